@@ -1,0 +1,83 @@
+"""What is given and what is to be written, as token ids."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A batch of texts to be completed.
+
+    Attributes:
+        ids: (B, L) int64; positions to be written hold the mask id.
+        frozen: (B, L) bool; given text, specials and padding, which never change.
+        padding: (B, L) bool; positions that do not exist for the row.
+    """
+
+    ids: Tensor
+    frozen: Tensor
+    padding: Tensor
+
+    def to(self, device: torch.device) -> "Canvas":
+        return Canvas(self.ids.to(device), self.frozen.to(device), self.padding.to(device))
+
+
+def encode(tokenizer, text: str) -> list[int]:
+    """Token ids of a text, nothing added; ``<mask>`` or ``</s>`` typed by a user stays text."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def prompt_canvas(tokenizer, prompts: list[str], max_len: int, length: int | None = None) -> Canvas:
+    """``<s>``, each prompt whole and unchanged, then masks.
+
+    Args:
+        prompts: an empty prompt writes from nothing.
+        max_len: positions of each row, or with ``length`` the most there may be.
+        length: exactly so many masks after each prompt; shorter rows are padded on the right.
+
+    Raises:
+        UserError: a prompt leaves no room.
+    """
+    given = [[tokenizer.bos_token_id, *encode(tokenizer, prompt)] for prompt in prompts]
+    for prompt, ids in zip(prompts, given, strict=True):
+        needed = len(ids) + (length or 1)
+        if needed > max_len:
+            wish = f"{length} new tokens" if length else "one new token"
+            short = prompt if len(prompt) <= 40 else prompt[:37] + "..."
+            raise UserError(
+                f"the prompt {short!r} has {len(ids) - 1} tokens, and with {wish} needs {needed} "
+                f"of {max_len} positions; shorten it, or change --max_len or --length"
+            )
+    total = max_len if length is None else max(map(len, given)) + length
+    ids = torch.full((len(given), total), tokenizer.mask_token_id)
+    frozen = torch.zeros(ids.shape, dtype=torch.bool)
+    padding = torch.zeros(ids.shape, dtype=torch.bool)
+    for row, prefix in enumerate(given):
+        ids[row, : len(prefix)] = torch.tensor(prefix)
+        frozen[row, : len(prefix)] = True
+        if length is not None:
+            padding[row, len(prefix) + length :] = True
+    ids[padding] = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    return Canvas(ids, frozen | padding, padding)
+
+
+def written_text(tokenizer, ids: Tensor, canvas: Canvas, row: int, stop: bool = True) -> str:
+    """The text of one row without specials, given part included.
+
+    Args:
+        ids: (B, L) final ids of the batch.
+        stop: leave out what follows the first ``</s>`` that was written.
+    """
+    kept = ids[row][~canvas.padding[row]].tolist()[1:]
+    frozen = canvas.frozen[row][~canvas.padding[row]].tolist()[1:]
+    if stop:
+        for i, (token, given) in enumerate(zip(kept, frozen, strict=True)):
+            if token == tokenizer.eos_token_id and not given:
+                kept = kept[:i]
+                break
+    # Clean-up would change the spaces of the given text.
+    return tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)

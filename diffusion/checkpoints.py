@@ -1,0 +1,267 @@
+"""Find, load and save models and tokenizers: local folders first, safetensors only."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from .errors import UserError
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+EMBEDDED = WEIGHTS / "roberta-small-wikitext"
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_CONVERT = (
+    "convert it once, where you trust the file: AutoModelForMaskedLM.from_pretrained(FOLDER)"
+    ".save_pretrained(NEW_FOLDER)"
+)
+
+
+def resolve(name: str) -> tuple[str, bool]:
+    """(name or path, is it a local folder) of ``--model`` or ``--tokenizer``.
+
+    A folder is used as it is; the name of a folder in ``weights/`` works too; anything that looks
+    like a path must exist; the rest are names on the hub.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path), True
+    if not name.startswith((".", "/", "~")) and (WEIGHTS / name).is_dir():
+        return str(WEIGHTS / name), True
+    if path.exists():
+        raise UserError(f"model {name} is a file; give the folder that holds it")
+    if not name.strip() or name.startswith((".", "/", "~", "weights/")) or name.count("/") > 1:
+        raise UserError(
+            f"model folder {name!r} does not exist; give a folder that finetune.py wrote, or a "
+            "name on the hub such as roberta-base"
+        )
+    return name, False
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot hold a safe, complete model, before the library tries."""
+    if not any(folder.iterdir()):
+        raise UserError(f"model folder {folder} is empty; give a folder that finetune.py wrote")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model folder {folder} has no config.json; it is not a model folder")
+    if not any(folder.glob("*.safetensors")):
+        if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
+            raise UserError(
+                f"{folder} has only pickled weights, which can run any code when read, so they "
+                f"are refused; {_CONVERT}"
+            )
+        raise UserError(f"model folder {folder} has no *.safetensors file; it has no weights")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _unreachable(name: str, what: str) -> UserError:
+    return UserError(
+        f"cannot get {what} {name!r} from the hub (unreachable, or no such name); give a local "
+        "folder, or check the connection and the name"
+    )
+
+
+def load_config(name: str):
+    """The configuration of a model, local or on the hub."""
+    from transformers import AutoConfig
+
+    where, local = resolve(name)
+    if local:
+        _check_folder(Path(where))
+    try:
+        return AutoConfig.from_pretrained(where, local_files_only=local)
+    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+        if not local:
+            raise _unreachable(name, "model") from None
+        raise UserError(f"cannot read the config of {where}: {_first_line(error)}") from None
+
+
+def load_tokenizer(name: str):
+    """A tokenizer that has ``<mask>``, a beginning and an end."""
+    from transformers import AutoTokenizer
+
+    where, local = resolve(name)
+    if local and not any((Path(where) / f).is_file() for f in ("tokenizer.json", "vocab.json")):
+        raise UserError(
+            f"{where} has no tokenizer (tokenizer.json, or vocab.json with merges.txt); give one "
+            "with --tokenizer"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
+    except Exception as error:
+        # A bare vocab.json + merges.txt folder has no config that says which tokenizer it is.
+        if local and (Path(where) / "merges.txt").is_file():
+            from transformers import RobertaTokenizerFast
+
+            tokenizer = RobertaTokenizerFast.from_pretrained(where)
+        elif local:
+            raise UserError(f"cannot read the tokenizer in {where}: {_first_line(error)}") from None
+        else:
+            raise _unreachable(name, "tokenizer") from None
+    # BERT calls its beginning and end [CLS] and [SEP].
+    if tokenizer.bos_token is None and tokenizer.cls_token is not None:
+        tokenizer.bos_token = tokenizer.cls_token
+    if tokenizer.eos_token is None and tokenizer.sep_token is not None:
+        tokenizer.eos_token = tokenizer.sep_token
+    for token in ("mask", "bos", "eos"):
+        if getattr(tokenizer, f"{token}_token_id") is None:
+            raise UserError(
+                f"the tokenizer of {name} has no {token} token; diffusion needs a tokenizer of a "
+                "masked language model, such as roberta-base's"
+            )
+    return tokenizer
+
+
+def load_masked_lm(name: str, tokenizer=None):
+    """A masked language model in float32 and evaluation mode.
+
+    Raises:
+        UserError: missing, not a masked LM, pickled, truncated, incomplete, with NaN weights, or
+            of another vocabulary size than ``tokenizer``.
+    """
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+    from transformers import AutoModelForMaskedLM
+
+    config = load_config(name)
+    where, local = resolve(name)
+    if type(config) not in transformers.MODEL_FOR_MASKED_LM_MAPPING:
+        raise UserError(
+            f"{name} is a {config.model_type!r} model, which has no masked-language-model head; "
+            "diffusion needs a masked LM such as RoBERTa (for GPT-2 use gpt2_inference.py)"
+        )
+    try:
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            where,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=local,
+            output_loading_info=True,
+        )
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        if not local:
+            raise _unreachable(name, "model") from None
+        raise UserError(
+            f"cannot read the weights of {where}: {_first_line(error)}; the file may be truncated "
+            "or of another model"
+        ) from None
+    missing = [key for key in info["missing_keys"] if "position_ids" not in key]
+    if missing:
+        raise UserError(
+            f"the weights of {name} lack {len(missing)} tensors of a {config.model_type} masked "
+            f"LM ({missing[0]}, ...); use the weights of a masked LM"
+        )
+    broken = next((n for n, p in model.named_parameters() if not p.isfinite().all()), None)
+    if broken:
+        raise UserError(f"the weights of {name} hold NaN or infinity ({broken}); use others")
+    if tokenizer is not None:
+        check_vocabulary(model.config, tokenizer, name)
+    return model.eval()
+
+
+def check_vocabulary(config, tokenizer, name: str) -> None:
+    """Refuse a tokenizer that was not made for the model."""
+    if len(tokenizer) > config.vocab_size or config.vocab_size - len(tokenizer) >= 128:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens and model {name} {config.vocab_size}; use "
+            "the tokenizer the model was trained with"
+        )
+
+
+def diffusion_settings(config) -> dict:
+    """What finetune.py recorded in the config (empty for a model it never trained)."""
+    return dict(getattr(config, "diffusion", None) or {})
+
+
+def forbidden_ids(tokenizer, vocab_size: int) -> list[int]:
+    """Ids that training never supervises, so a sampler must never write them: all specials but
+    the end of text, rows beyond the tokenizer's last token, and fairseq's ``madeupword`` fillers."""
+    banned = set(tokenizer.all_special_ids) - {tokenizer.eos_token_id}
+    banned |= set(range(len(tokenizer), vocab_size))
+    fillers = (i for t, i in tokenizer.get_vocab().items() if re.fullmatch(r"madeupword\d+", t))
+    return sorted(banned | set(fillers))
+
+
+def train_tokenizer(documents: list[str], vocab_size: int):
+    """A byte-level BPE with RoBERTa's special tokens and conventions, trained on ``documents``."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+    from tokenizers.trainers import BpeTrainer
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    # lstrip: "<mask>" in a string swallows the space before it, as the word it stands for would.
+    mask = AddedToken("<mask>", lstrip=True, special=True)
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", mask],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(documents, trainer)
+    bpe.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), add_prefix_space=False
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token=mask,
+    )
+
+
+# ---------------------------------------------------------------- writing
+
+
+def check_output_dir(path: str, overwrite: bool, resume: bool, overwrite_flag: str) -> Path:
+    """An output folder that can be written to, empty unless the user said otherwise."""
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir {path} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
+        raise UserError(
+            f"--output_dir {path} exists and is not empty; continue it with "
+            f"--resume_from_checkpoint, replace its model with {overwrite_flag}, or give another"
+        )
+    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    if not os.access(existing, os.W_OK | os.X_OK) or not existing.is_dir():
+        raise UserError(f"--output_dir {path} cannot be written to; give a folder that can")
+    return folder
+
+
+def write_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Fill a folder atomically, file by file: ``write`` fills a temporary folder beside
+    ``target``, whose files then take their places in it by renaming."""
+    target.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=target))
+    try:
+        write(staging)
+        for path in sorted(staging.iterdir()):
+            os.replace(path, target / path.name)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a text file atomically."""
+    temporary = target.with_name(f".{target.name}.writing")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from None

@@ -1,0 +1,240 @@
+"""Text from files or from the hub -> documents -> packed blocks of token ids."""
+
+import lzma
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from . import rng
+from .errors import UserError
+
+WIKITEXT = "wikitext-2"
+# On the hub the "raw" variant is taken: it has the words that the other replaces by <unk>.
+_HUB_WIKITEXT = ("Salesforce/wikitext", "wikitext-2-raw-v1")
+_SPLIT_FILES = {"train": "train", "validation": "valid", "test": "test"}
+
+# ---------------------------------------------------------------- WikiText: words back into text
+
+_UNSPACED = (
+    (re.compile(r" @([-,.])@ "), r"\1"),
+    (re.compile(r" ([,.;:!?%)\]}])"), r"\1"),
+    (re.compile(r"([(\[{$£€#]) "), r"\1"),
+    (re.compile(r" ('(?:s|re|ve|ll|d|m|t)?|n't)\b"), r"\1"),
+    (re.compile(r" ('(?=[\s.,;:!?)]|$))"), r"\1"),
+    (re.compile(r" ?/ ?"), "/"),
+    (re.compile(r' ?" ([^"]*?) "'), r' "\1"'),
+    (re.compile(r"  +"), " "),
+)
+
+
+def detokenize(line: str) -> str:
+    """A line of word-level WikiText as ordinary text: ``1 @,@ 200 m ( 4 ft )`` -> ``1,200 m (4 ft)``."""
+    for pattern, replacement in _UNSPACED:
+        line = pattern.sub(replacement, line)
+    return line.strip()
+
+
+def wikitext_documents(text: str) -> list[str]:
+    """The articles of a WikiText file as ordinary text, one paragraph a line.
+
+    Headings are dropped, and so is every sentence with the literal word ``<unk>``: a word nobody
+    can know should be neither read nor written by a model.
+    """
+    documents: list[list[str]] = []
+    for line in text.splitlines():
+        line = line.strip()
+        if re.fullmatch(r"= [^=].*[^=] =", line):
+            documents.append([])
+        elif line and not line.startswith("= "):
+            sentences = re.split(r"(?<= [.!?]) (?=[^a-z])", line)
+            kept = detokenize(" ".join(s for s in sentences if "<unk>" not in s))
+            if len(kept.split()) >= 5:
+                documents.append(documents.pop() + [kept] if documents else [kept])
+    return ["\n".join(paragraphs) for paragraphs in documents if paragraphs]
+
+
+def plain_documents(text: str) -> list[str]:
+    """Documents of a text file: two blank lines stand between documents, one between paragraphs."""
+    documents = (re.sub(r"\n\s*\n", "\n", part).strip() for part in text.split("\n\n\n"))
+    return [document for document in documents if document]
+
+
+# ---------------------------------------------------------------- files, folders, hub
+
+
+def read_text(path: Path) -> str:
+    """The text of a ``.txt`` or ``.txt.xz`` file."""
+    try:
+        raw = lzma.open(path).read() if path.suffix == ".xz" else path.read_bytes()
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text (byte {error.start}); convert it, for example with iconv"
+        ) from None
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
+def _text_files(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.txt"), *folder.glob("*.txt.xz")])
+
+
+def _wikitext_file(folder: Path, split: str) -> Path | None:
+    """The local file of a WikiText-2 split, under the names its distributions use."""
+    stem = _SPLIT_FILES[split]
+    for base in (folder / WIKITEXT, folder):
+        for name in (f"{stem}.txt", f"{stem}.txt.xz", f"wiki.{stem}.tokens", f"wiki.{stem}.raw"):
+            if (base / name).is_file():
+                return base / name
+    return None
+
+
+def _table_documents(name: str, config: str | None, split: str) -> list[str]:
+    """Documents of a data set with a ``text`` column, from the hub or a local folder."""
+    import datasets
+
+    try:
+        table = datasets.load_dataset(name, config, split=split)
+    except Exception as error:  # the library raises many kinds; the user needs one sentence
+        if Path(name).exists() or (isinstance(error, ValueError) and "split" in str(error)):
+            why = str(error).splitlines()[0][:200]
+            raise UserError(f"cannot read the {split} split of data set {name!r}: {why}") from None
+        raise UserError(
+            f"cannot get data set {name!r} from the hub (unreachable, or no such data set); give a "
+            "local .txt or .txt.xz file or folder, or --dataset_dir with the WikiText-2 files"
+        ) from None
+    if "text" not in table.column_names:
+        raise UserError(
+            f"data set {name!r} has no column 'text' (it has {', '.join(table.column_names)})"
+        )
+    rows = table["text"]
+    if "wikitext" in name:  # one line of the original file a row
+        return wikitext_documents("\n".join(row.rstrip("\n") for row in rows))
+    return [row.strip() for row in rows if row and row.strip()]
+
+
+def load_documents(
+    name: str, split: str = "train", dataset_dir: str | None = None, config: str | None = None
+) -> list[str]:
+    """The documents of a data set.
+
+    Args:
+        name: ``wikitext-2``, a ``.txt``/``.txt.xz`` file, a folder of such files or of a table
+            with a ``text`` column (parquet, JSON lines, ...), or a name on the hub.
+        split: ``train``, ``validation`` or ``test``. A file or a folder of text is one split.
+        dataset_dir: where ``wikitext-2`` is looked for before the hub is asked.
+
+    Raises:
+        UserError: missing, unreadable, not UTF-8, or empty.
+    """
+    path = Path(name)
+    if name == WIKITEXT:
+        local = _wikitext_file(Path(dataset_dir), split) if dataset_dir else None
+        if local:
+            documents = wikitext_documents(read_text(local))
+        elif dataset_dir:
+            raise UserError(
+                f"no WikiText-2 {split} file in {dataset_dir}; expected "
+                f"{WIKITEXT}/{_SPLIT_FILES[split]}.txt or .txt.xz there"
+            )
+        else:
+            documents = _table_documents(*_HUB_WIKITEXT, split)
+    elif path.is_file():
+        documents = plain_documents(read_text(path))
+    elif path.is_dir() and _text_files(path):
+        documents = [d for file in _text_files(path) for d in plain_documents(read_text(file))]
+    elif path.is_dir():
+        documents = _table_documents(name, config, split)
+    elif path.suffix in {".txt", ".xz"} or name.startswith((".", "/", "~")):
+        raise UserError(f"data set {name} does not exist; give a file, a folder or a hub name")
+    else:
+        documents = _table_documents(name, config, split)
+    if not documents:
+        raise UserError(f"data set {name} has no text in its {split} split")
+    return documents
+
+
+# ---------------------------------------------------------------- blocks
+
+
+def token_stream(documents: list[str], tokenizer) -> Tensor:
+    """All documents as one int32 tensor (T,), each followed by ``</s>``."""
+    end = [tokenizer.eos_token_id]
+    parts = []
+    for start in range(0, len(documents), 256):
+        encoded = tokenizer(documents[start : start + 256], add_special_tokens=False)["input_ids"]
+        parts += [torch.tensor(ids + end, dtype=torch.int32) for ids in encoded]
+    return torch.cat(parts)
+
+
+def pack(documents: list[str], tokenizer, block_size: int, what: str = "data set") -> Tensor:
+    """Documents packed into blocks (N, block_size), int32: ``<s>``, then block_size - 1 tokens of
+    the stream. The tail that fills no block is dropped.
+
+    Raises:
+        UserError: not even one block.
+    """
+    stream = token_stream(documents, tokenizer)
+    body = block_size - 1
+    n = len(stream) // body
+    if n == 0:
+        raise UserError(
+            f"the {what} has {len(stream)} tokens, too few for one block of {block_size}; "
+            "give more text or a smaller --block_size"
+        )
+    first = torch.full((n, 1), tokenizer.bos_token_id, dtype=torch.int32)
+    return torch.cat([first, stream[: n * body].view(n, body)], dim=1)
+
+
+class Blocks(Dataset):
+    """Packed blocks; an item is asked for as (block, draw), see `DrawSampler`."""
+
+    def __init__(self, blocks: Tensor):
+        self.blocks = blocks
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict:
+        block, draw = item
+        return {"input_ids": self.blocks[block], "draw": draw}
+
+
+class DrawSampler(torch.utils.data.Sampler):
+    """Shuffled (block, draw) pairs, a whole number of global batches an epoch.
+
+    ``draw`` numbers the samples of the whole run, over epochs, processes and interruptions: the
+    collator derives its randomness from it. Blocks that fill no batch wait for another epoch;
+    fewer blocks than one batch are repeated to fill it.
+    """
+
+    def __init__(self, blocks: int, global_batch: int, seed: int):
+        self.blocks = blocks
+        self.length = max(1, blocks // global_batch) * global_batch
+        self.key = rng.seed_key(seed)
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self):
+        order = rng.uniform(rng.fold_in(self.key, self.epoch), self.blocks).argsort()
+        order = order.repeat(-(-self.length // self.blocks))[: self.length].tolist()
+        first = self.epoch * self.length
+        return iter(zip(order, range(first, first + self.length), strict=True))
+
+
+def token_byte_lengths(tokenizer, vocab_size: int) -> Tensor:
+    """(V,) int64: how many bytes of text each token of a byte-level BPE stands for; 0 for specials."""
+    sizes = torch.zeros(vocab_size, dtype=torch.int64)
+    special = set(tokenizer.all_special_ids)
+    for token, index in tokenizer.get_vocab().items():
+        if index not in special and index < vocab_size:
+            sizes[index] = len(token)  # a byte-level BPE writes each byte as one character
+    return sizes

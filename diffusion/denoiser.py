@@ -1,0 +1,145 @@
+"""A masked language model seen as p(clean token | canvas), and one draw from it.
+
+With `row_logits` this is the only code that calls a model. The contract of every denoiser:
+probabilities in float32; ``<mask>``, padding and other ids that training never supervised have
+probability 0; a visible token predicts itself (copy-through); logits exist only where asked for.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .row_logits import RowLogits
+
+
+class Denoiser:
+    """Logits over what may be written, at the positions asked for.
+
+    Args:
+        model: any ``AutoModelForMaskedLM`` in evaluation mode.
+        mask_id: id of ``<mask>``.
+        forbidden: ids that are never written, see `checkpoints.forbidden_ids`.
+    """
+
+    def __init__(self, model: torch.nn.Module, mask_id: int, forbidden: list[int]):
+        self.row_logits = RowLogits(model)
+        self.mask_id = mask_id
+        self.device = next(model.parameters()).device
+        self.forbidden = torch.tensor(sorted({mask_id, *forbidden}), device=self.device)
+
+    def __call__(self, ids: Tensor, rows: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Float32 logits (N, V) at the N positions of ``rows`` (B, L), row-major; -inf where
+        forbidden. ``padding`` (B, L) marks positions that do not exist."""
+        attention_mask = None if padding is None else (~padding).long()
+        logits = self.row_logits(ids, rows, attention_mask).float()
+        return logits.index_fill_(1, self.forbidden, -torch.inf)
+
+
+def dense_probabilities(denoiser, ids: Tensor, mask_id: int) -> Tensor:
+    """The denoiser distribution in full, (B, L, V): predictions at masks, one-hot elsewhere."""
+    masked = ids == mask_id
+    logits = denoiser(ids, masked)
+    dense = torch.nn.functional.one_hot(ids, logits.shape[1]).to(logits.dtype)
+    dense[masked] = logits.softmax(-1)
+    return dense
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn from a prediction: temperature, then top-k, then top-p.
+
+    ``top_k`` 0 and ``top_p`` 1 switch the two off; ``temperature`` 0 takes the most probable
+    token. Top-p keeps the smallest set of most probable tokens whose mass reaches ``top_p``, the
+    crossing token included, as transformers' ``TopPLogitsWarper`` does.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def distribution(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(probabilities (N, K) in float64, their token ids (N, K), or None when K is the whole
+        vocabulary in its own order). Float64 because a sum of float32 over a large vocabulary
+        loses rare tokens, which silently lowers the temperature (arXiv:2409.02908)."""
+        double = torch.float32 if logits.device.type == "mps" else torch.float64
+        if self.temperature == 0:
+            best = logits.argmax(-1, keepdim=True)
+            return torch.ones_like(best, dtype=double), best
+        ids = None
+        if 0 < self.top_k < logits.shape[-1]:
+            logits, ids = logits.topk(self.top_k)
+        elif self.top_p < 1:
+            logits, ids = logits.sort(descending=True)
+        p = (logits.to(double) / self.temperature).softmax(-1)
+        if self.top_p < 1:
+            mass_above = p.cumsum(-1) - p
+            p = p.masked_fill(mass_above >= self.top_p, 0)
+            p = p / p.sum(-1, keepdim=True)
+        return p, ids
+
+    def draw(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (N,) by inverting the distribution function at the uniforms ``u`` (N,), and
+        their probabilities (N,) after temperature, top-k and top-p."""
+        p, ids = self.distribution(logits)
+        cdf = p.cumsum(-1)
+        pick = torch.searchsorted(cdf, (u.to(cdf.dtype) * cdf[:, -1])[:, None], right=True)
+        pick = pick.clamp(max=p.shape[-1] - 1)
+        tokens = pick if ids is None else ids.gather(-1, pick)
+        return tokens[:, 0], p.gather(-1, pick)[:, 0]
+
+
+class Proposal:
+    """One drawn token for each position asked for, and how sure the denoiser is of it.
+
+    Args:
+        logits: (N, V) float32, from a denoiser.
+        rows: (B, L) bool, the N positions.
+        sampling: how tokens are drawn.
+        u: (B, L) uniforms, one for each position.
+    """
+
+    def __init__(self, logits: Tensor, rows: Tensor, sampling: Sampling, u: Tensor):
+        self.rows = rows
+        self._logits = logits
+        self._temperature = sampling.temperature or 1.0
+        self._tokens, self._sharpened = sampling.draw(logits, u[rows])
+
+    def spread(self, values: Tensor, fill: float) -> Tensor:
+        """Values (N,) of the positions asked for as (B, L), ``fill`` elsewhere."""
+        out = torch.full(self.rows.shape, fill, dtype=values.dtype, device=values.device)
+        out[self.rows] = values
+        return out
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """(B, L) drawn tokens; -1 where none was asked for."""
+        return self.spread(self._tokens, -1)
+
+    @cached_property
+    def probability(self) -> Tensor:
+        """(B, L) probability of the drawn token at temperature 1; nan where none was drawn."""
+        chosen = self._logits.gather(1, self._tokens[:, None])[:, 0]
+        return self.spread((chosen - self._logits.logsumexp(-1)).exp(), torch.nan)
+
+    def entropy(self) -> Tensor:
+        """(B, L) entropy in nats at the sampling temperature (at 1 when that is 0); nan elsewhere."""
+        log_p = (self._logits / self._temperature).log_softmax(-1)
+        return self.spread(-(log_p.exp() * log_p.clamp(min=-1e4)).sum(-1), torch.nan)
+
+    def score(self, kind: str) -> Tensor:
+        """(B, L) sureness, larger is surer; -inf where no token was drawn."""
+        if kind == "probability":
+            score = self.probability
+        elif kind == "sharpened":
+            score = self.spread(self._sharpened, torch.nan)
+        elif kind == "margin":
+            best = self._logits.topk(2).values
+            best = (best - self._logits.logsumexp(-1, keepdim=True)).exp()
+            score = self.spread(best[:, 0] - best[:, 1], torch.nan)
+        elif kind == "entropy":
+            score = -self.entropy()
+        else:
+            raise ValueError(f"unknown score {kind!r}")
+        return score.masked_fill(~self.rows, -torch.inf)

@@ -1,0 +1,26 @@
+"""Mistakes a user can mend, told in one sentence."""
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """A wrong input. The message names the value, says what is allowed and what to do."""
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's ``main``: a `UserError` becomes one line on standard error and exit code 2,
+    Ctrl-C exit code 130, and a reader that closes our pipe (``| head``) ends us quietly."""
+    try:
+        main()
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -1,0 +1,82 @@
+"""What machine is this: device, number format, threads, and a clock that waits for the device."""
+
+import os
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+from .errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """``auto`` takes CUDA, then Apple's MPS, then the CPU."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        elif torch.backends.mps.is_available():
+            name = "mps"
+        else:
+            name = "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f"--device {name} cannot be used here ({str(error).splitlines()[0]}); "
+            "use auto, cpu, or a device this machine has"
+        ) from None
+    return device
+
+
+def cpu_has_native_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices in hardware; without that bf16 is slower than
+    fp32. Read from the kernel's list of CPU features; systems without one count as no."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return False
+    features = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(features.split()))
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` takes bfloat16 where the device computes it natively, else float32."""
+    if name != "auto":
+        if name not in DTYPES:
+            raise UserError(f"--dtype {name!r} is unknown; use auto, {', '.join(DTYPES)}")
+        return DTYPES[name]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and cpu_has_native_bf16()
+    return torch.bfloat16 if native else torch.float32
+
+
+def describe(device: torch.device, dtype: torch.dtype) -> str:
+    """One line for the user: which device, which number format."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "cpu":
+        name = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    else:
+        name = device.type.upper()
+    return f"{name}, {str(dtype).removeprefix('torch.')}"
+
+
+def use_all_cores() -> None:
+    """One thread for each core this process may run on (containers often allow fewer than exist)."""
+    if hasattr(os, "sched_getaffinity") and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a monotonic clock, read after the device has finished what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()

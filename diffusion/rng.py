@@ -1,0 +1,60 @@
+"""Random numbers that depend on a key and on nothing else.
+
+Every random draw of the project is a pure function of integers: the seed, the row or training
+sample it is for, and the step. So the same row gets the same draws in a batch of one or of a
+hundred, on the CPU or on a GPU, with any number of workers, and after a resume. The mixing
+function is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), computed on int64 tensors whose
+products wrap around modulo 2**64.
+"""
+
+import torch
+from torch import Tensor
+
+
+def _as_int64(value: int) -> int:
+    """The unsigned 64-bit constant as the signed number with the same bits."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_GAMMA = _as_int64(0x9E3779B97F4A7C15)
+_MIX_1 = _as_int64(0xBF58476D1CE4E5B9)
+_MIX_2 = _as_int64(0x94D049BB133111EB)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical (zero-filling) right shift; ``>>`` on int64 copies the sign bit."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+def fold_in(key: Tensor, data: Tensor | int) -> Tensor:
+    """A new key from a key and a number (int64 tensors that broadcast): a separate random stream."""
+    # Mixing the key before adding makes fold_in(fold_in(k, a), b) differ from (k, b, a).
+    data = torch.as_tensor(data, dtype=torch.int64, device=key.device)
+    return _mix(_mix(key + _GAMMA) + (data + 1) * _GAMMA)
+
+
+def seed_key(seed: int, device: torch.device | str = "cpu") -> Tensor:
+    """The key () of a seed."""
+    return fold_in(torch.zeros((), dtype=torch.int64, device=device), seed)
+
+
+def row_keys(seed: int, rows: int, device: torch.device | str = "cpu", first: int = 0) -> Tensor:
+    """Keys (rows,) of samples first, first + 1, ... of a seed."""
+    return fold_in(seed_key(seed, device), torch.arange(first, first + rows, device=device))
+
+
+def uniform(key: Tensor, n: int) -> Tensor:
+    """Independent uniforms in the open interval (0, 1), shape (*key.shape, n).
+
+    They have 53 random bits in float64; on devices without float64 (Apple's MPS) 24 in float32.
+    """
+    bits = fold_in(key.unsqueeze(-1), torch.arange(n, device=key.device))
+    if key.device.type == "mps":
+        return (_shift_right(bits, 41).to(torch.float32) + 0.5) * 2.0**-23
+    return (_shift_right(bits, 12).to(torch.float64) + 0.5) * 2.0**-52

@@ -1,0 +1,55 @@
+"""Mask rates r(t) and the loss weights they imply.
+
+A position is masked at time t with probability r(t), independently of the others; t = 0 is clean
+text and t = 1 is (almost) all masks. The weight w(t) = r'(t) / r(t) turns the cross-entropy over
+masked positions into a bound on the negative log-likelihood (MDLM, arXiv:2406.07524). All
+functions map a float tensor of times to a tensor of the same shape.
+
+Two schedules of the literature are both called "cosine" and bend in opposite directions: backwards
+from t = 1, ``cosine-a`` (MaskGIT, arXiv:2202.04200) reveals few tokens first and ``cosine-b``
+(MDLM's code) reveals many first.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+# w grows without bound as t -> 0; times are drawn from [MIN_TIME, 1].
+MIN_TIME = 1e-3
+_EPS = 1e-3  # log-linear and cosine-b end at r(1) = 1 - _EPS
+
+
+@dataclass(frozen=True)
+class MaskSchedule:
+    """A mask rate r(t) and its loss weight w(t) = r'(t) / r(t)."""
+
+    name: str
+    rate: Callable[[Tensor], Tensor]
+    weight: Callable[[Tensor], Tensor]
+
+
+def _cosine_b_weight(t: Tensor) -> Tensor:
+    angle = t * (math.pi / 2)
+    # 1 - cos(a) = 2 sin^2(a/2) keeps its digits for small a.
+    return (math.pi / 2) * angle.sin() / (2 * (angle / 2).sin() ** 2)
+
+
+SCHEDULES = {
+    schedule.name: schedule
+    for schedule in (
+        MaskSchedule("linear", lambda t: t, lambda t: 1 / t),
+        MaskSchedule("log-linear", lambda t: (1 - _EPS) * t, lambda t: 1 / t),
+        MaskSchedule(
+            "cosine-a",
+            lambda t: (t * (math.pi / 2)).sin(),
+            lambda t: (math.pi / 2) / (t * (math.pi / 2)).tan(),
+        ),
+        MaskSchedule(
+            "cosine-b",
+            lambda t: (1 - _EPS) * 2 * (t * (math.pi / 4)).sin() ** 2,
+            _cosine_b_weight,
+        ),
+    )
+}

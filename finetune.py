@@ -1,0 +1,481 @@
+"""Train a masked language model as a denoiser (or a causal warm start of one).
+
+The reference recipe is the default: roberta-base, WikiText-2, 30 epochs, batch 16, blocks of 256
+tokens whose first 16 are never masked.
+
+    python finetune.py                                            # on a GPU box, from the hub
+    python finetune.py --model DIR --dataset wikitext-2 --dataset_dir data --output_dir weights/mine
+    accelerate launch finetune.py ...                             # several GPUs
+    python finetune.py --resume_from_checkpoint last ...          # go on where a run was stopped
+
+Without a pretrained encoder, a small model from scratch learns far more from a causal warm start:
+
+    python finetune.py --objective causal --config layers=6,width=256,heads=4,vocab=8192 \\
+        --output_dir weights/warm
+    python finetune.py --model weights/warm --prefix_len 1 --output_dir weights/denoiser
+"""
+
+import os
+import shlex
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+import torch
+import transformers
+from transformers import HfArgumentParser, RobertaConfig, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from diffusion import checkpoints, corpus, hardware
+from diffusion.collator import MASK_SCHEDULES, CausalCollator, DiffusionCollator
+from diffusion.errors import UserError, run
+from diffusion.objective import LOSSES
+from diffusion.row_logits import RowLogits, max_length
+from diffusion.schedules import SCHEDULES
+from diffusion.training import DiffusionTrainer, StopOnSignal
+
+
+@dataclass
+class ModelArguments:
+    model: str = field(
+        default="roberta-base",
+        metadata={"help": "Masked LM to start from: hub name, local folder, or name in weights/."},
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "Tokenizer: hub name or folder. Default: the model's; with --config, "
+                  "one trained on the training text."},
+    )  # fmt: skip
+    config: str | None = field(
+        default=None,
+        metadata={"help": "Start from random weights of this size instead of --model, for "
+                  "example layers=6,width=256,heads=4,vocab=8192."},
+    )  # fmt: skip
+    dropout: float | None = field(
+        default=None,
+        metadata={"help": "Dropout rate. Default: the model's own; 0 with --config."},
+    )
+    attn_implementation: str = field(
+        default="auto",
+        metadata={"help": "eager, sdpa, ...; auto takes eager on CPUs, where it trains faster."},
+    )
+
+
+@dataclass
+class DataArguments:
+    dataset: list[str] = field(
+        default_factory=lambda: [corpus.WIKITEXT],
+        metadata={"help": "One or more of: wikitext-2, a .txt or .txt.xz file, a folder, a hub "
+                  "name with a 'text' column."},
+    )  # fmt: skip
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration name of a hub data set."}
+    )
+    dataset_dir: str | None = field(
+        default=None, metadata={"help": "Folder with local WikiText-2 files (else: the hub)."}
+    )
+    eval_dataset: str | None = field(
+        default=None,
+        metadata={"help": "Validation text. Default: WikiText-2's validation split if it is "
+                  "trained on, else blocks held out from the end of the training text."},
+    )  # fmt: skip
+    max_eval_blocks: int = field(
+        default=512, metadata={"help": "Use at most so many validation blocks."}
+    )
+    block_size: int = field(default=256, metadata={"help": "Tokens per training block."})
+
+
+@dataclass
+class DiffusionArguments:
+    objective: str = field(
+        default="diffusion",
+        metadata={"help": "diffusion, or causal (next-token prediction, as a warm start).",
+                  "choices": ["diffusion", "causal"]},
+    )  # fmt: skip
+    shift: str = field(
+        default="auto",
+        metadata={"help": "Read token i from the output at slot i-1. auto: as the model was "
+                  "trained so far, yes after --objective causal.",
+                  "choices": ["auto", "yes", "no"]},
+    )  # fmt: skip
+    prefix_len: int = field(
+        default=16, metadata={"help": "So many first tokens of a block are never masked."}
+    )
+    mask_schedule: str = field(
+        default="stratified",
+        metadata={"help": "stratified: a mask rate per row over the full range; seed: one rate "
+                  "per batch from {1.0, 0.9, ..., 0.1}.", "choices": list(MASK_SCHEDULES)},
+    )  # fmt: skip
+    schedule: str = field(
+        default="linear",
+        metadata={"help": "Mask rate as a function of time.", "choices": list(SCHEDULES)},
+    )
+    loss: str = field(
+        default="nelbo",
+        metadata={"help": "nelbo: the weighted likelihood bound; mean: plain mean over masked "
+                  "tokens.", "choices": list(LOSSES)},
+    )  # fmt: skip
+    ema: float = field(
+        default=0.0, metadata={"help": "Decay of the weight average used for inference; 0: none."}
+    )
+    eval_draws: int = field(
+        default=1, metadata={"help": "Mask patterns per validation block in the bound."}
+    )
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    output_dir: str | None = field(
+        default="weights/roberta-base-wikitext", metadata={"help": "Where the model goes."}
+    )
+    num_train_epochs: float = field(default=30.0, metadata={"help": "Passes over the data."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows per device."})
+    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Rows per device."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "no, steps or epoch."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept."})
+    logging_steps: float = field(default=50, metadata={"help": "Log every so many steps."})
+    report_to: str = field(default="none", metadata={"help": "tensorboard, wandb, ... or none."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false."})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "'last', or a checkpoint folder to go on from."}
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Allow a non-empty --output_dir."}
+    )
+    dtype: str = field(
+        default="auto",
+        metadata={"help": "Computing in float32 or bfloat16 (weights stay float32); auto takes "
+                  "bfloat16 where the machine has it in hardware."},
+    )  # fmt: skip
+    save_dtype: str = field(
+        default="float32",
+        metadata={"help": "Number format of the final weights.", "choices": ["float32", "float16"]},
+    )
+
+    def __post_init__(self):
+        device = hardware.choose_device("cpu" if self.use_cpu else "auto")
+        self.use_cpu = device.type == "cpu"  # TrainingArguments refuses bf16 on CPUs otherwise
+        if not (self.bf16 or self.fp16):
+            self.bf16 = hardware.choose_dtype(self.dtype, device) == torch.bfloat16
+        super().__post_init__()
+        # One process drives one device; several are what `accelerate launch` is for.
+        self._n_gpu = min(self.n_gpu, 1)
+
+
+def parse() -> tuple[ModelArguments, DataArguments, DiffusionArguments, RunArguments]:
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, DiffusionArguments, RunArguments),
+        description=__doc__.split("\n\n")[0],
+    )
+    try:
+        return parser.parse_args_into_dataclasses()
+    except ValueError as error:  # TrainingArguments checks its own values
+        raise UserError(str(error).splitlines()[0]) from None
+
+
+def check(model: ModelArguments, data: DataArguments, diffusion: DiffusionArguments, args) -> None:
+    """Everything that can be refused before any work."""
+    if data.block_size < 8:
+        raise UserError(f"--block_size {data.block_size} is too small; use 8 or more")
+    if not 1 <= diffusion.prefix_len < data.block_size:
+        raise UserError(
+            f"--prefix_len {diffusion.prefix_len} must be between 1 (<s>) and --block_size - 1"
+        )
+    if not 0 <= diffusion.ema < 1:
+        raise UserError(f"--ema {diffusion.ema} must be at least 0 and below 1")
+    if model.dropout is not None and not 0 <= model.dropout < 1:
+        raise UserError(f"--dropout {model.dropout} must be at least 0 and below 1")
+    for name in ("eval_draws", "max_eval_blocks"):
+        value = getattr(diffusion if name == "eval_draws" else data, name)
+        if value < 1:
+            raise UserError(f"--{name} {value} must be at least 1")
+    if diffusion.mask_schedule == "seed" and diffusion.schedule != "linear":
+        raise UserError("--mask_schedule seed draws mask rates itself; leave --schedule linear")
+    if args.load_best_model_at_end:
+        raise UserError("--load_best_model_at_end is not supported; the last weights are saved")
+    args.resume_from_checkpoint = find_checkpoint(args)
+    checkpoints.check_output_dir(
+        args.output_dir,
+        args.overwrite_output_dir,
+        args.resume_from_checkpoint is not None,
+        "--overwrite_output_dir",
+    )
+
+
+def find_checkpoint(args: RunArguments) -> str | None:
+    wanted = args.resume_from_checkpoint
+    if wanted is None:
+        return None
+    if wanted in ("last", "true", "True"):
+        folder = Path(args.output_dir)
+        last = get_last_checkpoint(args.output_dir) if folder.is_dir() else None
+        if last is None:
+            raise UserError(
+                f"--resume_from_checkpoint {wanted}: {args.output_dir} has no checkpoint; leave "
+                "the flag out to start anew"
+            )
+        return last
+    if not (Path(wanted) / "trainer_state.json").is_file():
+        raise UserError(f"--resume_from_checkpoint {wanted} is no checkpoint folder; try 'last'")
+    return wanted
+
+
+def parse_size(text: str) -> dict[str, int]:
+    """``layers=6,width=256,heads=4,vocab=8192`` as a dict."""
+    names = ("layers", "width", "heads", "vocab")
+    try:
+        size = {k.strip(): int(v) for k, v in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        size = {}
+    if set(size) != set(names) or min(size.values()) < 1:
+        raise UserError(f"--config {text!r} must give layers=N,width=N,heads=N,vocab=N")
+    if size["width"] % size["heads"]:
+        raise UserError(f"--config: width {size['width']} is not a multiple of the heads")
+    if size["vocab"] < 300:
+        raise UserError(
+            f"--config: vocab {size['vocab']} must be at least 300 (256 bytes and more)"
+        )
+    return size
+
+
+def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, documents):
+    """(model, tokenizer), pretrained or from random weights."""
+    if options.config is None:
+        tokenizer = checkpoints.load_tokenizer(options.tokenizer or options.model)
+        model = checkpoints.load_masked_lm(options.model, tokenizer)
+        if data.block_size > max_length(model.config):
+            raise UserError(
+                f"--block_size {data.block_size} exceeds the {max_length(model.config)} positions "
+                f"of {options.model}"
+            )
+        if options.dropout is not None:
+            set_dropout(model, options.dropout)
+    else:
+        size = parse_size(options.config)
+        if options.tokenizer:
+            tokenizer = checkpoints.load_tokenizer(options.tokenizer)
+        else:
+            say(f"training a byte-level BPE of {size['vocab']} tokens on the training text")
+            tokenizer = checkpoints.train_tokenizer(documents, size["vocab"])
+        config = RobertaConfig(
+            vocab_size=max(size["vocab"], len(tokenizer)),
+            hidden_size=size["width"],
+            num_hidden_layers=size["layers"],
+            num_attention_heads=size["heads"],
+            intermediate_size=4 * size["width"],
+            max_position_embeddings=data.block_size + tokenizer.pad_token_id + 1,
+            type_vocab_size=1,
+            layer_norm_eps=1e-5,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            hidden_dropout_prob=options.dropout or 0.0,
+            attention_probs_dropout_prob=options.dropout or 0.0,
+        )
+        model = transformers.AutoModelForMaskedLM.from_config(config)
+    before = checkpoints.diffusion_settings(model.config)
+    shift = {"yes": True, "no": False}.get(diffusion.shift, before.get("shift", False))
+    causal = diffusion.objective == "causal"
+    if causal and diffusion.shift == "no":
+        raise UserError("--objective causal predicts the next token: --shift cannot be no")
+    model.config.diffusion = {
+        "objective": diffusion.objective,
+        "shift": shift or causal,
+        "prefix_len": 1 if causal else diffusion.prefix_len,
+        "tokens_seen": before.get("tokens_seen", 0),
+    }
+    return model, tokenizer
+
+
+def set_dropout(model, rate: float) -> None:
+    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = rate
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = rate
+
+
+@torch.no_grad()
+def set_output_bias(model, blocks: torch.Tensor) -> None:
+    """Start the output bias at the log frequencies of the tokens, which training would otherwise
+    spend its first hundreds of steps on."""
+    bias = model.get_output_embeddings().bias
+    counts = torch.bincount(blocks.flatten().long(), minlength=len(bias)).double() + 0.5
+    bias.copy_((counts / counts.sum()).log())
+
+
+def load_data(data: DataArguments) -> tuple[list[str], list[str] | None]:
+    """(training documents, validation documents or None when blocks are to be held out)."""
+    documents = []
+    for name in data.dataset:
+        documents += corpus.load_documents(name, "train", data.dataset_dir, data.dataset_config)
+    if data.eval_dataset is None and corpus.WIKITEXT not in data.dataset:
+        return documents, None
+    name = data.eval_dataset or corpus.WIKITEXT
+    return documents, corpus.load_documents(name, "validation", data.dataset_dir)
+
+
+def say(message: str) -> None:
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(message, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    options, data, diffusion, args = parse()
+    check(options, data, diffusion, args)
+    hardware.use_all_cores()
+    transformers.set_seed(args.seed)
+
+    documents, eval_documents = load_data(data)
+    model, tokenizer = build_model(options, diffusion, data, documents)
+    blocks = corpus.pack(documents, tokenizer, data.block_size)
+    if eval_documents is None:
+        held_out = min(max(1, len(blocks) // 50), data.max_eval_blocks)
+        if len(blocks) <= held_out:
+            raise UserError(
+                "the data set fills only one block, none is left for validation; give more text "
+                "or an --eval_dataset"
+            )
+        blocks, eval_blocks = blocks[:-held_out], blocks[-held_out:]
+        say(f"no --eval_dataset: the last {held_out} blocks are held out for validation")
+    else:
+        eval_blocks = corpus.pack(eval_documents, tokenizer, data.block_size, "validation set")
+        # Spread over the whole text, not only its beginning.
+        keep = torch.linspace(0, len(eval_blocks) - 1, min(len(eval_blocks), data.max_eval_blocks))
+        eval_blocks = eval_blocks[keep.round().long()]
+    if options.config is not None:
+        set_output_bias(model, blocks)
+
+    device = args.device
+    attention = options.attn_implementation
+    if attention == "auto":
+        attention = "eager" if device.type == "cpu" else "sdpa"
+    model.set_attn_implementation(attention)
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    say(
+        f"{model.num_parameters() / 1e6:.1f} M parameters; {blocks.numel() / 1e6:.2f} M training "
+        f"tokens in {len(blocks)} blocks; {hardware.describe(device, dtype)}"
+    )
+
+    global_batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    if diffusion.objective == "causal":
+        collator = CausalCollator()
+    else:
+        collator = DiffusionCollator(
+            tokenizer.mask_token_id,
+            sorted({tokenizer.bos_token_id, tokenizer.pad_token_id}),
+            diffusion.prefix_len,
+            diffusion.mask_schedule,
+            diffusion.schedule,
+            args.seed,
+            global_batch,
+        )
+    trainer = DiffusionTrainer(
+        RowLogits(model),
+        args,
+        train_blocks=blocks,
+        eval_blocks=eval_blocks,
+        collator=collator,
+        tokenizer=tokenizer,
+        token_bytes=corpus.token_byte_lengths(tokenizer, model.config.vocab_size),
+        schedule=diffusion.schedule,
+        loss=diffusion.loss,
+        ema_decay=diffusion.ema,
+        eval_draws=diffusion.eval_draws,
+    )
+    stop = StopOnSignal()
+    trainer.add_callback(stop)
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if stop.received:
+        say(
+            f"stopped at step {trainer.state.global_step}; go on with the same command and "
+            "--resume_from_checkpoint last"
+        )
+        sys.exit(130)
+
+    metrics = trainer.evaluate()
+    seconds = time.monotonic() - started
+    if trainer.args.should_save:
+        save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds)
+    say(
+        f"saved {args.output_dir}: {metrics['eval_nats_per_token']:.3f} ± "
+        f"{metrics['eval_standard_error']:.3f} nats per token, "
+        f"{metrics['eval_nats_per_byte']:.3f} per byte"
+    )
+
+
+def save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds) -> None:
+    """The final folder: an ordinary model folder with a card."""
+    model = trainer.inference_model
+    tokens = trainer.state.global_step * trainer.global_batch * data.block_size
+    settings = dict(model.config.diffusion)
+    settings["tokens_seen"] += tokens
+    settings["bound_nats_per_token"] = round(metrics["eval_nats_per_token"], 4)
+    model.config.diffusion = settings
+    card = model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds)
+
+    def write(folder: Path) -> None:
+        model.to(hardware.DTYPES[args.save_dtype]).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        trainer.state.save_to_json(str(folder / "trainer_state.json"))
+
+    checkpoints.write_folder(Path(args.output_dir), write)
+
+
+def command() -> str:
+    """The command line without the flags of an interruption: a resumed run equals the whole one."""
+    words = ["python", *sys.argv]
+    if "--resume_from_checkpoint" in words:
+        at = words.index("--resume_from_checkpoint")
+        del words[at : at + 2]
+    return shlex.join(words)
+
+
+def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds) -> str:
+    """What a reader needs to judge the model and to make it again."""
+    model, settings = trainer.inference_model, trainer.inference_model.config.diffusion
+    kind = "exact NLL" if diffusion.objective == "causal" else "likelihood bound (NELBO)"
+    curve = ", ".join(
+        f"{name.removeprefix('eval_nats_at_').replace('_', '-')} %: {value:.2f}"
+        for name, value in metrics.items()
+        if name.startswith("eval_nats_at_")
+    )
+    return f"""---
+library_name: transformers
+pipeline_tag: fill-mask
+---
+# {Path(args.output_dir).name}
+
+Trained by `finetune.py` with
+
+```
+{command()}
+```
+
+| | |
+|---|---|
+| parameters | {model.num_parameters():,} |
+| started from | {options.config or options.model} |
+| objective | {diffusion.objective}{" (shifted)" if settings["shift"] else ""} |
+| training text | {", ".join(data.dataset)} |
+| tokens seen in this run | {tokens:,} |
+| tokens seen in all | {settings["tokens_seen"]:,} |
+| weights | {f"average, decay {diffusion.ema}" if diffusion.ema else "last step"}, {args.save_dtype} |
+| wall time of this run | {seconds / 60:.0f} minutes |
+| validation text | {data.eval_dataset or (corpus.WIKITEXT if corpus.WIKITEXT in data.dataset else "held out")}, {len(trainer.eval_dataset):,} blocks of {data.block_size} tokens |
+| {kind} | {metrics["eval_nats_per_token"]:.4f} ± {metrics["eval_standard_error"]:.4f} nats per token |
+| per byte | {metrics["eval_nats_per_byte"]:.4f} nats |
+| perplexity | {metrics["eval_perplexity"]:.1f} |
+{f"| nats per token by mask rate | {curve} |" if curve else ""}
+
+WikiText-2 was detokenised, without headings and without sentences that hold the literal `<unk>`.
+"""
+
+
+if __name__ == "__main__":
+    run(main)
