@@ -5,6 +5,7 @@ probabilities in float32; ``<mask>``, padding and other ids that training never 
 probability 0; a visible token predicts itself (copy-through); logits exist only where asked for.
 """
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,6 +29,12 @@ class Denoiser:
         self.mask_id = mask_id
         self.device = next(model.parameters()).device
         self.forbidden = torch.tensor(sorted({mask_id, *forbidden}), device=self.device)
+
+    def forbidding(self, *ids: int) -> "Denoiser":
+        """The same denoiser with more ids forbidden."""
+        other = copy.copy(self)
+        other.forbidden = torch.cat([self.forbidden, self.forbidden.new_tensor(ids)])
+        return other
 
     def __call__(self, ids: Tensor, rows: Tensor, padding: Tensor | None = None) -> Tensor:
         """Float32 logits (N, V) at the N positions of ``rows`` (B, L), row-major; -inf where

@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from .errors import UserError
 
@@ -70,7 +71,7 @@ class GenerationOptions:
     )
 
     # Which options belong to which sampler.
-    _OWN = {
+    _OWN: ClassVar = {
         "score": ("confidence", "threshold", "entropy-bound"),
         "schedule": ("ancestral", "confidence"),
         "alg_temp": ("confidence",),

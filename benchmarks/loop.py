@@ -1,0 +1,153 @@
+"""What the denoising loop costs around the model.
+
+The same generation is timed twice in one run: through `denoise`, and as the bare forward passes
+it made (same canvases, same rows of logits, nothing else). Both alternate; medians and the spread
+of their ratio are printed and kept as JSON.
+
+    python benchmarks/loop.py                        # the shape of roberta-base, batch 1 and 8
+    python benchmarks/loop.py --model roberta-small-wikitext
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import transformers
+from transformers import AutoModelForMaskedLM, RobertaConfig
+
+from diffusion import hardware, rng
+from diffusion.canvas import Canvas
+from diffusion.checkpoints import load_masked_lm, write_text
+from diffusion.denoise import denoise
+from diffusion.denoiser import Denoiser, Sampling
+from diffusion.errors import run
+from diffusion.options import SAMPLERS, GenerationOptions
+from diffusion.row_logits import max_length
+from diffusion.samplers import make_sampler
+
+MASK = 4  # any id will do: the text does not matter here
+
+
+class Recorder:
+    """Passes calls on to a denoiser and remembers what was asked."""
+
+    def __init__(self, denoiser: Denoiser):
+        self.denoiser, self.mask_id, self.calls = denoiser, denoiser.mask_id, []
+
+    def __call__(self, ids, rows, padding=None):
+        self.calls.append((ids.clone(), rows.clone()))
+        return self.denoiser(ids, rows, padding)
+
+
+def canvas_of(batch: int, length: int, vocab: int, prefix: int, device) -> Canvas:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, vocab, (batch, length), generator=generator)
+    frozen = torch.zeros_like(ids, dtype=torch.bool)
+    frozen[:, :prefix] = True
+    ids[~frozen] = MASK
+    return Canvas(ids, frozen, torch.zeros_like(frozen)).to(device)
+
+
+def measure(denoiser, canvas, name: str, options: GenerationOptions, repeats: int) -> dict:
+    device = canvas.ids.device
+    keys = rng.row_keys(0, len(canvas.ids), device)
+    sampling = Sampling(options.temperature, options.top_k, options.top_p)
+
+    def through_the_loop(through) -> float:
+        sampler = make_sampler(name, options.n_steps)
+        for step in denoise(  # noqa: B007
+            canvas, through, sampler, sampling, keys):
+            pass
+        return step.seconds
+
+    def bare(calls) -> float:
+        started = hardware.now(device)
+        with torch.inference_mode():
+            for ids, rows in calls:
+                denoiser.row_logits(ids, rows)
+        return hardware.now(device) - started
+
+    recorder = Recorder(denoiser)
+    through_the_loop(recorder)  # also warms up
+    bare(recorder.calls)
+    pairs = []
+    for i in range(repeats):  # which goes first alternates
+        first = bare(recorder.calls) if i % 2 else None
+        loop = through_the_loop(denoiser)
+        pairs.append((loop, first if first is not None else bare(recorder.calls)))
+    ratios = sorted(loop / alone for loop, alone in pairs)
+    return {
+        "sampler": name,
+        "batch": len(canvas.ids),
+        "forwards": len(recorder.calls),
+        "rows_of_logits": sum(int(rows.sum()) for _, rows in recorder.calls),
+        "loop_seconds": statistics.median(loop for loop, _ in pairs),
+        "bare_seconds": statistics.median(alone for _, alone in pairs),
+        "ratio": statistics.median(ratios),
+        "ratio_range": [ratios[0], ratios[-1]],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--model", help="a masked LM; default: roberta-base's shape, random weights"
+    )
+    parser.add_argument("--samplers", nargs="+", default=["seed", "confidence"], choices=SAMPLERS)
+    parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--n_steps", type=int, default=10)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--output", help="write the numbers to this JSON file")
+    args = parser.parse_args()
+    hardware.use_all_cores()
+    device = hardware.choose_device(args.device)
+    dtype = hardware.choose_dtype(args.dtype, device)
+    torch.manual_seed(0)
+    if args.model:
+        model = load_masked_lm(args.model)
+    else:
+        model = AutoModelForMaskedLM.from_config(
+            RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
+        ).eval()
+    length = min(args.length, max_length(model.config))
+    denoiser = Denoiser(model.to(device, dtype), MASK, [0, 1, 3])
+    options = GenerationOptions(n_steps=args.n_steps)
+    print(f"{args.model or 'roberta-base shape'}, {length} tokens, {args.n_steps} steps, "
+          f"{hardware.describe(device, dtype)}")  # fmt: skip
+    print(f"{'sampler':14} {'batch':>5} {'NFE':>4} {'bare s':>8} {'loop s':>8} {'ratio':>7}  range")
+    results = []
+    for name in args.samplers:
+        for batch in args.batch_sizes:
+            canvas = canvas_of(batch, length, model.config.vocab_size, options.prefix_len, device)
+            r = measure(denoiser, canvas, name, options, args.repeats)
+            results.append(r)
+            print(
+                f"{name:14} {batch:5} {r['forwards']:4} {r['bare_seconds']:8.3f} "
+                f"{r['loop_seconds']:8.3f} {r['ratio']:7.3f}  "
+                f"{r['ratio_range'][0]:.3f}-{r['ratio_range'][1]:.3f}",
+                flush=True,
+            )
+    if args.output:
+        record = {
+            "benchmark": "loop",
+            "model": args.model or "roberta-base shape",
+            "hardware": hardware.describe(device, dtype),
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__,
+                         "python": platform.python_version()},
+            "options": vars(args),
+            "results": results,
+        }  # fmt: skip
+        write_text(Path(args.output), json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

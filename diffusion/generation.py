@@ -1,0 +1,95 @@
+"""From options to a running generation: what all scripts that write with a masked LM share."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import transformers
+
+from . import checkpoints, hardware, rng
+from .canvas import Canvas, prompt_canvas
+from .denoise import Step, denoise
+from .denoiser import Denoiser, Sampling
+from .errors import UserError
+from .options import GenerationOptions
+from .row_logits import max_length
+from .samplers import make_sampler
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model that is ready to write."""
+
+    denoiser: Denoiser
+    tokenizer: object
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+    positions: int  # tokens the model can see at once
+    trained: bool  # whether finetune.py made it a denoiser
+
+    def check(self, options: GenerationOptions) -> None:
+        if options.max_len > self.positions:
+            raise UserError(
+                f"--max_len {options.max_len} exceeds the {self.positions} positions of "
+                f"{self.name}; use --max_len {self.positions} or less"
+            )
+
+    def generate(
+        self, prompts: list[str], options: GenerationOptions, samples: list[int]
+    ) -> tuple[Canvas, Iterator[Step]]:
+        """Write one text for each prompt.
+
+        Args:
+            prompts: B prompts, "" to write from nothing.
+            samples: B sample numbers. A text depends on its prompt, the options with their seed,
+                and this number; not on the rest of the batch.
+        """
+        self.check(options)
+        canvas = prompt_canvas(self.tokenizer, prompts, options.max_len, options.length)
+        canvas = canvas.to(self.device)
+        keys = rng.fold_in(
+            rng.seed_key(options.seed, self.device), torch.tensor(samples, device=self.device)
+        )
+        denoiser = self.denoiser
+        if options.length is not None:  # exactly so many tokens: the text may not end before
+            denoiser = denoiser.forbidding(self.tokenizer.eos_token_id)
+        sampler = make_sampler(options.sampler, options.n_steps, **options.sampler_options())
+        sampling = Sampling(options.temperature, options.top_k, options.top_p)
+        return canvas, denoise(canvas, denoiser, sampler, sampling, keys)
+
+
+def load_writer(
+    model_name: str, tokenizer_name: str | None = None, device: str = "auto", dtype: str = "auto"
+) -> Writer:
+    """Load a masked LM for generation.
+
+    Raises:
+        UserError: see `checkpoints.load_masked_lm`; also a model trained causally.
+    """
+    hardware.use_all_cores()
+    transformers.logging.disable_progress_bar()
+    torch_device = hardware.choose_device(device)
+    torch_dtype = hardware.choose_dtype(dtype, torch_device)
+    config = checkpoints.load_config(model_name)
+    settings = checkpoints.diffusion_settings(config)
+    if settings.get("objective") == "causal":
+        raise UserError(
+            f"{model_name} was trained with --objective causal, as a start for a denoiser; train "
+            f"it further with finetune.py --model {model_name}"
+        )
+    tokenizer = checkpoints.load_tokenizer(tokenizer_name or model_name)
+    model = checkpoints.load_masked_lm(model_name, tokenizer).to(torch_device, torch_dtype)
+    return Writer(
+        denoiser=Denoiser(
+            model,
+            tokenizer.mask_token_id,
+            checkpoints.forbidden_ids(tokenizer, model.config.vocab_size),
+        ),
+        tokenizer=tokenizer,
+        name=model_name,
+        device=torch_device,
+        dtype=torch_dtype,
+        positions=max_length(model.config),
+        trained=bool(settings),
+    )
