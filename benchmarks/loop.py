@@ -62,7 +62,8 @@ def measure(denoiser, canvas, name: str, options: GenerationOptions, repeats: in
     def through_the_loop(through) -> float:
         sampler = make_sampler(name, options.n_steps)
         for step in denoise(  # noqa: B007
-            canvas, through, sampler, sampling, keys):
+            canvas, through, sampler, sampling, keys
+        ):
             pass
         return step.seconds
 
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--n_steps", type=int, default=10)
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--output", help="write the numbers to this JSON file")

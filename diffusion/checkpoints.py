@@ -1,9 +1,11 @@
 """Find, load and save models and tokenizers: local folders first, safetensors only."""
 
+import functools
 import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -56,8 +58,36 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"model folder {folder} has no *.safetensors file; it has no weights")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def first_line(error: Exception) -> str:
+    """What a library's error says, short enough for one sentence of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(" .")
+
+
+def quiet_libraries() -> None:
+    """No progress bars for reading or writing a file, and no warnings about what is checked here
+    and told in one sentence. Downloads and training keep their progress bars."""
+    import huggingface_hub
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()  # that of downloads, too
+    huggingface_hub.utils.enable_progress_bars()
+
+
+@functools.cache
+def ask_hub_once() -> None:
+    """Without a hub the libraries retry every file for half a minute. So ask for it once, and if
+    it does not answer let them use what is in their cache: what HF_HUB_OFFLINE=1 does."""
+    import huggingface_hub
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
+    except Exception:  # each version's HTTP library has its own
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
+        if "datasets" in sys.modules:  # else it will read the line above when it is imported
+            sys.modules["datasets"].config.HF_HUB_OFFLINE = True
 
 
 def _unreachable(name: str, what: str) -> UserError:
@@ -67,11 +97,20 @@ def _unreachable(name: str, what: str) -> UserError:
     )
 
 
+def _locate(name: str) -> tuple[str, bool]:
+    """As `resolve`, with the libraries made ready to load it."""
+    where, local = resolve(name)
+    quiet_libraries()
+    if not local:
+        ask_hub_once()
+    return where, local
+
+
 def load_config(name: str):
     """The configuration of a model, local or on the hub."""
     from transformers import AutoConfig
 
-    where, local = resolve(name)
+    where, local = _locate(name)
     if local:
         _check_folder(Path(where))
     try:
@@ -79,14 +118,16 @@ def load_config(name: str):
     except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
         if not local:
             raise _unreachable(name, "model") from None
-        raise UserError(f"cannot read the config of {where}: {_first_line(error)}") from None
+        raise UserError(
+            f"cannot read the config of {where}: {first_line(error)}; it may be damaged"
+        ) from None
 
 
 def load_tokenizer(name: str):
     """A tokenizer that has ``<mask>``, a beginning and an end."""
     from transformers import AutoTokenizer
 
-    where, local = resolve(name)
+    where, local = _locate(name)
     if local and not any((Path(where) / f).is_file() for f in ("tokenizer.json", "vocab.json")):
         raise UserError(
             f"{where} has no tokenizer (tokenizer.json, or vocab.json with merges.txt); give one "
@@ -101,7 +142,9 @@ def load_tokenizer(name: str):
 
             tokenizer = RobertaTokenizerFast.from_pretrained(where)
         elif local:
-            raise UserError(f"cannot read the tokenizer in {where}: {_first_line(error)}") from None
+            raise UserError(
+                f"cannot read the tokenizer in {where}: {first_line(error)}; it may be damaged"
+            ) from None
         else:
             raise _unreachable(name, "tokenizer") from None
     # BERT calls its beginning and end [CLS] and [SEP].
@@ -131,7 +174,7 @@ def load_masked_lm(name: str, tokenizer=None):
     from transformers import AutoModelForMaskedLM
 
     config = load_config(name)
-    where, local = resolve(name)
+    where, local = _locate(name)
     if type(config) not in transformers.MODEL_FOR_MASKED_LM_MAPPING:
         raise UserError(
             f"{name} is a {config.model_type!r} model, which has no masked-language-model head; "
@@ -149,7 +192,7 @@ def load_masked_lm(name: str, tokenizer=None):
         if not local:
             raise _unreachable(name, "model") from None
         raise UserError(
-            f"cannot read the weights of {where}: {_first_line(error)}; the file may be truncated "
+            f"cannot read the weights of {where}: {first_line(error)}; the file may be truncated "
             "or of another model"
         ) from None
     missing = [key for key in info["missing_keys"] if "position_ids" not in key]
@@ -228,30 +271,37 @@ def train_tokenizer(documents: list[str], vocab_size: int):
 def check_output_dir(path: str, overwrite: bool, resume: bool, overwrite_flag: str) -> Path:
     """An output folder that can be written to, empty unless the user said otherwise."""
     folder = Path(path)
-    if folder.exists() and not folder.is_dir():
+    if os.path.isfile(folder):
         raise UserError(f"--output_dir {path} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
+    existing = next(p for p in [folder, *folder.absolute().parents] if os.path.exists(p))
+    try:
+        # Permissions do not tell all (a full or read-only disk, root): try. It has no name on disk.
+        tempfile.TemporaryFile(dir=existing).close()
+        used = os.path.isdir(folder) and os.listdir(folder)
+    except OSError as error:
+        raise UserError(
+            f"--output_dir {path} cannot be written to ({error.strerror}); give a folder that can"
+        ) from None
+    if used and not (overwrite or resume):
         raise UserError(
             f"--output_dir {path} exists and is not empty; continue it with "
             f"--resume_from_checkpoint, replace its model with {overwrite_flag}, or give another"
         )
-    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    if not os.access(existing, os.W_OK | os.X_OK) or not existing.is_dir():
-        raise UserError(f"--output_dir {path} cannot be written to; give a folder that can")
     return folder
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     """Fill a folder atomically, file by file: ``write`` fills a temporary folder beside
     ``target``, whose files then take their places in it by renaming."""
-    target.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=target))
+    staging = target / ".writing-model"
     try:
+        shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed
+        staging.mkdir(parents=True)
         write(staging)
         for path in sorted(staging.iterdir()):
             os.replace(path, target / path.name)
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from None
+    except Exception as error:  # safetensors, tokenizers and torch each raise their own kind
+        raise UserError(f"cannot write {target}: {first_line(error)}; free some space") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

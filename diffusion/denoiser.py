@@ -6,11 +6,13 @@ probability 0; a visible token predicts itself (copy-through); logits exist only
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .row_logits import RowLogits
 
@@ -37,17 +39,18 @@ class Denoiser:
         return other
 
     def __call__(self, ids: Tensor, rows: Tensor, padding: Tensor | None = None) -> Tensor:
-        """Float32 logits (N, V) at the N positions of ``rows`` (B, L), row-major; -inf where
-        forbidden. ``padding`` (B, L) marks positions that do not exist."""
+        """Logits (N, V) at the N positions of ``rows`` (B, L), row-major; -inf where forbidden.
+        They are in the model's number format; who turns them into probabilities goes through
+        float32. ``padding`` (B, L) marks positions that do not exist."""
         attention_mask = None if padding is None else (~padding).long()
-        logits = self.row_logits(ids, rows, attention_mask).float()
+        logits = self.row_logits(ids, rows, attention_mask)
         return logits.index_fill_(1, self.forbidden, -torch.inf)
 
 
 def dense_probabilities(denoiser, ids: Tensor, mask_id: int) -> Tensor:
     """The denoiser distribution in full, (B, L, V): predictions at masks, one-hot elsewhere."""
     masked = ids == mask_id
-    logits = denoiser(ids, masked)
+    logits = denoiser(ids, masked).float()
     dense = torch.nn.functional.one_hot(ids, logits.shape[1]).to(logits.dtype)
     dense[masked] = logits.softmax(-1)
     return dense
@@ -101,7 +104,7 @@ class Proposal:
     """One drawn token for each position asked for, and how sure the denoiser is of it.
 
     Args:
-        logits: (N, V) float32, from a denoiser.
+        logits: (N, V), from a denoiser; all arithmetic on them is done in float32.
         rows: (B, L) bool, the N positions.
         sampling: how tokens are drawn.
         u: (B, L) uniforms, one for each position.
@@ -111,7 +114,21 @@ class Proposal:
         self.rows = rows
         self._logits = logits
         self._temperature = sampling.temperature or 1.0
-        self._tokens, self._sharpened = sampling.draw(logits, u[rows])
+        # A few rows at a time stay in a CPU's cache; on other devices fewer, larger kernels win.
+        self._chunk = max(1, 2**20 // logits.shape[1]) if logits.is_cpu else max(1, len(logits))
+
+        def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            tokens, sharpened = sampling.draw(logits, u)
+            return tokens, sharpened, (-F.cross_entropy(logits, tokens, reduction="none")).exp()
+
+        drawn = self._map(draw, u[rows])
+        self._tokens, self._sharpened, self._probability = drawn
+
+    def _map(self, function: Callable[..., tuple[Tensor, ...]], *columns: Tensor) -> list[Tensor]:
+        """``function`` of the float32 logits and of tensors (N, ...), chunk by chunk."""
+        chunks = zip(*(x.split(self._chunk) for x in (self._logits, *columns)), strict=True)
+        parts = [function(logits.float(), *rest) for logits, *rest in chunks]
+        return [torch.cat(part) for part in zip(*parts, strict=True)]
 
     def spread(self, values: Tensor, fill: float) -> Tensor:
         """Values (N,) of the positions asked for as (B, L), ``fill`` elsewhere."""
@@ -127,13 +144,26 @@ class Proposal:
     @cached_property
     def probability(self) -> Tensor:
         """(B, L) probability of the drawn token at temperature 1; nan where none was drawn."""
-        chosen = self._logits.gather(1, self._tokens[:, None])[:, 0]
-        return self.spread((chosen - self._logits.logsumexp(-1)).exp(), torch.nan)
+        return self.spread(self._probability, torch.nan)
 
     def entropy(self) -> Tensor:
         """(B, L) entropy in nats at the sampling temperature (at 1 when that is 0); nan elsewhere."""
-        log_p = (self._logits / self._temperature).log_softmax(-1)
-        return self.spread(-(log_p.exp() * log_p.clamp(min=-1e4)).sum(-1), torch.nan)
+
+        def entropy(logits: Tensor) -> tuple[Tensor]:
+            log_p = (logits / self._temperature).log_softmax(-1)
+            # The clamp makes p log p of a forbidden token 0 * -1e4 instead of 0 * -inf.
+            return (-(log_p.exp() * log_p.clamp(min=-1e4)).sum(-1),)
+
+        return self.spread(*self._map(entropy), torch.nan)
+
+    def margin(self) -> Tensor:
+        """(B, L) probability of the best minus that of the second best token; nan elsewhere."""
+
+        def margin(logits: Tensor) -> tuple[Tensor]:
+            best, second = logits.softmax(-1).topk(2).values.unbind(-1)
+            return (best - second,)
+
+        return self.spread(*self._map(margin), torch.nan)
 
     def score(self, kind: str) -> Tensor:
         """(B, L) sureness, larger is surer; -inf where no token was drawn."""
@@ -142,9 +172,7 @@ class Proposal:
         elif kind == "sharpened":
             score = self.spread(self._sharpened, torch.nan)
         elif kind == "margin":
-            best = self._logits.topk(2).values
-            best = (best - self._logits.logsumexp(-1, keepdim=True)).exp()
-            score = self.spread(best[:, 0] - best[:, 1], torch.nan)
+            score = self.margin()
         elif kind == "entropy":
             score = -self.entropy()
         else:
