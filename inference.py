@@ -14,7 +14,12 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from diffusion.animation import check_animation_path, save_animation, show_animation
+from diffusion.animation import (
+    check_animation_path,
+    check_display,
+    save_animation,
+    show_animation,
+)
 from diffusion.errors import UserError, run
 from diffusion.flags import parse_flags
 from diffusion.options import GenerationOptions, at_least
@@ -68,6 +73,8 @@ def check(generation: GenerationOptions, script: ScriptOptions, prompt: str | No
         check_prompt(prompt)
     if script.save_animation:
         check_animation_path(script.save_animation)
+    if script.show:
+        check_display()
     one_text = (prompt is not None or script.unconditional) and script.num_samples == 1
     if (script.save_animation or script.show) and not one_text:
         flag = "--save_animation" if script.save_animation else "--show"
@@ -128,9 +135,11 @@ class Output:
 
 def write_texts(writer, prompts: list[str], generation, script, output: Output) -> None:
     """Generate ``num_samples`` texts for each prompt, in batches."""
-    from diffusion.canvas import written_text
+    from diffusion.canvas import prompt_canvas, written_text
     from diffusion.frames import Framer
 
+    # A prompt that is too long is refused before the first text is written, not in the middle.
+    prompt_canvas(writer.tokenizer, prompts, generation.max_len, generation.length)
     jobs = [(p, s) for p in prompts for s in range(script.num_samples)]
     framer = Framer(writer.tokenizer)
     animate = bool(script.save_animation or script.show)

@@ -1,0 +1,44 @@
+"""A tiny model in a folder, as finetune.py leaves it; its text is noise, its interfaces are real."""
+
+import os
+
+import pytest
+
+# Tiny tensors: a second thread costs more than it computes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SENTENCES = [
+    "The river runs through the old town and under the stone bridge.",
+    "She opened the window and listened to the rain on the roof.",
+    "In 1887 the railway reached the valley, and the mill was built.",
+    'He said: "We never saw the ship again," and closed the book.',
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Folder of a random 2-layer RoBERTa with 64 positions and its own tokenizer."""
+    import torch
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    from diffusion.checkpoints import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = train_tokenizer(SENTENCES * 3, 320)
+    torch.manual_seed(0)
+    model = RobertaForMaskedLM(
+        RobertaConfig(
+            vocab_size=320,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64 + 2,
+            type_vocab_size=1,
+            initializer_range=0.3,  # large, so that predictions differ from each other
+        )
+    )
+    model.config.diffusion = {"objective": "diffusion", "shift": True, "prefix_len": 1}
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
