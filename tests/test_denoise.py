@@ -1,0 +1,260 @@
+"""What holds in every step of the loop, whatever the sampler."""
+
+import itertools
+
+import pytest
+import torch
+from exact import sharpen
+from tabular import TabularDenoiser
+
+from diffusion import rng
+from diffusion.canvas import Canvas
+from diffusion.denoise import denoise
+from diffusion.denoiser import Sampling
+from diffusion.samplers import (
+    Ancestral,
+    Confidence,
+    EntropyBound,
+    FirstHitting,
+    Seed,
+    Threshold,
+)
+
+LENGTH, VOCAB = 5, 4
+M = VOCAB
+ROWS = 60
+
+MAKERS = {
+    "seed": lambda: Seed(4),
+    "ancestral": lambda: Ancestral(6),
+    "ancestral, one step": lambda: Ancestral(1, "cosine-a"),
+    "first-hitting": lambda: FirstHitting(),
+    "confidence": lambda: Confidence(3),
+    "confidence, random": lambda: Confidence(8, "entropy", alg_temp=0.5),
+    "confidence, schedule": lambda: Confidence(4, "margin", "cosine-a"),
+    "threshold": lambda: Threshold(0.7),
+    "entropy-bound": lambda: EntropyBound(0.4),
+}
+
+every_sampler = pytest.mark.parametrize("name", MAKERS)
+
+
+class Watched(TabularDenoiser):
+    """Notes every forward pass, and checks that what it is asked for makes sense."""
+
+    def __init__(self):
+        super().__init__(LENGTH, VOCAB, seed=6)
+        self.asked, self.padding_seen = [], []
+
+    def __call__(self, ids, rows, padding=None, **kwargs):
+        assert rows.any(1).all(), "a row was computed of which nothing was wanted"
+        assert (ids[rows] == M).all(), "a prediction was wanted where something is written"
+        self.asked.append(rows.clone())
+        self.padding_seen.append(None if padding is None else padding.clone())
+        return super().__call__(ids, rows, padding)
+
+
+def mixed_canvas(rows: int = ROWS) -> Canvas:
+    """Rows with different given tokens at different places; the first has nothing to write,
+    the last everything."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, VOCAB, (rows, LENGTH), generator=generator)
+    frozen = torch.rand(rows, LENGTH, generator=generator) < 0.4
+    frozen[0], frozen[-1] = True, False
+    return Canvas(ids.masked_fill(~frozen, M), frozen, torch.zeros_like(frozen))
+
+
+def padded_canvas() -> Canvas:
+    """Every third row ends two positions early."""
+    canvas = mixed_canvas()
+    padding = torch.zeros_like(canvas.frozen)
+    padding[::3, 3:] = True
+    return Canvas(canvas.ids.masked_fill(padding, 1), canvas.frozen | padding, padding)
+
+
+def pick(canvas: Canvas, rows) -> Canvas:
+    return Canvas(canvas.ids[rows], canvas.frozen[rows], canvas.padding[rows])
+
+
+def run(name, canvas=None, sampling=None, keys=None, denoiser=None):
+    canvas = canvas or mixed_canvas()
+    keys = rng.row_keys(0, len(canvas.ids)) if keys is None else keys
+    sampling = sampling or Sampling(0.9, top_p=0.95)
+    return list(denoise(canvas, denoiser or Watched(), MAKERS[name](), sampling, keys))
+
+
+@every_sampler
+@pytest.mark.parametrize("make_canvas", [mixed_canvas, padded_canvas])
+def test_what_is_given_never_changes_and_nothing_stays_masked(name, make_canvas):
+    canvas = make_canvas()
+    given = canvas.ids.clone()
+    steps = run(name, canvas)
+    for step in steps:
+        assert torch.equal(step.ids[canvas.frozen], given[canvas.frozen])
+        assert not (step.revealed | step.remasked | step.masked)[canvas.frozen].any()
+        assert torch.equal(step.masked, step.ids == M)
+        assert torch.equal(step.frozen, canvas.frozen)
+    assert torch.equal(canvas.ids, given)  # the caller's canvas is not written to
+    assert not steps[-1].masked.any()
+    assert (steps[-1].ids >= 0).all() and (steps[-1].ids < VOCAB).all()
+
+
+@every_sampler
+def test_steps_tell_what_changed(name):
+    steps = run(name)
+    assert steps[0].index == 0 and not steps[0].revealed.any() and not steps[0].remasked.any()
+    assert torch.equal(steps[0].ids, mixed_canvas().ids)
+    for before, after in itertools.pairwise(steps):
+        assert after.index == before.index + 1
+        changed = before.ids != after.ids
+        assert torch.equal(changed, after.revealed | after.remasked)
+        assert (before.masked & ~after.masked == after.revealed).all()
+        assert (~before.masked & after.masked == after.remasked).all()
+        assert after.seconds >= before.seconds >= 0
+
+
+@every_sampler
+def test_masks_strictly_fall_and_what_is_written_stays(name):
+    steps = run(name)
+    for before, after in itertools.pairwise(steps):
+        if name == "seed":  # opens positions again
+            continue
+        assert not after.remasked.any()
+        unfinished = before.masked.any(1)
+        if not name.startswith("ancestral"):  # which may wait
+            assert after.revealed.any(1)[unfinished].all()
+        assert not after.revealed[~unfinished].any()
+    if name == "seed":
+        assert any(step.remasked.any() for step in steps)
+
+
+@every_sampler
+def test_forward_passes_are_counted_as_they_were_made(name):
+    denoiser = Watched()
+    steps = run(name, denoiser=denoiser)
+    assert steps[-1].nfe.sum() == denoiser.rows_seen
+    assert denoiser.calls <= steps[-1].index
+    assert steps[0].nfe.sum() == 0 and steps[-1].nfe[0] == 0  # nothing to write costs nothing
+    assert steps[-1].nfe.max() <= min(LENGTH if name != "seed" else 4, steps[-1].index)
+    for before, after in itertools.pairwise(steps):
+        cost = after.nfe - before.nfe
+        assert ((cost == 0) | (cost == 1)).all()
+        assert (cost >= after.revealed.any(1)).all()
+        if name != "seed":
+            assert (cost[~before.masked.any(1)] == 0).all()  # a finished row costs nothing
+
+
+@every_sampler
+def test_a_step_in_which_no_row_writes_makes_no_forward_pass(name):
+    denoiser = Watched()
+    canvas = pick(mixed_canvas(), slice(0, 1))
+    steps = run(name, canvas, denoiser=denoiser)
+    assert denoiser.calls == 0
+    assert torch.equal(steps[-1].ids, canvas.ids)
+
+
+@every_sampler
+def test_confidence_is_the_probability_of_the_token_when_it_was_written(name):
+    denoiser = TabularDenoiser(LENGTH, VOCAB, seed=6)
+    steps = run(name, denoiser=denoiser)
+    for before, after in itertools.pairwise(steps):
+        assert (after.confidence.isnan() == (after.masked | after.frozen)).all()
+        untouched = ~after.revealed & ~after.masked & ~after.frozen
+        assert torch.equal(after.confidence[untouched], before.confidence[untouched])
+        for row, place in after.revealed.nonzero()[:40].tolist():
+            p = denoiser.probabilities(tuple(before.ids[row].tolist()))[place]
+            token = after.ids[row, place].item()
+            assert after.confidence[row, place].item() == pytest.approx(p[token], rel=1e-4)
+
+
+@every_sampler
+def test_only_tokens_of_the_nucleus_are_written(name):
+    denoiser = TabularDenoiser(LENGTH, VOCAB, seed=6)
+    steps = run(name, sampling=Sampling(0.7, top_k=3, top_p=0.6), denoiser=denoiser)
+    for before, after in itertools.pairwise(steps):
+        for row, place in after.revealed.nonzero()[:40].tolist():
+            p = denoiser.probabilities(tuple(before.ids[row].tolist()))[place]
+            assert sharpen(p, 0.7, 3, 0.6)[after.ids[row, place]] > 0
+
+
+@every_sampler
+@pytest.mark.parametrize("make_canvas", [mixed_canvas, padded_canvas])
+def test_a_row_does_not_depend_on_the_other_rows(name, make_canvas):
+    """Permuted, alone, and in a larger batch."""
+    canvas, keys = make_canvas(), rng.row_keys(3, ROWS)
+    whole = run(name, canvas, keys=keys)[-1]
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(0))
+    permuted = run(name, pick(canvas, order), keys=keys[order])[-1]
+    for field in ("ids", "nfe", "confidence"):
+        expected = getattr(whole, field)[order]
+        torch.testing.assert_close(
+            getattr(permuted, field), expected, rtol=0, atol=0, equal_nan=True
+        )
+    for row in (0, 1, 17, ROWS - 1):
+        one = slice(row, row + 1)
+        alone = run(name, pick(canvas, one), keys=keys[one])[-1]
+        assert torch.equal(alone.ids, whole.ids[one])
+        assert torch.equal(alone.nfe, whole.nfe[one])
+
+
+@every_sampler
+def test_the_same_keys_write_the_same_text_and_others_another(name):
+    first, again = run(name), run(name)
+    assert all(torch.equal(a.ids, b.ids) for a, b in zip(first, again, strict=True))
+    other = run(name, keys=rng.row_keys(1, ROWS))
+    assert not torch.equal(first[-1].ids, other[-1].ids)
+
+
+@every_sampler
+def test_draws_of_different_steps_and_positions_are_independent(name):
+    """With predictions that never change, repeated random numbers would write repeated tokens."""
+    denoiser = TabularDenoiser(LENGTH, VOCAB)
+    denoiser.table = torch.zeros_like(denoiser.table)
+    ids = torch.full((4000, LENGTH), M)
+    nowhere = torch.zeros_like(ids, dtype=torch.bool)
+    canvas = Canvas(ids, nowhere, nowhere)
+    texts = run(name, canvas, Sampling(), denoiser=denoiser)[-1].ids
+    if name == "ancestral, one step":
+        return  # its leftovers are not drawn
+    pairs = [(i, j) for i in range(LENGTH) for j in range(i)]
+    for i, j in pairs:
+        agree = (texts[:, i] == texts[:, j]).double().mean().item()
+        assert agree == pytest.approx(1 / VOCAB, abs=0.03)
+
+
+def test_padding_is_passed_on_with_its_rows_and_absent_without():
+    denoiser, canvas = Watched(), padded_canvas()
+    run("first-hitting", canvas, denoiser=denoiser)
+    for rows, padding in zip(denoiser.asked, denoiser.padding_seen, strict=True):
+        assert padding.shape == rows.shape
+        assert not (padding & rows).any()
+    need = (canvas.ids == M).any(1)
+    assert torch.equal(denoiser.padding_seen[0], canvas.padding[need])
+    denoiser = Watched()
+    run("first-hitting", denoiser=denoiser)
+    assert all(padding is None for padding in denoiser.padding_seen)
+
+
+def test_seed_loop_leaves_given_tokens_and_padding_out_of_its_noise():
+    canvas = padded_canvas()
+    steps = run("seed", canvas)
+    assert not any((s.remasked & canvas.frozen).any() for s in steps)
+
+
+def test_a_visible_token_that_is_not_frozen_is_only_noise_to_the_seed_loop():
+    """A text to be rewritten: the seed loop may open it, the others keep it."""
+    ids = torch.tensor([[2, M, 1, M, 0]]).repeat(200, 1)
+    nowhere = torch.zeros_like(ids, dtype=torch.bool)
+    for name in MAKERS:
+        final = run(name, Canvas(ids, nowhere, nowhere))[-1].ids
+        kept = (final[:, [0, 2, 4]] == torch.tensor([2, 1, 0])).all()
+        assert kept == (name != "seed")
+
+
+def test_the_reader_may_stop_early_and_steps_are_planned():
+    totals = {name: run(name)[0].total for name in MAKERS}
+    assert totals["seed"] == 4 and totals["confidence"] == 3 and totals["ancestral"] == 6
+    assert totals["threshold"] is totals["entropy-bound"] is totals["first-hitting"] is None
+    stream = denoise(mixed_canvas(), Watched(), Seed(4), Sampling(), rng.row_keys(0, ROWS))
+    assert next(stream).index == 0
+    stream.close()
