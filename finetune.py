@@ -16,6 +16,7 @@ Without a pretrained encoder, a small model from scratch learns far more from a 
 """
 
 import os
+import re
 import shlex
 import sys
 import time
@@ -26,16 +27,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import torch
 import transformers
-from transformers import HfArgumentParser, RobertaConfig, TrainingArguments
+from accelerate.utils import broadcast_object_list
+from transformers import RobertaConfig, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import get_last_checkpoint
 
 from diffusion import checkpoints, corpus, hardware
 from diffusion.collator import MASK_SCHEDULES, CausalCollator, DiffusionCollator
 from diffusion.errors import UserError, run
+from diffusion.flags import parse_flags
 from diffusion.objective import LOSSES
 from diffusion.row_logits import RowLogits, max_length
 from diffusion.schedules import SCHEDULES
-from diffusion.training import DiffusionTrainer, StopOnSignal
+from diffusion.training import DiffusionTrainer, StopOnSignal, check_checkpoint
 
 
 @dataclass
@@ -149,7 +153,8 @@ class RunArguments(TrainingArguments):
     dtype: str = field(
         default="auto",
         metadata={"help": "Computing in float32 or bfloat16 (weights stay float32); auto takes "
-                  "bfloat16 where the machine has it in hardware."},
+                  "bfloat16 where the machine has it in hardware.",
+                  "choices": ["auto", "float32", "bfloat16"]},
     )  # fmt: skip
     save_dtype: str = field(
         default="float32",
@@ -157,8 +162,14 @@ class RunArguments(TrainingArguments):
     )
 
     def __post_init__(self):
-        device = hardware.choose_device("cpu" if self.use_cpu else "auto")
+        # `accelerate launch --cpu` says so by a variable.
+        on_cpu = self.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+        if not on_cpu and torch.cuda.is_available():  # each of several processes takes its own
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        device = hardware.choose_device("cpu" if on_cpu else "auto")
         self.use_cpu = device.type == "cpu"  # TrainingArguments refuses bf16 on CPUs otherwise
+        if self.fp16 and self.use_cpu:
+            raise UserError("--fp16 needs a GPU; leave it out, or use --dtype bfloat16")
         if not (self.bf16 or self.fp16):
             self.bf16 = hardware.choose_dtype(self.dtype, device) == torch.bfloat16
         super().__post_init__()
@@ -167,36 +178,63 @@ class RunArguments(TrainingArguments):
 
 
 def parse() -> tuple[ModelArguments, DataArguments, DiffusionArguments, RunArguments]:
-    parser = HfArgumentParser(
-        (ModelArguments, DataArguments, DiffusionArguments, RunArguments),
-        description=__doc__.split("\n\n")[0],
-    )
+    groups = (ModelArguments, DataArguments, DiffusionArguments, RunArguments)
     try:
-        return parser.parse_args_into_dataclasses()
-    except ValueError as error:  # TrainingArguments checks its own values
-        raise UserError(str(error).splitlines()[0]) from None
+        return tuple(parse_flags(groups, __doc__.split("\n\n")[0]))
+    except (ValueError, ImportError) as error:  # TrainingArguments checks its own values
+        raise UserError(f"{checkpoints.first_line(error)}; see --help") from None
+
+
+# Flags of the Trainer that would do nothing here, or harm, with the one value they may have.
+_FIXED = {
+    "auto_find_batch_size": False,  # mask rates are stratified over a batch known beforehand
+    "average_tokens_across_devices": True,
+    "label_smoothing_factor": 0.0,
+    "load_best_model_at_end": False,
+    "push_to_hub": False,
+    "remove_unused_columns": False,
+}
+_AT_LEAST = {
+    "block_size": 8,
+    "eval_draws": 1,
+    "max_eval_blocks": 1,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "adam_epsilon": 0,
+    "seed": 0,
+}
+_BELOW_ONE = ("ema", "dropout", "adam_beta1", "adam_beta2")
 
 
 def check(model: ModelArguments, data: DataArguments, diffusion: DiffusionArguments, args) -> None:
     """Everything that can be refused before any work."""
-    if data.block_size < 8:
-        raise UserError(f"--block_size {data.block_size} is too small; use 8 or more")
+    values = vars(model) | vars(data) | vars(diffusion) | vars(args)
+    for name, value in _FIXED.items():
+        if values[name] != value:
+            raise UserError(f"--{name} {values[name]} is not supported here; leave it out")
+    for name, least in _AT_LEAST.items():
+        if not values[name] >= least:  # nan, too
+            raise UserError(f"--{name} {values[name]} must be at least {least}")
+    for name in _BELOW_ONE:
+        if values[name] is not None and not 0 <= values[name] < 1:
+            raise UserError(f"--{name} {values[name]} must be at least 0 and below 1")
+    if args.seed >= 2**32:
+        raise UserError(f"--seed {args.seed} must be below 2**32")
+    for name in set(args.report_to) - set(get_available_reporting_integrations()):
+        raise UserError(f"--report_to {name} is unknown or not installed; use none, or install it")
+    if not (args.max_steps > 0 or args.num_train_epochs > 0):
+        raise UserError(f"--num_train_epochs {args.num_train_epochs} must be above 0")
     if not 1 <= diffusion.prefix_len < data.block_size:
         raise UserError(
             f"--prefix_len {diffusion.prefix_len} must be between 1 (<s>) and --block_size - 1"
         )
-    if not 0 <= diffusion.ema < 1:
-        raise UserError(f"--ema {diffusion.ema} must be at least 0 and below 1")
-    if model.dropout is not None and not 0 <= model.dropout < 1:
-        raise UserError(f"--dropout {model.dropout} must be at least 0 and below 1")
-    for name in ("eval_draws", "max_eval_blocks"):
-        value = getattr(diffusion if name == "eval_draws" else data, name)
-        if value < 1:
-            raise UserError(f"--{name} {value} must be at least 1")
     if diffusion.mask_schedule == "seed" and diffusion.schedule != "linear":
         raise UserError("--mask_schedule seed draws mask rates itself; leave --schedule linear")
-    if args.load_best_model_at_end:
-        raise UserError("--load_best_model_at_end is not supported; the last weights are saved")
+    if diffusion.objective == "causal" and diffusion.shift == "no":
+        raise UserError("--objective causal predicts the next token: --shift cannot be no")
     args.resume_from_checkpoint = find_checkpoint(args)
     checkpoints.check_output_dir(
         args.output_dir,
@@ -204,6 +242,14 @@ def check(model: ModelArguments, data: DataArguments, diffusion: DiffusionArgume
         args.resume_from_checkpoint is not None,
         "--overwrite_output_dir",
     )
+    if model.config is not None:
+        parse_size(model.config)
+    else:
+        positions = max_length(checkpoints.load_config(model.model))
+        if data.block_size > positions:
+            raise UserError(
+                f"--block_size {data.block_size} exceeds the {positions} positions of {model.model}"
+            )
 
 
 def find_checkpoint(args: RunArguments) -> str | None:
@@ -218,9 +264,10 @@ def find_checkpoint(args: RunArguments) -> str | None:
                 f"--resume_from_checkpoint {wanted}: {args.output_dir} has no checkpoint; leave "
                 "the flag out to start anew"
             )
-        return last
-    if not (Path(wanted) / "trainer_state.json").is_file():
-        raise UserError(f"--resume_from_checkpoint {wanted} is no checkpoint folder; try 'last'")
+        wanted = last
+    if not Path(wanted).is_dir():
+        raise UserError(f"--resume_from_checkpoint {wanted} is not a folder; try 'last'")
+    check_checkpoint(Path(wanted))
     return wanted
 
 
@@ -242,27 +289,29 @@ def parse_size(text: str) -> dict[str, int]:
     return size
 
 
-def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, documents):
+def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, args, documents):
     """(model, tokenizer), pretrained or from random weights."""
     if options.config is None:
         tokenizer = checkpoints.load_tokenizer(options.tokenizer or options.model)
         model = checkpoints.load_masked_lm(options.model, tokenizer)
-        if data.block_size > max_length(model.config):
-            raise UserError(
-                f"--block_size {data.block_size} exceeds the {max_length(model.config)} positions "
-                f"of {options.model}"
-            )
         if options.dropout is not None:
             set_dropout(model, options.dropout)
     else:
         size = parse_size(options.config)
         if options.tokenizer:
             tokenizer = checkpoints.load_tokenizer(options.tokenizer)
+        elif args.resume_from_checkpoint:
+            tokenizer = checkpoints.load_tokenizer(args.resume_from_checkpoint)
         else:
             say(f"training a byte-level BPE of {size['vocab']} tokens on the training text")
-            tokenizer = checkpoints.train_tokenizer(documents, size["vocab"])
+            tokenizer = None
+            if args.process_index == 0:
+                tokenizer = checkpoints.train_tokenizer(documents, size["vocab"])
+            # The others take it over, rather than hope to arrive at the same one.
+            tokenizer = broadcast_object_list([tokenizer])[0]
         config = RobertaConfig(
-            vocab_size=max(size["vocab"], len(tokenizer)),
+            # A short text has fewer pieces than asked for; a given tokenizer has its own number.
+            vocab_size=len(tokenizer),
             hidden_size=size["width"],
             num_hidden_layers=size["layers"],
             num_attention_heads=size["heads"],
@@ -280,8 +329,6 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, do
     before = checkpoints.diffusion_settings(model.config)
     shift = {"yes": True, "no": False}.get(diffusion.shift, before.get("shift", False))
     causal = diffusion.objective == "causal"
-    if causal and diffusion.shift == "no":
-        raise UserError("--objective causal predicts the next token: --shift cannot be no")
     model.config.diffusion = {
         "objective": diffusion.objective,
         "shift": shift or causal,
@@ -324,13 +371,14 @@ def say(message: str) -> None:
 
 
 def main() -> None:
+    checkpoints.quiet_libraries()
     options, data, diffusion, args = parse()
     check(options, data, diffusion, args)
     hardware.use_all_cores()
     transformers.set_seed(args.seed)
 
     documents, eval_documents = load_data(data)
-    model, tokenizer = build_model(options, diffusion, data, documents)
+    model, tokenizer = build_model(options, diffusion, data, args, documents)
     blocks = corpus.pack(documents, tokenizer, data.block_size)
     if eval_documents is None:
         held_out = min(max(1, len(blocks) // 50), data.max_eval_blocks)
@@ -389,8 +437,10 @@ def main() -> None:
     stop = StopOnSignal()
     trainer.add_callback(stop)
     started = time.monotonic()
+    if args.resume_from_checkpoint is None:
+        trainer.discard_checkpoints()  # there are some only after --overwrite_output_dir
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    if stop.received:
+    if stop.stopped:
         say(
             f"stopped at step {trainer.state.global_step}; go on with the same command and "
             "--resume_from_checkpoint last"
@@ -429,11 +479,8 @@ def save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds) -
 
 def command() -> str:
     """The command line without the flags of an interruption: a resumed run equals the whole one."""
-    words = ["python", *sys.argv]
-    if "--resume_from_checkpoint" in words:
-        at = words.index("--resume_from_checkpoint")
-        del words[at : at + 2]
-    return shlex.join(words)
+    words = shlex.join(["python", *sys.argv])
+    return re.sub(r" --resume_from_checkpoint[ =]('[^']*'|\S+)", "", words)
 
 
 def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds) -> str:
@@ -463,7 +510,7 @@ Trained by `finetune.py` with
 | started from | {options.config or options.model} |
 | objective | {diffusion.objective}{" (shifted)" if settings["shift"] else ""} |
 | training text | {", ".join(data.dataset)} |
-| tokens seen in this run | {tokens:,} |
+| tokens seen in this run | {tokens:,} ({trainer.state.global_step:,} steps of {trainer.global_batch} blocks of {data.block_size}) |
 | tokens seen in all | {settings["tokens_seen"]:,} |
 | weights | {f"average, decay {diffusion.ema}" if diffusion.ema else "last step"}, {args.save_dtype} |
 | wall time of this run | {seconds / 60:.0f} minutes |

@@ -118,9 +118,7 @@ class Output:
         self.json, self.path, self.written = script.json, script.output, []
 
     def write(self, record: dict, shown: bool) -> None:
-        """Args:
-        shown: the live view has left this text on the terminal already.
-        """
+        """``shown``: the live view has left this text on the terminal already."""
         text = json.dumps(record, ensure_ascii=False) if self.json else record["text"]
         if self.path:
             from diffusion.checkpoints import write_text
@@ -203,7 +201,10 @@ def interactive(writer, generation, script, output: Output) -> None:
     """Ask for beginnings until an empty line or Ctrl-D."""
     while True:
         try:
-            prompt = input("\nBeginning of a text (empty line: quit) > ")
+            prompt = input(
+                f"\nBeginning of a text (some {generation.prefix_len} tokens, or more; "
+                "empty line: quit) > "
+            )
         except EOFError:
             print()
             return

@@ -301,7 +301,9 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
         for path in sorted(staging.iterdir()):
             os.replace(path, target / path.name)
     except Exception as error:  # safetensors, tokenizers and torch each raise their own kind
-        raise UserError(f"cannot write {target}: {first_line(error)}; free some space") from None
+        raise UserError(
+            f"cannot write {target}: {first_line(error)}; check its free space and permissions"
+        ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

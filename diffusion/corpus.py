@@ -2,6 +2,7 @@
 
 import lzma
 import re
+import tempfile
 from pathlib import Path
 
 import torch
@@ -9,15 +10,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from . import rng
+from .checkpoints import ask_hub_once, first_line
 from .errors import UserError
 
 WIKITEXT = "wikitext-2"
 # On the hub the "raw" variant is taken: it has the words that the other replaces by <unk>.
 _HUB_WIKITEXT = ("Salesforce/wikitext", "wikitext-2-raw-v1")
 _SPLIT_FILES = {"train": "train", "validation": "valid", "test": "test"}
+_TABLE_FILES = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 
 # ---------------------------------------------------------------- WikiText: words back into text
 
+_TITLE = re.compile(r"= [^=](.*[^=])? =")
 _UNSPACED = (
     (re.compile(r" @([-,.])@ "), r"\1"),
     (re.compile(r" ([,.;:!?%)\]}])"), r"\1"),
@@ -46,13 +50,15 @@ def wikitext_documents(text: str) -> list[str]:
     documents: list[list[str]] = []
     for line in text.splitlines():
         line = line.strip()
-        if re.fullmatch(r"= [^=].*[^=] =", line):
+        if _TITLE.fullmatch(line):
             documents.append([])
         elif line and not line.startswith("= "):
             sentences = re.split(r"(?<= [.!?]) (?=[^a-z])", line)
             kept = detokenize(" ".join(s for s in sentences if "<unk>" not in s))
             if len(kept.split()) >= 5:
-                documents.append(documents.pop() + [kept] if documents else [kept])
+                if not documents:
+                    documents.append([])
+                documents[-1].append(kept)
     return ["\n".join(paragraphs) for paragraphs in documents if paragraphs]
 
 
@@ -68,14 +74,17 @@ def plain_documents(text: str) -> list[str]:
 def read_text(path: Path) -> str:
     """The text of a ``.txt`` or ``.txt.xz`` file."""
     try:
-        raw = lzma.open(path).read() if path.suffix == ".xz" else path.read_bytes()
-        return raw.decode("utf-8")
+        raw = path.read_bytes()
+        if path.suffix == ".xz":
+            raw = lzma.decompress(raw)
+        # Files from Windows may start with a byte order mark and end their lines with \r\n.
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 text (byte {error.start}); convert it, for example with iconv"
         ) from None
     except (OSError, EOFError, lzma.LZMAError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+        raise UserError(f"cannot read {path}: {first_line(error)}; it may be damaged") from None
 
 
 def _text_files(folder: Path) -> list[Path]:
@@ -93,27 +102,52 @@ def _wikitext_file(folder: Path, split: str) -> Path | None:
 
 
 def _table_documents(name: str, config: str | None, split: str) -> list[str]:
-    """Documents of a data set with a ``text`` column, from the hub or a local folder."""
+    """Documents of a data set with a ``text`` column, from the hub or a local file or folder."""
     import datasets
 
+    path = Path(name).expanduser()
     try:
-        table = datasets.load_dataset(name, config, split=split)
+        if path.exists():
+            with tempfile.TemporaryDirectory() as cache:  # the library insists on copying it
+                table = _local_table(path, config, split, cache)
+        else:
+            ask_hub_once()
+            table = datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the library raises many kinds; the user needs one sentence
-        if Path(name).exists() or (isinstance(error, ValueError) and "split" in str(error)):
-            why = str(error).splitlines()[0][:200]
-            raise UserError(f"cannot read the {split} split of data set {name!r}: {why}") from None
+        if path.exists() or (isinstance(error, ValueError) and "split" in str(error)):
+            raise UserError(
+                f"cannot read the {split} split of data set {name}: {first_line(error)}"
+            ) from None
         raise UserError(
             f"cannot get data set {name!r} from the hub (unreachable, or no such data set); give a "
             "local .txt or .txt.xz file or folder, or --dataset_dir with the WikiText-2 files"
         ) from None
     if "text" not in table.column_names:
         raise UserError(
-            f"data set {name!r} has no column 'text' (it has {', '.join(table.column_names)})"
+            f"data set {name} has no column 'text' (it has {', '.join(table.column_names)}); "
+            "rename the one that holds the text"
         )
-    rows = table["text"]
-    if "wikitext" in name:  # one line of the original file a row
+    rows = [row for row in table["text"] if isinstance(row, str)]
+    if any(_TITLE.fullmatch(row.strip()) for row in rows):  # WikiText: a row is a line of its file
         return wikitext_documents("\n".join(row.rstrip("\n") for row in rows))
-    return [row.strip() for row in rows if row and row.strip()]
+    return [row.strip() for row in rows if row.strip()]
+
+
+def _local_table(path: Path, config: str | None, split: str, cache: str):
+    """A table from parquet, JSON lines or CSV; a file is one split, whichever is asked for."""
+    import datasets
+
+    quiet = {"cache_dir": cache, "keep_in_memory": True}
+    bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        if path.is_file():
+            kind = _TABLE_FILES[path.suffix]
+            return datasets.load_dataset(kind, data_files=str(path), split="train", **quiet)
+        return datasets.load_dataset(str(path), config, split=split, **quiet)
+    finally:
+        if not bars:
+            datasets.enable_progress_bars()
 
 
 def load_documents(
@@ -122,17 +156,18 @@ def load_documents(
     """The documents of a data set.
 
     Args:
-        name: ``wikitext-2``, a ``.txt``/``.txt.xz`` file, a folder of such files or of a table
-            with a ``text`` column (parquet, JSON lines, ...), or a name on the hub.
+        name: ``wikitext-2``, a ``.txt``/``.txt.xz`` file, a table with a ``text`` column (parquet,
+            JSON lines, CSV), a folder of either, or a name on the hub.
         split: ``train``, ``validation`` or ``test``. A file or a folder of text is one split.
         dataset_dir: where ``wikitext-2`` is looked for before the hub is asked.
 
     Raises:
         UserError: missing, unreadable, not UTF-8, or empty.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if name == WIKITEXT:
-        local = _wikitext_file(Path(dataset_dir), split) if dataset_dir else None
+        folder = Path(dataset_dir).expanduser() if dataset_dir else None
+        local = _wikitext_file(folder, split) if folder else None
         if local:
             documents = wikitext_documents(read_text(local))
         elif dataset_dir:
@@ -142,6 +177,8 @@ def load_documents(
             )
         else:
             documents = _table_documents(*_HUB_WIKITEXT, split)
+    elif path.is_file() and path.suffix in _TABLE_FILES:
+        documents = _table_documents(name, config, split)
     elif path.is_file():
         documents = plain_documents(read_text(path))
     elif path.is_dir() and _text_files(path):
@@ -153,7 +190,7 @@ def load_documents(
     else:
         documents = _table_documents(name, config, split)
     if not documents:
-        raise UserError(f"data set {name} has no text in its {split} split")
+        raise UserError(f"data set {name} has no text in its {split} split; give another")
     return documents
 
 
@@ -163,9 +200,11 @@ def load_documents(
 def token_stream(documents: list[str], tokenizer) -> Tensor:
     """All documents as one int32 tensor (T,), each followed by ``</s>``."""
     end = [tokenizer.eos_token_id]
+    # A text about "<mask>" or "</s>" spells these words; it must not hold the special tokens.
+    plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
     parts = []
     for start in range(0, len(documents), 256):
-        encoded = tokenizer(documents[start : start + 256], add_special_tokens=False)["input_ids"]
+        encoded = tokenizer(documents[start : start + 256], **plain)["input_ids"]
         parts += [torch.tensor(ids + end, dtype=torch.int32) for ids in encoded]
     return torch.cat(parts)
 
@@ -222,6 +261,10 @@ class DrawSampler(torch.utils.data.Sampler):
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+    def start_at(self, draw: int) -> None:
+        """Choose the epoch that holds a draw."""
+        self.epoch = draw // self.length
 
     def __iter__(self):
         order = rng.uniform(rng.fold_in(self.key, self.epoch), self.blocks).argsort()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import rng
 from .row_logits import RowLogits
 
 
@@ -73,7 +74,7 @@ class Sampling:
         """(probabilities (N, K) in float64, their token ids (N, K), or None when K is the whole
         vocabulary in its own order). Float64 because a sum of float32 over a large vocabulary
         loses rare tokens, which silently lowers the temperature (arXiv:2409.02908)."""
-        double = torch.float32 if logits.device.type == "mps" else torch.float64
+        double = rng.double(logits.device)
         if self.temperature == 0:
             best = logits.argmax(-1, keepdim=True)
             return torch.ones_like(best, dtype=double), best

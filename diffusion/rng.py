@@ -49,12 +49,15 @@ def row_keys(seed: int, rows: int, device: torch.device | str = "cpu", first: in
     return fold_in(seed_key(seed, device), torch.arange(first, first + rows, device=device))
 
 
-def uniform(key: Tensor, n: int) -> Tensor:
-    """Independent uniforms in the open interval (0, 1), shape (*key.shape, n).
+def double(device: torch.device) -> torch.dtype:
+    """Float64, or float32 on Apple's MPS, which has none."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
-    They have 53 random bits in float64; on devices without float64 (Apple's MPS) 24 in float32.
-    """
+
+def uniform(key: Tensor, n: int) -> Tensor:
+    """Independent uniforms in the open interval (0, 1), shape (*key.shape, n), of 52 random bits
+    in float64 or 23 in float32, see `double`."""
     bits = fold_in(key.unsqueeze(-1), torch.arange(n, device=key.device))
-    if key.device.type == "mps":
+    if double(key.device) == torch.float32:
         return (_shift_right(bits, 41).to(torch.float32) + 0.5) * 2.0**-23
     return (_shift_right(bits, 12).to(torch.float64) + 0.5) * 2.0**-52

@@ -215,7 +215,8 @@ class EntropyBound(Sampler):
 
     def decide(self, state, proposal):
         order = proposal.score(self.score).argsort(dim=1, descending=True, stable=True)
-        entropy = proposal.entropy().nan_to_num(torch.inf).gather(1, order).double()
+        entropy = proposal.entropy().nan_to_num(torch.inf).gather(1, order)
+        entropy = entropy.to(rng.double(entropy.device))
         excess = entropy.cumsum(1) - entropy.cummax(1).values  # nan where inf - inf: not accepted
         accepted = excess <= self.gamma
         accepted[:, 0] = True

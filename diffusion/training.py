@@ -5,18 +5,23 @@ import os
 import shutil
 import signal
 import sys
+import time
+import zipfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from . import objective
+from .checkpoints import first_line
 from .collator import IGNORE, CausalCollator, DiffusionCollator, editable_positions
 from .corpus import Blocks, DrawSampler
+from .errors import UserError
 from .row_logits import RowLogits
 
 _EMA_FILE = "ema.safetensors"
@@ -36,30 +41,81 @@ def ema_update(decay: float):
 
 
 class StopOnSignal(TrainerCallback):
-    """The first Ctrl-C (or SIGTERM) lets the step finish and saves; the second stops at once."""
+    """While training, the first Ctrl-C (or SIGTERM) lets the step finish and saves; another one
+    stops at once. With several processes all stop after the same step."""
 
     def __init__(self):
-        self.received = False
+        self.stopped = False
+        self._asked: float | None = None  # when
+        self._before = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._receive)
+            self._before[number] = signal.signal(number, self._receive)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _receive(self, number, frame):
-        if self.received:
+        if self._asked is None:
+            self._asked = time.monotonic()
+            if int(os.environ.get("RANK", 0)) == 0:
+                print("\nstopping after this step; its checkpoint is kept", file=sys.stderr)
+        elif time.monotonic() - self._asked > 1:  # a launcher repeats the terminal's Ctrl-C
             raise KeyboardInterrupt
-        self.received = True
-        print("\nstopping after this step; its checkpoint is kept", file=sys.stderr)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.received:
+        self.stopped = self._asked is not None
+        if args.world_size > 1:
+            anyone = torch.tensor(float(self.stopped), device=args.device)
+            torch.distributed.all_reduce(anyone, torch.distributed.ReduceOp.MAX)
+            self.stopped = bool(anyone)
+        if self.stopped:
             control.should_save = control.should_training_stop = True
 
 
-class _UpdateEma(TrainerCallback):
+class _Upkeep(TrainerCallback):
+    """What has to happen at certain moments of the Trainer's loop."""
+
     def __init__(self, trainer: "DiffusionTrainer"):
         self.trainer = trainer
 
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # Neither the Trainer nor accelerate reaches the sampler of a loader that is both sharded
+        # over processes and resumed within an epoch.
+        self.trainer.sampler.start_at(state.global_step * self.trainer.global_batch)
+
     def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.ema.update_parameters(self.trainer.raw_model)
+        if self.trainer.ema is not None:
+            self.trainer.ema.update_parameters(self.trainer.raw_model)
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Refuse a checkpoint that is not whole, before any work. Those written here are; a copy that
+    was interrupted may not be, and the Trainer would silently start anew with what is missing.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    name = ""
+    try:
+        for name in ("trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt"):
+            path = folder / name
+            if not path.is_file():
+                raise ValueError("it is missing")
+            if path.suffix == ".json":
+                TrainerState.load_from_json(str(path))
+            elif path.suffix == ".safetensors":
+                with safe_open(path, "pt"):  # compares the header with the length of the file
+                    pass
+            elif not zipfile.is_zipfile(path):  # as torch.save writes; their index is at the end
+                raise ValueError("it is damaged")
+    except Exception as error:
+        raise UserError(
+            f"cannot go on from {folder}: {name}: {first_line(error)}; give another checkpoint, or "
+            "start anew"
+        ) from None
 
 
 class DiffusionTrainer(Trainer):
@@ -103,10 +159,12 @@ class DiffusionTrainer(Trainer):
         )
         # compute_loss below divides by the size of the whole accumulated batch itself.
         self.model_accepts_loss_kwargs = True
+        self.sampler = DrawSampler(len(train_blocks), self.global_batch, args.seed)
         self.ema = None
         if ema_decay:
             self.ema = AveragedModel(self.raw_model, multi_avg_fn=ema_update(ema_decay))
-            self.add_callback(_UpdateEma(self))
+        self.add_callback(_Upkeep(self))
+        self._evaluated: tuple[int, dict] | None = None  # (step, metrics)
 
     @property
     def raw_model(self) -> nn.Module:
@@ -125,8 +183,7 @@ class DiffusionTrainer(Trainer):
         return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
     def _get_train_sampler(self, train_dataset=None):
-        dataset = train_dataset if train_dataset is not None else self.train_dataset
-        return DrawSampler(len(dataset), self.global_batch, self.args.seed)
+        return self.sampler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Nats per token. The denominators count the whole global batch, so that neither
@@ -189,6 +246,9 @@ class DiffusionTrainer(Trainer):
         return result
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        step = self.state.global_step
+        if self._evaluated and self._evaluated[0] == step:  # the last step's, at the end again
+            return self._evaluated[1]
         bound = self.bound()
         metrics = {
             "loss": bound.nats_per_token,
@@ -205,6 +265,7 @@ class DiffusionTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
+        self._evaluated = step, metrics
         return metrics
 
     # ------------------------------------------------------------ checkpoints
@@ -220,22 +281,50 @@ class DiffusionTrainer(Trainer):
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
+        try:
+            super()._save_checkpoint(model, trial)
+        except Exception as error:  # safetensors, tokenizers and torch each raise their own kind
+            shutil.rmtree(staging, ignore_errors=True)
+            raise UserError(
+                f"cannot write {target}: {first_line(error)}; free some space and go on with "
+                "--resume_from_checkpoint last, if there was a checkpoint before"
+            ) from None
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            shutil.rmtree(target, ignore_errors=True)
+            self._discard(target)
             os.replace(staging / name, target)
-            staging.rmdir()
             self._rotate(keep=self.args.save_total_limit)
+            shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
+    def _checkpoints(self) -> dict[int, Path]:
+        """Step -> checkpoint, in order of steps."""
+        found = Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        steps = {path.name.rsplit("-", 1)[1]: path for path in found}
+        return dict(sorted((int(step), path) for step, path in steps.items() if step.isdigit()))
+
     def _rotate(self, keep: int | None) -> None:
-        checkpoints = sorted(
-            Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"),
-            key=lambda path: int(path.name.rsplit("-", 1)[1]),
-        )
-        for old in checkpoints[: -keep if keep else 0]:
-            shutil.rmtree(old, ignore_errors=True)
+        found = self._checkpoints()
+        # One of a step yet to come is another run's: of one gone on from an earlier checkpoint.
+        later = [step for step in found if step > self.state.global_step]
+        earlier = [step for step in found if step <= self.state.global_step]
+        for step in later + earlier[: -keep if keep else 0]:
+            self._discard(found[step])
+
+    def _discard(self, checkpoint: Path) -> None:
+        """Delete a checkpoint such that it is never there in part."""
+        if checkpoint.exists():
+            staging = Path(self.args.output_dir, _STAGING)
+            staging.mkdir(exist_ok=True)
+            os.replace(checkpoint, staging / f"old-{checkpoint.name}")
+            shutil.rmtree(staging / f"old-{checkpoint.name}", ignore_errors=True)
+
+    def discard_checkpoints(self) -> None:
+        """Delete those of a run that this one replaces."""
+        if self.args.should_save:
+            for checkpoint in self._checkpoints().values():
+                self._discard(checkpoint)
+            shutil.rmtree(Path(self.args.output_dir, _STAGING), ignore_errors=True)
 
     def _save(self, output_dir=None, state_dict=None):
         """The Hugging Face model itself, not the wrapper; the average beside it."""
@@ -252,14 +341,23 @@ class DiffusionTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         folder = Path(resume_from_checkpoint)
-        saved = load_file(folder / "model.safetensors")
-        # Tied tensors are stored once; the parameter list, too, has each tensor once.
-        parameters = dict(self.raw_model.named_parameters())
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(saved[name])
+        try:
+            # Tied tensors are stored once; the parameter list, too, has each tensor once.
+            _copy_into(self.raw_model, load_file(folder / "model.safetensors"))
             if self.ema is not None and (folder / _EMA_FILE).is_file():
                 averages = load_file(folder / _EMA_FILE)
                 self.ema.n_averaged.copy_(averages.pop("n_averaged"))
-                for name, parameter in self.ema.named_parameters():
-                    parameter.copy_(averages[name])
+                _copy_into(self.ema, averages)
+        except (KeyError, RuntimeError, SafetensorError) as error:
+            raise UserError(
+                f"cannot go on from {folder}: {first_line(error)}; it was written with another "
+                "--model or --config, or is damaged"
+            ) from None
+
+
+@torch.no_grad()
+def _copy_into(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        if tensors[name].shape != parameter.shape:  # copy_ would broadcast
+            raise RuntimeError(f"{name} has shape {tuple(tensors[name].shape)}")
+        parameter.copy_(tensors[name])
