@@ -187,8 +187,10 @@ def parse() -> tuple[ModelArguments, DataArguments, DiffusionArguments, RunArgum
 
 # Flags of the Trainer that would do nothing here, or harm, with the one value they may have.
 _FIXED = {
+    "activation_checkpointing": False,
     "auto_find_batch_size": False,  # mask rates are stratified over a batch known beforehand
     "average_tokens_across_devices": True,
+    "gradient_checkpointing": False,
     "label_smoothing_factor": 0.0,
     "load_best_model_at_end": False,
     "push_to_hub": False,
@@ -201,6 +203,7 @@ _AT_LEAST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
     "learning_rate": 0,
     "weight_decay": 0,
     "adam_epsilon": 0,
@@ -213,7 +216,7 @@ def check(model: ModelArguments, data: DataArguments, diffusion: DiffusionArgume
     """Everything that can be refused before any work."""
     values = vars(model) | vars(data) | vars(diffusion) | vars(args)
     for name, value in _FIXED.items():
-        if values[name] != value:
+        if values.get(name, value) != value:  # not every version has all of them
             raise UserError(f"--{name} {values[name]} is not supported here; leave it out")
     for name, least in _AT_LEAST.items():
         if not values[name] >= least:  # nan, too
@@ -401,7 +404,12 @@ def main() -> None:
     attention = options.attn_implementation
     if attention == "auto":
         attention = "eager" if device.type == "cpu" else "sdpa"
-    model.set_attn_implementation(attention)
+    try:
+        model.set_attn_implementation(attention)
+    except (ValueError, ImportError) as error:
+        raise UserError(
+            f"--attn_implementation {attention}: {checkpoints.first_line(error)}"
+        ) from None
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     say(
         f"{model.num_parameters() / 1e6:.1f} M parameters; {blocks.numel() / 1e6:.2f} M training "

@@ -116,7 +116,8 @@ def _table_documents(name: str, config: str | None, split: str) -> list[str]:
     except Exception as error:  # the library raises many kinds; the user needs one sentence
         if path.exists() or (isinstance(error, ValueError) and "split" in str(error)):
             raise UserError(
-                f"cannot read the {split} split of data set {name}: {first_line(error)}"
+                f"cannot read the {split} split of data set {name}: {first_line(error)}; check "
+                "the name and --dataset_config"
             ) from None
         raise UserError(
             f"cannot get data set {name!r} from the hub (unreachable, or no such data set); give a "
