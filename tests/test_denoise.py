@@ -80,7 +80,10 @@ def run(name, canvas=None, sampling=None, keys=None, denoiser=None):
     canvas = canvas or mixed_canvas()
     keys = rng.row_keys(0, len(canvas.ids)) if keys is None else keys
     sampling = sampling or Sampling(0.9, top_p=0.95)
-    return list(denoise(canvas, denoiser or Watched(), MAKERS[name](), sampling, keys))
+    stream = denoise(canvas, denoiser or Watched(), MAKERS[name](), sampling, keys)
+    steps = list(itertools.islice(stream, 20))
+    assert len(steps) < 20, "the loop does not end"
+    return steps
 
 
 @every_sampler
@@ -233,6 +236,17 @@ def test_padding_is_passed_on_with_its_rows_and_absent_without():
     denoiser = Watched()
     run("first-hitting", denoiser=denoiser)
     assert all(padding is None for padding in denoiser.padding_seen)
+
+
+@every_sampler
+def test_a_given_mask_stays_a_mask(name):
+    """Frozen is frozen, whatever token stands there."""
+    canvas = mixed_canvas()
+    given = canvas.ids.clone()
+    given[canvas.frozen[:, 2], 2] = M
+    last = run(name, Canvas(given, canvas.frozen, canvas.padding))[-1]
+    assert torch.equal(last.ids[canvas.frozen], given[canvas.frozen])
+    assert not last.masked.any()
 
 
 def test_seed_loop_leaves_given_tokens_and_padding_out_of_its_noise():

@@ -50,9 +50,12 @@ def run(denoiser, sampler, sampling=None, rows=ROWS, seed=0) -> list:
     """All steps of ``rows`` texts."""
     ids = torch.tensor(start(denoiser)).repeat(rows, 1)
     canvas = Canvas(ids, ids != M, torch.zeros_like(ids, dtype=torch.bool))
-    return list(
-        denoise(canvas, denoiser, sampler, sampling or Sampling(), rng.row_keys(seed, rows))
-    )
+    keys = rng.row_keys(seed, rows)
+    stream = denoise(canvas, denoiser, sampler, sampling or Sampling(), keys)
+    limit = (sampler.total or 4) + 2  # the canvas before the first step, and a final argmax
+    steps = list(itertools.islice(stream, limit + 1))
+    assert len(steps) <= limit, "more steps than planned, or than there are positions"
+    return steps
 
 
 def assert_trajectory(steps, laws) -> None:
