@@ -144,6 +144,9 @@ class RunArguments(TrainingArguments):
     logging_steps: float = field(default=50, metadata={"help": "Log every so many steps."})
     report_to: str = field(default="none", metadata={"help": "tensorboard, wandb, ... or none."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Needed by models that do not use all their weights."}
+    )
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "'last', or a checkpoint folder to go on from."}
     )
@@ -384,11 +387,11 @@ def main() -> None:
     model, tokenizer = build_model(options, diffusion, data, args, documents)
     blocks = corpus.pack(documents, tokenizer, data.block_size)
     if eval_documents is None:
-        held_out = min(max(1, len(blocks) // 50), data.max_eval_blocks)
+        held_out = min(max(2, len(blocks) // 50), data.max_eval_blocks)  # 2 for an error
         if len(blocks) <= held_out:
             raise UserError(
-                "the data set fills only one block, none is left for validation; give more text "
-                "or an --eval_dataset"
+                f"the data set fills only {len(blocks)} blocks, none is left for validation; give "
+                "more text or an --eval_dataset"
             )
         blocks, eval_blocks = blocks[:-held_out], blocks[-held_out:]
         say(f"no --eval_dataset: the last {held_out} blocks are held out for validation")
@@ -448,6 +451,14 @@ def main() -> None:
     if args.resume_from_checkpoint is None:
         trainer.discard_checkpoints()  # there are some only after --overwrite_output_dir
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if not stop.stopped:
+        metrics = trainer.evaluate()
+        seconds = time.monotonic() - started
+        if args.should_save:
+            save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds)
+    if args.world_size > 1:  # a process that just ends may take the others down with it
+        trainer.accelerator.wait_for_everyone()
+        torch.distributed.destroy_process_group()
     if stop.stopped:
         say(
             f"stopped at step {trainer.state.global_step}; go on with the same command and "
@@ -455,10 +466,6 @@ def main() -> None:
         )
         sys.exit(130)
 
-    metrics = trainer.evaluate()
-    seconds = time.monotonic() - started
-    if trainer.args.should_save:
-        save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds)
     say(
         f"saved {args.output_dir}: {metrics['eval_nats_per_token']:.3f} ± "
         f"{metrics['eval_standard_error']:.3f} nats per token, "
