@@ -248,13 +248,13 @@ def test_a_short_text_gets_a_model_of_its_own_vocabulary(train, text, tmp_path):
 def test_wikitext_by_name_from_a_folder(train, tmp_path):
     data = tmp_path / "data" / "wikitext-2"
     data.mkdir(parents=True)
-    line = " The cat sat on the mat @-@ like thing , and <unk> looked at it . It was happy then .\n"
+    line = " The cat sat on the mat @-@ like thing , and <unk> looked at it . It was happy then and sang .\n"
     for name in ("train", "valid"):
         (data / f"{name}.txt").write_text(f" = A title = \n\n{line * 60}")
     out = tmp_path / "out"
     code, err = train(*RUN, *SIZE, "--dataset_dir", data.parent, "--max_steps", 1,
                       "--output_dir", out)  # fmt: skip
-    assert code == 0
+    assert code == 0, err
     assert "held out" not in err
     assert "| validation text | wikitext-2," in (out / "README.md").read_text()
 
