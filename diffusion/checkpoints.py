@@ -178,7 +178,7 @@ def load_masked_lm(name: str, tokenizer=None):
     if type(config) not in transformers.MODEL_FOR_MASKED_LM_MAPPING:
         raise UserError(
             f"{name} is a {config.model_type!r} model, which has no masked-language-model head; "
-            "diffusion needs a masked LM such as RoBERTa (for GPT-2 use gpt2_inference.py)"
+            "diffusion needs a masked LM such as RoBERTa"
         )
     try:
         model, info = AutoModelForMaskedLM.from_pretrained(

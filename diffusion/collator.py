@@ -88,7 +88,7 @@ class DiffusionCollator:
             "input_ids": clean.masked_fill(masked, self.mask_id),
             "labels": clean.masked_fill(~masked, IGNORE),
             "attention_mask": attention_mask,
-            "t": t,
+            "t": t.float(),
             "editable": editable.sum(1),
         }
 
@@ -104,6 +104,6 @@ class CausalCollator:
             "input_ids": clean,
             "labels": labels,
             "attention_mask": torch.ones_like(clean),
-            "t": torch.ones(len(clean), dtype=torch.float64),
+            "t": torch.ones(len(clean)),
             "editable": torch.full((len(clean),), clean.shape[1] - 1),
         }

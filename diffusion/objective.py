@@ -105,7 +105,7 @@ def likelihood_bound(
     key = rng.seed_key(seed, device)
     # One k_1 for each row length: (u * E) would differ between rows, the fraction u is shared.
     u = rng.uniform(key, 1)[0]
-    values = torch.zeros(len(blocks), draws, dtype=torch.float64, device=device)
+    values = torch.zeros(len(blocks), draws, dtype=rng.double(device), device=device)
     for start in range(0, len(mine), batch_size):
         index = mine[start : start + batch_size]
         ids, free, n = blocks[index], editable[index], count[index]
@@ -115,7 +115,7 @@ def likelihood_bound(
             k = fixed_counts(first, n, number, total)
             masked = choose_exactly(k, free, rng.uniform(rng.fold_in(key, number), ids.shape[1]))
             logits = row_logits(ids.masked_fill(masked, mask_id), masked)
-            ce = cross_entropy(logits, ids[masked]).double()
+            ce = cross_entropy(logits, ids[masked]).to(values.dtype)
             row = masked.nonzero()[:, 0]
             values[index, draw] = ce.new_zeros(len(ids)).index_add(0, row, ce) / k
         if on_batch:
@@ -141,10 +141,10 @@ def causal_nll(
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Bound:
     """The exact negative log-likelihood of ``blocks`` (N, L) read left to right."""
-    values = torch.zeros(len(blocks), dtype=torch.float64, device=blocks.device)
+    values = torch.zeros(len(blocks), dtype=rng.double(blocks.device), device=blocks.device)
     for start in range(0, len(blocks), batch_size):
         ids, rows = blocks[start : start + batch_size], editable[start : start + batch_size]
-        ce = cross_entropy(row_logits(ids, rows, causal=True), ids[rows]).double()
+        ce = cross_entropy(row_logits(ids, rows, causal=True), ids[rows]).to(values.dtype)
         total = ce.new_zeros(len(ids)).index_add(0, rows.nonzero()[:, 0], ce)
         values[start : start + batch_size] = total / rows.sum(1)
         if on_batch:
