@@ -179,7 +179,7 @@ def write_texts(writer, prompts: list[str], generation, script, output: Output) 
 def frame_time(generation: GenerationOptions) -> float:
     """Least seconds between two live frames, so that a fast model can be watched: a few seconds
     for the whole text. Not part of any measured time."""
-    return min(0.25, 5.0 / max(generation.n_steps, 1))
+    return min(0.25, 5.0 / max(generation.n_steps, 20))
 
 
 def animation(frames, generation, script, prompt: str) -> None:
@@ -246,8 +246,9 @@ def main() -> None:
     writer = load_writer(script.model, script.tokenizer, script.device, script.dtype)
     writer.check(generation)
     say(
-        f"ready in {time.monotonic() - started:.1f} s on {hardware.describe(writer.device, writer.dtype)}; "
-        f"sampler {generation.sampler}, {generation.n_steps} steps, seed {generation.seed}"
+        f"ready in {time.monotonic() - started:.1f} s on "
+        f"{hardware.describe(writer.device, writer.dtype)}; "
+        f"{generation.describe()}, seed {generation.seed}"
     )
     if not writer.trained:
         say(

@@ -15,6 +15,7 @@ SAMPLERS = {
     "threshold": "every prediction surer than --threshold, at least one (NFE: as needed)",
     "entropy-bound": "as many as keep the joint error bound under --entropy_bound (NFE: as needed)",
 }
+STEPPED = ("seed", "ancestral", "confidence")  # those that heed --n_steps
 SCORES = {
     "probability": "probability of the drawn token (LLaDA)",
     "sharpened": "the same after temperature, top-k and top-p (Dream)",
@@ -22,6 +23,10 @@ SCORES = {
     "entropy": "minus the entropy of the prediction",
 }
 SCHEDULES = ("linear", "log-linear", "cosine-a", "cosine-b")
+
+
+# What reads best with the embedded model: (sampler, block length). The README says why.
+DEFAULT_SAMPLER = ("first-hitting", 1)
 
 
 def _describe(table: dict[str, str]) -> str:
@@ -50,7 +55,11 @@ class GenerationOptions:
         default=0.95, metadata={"help": "Then from the fewest tokens with this probability mass."}
     )
     seed: int = field(default=0, metadata={"help": "Same seed, same text."})
-    sampler: str = field(default="seed", metadata={"help": _describe(SAMPLERS)})
+    sampler: str | None = field(
+        default=None,
+        metadata={"help": f"Default: {DEFAULT_SAMPLER[0]} with --block_length "
+                  f"{DEFAULT_SAMPLER[1]}. " + _describe(SAMPLERS)},
+    )  # fmt: skip
     score: str | None = field(
         default=None,
         metadata={"help": "What 'sure' means for confidence, threshold and entropy-bound. "
@@ -70,6 +79,12 @@ class GenerationOptions:
         default=None, metadata={"help": "entropy-bound: bound on the joint error, in nats."}
     )
 
+    block_length: int | None = field(
+        default=None,
+        metadata={"help": "first-hitting, threshold, entropy-bound: fill blocks of so many tokens "
+                  "from left to right; 0: the whole canvas at once."},
+    )  # fmt: skip
+
     # Which options belong to which sampler.
     _OWN: ClassVar = {
         "score": ("confidence", "threshold", "entropy-bound"),
@@ -77,14 +92,24 @@ class GenerationOptions:
         "alg_temp": ("confidence",),
         "threshold": ("threshold",),
         "entropy_bound": ("entropy-bound",),
+        "block_length": ("first-hitting", "threshold", "entropy-bound"),
     }
 
     def sampler_options(self) -> dict:
         """The sampler's own options that were given."""
         return {n: getattr(self, n) for n in self._OWN if getattr(self, n) is not None}
 
+    def describe(self) -> str:
+        """The sampler with its options, for people."""
+        own = ", ".join(f"{name} {value}" for name, value in self.sampler_options().items())
+        steps = f", {self.n_steps} steps" if self.sampler in STEPPED else ""
+        return f"sampler {self.sampler}{steps}" + (f" ({own})" if own else "")
+
     def check(self) -> None:
         """Refuse values outside their range, and options the chosen sampler does not have."""
+        if self.sampler is None:
+            self.sampler, block_length = DEFAULT_SAMPLER
+            self.block_length = block_length if self.block_length is None else self.block_length
         self.sampler = one_of("--sampler", self.sampler, SAMPLERS)
         at_least("--n_steps", self.n_steps, 1)
         at_least("--max_len", self.max_len, 3)
@@ -111,6 +136,8 @@ class GenerationOptions:
             at_least("--alg_temp", self.alg_temp, 0)
         if self.threshold is not None:
             at_least("--threshold", self.threshold, 0)
+        if self.block_length is not None:
+            at_least("--block_length", self.block_length, 0)
         if self.entropy_bound is not None:
             at_least("--entropy_bound", self.entropy_bound, 0)
 

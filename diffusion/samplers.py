@@ -6,13 +6,14 @@ them are written and which written ones become masks again (`decide`). What it r
 steps are (B, ...) tensors in ``state.memory``, so rows do not know of each other.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from . import rng
 from .denoiser import Proposal
+from .options import STEPPED
 from .schedules import SCHEDULES
 
 
@@ -223,6 +224,33 @@ class EntropyBound(Sampler):
         return proposal.rows & torch.zeros_like(accepted).scatter(1, order, accepted), None
 
 
+class Blocks(Sampler):
+    """Semi-autoregressive order (LLaDA's generate.py): another sampler works on one block of
+    editable positions at a time, left to right, while the masks further right stay in view of the
+    model. Each row goes on to its next block when its own is full.
+    """
+
+    def __init__(self, inner: Sampler, block_length: int):
+        if inner.total is not None:
+            raise ValueError("a sampler with a fixed number of steps cannot be divided into blocks")
+        self.inner, self.block_length = inner, block_length
+
+    def _block(self, state: State) -> State:
+        """The state as the inner sampler sees it: only the first block with a mask is masked."""
+        number = (state.editable.cumsum(1) - 1) // self.block_length
+        last = number.masked_fill(~state.masked, number.shape[1])
+        return replace(state, masked=state.masked & (number == last.amin(1, keepdim=True)))
+
+    def start(self, state):
+        self.inner.start(state)
+
+    def wanted(self, state):
+        return self.inner.wanted(self._block(state))
+
+    def decide(self, state, proposal):
+        return self.inner.decide(self._block(state), proposal)
+
+
 _CLASSES = {
     "seed": Seed,
     "ancestral": Ancestral,
@@ -231,10 +259,10 @@ _CLASSES = {
     "threshold": Threshold,
     "entropy-bound": EntropyBound,
 }
-_STEPPED = {Seed, Ancestral, Confidence}
 
 
-def make_sampler(name: str, n_steps: int, **own) -> Sampler:
-    """The sampler ``name`` (see `options.SAMPLERS`) with its own options."""
+def make_sampler(name: str, n_steps: int, block_length: int = 0, **own) -> Sampler:
+    """The sampler ``name`` (see `options.SAMPLERS`) with its own options, in blocks if asked."""
     kind = _CLASSES[name]
-    return kind(n_steps, **own) if kind in _STEPPED else kind(**own)
+    sampler = kind(n_steps, **own) if name in STEPPED else kind(**own)
+    return Blocks(sampler, block_length) if block_length else sampler

@@ -44,7 +44,7 @@ def records(out: str) -> list[dict]:
 
 def test_one_prompt_is_kept_whole_and_unchanged(call):
     prompt = "  The  river\truns, “naïve” <mask> </s> 河 "
-    code, out, _ = call(prompt, "--max_len", "64", "--n_steps", "4", "--json")
+    code, out, _ = call(prompt, "--max_len", "64", "--sampler", "seed", "--n_steps", "4", "--json")
     (record,) = records(out)
     assert code == 0
     assert record["text"].startswith(prompt)
