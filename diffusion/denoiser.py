@@ -1,7 +1,7 @@
 """A masked language model seen as p(clean token | canvas), and one draw from it.
 
 With `row_logits` this is the only code that calls a model. The contract of every denoiser:
-probabilities in float32; ``<mask>``, padding and other ids that training never supervised have
+probabilities are computed in float32; ``<mask>``, padding and other ids that training never supervised have
 probability 0; a visible token predicts itself (copy-through); logits exist only where asked for.
 """
 

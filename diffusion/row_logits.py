@@ -73,11 +73,9 @@ class RowLogits(nn.Module):
         return head(hidden[rows])
 
     def _position_ids(self, input_ids: Tensor) -> Tensor:
-        """(1, L). RoBERTa numbers positions from pad_id + 1, and its default counts differently
-        for ids and for embeddings; given explicitly they are the same on both paths."""
-        first = 0
-        if "roberta" in self.config.model_type:
-            first = self.config.pad_token_id + 1
+        """(1, L). RoBERTa's default counts differently for ids and for embeddings; given
+        explicitly, positions are the same on both paths."""
+        first = first_position(self.config)
         return torch.arange(first, first + input_ids.shape[1], device=input_ids.device)[None]
 
     def _compute_dtype(self, device: torch.device) -> torch.dtype:
@@ -86,8 +84,16 @@ class RowLogits(nn.Module):
         return self.model.dtype
 
 
+# Model types without "roberta" in their name that number positions as RoBERTa does.
+_ROBERTA_KIN = {"camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "xmod"}
+
+
+def first_position(config) -> int:
+    """The position id of the first token: RoBERTa and its kin count from pad_id + 1, others from 0."""
+    kin = "roberta" in config.model_type or config.model_type in _ROBERTA_KIN
+    return config.pad_token_id + 1 if kin else 0
+
+
 def max_length(config) -> int:
     """The most tokens a model of this configuration can see at once."""
-    positions = config.max_position_embeddings
-    # RoBERTa's position table starts with pad_id + 1 rows that no token uses.
-    return positions - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)
+    return config.max_position_embeddings - first_position(config)
