@@ -1,8 +1,9 @@
 """A masked language model seen as p(clean token | canvas), and one draw from it.
 
 With `row_logits` this is the only code that calls a model. The contract of every denoiser:
-probabilities are computed in float32; ``<mask>``, padding and other ids that training never supervised have
-probability 0; a visible token predicts itself (copy-through); logits exist only where asked for.
+probabilities are computed in float32; ``<mask>``, padding and other ids that training never
+supervised have probability 0; a visible token predicts itself (copy-through); logits exist only
+where asked for.
 """
 
 import copy
