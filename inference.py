@@ -9,6 +9,7 @@ python inference.py "The river" --sampler confidence --n_steps 32 --save_animati
 
 import json
 import os
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -37,13 +38,16 @@ class ScriptOptions:
     tokenizer: str | None = field(default=None, metadata={"help": "Default: the model's."})
     num_samples: int = field(default=1, metadata={"help": "Texts for each prompt."})
     batch_size: int = field(
-        default=8, metadata={"help": "Texts written at once; does not change them."}
+        default=8, metadata={"help": "Texts written at once; in float32 it does not change them."}
     )
     unconditional: bool = field(default=False, metadata={"help": "Write from nothing."})
     device: str = field(default="auto", metadata={"help": "auto: CUDA, then MPS, then CPU."})
     dtype: str = field(
         default="auto",
-        metadata={"help": "float32, bfloat16 or auto: bfloat16 where the device has it."},
+        metadata={
+            "help": "float32, bfloat16, float16, or auto: bfloat16 for large models where "
+            "the device has it, else float32."
+        },
     )
     output: str | None = field(
         default=None, metadata={"help": "Write the texts to this file instead."}
@@ -71,7 +75,7 @@ def check(generation: GenerationOptions, script: ScriptOptions, prompt: str | No
                 "--unconditional writes from nothing; leave out the prompt, or the flag"
             )
         check_prompt(prompt)
-    if script.save_animation:
+    if script.save_animation is not None:
         check_animation_path(script.save_animation)
     if script.show:
         check_display()
@@ -81,10 +85,11 @@ def check(generation: GenerationOptions, script: ScriptOptions, prompt: str | No
         raise UserError(
             f"{flag} animates one text; give one prompt (or --unconditional) and one sample"
         )
-    if script.output:
+    if script.output is not None:
         folder = Path(script.output).absolute().parent
-        if Path(script.output).is_dir() or not os.access(folder, os.W_OK):
-            raise UserError(f"--output {script.output} cannot be written; give a file in a folder "
+        bad = not script.output or Path(script.output).is_dir() or not folder.is_dir()
+        if bad or not os.access(folder, os.W_OK):
+            raise UserError(f"--output {script.output!r} cannot be written; give a file in a folder "
                             "that can")  # fmt: skip
 
 
@@ -100,12 +105,12 @@ def check_prompt(prompt: str) -> None:
 def piped_prompts() -> list[str]:
     """The non-empty lines of standard input."""
     try:
-        lines = sys.stdin.buffer.read().decode("utf-8").splitlines()
+        lines = sys.stdin.buffer.read().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(
             f"standard input is not UTF-8 text (byte {error.start}); re-encode it as UTF-8"
         ) from None
-    prompts = [line for line in lines if line.strip()]
+    prompts = [line.removesuffix("\r") for line in lines if line.strip()]
     if not prompts:
         raise UserError("no prompt on standard input; give one a line, or --unconditional")
     return prompts
@@ -149,8 +154,10 @@ def write_texts(writer, prompts: list[str], generation, script, output: Output) 
         # The view shows the first text of a batch; the file or the JSON line is for machines.
         watch = script.live and supports_live(sys.stdout) and not (script.json or script.output)
         frames = []
-        with LiveView(sys.stdout, hold=frame_time(generation)) as view:
+        with LiveView(sys.stdout) as view:
             for step in steps:
+                if step.index == 0:
+                    view.hold = frame_time(step)
                 if watch or animate:
                     frame = framer.frame(step)
                     if watch:
@@ -164,6 +171,7 @@ def write_texts(writer, prompts: list[str], generation, script, output: Output) 
                 "ids": step.ids[row][~canvas.padding[row]].tolist(),
                 "sample": sample,
                 **{k: v for k, v in asdict(generation).items() if v is not None},
+                "steps": step.index,
                 "nfe": int(step.nfe[row]),
                 "seconds": round(step.seconds, 6),
                 "batch": len(batch),
@@ -176,10 +184,11 @@ def write_texts(writer, prompts: list[str], generation, script, output: Output) 
             animation(frames, generation, script, prompts[0])
 
 
-def frame_time(generation: GenerationOptions) -> float:
-    """Least seconds between two live frames, so that a fast model can be watched: a few seconds
-    for the whole text. Not part of any measured time."""
-    return min(0.25, 5.0 / max(generation.n_steps, 20))
+def frame_time(first) -> float:
+    """Least seconds between two live frames, so that a fast model can be watched: some five
+    seconds for the whole text. Not part of any measured time."""
+    steps = first.total or int(first.masked.sum(1).max())
+    return 5.0 / max(20, steps)
 
 
 def animation(frames, generation, script, prompt: str) -> None:
@@ -197,14 +206,16 @@ def progress(done: int, total: int) -> None:
         print(f"\rdrawing frame {done}/{total}", end=end, file=sys.stderr, flush=True)
 
 
+QUESTION = "\nBeginning of a text (some {} tokens, or more; empty line: quit) > "
+
+
 def interactive(writer, generation, script, output: Output) -> None:
     """Ask for beginnings until an empty line or Ctrl-D."""
     while True:
         try:
-            prompt = input(
-                f"\nBeginning of a text (some {generation.prefix_len} tokens, or more; "
-                "empty line: quit) > "
-            )
+            # Not by input(): with a redirected standard output the question would go there.
+            print(QUESTION.format(generation.prefix_len), end="", file=sys.stderr, flush=True)
+            prompt = input()
         except EOFError:
             print()
             return
@@ -214,6 +225,7 @@ def interactive(writer, generation, script, output: Output) -> None:
         if not prompt.strip():
             return
         try:
+            check_prompt(prompt)
             write_texts(writer, [prompt], generation, script, output)
         except UserError as error:  # a prompt that is too long ends nothing
             say(str(error))
@@ -238,8 +250,17 @@ def main() -> None:
     else:
         prompts = [] if asks else piped_prompts()
 
+    # A text may hold any character, whatever the locale of the pipe.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(
+            **({"errors": "replace"} if sys.stdout.isatty() else {"encoding": "utf-8"})
+        )
+    # An exception, not sudden death: the live view puts the terminal back in order.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
     say(f"RoBERTa Diffusion: loading {script.model} ...")
     started = time.monotonic()
+    import torch
+
     from diffusion import hardware
     from diffusion.generation import load_writer
 
@@ -256,10 +277,16 @@ def main() -> None:
             f"until you train it: python finetune.py --model {script.model}"
         )
     output = Output(script)
-    if asks:
-        interactive(writer, generation, script, output)
-    else:
-        write_texts(writer, prompts, generation, script, output)
+    try:
+        if asks:
+            interactive(writer, generation, script, output)
+        else:
+            write_texts(writer, prompts, generation, script, output)
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"the device ran out of memory with --batch_size {script.batch_size} and --max_len "
+            f"{generation.max_len}; use less of either"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Find, load and save models and tokenizers: local folders first, safetensors only."""
 
+import contextlib
 import functools
-import json
 import os
 import re
+import secrets
 import shutil
 import sys
 import tempfile
@@ -114,8 +115,8 @@ def load_config(name: str):
     if local:
         _check_folder(Path(where))
     try:
-        return AutoConfig.from_pretrained(where, local_files_only=local)
-    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+        return AutoConfig.from_pretrained(where, local_files_only=local, trust_remote_code=False)
+    except Exception as error:  # the library raises many kinds; the user needs one sentence
         if not local:
             raise _unreachable(name, "model") from None
         raise UserError(
@@ -134,7 +135,9 @@ def load_tokenizer(name: str):
             "with --tokenizer"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
+        tokenizer = AutoTokenizer.from_pretrained(
+            where, local_files_only=local, trust_remote_code=False
+        )
     except Exception as error:
         # A bare vocab.json + merges.txt folder has no config that says which tokenizer it is.
         if local and (Path(where) / "merges.txt").is_file():
@@ -170,7 +173,6 @@ def load_masked_lm(name: str, tokenizer=None):
     """
     import torch
     import transformers
-    from safetensors import SafetensorError
     from transformers import AutoModelForMaskedLM
 
     config = load_config(name)
@@ -186,15 +188,25 @@ def load_masked_lm(name: str, tokenizer=None):
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=local,
+            trust_remote_code=False,
             output_loading_info=True,
         )
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # the library raises many kinds; the user needs one sentence
         if not local:
             raise _unreachable(name, "model") from None
         raise UserError(
             f"cannot read the weights of {where}: {first_line(error)}; the file may be truncated "
-            "or of another model"
+            "or not fit config.json"
         ) from None
+    decoders = [a for a in config.architectures or [] if a.endswith("ForCausalLM")]
+    if decoders or getattr(config, "is_decoder", False):
+        raise UserError(
+            f"{name} is a causal model ({(decoders or ['is_decoder'])[0]}); diffusion needs a "
+            "masked LM, which sees both sides"
+        )
+    extra = next((key for key in info["unexpected_keys"] if ".layer." in key), None)
+    if extra:
+        raise UserError(f"the weights of {name} have more layers than its config says ({extra})")
     missing = [key for key in info["missing_keys"] if "position_ids" not in key]
     if missing:
         raise UserError(
@@ -220,7 +232,8 @@ def check_vocabulary(config, tokenizer, name: str) -> None:
 
 def diffusion_settings(config) -> dict:
     """What finetune.py recorded in the config (empty for a model it never trained)."""
-    return dict(getattr(config, "diffusion", None) or {})
+    settings = getattr(config, "diffusion", None)
+    return dict(settings) if isinstance(settings, dict) else {}
 
 
 def forbidden_ids(tokenizer, vocab_size: int) -> list[int]:
@@ -310,10 +323,15 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(target: Path, text: str) -> None:
     """Write a text file atomically."""
-    temporary = target.with_name(f".{target.name}.writing")
+    target = target.resolve()  # a link stays one; what it points to is written
+    temporary = target.with_name(f".{secrets.token_hex(4)}.writing")
     try:
+        if target.exists() and not target.is_file():  # a pipe or a device has no atomic form
+            target.write_text(text, encoding="utf-8")
+            return
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"cannot write {target}: {error.strerror or error}") from None

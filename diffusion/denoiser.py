@@ -58,6 +58,10 @@ def dense_probabilities(denoiser, ids: Tensor, mask_id: int) -> Tensor:
     return dense
 
 
+# Logits divided by less overflow; what differs by less than a digit is decided by then.
+MIN_TEMPERATURE = 1e-4
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How a token is drawn from a prediction: temperature, then top-k, then top-p.
@@ -76,7 +80,7 @@ class Sampling:
         vocabulary in its own order). Float64 because a sum of float32 over a large vocabulary
         loses rare tokens, which silently lowers the temperature (arXiv:2409.02908)."""
         double = rng.double(logits.device)
-        if self.temperature == 0:
+        if self.temperature < MIN_TEMPERATURE:
             best = logits.argmax(-1, keepdim=True)
             return torch.ones_like(best, dtype=double), best
         ids = None
@@ -115,7 +119,8 @@ class Proposal:
     def __init__(self, logits: Tensor, rows: Tensor, sampling: Sampling, u: Tensor):
         self.rows = rows
         self._logits = logits
-        self._temperature = sampling.temperature or 1.0
+        greedy = sampling.temperature < MIN_TEMPERATURE
+        self._temperature = 1.0 if greedy else sampling.temperature
         # A few rows at a time stay in a CPU's cache; on other devices fewer, larger kernels win.
         self._chunk = max(1, 2**20 // logits.shape[1]) if logits.is_cpu else max(1, len(logits))
 

@@ -53,6 +53,9 @@ def _with_explicit_booleans(parser: argparse.ArgumentParser, arguments: Sequence
         for flag in action.option_strings
     }
     values = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
+    literal = False  # everything after "--"
     for i, argument in enumerate(arguments):
+        literal = literal or argument == "--"
         following = arguments[i + 1].lower() if i + 1 < len(arguments) else ""
-        yield f"{argument}=true" if argument in optional and following not in values else argument
+        bare = argument in optional and following not in values and not literal
+        yield f"{argument}=true" if bare else argument

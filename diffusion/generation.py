@@ -15,6 +15,10 @@ from .options import GenerationOptions
 from .row_logits import max_length
 from .samplers import make_sampler
 
+# Below so many parameters `auto` means float32: the model is fast anyway, and rounding to bfloat16
+# depends on the shape of a batch, so that a text would depend on what else is written.
+_SMALL = 50e6
+
 
 @dataclass(frozen=True)
 class Writer:
@@ -29,6 +33,7 @@ class Writer:
     trained: bool  # whether finetune.py made it a denoiser
 
     def check(self, options: GenerationOptions) -> None:
+        options.check()
         if options.max_len > self.positions:
             raise UserError(
                 f"--max_len {options.max_len} exceeds the {self.positions} positions of "
@@ -54,7 +59,7 @@ class Writer:
         denoiser = self.denoiser
         if options.length is not None:  # exactly so many tokens: the text may not end before
             denoiser = denoiser.forbidding(self.tokenizer.eos_token_id)
-        sampler = make_sampler(options.sampler, options.n_steps, **options.sampler_options())
+        sampler = make_sampler(options.sampler, **options.sampler_options())
         sampling = Sampling(options.temperature, options.top_k, options.top_p)
         return canvas, denoise(canvas, denoiser, sampler, sampling, keys)
 
@@ -79,7 +84,10 @@ def load_writer(
             f"it further with finetune.py --model {model_name}"
         )
     tokenizer = checkpoints.load_tokenizer(tokenizer_name or model_name)
-    model = checkpoints.load_masked_lm(model_name, tokenizer).to(torch_device, torch_dtype)
+    model = checkpoints.load_masked_lm(model_name, tokenizer)
+    if dtype == "auto" and model.num_parameters() < _SMALL:
+        torch_dtype = torch.float32
+    model = model.to(torch_device, torch_dtype)
     return Writer(
         denoiser=Denoiser(
             model,

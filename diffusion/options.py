@@ -9,7 +9,7 @@ from .errors import UserError
 # One line each, shown by --help and in the README. The classes are in samplers.py.
 SAMPLERS = {
     "seed": "the reference loop: write everything, re-mask a shrinking random part (NFE: steps)",
-    "ancestral": "each mask opens with the probability of the reverse process (NFE: at most steps)",
+    "ancestral": "each mask opens with the probability of the reverse process (NFE: at most steps + 1)",
     "first-hitting": "exact continuous time, one token at a time in random order (NFE: tokens)",
     "confidence": "the surest predictions first, an equal share each step (NFE: steps)",
     "threshold": "every prediction surer than --threshold, at least one (NFE: as needed)",
@@ -24,6 +24,9 @@ SCORES = {
 }
 SCHEDULES = ("linear", "log-linear", "cosine-a", "cosine-b")
 
+
+N_STEPS = 10
+MAX_STEPS = 100_000
 
 # What reads best with the embedded model: (sampler, block length). The README says why.
 DEFAULT_SAMPLER = ("first-hitting", 1)
@@ -48,7 +51,11 @@ class GenerationOptions:
     length: int | None = field(
         default=None, metadata={"help": "Write exactly so many new tokens and do not stop at </s>."}
     )
-    n_steps: int = field(default=10, metadata={"help": "Denoising steps."})
+    n_steps: int | None = field(
+        default=None,
+        metadata={"help": f"Denoising steps of {', '.join(STEPPED)}; default {N_STEPS}. The other "
+                  "samplers take as many as they need."},
+    )  # fmt: skip
     temperature: float = field(default=1.0, metadata={"help": "0 takes the most probable token."})
     top_k: int = field(default=50, metadata={"help": "Sample from the k best tokens; 0: from all."})
     top_p: float = field(
@@ -62,31 +69,37 @@ class GenerationOptions:
     )  # fmt: skip
     score: str | None = field(
         default=None,
-        metadata={"help": "What 'sure' means for confidence, threshold and entropy-bound. "
-                  + _describe(SCORES)},
+        metadata={"help": "What 'sure' means for confidence and threshold (default probability) and "
+                  "entropy-bound (default entropy). " + _describe(SCORES)},
     )  # fmt: skip
     schedule: str | None = field(
         default=None,
-        metadata={"help": f"Mask schedule of ancestral and confidence: {', '.join(SCHEDULES)}."},
+        metadata={
+            "help": f"Mask schedule of ancestral (default linear) and confidence "
+            f"(default: equal shares): {', '.join(SCHEDULES)}."
+        },
     )
     alg_temp: float | None = field(
-        default=None, metadata={"help": "confidence: randomness of the order (0: none)."}
+        default=None, metadata={"help": "confidence: randomness of the order; default 0, none."}
     )
     threshold: float | None = field(
-        default=None, metadata={"help": "threshold: write predictions with at least this score."}
+        default=None,
+        metadata={"help": "threshold: write predictions with at least this score; default 0.9."},
     )
     entropy_bound: float | None = field(
-        default=None, metadata={"help": "entropy-bound: bound on the joint error, in nats."}
+        default=None,
+        metadata={"help": "entropy-bound: bound on the joint error in nats; default 0.1."},
     )
 
     block_length: int | None = field(
         default=None,
         metadata={"help": "first-hitting, threshold, entropy-bound: fill blocks of so many tokens "
-                  "from left to right; 0: the whole canvas at once."},
+                  "from left to right; default 0: the whole canvas at once."},
     )  # fmt: skip
 
     # Which options belong to which sampler.
     _OWN: ClassVar = {
+        "n_steps": STEPPED,
         "score": ("confidence", "threshold", "entropy-bound"),
         "schedule": ("ancestral", "confidence"),
         "alg_temp": ("confidence",),
@@ -97,13 +110,13 @@ class GenerationOptions:
 
     def sampler_options(self) -> dict:
         """The sampler's own options that were given."""
-        return {n: getattr(self, n) for n in self._OWN if getattr(self, n) is not None}
+        given = {name: getattr(self, name) for name in self._OWN}
+        return {name: value for name, value in given.items() if value is not None}
 
     def describe(self) -> str:
         """The sampler with its options, for people."""
         own = ", ".join(f"{name} {value}" for name, value in self.sampler_options().items())
-        steps = f", {self.n_steps} steps" if self.sampler in STEPPED else ""
-        return f"sampler {self.sampler}{steps}" + (f" ({own})" if own else "")
+        return f"sampler {self.sampler}" + (f" ({own})" if own else "")
 
     def check(self) -> None:
         """Refuse values outside their range, and options the chosen sampler does not have."""
@@ -111,7 +124,10 @@ class GenerationOptions:
             self.sampler, block_length = DEFAULT_SAMPLER
             self.block_length = block_length if self.block_length is None else self.block_length
         self.sampler = one_of("--sampler", self.sampler, SAMPLERS)
-        at_least("--n_steps", self.n_steps, 1)
+        if self.n_steps is not None:
+            at_least("--n_steps", self.n_steps, 1)
+            if self.n_steps > MAX_STEPS:
+                raise UserError(f"--n_steps {self.n_steps} is beyond {MAX_STEPS}; use fewer")
         at_least("--max_len", self.max_len, 3)
         at_least("--prefix_len", self.prefix_len, 1)
         at_least("--top_k", self.top_k, 0)
@@ -128,13 +144,15 @@ class GenerationOptions:
                     f"--{name} is an option of --sampler {' or '.join(owners)}, not of "
                     f"{self.sampler}; leave it out or change the sampler"
                 )
+        if self.sampler in STEPPED and self.n_steps is None:
+            self.n_steps = N_STEPS
         if self.score is not None:
             self.score = one_of("--score", self.score, SCORES)
         if self.schedule is not None:
             self.schedule = one_of("--schedule", self.schedule, SCHEDULES)
         if self.alg_temp is not None:
             at_least("--alg_temp", self.alg_temp, 0)
-        if self.threshold is not None:
+        if self.threshold is not None and self.score != "entropy":  # that score is negative
             at_least("--threshold", self.threshold, 0)
         if self.block_length is not None:
             at_least("--block_length", self.block_length, 0)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from .checkpoints import diffusion_settings
+
 
 def _prediction_head(model: nn.Module) -> nn.Module | None:
     """The part of a masked LM that turns hidden states (..., d) into logits (..., V)."""
@@ -34,7 +36,7 @@ class RowLogits(nn.Module):
 
     @property
     def shift(self) -> bool:
-        return bool((getattr(self.config, "diffusion", None) or {}).get("shift", False))
+        return bool(diffusion_settings(self.config).get("shift", False))
 
     def forward(
         self,
@@ -62,7 +64,14 @@ class RowLogits(nn.Module):
         inputs = {"input_ids": input_ids} if inputs_embeds is None else {}
         if inputs_embeds is not None:
             inputs["inputs_embeds"] = inputs_embeds
-        kwargs = {"attention_mask": attention_mask, "position_ids": self._position_ids(input_ids)}
+        kwargs = {"attention_mask": attention_mask}
+        if first_position(self.config):
+            # RoBERTa's default counts differently for ids and for embeddings; given explicitly,
+            # positions are the same on both paths.
+            start = first_position(self.config)
+            kwargs["position_ids"] = torch.arange(start, start + length, device=input_ids.device)[
+                None
+            ]
         if self.shift:
             rows = torch.cat([rows[:, 1:], rows.new_zeros(batch, 1)], dim=1)
 
@@ -72,12 +81,6 @@ class RowLogits(nn.Module):
         hidden = self.model.base_model(**inputs, **kwargs).last_hidden_state
         return head(hidden[rows])
 
-    def _position_ids(self, input_ids: Tensor) -> Tensor:
-        """(1, L). RoBERTa's default counts differently for ids and for embeddings; given
-        explicitly, positions are the same on both paths."""
-        first = first_position(self.config)
-        return torch.arange(first, first + input_ids.shape[1], device=input_ids.device)[None]
-
     def _compute_dtype(self, device: torch.device) -> torch.dtype:
         if torch.is_autocast_enabled(device.type):
             return torch.get_autocast_dtype(device.type)
@@ -85,13 +88,13 @@ class RowLogits(nn.Module):
 
 
 # Model types without "roberta" in their name that number positions as RoBERTa does.
-_ROBERTA_KIN = {"camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "xmod"}
+_ROBERTA_KIN = {"camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "xmod"}
 
 
 def first_position(config) -> int:
     """The position id of the first token: RoBERTa and its kin count from pad_id + 1, others from 0."""
     kin = "roberta" in config.model_type or config.model_type in _ROBERTA_KIN
-    return config.pad_token_id + 1 if kin else 0
+    return (config.pad_token_id or 0) + 1 if kin else 0
 
 
 def max_length(config) -> int:

@@ -261,7 +261,7 @@ _CLASSES = {
 }
 
 
-def make_sampler(name: str, n_steps: int, block_length: int = 0, **own) -> Sampler:
+def make_sampler(name: str, n_steps: int = 0, block_length: int = 0, **own) -> Sampler:
     """The sampler ``name`` (see `options.SAMPLERS`) with its own options, in blocks if asked."""
     kind = _CLASSES[name]
     sampler = kind(n_steps, **own) if name in STEPPED else kind(**own)

@@ -16,7 +16,8 @@ import inference
 from diffusion.errors import run
 
 ROOT = Path(inference.__file__).parent
-SMALL = ["--max_len", "24", "--n_steps", "4", "--dtype", "float32"]
+SMALL = ["--max_len", "24", "--dtype", "float32"]
+STEPS = ["--sampler", "seed", "--n_steps", "4"]
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def call(monkeypatch, capsys, tiny_model):
 
 
 def records(out: str) -> list[dict]:
-    return [json.loads(line) for line in out.splitlines()]
+    return [json.loads(line) for line in out.split("\n") if line]
 
 
 def test_one_prompt_is_kept_whole_and_unchanged(call):
@@ -88,15 +89,13 @@ def test_length_is_exact_for_prompts_of_different_lengths(call, tiny_model):
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     lines = b"He\nShe opened the window and listened\n"
-    out = records(
-        call("--length", "9", "--json", "--n_steps", "3", "--max_len", "64", stdin=lines)[1]
-    )
+    out = records(call("--length", "9", "--json", "--max_len", "64", stdin=lines)[1])
     for record in out:
         prompt = tokenizer(record["prompt"], add_special_tokens=False)["input_ids"]
         assert len(record["ids"]) == 1 + len(prompt) + 9
         assert tokenizer.eos_token_id not in record["ids"]
     # The padding of the shorter row changes nothing.
-    alone = records(call("He", "--length", "9", "--json", "--n_steps", "3", "--max_len", "64")[1])
+    alone = records(call("He", "--length", "9", "--json", "--max_len", "64")[1])
     assert alone[0]["ids"] == out[0]["ids"]
 
 
@@ -147,7 +146,7 @@ def test_output_file_has_the_texts_and_standard_output_has_not(call, tmp_path):
 @pytest.mark.parametrize("ending", ["gif", "html", "png"])
 def test_animation_is_saved(call, tmp_path, ending):
     target = tmp_path / f"river.{ending}"
-    code, out, _ = call("The river", *SMALL, "--save_animation", target)
+    code, out, _ = call("The river", *SMALL, *STEPS, "--save_animation", target)
     assert code == 0
     assert out.startswith("The river")
     if ending == "html":
@@ -176,7 +175,10 @@ BAD = {
     "prompt not utf-8": (["caf\udce9"], "UTF-8"),
     "prompt too long": (["river " * 80, "--max_len", "64"], "64 positions"),
     "length too long": (["He", "--length", "63", "--max_len", "64"], "64 positions"),
-    "no steps": (["He", "--n_steps", "0"], "--n_steps 0"),
+    "no steps": (["He", "--sampler", "seed", "--n_steps", "0"], "--n_steps 0"),
+    "too many steps": (["He", "--sampler", "seed", "--n_steps", "1000000"], "100000"),
+    "steps of a sampler without": (["He", "--n_steps", "5"], "--sampler seed or ancestral"),
+    "no output name": (["He", "--output", ""], "--output"),
     "no nucleus": (["He", "--top_p", "0"], "--top_p 0"),
     "nucleus above 1": (["He", "--top_p", "1.5"], "--top_p 1.5"),
     "top_k below 0": (["He", "--top_k", "-1"], "--top_k -1"),
@@ -283,7 +285,7 @@ def test_the_interactive_loop_in_a_terminal(tiny_model):
             break
         seen += part
     os.close(terminal)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=60) == 0, seen
     assert seen.index(b"loading") < seen.index(b"ready in")
     assert b"positions" in seen  # the long prompt was refused, and the loop went on
     assert seen.count(b"Beginning of a text") == 3
@@ -292,7 +294,7 @@ def test_the_interactive_loop_in_a_terminal(tiny_model):
 
 
 def test_ctrl_d_ends_the_loop(monkeypatch, tiny_model):
-    def ctrl_d(prompt):
+    def ctrl_d():
         raise EOFError
 
     stdin = io.StringIO()
@@ -301,3 +303,47 @@ def test_ctrl_d_ends_the_loop(monkeypatch, tiny_model):
     monkeypatch.setattr(sys, "stdin", stdin)
     monkeypatch.setattr(sys, "argv", ["inference.py", "--model", str(tiny_model), *SMALL])
     inference.main()
+
+
+def test_output_through_a_link_and_into_a_device(call, tmp_path):
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
+    assert call("He", *SMALL, "--output", tmp_path / "link.txt")[0] == 0
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text().startswith("He")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+    assert call("He", *SMALL, "--output", pipe)[0] == 0
+    assert reader.communicate(timeout=30)[0].startswith(b"He")
+    assert pipe.is_fifo()
+
+
+def test_a_full_disk_is_one_sentence(tiny_model):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "inference.py", "He", "--model", str(tiny_model), *SMALL],
+            cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "disk is full" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_model_that_asks_to_run_its_own_code_is_not_obeyed(call, tiny_model, tmp_path):
+    trap = tmp_path / "trap"
+    shutil.copytree(tiny_model, trap)
+    config = json.loads((trap / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForMaskedLM": "evil.Model", "AutoConfig": "evil.Config"}
+    (trap / "config.json").write_text(json.dumps(config))
+    (trap / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    code, out, _ = call("He", *SMALL, "--json", model=trap)
+    assert not (tmp_path / "ran").exists()
+    assert code == 2 or records(out)
+
+
+def test_prompts_of_a_pipe_may_hold_any_line_character_but_the_newline(call):
+    line = "a\u2028b\x0bc"
+    out = call(*SMALL, "--json", stdin=f"\ufeff{line}\r\n".encode())[1]
+    assert records(out)[0]["prompt"] == line
