@@ -1,0 +1,76 @@
+"""The checkpoint that comes with the repository: small, safe, and better than counting words."""
+
+import json
+
+import pytest
+import torch
+
+from diffusion import checkpoints, corpus, objective
+from diffusion.canvas import written_text
+from diffusion.generation import load_writer
+from diffusion.options import SAMPLERS, GenerationOptions
+
+TEXT = (
+    "The town lies on the northern bank of the river, about ten miles from the sea. It was first "
+    "mentioned in a charter of the twelfth century, when the king gave the land to the church. "
+    "During the war the old bridge was destroyed, and a new one was built in the following year. "
+    "The railway reached the town in the second half of the nineteenth century. Most of the "
+    "people worked in the mills and in the port. Today the town is known for its museum, which "
+    "was opened by the local council and holds a large collection of paintings. The team played "
+    "its first season in the national league and won the championship three times."
+)
+
+
+@pytest.fixture(scope="module")
+def writer():
+    return load_writer("roberta-small-wikitext", dtype="float32")
+
+
+def test_it_is_small_and_without_pickles():
+    files = {path.name: path.stat().st_size for path in checkpoints.EMBEDDED.iterdir()}
+    assert sum(files.values()) <= 30e6
+    assert "model.safetensors" in files and "README.md" in files
+    assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in files)
+
+
+def test_it_has_at_most_14_million_parameters(writer):
+    model = writer.denoiser.row_logits.model
+    assert sum(p.numel() for p in model.parameters()) <= 14e6
+
+
+def test_its_bound_on_new_text_is_far_below_the_unigram_entropy(writer):
+    tokenizer = writer.tokenizer
+    blocks = corpus.pack([TEXT], tokenizer, 128).long()
+    editable = torch.ones_like(blocks, dtype=torch.bool)
+    editable[:, 0] = False
+    vocab = writer.denoiser.row_logits.config.vocab_size
+    bound = objective.likelihood_bound(
+        writer.denoiser.row_logits,
+        blocks,
+        editable,
+        tokenizer.mask_token_id,
+        corpus.token_byte_lengths(tokenizer, vocab),
+        draws=32,
+    )
+    # A model that knows word frequencies alone gets about 7.1 nats per token on such text.
+    assert bound.nats_per_token < 6.3
+
+
+def test_its_card_says_what_its_config_says(writer):
+    card = (checkpoints.EMBEDDED / "README.md").read_text()
+    settings = json.loads((checkpoints.EMBEDDED / "config.json").read_text())["diffusion"]
+    assert settings["objective"] == "diffusion"
+    assert f"{settings['tokens_seen']:,}" in card
+    assert f"{settings['bound_nats_per_token']:.4f} ±" in card
+    assert "python finetune.py" in card
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_same_text_alone_and_in_a_batch(writer, sampler):
+    options = GenerationOptions(sampler=sampler, max_len=48)
+    canvas, steps = writer.generate(["The town", "The river", "In 1887"], options, [0, 3, 1])
+    *_, together = steps
+    canvas, steps = writer.generate(["The river"], options, [3])
+    *_, alone = steps
+    assert together.ids[1].tolist() == alone.ids[0].tolist()
+    assert written_text(writer.tokenizer, alone.ids, canvas, 0).startswith("The river")
