@@ -75,35 +75,48 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
 
-    def distribution(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(probabilities (N, K) in float64, their token ids (N, K), or None when K is the whole
-        vocabulary in its own order). Float64 because a sum of float32 over a large vocabulary
-        loses rare tokens, which silently lowers the temperature (arXiv:2409.02908)."""
-        double = rng.double(logits.device)
+    def shortlist(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(logits (N, K) of the tokens that may be drawn, before top-p, and their ids (N, K), or
+        None when K is the whole vocabulary in its own order)."""
         if self.temperature < MIN_TEMPERATURE:
-            best = logits.argmax(-1, keepdim=True)
-            return torch.ones_like(best, dtype=double), best
-        ids = None
+            return logits.max(-1, keepdim=True)
         if 0 < self.top_k < logits.shape[-1]:
-            logits, ids = logits.topk(self.top_k)
-        elif self.top_p < 1:
-            logits, ids = logits.sort(descending=True)
-        p = (logits.to(double) / self.temperature).softmax(-1)
+            return logits.topk(self.top_k)
+        return logits.sort(descending=True) if self.top_p < 1 else (logits, None)
+
+    def distribution(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(probabilities (N, K) in float64, their token ids (N, K) or None, see `shortlist`)."""
+        logits, ids = self.shortlist(logits)
+        return self._probabilities(logits), ids
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        """Of a shortlist (N, K). Float64 because a sum of float32 over a large vocabulary loses
+        rare tokens, which silently lowers the temperature (arXiv:2409.02908)."""
+        p = logits.to(rng.double(logits.device))
+        if self.temperature < MIN_TEMPERATURE:
+            return torch.ones_like(p)
+        p = (p / self.temperature).softmax(-1)
         if self.top_p < 1:
             mass_above = p.cumsum(-1) - p
             p = p.masked_fill(mass_above >= self.top_p, 0)
             p = p / p.sum(-1, keepdim=True)
-        return p, ids
+        return p
 
-    def draw(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (N,) by inverting the distribution function at the uniforms ``u`` (N,), and
-        their probabilities (N,) after temperature, top-k and top-p."""
-        p, ids = self.distribution(logits)
+    def choose(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """From a shortlist, the places (N,) in it that the uniforms ``u`` (N,) pick by inverting
+        the distribution function, and their probabilities (N,) after all filters."""
+        p = self._probabilities(logits)
         cdf = p.cumsum(-1)
         pick = torch.searchsorted(cdf, (u.to(cdf.dtype) * cdf[:, -1])[:, None], right=True)
         pick = pick.clamp(max=p.shape[-1] - 1)
-        tokens = pick if ids is None else ids.gather(-1, pick)
-        return tokens[:, 0], p.gather(-1, pick)[:, 0]
+        return pick[:, 0], p.gather(-1, pick)[:, 0]
+
+    def draw(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (N,) drawn from logits (N, V) with the uniforms ``u`` (N,), and their
+        probabilities (N,) after temperature, top-k and top-p."""
+        short, ids = self.shortlist(logits)
+        pick, p = self.choose(short, u)
+        return (pick if ids is None else ids.gather(-1, pick[:, None])[:, 0]), p
 
 
 class Proposal:
@@ -124,12 +137,19 @@ class Proposal:
         # A few rows at a time stay in a CPU's cache; on other devices fewer, larger kernels win.
         self._chunk = max(1, 2**20 // logits.shape[1]) if logits.is_cpu else max(1, len(logits))
 
-        def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            tokens, sharpened = sampling.draw(logits, u)
-            return tokens, sharpened, (-F.cross_entropy(logits, tokens, reduction="none")).exp()
+        def shorten(logits: Tensor) -> tuple[Tensor, ...]:
+            short, ids = sampling.shortlist(logits)
+            best = logits.argmax(-1) if ids is None else ids[:, 0]
+            # log sum exp, as the loss of the best token plus its logit: one fused pass.
+            total = F.cross_entropy(logits, best, reduction="none")
+            total = total + logits.gather(-1, best[:, None])[:, 0]
+            return (short, total) if ids is None else (short, total, ids)
 
-        drawn = self._map(draw, u[rows])
-        self._tokens, self._sharpened, self._probability = drawn
+        short, total, *ids = self._map(shorten)
+        pick, self._sharpened = sampling.choose(short, u[rows])
+        pick = pick[:, None]
+        self._tokens = (ids[0].gather(-1, pick) if ids else pick)[:, 0]
+        self._probability = (short.gather(-1, pick)[:, 0] - total).exp()
 
     def _map(self, function: Callable[..., tuple[Tensor, ...]], *columns: Tensor) -> list[Tensor]:
         """``function`` of the float32 logits and of tensors (N, ...), chunk by chunk."""
