@@ -181,7 +181,7 @@ def write_texts(writer, prompts: list[str], generation, script, output: Output) 
             }
             output.write(record, shown=watch and row == 0)
         if animate:
-            animation(frames, generation, script, prompts[0])
+            animation(frames, generation, script)
 
 
 def frame_time(first) -> float:
@@ -191,7 +191,7 @@ def frame_time(first) -> float:
     return 5.0 / max(20, steps)
 
 
-def animation(frames, generation, script, prompt: str) -> None:
+def animation(frames, generation, script) -> None:
     title = f"{script.model}: {generation.sampler}, {frames[-1].nfe} forward passes"
     if script.save_animation:
         save_animation(frames, script.save_animation, title=title, on_progress=progress)
@@ -217,7 +217,7 @@ def interactive(writer, generation, script, output: Output) -> None:
             print(QUESTION.format(generation.prefix_len), end="", file=sys.stderr, flush=True)
             prompt = input()
         except EOFError:
-            print()
+            say("")
             return
         except UnicodeDecodeError:
             say("that line is not UTF-8 text; try again")

@@ -90,7 +90,6 @@ class GenerationOptions:
         default=None,
         metadata={"help": "entropy-bound: bound on the joint error in nats; default 0.1."},
     )
-
     block_length: int | None = field(
         default=None,
         metadata={"help": "first-hitting, threshold, entropy-bound: fill blocks of so many tokens "
