@@ -28,7 +28,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 import torch
 import transformers
 from accelerate.utils import broadcast_object_list
-from transformers import RobertaConfig, TrainingArguments
+from transformers import GPT2Config, RobertaConfig, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -56,7 +56,7 @@ class ModelArguments:
     config: str | None = field(
         default=None,
         metadata={"help": "Start from random weights of this size instead of --model, for "
-                  "example layers=6,width=256,heads=4,vocab=8192."},
+                  "example layers=6,width=256,heads=4,vocab=8192; with type=gpt2 a GPT-2."},
     )  # fmt: skip
     dropout: float | None = field(
         default=None,
@@ -96,7 +96,8 @@ class DataArguments:
 class DiffusionArguments:
     objective: str = field(
         default="diffusion",
-        metadata={"help": "diffusion, or causal (next-token prediction, as a warm start).",
+        metadata={"help": "diffusion, or causal: next-token prediction, as a warm start or for a "
+                  "GPT-2 to compare with.",
                   "choices": ["diffusion", "causal"]},
     )  # fmt: skip
     shift: str = field(
@@ -249,7 +250,8 @@ def check(model: ModelArguments, data: DataArguments, diffusion: DiffusionArgume
         "--overwrite_output_dir",
     )
     if model.config is not None:
-        parse_size(model.config)
+        if parse_size(model.config)["type"] == "gpt2" and diffusion.objective != "causal":
+            raise UserError("--config type=gpt2 reads left to right; it needs --objective causal")
     else:
         positions = max_length(checkpoints.load_config(model.model))
         if data.block_size > positions:
@@ -277,29 +279,77 @@ def find_checkpoint(args: RunArguments) -> str | None:
     return wanted
 
 
-def parse_size(text: str) -> dict[str, int]:
-    """``layers=6,width=256,heads=4,vocab=8192`` as a dict."""
+def parse_size(text: str) -> dict[str, int | str]:
+    """``layers=6,width=256,heads=4,vocab=8192`` as a dict, with ``type``: roberta or gpt2."""
     names = ("layers", "width", "heads", "vocab")
     try:
-        size = {k.strip(): int(v) for k, v in (part.split("=") for part in text.split(","))}
+        size = dict(part.strip().split("=") for part in text.split(","))
+        kind = size.pop("type", "roberta")
+        size = {name: int(value) for name, value in size.items()}
     except ValueError:
         size = {}
-    if set(size) != set(names) or min(size.values()) < 1:
-        raise UserError(f"--config {text!r} must give layers=N,width=N,heads=N,vocab=N")
+    if set(size) != set(names) or min(size.values()) < 1 or kind not in ("roberta", "gpt2"):
+        raise UserError(
+            f"--config {text!r} must give layers=N,width=N,heads=N,vocab=N, and may give "
+            "type=roberta or type=gpt2"
+        )
     if size["width"] % size["heads"]:
         raise UserError(f"--config: width {size['width']} is not a multiple of the heads")
     if size["vocab"] < 300:
         raise UserError(
             f"--config: vocab {size['vocab']} must be at least 300 (256 bytes and more)"
         )
-    return size
+    return {"type": kind, **size}
+
+
+def random_model(size: dict, tokenizer, block_size: int, dropout: float):
+    """A RoBERTa or a GPT-2 of one body shape, with room for ``block_size`` tokens."""
+    # A short text has fewer pieces than asked for; a given tokenizer has its own number.
+    ids = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    if size["type"] == "gpt2":
+        config = GPT2Config(
+            **ids,
+            n_embd=size["width"],
+            n_layer=size["layers"],
+            n_head=size["heads"],
+            n_positions=block_size,
+            activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one fused kernel
+            resid_pdrop=dropout,
+            embd_pdrop=dropout,
+            attn_pdrop=dropout,
+        )
+        return transformers.AutoModelForCausalLM.from_config(config)
+    config = RobertaConfig(
+        **ids,
+        hidden_size=size["width"],
+        num_hidden_layers=size["layers"],
+        num_attention_heads=size["heads"],
+        intermediate_size=4 * size["width"],
+        max_position_embeddings=block_size + tokenizer.pad_token_id + 1,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    return transformers.AutoModelForMaskedLM.from_config(config)
 
 
 def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, args, documents):
     """(model, tokenizer), pretrained or from random weights."""
     if options.config is None:
-        tokenizer = checkpoints.load_tokenizer(options.tokenizer or options.model)
-        model = checkpoints.load_masked_lm(options.model, tokenizer)
+        load = checkpoints.load_masked_lm
+        gpt2 = not checkpoints.is_masked_lm(checkpoints.load_config(options.model))
+        if gpt2 and diffusion.objective == "causal":
+            load = checkpoints.load_causal_lm
+        tokenizer = checkpoints.load_tokenizer(
+            options.tokenizer or options.model, needs_mask=load is checkpoints.load_masked_lm
+        )
+        model = load(options.model, tokenizer)
         if options.dropout is not None:
             set_dropout(model, options.dropout)
     else:
@@ -315,23 +365,7 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, ar
                 tokenizer = checkpoints.train_tokenizer(documents, size["vocab"])
             # The others take it over, rather than hope to arrive at the same one.
             tokenizer = broadcast_object_list([tokenizer])[0]
-        config = RobertaConfig(
-            # A short text has fewer pieces than asked for; a given tokenizer has its own number.
-            vocab_size=len(tokenizer),
-            hidden_size=size["width"],
-            num_hidden_layers=size["layers"],
-            num_attention_heads=size["heads"],
-            intermediate_size=4 * size["width"],
-            max_position_embeddings=data.block_size + tokenizer.pad_token_id + 1,
-            type_vocab_size=1,
-            layer_norm_eps=1e-5,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            hidden_dropout_prob=options.dropout or 0.0,
-            attention_probs_dropout_prob=options.dropout or 0.0,
-        )
-        model = transformers.AutoModelForMaskedLM.from_config(config)
+        model = random_model(size, tokenizer, data.block_size, options.dropout or 0.0)
     before = checkpoints.diffusion_settings(model.config)
     shift = {"yes": True, "no": False}.get(diffusion.shift, before.get("shift", False))
     causal = diffusion.objective == "causal"
@@ -345,7 +379,10 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, ar
 
 
 def set_dropout(model, rate: float) -> None:
-    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = rate
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # RoBERTa's and its kin's
+    for name in (*names, "resid_pdrop", "embd_pdrop", "attn_pdrop"):  # GPT-2's
+        if hasattr(model.config, name):
+            setattr(model.config, name, rate)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = rate
@@ -356,6 +393,8 @@ def set_output_bias(model, blocks: torch.Tensor) -> None:
     """Start the output bias at the log frequencies of the tokens, which training would otherwise
     spend its first hundreds of steps on."""
     bias = model.get_output_embeddings().bias
+    if bias is None:  # GPT-2 has none
+        return
     counts = torch.bincount(blocks.flatten().long(), minlength=len(bias)).double() + 0.5
     bias.copy_((counts / counts.sum()).log())
 
@@ -509,7 +548,7 @@ def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds
     )
     return f"""---
 library_name: transformers
-pipeline_tag: fill-mask
+pipeline_tag: {"fill-mask" if checkpoints.is_masked_lm(model.config) else "text-generation"}
 ---
 # {Path(args.output_dir).name}
 
