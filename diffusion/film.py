@@ -45,6 +45,7 @@ def film_of(
     title: str = "",
     fps: float | None = None,
     slowdown: float | None = None,
+    status: Callable[[Frame], str] = status_line,
 ) -> Film:
     """A film of one generation.
 
@@ -53,6 +54,7 @@ def film_of(
             for many.
         slowdown: hold every frame in proportion to its measured time instead, so many times
             slower than it was.
+        status: see `Track`.
     """
     if not frames:
         raise ValueError("an animation needs at least one frame")
@@ -69,7 +71,7 @@ def film_of(
         ]
         note = "true time" if slowdown == 1 else f"time slowed {slowdown:g}×"
     moments = [Moment((i,), hold, note) for i, hold in enumerate([*holds, LAST_HOLD])]
-    return Film([Track(frames)], moments, title)
+    return Film([Track(frames, status=status)], moments, title)
 
 
 def ticks(moments: Sequence[Moment], tick: float) -> list[tuple[Moment, int]]:

@@ -1,7 +1,7 @@
 """The options of generation, once, for every script. Imports nothing heavy: `--help` is quick."""
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from .errors import UserError
@@ -117,8 +117,25 @@ class GenerationOptions:
         own = ", ".join(f"{name} {value}" for name, value in self.sampler_options().items())
         return f"sampler {self.sampler}" + (f" ({own})" if own else "")
 
+    # What an autoregressive model understands, too.
+    _COMMON: ClassVar = (
+        "max_len", "prefix_len", "length", "temperature", "top_k", "top_p", "seed",
+    )  # fmt: skip
+
+    def check_autoregressive(self) -> None:
+        """Refuse values outside their range, and options that only diffusion has."""
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name not in self._COMMON and value != option.default:
+                raise UserError(
+                    f"--{option.name} {value} steers diffusion; GPT-2 writes one token a forward "
+                    "pass, from left to right: leave it out, or use inference.py"
+                )
+        self._check_common()
+
     def check(self) -> None:
         """Refuse values outside their range, and options the chosen sampler does not have."""
+        self._check_common()
         if self.sampler is None:
             self.sampler, block_length = DEFAULT_SAMPLER
             self.block_length = block_length if self.block_length is None else self.block_length
@@ -127,16 +144,6 @@ class GenerationOptions:
             at_least("--n_steps", self.n_steps, 1)
             if self.n_steps > MAX_STEPS:
                 raise UserError(f"--n_steps {self.n_steps} is beyond {MAX_STEPS}; use fewer")
-        at_least("--max_len", self.max_len, 3)
-        at_least("--prefix_len", self.prefix_len, 1)
-        at_least("--top_k", self.top_k, 0)
-        at_least("--temperature", self.temperature, 0)
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"--top_p {self.top_p} must be above 0 and at most 1")
-        if self.length is not None:
-            at_least("--length", self.length, 1)
-        if not -(2**63) <= self.seed < 2**63:
-            raise UserError(f"--seed {self.seed} does not fit 64 bits; use a smaller number")
         for name, owners in self._OWN.items():
             if getattr(self, name) is not None and self.sampler not in owners:
                 raise UserError(
@@ -157,6 +164,18 @@ class GenerationOptions:
             at_least("--block_length", self.block_length, 0)
         if self.entropy_bound is not None:
             at_least("--entropy_bound", self.entropy_bound, 0)
+
+    def _check_common(self) -> None:
+        at_least("--max_len", self.max_len, 3)
+        at_least("--prefix_len", self.prefix_len, 1)
+        at_least("--top_k", self.top_k, 0)
+        at_least("--temperature", self.temperature, 0)
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top_p {self.top_p} must be above 0 and at most 1")
+        if self.length is not None:
+            at_least("--length", self.length, 1)
+        if not -(2**63) <= self.seed < 2**63:
+            raise UserError(f"--seed {self.seed} does not fit 64 bits; use a smaller number")
 
 
 def at_least(flag: str, value: float, least: float) -> None:

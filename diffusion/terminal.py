@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self, TextIO
 
@@ -175,9 +176,9 @@ def scroll(rows: list[Row], height: int, top: int) -> int:
     )
 
 
-def fit_status(frame: Frame, columns: int) -> str:
+def fit_status(frame: Frame, columns: int, status: Callable = status_line) -> str:
     """The status line in the widest form that fits, cut if none does."""
-    lines = [status_line(frame, separator) for separator in (" · ", "  ", " ")]
+    lines = [status(frame, separator) for separator in (" · ", "  ", " ")]
     return next((line for line in lines if len(line) <= columns), lines[-1][:columns])
 
 
@@ -228,11 +229,18 @@ class LiveView:
     Args:
         stream: where to draw.
         hold: least seconds between two frames, for models faster than the eye.
+        status: (frame, separator) -> the line below the text.
     """
 
-    def __init__(self, stream: TextIO | None = None, hold: float = 0.0):
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        hold: float = 0.0,
+        status: Callable[[Frame, str], str] = status_line,
+    ):
         self.stream = stream or sys.stdout
         self.hold = hold
+        self.status = status
         self.live = supports_live(self.stream)
         self.screen: Screen | None = None
         self.last: Frame | None = None
@@ -268,7 +276,7 @@ class LiveView:
         self._top = scroll(rows, height, self._top)
         shown = [row.styled() for row in rows[self._top : self._top + height]]
         if lines > 2:
-            status = fit_status(frame, columns)
+            status = fit_status(frame, columns, self.status)
             where = f" · rows {self._top + 1}-{self._top + len(shown)} of {len(rows)}"
             if len(rows) > height and len(status + where) <= columns:
                 status += where
@@ -286,7 +294,9 @@ class LiveView:
         columns = window_size(self.stream).columns
         calm = [State.SETTLED if s is State.FRESH else s for s in self.last.states]
         rows = wrap(replace(self.last, states=calm), columns, self.glyphs)
-        lines = [row.styled() for row in rows] + [f"\x1b[2m{fit_status(self.last, columns)}\x1b[0m"]
+        lines = [row.styled() for row in rows] + [
+            f"\x1b[2m{fit_status(self.last, columns, self.status)}\x1b[0m"
+        ]
         screen.write("\n".join(lines) + "\n")
 
     def _close(self) -> None:
