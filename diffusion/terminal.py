@@ -44,6 +44,15 @@ def supports_live(stream: TextIO) -> bool:
     return colour_enabled(stream) and (os.name == "nt" or bool(os.environ.get("TERM")))
 
 
+def glyphs_of(stream: TextIO) -> dict[State, str]:
+    """What open positions look like on a terminal of this encoding."""
+    try:
+        "░▓█∎·".encode(stream.encoding or "utf-8")
+        return GLYPHS
+    except UnicodeEncodeError:
+        return ASCII_GLYPHS
+
+
 def window_size(stream: TextIO) -> os.terminal_size:
     """(columns, lines) of the terminal as it is now."""
     try:
@@ -246,11 +255,7 @@ class LiveView:
         self.last: Frame | None = None
         self._top = 0
         self._next_draw = 0.0
-        try:
-            "░▓∎·".encode(self.stream.encoding or "utf-8")
-            self.glyphs = GLYPHS
-        except UnicodeEncodeError:
-            self.glyphs = ASCII_GLYPHS
+        self.glyphs = glyphs_of(self.stream)
 
     def __enter__(self) -> Self:
         return self
