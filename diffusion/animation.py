@@ -379,8 +379,10 @@ def filmstrip(film: Film) -> Figure:
         left = margin + (i % across) * (column + gutter)
         y = top + (i // across) * row
         heading = " · ".join(filter(None, (time or track.name, track.status(frame))))
-        heading = ruler.clip(heading, column / 18, bold=True)
-        drawing.write(axes, left, y + 24, heading, 18, ruler, bold=True, color=drawing.INK)
+        height_of_heading = 15 if film.time_line else 18
+        heading = ruler.clip(heading, column / height_of_heading, bold=True)
+        place = (left, y + 24, heading, height_of_heading)
+        drawing.write(axes, *place, ruler, bold=True, color=drawing.INK)
         axes.hlines(y + 34, left, left + column, color=drawing.INK, linewidth=0.5)
         rect = (left, y + head, column, row - head)
         drawing.Panel(axes, rect, track.frames, ruler, size).draw(frame)

@@ -137,10 +137,10 @@ def rate_line(frame: Frame, separator: str = " · ", unit: str = "token") -> str
     count = tokens if unit == "token" else sum(len(frame.pieces[i]) for i in new)
     parts = [f"{frame.seconds:.2f} s", f"{count} {unit}s"]
     if frame.seconds > 0:
-        parts.append(f"{count / frame.seconds:.0f} {unit}s/s")
+        parts.append(f"{count / frame.seconds:.0f}/s")
     parts.append(f"{frame.nfe} passes")
     if frame.nfe:
-        parts.append(f"{tokens / frame.nfe:.1f} tokens/pass")
+        parts.append(f"{tokens / frame.nfe:.1f} a pass")
     return separator.join(parts)
 
 

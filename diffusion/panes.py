@@ -51,6 +51,7 @@ class Panes:
         self.film, self.glyphs = film, glyphs
         self.bar = BAR if glyphs is GLYPHS else ASCII_BAR
         self.tops = [0] * len(film.tracks)
+        self.heights: dict[tuple[int, int], int] = {}
 
     def rows(self, moment: Moment, columns: int, lines: int | None) -> list[str]:
         """The styled rows of a window; ``lines`` None: as many as it takes."""
@@ -60,28 +61,37 @@ class Panes:
         foot = self._foot(moment, columns)
         if beside >= NARROWEST:
             height = None if lines is None else max(1, lines - 3 - len(foot))
+            tallest = max(self._final_height(i, beside) for i in range(n))
+            height = tallest if height is None else min(height, tallest)
             panes = [self._pane(i, frame, beside, height) for i, frame in enumerate(frames)]
-            tallest = max(map(len, panes))
-            empty = " " * beside
-            panes = [pane[:-1] + [empty] * (tallest - len(pane)) + pane[-1:] for pane in panes]
             body = [(" " * GAP).join(parts) for parts in zip(*panes, strict=True)]
         else:
-            height = None if lines is None else max(1, (lines - len(foot)) // n - 3)
-            panes = [self._pane(i, frame, columns, height) for i, frame in enumerate(frames)]
-            body = [row for pane in panes for row in pane]
+            body = []
+            for i, frame in enumerate(frames):
+                height = self._final_height(i, columns)
+                if lines is not None:
+                    height = max(1, min(height, (lines - len(foot)) // n - 3))
+                body += self._pane(i, frame, columns, height)
         rows = body + foot
         return rows if lines is None else rows[:lines]
 
-    def _pane(self, i: int, frame: Frame, columns: int, height: int | None) -> list[str]:
-        """Name, text, and status line of one track."""
+    def _final_height(self, i: int, columns: int) -> int:
+        """Rows of the finished text: room that is kept from the start, so that nothing moves."""
+        if (i, columns) not in self.heights:
+            final = self.film.tracks[i].frames[-1]
+            self.heights[i, columns] = len(wrap(final, columns, self.glyphs))
+        return self.heights[i, columns]
+
+    def _pane(self, i: int, frame: Frame, columns: int, height: int) -> list[str]:
+        """Name, ``height`` rows of text, and status line of one track."""
         track = self.film.tracks[i]
         text = wrap(frame, columns, self.glyphs)
-        if height is not None:
-            self.tops[i] = scroll(text, height, self.tops[i])
-            text = text[self.tops[i] : self.tops[i] + height]
+        self.tops[i] = scroll(text, height, self.tops[i])
+        rows = [fit_row(row, columns) for row in text[self.tops[i] : self.tops[i] + height]]
+        rows += [" " * columns] * (height - len(rows))
         name = f"\x1b[7m{fit(' ' + printable(track.name), columns)}\x1b[0m"
         status = f"\x1b[2m{fit(fit_status(frame, columns, track.status), columns)}\x1b[0m"
-        return [name, *(fit_row(row, columns) for row in text), " " * columns, status]
+        return [name, *rows, " " * columns, status]
 
     def _foot(self, moment: Moment, columns: int) -> list[str]:
         """A time line for each track on one scale, and the note or the verdict."""

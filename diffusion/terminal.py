@@ -186,9 +186,15 @@ def scroll(rows: list[Row], height: int, top: int) -> int:
 
 
 def fit_status(frame: Frame, columns: int, status: Callable = status_line) -> str:
-    """The status line in the widest form that fits, cut if none does."""
-    lines = [status(frame, separator) for separator in (" · ", "  ", " ")]
-    return next((line for line in lines if len(line) <= columns), lines[-1][:columns])
+    """The status line in the widest form that fits, without its last parts if none does."""
+    for separator in (" · ", "  ", " "):
+        line = status(frame, separator)
+        if len(line) <= columns:
+            return line
+    parts = status(frame, "\n").split("\n")
+    while len(parts) > 1 and len(" ".join(parts)) > columns:
+        parts.pop()
+    return " ".join(parts)[:columns]
 
 
 class Screen:

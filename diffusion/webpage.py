@@ -136,6 +136,7 @@ h1:empty, h2:empty {{ display: none; }}
 main {{ display: flex; flex-wrap: wrap; gap: 2.5rem; }}
 section {{ flex: 1 1 24rem; min-width: 0; }}
 .text {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
+main:has(section + section) {{ font-size: .92em; line-height: 1.55; }}
 .text span {{ position: relative; }}
 .text b {{ position: absolute; left: 0; top: 0; white-space: pre; font-weight: inherit;
   line-height: 1.2; transform-origin: left; }}
@@ -221,12 +222,12 @@ function show(moment) {
 
 function at(seconds) {  // the last moment that has begun by then
   let moment = 0;
-  while (moment < last && starts[moment + 1] <= seconds) moment++;
+  while (moment < last && starts[moment + 1] <= seconds + 1e-3) moment++;  // 1e-3: rounding
   return moment;
 }
 
 function stop() {
-  cancelAnimationFrame(timer);
+  clearTimeout(timer);
   timer = null;
   play.textContent = "Play";
 }
@@ -239,9 +240,10 @@ function run(from) {  // on the clock: a slow browser leaves moments out and is 
     const moment = at(seconds);
     if (moment !== now) show(moment);
     scrub.value = seconds;
-    if (moment < last) timer = requestAnimationFrame(tick); else stop();
+    if (moment === last) return stop();
+    timer = setTimeout(tick, Math.max(0, (starts[moment + 1] - seconds) * 1000));
   };
-  timer = requestAnimationFrame(tick);
+  tick();
 }
 
 play.onclick = () => {
