@@ -20,7 +20,7 @@ from pathlib import Path
 from diffusion import panes, record, writing
 from diffusion.animation import check_animation_path, check_display, save_film, show_film
 from diffusion.errors import UserError, run
-from diffusion.film import Film, Track, rate_line, synchronized
+from diffusion.film import Film, Track, check_slowdown, rate_line, synchronized
 from diffusion.flags import parse_flags
 from diffusion.options import COMPARED_SAMPLER, STEPPED, GenerationOptions, at_least
 from diffusion.terminal import supports_live
@@ -83,10 +83,16 @@ def load_writers(args: CompareOptions) -> list:
     from diffusion.generation import load_writer
 
     writing.say(f"RoBERTa Diffusion: loading {args.model} and {args.baseline} ...")
-    return [
-        load_writer(args.model, None, args.device, args.dtype),
-        load_causal_writer(args.baseline, None, args.device, args.dtype),
-    ]
+
+    def load(dtype: str) -> list:
+        return [
+            load_writer(args.model, None, args.device, dtype),
+            load_causal_writer(args.baseline, None, args.device, dtype),
+        ]
+
+    writers = load(args.dtype)
+    # `auto` goes by the size of a model; a comparison is of two models in one number format.
+    return writers if writers[0].dtype == writers[1].dtype else load("float32")
 
 
 def options_for(writers: list, generation: GenerationOptions, prompt: str) -> list:
@@ -118,14 +124,14 @@ def measure(writers: list, options: list, prompt: str, repeats: int, on_run) -> 
         for repeat in range(-1, repeats):
             for i in order if repeat % 2 == 0 else reversed(order):
                 gc.collect()
-                steps = list(writers[i].generate([prompt], options[i], [0]))
+                steps = list(writers[i].record([prompt], options[i], [0]))
                 if repeat >= 0:
                     runs[i].append(steps)
                 on_run()
     except torch.OutOfMemoryError:
         raise UserError(
-            f"the device ran out of memory with one text of {options[0].length} new tokens; use "
-            "a smaller --length"
+            f"the device ran out of memory with one text of {options[0].length} new tokens; try "
+            f"--length {max(1, options[0].length // 2)}"
         ) from None
     return runs
 
@@ -198,7 +204,7 @@ def machine(writer) -> dict:
 
 def verdict(sides: list[dict], unit: str) -> str:
     """Who was how much faster, by the medians; in characters a second where tokens differ."""
-    medians = [statistics.median(side["seconds"]) for side in sides]
+    medians = [middle(side) for side in sides]
     costs = medians
     if unit == "character":
         costs = [s / max(1, written(side)) for s, side in zip(medians, sides, strict=True)]
@@ -206,6 +212,11 @@ def verdict(sides: list[dict], unit: str) -> str:
     ratio = costs[slow] / max(costs[fast], 1e-9)
     per = "" if unit == "token" else " per character"
     return f"{sides[fast]['model']} was {ratio:.2f}× faster{per}"
+
+
+def middle(side: dict) -> float:
+    """The seconds of the run that is shown, see `median_run`."""
+    return statistics.median_low(side["seconds"])
 
 
 def written(side: dict) -> int:
@@ -223,9 +234,10 @@ def film_of_record(data: dict, slowdown: float) -> Film:
     n = data["options"]["length"]
     prompt = f"after “{data['prompt']}”" if data["prompt"] else "from nothing"
     title = f"{n} new tokens {prompt}"
+    note = data["hardware"]
     if unit == "character":
-        title += " (different tokenizers: compare characters)"
-    return synchronized(tracks, title, slowdown, data["hardware"], verdict(data["sides"], unit))
+        note = f"tokenizers differ: compare characters; {note}"
+    return synchronized(tracks, title, slowdown, note, verdict(data["sides"], unit))
 
 
 def table(data: dict) -> str:
@@ -234,13 +246,15 @@ def table(data: dict) -> str:
     head = f"{'':28}{'seconds (range)':>22}  {unit + 's/s':>12}  {'passes':>6}  tokens/pass"
     lines = [head]
     for side in data["sides"]:
-        seconds = statistics.median(side["seconds"])
+        seconds = max(middle(side), 1e-9)
         spread = f"{seconds:.3f} ({min(side['seconds']):.3f}-{max(side['seconds']):.3f})"
         count = data["options"]["length"] if unit == "token" else written(side)
         lines.append(
             f"{side['model'][:27]:28}{spread:>22}  {count / seconds:12.1f}  {side['nfe']:6}  "
             f"{data['options']['length'] / max(1, side['nfe']):.2f}"
         )
+        if max(side["seconds"]) > 1.5 * seconds:
+            lines.append(f"{'':28}note: runs differ much; was the machine busy with other work?")
     repeats = len(data["sides"][0]["seconds"])
     lines.append(f"{verdict(data['sides'], unit)} (medians of {repeats}, {data['hardware']}, "
                  f"{data.get('processor', '')})")  # fmt: skip
@@ -248,8 +262,19 @@ def table(data: dict) -> str:
 
 
 def present(data: dict, args: CompareOptions) -> None:
-    """All that was asked for of one comparison: files, terminal, window, standard output."""
+    """All that was asked for of one comparison. The measurement is kept first: what comes after
+    may be interrupted."""
     film = film_of_record(data, args.slowdown)
+    target = args.save_animation
+    if args.replay is None:
+        name = free_name(Path(args.output_dir or ".") / "compare", (".json", ".gif"))
+        if args.output_dir:
+            from diffusion.checkpoints import write_text
+
+            write_text(name.with_suffix(".json"), record.dump(data) + "\n")
+            writing.say(f"saved {name.with_suffix('.json')}")
+        if target is None and args.animate and not args.json:
+            target = name.with_suffix(".gif")
     live = args.live and not args.json and supports_live(sys.stdout)
     if live:
         panes.play(film, sys.stdout)
@@ -260,16 +285,6 @@ def present(data: dict, args: CompareOptions) -> None:
             for side in data["sides"]:
                 print(f"== {side['model']}: {side['method']}\n{side['text']}\n")
         print(table(data), flush=True)
-    folder = Path(args.output_dir or ".")
-    if args.output_dir and args.replay is None:
-        from diffusion.checkpoints import write_text
-
-        target = free_name(folder / "compare.json")
-        write_text(target, record.dump(data) + "\n")
-        writing.say(f"saved {target}")
-    target = args.save_animation
-    if target is None and args.animate and not (args.json or args.replay):
-        target = free_name(folder / "compare.gif")
     if target is not None:
         save_film(film, target, on_progress=writing.progress)
         writing.say(f"saved {target}")
@@ -277,42 +292,54 @@ def present(data: dict, args: CompareOptions) -> None:
         show_film(film)
 
 
-def free_name(path: Path) -> Path:
-    """The path, or with a number if there is such a file: nothing is replaced unasked."""
+def free_name(path: Path, endings: tuple[str, ...]) -> Path:
+    """The path, or with a number if there is such a file with one of the endings: nothing is
+    replaced unasked, and files of one measurement have one name."""
     number, free = 1, path
-    while free.exists():
+    while any(free.with_suffix(ending).exists() for ending in endings):
         number += 1
-        free = path.with_stem(f"{path.stem}-{number}")
+        free = path.with_name(f"{path.name}-{number}")
     return free
 
 
 # ---------------------------------------------------------------- the script
 
 
+# The options that mean something to --replay and to --sweep.
+REPLAYS = {"replay", "slowdown", "save_animation", "animate", "show", "live", "json"}
+SWEEPS = {
+    *("sweep", "model", "baseline", "repeats", "device", "dtype", "output_dir"),
+    *(f.name for f in dataclasses.fields(GenerationOptions)),
+} - {"length", "max_len", "n_steps"}
+
+
+def only(names: set[str], why: str, generation, args, prompt: str | None) -> None:
+    """Refuse what is not among ``names``."""
+    for options in (generation, args):
+        for option in dataclasses.fields(options):
+            value = getattr(options, option.name)
+            if option.name not in names and value != option.default:
+                raise UserError(f"{why}; leave out --{option.name} {value}")
+    if prompt is not None:
+        raise UserError(f"{why}; leave out the prompt")
+
+
 def check(generation: GenerationOptions, args: CompareOptions, prompt: str | None) -> None:
     """Everything that can be refused before a model is loaded."""
-    if args.sweep:
-        if generation.n_steps is not None or generation.length is not None:
-            raise UserError("--sweep goes through lengths and numbers of steps itself; leave out "
-                            "--length and --n_steps")  # fmt: skip
+    if args.replay is not None:
+        only(REPLAYS, "--replay shows a measurement that was made", generation, args, prompt)
+    elif args.sweep:
+        only(SWEEPS, "--sweep has its own prompt, lengths and steps, and draws no animation",
+             generation, args, prompt)  # fmt: skip
         generation.sampler = generation.sampler or "confidence"
         if generation.sampler not in STEPPED:
             raise UserError(f"--sweep needs a sampler with a number of steps: {', '.join(STEPPED)}")
     generation.sampler = generation.sampler or COMPARED_SAMPLER
     generation.check()
     at_least("--repeats", args.repeats, 1)
-    if not 0 < args.slowdown < float("inf"):
-        raise UserError(f"--slowdown {args.slowdown} must be a number above 0")
-    if args.replay is not None and (prompt is not None or args.sweep):
-        raise UserError(
-            "--replay shows a measurement that was made; leave out the prompt and --sweep"
-        )
-    if args.sweep and prompt is not None:
-        raise UserError("--sweep measures with a prompt of its own; leave the prompt out")
+    check_slowdown(args.slowdown)
     if args.sweep and args.output_dir is None:
         raise UserError("--sweep writes sweep.png and sweep.json; say where by --output_dir")
-    if args.sweep and (args.save_animation or args.show or args.json):
-        raise UserError("--sweep draws no animation; leave out --save_animation, --show and --json")
     if prompt is not None:
         writing.check_prompt(prompt)
     if args.save_animation is not None:
@@ -345,7 +372,11 @@ def main() -> None:
         return present(record.load(args.replay), args)
     asks = prompt is None and not args.sweep and sys.stdin.isatty()
     prompts = [] if asks or args.sweep else [prompt] if prompt else writing.piped_prompts()
-    if len(prompts) != 1 and args.save_animation:
+    if asks and (args.save_animation or args.show):
+        raise UserError(
+            "--save_animation and --show are for one prompt; give it on the command line"
+        )
+    if len(prompts) > 1 and args.save_animation:
         raise UserError("--save_animation names one file; with several prompts use --output_dir")
 
     writers = load_writers(args)

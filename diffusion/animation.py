@@ -132,7 +132,8 @@ class Stage:
             self.bars, self.verdict = self._draw_time_line(axes)
         for i, track in enumerate(film.tracks):
             left = margin + i * (width + gutter)
-            drawing.write(axes, left, top - 12, track.name, 20, self.ruler, color=drawing.INK)
+            name = self.ruler.clip(printable(track.name), width / 19)
+            drawing.write(axes, left, top - 12, name, 19, self.ruler, color=drawing.INK)
             rect = (left, top, width, self.status_line - 36 - top)
             self.panels.append(drawing.Panel(axes, rect, track.frames, self.ruler))
             size = 19 if len(film.tracks) == 1 else 16
@@ -181,7 +182,7 @@ class Stage:
             for i, bar in enumerate(self.bars):
                 bar.set_width(self.longest * self.film.time_line.filled(i, moment.time))
             final = moment is self.film.moments[-1]
-            self.verdict.set_text(self.film.time_line.verdict if final else "")
+            self.verdict.set_text(printable(self.film.time_line.verdict) if final else "")
         return changed
 
     def image(self, moment: Moment) -> Image.Image:
@@ -373,7 +374,7 @@ def filmstrip(film: Film) -> Figure:
             name = ruler.clip(printable(track.name), column / 19)
             x = margin + i * (column + gutter)
             drawing.write(axes, x, top - 8, name, 19, ruler, color=drawing.INK)
-        verdict = film.time_line.verdict
+        verdict = printable(film.time_line.verdict)
         drawing.write(axes, margin, height - 24, verdict, 17, ruler, bold=True, color=drawing.INK)
     for i, (track, frame, time) in enumerate(cells):
         left = margin + (i % across) * (column + gutter)

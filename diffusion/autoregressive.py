@@ -10,7 +10,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
-from transformers.generation.streamers import BaseStreamer
 
 from . import checkpoints, hardware, rng
 from .canvas import prompt_ids
@@ -22,13 +21,35 @@ from .options import GenerationOptions
 from .row_logits import max_length
 
 
+class _Clock:
+    """Seconds that have passed while it ran."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.seconds = device, 0.0
+        self._since: float | None = None
+
+    def start(self) -> None:
+        if self._since is None:
+            self._since = hardware.now(self.device)
+
+    def stop(self) -> None:
+        self.seconds += hardware.now(self.device) - self._since
+        self._since = None
+
+
 class _Draw(LogitsProcessor):
     """Leaves `generate` one token to take: the one that `Sampling` draws. What temperature, top-k
     and top-p mean is so decided in one place for both kinds of models, and a text depends on its
-    own random key (B,) alone."""
+    own random key (B,) alone.
 
-    def __init__(self, sampling: Sampling, keys: Tensor, forbidden: Tensor):
+    ``take`` gets the tokens (B,) and the seconds so far, with the clock stopped meanwhile.
+    """
+
+    def __init__(
+        self, sampling: Sampling, keys: Tensor, forbidden: Tensor, clock: _Clock, take: Callable
+    ):
         self.sampling, self.keys, self.forbidden = sampling, keys, forbidden
+        self.clock, self.take = clock, take
         self.step = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -36,7 +57,11 @@ class _Draw(LogitsProcessor):
         u = rng.uniform(rng.fold_in(rng.fold_in(self.keys, self.step), TOKENS), 1)[:, 0]
         allowed = scores.index_fill(1, self.forbidden, -torch.inf)
         token, _ = self.sampling.draw(allowed, u)
-        return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
+        chosen = torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
+        self.clock.stop()
+        self.take(token, self.clock.seconds)
+        self.clock.start()
+        return chosen
 
 
 class _RowsFull(StoppingCriteria):
@@ -53,57 +78,39 @@ class _Closed(Exception):
     """Nobody reads any more."""
 
 
-class _Meter(BaseStreamer):
-    """Hands each step's tokens to a reader in another thread, and stops the clock until the
-    reader wants the next ones."""
+def handed_over(work: Callable[[Callable], None]) -> Iterator[tuple]:
+    """What ``work(take)`` gives to ``take(*item)``, item by item. ``work`` runs in a thread and
+    waits inside ``take`` until its reader wants the next item; closing the iterator ends it."""
+    out: queue.Queue = queue.Queue()
+    wanted = threading.Semaphore(0)
+    closed = threading.Event()
 
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.out: queue.Queue = queue.Queue()
-        self.wanted = threading.Semaphore(0)
-        self.closed = False
-        self.seconds = 0.0
-        self._started: float | None = None
+    def take(*item) -> None:
+        out.put(item)
+        wanted.acquire()
+        if closed.is_set():
+            raise _Closed
 
-    def put(self, value: Tensor) -> None:
-        if self._started is not None:  # the first value is the prompt
-            self.seconds += hardware.now(self.device) - self._started
-            self.out.put((value, self.seconds))
-            self.wanted.acquire()
-            if self.closed:
-                raise _Closed
-        self._started = hardware.now(self.device)
-
-    def end(self) -> None:
-        pass
-
-
-def metered(generate: Callable[[BaseStreamer], None], device: torch.device) -> Iterator[tuple]:
-    """(tokens (B,), seconds so far) for each step of ``generate(streamer)``, which runs in a thread
-    and waits while its tokens are read. The seconds are those of model and sampling: neither the
-    reader's time nor the preparation before the first forward pass is in them."""
-    meter = _Meter(device)
-
-    def work() -> None:
+    def run() -> None:
         try:
-            generate(meter)
-            meter.out.put(None)
+            work(take)
+            out.put(None)
         except _Closed:
             pass
         except BaseException as error:
-            meter.out.put(error)
+            out.put(error)
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        while (item := meter.out.get()) is not None:
+        while (item := out.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
-            meter.wanted.release()
+            wanted.release()
     finally:
-        meter.closed = True
-        meter.wanted.release()
+        closed.set()
+        wanted.release()
         thread.join()
 
 
@@ -132,7 +139,27 @@ class CausalWriter:
         self, prompts: Sequence[str], options: GenerationOptions, samples: Sequence[int]
     ) -> Iterator[Step]:
         """Write one text for each prompt, see `generation.Writer.generate`. The rows of a Step grow
-        by one token a step; shorter prompts are padded on the left."""
+        by one token a step; shorter prompts are padded on the left.
+
+        The seconds are those of forward passes, sampling and the bookkeeping of `generate` between
+        them; what it prepares before the first pass is not in them, and neither is the reader's
+        time. The model works in a thread of its own, which a busy machine may leave waiting: for
+        measuring there is `record`.
+        """
+        start, work = self._prepare(prompts, options, samples)
+        return self._steps(*start, handed_over(work))
+
+    def record(
+        self, prompts: Sequence[str], options: GenerationOptions, samples: Sequence[int]
+    ) -> list[Step]:
+        """All the Steps of `generate`, measured without a reader in between."""
+        taken = []
+        start, work = self._prepare(prompts, options, samples)
+        work(lambda *item: taken.append(item))
+        return list(self._steps(*start, iter(taken)))
+
+    def _prepare(self, prompts, options, samples) -> tuple[tuple, Callable]:
+        """((ids (B, P), padding (B, P), room (B,) for new tokens, id of padding), the work)."""
         self.check(options)
         tokenizer, device = self.tokenizer, self.device
         given = prompt_ids(tokenizer, prompts, options.max_len, options.length)
@@ -141,7 +168,6 @@ class CausalWriter:
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in given], device=device)
         left = torch.tensor([width - len(row) for row in given], device=device)
         padding = torch.arange(width, device=device) < left[:, None]
-        # (B,) new tokens that each row may have
         room = options.max_len - (width - left)
         room = room if options.length is None else torch.full_like(room, options.length)
         forbidden = checkpoints.forbidden_ids(tokenizer, self.model.config.vocab_size)
@@ -150,26 +176,37 @@ class CausalWriter:
         forbidden = torch.tensor(forbidden, dtype=torch.int64, device=device)
         sampling = Sampling(options.temperature, options.top_k, options.top_p)
         keys = row_keys(options, samples, device)
+        clock = _Clock(device)
 
-        def generate(streamer: BaseStreamer) -> None:
-            self.model.generate(
-                ids,
-                attention_mask=(~padding).long(),
-                generation_config=GenerationConfig(
-                    max_new_tokens=int(room.max()),
-                    do_sample=False,  # `_Draw` has drawn
-                    use_cache=True,
-                    eos_token_id=tokenizer.eos_token_id,
-                    pad_token_id=pad,
-                ),
-                logits_processor=[_Draw(sampling, keys, forbidden)],
-                stopping_criteria=[_RowsFull(width + room)],
-                streamer=streamer,
-            )
+        def before_forward(model, args, kwargs) -> None:
+            clock.start()  # does nothing but before the first one
+            if kwargs.get("position_ids") is not None:
+                # Rows that are full wait for shorter prompts, and would count beyond the last one.
+                kwargs["position_ids"] = kwargs["position_ids"].clamp(max=self.positions - 1)
+            return args, kwargs
 
-        return self._steps(ids, padding, room, metered(generate, device))
+        def work(take: Callable) -> None:
+            hook = self.model.register_forward_pre_hook(before_forward, with_kwargs=True)
+            try:
+                self.model.generate(
+                    ids,
+                    attention_mask=(~padding).long(),
+                    generation_config=GenerationConfig(
+                        max_new_tokens=int(room.max()),
+                        do_sample=False,  # `_Draw` has drawn
+                        use_cache=True,
+                        eos_token_id=tokenizer.eos_token_id,
+                        pad_token_id=pad,
+                    ),
+                    logits_processor=[_Draw(sampling, keys, forbidden, clock, take)],
+                    stopping_criteria=[_RowsFull(width + room)],
+                )
+            finally:
+                hook.remove()
 
-    def _steps(self, ids, padding, room, stream) -> Iterator[Step]:
+        return (ids, padding, room, pad), work
+
+    def _steps(self, ids, padding, room, pad, taken: Iterator[tuple]) -> Iterator[Step]:
         batch, total = len(ids), int(room.max())
         frozen, end = torch.ones_like(padding), self.tokenizer.eos_token_id
         going = torch.ones(batch, dtype=torch.bool, device=ids.device)  # rows still being written
@@ -188,14 +225,16 @@ class CausalWriter:
             )  # fmt: skip
 
         yield step(0, going.new_zeros(batch, 0), 0.0)
-        for index, (tokens, seconds) in enumerate(stream, start=1):
-            ids = torch.cat([ids, tokens.to(ids.device)[:, None]], 1)
-            # What `generate` puts behind the end of a row does not exist.
+        for index, (tokens, seconds) in enumerate(taken, start=1):
+            # What is drawn behind the end of a row does not exist.
+            ids = torch.cat([ids, torch.where(going, tokens, pad)[:, None]], 1)
             padding = torch.cat([padding, ~going[:, None]], 1)
             frozen = torch.cat([frozen, ~going[:, None]], 1)
             nfe = nfe + going
             yield step(index, going[:, None], seconds)
             going = going & (ids[:, -1] != end) & (nfe < room)
+            if not going.any():  # some devices learn a step late that they are done
+                break
 
 
 def load_causal_writer(

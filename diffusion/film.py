@@ -10,6 +10,7 @@ from .errors import UserError
 from .frames import Frame, State, status_line
 
 LAST_HOLD = 3.0  # seconds that the last moment stays
+LONGEST = 600  # seconds of a film on a clock
 CLOCK_STEP = 0.1  # seconds of film after which a time line moves, whether or not a text changes
 
 
@@ -108,12 +109,16 @@ def synchronized(
         slowdown: one factor for all: the film takes so many times longer than the models did.
         note, verdict: shown all the time, and with the last moment.
     """
-    if not 0 < slowdown < math.inf:
-        raise UserError(f"--slowdown {slowdown} must be a number above 0")
+    check_slowdown(slowdown)
     clocks = [[frame.seconds for frame in track.frames] for track in tracks]
     if any(clock != sorted(clock) for clock in clocks):
         raise ValueError("the seconds of a track must not fall")
     ends = tuple(clock[-1] for clock in clocks)
+    if max(ends) * slowdown > LONGEST:
+        raise UserError(
+            f"--slowdown {slowdown:g} makes a film of {max(ends) * slowdown:.0f} seconds; at most "
+            f"{LONGEST} are drawn, so use {LONGEST / max(ends):.3g} or less"
+        )
     step = CLOCK_STEP / slowdown
     steps = (k * step for k in range(math.ceil(max(ends) / step)))
     times = sorted({0.0, *itertools.chain(*clocks, steps)})
@@ -127,6 +132,11 @@ def synchronized(
     return Film(tracks, moments, title, TimeLine(ends, verdict))
 
 
+def check_slowdown(slowdown: float) -> None:
+    if not 0 < slowdown < math.inf:
+        raise UserError(f"--slowdown {slowdown} must be a number above 0")
+
+
 def rate_line(frame: Frame, separator: str = " · ", unit: str = "token") -> str:
     """Seconds, what is written by then and how fast, forward passes, and tokens for each of them.
 
@@ -135,12 +145,12 @@ def rate_line(frame: Frame, separator: str = " · ", unit: str = "token") -> str
     new = [i for i, s in enumerate(frame.states) if s is not State.GIVEN and not s.open]
     tokens = len(new)
     count = tokens if unit == "token" else sum(len(frame.pieces[i]) for i in new)
-    parts = [f"{frame.seconds:.2f} s", f"{count} {unit}s"]
+    parts = [f"{frame.seconds:.2f} s", f"{count} {unit}" + ("" if count == 1 else "s")]
     if frame.seconds > 0:
         parts.append(f"{count / frame.seconds:.0f}/s")
-    parts.append(f"{frame.nfe} passes")
+    parts.append(f"{frame.nfe} pass" + ("" if frame.nfe == 1 else "es"))
     if frame.nfe:
-        parts.append(f"{tokens / frame.nfe:.1f} a pass")
+        parts.append(f"{tokens / frame.nfe:.1f} {'' if unit == 'token' else 'tokens '}a pass")
     return separator.join(parts)
 
 

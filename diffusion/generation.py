@@ -1,6 +1,6 @@
 """From options to a running generation: what all scripts that write with a masked LM share."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -59,6 +59,12 @@ class Writer:
         sampler = make_sampler(options.sampler, **options.sampler_options())
         sampling = Sampling(options.temperature, options.top_k, options.top_p)
         return denoise(canvas, denoiser, sampler, sampling, keys)
+
+    def record(
+        self, prompts: Sequence[str], options: GenerationOptions, samples: Sequence[int]
+    ) -> Iterable[Step]:
+        """The Steps of `generate`, for who only measures or wants the last."""
+        return self.generate(prompts, options, samples)
 
 
 def check_positions(options: GenerationOptions, writer) -> None:

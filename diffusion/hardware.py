@@ -63,7 +63,8 @@ def describe(device: torch.device, dtype: torch.dtype) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     elif device.type == "cpu":
-        name = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        name = f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
     else:
         name = device.type.upper()
     return f"{name}, {str(dtype).removeprefix('torch.')}"

@@ -108,7 +108,8 @@ class Panes:
             seconds = f" {end:.2f} s"
             out.append(fit(printable(track.name), label) + " " + bar + seconds)
         final = moment is self.film.moments[-1]
-        out.append(fit(line.verdict if final and line.verdict else moment.note, columns).rstrip())
+        closing = printable(line.verdict if final and line.verdict else moment.note)
+        out.append(fit(closing, columns).rstrip())
         return out
 
 

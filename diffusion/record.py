@@ -5,6 +5,7 @@ Frames are kept as what changes from one to the next, which is small for any num
 
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,18 +47,25 @@ def unpack(data: Sequence[dict]) -> list[Frame]:
         states = [*states[:length], *[State.MASKED] * (length - len(states))]
         pieces = [*pieces[:length], *[""] * (length - len(pieces))]
         for i, state, piece in entry["changes"]:
+            if i < 0:
+                raise IndexError("a position before the first")
             states[i], pieces[i] = State(state), str(piece)
-        numbers = {"nfe": int(entry["nfe"]), "seconds": float(entry["seconds"])}
-        frames.append(
-            Frame(
-                pieces, states, int(entry["index"]), entry["total"], ends=entry["ends"], **numbers
-            )
-        )
-    if not frames:
-        raise ValueError("it holds no frames")
+        numbers = {name: int(entry[name]) for name in ("index", "nfe")}
+        total = None if entry["total"] is None else int(entry["total"])
+        ends = [int(end) for end in entry["ends"]]
+        seconds = _finite(entry["seconds"])
+        frames.append(Frame(pieces, states, total=total, ends=ends, seconds=seconds, **numbers))
+    if not frames or frames[0].seconds < 0:
+        raise ValueError("it holds no frames, or time before the start")
     if any(a.seconds > b.seconds for a, b in itertools.pairwise(frames)):
         raise ValueError("its seconds fall")
     return frames
+
+
+def _finite(value) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} seconds")
+    return float(value)
 
 
 def load(path: str) -> dict:
@@ -72,7 +80,7 @@ def load(path: str) -> dict:
     except OSError as error:
         raise UserError(f"--replay {path} cannot be read ({error.strerror}); give a file that "
                         "compare.py --output_dir wrote") from None  # fmt: skip
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"--replay {path} is not complete JSON; {again}") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise UserError(f"--replay {path} is not a comparison; give a file that compare.py "
@@ -87,11 +95,15 @@ def load(path: str) -> dict:
             side["frames"] = unpack(side["frames"])
             for name in ("model", "method", "text"):
                 side[name] = str(side[name])
-            side["seconds"] = sorted(float(x) for x in side["seconds"])
+            side["nfe"] = int(side["nfe"])
+            side["seconds"] = [_finite(x) for x in side["seconds"]]
         if len(record["sides"]) != 2 or not all(side["seconds"] for side in record["sides"]):
             raise ValueError("it has not two measured sides")
-        for name in ("prompt", "options", "unit", "hardware"):
-            record[name]
+        if record["unit"] not in ("token", "character"):
+            raise ValueError("unknown unit")
+        record["options"]["length"] = int(record["options"]["length"])
+        for name in ("prompt", "hardware", "processor"):
+            record[name] = str(record[name])
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         raise UserError(f"--replay {path} is damaged; {again}") from None
     return record

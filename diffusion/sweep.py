@@ -27,6 +27,11 @@ def sweep(
     import torch
 
     diffusion, baseline = writers
+    if diffusion.tokenizer.get_vocab() != baseline.tokenizer.get_vocab():
+        raise UserError(
+            "--sweep compares seconds for as many tokens, which say nothing when the tokenizers "
+            "differ; choose a --baseline with the tokenizer of --model"
+        )
     reach = min(writer.positions for writer in writers)
     longest = reach - max(len(prompt_ids(w.tokenizer, [PROMPT], reach)[0]) for w in writers)
     lengths = [n for n in LENGTHS if n < longest] + [longest]
@@ -36,8 +41,8 @@ def sweep(
         own = {**common, "length": length, "max_len": reach}
         jobs.append((baseline, GenerationOptions(**own)))
         for steps in STEPS:
-            # Steps beyond the tokens would be those of a smaller number.
-            if steps <= length:
+            # The confidence order writes a token a step at least, and makes no more steps.
+            if steps <= length or generation.sampler != "confidence":
                 options = dataclasses.replace(generation, length=length, max_len=reach)
                 jobs.append((diffusion, dataclasses.replace(options, n_steps=steps)))
 
@@ -47,7 +52,7 @@ def sweep(
         for j in range(len(jobs)) if repeat % 2 else reversed(range(len(jobs))):
             writer, options = jobs[j]
             try:
-                for last in writer.generate([PROMPT], options, [0]):  # noqa: B007
+                for last in writer.record([PROMPT], options, [0]):  # noqa: B007
                     pass
             except torch.OutOfMemoryError:
                 raise UserError(
@@ -74,7 +79,7 @@ def sweep(
     data = {
         "format": "roberta-diffusion sweep",
         "version": 1,
-        "sampler": generation.describe(),
+        "sampler": dataclasses.replace(generation, n_steps=None).describe(),
         "repeats": repeats,
         **machine,
         "results": results,

@@ -152,7 +152,8 @@ i {{ font-style: normal; }}
 .fresh {{ background: {BLUE}; color: #fff; }}
 .given {{ font-weight: bold; }}
 .status {{ font-variant-numeric: tabular-nums; }}
-footer {{ position: sticky; bottom: 0; padding: .5rem 0; background: #fff; }}
+footer {{ padding: .5rem 0; background: #fff; }}
+@media (min-width: 50rem) and (min-height: 40rem) {{ footer {{ position: sticky; bottom: 0; }} }}
 #scrub {{ width: min(30rem, 60%); vertical-align: middle; }}
 #play {{ font: inherit; width: 5rem; }}
 .clock {{ width: 100%; border-spacing: 0; font-size: .95rem; font-variant-numeric: tabular-nums; }}

@@ -151,7 +151,7 @@ def check(script: WritingOptions, prompt: str | None) -> None:
 
 def check_prompt(prompt: str) -> None:
     if not prompt.strip():
-        raise UserError("the prompt is empty; give a beginning, or --unconditional for none")
+        raise UserError("the prompt is empty; give the beginning of a text")
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError:
@@ -168,7 +168,7 @@ def piped_prompts() -> list[str]:
         ) from None
     prompts = [line.removesuffix("\r") for line in lines if line.strip()]
     if not prompts:
-        raise UserError("no prompt on standard input; give one a line, or --unconditional")
+        raise UserError("no prompt on standard input; give one a line")
     return prompts
 
 
@@ -204,9 +204,10 @@ def write_texts(writer, prompts: list[str], generation, script, output: Output) 
     for start in range(0, len(jobs), script.batch_size):
         batch = jobs[start : start + script.batch_size]
         texts, samples = zip(*batch, strict=True)
-        steps = writer.generate(texts, generation, samples)
         # The view shows the first text of a batch; the file or the JSON line is for machines.
         watch = script.live and supports_live(sys.stdout) and not (script.json or script.output)
+        write = writer.generate if watch else writer.record
+        steps = write(texts, generation, samples)
         frames = []
         with LiveView(sys.stdout, status=writer.status) as view:
             for step in steps:

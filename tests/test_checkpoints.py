@@ -351,12 +351,12 @@ def test_a_text_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     assert target.read_text(encoding="utf-8") == "old é"
     with monkeypatch.context() as patch:
 
-        def full(self, text, **kwargs):
-            with self.open("w") as file:
-                file.write(text[:2])
+        def full(self, content):
+            with self.open("wb") as file:
+                file.write(content[:2])
             raise OSError(28, "No space left on device")
 
-        patch.setattr(Path, "write_text", full)
+        patch.setattr(Path, "write_bytes", full)
         with pytest.raises(UserError, match="No space left on device"):
             checkpoints.write_text(target, "new text")
     assert [(p.name, p.read_text(encoding="utf-8")) for p in tmp_path.iterdir()] == [

@@ -207,7 +207,7 @@ class FakeWriter:
     def __init__(self, name, log, seconds):
         self.name, self.log, self.seconds = name, log, iter(seconds)
 
-    def generate(self, prompts, options, samples):
+    def record(self, prompts, options, samples):
         self.log.append(self.name)
         end = next(self.seconds)
         for second in (0.0, end / 2, end):
@@ -237,6 +237,8 @@ def test_the_verdict():
     b = side("b", [0.5], causal_frames([0.0, 0.1, 0.2, 0.5]))
     assert compare.verdict([a, b], "token") == "b was 4.00× faster"
     assert compare.verdict([b, a], "token") == "b was 4.00× faster"
+    # Of an even number of runs the lower one in the middle is shown, and so it is what counts.
+    assert compare.verdict([a, side("c", [9.0, 1.0], b["frames"])], "token") == "c was 2.00× faster"
     letters = len(" quick brown fox jumps"), len(" lazy dog sleeps")
     ratio = (2.0 / letters[0]) / (0.5 / letters[1])
     assert compare.verdict([a, b], "character") == f"b was {ratio:.2f}× faster per character"
@@ -253,7 +255,8 @@ def call(monkeypatch, capsys, tmp_path, tiny_model, tiny_gpt2):
     monkeypatch.chdir(here)
 
     def call(*arguments, stdin: bytes = b"", model=tiny_model, baseline=tiny_gpt2):
-        words = ["compare.py", "--model", str(model), "--baseline", str(baseline)]
+        models = ["--model", str(model), "--baseline", str(baseline)]
+        words = ["compare.py", *(models if "--replay" not in arguments else ())]
         monkeypatch.setattr(sys, "argv", [*words, *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
         code = 0
@@ -348,6 +351,35 @@ def test_replay_needs_no_torch(call, tmp_path):
     assert done.stdout.strip().endswith("False"), done.stderr
 
 
+def test_the_measurement_is_kept_before_it_is_shown(call, tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "table", interrupted)
+    assert call("The river", *SMALL, "--output_dir", tmp_path / "k")[0] == 130
+    assert os.listdir(tmp_path / "k") == ["compare.json"]
+
+
+def test_both_models_compute_in_one_number_format(monkeypatch):
+    from diffusion import autoregressive, generation
+
+    asked = []
+
+    def loader(own):
+        def load(name, tokenizer, device, dtype):
+            asked.append(dtype)
+            return SimpleNamespace(dtype=own if dtype == "auto" else dtype)
+
+        return load
+
+    monkeypatch.setattr(generation, "load_writer", loader("float32"))
+    monkeypatch.setattr(autoregressive, "load_causal_writer", loader("bfloat16"))
+    pair = compare.load_writers(compare.CompareOptions())
+    assert [writer.dtype for writer in pair] == ["float32", "float32"]
+    pair = compare.load_writers(compare.CompareOptions(dtype="bfloat16"))
+    assert [writer.dtype for writer in pair] == ["bfloat16", "bfloat16"]
+
+
 def test_several_prompts_of_a_pipe(call, tmp_path):
     code, out, err = call(*SMALL, "--output_dir", tmp_path / "k", stdin=b"The river\nHe said\n")
     assert code == 0, err
@@ -397,14 +429,16 @@ def test_models_with_different_tokenizers(call, tiny_gpt2, tmp_path):
     assert data["unit"] == "character"
     data["sides"] = [{**s, "frames": record.unpack(s["frames"])} for s in data["sides"]]
     shown = compare.film_of_record(data, 1.0)
-    assert "different tokenizers" in shown.title and "per character" in shown.time_line.verdict
+    assert (
+        "tokenizers differ" in shown.moments[0].note and "per character" in shown.time_line.verdict
+    )
     assert "characters" in shown.tracks[0].status(shown.tracks[0].frames[-1])
     assert "characters/s" in compare.table(data)
 
 
 def test_a_sweep(call, tmp_path):
     folder = tmp_path / "sweep"
-    code, out, err = call("--sweep", "--repeats", "2", "--output_dir", folder, "--max_len", "64")
+    code, out, err = call("--sweep", "--repeats", "2", "--output_dir", folder)
     assert code == 0, err
     assert sorted(os.listdir(folder)) == ["sweep.json", "sweep.png"]
     data = json.loads((folder / "sweep.json").read_text())
@@ -431,7 +465,12 @@ BAD = {
     "slowdown nan": (["He", "--slowdown", "nan"], "--slowdown nan"),
     "no ending": (["He", "--save_animation", "out"], ".gif"),
     "unknown ending": (["He", "--save_animation", "out.avi"], ".avi"),
-    "prompt and replay": (["He", "--replay", "x.json"], "--replay"),
+    "prompt and replay": (["He", "--replay", "x.json"], "leave out the prompt"),
+    "replay with a seed": (["--replay", "x.json", "--seed", "5"], "leave out --seed 5"),
+    "replay into a folder": (["--replay", "x.json", "--output_dir", "x"], "leave out --output_dir"),
+    "sweep with a slowdown": (["--sweep", "--slowdown", "7", "--output_dir", "x"], "--slowdown"),
+    "sweep with a length": (["--sweep", "--max_len", "20", "--output_dir", "x"], "--max_len 20"),
+    "an endless film": (["He", "--slowdown", "1e9"], "or less"),
     "replay of nothing": (["--replay", "nothing.json"], "nothing.json"),
     "sweep without folder": (["--sweep"], "--output_dir"),
     "sweep with prompt": (["He", "--sweep", "--output_dir", "x"], "--sweep"),
@@ -450,7 +489,7 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case, tiny_model, tin
     arguments, named = BAD[case]
     names = {"MASKED": str(tiny_model), "CAUSAL": str(tiny_gpt2)}
     arguments = [names.get(a, a) for a in arguments]
-    if "--max_len" not in arguments:
+    if "--max_len" not in arguments and "--replay" not in arguments and "--sweep" not in arguments:
         arguments = [*arguments, "--max_len", "24"]
     code, out, err = call(*arguments)
     said = [line for line in err.splitlines() if line.startswith("compare.py: ")]
@@ -473,6 +512,15 @@ DAMAGE = {
     "an unknown state": (lambda text: text.replace('"masked"', '"msked"'), "damaged"),
     "frames missing": (lambda text: re.sub(r'"frames": \[.*?\}\]', '"frames": []', text), "damaged"),
     "a field missing": (lambda text: text.replace('"hardware"', '"hardwear"'), "damaged"),
+    "options missing": (lambda text: text.replace('"options": {"length": 4}', '"options": {}'), "damaged"),
+    "a length that is no number": (lambda text: text.replace('"length": 4}', '"length": "x"}'), "damaged"),
+    "passes that are no number": (lambda text: text.replace('"nfe": 3,', '"nfe": "x",'), "damaged"),
+    "endless seconds": (lambda text: text.replace('"seconds": 0.31,', '"seconds": Infinity,'), "damaged"),
+    "no seconds": (lambda text: text.replace('"seconds": 0.31,', '"seconds": NaN,'), "damaged"),
+    "ends that are none": (lambda text: text.replace('"ends": []', '"ends": null'), "damaged"),
+    "a position before the first": (lambda text: text.replace('[[1, "', '[[-1, "'), "damaged"),
+    "another unit": (lambda text: text.replace('"unit": "token"', '"unit": "foo"'), "damaged"),
+    "deep nesting": (lambda text: "[" * 200_000, "not complete JSON"),
     "seconds that are no numbers": (
         lambda text: re.sub(r'"seconds": \[[^]]*\]', '"seconds": ["x"]', text), "damaged"
     ),

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gpt2_inference
 from diffusion import autoregressive, hardware, rng
-from diffusion.autoregressive import load_causal_writer, metered
+from diffusion.autoregressive import handed_over, load_causal_writer
 from diffusion.canvas import written_ids, written_text
 from diffusion.denoise import TOKENS
 from diffusion.denoiser import Proposal, Sampling
@@ -102,7 +102,10 @@ def test_filters_mean_the_same_for_both_kinds_of_models():
     keys = rng.row_keys(0, len(p))
     draw = autoregressive._Draw
     for sampling in (Sampling(1.0, 0, 0.75), Sampling(1.0, 0, 0.76), Sampling(0.5, 3, 0.9)):
-        processor = draw(sampling, keys, torch.tensor([], dtype=torch.int64))
+        clock = autoregressive._Clock(torch.device("cpu"))
+        clock.start()
+        nothing = torch.tensor([], dtype=torch.int64)
+        processor = draw(sampling, keys, nothing, clock, lambda *item: None)
         gpt2 = processor(None, p.log()).argmax(-1)
         u = rng.uniform(rng.fold_in(rng.fold_in(keys, 1), TOKENS), 1)
         rows = torch.ones(len(p), 1, dtype=torch.bool)
@@ -126,10 +129,10 @@ def test_a_text_ends_at_its_own_end_of_text(writer, monkeypatch):
     ends = torch.tensor([[2, 9, 9, 9], [9, 9, 2, 9], [9, 9, 9, 9]])
     calls = itertools.chain(ends.T, itertools.repeat(torch.tensor([9, 9, 9])))
 
-    def scripted(self, input_ids, scores):
-        return torch.full_like(scores, -torch.inf).scatter_(1, next(calls)[:, None], 0.0)
+    def scripted(self, logits, u):
+        return next(calls), u
 
-    monkeypatch.setattr(autoregressive._Draw, "__call__", scripted)
+    monkeypatch.setattr(Sampling, "draw", scripted)
     prompts = ["The", "The river runs", "She"]
     start = [len(writer.tokenizer(p, add_special_tokens=False)["input_ids"]) + 1 for p in prompts]
     options = GenerationOptions(max_len=max(start) + 3)
@@ -160,35 +163,54 @@ def test_exactly_so_many_tokens(call):
         assert record["nfe"] == 9 and 2 not in record["ids"]
 
 
-def test_only_the_time_in_the_model_is_measured(monkeypatch):
-    clock = iter(range(1000))
+def test_only_the_time_in_the_model_is_measured(writer, monkeypatch):
+    """Each reading of this clock is a second later: from a forward pass to the draw is one."""
+    clock = itertools.count()
     monkeypatch.setattr(hardware, "now", lambda device: float(next(clock)))
-
-    def generate(streamer):
-        for token in range(6):  # the first value stands for the prompt
-            streamer.put(torch.tensor([token]))
-
-    seen = []
-    for tokens, seconds in metered(generate, torch.device("cpu")):
-        seen.append((int(tokens), seconds))
+    options = GenerationOptions(length=5, max_len=40)
+    seconds = []
+    for step in writer.generate(["The"], options, [0]):
+        seconds.append(step.seconds)
         for _ in range(10):  # a reader who takes his time
             next(clock)
-    assert seen == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0), (5, 5.0)]
+    assert seconds == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert [step.seconds for step in writer.record(["The"], options, [0])] == seconds
+
+
+def test_a_recording_has_the_same_steps(writer):
+    options = GenerationOptions(max_len=30)
+    prompts = ["The", "She opened the window and"]
+    streamed = list(writer.generate(prompts, options, [0, 1]))
+    recorded = writer.record(prompts, options, [0, 1])
+    assert len(streamed) == len(recorded)
+    for a, b in zip(streamed, recorded, strict=True):
+        for name in ("ids", "frozen", "padding", "revealed", "nfe"):
+            assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+def test_a_full_row_waits_for_a_shorter_prompt_up_to_the_last_position(writer):
+    """Its own positions would run on beyond those that the model has."""
+    options = GenerationOptions(max_len=writer.positions)
+    prompts = ["The", "The river runs through the old town and under the"]
+    *_, together = writer.generate(prompts, options, [0, 1])
+    for row, prompt in enumerate(prompts):
+        *_, alone = writer.generate([prompt], options, [row])
+        assert written_ids(together, row) == written_ids(alone, 0)
 
 
 def test_errors_and_early_ends_leave_no_thread_behind(writer):
-    def broken(streamer):
-        streamer.put(torch.tensor([0]))
-        streamer.put(torch.tensor([1]))
+    def broken(take):
+        take(1)
         raise MemoryError("full")
 
     before = threading.active_count()
     with pytest.raises(MemoryError, match="full"):
-        list(metered(broken, torch.device("cpu")))
+        list(handed_over(broken))
     steps = writer.generate(["The"], GenerationOptions(max_len=40), [0])
     next(steps), next(steps), next(steps)
     steps.close()
     assert threading.active_count() == before
+    assert not writer.model._forward_pre_hooks
 
 
 @pytest.mark.parametrize("ending", ["gif", "html", "png"])
