@@ -23,7 +23,7 @@ from diffusion.animation import (
 )
 from diffusion.errors import UserError, run
 from diffusion.flags import parse_flags
-from diffusion.options import GenerationOptions, at_least
+from diffusion.options import GenerationOptions, at_least, sampler_table
 from diffusion.terminal import LiveView, supports_live
 
 # torch and transformers' models take seconds to import; --help and mistakes need neither.
@@ -59,6 +59,7 @@ class ScriptOptions:
         default=None, metadata={"help": "Save the generation as .gif, .mp4, .html or .png."}
     )
     show: bool = field(default=False, metadata={"help": "Play the animation in a window."})
+    list_samplers: bool = field(default=False, metadata={"help": "List the samplers, and end."})
     live: bool = field(
         default=True, metadata={"help": "Show the canvas while it fills (in a terminal)."}
     )
@@ -241,6 +242,9 @@ def main() -> None:
         description=__doc__.split("\n")[0],
         prompt_help="Beginning of the text. Without one it is asked for, or read from a pipe.",
     )
+    if script.list_samplers:
+        print(sampler_table(generation))
+        return
     check(generation, script, prompt)
     asks = prompt is None and not script.unconditional and sys.stdin.isatty()
     if prompt is not None:

@@ -3,7 +3,9 @@
 With `row_logits` this is the only code that calls a model. The contract of every denoiser:
 probabilities are computed in float32; ``<mask>``, padding and other ids that training never
 supervised have probability 0; a visible token predicts itself (copy-through); logits exist only
-where asked for.
+where asked for. A model trained on masks alone says nothing new about a token it sees, so whoever
+asks for a prediction at a visible position says whether the token is to be hidden there, see
+``shadows``.
 """
 
 import copy
@@ -33,6 +35,7 @@ class Denoiser:
         self.mask_id = mask_id
         self.device = next(model.parameters()).device
         self.forbidden = torch.tensor(sorted({mask_id, *forbidden}), device=self.device)
+        self.passes = 1  # forward passes a call costs
 
     def forbidding(self, *ids: int) -> "Denoiser":
         """The same denoiser with more ids forbidden."""
@@ -40,12 +43,29 @@ class Denoiser:
         other.forbidden = torch.cat([self.forbidden, self.forbidden.new_tensor(ids)])
         return other
 
-    def __call__(self, ids: Tensor, rows: Tensor, padding: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        ids: Tensor,
+        rows: Tensor,
+        padding: Tensor | None = None,
+        shadows: Tensor | None = None,
+        frozen: Tensor | None = None,
+    ) -> Tensor:
         """Logits (N, V) at the N positions of ``rows`` (B, L), row-major; -inf where forbidden.
         They are in the model's number format; who turns them into probabilities goes through
-        float32. ``padding`` (B, L) marks positions that do not exist."""
+        float32.
+
+        Args:
+            padding: (B, L), positions that do not exist.
+            shadows: (B, L), visible positions among ``rows`` that are predicted by a copy which
+                does not see the token there, see `RowLogits.shadowed`.
+            frozen: (B, L), what is given; of use to wrappers such as `guidance.Guided`.
+        """
         attention_mask = None if padding is None else (~padding).long()
-        logits = self.row_logits(ids, rows, attention_mask)
+        if shadows is not None and shadows.any():
+            logits = self.row_logits.shadowed(ids, rows, shadows, self.mask_id, padding)
+        else:
+            logits = self.row_logits(ids, rows, attention_mask)
         return logits.index_fill_(1, self.forbidden, -torch.inf)
 
 
@@ -127,10 +147,18 @@ class Proposal:
         rows: (B, L) bool, the N positions.
         sampling: how tokens are drawn.
         u: (B, L) uniforms, one for each position.
+        best: (B, 1) bool, rows that take the most probable tokens whatever ``sampling`` says.
     """
 
-    def __init__(self, logits: Tensor, rows: Tensor, sampling: Sampling, u: Tensor):
-        self.rows = rows
+    def __init__(
+        self,
+        logits: Tensor,
+        rows: Tensor,
+        sampling: Sampling,
+        u: Tensor,
+        best: Tensor | None = None,
+    ):
+        self.rows = self._asked = rows
         self._logits = logits
         greedy = sampling.temperature < MIN_TEMPERATURE
         self._temperature = 1.0 if greedy else sampling.temperature
@@ -143,13 +171,22 @@ class Proposal:
             # log sum exp, as the loss of the best token plus its logit: one fused pass.
             total = F.cross_entropy(logits, best, reduction="none")
             total = total + logits.gather(-1, best[:, None])[:, 0]
-            return (short, total) if ids is None else (short, total, ids)
+            return (short, total, best) if ids is None else (short, total, best, ids)
 
-        short, total, *ids = self._map(shorten)
+        short, self._total, first, *ids = self._map(shorten)
         pick, self._sharpened = sampling.choose(short, u[rows])
+        if best is not None:  # in a sorted shortlist the best token stands first
+            place = torch.zeros_like(pick) if ids else first
+            pick = torch.where(best.expand_as(rows)[rows], place, pick)
         pick = pick[:, None]
         self._tokens = (ids[0].gather(-1, pick) if ids else pick)[:, 0]
-        self._probability = (short.gather(-1, pick)[:, 0] - total).exp()
+        self._probability = (short.gather(-1, pick)[:, 0] - self._total).exp()
+
+    def only(self, rows: Tensor) -> "Proposal":
+        """The same proposal as a sampler sees it that asked for no more than ``rows`` (B, L)."""
+        part = copy.copy(self)
+        part.rows = self.rows & rows
+        return part
 
     def _map(self, function: Callable[..., tuple[Tensor, ...]], *columns: Tensor) -> list[Tensor]:
         """``function`` of the float32 logits and of tensors (N, ...), chunk by chunk."""
@@ -160,7 +197,7 @@ class Proposal:
     def spread(self, values: Tensor, fill: float) -> Tensor:
         """Values (N,) of the positions asked for as (B, L), ``fill`` elsewhere."""
         out = torch.full(self.rows.shape, fill, dtype=values.dtype, device=values.device)
-        out[self.rows] = values
+        out[self._asked] = values
         return out
 
     @cached_property
@@ -172,6 +209,29 @@ class Proposal:
     def probability(self) -> Tensor:
         """(B, L) probability of the drawn token at temperature 1; nan where none was drawn."""
         return self.spread(self._probability, torch.nan)
+
+    def probability_of(self, tokens: Tensor) -> Tensor:
+        """(B, L) probability at temperature 1 of other ``tokens`` (B, L); nan where nothing was
+        asked for."""
+        logits = self._logits.gather(-1, tokens[self._asked][:, None])[:, 0].float()
+        return self.spread((logits - self._total).exp(), torch.nan)
+
+    def divergence(self, previous: "Proposal") -> Tensor:
+        """(B, L) KL(this || previous) in nats, over the whole vocabulary at temperature 1; inf
+        where either has no prediction."""
+        number = torch.arange(len(previous._logits), device=self.rows.device)
+        number = previous.spread(number, -1).masked_fill(~previous.rows, -1)[self._asked]
+        if not len(previous._logits):
+            return self.spread(torch.full_like(self._total, torch.inf), torch.inf)
+
+        def divergence(logits: Tensor, number: Tensor) -> tuple[Tensor]:
+            # The clamps make p (log p - log q) of a forbidden token 0.
+            log_p = logits.log_softmax(-1).clamp(min=-1e4)
+            log_q = previous._logits[number.clamp(min=0)].float().log_softmax(-1).clamp(min=-1e4)
+            kl = (log_p.exp() * (log_p - log_q)).sum(-1)
+            return (kl.masked_fill(number < 0, torch.inf),)
+
+        return self.spread(*self._map(divergence, number), torch.inf)
 
     def entropy(self) -> Tensor:
         """(B, L) entropy in nats at the sampling temperature (at 1 when that is 0); nan elsewhere."""
@@ -191,6 +251,15 @@ class Proposal:
             return (best - second,)
 
         return self.spread(*self._map(margin), torch.nan)
+
+    def gap(self) -> Tensor:
+        """(B, L) largest minus second largest logit; nan elsewhere."""
+
+        def gap(logits: Tensor) -> tuple[Tensor]:
+            best, second = logits.topk(2).values.unbind(-1)
+            return (best - second,)
+
+        return self.spread(*self._map(gap), torch.nan)
 
     def score(self, kind: str) -> Tensor:
         """(B, L) sureness, larger is surer; -inf where no token was drawn."""

@@ -8,12 +8,14 @@ import transformers
 
 from . import checkpoints, hardware, rng
 from .canvas import Canvas, prompt_canvas
-from .denoise import Step, denoise
+from .denoise import Step
 from .denoiser import Denoiser, Sampling
 from .errors import UserError
+from .guidance import Guided, Processed
 from .options import GenerationOptions
 from .row_logits import max_length
 from .samplers import make_sampler
+from .windows import denoise_windows
 
 # Below so many parameters `auto` means float32: the model is fast anyway, and rounding to bfloat16
 # depends on the shape of a batch, so that a text would depend on what else is written.
@@ -34,10 +36,16 @@ class Writer:
 
     def check(self, options: GenerationOptions) -> None:
         options.check()
-        if options.max_len > self.positions:
+        stride = options.window_stride
+        if options.max_len > self.positions and stride is None:
             raise UserError(
                 f"--max_len {options.max_len} exceeds the {self.positions} positions of "
-                f"{self.name}; use --max_len {self.positions} or less"
+                f"{self.name}; use --max_len {self.positions} or less, or --window_stride"
+            )
+        if stride is not None and not 1 <= stride < self.positions:
+            raise UserError(
+                f"--window_stride {stride} must be a number from 1 to {self.positions - 1}: "
+                f"{self.name} sees {self.positions} positions"
             )
 
     def generate(
@@ -59,9 +67,20 @@ class Writer:
         denoiser = self.denoiser
         if options.length is not None:  # exactly so many tokens: the text may not end before
             denoiser = denoiser.forbidding(self.tokenizer.eos_token_id)
-        sampler = make_sampler(options.sampler, **options.sampler_options())
-        sampling = Sampling(options.temperature, options.top_k, options.top_p)
-        return canvas, denoise(canvas, denoiser, sampler, sampling, keys)
+        if options.guidance:
+            denoiser = Guided(denoiser, options.guidance, self.tokenizer.all_special_ids)
+        if options.repetition_penalty != 1 or options.no_repeat_ngram_size:
+            denoiser = Processed(denoiser, options.repetition_penalty, options.no_repeat_ngram_size)
+        steps = denoise_windows(
+            canvas,
+            denoiser,
+            lambda: make_sampler(options.sampler, **options.sampler_options()),
+            Sampling(options.temperature, options.top_k, options.top_p),
+            keys,
+            window=self.positions,
+            stride=options.window_stride or self.positions - 1,
+        )
+        return canvas, steps
 
 
 def load_writer(

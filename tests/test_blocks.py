@@ -86,8 +86,3 @@ def test_given_tokens_count_for_no_block():
     steps = list(denoise(canvas, denoiser, sampler, Sampling(), rng.row_keys(0, 50)))
     written = [set(s.revealed.nonzero()[:, 1].tolist()) for s in steps[1:]]
     assert written == [{1, 2}, {1, 2}, {3, 4}, {3, 4}]
-
-
-def test_samplers_with_a_fixed_number_of_steps_are_refused():
-    with pytest.raises(ValueError, match="fixed number of steps"):
-        make_sampler("confidence", 4, block_length=2)

@@ -31,9 +31,9 @@ from diffusion.samplers import (
     Seed,
     Threshold,
     make_sampler,
-    quotas,
-    ranks,
 )
+from diffusion.state import State, ranks
+from diffusion.unmasking import quotas
 
 ROWS = 150_000
 SMALL = TabularDenoiser(length=4, vocab=3, seed=2)  # one position is given, three are written
@@ -120,7 +120,9 @@ def test_ancestral_follows_its_law(schedule):
 
 def test_ancestral_clock_runs_evenly_from_one_to_almost_zero():
     sampler = Ancestral(8)
-    times = [sampler.time(k).item() for k in range(9)]
+    nothing = torch.zeros(1, 3, dtype=torch.bool)
+    state = State(torch.zeros(1, 3), nothing, nothing, rng.row_keys(0, 1))
+    times = [sampler.time(state, torch.tensor([[k]])).item() for k in range(9)]
     assert times == pytest.approx([1 - k / 8 * (1 - 1e-5) for k in range(9)], abs=1e-15)
     assert times[0] == 1 and times[-1] == pytest.approx(1e-5)
 
