@@ -80,10 +80,13 @@ class Processed(Wrapped):
             seen = ids[row].scatter(1, place[:, None], self.mask_id)
             logits = self.penalty(seen, logits)
         if self.ngrams:
-            # (N, L): the row shifted so that it ends before the position.
-            source = place[:, None] + torch.arange(-ids.shape[1], 0, device=ids.device)
-            left = ids[row[:, None], source.clamp(min=0)].masked_fill(source < 0, self.mask_id)
-            # Logits of -inf at the mask id: a suffix of masks bans nothing but the mask.
+            # (N, L): the row shifted so that it ends before the position. A mask becomes an id
+            # of its own beyond the vocabulary, so that it matches no other mask and bans nothing.
+            column = torch.arange(ids.shape[1], device=ids.device)
+            source = place[:, None] + column - ids.shape[1]
+            left = ids[row[:, None], source.clamp(min=0)]
+            nothing = (source < 0) | (left == self.mask_id)
+            left = torch.where(nothing, logits.shape[1] + column, left)
             banned = self.ngrams(left, logits)
             usable = (banned > -torch.inf).any(1, keepdim=True)
             logits = torch.where(usable, banned, logits)

@@ -25,12 +25,13 @@ class TabularDenoiser:
 
     def __call__(self, ids, rows, padding=None, shadows=None, frozen=None):
         """Logits (N, V + 1), the mask forbidden. A shadow is exact: it looks up the canvas with a
-        mask at its one position."""
+        mask at its one position. A canvas that is too short is taken to end in tokens 0."""
         self.calls += 1
         self.rows_seen += len(ids)
-        state = (ids * self.place).sum(1, keepdim=True).expand_as(ids)
+        place = self.place[: ids.shape[1]]
+        state = (ids * place).sum(1, keepdim=True).expand_as(ids)
         if shadows is not None:
-            state = state + (self.mask_id - ids) * self.place * shadows
+            state = state + (self.mask_id - ids) * place * shadows
         row, place = rows.nonzero(as_tuple=True)
         logits = self.table[state[row, place], place]
         return torch.cat([logits, torch.full((len(logits), 1), -torch.inf)], 1)
