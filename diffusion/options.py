@@ -36,7 +36,7 @@ REMASK = {
     "cap": "at most --eta",
     "rescale": "--eta times the largest valid one",
     "conf": "more for tokens that were written unsurely",
-    "loop": "--eta at a standing 10 % of masks in the middle of the time",
+    "loop": "--eta while a tenth stays masked, in the middle of the time",
     "psi": "--kappa times ancestral, the rest as the seed loop",
 }
 P2_SCORES = {
@@ -322,29 +322,23 @@ def within(flag: str, value: float, least: float, most: float | None) -> None:
 
 def sampler_table(options: GenerationOptions) -> str:
     """What `--list_samplers` prints: every sampler, for the length and the steps asked for."""
-    length = options.length or options.max_len
-    steps = options.n_steps or N_STEPS
-    tokens = f"L = {length} tokens" if options.length else f"L = {length} tokens less the prompt"
+    tokens, steps = options.length or options.max_len, options.n_steps or N_STEPS
+    rest = "" if options.length else " less the prompt"
     any_sampler = tuple(SAMPLERS)
-    lines = [f"samplers, for {tokens} and N = {steps} steps (--length, --max_len, --n_steps)"]
+    lines = [
+        f"for {tokens} tokens{rest} (--length, --max_len) and {steps} steps (--n_steps)\n",
+        f"{'sampler':14} {'forward passes':15} {'corrects':9} what it does; its options; source",
+    ]
     for name, facts in SAMPLERS.items():
-        own = [o for o, owners in options._OWN.items() if name in owners != any_sampler]
-        nfe = facts.nfe
-        if facts.nfe.endswith("L"):
-            nfe += f" ({facts.nfe.replace('L', str(length))})"
-        elif "N" in facts.nfe:
-            count = steps + facts.nfe.endswith("1")
-            nfe += f" ({facts.nfe.split('N')[0]}{count})"
-        lines += [
-            f"\n{name}: {facts.line}",
-            f"    forward passes: {nfe}",
-            f"    corrects itself: {'yes' if facts.corrects else 'no'}",
-            f"    options: {' '.join('--' + o for o in own) or 'none'}",
-            f"    source: {facts.source}",
-        ]
-    shared = " ".join(f"--{o}" for o, owners in options._OWN.items() if owners == any_sampler)
-    lines.append(f"\nwith any: {shared} --guidance --repetition_penalty --no_repeat_ngram_size")
-    return "\n".join(lines)
+        own = [f"--{o}" for o, owners in options._OWN.items() if name in owners != any_sampler]
+        nfe = facts.nfe.replace("N + 1", str(steps + 1)).replace("N", str(steps))
+        nfe, corrects = nfe.replace("L", str(tokens)), "yes" if facts.corrects else "no"
+        lines.append(f"{name:14} {nfe:15} {corrects:9} {facts.line}")
+        lines += [f"{'':41}{' '.join(own)}"] if own else []
+        lines.append(f"{'':41}{facts.source}")
+    shared = [f"--{o}" for o, owners in options._OWN.items() if owners == any_sampler]
+    shared += ["--guidance (twice the passes)", "--repetition_penalty", "--no_repeat_ngram_size"]
+    return "\n".join([*lines, "", "with any of them: " + ", ".join(shared)])
 
 
 def one_of(flag: str, value: str, names) -> str:

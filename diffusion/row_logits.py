@@ -107,10 +107,10 @@ class RowLogits(nn.Module):
         (two hops). Without that, each position would need its own forward pass.
 
         Raises:
-            UserError: the model takes no position ids.
+            UserError: a type of model that was not tried. Those that count distances between
+                slots instead of adding positions to tokens cannot have shadows.
         """
-        parameters = inspect.signature(self.model.base_model.forward).parameters
-        if "position_ids" not in parameters or self.config.model_type == "modernbert":
+        if self.config.model_type not in _POSITIONED:
             raise UserError(
                 f"models of type {self.config.model_type} cannot judge what is written without "
                 "seeing it; use a sampler without shadow copies, see --list_samplers"
@@ -144,7 +144,7 @@ class RowLogits(nn.Module):
             "position_ids": where + first_position(self.config),
             "attention_mask": bias.masked_fill_(~seen, torch.finfo(dtype).min)[:, None],
         }
-        if "token_type_ids" in parameters:
+        if "token_type_ids" in inspect.signature(self.model.base_model.forward).parameters:
             kwargs["token_type_ids"] = torch.zeros_like(ids)
 
         # Where each position is read: at its slot, or one to the left, or at its shadow.
@@ -164,6 +164,9 @@ class RowLogits(nn.Module):
             return torch.get_autocast_dtype(device.type)
         return self.model.dtype
 
+
+# Model types that are told a token's place by a vector added to it, and nothing else.
+_POSITIONED = {"roberta", "bert", "xlm-roberta", "camembert", "electra", "distilbert"}
 
 # Model types without "roberta" in their name that number positions as RoBERTa does.
 _ROBERTA_KIN = {"camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "xmod"}

@@ -14,6 +14,7 @@ from PIL import Image
 
 import inference
 from diffusion.errors import run
+from diffusion.options import SAMPLERS
 
 ROOT = Path(inference.__file__).parent
 SMALL = ["--max_len", "24", "--dtype", "float32"]
@@ -122,10 +123,7 @@ def test_unconditional_and_several_samples(call):
     assert len({tuple(r["ids"]) for r in records(out)}) == 3
 
 
-@pytest.mark.parametrize(
-    "sampler",
-    ["seed", "ancestral", "first-hitting", "confidence", "threshold", "entropy-bound"],
-)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_writes_the_whole_canvas(call, sampler):
     code, out, _ = call("He said", "--sampler", sampler, "--json", *SMALL)
     (record,) = records(out)
