@@ -78,6 +78,25 @@ def dense_probabilities(denoiser, ids: Tensor, mask_id: int) -> Tensor:
     return dense
 
 
+def largest(logits: Tensor, k: int, width: int = 64) -> tuple[Tensor, Tensor]:
+    """``logits.topk(k)`` of (N, V), on a CPU in two thirds of the time: the k largest values lie
+    in the k groups of ``width`` columns with the largest maxima."""
+    groups = logits.shape[1] // width
+    if not logits.is_cpu or groups < 4 * k:
+        return logits.topk(k)
+    table = logits[:, : groups * width].view(-1, groups, width)
+    column = torch.arange(logits.shape[1], device=logits.device)
+    best = table.amax(-1).topk(k).indices  # (N, k) groups
+    ids = column[: groups * width].view(groups, width)[best].flatten(1)
+    values = table.gather(1, best[:, :, None].expand(-1, -1, width)).flatten(1)
+    values = torch.cat([values, logits[:, groups * width :]], 1)
+    values, place = values.topk(k)
+    rest = place - k * width + groups * width  # beyond the last whole group
+    return values, torch.where(
+        place < k * width, ids.gather(1, place.clamp(max=k * width - 1)), rest
+    )
+
+
 # Logits divided by less overflow; what differs by less than a digit is decided by then.
 MIN_TEMPERATURE = 1e-4
 
@@ -101,7 +120,7 @@ class Sampling:
         if self.temperature < MIN_TEMPERATURE:
             return logits.max(-1, keepdim=True)
         if 0 < self.top_k < logits.shape[-1]:
-            return logits.topk(self.top_k)
+            return largest(logits, self.top_k)
         return logits.sort(descending=True) if self.top_p < 1 else (logits, None)
 
     def distribution(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -224,14 +243,16 @@ class Proposal:
         if not len(previous._logits):
             return self.spread(torch.full_like(self._total, torch.inf), torch.inf)
 
-        def divergence(logits: Tensor, number: Tensor) -> tuple[Tensor]:
-            # The clamps make p (log p - log q) of a forbidden token 0.
-            log_p = logits.log_softmax(-1).clamp(min=-1e4)
-            log_q = previous._logits[number.clamp(min=0)].float().log_softmax(-1).clamp(min=-1e4)
-            kl = (log_p.exp() * (log_p - log_q)).sum(-1)
+        def divergence(logits: Tensor, number: Tensor, total: Tensor) -> tuple[Tensor]:
+            other = number.clamp(min=0)
+            # sum p (log p - log q); the clamps make the summand of a forbidden token 0.
+            now = logits.clamp(min=-1e4)
+            before = previous._logits[other].float().clamp_(min=-1e4)
+            p = (now - total[:, None]).exp_()
+            kl = p.mul_(now.sub_(before)).sum(-1) - total + previous._total[other]
             return (kl.masked_fill(number < 0, torch.inf),)
 
-        return self.spread(*self._map(divergence, number), torch.inf)
+        return self.spread(*self._map(divergence, number, self._total), torch.inf)
 
     def entropy(self) -> Tensor:
         """(B, L) entropy in nats at the sampling temperature (at 1 when that is 0); nan elsewhere."""
