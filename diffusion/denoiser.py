@@ -235,24 +235,25 @@ class Proposal:
         logits = self._logits.gather(-1, tokens[self._asked][:, None])[:, 0].float()
         return self.spread((logits - self._total).exp(), torch.nan)
 
-    def divergence(self, previous: "Proposal") -> Tensor:
-        """(B, L) KL(this || previous) in nats, over the whole vocabulary at temperature 1; inf
-        where either has no prediction."""
-        number = torch.arange(len(previous._logits), device=self.rows.device)
-        number = previous.spread(number, -1).masked_fill(~previous.rows, -1)[self._asked]
-        if not len(previous._logits):
-            return self.spread(torch.full_like(self._total, torch.inf), torch.inf)
+    def divergence(self, previous: "Proposal", where: Tensor) -> Tensor:
+        """(B, L) KL(this || previous) in nats, over the whole vocabulary at temperature 1, at the
+        positions ``where`` (B, L); inf elsewhere and where either has no prediction."""
+        here = where & self.rows & previous.rows
+        out = torch.full(here.shape, torch.inf, device=here.device)
+        parts = (p.spread(torch.arange(len(p._logits), device=here.device), -1)[here].split(
+            self._chunk) for p in (self, previous))  # fmt: skip
+        kl = [self._divergence(previous, *pair) for pair in zip(*parts, strict=True)]
+        out[here] = torch.cat(kl) if kl else out[here]
+        return out
 
-        def divergence(logits: Tensor, number: Tensor, total: Tensor) -> tuple[Tensor]:
-            other = number.clamp(min=0)
-            # sum p (log p - log q); the clamps make the summand of a forbidden token 0.
-            now = logits.clamp(min=-1e4)
-            before = previous._logits[other].float().clamp_(min=-1e4)
-            p = (now - total[:, None]).exp_()
-            kl = p.mul_(now.sub_(before)).sum(-1) - total + previous._total[other]
-            return (kl.masked_fill(number < 0, torch.inf),)
-
-        return self.spread(*self._map(divergence, number, self._total), torch.inf)
+    def _divergence(self, previous: "Proposal", own: Tensor, other: Tensor) -> Tensor:
+        """KL (n,) of the predictions ``own`` (n,) from ``other`` (n,) of ``previous``."""
+        # sum p (log p - log q); the clamps make the summand of a forbidden token 0.
+        now = self._logits[own].float().clamp(min=-1e4)
+        before = previous._logits[other].float().clamp(min=-1e4)
+        total = self._total[own]
+        p = (now - total[:, None]).exp_()
+        return p.mul_(now.sub_(before)).sum(-1) - total + previous._total[other]
 
     def entropy(self) -> Tensor:
         """(B, L) entropy in nats at the sampling temperature (at 1 when that is 0); nan elsewhere."""

@@ -1,5 +1,7 @@
 """Samplers that only open masks: what is written stays."""
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -178,18 +180,14 @@ class Klass(Sampler):
     def __init__(self, threshold: float = 0.9, kl_threshold: float = 0.01, history: int = 2):
         self.threshold, self.kl_threshold, self.history = threshold, kl_threshold, history
 
-    def start(self, state):
-        state.memory["stable"] = torch.zeros_like(state.ids)  # (B, L) steps without a move
-
     def decide(self, state, proposal):
-        # The one thing remembered that is no (B, ...) tensor: the predictions of a step are as
-        # large as everything else together, and only positions that had one are compared.
-        previous = state.memory.get("previous")
-        if previous is not None:
-            still = proposal.divergence(previous) < self.kl_threshold
-            state.memory["stable"] = torch.where(still, state.memory["stable"] + 1, 0)
-        state.memory["previous"] = proposal
+        # Remembered are whole predictions, the one thing that is no (B, ...) tensor. A position
+        # has one from each step since its block began, so there is nothing to begin anew.
+        chain = [proposal, *state.memory.get("predictions", [])][: self.history + 1]
+        state.memory["predictions"] = chain[: self.history]
         score = proposal.score("probability")
-        sure = (score > self.threshold) & (state.memory["stable"] >= self.history)
+        sure = (score > self.threshold) & (len(chain) > self.history)
+        for now, before in itertools.pairwise(chain):  # only where it still matters
+            sure = sure & (now.divergence(before, sure) < self.kl_threshold)
         surest = (ranks(score) == 0) & ~sure.any(1, keepdim=True)
         return proposal.rows & (sure | surest), None

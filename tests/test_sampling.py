@@ -224,7 +224,8 @@ def test_divergence_from_an_earlier_proposal_is_its_definition(dtype):
     u = torch.full((2, 4), 0.5, dtype=torch.float64)
     now = Proposal(LOGITS[:4].to(dtype), ROWS, Sampling(0.7, 5), u)
     earlier = Proposal(LOGITS[10:13].to(dtype), earlier_rows, Sampling(), u)
-    kl = now.divergence(earlier)
+    everywhere = torch.ones_like(ROWS)
+    kl = now.divergence(earlier, everywhere)
     p = LOGITS[:4].to(dtype).double().softmax(-1)
     q = LOGITS[10:13].to(dtype).double().softmax(-1)
     for place, i, j in (((0, 0), 0, 0), ((0, 2), 1, 2)):
@@ -232,11 +233,12 @@ def test_divergence_from_an_earlier_proposal_is_its_definition(dtype):
         expected = (p[i][both] * (p[i][both] / q[j][both]).log()).sum().item()
         assert kl[place].item() == pytest.approx(expected, rel=1e-4)
     assert kl[0, 3] == kl[1, 2] == torch.inf  # no earlier prediction
-    assert now.divergence(earlier.only(earlier_rows & False))[0, 0] == torch.inf
-    same = now.divergence(now)
+    assert now.divergence(earlier.only(ROWS & False), everywhere)[0, 0] == torch.inf
+    same = now.divergence(now, everywhere)
     assert same[ROWS].abs().max() < 1e-6 and (same[~ROWS] == torch.inf).all()
     nothing = Proposal(torch.zeros(0, 2), ROWS & False, Sampling(), u)
-    assert (now.divergence(nothing) == torch.inf).all()
+    assert (now.divergence(nothing, everywhere) == torch.inf).all()
+    assert (now.divergence(earlier, ROWS & False) == torch.inf).all()
 
 
 def test_probability_of_other_tokens_and_gaps_are_their_definitions():
