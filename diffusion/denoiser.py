@@ -240,10 +240,13 @@ class Proposal:
         positions ``where`` (B, L); inf elsewhere and where either has no prediction."""
         here = where & self.rows & previous.rows
         out = torch.full(here.shape, torch.inf, device=here.device)
-        parts = (p.spread(torch.arange(len(p._logits), device=here.device), -1)[here].split(
-            self._chunk) for p in (self, previous))  # fmt: skip
-        kl = [self._divergence(previous, *pair) for pair in zip(*parts, strict=True)]
-        out[here] = torch.cat(kl) if kl else out[here]
+        if here.any():
+            own, other = (
+                p.spread(torch.arange(len(p._logits), device=here.device), -1)[here]
+                for p in (self, previous)
+            )
+            chunks = zip(own.split(self._chunk), other.split(self._chunk), strict=True)
+            out[here] = torch.cat([self._divergence(previous, *chunk) for chunk in chunks])
         return out
 
     def _divergence(self, previous: "Proposal", own: Tensor, other: Tensor) -> Tensor:
