@@ -183,7 +183,7 @@ class Klass(Sampler):
     def decide(self, state, proposal):
         # Remembered are whole predictions, the one thing that is no (B, ...) tensor. A position
         # has one from each step since its block began, so there is nothing to begin anew.
-        chain = [proposal, *state.memory.get("predictions", [])][: self.history + 1]
+        chain = [proposal, *state.memory.get("predictions", [])]
         state.memory["predictions"] = chain[: self.history]
         score = proposal.score("probability")
         sure = (score > self.threshold) & (len(chain) > self.history)

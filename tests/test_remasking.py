@@ -7,7 +7,11 @@ import pytest
 import torch
 from draws import LARGE, SMALL, M, assert_trajectory, run, start
 from exact import RATES, ExactLaws, assert_law, canvases
+from tabular import TabularDenoiser
 
+from diffusion import rng
+from diffusion.canvas import Canvas
+from diffusion.denoise import denoise
 from diffusion.denoiser import Sampling
 from diffusion.samplers import (
     P2,
@@ -171,6 +175,20 @@ def test_p2_masks_follow_the_clock():
         assert any(s.remasked.any() for s in steps)
 
 
+def test_p2_counts_masks_exactly():
+    """Ten positions, ten steps: 10 * (1 - 0.9) is one mask, though a computer finds less."""
+
+    class Even(TabularDenoiser):
+        def __call__(self, ids, rows, *_, **__):
+            return torch.zeros(int(rows.sum()), 4).index_fill_(1, torch.tensor([M]), -torch.inf)
+
+    ids = torch.full((5, 10), M)
+    nowhere = torch.zeros_like(ids, dtype=torch.bool)
+    stream = denoise(Canvas(ids, nowhere, nowhere), Even(), P2(10), Sampling(), rng.row_keys(0, 5))
+    for k, step in enumerate(stream):
+        assert (step.masked.sum(1) == 10 - k).all()
+
+
 def test_p2_without_doubt_never_masks_again_and_looks_at_masks_only():
     """eta 0 is the confidence order, with P2's quotas."""
     steps = run(LARGE, P2(4, 0.0), rows=2000, seed=33)
@@ -230,6 +248,20 @@ def test_saber_follows_its_law(least, mu, own):
     assert any(s.remasked.any() for s in ours)
     laws = exact.trajectory((start(LARGE), nothing, nothing), [step] * 5)
     assert_trajectory(ours, canvases(laws))
+
+
+@pytest.mark.parametrize("mu", [1, 2])
+def test_saber_follows_its_law_where_a_token_is_judged_twice(mu):
+    """Five masks: the third step compares with the second, and the mean decides who is written."""
+    exact, nothing = ExactLaws(LARGE), (None,) * 5
+    step = exact.until_full_state(lambda s: exact.saber_step(s, 2, mu))
+    laws = exact.trajectory(((M,) * 5, nothing, nothing), [step] * 4)
+    ids = torch.full((60_000, 5), M)
+    nowhere = torch.zeros_like(ids, dtype=torch.bool)
+    stream = denoise(
+        Canvas(ids, nowhere, nowhere), LARGE, Saber(2, mu), Sampling(), rng.row_keys(52, 60_000)
+    )
+    assert_trajectory(list(itertools.islice(stream, 7)), canvases(laws))
 
 
 # ------------------------------------------------------------ KLASS, factor
