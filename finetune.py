@@ -15,10 +15,14 @@ Without a pretrained encoder, a small model from scratch learns far more from a 
     python finetune.py --model weights/warm --prefix_len 1 --output_dir weights/denoiser
 """
 
+import atexit
+import math
 import os
 import re
 import shlex
+import shutil
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +32,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 import torch
 import transformers
 from accelerate.utils import broadcast_object_list
-from transformers import RobertaConfig, TrainingArguments
+from transformers import GPT2Config, RobertaConfig, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -56,7 +60,7 @@ class ModelArguments:
     config: str | None = field(
         default=None,
         metadata={"help": "Start from random weights of this size instead of --model, for "
-                  "example layers=6,width=256,heads=4,vocab=8192."},
+                  "example layers=6,width=256,heads=4,vocab=8192; with type=gpt2 a GPT-2."},
     )  # fmt: skip
     dropout: float | None = field(
         default=None,
@@ -86,6 +90,11 @@ class DataArguments:
         metadata={"help": "Validation text. Default: WikiText-2's validation split if it is "
                   "trained on, else blocks held out from the end of the training text."},
     )  # fmt: skip
+    eval_split: str = field(
+        default="validation",
+        metadata={"help": "Which split of it: validation, or test.",
+                  "choices": ["validation", "test"]},
+    )  # fmt: skip
     max_eval_blocks: int = field(
         default=512, metadata={"help": "Use at most so many validation blocks."}
     )
@@ -96,7 +105,8 @@ class DataArguments:
 class DiffusionArguments:
     objective: str = field(
         default="diffusion",
-        metadata={"help": "diffusion, or causal (next-token prediction, as a warm start).",
+        metadata={"help": "diffusion, or causal: next-token prediction, as a warm start or for a "
+                  "GPT-2 to compare with.",
                   "choices": ["diffusion", "causal"]},
     )  # fmt: skip
     shift: str = field(
@@ -153,6 +163,11 @@ class RunArguments(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Allow a non-empty --output_dir."}
     )
+    evaluate_only: bool = field(
+        default=False,
+        metadata={"help": "Train nothing and write nothing: report the bound of --model (or, with "
+                  "--objective causal, its exact NLL) on the --eval_split."},
+    )  # fmt: skip
     dtype: str = field(
         default="auto",
         metadata={"help": "Computing in float32 or bfloat16 (weights stay float32); auto takes "
@@ -242,14 +257,22 @@ def check(model: ModelArguments, data: DataArguments, diffusion: DiffusionArgume
     if diffusion.objective == "causal" and diffusion.shift == "no":
         raise UserError("--objective causal predicts the next token: --shift cannot be no")
     args.resume_from_checkpoint = find_checkpoint(args)
-    checkpoints.check_output_dir(
-        args.output_dir,
-        args.overwrite_output_dir,
-        args.resume_from_checkpoint is not None,
-        "--overwrite_output_dir",
-    )
+    if args.evaluate_only:
+        if model.config is not None or args.resume_from_checkpoint:
+            raise UserError(
+                "--evaluate_only measures a --model; leave out --config and "
+                "--resume_from_checkpoint"
+            )
+    else:
+        checkpoints.check_output_dir(
+            args.output_dir,
+            args.overwrite_output_dir,
+            args.resume_from_checkpoint is not None,
+            "--overwrite_output_dir",
+        )
     if model.config is not None:
-        parse_size(model.config)
+        if parse_size(model.config)["type"] == "gpt2" and diffusion.objective != "causal":
+            raise UserError("--config type=gpt2 reads left to right; it needs --objective causal")
     else:
         positions = max_length(checkpoints.load_config(model.model))
         if data.block_size > positions:
@@ -277,29 +300,77 @@ def find_checkpoint(args: RunArguments) -> str | None:
     return wanted
 
 
-def parse_size(text: str) -> dict[str, int]:
-    """``layers=6,width=256,heads=4,vocab=8192`` as a dict."""
+def parse_size(text: str) -> dict[str, int | str]:
+    """``layers=6,width=256,heads=4,vocab=8192`` as a dict, with ``type``: roberta or gpt2."""
     names = ("layers", "width", "heads", "vocab")
     try:
-        size = {k.strip(): int(v) for k, v in (part.split("=") for part in text.split(","))}
+        size = dict(part.strip().split("=") for part in text.split(","))
+        kind = size.pop("type", "roberta")
+        size = {name: int(value) for name, value in size.items()}
     except ValueError:
         size = {}
-    if set(size) != set(names) or min(size.values()) < 1:
-        raise UserError(f"--config {text!r} must give layers=N,width=N,heads=N,vocab=N")
+    if set(size) != set(names) or min(size.values()) < 1 or kind not in ("roberta", "gpt2"):
+        raise UserError(
+            f"--config {text!r} must give layers=N,width=N,heads=N,vocab=N, and may give "
+            "type=roberta or type=gpt2"
+        )
     if size["width"] % size["heads"]:
         raise UserError(f"--config: width {size['width']} is not a multiple of the heads")
     if size["vocab"] < 300:
         raise UserError(
             f"--config: vocab {size['vocab']} must be at least 300 (256 bytes and more)"
         )
-    return size
+    return {"type": kind, **size}
+
+
+def random_model(size: dict, tokenizer, block_size: int, dropout: float):
+    """A RoBERTa or a GPT-2 of one body shape, with room for ``block_size`` tokens."""
+    # A short text has fewer pieces than asked for; a given tokenizer has its own number.
+    ids = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    if size["type"] == "gpt2":
+        config = GPT2Config(
+            **ids,
+            n_embd=size["width"],
+            n_layer=size["layers"],
+            n_head=size["heads"],
+            n_positions=block_size,
+            activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one fused kernel
+            resid_pdrop=dropout,
+            embd_pdrop=dropout,
+            attn_pdrop=dropout,
+        )
+        return transformers.AutoModelForCausalLM.from_config(config)
+    config = RobertaConfig(
+        **ids,
+        hidden_size=size["width"],
+        num_hidden_layers=size["layers"],
+        num_attention_heads=size["heads"],
+        intermediate_size=4 * size["width"],
+        max_position_embeddings=block_size + tokenizer.pad_token_id + 1,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    return transformers.AutoModelForMaskedLM.from_config(config)
 
 
 def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, args, documents):
     """(model, tokenizer), pretrained or from random weights."""
     if options.config is None:
-        tokenizer = checkpoints.load_tokenizer(options.tokenizer or options.model)
-        model = checkpoints.load_masked_lm(options.model, tokenizer)
+        load = checkpoints.load_masked_lm
+        gpt2 = not checkpoints.is_masked_lm(checkpoints.load_config(options.model))
+        if gpt2 and diffusion.objective == "causal":
+            load = checkpoints.load_causal_lm
+        tokenizer = checkpoints.load_tokenizer(
+            options.tokenizer or options.model, needs_mask=load is checkpoints.load_masked_lm
+        )
+        model = load(options.model, tokenizer)
         if options.dropout is not None:
             set_dropout(model, options.dropout)
     else:
@@ -315,23 +386,7 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, ar
                 tokenizer = checkpoints.train_tokenizer(documents, size["vocab"])
             # The others take it over, rather than hope to arrive at the same one.
             tokenizer = broadcast_object_list([tokenizer])[0]
-        config = RobertaConfig(
-            # A short text has fewer pieces than asked for; a given tokenizer has its own number.
-            vocab_size=len(tokenizer),
-            hidden_size=size["width"],
-            num_hidden_layers=size["layers"],
-            num_attention_heads=size["heads"],
-            intermediate_size=4 * size["width"],
-            max_position_embeddings=data.block_size + tokenizer.pad_token_id + 1,
-            type_vocab_size=1,
-            layer_norm_eps=1e-5,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            hidden_dropout_prob=options.dropout or 0.0,
-            attention_probs_dropout_prob=options.dropout or 0.0,
-        )
-        model = transformers.AutoModelForMaskedLM.from_config(config)
+        model = random_model(size, tokenizer, data.block_size, options.dropout or 0.0)
     before = checkpoints.diffusion_settings(model.config)
     shift = {"yes": True, "no": False}.get(diffusion.shift, before.get("shift", False))
     causal = diffusion.objective == "causal"
@@ -345,7 +400,10 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, ar
 
 
 def set_dropout(model, rate: float) -> None:
-    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = rate
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # RoBERTa's and its kin's
+    for name in (*names, "resid_pdrop", "embd_pdrop", "attn_pdrop"):  # GPT-2's
+        if hasattr(model.config, name):
+            setattr(model.config, name, rate)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = rate
@@ -356,19 +414,26 @@ def set_output_bias(model, blocks: torch.Tensor) -> None:
     """Start the output bias at the log frequencies of the tokens, which training would otherwise
     spend its first hundreds of steps on."""
     bias = model.get_output_embeddings().bias
+    if bias is None:  # GPT-2 has none
+        return
     counts = torch.bincount(blocks.flatten().long(), minlength=len(bias)).double() + 0.5
     bias.copy_((counts / counts.sum()).log())
 
 
-def load_data(data: DataArguments) -> tuple[list[str], list[str] | None]:
+def load_data(data: DataArguments, train: bool = True) -> tuple[list[str], list[str] | None]:
     """(training documents, validation documents or None when blocks are to be held out)."""
     documents = []
-    for name in data.dataset:
+    for name in data.dataset if train else ():
         documents += corpus.load_documents(name, "train", data.dataset_dir, data.dataset_config)
-    if data.eval_dataset is None and corpus.WIKITEXT not in data.dataset:
+    if data.eval_dataset is not None:
+        name = data.eval_dataset
+    elif corpus.WIKITEXT in data.dataset:
+        name = corpus.WIKITEXT
+    elif train:
         return documents, None
-    name = data.eval_dataset or corpus.WIKITEXT
-    return documents, corpus.load_documents(name, "validation", data.dataset_dir)
+    else:
+        name = data.dataset[0]
+    return documents, corpus.load_documents(name, data.eval_split, data.dataset_dir)
 
 
 def say(message: str) -> None:
@@ -383,9 +448,12 @@ def main() -> None:
     hardware.use_all_cores()
     transformers.set_seed(args.seed)
 
-    documents, eval_documents = load_data(data)
+    if args.evaluate_only:
+        args.output_dir = tempfile.mkdtemp()  # the Trainer wants one
+        atexit.register(shutil.rmtree, args.output_dir, ignore_errors=True)
+    documents, eval_documents = load_data(data, train=not args.evaluate_only)
     model, tokenizer = build_model(options, diffusion, data, args, documents)
-    blocks = corpus.pack(documents, tokenizer, data.block_size)
+    blocks = None if args.evaluate_only else corpus.pack(documents, tokenizer, data.block_size)
     if eval_documents is None:
         held_out = min(max(2, len(blocks) // 50), data.max_eval_blocks)  # 2 for an error
         if len(blocks) <= held_out:
@@ -414,9 +482,14 @@ def main() -> None:
             f"--attn_implementation {attention}: {checkpoints.first_line(error)}"
         ) from None
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    if args.evaluate_only:
+        amount = f"{len(eval_blocks)} blocks of the {data.eval_split} split"
+        blocks = eval_blocks
+    else:
+        amount = f"{blocks.numel() / 1e6:.2f} M training tokens in {len(blocks)} blocks"
     say(
-        f"{model.num_parameters() / 1e6:.1f} M parameters; {blocks.numel() / 1e6:.2f} M training "
-        f"tokens in {len(blocks)} blocks; {hardware.describe(device, dtype)}"
+        f"{model.num_parameters() / 1e6:.1f} M parameters; {amount}; "
+        f"{hardware.describe(device, dtype)}"
     )
 
     global_batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -445,6 +518,9 @@ def main() -> None:
         ema_decay=diffusion.ema,
         eval_draws=diffusion.eval_draws,
     )
+    if args.evaluate_only:
+        say(f"{options.model}: {summary(trainer.evaluate())}")
+        return
     stop = StopOnSignal()
     trainer.add_callback(stop)
     started = time.monotonic()
@@ -466,10 +542,15 @@ def main() -> None:
         )
         sys.exit(130)
 
-    say(
-        f"saved {args.output_dir}: {metrics['eval_nats_per_token']:.3f} ± "
-        f"{metrics['eval_standard_error']:.3f} nats per token, "
-        f"{metrics['eval_nats_per_byte']:.3f} per byte"
+    say(f"saved {args.output_dir}: {summary(metrics)}")
+
+
+def summary(metrics: dict) -> str:
+    return (
+        f"{metrics['eval_nats_per_token']:.3f} ± {metrics['eval_standard_error']:.3f} nats per "
+        f"token, {metrics['eval_nats_per_byte']:.3f} per byte, perplexity "
+        f"{metrics['eval_perplexity']:.1f} per token, "
+        f"{math.exp(metrics['eval_nats_per_byte']):.2f} per byte"
     )
 
 
@@ -509,7 +590,7 @@ def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds
     )
     return f"""---
 library_name: transformers
-pipeline_tag: fill-mask
+pipeline_tag: {"fill-mask" if checkpoints.is_masked_lm(model.config) else "text-generation"}
 ---
 # {Path(args.output_dir).name}
 
@@ -529,10 +610,10 @@ Trained by `finetune.py` with
 | tokens seen in all | {settings["tokens_seen"]:,} |
 | weights | {f"average, decay {diffusion.ema}" if diffusion.ema else "last step"}, {args.save_dtype} |
 | wall time of this run | {seconds / 60:.0f} minutes |
-| validation text | {data.eval_dataset or (corpus.WIKITEXT if corpus.WIKITEXT in data.dataset else "held out")}, {len(trainer.eval_dataset):,} blocks of {data.block_size} tokens |
+| {data.eval_split} text | {data.eval_dataset or (corpus.WIKITEXT if corpus.WIKITEXT in data.dataset else "held out")}, {len(trainer.eval_dataset):,} blocks of {data.block_size} tokens |
 | {kind} | {metrics["eval_nats_per_token"]:.4f} ± {metrics["eval_standard_error"]:.4f} nats per token |
 | per byte | {metrics["eval_nats_per_byte"]:.4f} nats |
-| perplexity | {metrics["eval_perplexity"]:.1f} |
+| perplexity | {metrics["eval_perplexity"]:.1f} per token, {math.exp(metrics["eval_nats_per_byte"]):.2f} per byte |
 {f"| nats per token by mask rate | {curve} |" if curve else ""}
 
 WikiText-2 was detokenised, without headings and without sentences that hold the literal `<unk>`.

@@ -82,9 +82,8 @@ def text_of(writer: Writer, setting: dict, args) -> dict:
         **setting, length=args.length, seed=args.seed, max_len=args.length + 32
     )
     options.n_steps = args.n_steps if options.sampler in STEPPED else None
-    canvas, steps = writer.generate([args.prompt], options, [0])
-    *_, last = steps
-    text = written_text(writer.tokenizer, last.ids, canvas, 0, stop=False)
+    *_, last = writer.generate([args.prompt], options, [0])
+    text = written_text(writer.tokenizer, last, 0, stop=False)
     return {
         "nfe": int(last.nfe[0]),
         "seconds": last.seconds,

@@ -31,16 +31,13 @@ def encode(tokenizer, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
-def prompt_canvas(tokenizer, prompts: list[str], max_len: int, length: int | None = None) -> Canvas:
-    """``<s>``, each prompt whole and unchanged, then masks.
-
-    Args:
-        prompts: an empty prompt writes from nothing.
-        max_len: positions of each row, or with ``length`` the most there may be.
-        length: exactly so many masks after each prompt; shorter rows are padded on the right.
+def prompt_ids(
+    tokenizer, prompts: list[str], max_len: int, length: int | None = None
+) -> list[list[int]]:
+    """``<s>`` (GPT-2: ``<|endoftext|>``) and the ids of each prompt, whole and unchanged.
 
     Raises:
-        UserError: a prompt leaves no room.
+        UserError: a prompt leaves no room for ``length`` (default: one) new tokens in ``max_len``.
     """
     given = [[tokenizer.bos_token_id, *encode(tokenizer, prompt)] for prompt in prompts]
     for prompt, ids in zip(prompts, given, strict=True):
@@ -52,6 +49,21 @@ def prompt_canvas(tokenizer, prompts: list[str], max_len: int, length: int | Non
                 f"the prompt {short!r} has {len(ids) - 1} tokens, and with {wish} needs {needed} "
                 f"of {max_len} positions; shorten it, or change --max_len or --length"
             )
+    return given
+
+
+def prompt_canvas(tokenizer, prompts: list[str], max_len: int, length: int | None = None) -> Canvas:
+    """``<s>``, each prompt whole and unchanged, then masks.
+
+    Args:
+        prompts: an empty prompt writes from nothing.
+        max_len: positions of each row, or with ``length`` the most there may be.
+        length: exactly so many masks after each prompt; shorter rows are padded on the right.
+
+    Raises:
+        UserError: a prompt leaves no room.
+    """
+    given = prompt_ids(tokenizer, prompts, max_len, length)
     total = max_len if length is None else max(map(len, given)) + length
     ids = torch.full((len(given), total), tokenizer.mask_token_id)
     frozen = torch.zeros(ids.shape, dtype=torch.bool)
@@ -65,15 +77,19 @@ def prompt_canvas(tokenizer, prompts: list[str], max_len: int, length: int | Non
     return Canvas(ids, frozen | padding, padding)
 
 
-def written_text(tokenizer, ids: Tensor, canvas: Canvas, row: int, stop: bool = True) -> str:
-    """The text of one row without specials, given part included.
+def written_ids(step, row: int) -> list[int]:
+    """The ids of one row of a `denoise.Step`, without padding."""
+    return step.ids[row][~step.padding[row]].tolist()
+
+
+def written_text(tokenizer, step, row: int, stop: bool = True) -> str:
+    """The text of one row of a `denoise.Step` without specials, given part included.
 
     Args:
-        ids: (B, L) final ids of the batch.
         stop: leave out what follows the first ``</s>`` that was written.
     """
-    kept = ids[row][~canvas.padding[row]].tolist()[1:]
-    frozen = canvas.frozen[row][~canvas.padding[row]].tolist()[1:]
+    kept = written_ids(step, row)[1:]
+    frozen = step.frozen[row][~step.padding[row]].tolist()[1:]
     if stop:
         for i, (token, given) in enumerate(zip(kept, frozen, strict=True)):
             if token == tokenizer.eos_token_id and not given:

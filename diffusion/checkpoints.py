@@ -124,8 +124,8 @@ def load_config(name: str):
         ) from None
 
 
-def load_tokenizer(name: str):
-    """A tokenizer that has ``<mask>``, a beginning and an end."""
+def load_tokenizer(name: str, needs_mask: bool = True):
+    """A tokenizer that has a beginning, an end and, unless it is for GPT-2, ``<mask>``."""
     from transformers import AutoTokenizer
 
     where, local = _locate(name)
@@ -155,13 +155,20 @@ def load_tokenizer(name: str):
         tokenizer.bos_token = tokenizer.cls_token
     if tokenizer.eos_token is None and tokenizer.sep_token is not None:
         tokenizer.eos_token = tokenizer.sep_token
-    for token in ("mask", "bos", "eos"):
+    for token in ("mask", "bos", "eos") if needs_mask else ("bos", "eos"):
         if getattr(tokenizer, f"{token}_token_id") is None:
             raise UserError(
                 f"the tokenizer of {name} has no {token} token; diffusion needs a tokenizer of a "
                 "masked language model, such as roberta-base's"
             )
     return tokenizer
+
+
+def is_masked_lm(config) -> bool:
+    """Whether models of this configuration can fill masks; a GPT-2 cannot."""
+    import transformers
+
+    return type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
 
 
 def load_masked_lm(name: str, tokenizer=None):
@@ -171,19 +178,48 @@ def load_masked_lm(name: str, tokenizer=None):
         UserError: missing, not a masked LM, pickled, truncated, incomplete, with NaN weights, or
             of another vocabulary size than ``tokenizer``.
     """
-    import torch
-    import transformers
     from transformers import AutoModelForMaskedLM
 
     config = load_config(name)
-    where, local = _locate(name)
-    if type(config) not in transformers.MODEL_FOR_MASKED_LM_MAPPING:
+    if not is_masked_lm(config):
         raise UserError(
             f"{name} is a {config.model_type!r} model, which has no masked-language-model head; "
             "diffusion needs a masked LM such as RoBERTa"
         )
+    model = _load_model(AutoModelForMaskedLM, name, tokenizer)
+    decoders = [a for a in config.architectures or [] if a.endswith("ForCausalLM")]
+    if decoders or getattr(config, "is_decoder", False):
+        raise UserError(
+            f"{name} is a causal model ({(decoders or ['is_decoder'])[0]}); diffusion needs a "
+            "masked LM, which sees both sides"
+        )
+    return model
+
+
+def load_causal_lm(name: str, tokenizer=None):
+    """An autoregressive language model in float32 and evaluation mode; errors as those of
+    `load_masked_lm`."""
+    import transformers
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(name)
+    # A masked LM would load as a causal one, and write nonsense.
+    if is_masked_lm(config) or type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"{name} is a {config.model_type!r} model, which does not write from left to right; "
+            "the baseline needs a causal LM such as gpt2"
+        )
+    return _load_model(AutoModelForCausalLM, name, tokenizer)
+
+
+def _load_model(auto_class, name: str, tokenizer):
+    """The model ``name`` as ``auto_class`` reads it, checked."""
+    import torch
+
+    config = load_config(name)
+    where, local = _locate(name)
     try:
-        model, info = AutoModelForMaskedLM.from_pretrained(
+        model, info = auto_class.from_pretrained(
             where,
             dtype=torch.float32,
             use_safetensors=True,
@@ -198,20 +234,20 @@ def load_masked_lm(name: str, tokenizer=None):
             f"cannot read the weights of {where}: {first_line(error)}; the file may be truncated "
             "or not fit config.json"
         ) from None
-    decoders = [a for a in config.architectures or [] if a.endswith("ForCausalLM")]
-    if decoders or getattr(config, "is_decoder", False):
-        raise UserError(
-            f"{name} is a causal model ({(decoders or ['is_decoder'])[0]}); diffusion needs a "
-            "masked LM, which sees both sides"
-        )
-    extra = next((key for key in info["unexpected_keys"] if ".layer." in key), None)
-    if extra:
+    # RoBERTa's layers are called layer.N, GPT-2's h.N.
+    layer = re.compile(r"\b(?:layer|h)\.(\d+)\.")
+    beyond = (
+        key
+        for key in info["unexpected_keys"]
+        if (found := layer.search(key)) and int(found[1]) >= config.num_hidden_layers
+    )
+    if extra := next(beyond, None):
         raise UserError(f"the weights of {name} have more layers than its config says ({extra})")
     missing = [key for key in info["missing_keys"] if "position_ids" not in key]
     if missing:
         raise UserError(
-            f"the weights of {name} lack {len(missing)} tensors of a {config.model_type} masked "
-            f"LM ({missing[0]}, ...); use the weights of a masked LM"
+            f"the weights of {name} lack {len(missing)} tensors of its {config.model_type} "
+            f"architecture ({missing[0]}, ...); use weights saved with their language-model head"
         )
     broken = next((n for n, p in model.named_parameters() if not p.isfinite().all()), None)
     if broken:
@@ -323,13 +359,18 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(target: Path, text: str) -> None:
     """Write a text file atomically."""
+    write_atomically(target, text.encode("utf-8"))
+
+
+def write_atomically(target: Path, content: bytes) -> None:
+    """Write a file such that it is there whole or not at all."""
     target = target.resolve()  # a link stays one; what it points to is written
     temporary = target.with_name(f".{secrets.token_hex(4)}.writing")
     try:
         if target.exists() and not target.is_file():  # a pipe or a device has no atomic form
-            target.write_text(text, encoding="utf-8")
+            target.write_bytes(content)
             return
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         os.replace(temporary, target)
     except OSError as error:
         with contextlib.suppress(OSError):

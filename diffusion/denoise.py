@@ -11,8 +11,8 @@ from .canvas import Canvas
 from .denoiser import Proposal, Sampling
 from .state import Sampler, State
 
-# Random stream of the tokens; samplers number theirs from 0.
-_TOKENS = 1000
+# The random stream of the tokens; samplers number theirs from 0.
+TOKENS = 1000
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Step:
     nfe: Tensor  # (B,) forward passes spent so far on each row
     ids: Tensor  # (B, L) token ids; masked positions hold the mask id
     frozen: Tensor  # (B, L) bool: given text, specials, padding; never written
+    padding: Tensor  # (B, L) bool: positions that do not exist for the row
     masked: Tensor  # (B, L) bool: still to be written
     revealed: Tensor  # (B, L) bool: written in this step
     remasked: Tensor  # (B, L) bool: opened again in this step
@@ -52,7 +53,8 @@ def denoise(
     nothing = torch.zeros_like(masked)
     seconds = 0.0
     sampler.start(state)
-    yield Step(0, sampler.total, nfe, ids, canvas.frozen, masked, nothing, nothing, confidence, 0.0)
+    given = canvas.frozen, canvas.padding
+    yield Step(0, sampler.total, nfe, ids, *given, masked, nothing, nothing, confidence, 0.0)
 
     while not sampler.finished(state).all():
         started = hardware.now(device)
@@ -72,7 +74,7 @@ def denoise(
                 )
             else:
                 logits = torch.zeros(0, 2, device=device)
-            uniforms, best = state.uniform(_TOKENS), sampler.greedy(state)
+            uniforms, best = state.uniform(TOKENS), sampler.greedy(state)
             proposal = Proposal(logits, rows, sampling, uniforms, best)
             revealed, remasked = sampler.decide(state, proposal)
             remasked = nothing if remasked is None else remasked
@@ -89,7 +91,7 @@ def denoise(
             sampler.total,
             nfe,
             ids,
-            canvas.frozen,
+            *given,
             masked,
             revealed,
             remasked,

@@ -91,6 +91,13 @@ def status_line(frame: Frame, separator: str = " · ") -> str:
     return separator.join((step, f"NFE {frame.nfe}", f"{frame.seconds:.2f} s", masks))
 
 
+def token_line(frame: Frame, separator: str = " · ") -> str:
+    """The same for a model without masks: new tokens, forward passes, measured seconds."""
+    tokens = sum(state is not State.GIVEN for state in frame.states)
+    count = f"{tokens} token" + ("" if tokens == 1 else "s")
+    return separator.join((count, f"NFE {frame.nfe}", f"{frame.seconds:.2f} s"))
+
+
 def printable(text: str) -> str:
     """The text with tabs as spaces and every character that could steer a terminal or reorder a
     line (control codes, line separators, bidirectional overrides, lone surrogates) written as a

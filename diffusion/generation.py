@@ -1,25 +1,23 @@
 """From options to a running generation: what all scripts that write with a masked LM share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import transformers
 
 from . import checkpoints, hardware, rng
-from .canvas import Canvas, prompt_canvas
+from .canvas import prompt_canvas
 from .denoise import Step
 from .denoiser import Denoiser, Sampling
 from .errors import UserError
+from .frames import status_line
 from .guidance import Guided, Processed
 from .options import GenerationOptions
 from .row_logits import max_length
 from .samplers import make_sampler
 from .windows import denoise_windows
-
-# Below so many parameters `auto` means float32: the model is fast anyway, and rounding to bfloat16
-# depends on the shape of a batch, so that a text would depend on what else is written.
-_SMALL = 50e6
 
 
 @dataclass(frozen=True)
@@ -33,24 +31,26 @@ class Writer:
     dtype: torch.dtype
     positions: int  # tokens the model can see at once
     trained: bool  # whether finetune.py made it a denoiser
+    status: ClassVar = staticmethod(status_line)  # the line that views show below a text
 
     def check(self, options: GenerationOptions) -> None:
         options.check()
         stride = options.window_stride
-        if options.max_len > self.positions and stride is None:
-            raise UserError(
-                f"--max_len {options.max_len} exceeds the {self.positions} positions of "
-                f"{self.name}; use --max_len {self.positions} or less, or --window_stride"
-            )
-        if stride is not None and not 1 <= stride < self.positions:
+        if stride is None:
+            check_positions(options, self, " or less, or --window_stride")
+        elif not 1 <= stride < self.positions:
             raise UserError(
                 f"--window_stride {stride} must be a number from 1 to {self.positions - 1}: "
                 f"{self.name} sees {self.positions} positions"
             )
 
+    def method(self, options: GenerationOptions) -> str:
+        """How it writes, for people."""
+        return options.describe()
+
     def generate(
-        self, prompts: list[str], options: GenerationOptions, samples: list[int]
-    ) -> tuple[Canvas, Iterator[Step]]:
+        self, prompts: Sequence[str], options: GenerationOptions, samples: Sequence[int]
+    ) -> Iterator[Step]:
         """Write one text for each prompt.
 
         Args:
@@ -61,9 +61,7 @@ class Writer:
         self.check(options)
         canvas = prompt_canvas(self.tokenizer, prompts, options.max_len, options.length)
         canvas = canvas.to(self.device)
-        keys = rng.fold_in(
-            rng.seed_key(options.seed, self.device), torch.tensor(samples, device=self.device)
-        )
+        keys = row_keys(options, samples, self.device)
         denoiser = self.denoiser
         if options.length is not None:  # exactly so many tokens: the text may not end before
             denoiser = denoiser.forbidding(self.tokenizer.eos_token_id)
@@ -71,7 +69,7 @@ class Writer:
             denoiser = Guided(denoiser, options.guidance, self.tokenizer.all_special_ids)
         if options.repetition_penalty != 1 or options.no_repeat_ngram_size:
             denoiser = Processed(denoiser, options.repetition_penalty, options.no_repeat_ngram_size)
-        steps = denoise_windows(
+        return denoise_windows(
             canvas,
             denoiser,
             lambda: make_sampler(options.sampler, **options.sampler_options()),
@@ -80,7 +78,22 @@ class Writer:
             window=self.positions,
             stride=options.window_stride or self.positions - 1,
         )
-        return canvas, steps
+
+
+def check_positions(options: GenerationOptions, writer, advice: str = " or less") -> None:
+    """Refuse a canvas that is longer than what the model of ``writer`` can see."""
+    if options.max_len > writer.positions:
+        raise UserError(
+            f"--max_len {options.max_len} exceeds the {writer.positions} positions of "
+            f"{writer.name}; use --max_len {writer.positions}{advice}"
+        )
+
+
+def row_keys(
+    options: GenerationOptions, samples: Sequence[int], device: torch.device
+) -> torch.Tensor:
+    """The random keys (B,) of sample numbers (B,): of nothing else but them and the seed."""
+    return rng.fold_in(rng.seed_key(options.seed, device), torch.tensor(samples, device=device))
 
 
 def load_writer(
@@ -91,10 +104,7 @@ def load_writer(
     Raises:
         UserError: see `checkpoints.load_masked_lm`; also a model trained causally.
     """
-    hardware.use_all_cores()
-    transformers.logging.disable_progress_bar()
-    torch_device = hardware.choose_device(device)
-    torch_dtype = hardware.choose_dtype(dtype, torch_device)
+    torch_device, torch_dtype = prepare(device, dtype)
     config = checkpoints.load_config(model_name)
     settings = checkpoints.diffusion_settings(config)
     if settings.get("objective") == "causal":
@@ -104,9 +114,7 @@ def load_writer(
         )
     tokenizer = checkpoints.load_tokenizer(tokenizer_name or model_name)
     model = checkpoints.load_masked_lm(model_name, tokenizer)
-    if dtype == "auto" and model.num_parameters() < _SMALL:
-        torch_dtype = torch.float32
-    model = model.to(torch_device, torch_dtype)
+    model, torch_dtype = place(model, torch_device, torch_dtype, exact=dtype == "auto")
     return Writer(
         denoiser=Denoiser(
             model,
@@ -120,3 +128,23 @@ def load_writer(
         positions=max_length(model.config),
         trained=bool(settings),
     )
+
+
+def prepare(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
+    """The device and number format to write with, and a process that is ready to load a model."""
+    hardware.use_all_cores()
+    transformers.logging.disable_progress_bar()
+    torch_device = hardware.choose_device(device)
+    return torch_device, hardware.choose_dtype(dtype, torch_device)
+
+
+# Below so many parameters `auto` means float32: the model is fast anyway, and rounding to bfloat16
+# depends on the shape of a batch, so that a text would depend on what else is written.
+_SMALL = 50e6
+
+
+def place(model, device: torch.device, dtype: torch.dtype, exact: bool):
+    """(the model there, its number format); ``exact`` keeps small models in float32."""
+    if exact and model.num_parameters() < _SMALL:
+        dtype = torch.float32
+    return model.to(device, dtype), dtype

@@ -1,7 +1,7 @@
 """The options of generation, once, for every script. Imports nothing heavy: `--help` is quick."""
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, NamedTuple
 
 from .errors import UserError
@@ -57,6 +57,10 @@ MAX_STEPS = 100_000
 
 # What reads best with the embedded model: (sampler, block length). The README says why.
 DEFAULT_SAMPLER = ("first-hitting", 1)
+
+
+# A comparison is about many tokens a pass: the reference loop.
+COMPARED_SAMPLER = "seed"
 
 
 def _describe(table: dict[str, str]) -> str:
@@ -261,19 +265,30 @@ class GenerationOptions:
         own = ", ".join(f"{name} {value}" for name, value in self.sampler_options().items())
         return f"sampler {self.sampler}" + (f" ({own})" if own else "")
 
+    # What an autoregressive model understands, too.
+    COMMON: ClassVar = (
+        "max_len", "prefix_len", "length", "temperature", "top_k", "top_p", "seed",
+    )  # fmt: skip
+
+    def check_autoregressive(self) -> None:
+        """Refuse values outside their range, and options that only diffusion has."""
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name not in self.COMMON and value != option.default:
+                raise UserError(
+                    f"--{option.name} {value} steers diffusion; GPT-2 writes one token a forward "
+                    "pass, from left to right: leave it out, or use inference.py"
+                )
+        self._check_common()
+
     def check(self) -> None:
         """Refuse values outside their range, and options the chosen sampler does not have."""
+        self._check_common()
         if self.sampler is None:
             self.sampler, block_length = DEFAULT_SAMPLER
             self.block_length = block_length if self.block_length is None else self.block_length
         self.sampler = one_of("--sampler", self.sampler, SAMPLERS)
-        for name, (least, most) in self._RANGES.items():
-            if getattr(self, name) is not None:
-                within(f"--{name}", getattr(self, name), least, most)
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"--top_p {self.top_p} must be above 0 and at most 1")
-        if not -(2**63) <= self.seed < 2**63:
-            raise UserError(f"--seed {self.seed} does not fit 64 bits; use a smaller number")
+        self._check_ranges(name for name in self._RANGES if name not in self.COMMON)
         for name, owners in self._OWN.items():
             if getattr(self, name) is not None and self.sampler not in owners:
                 raise UserError(
@@ -306,6 +321,18 @@ class GenerationOptions:
         if self.eta is not None:
             # Beyond 1/9 a mask would stay one with a negative probability while 90 % are written.
             within("--eta", self.eta, 0, 0.111 if remask == "loop" else 1)
+
+    def _check_common(self) -> None:
+        self._check_ranges(name for name in self._RANGES if name in self.COMMON)
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top_p {self.top_p} must be above 0 and at most 1")
+        if not -(2**63) <= self.seed < 2**63:
+            raise UserError(f"--seed {self.seed} does not fit 64 bits; use a smaller number")
+
+    def _check_ranges(self, names) -> None:
+        for name in names:
+            if getattr(self, name) is not None:
+                within(f"--{name}", getattr(self, name), *self._RANGES[name])
 
 
 def at_least(flag: str, value: float, least: float) -> None:

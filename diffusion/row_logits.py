@@ -1,11 +1,11 @@
-"""The masked language model behind one call: token ids in, logits at the asked positions out."""
+"""The language model behind one call: token ids in, logits at the asked positions out."""
 
 import inspect
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import diffusion_settings
+from .checkpoints import diffusion_settings, is_masked_lm
 from .errors import UserError
 
 
@@ -19,7 +19,7 @@ def _prediction_head(model: nn.Module) -> nn.Module | None:
 
 
 class RowLogits(nn.Module):
-    """A Hugging Face masked LM whose forward computes logits only where they are asked for.
+    """A Hugging Face language model whose forward computes logits only where they are asked for.
 
     The vocabulary projection is the largest matrix product of a small model, and diffusion needs
     it at masked positions only. This is also the one place that knows whether a model is
@@ -28,8 +28,8 @@ class RowLogits(nn.Module):
     the first token has a slot too.
 
     Args:
-        model: any ``AutoModelForMaskedLM``. ``model.config.diffusion["shift"]``, where present,
-            says whether it is shifted.
+        model: any ``AutoModelForMaskedLM``, or a GPT-2. ``model.config.diffusion["shift"]``, where
+            present, says whether it is shifted.
     """
 
     def __init__(self, model: nn.Module):
@@ -60,7 +60,7 @@ class RowLogits(nn.Module):
             inputs_embeds: (B, L, d) word embeddings to use in place of those of ``input_ids``.
         """
         batch, length = input_ids.shape
-        if causal:
+        if causal and is_masked_lm(self.config):  # a GPT-2 is causal by itself
             blocked = torch.full((length, length), torch.finfo(torch.float32).min)
             bias = blocked.triu(1).to(input_ids.device)[None, None].expand(batch, 1, -1, -1)
             attention_mask = bias.to(self._compute_dtype(input_ids.device))

@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self, TextIO
 
@@ -41,6 +42,15 @@ def colour_enabled(stream: TextIO) -> bool:
 def supports_live(stream: TextIO) -> bool:
     """Whether a `LiveView` on this stream draws; otherwise it is silent."""
     return colour_enabled(stream) and (os.name == "nt" or bool(os.environ.get("TERM")))
+
+
+def glyphs_of(stream: TextIO) -> dict[State, str]:
+    """What open positions look like on a terminal of this encoding."""
+    try:
+        "░▓█∎·".encode(stream.encoding or "utf-8")
+        return GLYPHS
+    except UnicodeEncodeError:
+        return ASCII_GLYPHS
 
 
 def window_size(stream: TextIO) -> os.terminal_size:
@@ -175,10 +185,16 @@ def scroll(rows: list[Row], height: int, top: int) -> int:
     )
 
 
-def fit_status(frame: Frame, columns: int) -> str:
-    """The status line in the widest form that fits, cut if none does."""
-    lines = [status_line(frame, separator) for separator in (" · ", "  ", " ")]
-    return next((line for line in lines if len(line) <= columns), lines[-1][:columns])
+def fit_status(frame: Frame, columns: int, status: Callable = status_line) -> str:
+    """The status line in the widest form that fits, without its last parts if none does."""
+    for separator in (" · ", "  ", " "):
+        line = status(frame, separator)
+        if len(line) <= columns:
+            return line
+    parts = status(frame, "\n").split("\n")
+    while len(parts) > 1 and len(" ".join(parts)) > columns:
+        parts.pop()
+    return " ".join(parts)[:columns]
 
 
 class Screen:
@@ -228,21 +244,24 @@ class LiveView:
     Args:
         stream: where to draw.
         hold: least seconds between two frames, for models faster than the eye.
+        status: (frame, separator) -> the line below the text.
     """
 
-    def __init__(self, stream: TextIO | None = None, hold: float = 0.0):
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        hold: float = 0.0,
+        status: Callable[[Frame, str], str] = status_line,
+    ):
         self.stream = stream or sys.stdout
         self.hold = hold
+        self.status = status
         self.live = supports_live(self.stream)
         self.screen: Screen | None = None
         self.last: Frame | None = None
         self._top = 0
         self._next_draw = 0.0
-        try:
-            "░▓∎·".encode(self.stream.encoding or "utf-8")
-            self.glyphs = GLYPHS
-        except UnicodeEncodeError:
-            self.glyphs = ASCII_GLYPHS
+        self.glyphs = glyphs_of(self.stream)
 
     def __enter__(self) -> Self:
         return self
@@ -268,7 +287,7 @@ class LiveView:
         self._top = scroll(rows, height, self._top)
         shown = [row.styled() for row in rows[self._top : self._top + height]]
         if lines > 2:
-            status = fit_status(frame, columns)
+            status = fit_status(frame, columns, self.status)
             where = f" · rows {self._top + 1}-{self._top + len(shown)} of {len(rows)}"
             if len(rows) > height and len(status + where) <= columns:
                 status += where
@@ -286,7 +305,9 @@ class LiveView:
         columns = window_size(self.stream).columns
         calm = [State.SETTLED if s is State.FRESH else s for s in self.last.states]
         rows = wrap(replace(self.last, states=calm), columns, self.glyphs)
-        lines = [row.styled() for row in rows] + [f"\x1b[2m{fit_status(self.last, columns)}\x1b[0m"]
+        lines = [row.styled() for row in rows] + [
+            f"\x1b[2m{fit_status(self.last, columns, self.status)}\x1b[0m"
+        ]
         screen.write("\n".join(lines) + "\n")
 
     def _close(self) -> None:

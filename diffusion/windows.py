@@ -64,6 +64,7 @@ def denoise_windows(
                 nfe=nfe + step.nfe,
                 ids=text,
                 frozen=canvas.frozen,
+                padding=canvas.padding,
                 masked=(text == denoiser.mask_id) & ~canvas.frozen,
                 revealed=whole(nothing, step.revealed),
                 remasked=whole(nothing, step.remasked),

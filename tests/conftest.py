@@ -42,3 +42,27 @@ def tiny_model(tmp_path_factory):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory, tiny_model):
+    """Folder of a random 2-layer GPT-2 with 64 positions and the tokenizer of `tiny_model`."""
+    import torch
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-gpt2"
+    torch.manual_seed(0)
+    GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=320,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            n_positions=64,
+            initializer_range=0.3,
+            bos_token_id=0,
+            eos_token_id=2,
+        )
+    ).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder

@@ -232,6 +232,18 @@ def test_memory_begins_anew_with_each_block():
     )
 
 
+def test_the_quotas_of_a_block_are_those_of_its_own_masks():
+    """Five masks, four steps, blocks of three: two and one, then one and one."""
+    denoiser = TabularDenoiser(length=5, vocab=3)
+    ids = torch.full((50, 5), 3)
+    nothing = torch.zeros_like(ids, dtype=torch.bool)
+    sampler = Blocks(Confidence(4), 3)
+    keys = rng.row_keys(0, 50)
+    steps = list(denoise(Canvas(ids, nothing, nothing), denoiser, sampler, Sampling(), keys))
+    for step, written in zip(steps, (0, 2, 1, 1, 1), strict=True):
+        assert (step.revealed.sum(1) == written).all()
+
+
 # ------------------------------------------------------------ early commit
 
 

@@ -68,9 +68,7 @@ def test_its_card_says_what_its_config_says(writer):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_same_text_alone_and_in_a_batch(writer, sampler):
     options = GenerationOptions(sampler=sampler, max_len=48)
-    canvas, steps = writer.generate(["The town", "The river", "In 1887"], options, [0, 3, 1])
-    *_, together = steps
-    canvas, steps = writer.generate(["The river"], options, [3])
-    *_, alone = steps
+    *_, together = writer.generate(["The town", "The river", "In 1887"], options, [0, 3, 1])
+    *_, alone = writer.generate(["The river"], options, [3])
     assert together.ids[1].tolist() == alone.ids[0].tolist()
-    assert written_text(writer.tokenizer, alone.ids, canvas, 0).startswith("The river")
+    assert written_text(writer.tokenizer, alone, 0).startswith("The river")

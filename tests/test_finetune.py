@@ -20,7 +20,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForMaskedLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 import finetune
 from diffusion import corpus, errors
@@ -259,6 +265,96 @@ def test_wikitext_by_name_from_a_folder(train, tmp_path):
     assert "| validation text | wikitext-2," in (out / "README.md").read_text()
 
 
+def test_a_gpt2_from_scratch_and_further(train, text, tmp_path):
+    first, second = tmp_path / "gpt2", tmp_path / "further"
+    size = "type=gpt2,layers=1,width=16,heads=2,vocab=300"
+    causal = (*RUN, "--objective", "causal", "--dataset", text)
+    code, err = train(*causal, "--config", size, "--num_train_epochs", 3, "--ema", 0.9,
+                      "--output_dir", first)  # fmt: skip
+    assert code == 0, err
+    curve = list(losses(first).values())
+    assert sum(curve[-5:]) < 0.9 * sum(curve[:5])
+    model = AutoModelForCausalLM.from_pretrained(first)
+    assert isinstance(model, GPT2LMHeadModel)
+    assert model.config.n_positions == 32 and model.config.diffusion["shift"] is True
+    assert "pipeline_tag: text-generation" in (first / "README.md").read_text()
+
+    # The reported NLL is that of the library's own loss on the same held-out blocks.
+    tokenizer = AutoTokenizer.from_pretrained(first)
+    blocks = corpus.pack(corpus.load_documents(text, "train"), tokenizer, 32).long()
+    held_out = blocks[-max(2, len(blocks) // 50) :]
+    with torch.no_grad():
+        expected = model.eval()(held_out, labels=held_out).loss.item()
+    assert state(first)["log_history"][-1]["eval_nats_per_token"] == pytest.approx(expected, 1e-4)
+
+    seen = model.config.diffusion["tokens_seen"]
+    code, err = train(*causal, "--model", first, "--max_steps", 2, "--output_dir", second,
+                      "--dropout", 0.25)  # fmt: skip
+    assert code == 0, err
+    config = json.loads((second / "config.json").read_text())
+    assert config["diffusion"]["tokens_seen"] == seen + 2 * 4 * 32
+    assert config["resid_pdrop"] == config["embd_pdrop"] == config["attn_pdrop"] == 0.25
+
+
+def test_evaluating_alone_reports_the_same_and_writes_nothing(train, warm, text, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(warm)
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_text(Path(text).read_text()[-900:])
+    before = files(tmp_path)
+    only = ("--evaluate_only", "--model", warm, "--dataset", held_out, "--eval_split", "test")
+    code, err = train(*RUN, *only, "--objective", "causal", "--output_dir", tmp_path / "none")
+    assert code == 0, err
+    assert files(tmp_path) == before and not (tmp_path / "none").exists()
+    nats = re.search(r"warm: ([\d.]+) ± .* nats per token, ([\d.]+) per byte", err)
+    model = AutoModelForMaskedLM.from_pretrained(warm).eval()
+    again = corpus.pack(corpus.load_documents(str(held_out)), tokenizer, 32).long()
+    rows = torch.ones_like(again, dtype=torch.bool)
+    rows[:, 0] = False
+    with torch.no_grad():
+        logits = RowLogits(model)(again, rows, causal=True)
+    expected = torch.nn.functional.cross_entropy(logits, again[rows]).item()
+    assert float(nats[1]) == pytest.approx(expected, abs=0.002)
+    code, err = train(*RUN, *only)  # as a denoiser: a bound
+    assert code == 0 and "nats per token" in err
+    code, err = train(*RUN, *SIZE, "--evaluate_only", "--dataset", text)
+    assert code == 2
+    one_sentence(err, "--evaluate_only", "--config")
+
+
+def test_a_gpt2_of_the_hub_has_no_mask_token_and_needs_none(train, text, tmp_path):
+    """Its tokenizer has one special token, its weights no prefix, and old buffers beside them."""
+    hub, final = tmp_path / "hub", tmp_path / "final"
+    code, _ = train(*RUN, "--objective", "causal", "--dataset", text, "--max_steps", 1, "--config",
+                    "type=gpt2,layers=1,width=16,heads=2,vocab=300", "--output_dir", hub)  # fmt: skip
+    assert code == 0
+    tensors = {
+        name.removeprefix("transformer."): tensor
+        for name, tensor in load_file(hub / "model.safetensors").items()
+        if not name.startswith("lm_head")
+    }
+    tensors["h.0.attn.bias"] = torch.ones(1, 1, 32, 32)
+    save_file(tensors, hub / "model.safetensors", metadata={"format": "pt"})
+    end = "<|endoftext|>"
+    tokenizer = json.loads((hub / "tokenizer.json").read_text().replace("</s>", end))
+    (hub / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (hub / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "bos_token": end,
+                "eos_token": end,
+                "unk_token": end,
+            }
+        )
+    )
+    code, err = train(*RUN, "--objective", "causal", "--model", hub, "--dataset", text,
+                      "--max_steps", 1, "--output_dir", final)  # fmt: skip
+    assert code == 0, err
+    code, err = train(*RUN, "--model", hub, "--dataset", text, "--output_dir", tmp_path / "no")
+    assert code == 2
+    one_sentence(err, "no mask token")
+
+
 # ---------------------------------------------------------------- interruptions
 
 
@@ -469,6 +565,11 @@ BAD_FLAGS = [
     (["--mask_schedule", "seed", "--schedule", "log-linear"], ["--schedule linear"]),
     (["--objective", "foo"], ["causal"]),
     (["--objective", "causal", "--shift", "no"], ["--shift cannot be no"]),
+    (
+        ["--config", "type=gpt2,layers=1,width=16,heads=2,vocab=300"],
+        ["type=gpt2", "--objective causal"],
+    ),
+    (["--config", "type=bert,layers=1,width=16,heads=2,vocab=300"], ["type=bert", "type=gpt2"]),
     (["--dtype", "float16"], ["float16", "bfloat16"]),
     (["--save_dtype", "int8"], ["int8", "float16"]),
     (["--fp16"], ["--fp16", "GPU"]),

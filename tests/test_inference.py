@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -113,7 +114,8 @@ def test_text_ends_at_the_first_written_end(tiny_model):
     new = [*tail[:2], tokenizer.eos_token_id, *tail]
     start = int(canvas.frozen.sum())
     ids[0, start : start + len(new)] = torch.tensor(new)[: 12 - start]
-    assert written_text(tokenizer, ids, canvas, 0) == "He" + tokenizer.decode(tail[:2])
+    end = SimpleNamespace(ids=ids, frozen=canvas.frozen, padding=canvas.padding)
+    assert written_text(tokenizer, end, 0) == "He" + tokenizer.decode(tail[:2])
 
 
 def test_unconditional_and_several_samples(call):
@@ -260,11 +262,11 @@ def test_help_is_quick_because_torch_is_not_imported():
     assert done.stdout.strip() == "False", done.stderr
 
 
-def test_the_interactive_loop_in_a_terminal(tiny_model):
-    """Two prompts, one of them too long, then an empty line; the banner comes before the model."""
+def in_a_terminal(script: str, model, typed: bytes) -> bytes:
+    """What a terminal shows of the interactive loop of a script."""
     terminal, side = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "inference.py", "--model", str(tiny_model), *SMALL],
+        [sys.executable, script, "--model", str(model), "--max_len", "24"],
         stdin=side,
         stdout=side,
         stderr=side,
@@ -272,7 +274,7 @@ def test_the_interactive_loop_in_a_terminal(tiny_model):
         env={**os.environ, "TERM": "xterm-256color"},
     )
     os.close(side)
-    os.write(terminal, b"The river\n" + b"river " * 60 + b"\n\n")
+    os.write(terminal, typed)
     seen = b""
     while True:
         try:
@@ -284,6 +286,13 @@ def test_the_interactive_loop_in_a_terminal(tiny_model):
         seen += part
     os.close(terminal)
     assert process.wait(timeout=60) == 0, seen
+    return seen
+
+
+def test_the_interactive_loop_in_a_terminal(tiny_model):
+    """Two prompts, one of them too long, then an empty line; the banner comes before the model."""
+    typed = b"The river\n" + b"river " * 60 + b"\n\n"
+    seen = in_a_terminal("inference.py", tiny_model, typed)
     assert seen.index(b"loading") < seen.index(b"ready in")
     assert b"positions" in seen  # the long prompt was refused, and the loop went on
     assert seen.count(b"Beginning of a text") == 3

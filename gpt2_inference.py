@@ -1,0 +1,43 @@
+"""Write text with GPT-2, one token after the other: the baseline to compare diffusion with.
+
+The flags and outputs are those of inference.py, except for those that steer diffusion.
+
+python gpt2_inference.py                              # prompts in a loop
+python gpt2_inference.py "The city was founded in"    # once
+python gpt2_inference.py "The river" --model gpt2     # GPT-2 itself, from the hub
+python gpt2_inference.py "The river" --save_animation river.gif
+"""
+
+from dataclasses import dataclass, field
+
+from diffusion.errors import run
+from diffusion.flags import parse_flags
+from diffusion.options import GenerationOptions
+from diffusion.writing import PROMPT_HELP, WritingOptions, serve
+
+
+@dataclass
+class ScriptOptions(WritingOptions):
+    model: str = field(
+        default="gpt2-small-wikitext",
+        metadata={"help": "Folder, name in weights/, or hub name such as gpt2."},
+    )
+
+
+def load(*names):
+    # torch and transformers' models take seconds to import; --help and mistakes need neither.
+    from diffusion.autoregressive import load_causal_writer
+
+    return load_causal_writer(*names)
+
+
+def main() -> None:
+    generation, script, prompt = parse_flags(
+        (GenerationOptions, ScriptOptions), __doc__.split("\n")[0], PROMPT_HELP
+    )
+    generation.check_autoregressive()
+    serve(load, generation, script, prompt)
+
+
+if __name__ == "__main__":
+    run(main)
