@@ -119,6 +119,12 @@ def test_the_table_has_every_sampler_and_counts_for_the_length():
     assert max(map(len, table.splitlines())) < 140
 
 
+def test_the_readme_says_the_same():
+    readme = (Path(options.__file__).parent.parent / "README.md").read_text()
+    for name, facts in SAMPLERS.items():
+        assert f"| `{name}` | {facts.line} | {facts.nfe} |" in readme
+
+
 def test_listing_the_samplers_imports_no_torch():
     code = (
         "import sys, inference; sys.argv = ['inference.py', '--list_samplers']; inference.main();"
