@@ -261,12 +261,14 @@ class Proposal:
     def entropy(self) -> Tensor:
         """(B, L) entropy in nats at the sampling temperature (at 1 when that is 0); nan elsewhere."""
 
-        def entropy(logits: Tensor) -> tuple[Tensor]:
-            log_p = (logits / self._temperature).log_softmax(-1)
-            # The clamp makes p log p of a forbidden token 0 * -1e4 instead of 0 * -inf.
-            return (-(log_p.exp() * log_p.clamp(min=-1e4)).sum(-1),)
+        def entropy(logits: Tensor, total: Tensor) -> tuple[Tensor]:
+            # H = log sum exp(l) - sum p l. The clamp makes the summand of a forbidden token 0.
+            scaled = (logits / self._temperature).clamp_(min=-1e4)
+            total = total if self._temperature == 1 else scaled.logsumexp(-1)
+            p = (scaled - total[:, None]).exp_()
+            return (total - p.mul_(scaled).sum(-1),)
 
-        return self.spread(*self._map(entropy), torch.nan)
+        return self.spread(*self._map(entropy, self._total), torch.nan)
 
     def margin(self) -> Tensor:
         """(B, L) probability of the best minus that of the second best token; nan elsewhere."""
