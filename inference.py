@@ -7,10 +7,17 @@ python inference.py --unconditional --num_samples 3
 python inference.py "The river" --sampler confidence --n_steps 32 --save_animation river.gif
 """
 
+from dataclasses import dataclass, field
+
 from diffusion.errors import run
 from diffusion.flags import parse_flags
-from diffusion.options import GenerationOptions
+from diffusion.options import GenerationOptions, sampler_table
 from diffusion.writing import PROMPT_HELP, WritingOptions, serve
+
+
+@dataclass
+class InferenceOptions(WritingOptions):
+    list_samplers: bool = field(default=False, metadata={"help": "List the samplers, and end."})
 
 
 def load(*names):
@@ -22,8 +29,11 @@ def load(*names):
 
 def main() -> None:
     generation, script, prompt = parse_flags(
-        (GenerationOptions, WritingOptions), __doc__.split("\n")[0], PROMPT_HELP
+        (GenerationOptions, InferenceOptions), __doc__.split("\n")[0], PROMPT_HELP
     )
+    if script.list_samplers:
+        print(sampler_table(generation))
+        return
     generation.check()
     serve(load, generation, script, prompt)
 

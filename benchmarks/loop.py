@@ -40,9 +40,9 @@ class Recorder:
     def __init__(self, denoiser: Denoiser):
         self.denoiser, self.mask_id, self.calls = denoiser, denoiser.mask_id, []
 
-    def __call__(self, ids, rows, padding=None):
-        self.calls.append((ids.clone(), rows.clone()))
-        return self.denoiser(ids, rows, padding)
+    def __call__(self, ids, rows, padding=None, shadows=None, frozen=None):
+        self.calls.append((ids.clone(), rows.clone(), shadows))
+        return self.denoiser(ids, rows, padding, shadows=shadows, frozen=frozen)
 
 
 def canvas_of(batch: int, length: int, vocab: int, prefix: int, device) -> Canvas:
@@ -70,8 +70,11 @@ def measure(denoiser, canvas, name: str, options: GenerationOptions, repeats: in
     def bare(calls) -> float:
         started = hardware.now(device)
         with torch.inference_mode():
-            for ids, rows in calls:
-                denoiser.row_logits(ids, rows)
+            for ids, rows, shadows in calls:
+                if shadows is not None and shadows.any():
+                    denoiser.row_logits.shadowed(ids, rows, shadows, MASK)
+                else:
+                    denoiser.row_logits(ids, rows)
         return hardware.now(device) - started
 
     recorder = Recorder(denoiser)
@@ -87,7 +90,7 @@ def measure(denoiser, canvas, name: str, options: GenerationOptions, repeats: in
         "sampler": name,
         "batch": len(canvas.ids),
         "forwards": len(recorder.calls),
-        "rows_of_logits": sum(int(rows.sum()) for _, rows in recorder.calls),
+        "rows_of_logits": sum(int(rows.sum()) for _, rows, _ in recorder.calls),
         "loop_seconds": statistics.median(loop for loop, _ in pairs),
         "bare_seconds": statistics.median(alone for _, alone in pairs),
         "ratio": statistics.median(ratios),

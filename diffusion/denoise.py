@@ -9,7 +9,7 @@ from torch import Tensor
 from . import hardware
 from .canvas import Canvas
 from .denoiser import Proposal, Sampling
-from .samplers import Sampler, State
+from .state import Sampler, State
 
 # The random stream of the tokens; samplers number theirs from 0.
 TOKENS = 1000
@@ -39,7 +39,8 @@ def denoise(
 
     Args:
         canvas: (B, L), on the denoiser's device.
-        denoiser: called as denoiser(ids, rows, padding) -> logits, see `Denoiser`.
+        denoiser: called as denoiser(ids, rows, padding, ...) -> logits, see `Denoiser`. A call
+            costs ``denoiser.passes`` forward passes, 1 if it does not say.
         keys: (B,) random keys, see `rng.row_keys`. A row's text depends on its own key, canvas
             and the model alone, not on the other rows.
     """
@@ -64,15 +65,20 @@ def denoise(
             # Rows without a wanted position are left out of the batch: they cost nothing.
             some = slice(None) if need.all() else need
             if need.any():
-                hidden = None if padding is None else padding[some]
-                logits = denoiser(ids[some], rows[some], hidden)
+                logits = denoiser(
+                    ids[some],
+                    rows[some],
+                    None if padding is None else padding[some],
+                    shadows=(rows & ~masked)[some] if sampler.hides else None,
+                    frozen=canvas.frozen[some],
+                )
             else:
                 logits = torch.zeros(0, 2, device=device)
-            taken = Sampling(temperature=0) if sampler.greedy(state) else sampling
-            proposal = Proposal(logits, rows, taken, state.uniform(TOKENS))
+            uniforms, best = state.uniform(TOKENS), sampler.greedy(state)
+            proposal = Proposal(logits, rows, sampling, uniforms, best)
             revealed, remasked = sampler.decide(state, proposal)
             remasked = nothing if remasked is None else remasked
-            nfe = nfe + need
+            nfe = nfe + need * getattr(denoiser, "passes", 1)
             ids = torch.where(revealed, proposal.tokens, ids)
             confidence = torch.where(revealed, proposal.probability, confidence)
             ids = ids.masked_fill(remasked, mask_id)

@@ -9,13 +9,15 @@ import transformers
 
 from . import checkpoints, hardware, rng
 from .canvas import prompt_canvas
-from .denoise import Step, denoise
+from .denoise import Step
 from .denoiser import Denoiser, Sampling
 from .errors import UserError
 from .frames import status_line
+from .guidance import Guided, Processed
 from .options import GenerationOptions
 from .row_logits import max_length
 from .samplers import make_sampler
+from .windows import denoise_windows
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,14 @@ class Writer:
 
     def check(self, options: GenerationOptions) -> None:
         options.check()
-        check_positions(options, self)
+        stride = options.window_stride
+        if stride is None:
+            check_positions(options, self, " or less, or --window_stride")
+        elif not 1 <= stride < self.positions:
+            raise UserError(
+                f"--window_stride {stride} must be a number from 1 to {self.positions - 1}: "
+                f"{self.name} sees {self.positions} positions"
+            )
 
     def method(self, options: GenerationOptions) -> str:
         """How it writes, for people."""
@@ -56,9 +65,19 @@ class Writer:
         denoiser = self.denoiser
         if options.length is not None:  # exactly so many tokens: the text may not end before
             denoiser = denoiser.forbidding(self.tokenizer.eos_token_id)
-        sampler = make_sampler(options.sampler, **options.sampler_options())
-        sampling = Sampling(options.temperature, options.top_k, options.top_p)
-        return denoise(canvas, denoiser, sampler, sampling, keys)
+        if options.guidance:
+            denoiser = Guided(denoiser, options.guidance, self.tokenizer.all_special_ids)
+        if options.repetition_penalty != 1 or options.no_repeat_ngram_size:
+            denoiser = Processed(denoiser, options.repetition_penalty, options.no_repeat_ngram_size)
+        return denoise_windows(
+            canvas,
+            denoiser,
+            lambda: make_sampler(options.sampler, **options.sampler_options()),
+            Sampling(options.temperature, options.top_k, options.top_p),
+            keys,
+            window=self.positions,
+            stride=options.window_stride or self.positions - 1,
+        )
 
     def record(
         self, prompts: Sequence[str], options: GenerationOptions, samples: Sequence[int]
@@ -67,12 +86,12 @@ class Writer:
         return self.generate(prompts, options, samples)
 
 
-def check_positions(options: GenerationOptions, writer) -> None:
+def check_positions(options: GenerationOptions, writer, advice: str = " or less") -> None:
     """Refuse a canvas that is longer than what the model of ``writer`` can see."""
     if options.max_len > writer.positions:
         raise UserError(
             f"--max_len {options.max_len} exceeds the {writer.positions} positions of "
-            f"{writer.name}; use --max_len {writer.positions} or less"
+            f"{writer.name}; use --max_len {writer.positions}{advice}"
         )
 
 

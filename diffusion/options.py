@@ -2,20 +2,47 @@
 
 import difflib
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from .errors import UserError
 
-# One line each, shown by --help and in the README. The classes are in samplers.py.
+
+class Facts(NamedTuple):
+    """What --list_samplers and the README say of a sampler."""
+
+    line: str  # what it does
+    nfe: str  # forward passes for N steps and L tokens to be written
+    corrects: bool  # whether it can take back what it wrote
+    source: str
+
+
+# One line each, in the order of --help and the README. The classes are in samplers.py.
 SAMPLERS = {
-    "seed": "the reference loop: write everything, re-mask a shrinking random part (NFE: steps)",
-    "ancestral": "each mask opens with the probability of the reverse process (NFE: at most steps + 1)",
-    "first-hitting": "exact continuous time, one token at a time in random order (NFE: tokens)",
-    "confidence": "the surest predictions first, an equal share each step (NFE: steps)",
-    "threshold": "every prediction surer than --threshold, at least one (NFE: as needed)",
-    "entropy-bound": "as many as keep the joint error bound under --entropy_bound (NFE: as needed)",
+    "seed": Facts("the reference loop: write everything, re-mask a shrinking random part", "at most N", True, "RoBERTaDiffusion"),
+    "ancestral": Facts("each mask opens with the probability of the reverse process", "at most N + 1", False, "MDLM, arXiv:2406.07524"),
+    "first-hitting": Facts("exact continuous time, one token at a time in random order", "L", False, "arXiv:2409.02908"),
+    "confidence": Facts("the surest predictions first, an equal share each step", "at most N", False, "LLaDA, arXiv:2502.09992; Dream, arXiv:2508.15487"),
+    "threshold": Facts("every prediction surer than --threshold, at least one", "1 to L", False, "Fast-dLLM, arXiv:2505.22618"),
+    "factor": Facts("the n surest, as many as (n + 1) (1 - probability) < --factor allows", "1 to L", False, "Fast-dLLM, arXiv:2505.22618"),
+    "entropy-bound": Facts("as many as keep the joint error bound under --entropy_bound", "1 to L", False, "arXiv:2505.24857"),
+    "klass": Facts("sure predictions that have stopped moving, at least one", "1 to L", False, "KLASS, arXiv:2511.05664"),
+    "remdm": Facts("ancestral, and written tokens become masks again with probability sigma", "at most N + 1", True, "ReMDM, arXiv:2503.00307; psi: s-sahoo/duo"),
+    "p2": Facts("keeps the best-scored k/N of all tokens, written or drawn, masks the rest", "N", True, "P2, arXiv:2502.03540"),
+    "wino": Facts("drafts many, takes back those that shadow copies doubt", "1 to L", True, "WINO, arXiv:2507.18578"),
+    "saber": Facts("surer than the average so far; takes back whose probability fell most", "1 to L", True, "Saber, arXiv:2510.18165"),
+}  # fmt: skip
+STEPPED = ("seed", "ancestral", "confidence", "remdm", "p2")  # those that heed --n_steps
+REMASK = {
+    "cap": "at most --eta",
+    "rescale": "--eta times the largest valid one",
+    "conf": "more for tokens that were written unsurely",
+    "loop": "--eta while a tenth stays masked, in the middle of the time",
+    "psi": "--kappa times ancestral, the rest as the seed loop",
 }
-STEPPED = ("seed", "ancestral", "confidence")  # those that heed --n_steps
+P2_SCORES = {
+    "hidden": "log-probability of the token, unseen by the model",
+    "released": "of a fresh draw by a model that sees the token",
+}
 SCORES = {
     "probability": "probability of the drawn token (LLaDA)",
     "sharpened": "the same after temperature, top-k and top-p (Dream)",
@@ -69,7 +96,8 @@ class GenerationOptions:
     sampler: str | None = field(
         default=None,
         metadata={"help": f"Default: {DEFAULT_SAMPLER[0]} with --block_length "
-                  f"{DEFAULT_SAMPLER[1]}. " + _describe(SAMPLERS)},
+                  f"{DEFAULT_SAMPLER[1]}. --list_samplers tells more. "
+                  + _describe({name: facts.line for name, facts in SAMPLERS.items()})},
     )  # fmt: skip
     score: str | None = field(
         default=None,
@@ -79,36 +107,152 @@ class GenerationOptions:
     schedule: str | None = field(
         default=None,
         metadata={
-            "help": f"Mask schedule of ancestral (default linear) and confidence "
+            "help": f"Mask schedule of ancestral and remdm (default linear) and confidence "
             f"(default: equal shares): {', '.join(SCHEDULES)}."
         },
     )
+    time_power: float | None = field(
+        default=None,
+        metadata={"help": "seed, ancestral, remdm, p2: step k of N ends at time (1 - k/N) to this "
+                  "power; default 1, even steps; above 1 the first are the longest."},
+    )  # fmt: skip
+    clock_delay: float | None = field(
+        default=None,
+        metadata={"help": "seed, ancestral, remdm: left positions run on an earlier clock; the "
+                  "rightmost starts after this share of the time; default 0, one clock."},
+    )  # fmt: skip
     alg_temp: float | None = field(
         default=None, metadata={"help": "confidence: randomness of the order; default 0, none."}
     )
     threshold: float | None = field(
         default=None,
-        metadata={"help": "threshold: write predictions with at least this score; default 0.9."},
+        metadata={"help": "threshold, klass (default 0.9), wino (default 0.6): write predictions "
+                  "with at least this score."},
+    )  # fmt: skip
+    factor: float | None = field(
+        default=None, metadata={"help": "factor: the larger, the more at once; default 1."}
     )
     entropy_bound: float | None = field(
         default=None,
-        metadata={"help": "entropy-bound: bound on the joint error in nats; default 0.1."},
+        metadata={"help": "entropy-bound: bound on the joint error in nats (gamma); default 0.1."},
+    )
+    kl_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "klass: a prediction is still when it moved by less, nats; default 0.01."
+        },
+    )
+    history: int | None = field(
+        default=None, metadata={"help": "klass: steps a prediction must be still; default 2."}
+    )
+    remask: str | None = field(
+        default=None,
+        metadata={"help": "remdm: how sigma, the probability of masking a written token again, is "
+                  "chosen (default cap). " + _describe(REMASK)},
+    )  # fmt: skip
+    eta: float | None = field(
+        default=None,
+        metadata={"help": "remdm: default 0.04 (cap; 0.008 from 1024 steps on), 0.015 (rescale), "
+                  "0.02 (loop). p2: weight of doubt in written tokens; default 1, 0: none."},
+    )  # fmt: skip
+    kappa: float | None = field(
+        default=None, metadata={"help": "remdm --remask psi: 1 is ancestral, 0 seed; default 0.9."}
+    )
+    p2_score: str | None = field(
+        default=None,
+        metadata={"help": "p2: score of a written token (default hidden). " + _describe(P2_SCORES)},
+    )
+    threshold_back: float | None = field(
+        default=None,
+        metadata={"help": "wino: written tokens less probable than this are doubted; default 0.9."},
+    )
+    min_tokens: int | None = field(
+        default=None, metadata={"help": "saber: write at least so many a step; default 2."}
+    )
+    mu: int | None = field(
+        default=None,
+        metadata={"help": "saber: take back one token for so many written; default 8."},
     )
     block_length: int | None = field(
         default=None,
-        metadata={"help": "first-hitting, threshold, entropy-bound: fill blocks of so many tokens "
-                  "from left to right; default 0: the whole canvas at once."},
+        metadata={"help": "Any sampler: fill blocks of so many tokens from left to right, the "
+                  "steps divided among them; default 0: the whole canvas at once."},
+    )  # fmt: skip
+    early_commit: float | None = field(
+        default=None,
+        metadata={"help": "Any sampler: write all that is left once the mean gap between the two "
+                  "best logits reaches this, 2/3 and 1/3 of it in the later thirds of the writing "
+                  "(Prophet: 7.5); default 0: never."},
+    )  # fmt: skip
+    guidance: float = field(
+        default=0.0,
+        metadata={"help": "Weight of classifier-free guidance towards the prompt; doubles the "
+                  "forward passes; 0: none."},
+    )  # fmt: skip
+    repetition_penalty: float = field(
+        default=1.0,
+        metadata={"help": "Above 1: tokens that stand anywhere in the text become less likely."},
+    )
+    no_repeat_ngram_size: int = field(
+        default=0,
+        metadata={"help": "No n-gram that stands to the left is completed again; 0: off. Strict "
+                  "only where one token is written at a time, from left to right."},
+    )  # fmt: skip
+    window_stride: int | None = field(
+        default=None,
+        metadata={"help": "For --max_len beyond the positions of the model: write so many new "
+                  "tokens at a time, after what still fits of the text before."},
     )  # fmt: skip
 
     # Which options belong to which sampler.
     _OWN: ClassVar = {
         "n_steps": STEPPED,
         "score": ("confidence", "threshold", "entropy-bound"),
-        "schedule": ("ancestral", "confidence"),
+        "schedule": ("ancestral", "confidence", "remdm"),
+        "time_power": ("seed", "ancestral", "remdm", "p2"),
+        "clock_delay": ("seed", "ancestral", "remdm"),
         "alg_temp": ("confidence",),
-        "threshold": ("threshold",),
+        "threshold": ("threshold", "klass", "wino"),
+        "factor": ("factor",),
         "entropy_bound": ("entropy-bound",),
-        "block_length": ("first-hitting", "threshold", "entropy-bound"),
+        "kl_threshold": ("klass",),
+        "history": ("klass",),
+        "remask": ("remdm",),
+        "eta": ("remdm", "p2"),
+        "kappa": ("remdm",),
+        "p2_score": ("p2",),
+        "threshold_back": ("wino",),
+        "min_tokens": ("saber",),
+        "mu": ("saber",),
+        "block_length": tuple(SAMPLERS),
+        "early_commit": tuple(SAMPLERS),
+    }
+    # Least and largest value of each; None: no bound.
+    _RANGES: ClassVar = {
+        "n_steps": (1, MAX_STEPS),
+        "max_len": (3, None),
+        "prefix_len": (1, None),
+        "length": (1, None),
+        "temperature": (0, None),
+        "top_k": (0, None),
+        "alg_temp": (0, None),
+        "time_power": (0.01, 100),
+        "clock_delay": (0, 0.999),
+        "factor": (0, None),
+        "entropy_bound": (0, None),
+        "kl_threshold": (0, None),
+        "history": (1, None),
+        "eta": (0, None),
+        "kappa": (0, 1),
+        "threshold_back": (0, 1),
+        "min_tokens": (2, None),
+        "mu": (1, None),
+        "block_length": (0, None),
+        "early_commit": (0, None),
+        "guidance": (0, None),
+        "repetition_penalty": (0.01, None),
+        "no_repeat_ngram_size": (0, None),
+        "window_stride": (1, None),
     }
 
     def sampler_options(self) -> dict:
@@ -144,10 +288,7 @@ class GenerationOptions:
             self.sampler, block_length = DEFAULT_SAMPLER
             self.block_length = block_length if self.block_length is None else self.block_length
         self.sampler = one_of("--sampler", self.sampler, SAMPLERS)
-        if self.n_steps is not None:
-            at_least("--n_steps", self.n_steps, 1)
-            if self.n_steps > MAX_STEPS:
-                raise UserError(f"--n_steps {self.n_steps} is beyond {MAX_STEPS}; use fewer")
+        self._check_ranges(name for name in self._RANGES if name not in self.COMMON)
         for name, owners in self._OWN.items():
             if getattr(self, name) is not None and self.sampler not in owners:
                 raise UserError(
@@ -156,35 +297,75 @@ class GenerationOptions:
                 )
         if self.sampler in STEPPED and self.n_steps is None:
             self.n_steps = N_STEPS
-        if self.score is not None:
-            self.score = one_of("--score", self.score, SCORES)
-        if self.schedule is not None:
-            self.schedule = one_of("--schedule", self.schedule, SCHEDULES)
-        if self.alg_temp is not None:
-            at_least("--alg_temp", self.alg_temp, 0)
+        for name, table in (
+            ("score", SCORES),
+            ("schedule", SCHEDULES),
+            ("remask", REMASK),
+            ("p2_score", P2_SCORES),
+        ):
+            if getattr(self, name) is not None:
+                setattr(self, name, one_of(f"--{name}", getattr(self, name), table))
         if self.threshold is not None and self.score != "entropy":  # that score is negative
             at_least("--threshold", self.threshold, 0)
-        if self.block_length is not None:
-            at_least("--block_length", self.block_length, 0)
-        if self.entropy_bound is not None:
-            at_least("--entropy_bound", self.entropy_bound, 0)
+        if self.sampler == "remdm":
+            self._check_remask()
+
+    def _check_remask(self) -> None:
+        remask = self.remask or "cap"
+        if self.eta is not None and remask in ("conf", "psi"):
+            raise UserError(f"--remask {remask} has no --eta; leave it out")
+        if self.kappa is not None and remask != "psi":
+            raise UserError(f"--kappa is an option of --remask psi, not of {remask}; leave it out")
+        if self.schedule is not None and remask == "loop":
+            raise UserError("--remask loop has its own schedule; leave out --schedule")
+        if self.eta is not None:
+            # Beyond 1/9 a mask would stay one with a negative probability while 90 % are written.
+            within("--eta", self.eta, 0, 0.111 if remask == "loop" else 1)
 
     def _check_common(self) -> None:
-        at_least("--max_len", self.max_len, 3)
-        at_least("--prefix_len", self.prefix_len, 1)
-        at_least("--top_k", self.top_k, 0)
-        at_least("--temperature", self.temperature, 0)
+        self._check_ranges(name for name in self._RANGES if name in self.COMMON)
         if not 0 < self.top_p <= 1:
             raise UserError(f"--top_p {self.top_p} must be above 0 and at most 1")
-        if self.length is not None:
-            at_least("--length", self.length, 1)
         if not -(2**63) <= self.seed < 2**63:
             raise UserError(f"--seed {self.seed} does not fit 64 bits; use a smaller number")
+
+    def _check_ranges(self, names) -> None:
+        for name in names:
+            if getattr(self, name) is not None:
+                within(f"--{name}", getattr(self, name), *self._RANGES[name])
 
 
 def at_least(flag: str, value: float, least: float) -> None:
     if not value >= least or value == float("inf"):  # "not >=" catches nan
         raise UserError(f"{flag} {value} must be a number of at least {least}")
+
+
+def within(flag: str, value: float, least: float, most: float | None) -> None:
+    if most is None:
+        at_least(flag, value, least)
+    elif not least <= value <= most:
+        raise UserError(f"{flag} {value} must be a number from {least} to {most}")
+
+
+def sampler_table(options: GenerationOptions) -> str:
+    """What `--list_samplers` prints: every sampler, for the length and the steps asked for."""
+    tokens, steps = options.length or options.max_len, options.n_steps or N_STEPS
+    rest = "" if options.length else " less the prompt"
+    any_sampler = tuple(SAMPLERS)
+    lines = [
+        f"for {tokens} tokens{rest} (--length, --max_len) and {steps} steps (--n_steps)\n",
+        f"{'sampler':14} {'forward passes':15} {'corrects':9} what it does; its options; source",
+    ]
+    for name, facts in SAMPLERS.items():
+        own = [f"--{o}" for o, owners in options._OWN.items() if name in owners != any_sampler]
+        nfe = facts.nfe.replace("N + 1", str(steps + 1)).replace("N", str(steps))
+        nfe, corrects = nfe.replace("L", str(tokens)), "yes" if facts.corrects else "no"
+        lines.append(f"{name:14} {nfe:15} {corrects:9} {facts.line}")
+        lines += [f"{'':41}{' '.join(own)}"] if own else []
+        lines.append(f"{'':41}{facts.source}")
+    shared = [f"--{o}" for o, owners in options._OWN.items() if owners == any_sampler]
+    shared += ["--guidance (twice the passes)", "--repetition_penalty", "--no_repeat_ngram_size"]
+    return "\n".join([*lines, "", "with any of them: " + ", ".join(shared)])
 
 
 def one_of(flag: str, value: str, names) -> str:

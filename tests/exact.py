@@ -160,10 +160,151 @@ class ExactLaws:
 
         return self.chosen_step(canvas, commit)
 
+    def factor_step(self, canvas, factor):
+        def commit(drawn):
+            order = sorted(drawn, key=lambda i: -self.p(canvas)[i][drawn[i]])
+            n = 1
+            while n < len(order):
+                if (n + 2) * (1 - self.p(canvas)[order[n]][drawn[order[n]]]) >= factor:
+                    break
+                n += 1
+            return [(order[:n], 1.0)]
+
+        return self.chosen_step(canvas, commit)
+
+    # ------------------------------------------------------------ steps that remember or take back
+    #
+    # Some work on a state, a tuple whose first entry is the canvas; `canvases` forgets the rest.
+
+    def replace(self, canvas, new):
+        return tuple(new.get(i, token) for i, token in enumerate(canvas))
+
+    def hidden_p(self, canvas, position):
+        """Probability of the token at a written position, predicted with a mask in its place."""
+        return self.p(self.replace(canvas, {position: self.mask}))[position][canvas[position]]
+
+    def draws(self, canvas, positions):
+        """[({position: token}, probability)] of one draw at each position."""
+        for joint in itertools.product(*(self.choices(canvas, i) for i in positions)):
+            tokens = dict(zip(positions, (t for t, _ in joint), strict=True))
+            yield tokens, math.prod(x for _, x in joint)
+
+    def remdm_step(self, canvas, editable, a_t, a_s, sigma):
+        """The published transition, with sigma[i] of each written position, sigma[None] of masks,
+        and mask rates 1 - a that may differ between positions."""
+        options = [[(token, 1.0)] for token in canvas]
+        for i in editable:
+            if canvas[i] != self.mask:
+                options[i] = [(self.mask, sigma[i]), (canvas[i], 1 - sigma[i])]
+                continue
+            opens = (a_s - (1 - sigma[None]) * a_t) / (1 - a_t)
+            drawn = [(t, x * opens) for t, x in self.choices(canvas, i)]
+            options[i] = [(self.mask, 1 - opens), *drawn]
+        return self.independent(canvas, options)
+
+    def remdm_conf_step(self, state, editable, a_t, a_s):
+        """State: (canvas, probability of each position when it was written)."""
+        canvas, sureness = state
+        largest = min(1, (1 - a_s) / a_t) if a_t > 0 else 1.0
+        written = [i for i in editable if canvas[i] != self.mask]
+        weight = {i: math.exp(-sureness[i]) for i in written}
+        sigma = {i: largest * w / sum(weight.values()) for i, w in weight.items()}
+        law, p = defaultdict(float), self.p(canvas)
+        for after, x in self.remdm_step(canvas, editable, a_t, a_s, {**sigma, None: 0.0}).items():
+            new = {
+                i: p[i][after[i]]
+                for i in editable
+                if canvas[i] == self.mask and after[i] != self.mask
+            }
+            law[(after, self.replace(sureness, new))] += x
+        return law
+
+    def p2_step(self, canvas, editable, keep, eta, hidden):
+        """Of all editable positions the ``keep`` best stay or are written, the others are masks."""
+        law = defaultdict(float)
+        masks = [i for i in editable if canvas[i] == self.mask]
+        for drawn, x in self.draws(canvas, masks if hidden else list(editable)):
+            score = {i: math.log(self.p(canvas)[i][t]) for i, t in drawn.items()}
+            for i in editable:
+                if canvas[i] != self.mask:
+                    score[i] = eta * (math.log(self.hidden_p(canvas, i)) if hidden else score[i])
+            best = sorted(editable, key=lambda i: -score[i])[:keep]
+            new = {i: self.mask for i in editable if i not in best}
+            new |= {i: drawn[i] for i in best if i in masks}
+            law[self.replace(canvas, new)] += x
+        return law
+
+    def klass_step(self, state, threshold, kl_threshold, history):
+        """State: (canvas, canvas before or None, steps for which each position was still)."""
+        canvas, before, still = state
+        holes = self.holes(canvas)
+        counts = {i: 0 for i in range(len(canvas))}
+        for i in holes if before else ():
+            p, q = self.p(canvas)[i], self.p(before)[i]
+            kl = sum(x * math.log(x / y) for x, y in zip(p, q, strict=True))
+            counts[i] = still[i] + 1 if kl < kl_threshold else 0
+        law = defaultdict(float)
+        for drawn, x in self.draws(canvas, holes):
+            score = {i: self.p(canvas)[i][t] for i, t in drawn.items()}
+            sure = [i for i in holes if score[i] > threshold and counts[i] >= history]
+            chosen = sure or [max(holes, key=lambda i: score[i])]
+            after = self.replace(canvas, {i: drawn[i] for i in chosen})
+            law[(after, canvas, tuple(counts.values()))] += x
+        return law
+
+    def wino_step(self, state, editable, threshold, back, cap):
+        """State: (canvas, tokens written in the step before). ``cap``: masks -> most to write."""
+        canvas, accepted_before = state
+        holes = self.holes(canvas)
+        law = defaultdict(float)
+        doubt = {i: self.hidden_p(canvas, i) for i in editable if i not in holes}
+        doubted = sorted((i for i in doubt if doubt[i] < back), key=lambda i: doubt[i])
+        for drawn, x in self.draws(canvas, holes):
+            score = {i: self.p(canvas)[i][t] for i, t in drawn.items()}
+            order = sorted(holes, key=lambda i: -score[i])
+            write = [i for i in order if score[i] > threshold][: cap(len(holes))] or order[:1]
+            new = {i: drawn[i] for i in write}
+            if len(write) > 1:
+                new |= {i: self.mask for i in doubted[: max(0, accepted_before - 1)]}
+            law[(self.replace(canvas, new), len(write))] += x
+        return law
+
+    def saber_step(self, state, least, mu):
+        """State: (canvas, probability when written, latest probability), nothing: None."""
+        canvas, first, last = state
+        holes, law = self.holes(canvas), defaultdict(float)
+        written = [i for i in range(len(canvas)) if first[i] is not None]
+        mean = sum(first[i] for i in written) / len(written) if written else 1.0
+        now = {i: self.hidden_p(canvas, i) for i in written}
+        fallen = sorted((i for i in written if now[i] < last[i]), key=lambda i: now[i] - last[i])
+        for drawn, x in self.draws(canvas, holes):
+            score = {i: self.p(canvas)[i][t] for i, t in drawn.items()}
+            order = sorted(holes, key=lambda i: -score[i])
+            write = [i for n, i in enumerate(order) if n < least or score[i] > mean]
+            revert = fallen[: min(math.ceil(len(write) / mu), len(write) - 1)]
+            new = {i: score[i] for i in write} | {i: None for i in revert}
+            after = self.replace(
+                canvas, {i: drawn[i] for i in write} | {i: self.mask for i in revert}
+            )
+            law[(after, self.replace(first, new), self.replace(last, now | new))] += x
+        return law
+
+    def committing(self, canvas, editable, gap, step):
+        """``step``, or one draw of everything once the mean logit gap is large enough."""
+        holes = self.holes(canvas)
+        if not holes:
+            return {canvas: 1.0}
+        best = [sorted(self.p(canvas)[i], reverse=True)[:2] for i in holes]
+        mean = sum(math.log(a / b) for a, b in best) / len(holes)
+        third = min(2, int(3 * (1 - len(holes) / len(editable)) + 1e-9))
+        if mean < gap * (1, 2 / 3, 1 / 3)[third]:
+            return step(canvas)
+        return self.ancestral_step(canvas, 0.0)
+
     # ------------------------------------------------------------ whole trajectories
 
     def trajectory(self, start, steps):
-        """The law after each of ``steps``, functions canvas -> law. Full canvases stay."""
+        """The law after each of ``steps``, functions canvas (or state) -> law."""
         laws = [{tuple(start): 1.0}]
         for step in steps:
             law, known = defaultdict(float), {}
@@ -176,6 +317,19 @@ class ExactLaws:
 
     def until_full(self, step):
         return lambda canvas: step(canvas) if self.holes(canvas) else {canvas: 1.0}
+
+    def until_full_state(self, step):
+        return lambda state: step(state) if self.holes(state[0]) else {state: 1.0}
+
+
+def canvases(laws):
+    """Laws of states -> laws of their canvases."""
+    out = []
+    for law in laws:
+        out.append(defaultdict(float))
+        for state, x in law.items():
+            out[-1][state[0]] += x
+    return out
 
 
 def without_replacement(weights, n):

@@ -23,11 +23,17 @@ class TabularDenoiser:
         self.calls = 0  # forward passes
         self.rows_seen = 0  # canvases in them
 
-    def __call__(self, ids, rows, padding=None, **kwargs):
-        """Logits (N, V + 1), the mask forbidden."""
+    def __call__(self, ids, rows, padding=None, shadows=None, frozen=None):
+        """Logits (N, V + 1), the mask forbidden. A shadow is exact: it looks up the canvas with a
+        mask at its one position. A canvas that is too short is taken to end in tokens 0."""
         self.calls += 1
         self.rows_seen += len(ids)
-        logits = self.table[(ids * self.place).sum(1)][rows]
+        place = self.place[: ids.shape[1]]
+        state = (ids * place).sum(1, keepdim=True).expand_as(ids)
+        if shadows is not None:
+            state = state + (self.mask_id - ids) * place * shadows
+        row, place = rows.nonzero(as_tuple=True)
+        logits = self.table[state[row, place], place]
         return torch.cat([logits, torch.full((len(logits), 1), -torch.inf)], 1)
 
     def probabilities(self, canvas: tuple[int, ...]) -> list[list[float]]:

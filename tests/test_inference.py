@@ -15,6 +15,7 @@ from PIL import Image
 
 import inference
 from diffusion.errors import run
+from diffusion.options import SAMPLERS
 
 ROOT = Path(inference.__file__).parent
 SMALL = ["--max_len", "24", "--dtype", "float32"]
@@ -124,10 +125,7 @@ def test_unconditional_and_several_samples(call):
     assert len({tuple(r["ids"]) for r in records(out)}) == 3
 
 
-@pytest.mark.parametrize(
-    "sampler",
-    ["seed", "ancestral", "first-hitting", "confidence", "threshold", "entropy-bound"],
-)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_writes_the_whole_canvas(call, sampler):
     code, out, _ = call("He said", "--sampler", sampler, "--json", *SMALL)
     (record,) = records(out)
@@ -143,6 +141,38 @@ def test_output_file_has_the_texts_and_standard_output_has_not(call, tmp_path):
     assert (code, out) == (0, "")
     assert [r["prompt"] for r in records(target.read_text())] == ["He", "She"]
     assert os.listdir(tmp_path) == ["texts.jsonl"]
+
+
+def test_a_text_longer_than_the_model_is_written_in_windows(call):
+    flags = ("--dtype", "float32", "--json", "--sampler", "confidence", "--n_steps", "4")
+    code, out, _ = call(
+        "The river", "--length", "100", "--max_len", "150", "--window_stride", "20", *flags
+    )
+    (record,) = records(out)
+    assert code == 0 and 4 not in record["ids"]
+    assert len(record["ids"]) > 100
+    windows = 1 + -(-(len(record["ids"]) - 64) // 20)
+    assert record["nfe"] == record["steps"] == 4 * windows
+
+
+def test_guidance_counts_two_passes_and_no_weight_none(call):
+    flags = ("The river", "--sampler", "confidence", "--n_steps", "5", "--json", *SMALL)
+    plain, off, on = (
+        records(call(*flags, *more)[1])[0]
+        for more in ((), ("--guidance", "0"), ("--guidance", "1.5"))
+    )
+    assert plain["ids"] == off["ids"] != on["ids"]
+    assert on["nfe"] == 2 * plain["nfe"]
+
+
+def test_everything_at_once(call):
+    """Blocks, early commit, guidance and processors around a sampler with shadows."""
+    code, out, _ = call(
+        "The river", "--sampler", "wino", "--block_length", "7", "--early_commit", "9",
+        "--guidance", "0.5", "--repetition_penalty", "1.2", "--no_repeat_ngram_size", "2",
+        "--json", *SMALL,
+    )  # fmt: skip
+    assert code == 0 and 4 not in records(out)[0]["ids"]
 
 
 @pytest.mark.parametrize("ending", ["gif", "html", "png"])
@@ -202,6 +232,18 @@ BAD = {
     "animation of two texts": (["He", "--save_animation", "a.gif", "--num_samples", "2"], "one"),
     "animation into nothing": (["He", "--save_animation", "no/such/a.gif"], "no/such"),
     "output into nothing": (["He", "--output", "no/such/a.txt"], "no/such"),
+    "eta out of range": (
+        ["He", "--sampler", "remdm", "--eta", "2"],
+        "--eta 2.0 must be a number from",
+    ),
+    "kappa elsewhere": (["He", "--sampler", "p2", "--kappa", "1"], "--sampler remdm"),
+    "negative guidance": (
+        ["He", "--guidance", "-1"],
+        "--guidance -1.0 must be a number of at least",
+    ),
+    "negative blocks": (["He", "--block_length", "-4"], "--block_length -4"),
+    "stride of a whole window": (["He", "--window_stride", "64"], "a number from 1 to 63"),
+    "unknown option of a sampler": (["He", "--threshold_bak", "0.5"], "--threshold_back"),
     "huge seed": (["He", "--seed", str(2**70)], "--seed"),
 }
 

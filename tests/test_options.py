@@ -1,6 +1,14 @@
-"""The names that --help shows, kept apart from the code so that it is quick, are those of the code."""
+"""The options of generation: their names are those of the code, and what is wrong is said."""
 
-from diffusion import options, samplers, schedules
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffusion import options, remasking, samplers, schedules, unmasking
+from diffusion.errors import UserError
+from diffusion.options import SAMPLERS, GenerationOptions, sampler_table
 
 
 def test_every_sampler_has_a_line_and_every_line_a_sampler():
@@ -14,3 +22,115 @@ def test_the_stepped_samplers_are_those_with_a_planned_number_of_steps():
 
 def test_the_schedules_are_those_of_the_code():
     assert list(options.SCHEDULES) == list(schedules.SCHEDULES)
+
+
+def test_those_that_correct_themselves_are_those_in_remasking():
+    for name, kind in samplers._CLASSES.items():
+        home = remasking if options.SAMPLERS[name].corrects else unmasking
+        assert kind.__module__ == home.__name__
+
+
+SOME = {
+    "score": "margin",
+    "schedule": "cosine-a",
+    "remask": "rescale",
+    "p2_score": "released",
+    "n_steps": 3,
+    "history": 3,
+    "min_tokens": 3,
+    "mu": 2,
+    "block_length": 3,
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_takes_its_own_options_and_no_other(name):
+    """Every option reaches the class it belongs to, and is refused elsewhere."""
+    for option, owners in GenerationOptions._OWN.items():
+        value = SOME.get(option, 0.5)
+        if option == "kappa":
+            asked = GenerationOptions(sampler=name, remask="psi", kappa=value)
+        else:
+            asked = GenerationOptions(sampler=name, **{option: value})
+        if name in owners:
+            asked.check()
+            samplers.make_sampler(name, **({"n_steps": 3} | asked.sampler_options()))
+        else:
+            with pytest.raises(UserError, match=f"--{'remask' if option == 'kappa' else option} "):
+                asked.check()
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"sampler": "remdm", "eta": -0.1}, "--eta -0.1 must be a number of at least 0"),
+        ({"sampler": "remdm", "eta": 1.5}, "--eta 1.5 must be a number from 0 to 1"),
+        ({"sampler": "remdm", "remask": "loop", "eta": 0.2}, "from 0 to 0.111"),
+        ({"sampler": "remdm", "remask": "conf", "eta": 0.2}, "has no --eta"),
+        (
+            {"sampler": "remdm", "remask": "psi", "kappa": 1.2},
+            "--kappa 1.2 must be a number from 0",
+        ),
+        ({"sampler": "remdm", "kappa": 0.5}, "--kappa is an option of --remask psi"),
+        ({"sampler": "remdm", "remask": "loop", "schedule": "linear"}, "leave out --schedule"),
+        ({"sampler": "remdm", "remask": "lop"}, "did you mean 'loop'"),
+        ({"sampler": "p2", "eta": float("nan")}, "--eta nan"),
+        ({"sampler": "p2", "p2_score": "seen"}, "use one of hidden, released"),
+        ({"sampler": "threshold", "threshold": -1.0}, "--threshold -1.0"),
+        (
+            {"sampler": "wino", "threshold_back": 1.1},
+            "--threshold_back 1.1 must be a number from 0",
+        ),
+        ({"sampler": "wino", "tau": 1.1}, None),
+        ({"sampler": "entropy-bound", "entropy_bound": -1.0}, "--entropy_bound -1.0"),
+        ({"sampler": "klass", "history": 0}, "--history 0 must be a number of at least 1"),
+        ({"sampler": "klass", "kl_threshold": -1.0}, "--kl_threshold"),
+        ({"sampler": "saber", "min_tokens": 1}, "--min_tokens 1 must be a number of at least 2"),
+        ({"sampler": "saber", "mu": 0}, "--mu 0"),
+        ({"sampler": "factor", "factor": -2.0}, "--factor -2.0"),
+        ({"block_length": -1}, "--block_length -1 must be a number of at least 0"),
+        ({"early_commit": -1.0}, "--early_commit"),
+        ({"guidance": -0.5}, "--guidance -0.5 must be a number of at least 0"),
+        ({"guidance": float("inf")}, "--guidance inf"),
+        ({"repetition_penalty": 0.0}, "--repetition_penalty 0.0"),
+        ({"no_repeat_ngram_size": -1}, "--no_repeat_ngram_size -1"),
+        ({"window_stride": 0}, "--window_stride 0 must be a number of at least 1"),
+        ({"sampler": "seed", "clock_delay": 1.0}, "--clock_delay 1.0 must be a number from 0 to"),
+        ({"sampler": "seed", "time_power": 0.0}, "--time_power 0.0 must be a number from 0.01"),
+    ],
+)
+def test_what_is_out_of_range_is_refused_with_the_range(own, said):
+    if said is None:  # there is no such option
+        with pytest.raises(TypeError):
+            GenerationOptions(**own)
+        return
+    with pytest.raises(UserError) as caught:
+        GenerationOptions(**own).check()
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_table_has_every_sampler_and_counts_for_the_length():
+    table = sampler_table(GenerationOptions(length=77, n_steps=21))
+    for name, facts in SAMPLERS.items():
+        assert name in table and facts.line in table and facts.source in table
+    assert "at most 22" in table and "1 to 77" in table
+    for option in GenerationOptions._OWN:
+        assert f"--{option}" in table
+    assert max(map(len, table.splitlines())) < 140
+
+
+def test_the_readme_says_the_same():
+    readme = (Path(options.__file__).parent.parent / "README.md").read_text()
+    for name, facts in SAMPLERS.items():
+        assert f"| `{name}` | {facts.line} | {facts.nfe} |" in readme
+
+
+def test_listing_the_samplers_imports_no_torch():
+    code = (
+        "import sys, inference; sys.argv = ['inference.py', '--list_samplers']; inference.main();"
+        "assert 'torch' not in sys.modules"
+    )
+    root = Path(options.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "first-hitting" in done.stdout

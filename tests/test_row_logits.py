@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from diffusion.denoiser import Denoiser, dense_probabilities
+from diffusion.errors import UserError
 from diffusion.row_logits import RowLogits, max_length
 
 VOCAB, BOS, PAD, MASK = 40, 0, 1, 4
@@ -245,6 +246,97 @@ def test_causal_works_in_half_precision():
     half = RowLogits(model.bfloat16())(ids, everywhere(ids), causal=True)
     assert half.dtype == torch.bfloat16
     assert (half.float() - expected).abs().mean() < 0.1 * expected.std()
+
+
+# ------------------------------------------------------------ shadow copies
+
+
+def with_mask(ids, place):
+    out = ids.clone()
+    out[:, place] = MASK
+    return out
+
+
+SHADOWED = [
+    RobertaConfig,
+    BertConfig,
+    XLMRobertaConfig,
+    CamembertConfig,
+    ElectraConfig,
+    DistilBertConfig,
+]
+
+
+@with_and_without_shift
+@pytest.mark.parametrize("kind", SHADOWED)
+def test_shadows_of_one_layer_are_the_canvas_with_that_one_mask(kind, shift):
+    """All shadows at once, among ordinary rows; the first row has fewer."""
+    sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
+    more = sizes if kind is DistilBertConfig else {}
+    model, ids = tiny(kind, layers=1, shift=shift, **more), some_ids()
+    rows = everywhere(ids)
+    shadows = rows & (ids != MASK)
+    shadows[0, 4:] = False
+    rows[0, 4:] = ids[0, 4:] == MASK
+    ours = RowLogits(model).shadowed(ids, rows, shadows, MASK)
+    expected = RowLogits(model)(ids, everywhere(ids))
+    expected = expected.view(3, LENGTH - 1, VOCAB).clone()
+    for place in range(1, LENGTH):
+        hidden = RowLogits(model)(with_mask(ids, place), everywhere(ids))
+        alone = shadows[:, place]
+        expected[alone, place - 1] = hidden.view(3, LENGTH - 1, VOCAB)[alone, place - 1]
+    torch.testing.assert_close(ours, expected[rows[:, 1:]], rtol=1e-4, atol=1e-4)
+
+
+@with_and_without_shift
+def test_shadows_see_no_padding_and_not_each_other(shift):
+    model, ids = tiny(shift=shift), some_ids(2)
+    padding = torch.zeros_like(ids, dtype=torch.bool)
+    padding[0, 6:] = True
+    rows = everywhere(ids) & ~padding
+    shadows = rows & (ids != MASK)
+    ours = RowLogits(model).shadowed(ids, rows, shadows, MASK, padding)
+    short = RowLogits(model).shadowed(ids[:1, :6], rows[:1, :6], shadows[:1, :6], MASK)
+    torch.testing.assert_close(ours[: len(short)], short, rtol=1e-4, atol=1e-4)
+    one = torch.zeros_like(shadows)
+    one[1, 3] = True  # alone, it predicts what it predicts among others
+    alone = RowLogits(model).shadowed(ids, one, one, MASK, padding)
+    torch.testing.assert_close(alone[0], ours[len(short) + 2], rtol=1e-4, atol=1e-4)
+
+
+@with_and_without_shift
+def test_ordinary_predictions_do_not_notice_shadows(shift):
+    denoiser, ids = Denoiser(tiny(shift=shift), MASK, [PAD]), some_ids()
+    rows = everywhere(ids)
+    shadows = rows & (ids != MASK)
+    masks = ids == MASK
+    torch.testing.assert_close(
+        denoiser(ids, rows, shadows=shadows)[masks[rows]], denoiser(ids, masks)
+    )
+    assert torch.equal(denoiser(ids, rows, shadows=shadows & False), denoiser(ids, rows))
+
+
+@with_and_without_shift
+@pytest.mark.parametrize("layers", [1, 2])
+def test_what_a_shadow_knows_of_its_token(layers, shift):
+    """Nothing in one layer. In two it hears of it from the other slots, and that is documented."""
+    model, ids = tiny(layers=layers, shift=shift), some_ids(1)
+    shadows = torch.zeros_like(ids, dtype=torch.bool)
+    shadows[0, 4] = True
+    other = ids.clone()
+    other[0, 4] = ids[0, 4] % 30 + 6
+    a, b = (RowLogits(model).shadowed(x, shadows, shadows, MASK) for x in (ids, other))
+    assert torch.equal(a, b) == (layers == 1)
+    seen = [RowLogits(model)(x, shadows) for x in (ids, other)]
+    assert (a - b).abs().mean() < (seen[0] - seen[1]).abs().mean()
+
+
+@pytest.mark.parametrize("kind", [MPNetConfig, ModernBertConfig])
+def test_models_that_count_distances_between_slots_have_no_shadows(kind):
+    model, ids = tiny(kind), some_ids()
+    shadows = everywhere(ids) & (ids != MASK)
+    with pytest.raises(UserError, match=r"--list_samplers"):
+        Denoiser(model, MASK, [])(ids, shadows, shadows=shadows)
 
 
 # ------------------------------------------------------------ the denoiser's contract

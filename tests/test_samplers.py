@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from draws import LARGE, SMALL, M, assert_trajectory, run, start
 from exact import (
     RATES,
     ExactLaws,
@@ -19,8 +20,6 @@ from exact import (
 from tabular import TabularDenoiser
 
 from diffusion import rng
-from diffusion.canvas import Canvas
-from diffusion.denoise import denoise
 from diffusion.denoiser import Sampling
 from diffusion.options import SAMPLERS
 from diffusion.samplers import (
@@ -31,38 +30,9 @@ from diffusion.samplers import (
     Seed,
     Threshold,
     make_sampler,
-    quotas,
-    ranks,
 )
-
-ROWS = 150_000
-SMALL = TabularDenoiser(length=4, vocab=3, seed=2)  # one position is given, three are written
-LARGE = TabularDenoiser(length=5, vocab=3, seed=4)  # one is given, four are written
-M = SMALL.mask_id
-
-
-def start(denoiser) -> tuple[int, ...]:
-    """Position 1 is given, the others are masks."""
-    return tuple(2 if i == 1 else M for i in range(denoiser.length))
-
-
-def run(denoiser, sampler, sampling=None, rows=ROWS, seed=0) -> list:
-    """All steps of ``rows`` texts."""
-    ids = torch.tensor(start(denoiser)).repeat(rows, 1)
-    canvas = Canvas(ids, ids != M, torch.zeros_like(ids, dtype=torch.bool))
-    keys = rng.row_keys(seed, rows)
-    stream = denoise(canvas, denoiser, sampler, sampling or Sampling(), keys)
-    limit = (sampler.total or 4) + 2  # the canvas before the first step, and a final argmax
-    steps = list(itertools.islice(stream, limit + 1))
-    assert len(steps) <= limit, "more steps than planned, or than there are positions"
-    return steps
-
-
-def assert_trajectory(steps, laws) -> None:
-    """The canvas after each step follows its law; when steps or laws run out, the last counts."""
-    for i in range(1, max(len(steps), len(laws))):
-        assert_law(steps[min(i, len(steps) - 1)].ids, laws[min(i, len(laws) - 1)])
-
+from diffusion.state import State, ranks
+from diffusion.unmasking import quotas
 
 samplings = pytest.mark.parametrize(
     "own", [{}, {"temperature": 0.6, "top_k": 2}, {"temperature": 1.5, "top_p": 0.8}]
@@ -120,7 +90,9 @@ def test_ancestral_follows_its_law(schedule):
 
 def test_ancestral_clock_runs_evenly_from_one_to_almost_zero():
     sampler = Ancestral(8)
-    times = [sampler.time(k).item() for k in range(9)]
+    nothing = torch.zeros(1, 3, dtype=torch.bool)
+    state = State(torch.zeros(1, 3), nothing, nothing, rng.row_keys(0, 1))
+    times = [sampler.time(state, torch.tensor([[k]])).item() for k in range(9)]
     assert times == pytest.approx([1 - k / 8 * (1 - 1e-5) for k in range(9)], abs=1e-15)
     assert times[0] == 1 and times[-1] == pytest.approx(1e-5)
 

@@ -11,7 +11,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from diffusion.denoiser import Proposal, Sampling
+from diffusion.denoiser import Proposal, Sampling, largest
 
 VOCAB = 30
 LOGITS = torch.randn(200, VOCAB, generator=torch.Generator().manual_seed(0)) * 2
@@ -134,6 +134,20 @@ def test_no_rows_are_no_draws():
         assert tokens.shape == p.shape == (0,)
 
 
+@pytest.mark.parametrize("vocab", [5000, 6400, 4097])
+@pytest.mark.parametrize("k", [1, 7, 15])
+def test_the_largest_are_those_of_topk(vocab, k):
+    logits = torch.randn(300, vocab, generator=torch.Generator().manual_seed(k))
+    logits[:, -1] += 3 * (torch.arange(300) % 2)  # also in the columns beyond the last group
+    logits[:100, 9:] = -torch.inf
+    values, ids = largest(logits, k)
+    expected = logits.topk(k)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(logits.gather(1, ids), values)
+    finite = values.isfinite()
+    assert torch.equal(ids[finite], expected.indices[finite])
+
+
 # ------------------------------------------------------------ how sure a proposal is
 
 ROWS = torch.tensor([[True, False, True, True], [False, False, True, False]])
@@ -202,3 +216,63 @@ def test_a_large_vocabulary_gives_each_position_what_it_gets_alone(sampling):
         assert whole.tokens[0, i] == alone.tokens[0, 0]
         for kind in KINDS:
             torch.testing.assert_close(whole.score(kind)[0, i], alone.score(kind)[0, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_divergence_from_an_earlier_proposal_is_its_definition(dtype):
+    earlier_rows = torch.tensor([[True, True, True, False], [False, False, False, False]])
+    u = torch.full((2, 4), 0.5, dtype=torch.float64)
+    now = Proposal(LOGITS[:4].to(dtype), ROWS, Sampling(0.7, 5), u)
+    earlier = Proposal(LOGITS[10:13].to(dtype), earlier_rows, Sampling(), u)
+    everywhere = torch.ones_like(ROWS)
+    kl = now.divergence(earlier, everywhere)
+    p = LOGITS[:4].to(dtype).double().softmax(-1)
+    q = LOGITS[10:13].to(dtype).double().softmax(-1)
+    for place, i, j in (((0, 0), 0, 0), ((0, 2), 1, 2)):
+        both = (p[i] > 0) & (q[j] > 0)
+        expected = (p[i][both] * (p[i][both] / q[j][both]).log()).sum().item()
+        assert kl[place].item() == pytest.approx(expected, rel=1e-4)
+    assert kl[0, 3] == kl[1, 2] == torch.inf  # no earlier prediction
+    assert now.divergence(earlier.only(ROWS & False), everywhere)[0, 0] == torch.inf
+    same = now.divergence(now, everywhere)
+    assert same[ROWS].abs().max() < 1e-6 and (same[~ROWS] == torch.inf).all()
+    nothing = Proposal(torch.zeros(0, 2), ROWS & False, Sampling(), u)
+    assert (now.divergence(nothing, everywhere) == torch.inf).all()
+    assert (now.divergence(earlier, ROWS & False) == torch.inf).all()
+
+
+def test_probability_of_other_tokens_and_gaps_are_their_definitions():
+    u = torch.full((2, 4), 0.5, dtype=torch.float64)
+    proposal = Proposal(LOGITS[:4], ROWS, Sampling(0.5, 3), u)
+    tokens = torch.tensor([[5, 6, 7, 8], [9, 10, 3, 11]])
+    p, gap = proposal.probability_of(tokens), proposal.gap()
+    for i, place in enumerate([(0, 0), (0, 2), (0, 3), (1, 2)]):
+        row = LOGITS[i].double()
+        assert p[place].item() == pytest.approx(row.softmax(-1)[tokens[place]].item(), rel=1e-5)
+        best, second = row.sort(descending=True).values[:2]
+        assert gap[place].item() == pytest.approx((best - second).item(), rel=1e-5)
+    assert p[~ROWS].isnan().all() and gap[~ROWS].isnan().all()
+
+
+def test_a_proposal_seen_in_part_is_the_same_there_and_nothing_elsewhere():
+    u = torch.full((2, 4), 0.5, dtype=torch.float64)
+    whole = Proposal(LOGITS[:4], ROWS, Sampling(), u)
+    rows = torch.zeros_like(ROWS)
+    rows[0, 2] = rows[0, 1] = True
+    part = whole.only(rows)
+    assert part.rows.nonzero().tolist() == [[0, 2]]
+    for kind in KINDS:
+        assert part.score(kind)[0, 2] == whole.score(kind)[0, 2]
+        assert (part.score(kind)[~part.rows] == -torch.inf).all()
+
+
+def test_rows_that_take_the_best_token_are_told_apart():
+    u = torch.full((2, 4), 0.999, dtype=torch.float64)
+    best = torch.tensor([[True], [False]])
+    for sampling in (Sampling(), Sampling(1.0, 4), Sampling(top_p=0.9)):
+        mixed = Proposal(LOGITS[:4], ROWS, sampling, u, best)
+        drawn = Proposal(LOGITS[:4], ROWS, sampling, u)
+        assert torch.equal(mixed.tokens[0][ROWS[0]], LOGITS[:3].argmax(-1))
+        assert mixed.tokens[1, 2] == drawn.tokens[1, 2] != LOGITS[3].argmax()
+        p = LOGITS[:3].softmax(-1).amax(-1)
+        torch.testing.assert_close(mixed.probability[0][ROWS[0]], p)

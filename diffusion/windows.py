@@ -1,0 +1,80 @@
+"""Texts longer than the model can see: the loop again and again over a window that slides."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from . import rng
+from .canvas import Canvas
+from .denoise import Step, denoise
+from .denoiser import Sampling
+from .state import Sampler
+
+
+def denoise_windows(
+    canvas: Canvas,
+    denoiser,
+    make_sampler: Callable[[], Sampler],
+    sampling: Sampling,
+    keys: Tensor,
+    window: int,
+    stride: int,
+) -> Iterator[Step]:
+    """As `denoise`, with a model that sees ``window`` positions (MDLM's semi-autoregressive
+    sampling, arXiv:2406.07524): write the first window, keep its last window - stride positions
+    as the beginning of the next, write the next ``stride``.
+
+    Each window begins with the canvas's own first token, ``<s>``, in place of the token that
+    stands there, as in training. The Steps are one stream over the whole canvas; forward passes
+    and seconds add up. A text that fits the window is what `denoise` writes.
+    """
+    batch, length = canvas.ids.shape
+    ids = canvas.ids
+    confidence = torch.full(ids.shape, torch.nan, device=ids.device)
+    nfe = torch.zeros(batch, dtype=torch.int64, device=ids.device)
+    index, seconds = 0, 0.0
+    starts = range(0, max(length - window, 0) + stride, stride)
+    for number, start in enumerate(starts):
+        here = slice(start, start + window)
+        seen, frozen = ids[:, here].clone(), canvas.frozen[:, here].clone()
+        if number:
+            seen[:, 0] = canvas.ids[:, 0]
+            frozen[:, : window - stride] = True
+        part = Canvas(seen, frozen, canvas.padding[:, here])
+        part_keys = rng.fold_in(keys, number) if number else keys
+        write = slice(start + bool(number), start + window)  # not the slot of <s>
+
+        def whole(
+            base: Tensor, values: Tensor, write: slice = write, first: int = bool(number)
+        ) -> Tensor:
+            """``base`` (B, L) with the window's ``values`` in their place."""
+            out = base.clone()
+            out[:, write] = values[:, first:]
+            return out
+
+        nothing = torch.zeros_like(canvas.frozen)
+        for step in denoise(part, denoiser, make_sampler(), sampling, part_keys):
+            if number and step.index == 0:
+                continue
+            text = whole(ids, step.ids)
+            last = Step(
+                index=index + step.index,
+                total=step.total if len(starts) == 1 else None,
+                nfe=nfe + step.nfe,
+                ids=text,
+                frozen=canvas.frozen,
+                padding=canvas.padding,
+                masked=(text == denoiser.mask_id) & ~canvas.frozen,
+                revealed=whole(nothing, step.revealed),
+                remasked=whole(nothing, step.remasked),
+                # What was written in an earlier window is frozen in this one, and has no value.
+                confidence=whole(
+                    confidence,
+                    torch.where(frozen, confidence[:, here], step.confidence),
+                ),
+                seconds=seconds + step.seconds,
+            )
+            yield last
+        ids, confidence, nfe = last.ids, last.confidence, last.nfe
+        index, seconds = last.index, last.seconds
