@@ -66,6 +66,8 @@ def denoise(
             if need.any():
                 hidden = None if padding is None else padding[some]
                 logits = denoiser(ids[some], rows[some], hidden)
+                if canvas.allowed is not None:
+                    logits = canvas.allowed(logits, rows)
             else:
                 logits = torch.zeros(0, 2, device=device)
             taken = Sampling(temperature=0) if sampler.greedy(state) else sampling

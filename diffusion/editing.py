@@ -1,0 +1,257 @@
+"""Canvases for texts that exist in part: holes to fill, a text to rewrite, two texts to mix."""
+
+import math
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from . import rng
+from .canvas import Allowed, Canvas, encode
+from .errors import UserError
+from .frames import Framer
+
+# Random streams of a row beside those of the steps, which count from 0.
+RENOISE, MIX = -1, -2
+
+# ---------------------------------------------------------------- holes
+
+_HOLE = re.compile(r"<mask:([^<>]*)>")
+_COUNT = re.compile(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?")
+MAX_LAYOUTS = 256
+
+
+@dataclass(frozen=True)
+class Template:
+    """A text with n holes: ``texts`` are the n + 1 given strings round them, and ``holes`` the
+    numbers of tokens that each hole may have."""
+
+    texts: list[str]
+    holes: list[range]
+
+    @property
+    def layouts(self) -> int:
+        """In how many ways the holes can have lengths."""
+        return math.prod(map(len, self.holes))
+
+    def given(self) -> list[str]:
+        """The given strings without the space before each hole: in a byte-level BPE a word brings
+        the space before it, so that one is the hole's to write."""
+        return [text.removesuffix(" ") for text in self.texts[:-1]] + self.texts[-1:]
+
+
+def parse_template(text: str) -> Template:
+    """``"The <mask:6> sat, <mask:2-8>."`` as a `Template`.
+
+    Raises:
+        UserError: no hole; a hole that is no positive number or range; too many ranges.
+    """
+    *parts, last = _HOLE.split(text)
+    holes = []
+    for size in parts[1::2]:
+        match = _COUNT.fullmatch(size)
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= low <= high:
+            raise UserError(
+                f"hole '<mask:{size}>' asks for no number of tokens; write <mask:6> for six, "
+                "<mask:2-8> for two to eight"
+            )
+        holes.append(range(low, high + 1))
+    if not holes:
+        raise UserError(
+            f"no hole in {short(text)!r}; mark one with its number of tokens, as in "
+            "'The <mask:3> sat.'"
+        )
+    template = Template([*parts[::2], last], holes)
+    if template.layouts > MAX_LAYOUTS:
+        raise UserError(
+            f"the ranges of the holes have {template.layouts} combinations, and at most "
+            f"{MAX_LAYOUTS} are tried; narrow the ranges"
+        )
+    return template
+
+
+# What stands at the edges of a hole must leave the spaces of the template as they are.
+ANY, OPENS, JOINS, CLOSES = range(4)
+
+
+def edge_rules(tokenizer, vocab_size: int) -> Tensor:
+    """(4, V) bool, see `Allowed`: tokens that may open a hole behind a space (one space, then a
+    visible character), or without one (a visible character), and tokens that may close a hole (no
+    white space at the end)."""
+    framer = Framer(tokenizer)
+    spelled = [framer.bytes_of(i) for i in range(min(vocab_size, len(tokenizer)))]
+    rules = torch.zeros(4, vocab_size, dtype=torch.bool)
+    for kind, fits in {
+        OPENS: lambda b: b[:1] == b" " and b[1:2].strip() and b == b.rstrip(),
+        JOINS: lambda b: b[:1].strip() and b == b.rstrip(),
+        CLOSES: lambda b: b and b == b.rstrip(),
+    }.items():
+        rules[kind, : len(spelled)] = torch.tensor([bool(fits(b)) for b in spelled])
+    return rules
+
+
+def infill_canvas(
+    tokenizer, template: Template, layouts: list[tuple[int, ...]], vocab_size: int
+) -> Canvas:
+    """``<s>`` and the text of a template with masks in its holes, a row for each layout.
+
+    Args:
+        layouts: B tuples of the lengths of the holes.
+        vocab_size: of the model.
+    """
+    given = [encode(tokenizer, text) for text in template.given()]
+    opens = [OPENS if text.endswith(" ") else JOINS for text in template.texts]
+    rows, kinds = [], []
+    for lengths in layouts:
+        ids = [tokenizer.bos_token_id, *given[0]]
+        kind = [ANY] * len(ids)
+        for length, edge, behind in zip(lengths, opens, given[1:], strict=False):
+            ids += [tokenizer.mask_token_id] * length + behind
+            # A hole of one token opens and closes: what may open may close, too.
+            kind += [edge, *[ANY] * (length - 2), *[CLOSES] * (length > 1), *[ANY] * len(behind)]
+        rows.append(torch.tensor(ids))
+        kinds.append(torch.tensor(kind))
+    if Framer(tokenizer).kind != "ByteLevel":  # whose tokens do not spell their spaces
+        return canvas_of(tokenizer, rows)
+    allowed = Allowed(_padded(kinds, ANY)[0], edge_rules(tokenizer, vocab_size))
+    return canvas_of(tokenizer, rows, allowed)
+
+
+def hole_spans(tokenizer, template: Template, lengths: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(start, end) of each hole on the canvas, in tokens."""
+    spans, at = [], 1
+    for text, length in zip(template.given(), lengths, strict=False):
+        at += len(encode(tokenizer, text))
+        spans.append((at, at + length))
+        at += length
+    return spans
+
+
+def check_room(what: str, needed: int, max_len: int) -> None:
+    """Refuse a text that has no room."""
+    if needed > max_len:
+        raise UserError(
+            f"{what} needs {needed} of {max_len} positions; shorten it, or change --max_len"
+        )
+
+
+# ---------------------------------------------------------------- rewriting
+
+
+def kept_characters(text: str, keep: list[str]) -> list[tuple[int, int]]:
+    """(start, end) of every place where the words to keep stand in a text, as whole words.
+
+    Raises:
+        UserError: words that are not there.
+    """
+    spans = []
+    for words in keep:
+        # A boundary only where the words themselves begin or end with a letter or digit.
+        pattern = re.escape(words.strip())
+        pattern = (r"(?<!\w)" if re.match(r"\w", words.strip()) else "") + pattern
+        pattern += r"(?!\w)" if re.search(r"\w$", words.strip()) else ""
+        found = [match.span() for match in re.finditer(pattern, text)] if words.strip() else []
+        if not found:
+            raise UserError(f"--keep {words!r} does not stand in the text; give words that do")
+        spans += found
+    return spans
+
+
+def rewrite_canvas(
+    tokenizer, text: str, strength: float, keys: Tensor, keep: list[str] | None = None
+) -> Canvas:
+    """``<s>`` and a text each of whose tokens is masked with probability ``strength``.
+
+    That is the forward process up to the time with r(t) = strength (SDEdit, arXiv:2108.01073, for
+    text). What stays visible is given: a sampler changes masks only, even if it masks again.
+
+    Args:
+        keys: (B,) random keys; a row for each.
+        keep: words whose tokens are never masked.
+    """
+    encoded = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
+    ids = torch.tensor([tokenizer.bos_token_id, *encoded["input_ids"]])
+    start, end = torch.tensor([(0, 0), *encoded["offset_mapping"]]).T
+    protected = torch.zeros(len(ids), dtype=torch.bool)
+    protected[0] = True
+    for first, last in kept_characters(text, keep or []):
+        protected |= (start < last) & (end > first)
+    u = rng.uniform(rng.fold_in(keys.cpu(), RENOISE), len(ids))
+    masked = (u < strength) & ~protected
+    rows = ids.expand(masked.shape).masked_fill(masked, tokenizer.mask_token_id)
+    return Canvas(rows, ~masked, torch.zeros_like(masked))
+
+
+# ---------------------------------------------------------------- between two texts
+
+
+def interpolation_canvas(
+    tokenizer, texts: tuple[str, str], weights: list[float], keys: Tensor
+) -> Canvas:
+    """``<s>`` and a mixture of the words of two texts, with masks between them.
+
+    At weight w a word of the first text is kept with probability (1-w)^2 and one of the second
+    with w^2: all of one text at either end, half of the words at w = 1/2, and masks for the rest.
+    The length goes evenly from that of the first text to that of the second, and a kept word stands
+    at its own relative place; where two meet, the one kept more firmly stays. Each word has one
+    random number for all weights, so that what is kept of the first text only shrinks on the way,
+    and of the second only grows, but for words that meet.
+
+    Args:
+        weights: (B,) in [0, 1].
+        keys: (B,) random keys, one a row.
+    """
+    framer = Framer(tokenizer)
+    sources = [encode(tokenizer, text) for text in texts]
+    words = [_words(framer, ids) for ids in sources]
+    rows = []
+    for weight, key in zip(weights, keys.cpu(), strict=True):
+        length = round((1 - weight) * len(sources[0]) + weight * len(sources[1]))
+        ids = torch.full((length,), tokenizer.mask_token_id)
+        kept = []
+        for side, share in enumerate(((1 - weight) ** 2, weight**2)):
+            u = rng.uniform(rng.fold_in(rng.fold_in(key, MIX), side), len(words[side])).tolist()
+            kept += [
+                (x / share, side, *word)
+                for x, word in zip(u, words[side], strict=True)
+                if x < share
+            ]
+        for _, side, first, last in sorted(kept):
+            place = first * length // len(sources[side])
+            slot = ids[place : place + last - first]
+            if len(slot) == last - first and (slot == tokenizer.mask_token_id).all():
+                slot[:] = torch.tensor(sources[side][first:last])
+        rows.append(torch.cat([torch.tensor([tokenizer.bos_token_id]), ids]))
+    return canvas_of(tokenizer, rows)
+
+
+def _words(framer: Framer, ids: list[int]) -> list[tuple[int, int]]:
+    """(start, end) of the words of a text in tokens: each token with a space begins one."""
+    starts = [i for i, token in enumerate(ids) if not i or framer.bytes_of(token)[:1].isspace()]
+    return list(pairwise([*starts, len(ids)]))
+
+
+# ---------------------------------------------------------------- all of them
+
+
+def canvas_of(tokenizer, rows: list[Tensor], allowed: Allowed | None = None) -> Canvas:
+    """A canvas of rows (L_b,) of different lengths, padded on the right; masks are to be written."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    ids, padding = _padded(rows, pad)
+    return Canvas(ids, ids != tokenizer.mask_token_id, padding, allowed)
+
+
+def _padded(rows: list[Tensor], fill: int) -> tuple[Tensor, Tensor]:
+    """(rows (B, L) padded on the right with ``fill``, where the padding is (B, L))."""
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, torch.arange(ids.shape[1]) >= lengths[:, None]
+
+
+def short(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."
