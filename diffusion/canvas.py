@@ -27,6 +27,9 @@ class Allowed:
         logits[some] = logits[some].masked_fill(~self.tokens[kinds[some]], -torch.inf)
         return logits
 
+    def take(self, rows) -> "Allowed":
+        return Allowed(self.kinds[rows], self.tokens)
+
     def to(self, device: torch.device) -> "Allowed":
         return Allowed(self.kinds.to(device), self.tokens.to(device))
 
@@ -46,6 +49,11 @@ class Canvas:
     frozen: Tensor
     padding: Tensor
     allowed: Allowed | None = None
+
+    def take(self, rows) -> "Canvas":
+        """Some rows, as a slice or a list of numbers."""
+        allowed = None if self.allowed is None else self.allowed.take(rows)
+        return Canvas(self.ids[rows], self.frozen[rows], self.padding[rows], allowed)
 
     def to(self, device: torch.device) -> "Canvas":
         allowed = None if self.allowed is None else self.allowed.to(device)

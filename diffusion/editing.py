@@ -1,8 +1,5 @@
 """Canvases for texts that exist in part: holes to fill, a text to rewrite, two texts to mix."""
 
-import math
-import re
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -12,66 +9,12 @@ from . import rng
 from .canvas import Allowed, Canvas, encode
 from .errors import UserError
 from .frames import Framer
+from .passages import Template, kept_characters
 
 # Random streams of a row beside those of the steps, which count from 0.
 RENOISE, MIX = -1, -2
 
 # ---------------------------------------------------------------- holes
-
-_HOLE = re.compile(r"<mask:([^<>]*)>")
-_COUNT = re.compile(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?")
-MAX_LAYOUTS = 256
-
-
-@dataclass(frozen=True)
-class Template:
-    """A text with n holes: ``texts`` are the n + 1 given strings round them, and ``holes`` the
-    numbers of tokens that each hole may have."""
-
-    texts: list[str]
-    holes: list[range]
-
-    @property
-    def layouts(self) -> int:
-        """In how many ways the holes can have lengths."""
-        return math.prod(map(len, self.holes))
-
-    def given(self) -> list[str]:
-        """The given strings without the space before each hole: in a byte-level BPE a word brings
-        the space before it, so that one is the hole's to write."""
-        return [text.removesuffix(" ") for text in self.texts[:-1]] + self.texts[-1:]
-
-
-def parse_template(text: str) -> Template:
-    """``"The <mask:6> sat, <mask:2-8>."`` as a `Template`.
-
-    Raises:
-        UserError: no hole; a hole that is no positive number or range; too many ranges.
-    """
-    *parts, last = _HOLE.split(text)
-    holes = []
-    for size in parts[1::2]:
-        match = _COUNT.fullmatch(size)
-        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-        if not 1 <= low <= high:
-            raise UserError(
-                f"hole '<mask:{size}>' asks for no number of tokens; write <mask:6> for six, "
-                "<mask:2-8> for two to eight"
-            )
-        holes.append(range(low, high + 1))
-    if not holes:
-        raise UserError(
-            f"no hole in {short(text)!r}; mark one with its number of tokens, as in "
-            "'The <mask:3> sat.'"
-        )
-    template = Template([*parts[::2], last], holes)
-    if template.layouts > MAX_LAYOUTS:
-        raise UserError(
-            f"the ranges of the holes have {template.layouts} combinations, and at most "
-            f"{MAX_LAYOUTS} are tried; narrow the ranges"
-        )
-    return template
-
 
 # What stands at the edges of a hole must leave the spaces of the template as they are.
 ANY, OPENS, JOINS, CLOSES = range(4)
@@ -139,25 +82,6 @@ def check_room(what: str, needed: int, max_len: int) -> None:
 
 
 # ---------------------------------------------------------------- rewriting
-
-
-def kept_characters(text: str, keep: list[str]) -> list[tuple[int, int]]:
-    """(start, end) of every place where the words to keep stand in a text, as whole words.
-
-    Raises:
-        UserError: words that are not there.
-    """
-    spans = []
-    for words in keep:
-        # A boundary only where the words themselves begin or end with a letter or digit.
-        pattern = re.escape(words.strip())
-        pattern = (r"(?<!\w)" if re.match(r"\w", words.strip()) else "") + pattern
-        pattern += r"(?!\w)" if re.search(r"\w$", words.strip()) else ""
-        found = [match.span() for match in re.finditer(pattern, text)] if words.strip() else []
-        if not found:
-            raise UserError(f"--keep {words!r} does not stand in the text; give words that do")
-        spans += found
-    return spans
 
 
 def rewrite_canvas(
@@ -251,7 +175,3 @@ def _padded(rows: list[Tensor], fill: int) -> tuple[Tensor, Tensor]:
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
     lengths = torch.tensor([len(row) for row in rows])
     return ids, torch.arange(ids.shape[1]) >= lengths[:, None]
-
-
-def short(text: str) -> str:
-    return text if len(text) <= 40 else text[:37] + "..."
