@@ -7,6 +7,7 @@ same exports serve one generation and a comparison of two. Nothing here needs a 
 
 from __future__ import annotations
 
+import bisect
 import math
 import os
 import secrets
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 FORMATS = (".gif", ".mp4", ".html", ".png")
 WIDTH, HEIGHT, DPI = 1280, 720, 100
+MARGIN = 40
 STATUS_LINE = HEIGHT - 64
+TIME_LINE_HEIGHT, TIME_LINE_LABEL, TIME_LINE_VALUE = 26, 420, 90
 GIF_TICK = 0.02  # seconds; browsers slow anything shorter down to 0.1
 MP4_FPS = 25
 STRIP_WIDTH, STRIP_HEIGHT, STRIP_DPI = 1400, 1900, 200  # 7 inches wide, a page high at most
@@ -110,9 +113,11 @@ class Stage:
         self.figure = figure
         axes = drawing.pixel_axes(figure)
         self.ruler = _ruler(film)
-        margin, gutter = 40, 40
+        margin, gutter = MARGIN, 40
         title = printable(film.title).replace("\n", " ")
-        title = self.ruler.clip(title, (WIDTH - 2 * margin - 200) / 22, bold=True)
+        notes = max((self.ruler.width(note) for note in {m.note for m in film.moments}), default=0)
+        room = WIDTH - 2 * margin - notes * 18 - 30
+        title = self.ruler.clip(title, room / 22, bold=True)
         drawing.write(axes, margin, 46, title, 22, self.ruler, bold=True, color=drawing.INK)
         self.note = drawing.write(
             axes, WIDTH - margin, 46, "", 18, self.ruler, ha="right", color=drawing.INK
@@ -121,15 +126,46 @@ class Stage:
         top = (64 if film.title else 24) + (40 if named else 0)
         width = (WIDTH - 2 * margin + gutter) / len(film.tracks) - gutter
         self.panels, self.lines = [], []
+        self.status_line = STATUS_LINE
+        if film.time_line:
+            self.status_line -= 8 + TIME_LINE_HEIGHT * len(film.tracks)
+            self.bars, self.verdict = self._draw_time_line(axes)
         for i, track in enumerate(film.tracks):
             left = margin + i * (width + gutter)
             drawing.write(axes, left, top - 12, track.name, 20, self.ruler, color=drawing.INK)
-            rect = (left, top, width, HEIGHT - 100 - top)
+            rect = (left, top, width, self.status_line - 36 - top)
             self.panels.append(drawing.Panel(axes, rect, track.frames, self.ruler))
-            self.lines.append(
-                drawing.write(axes, left, STATUS_LINE, "", 19, self.ruler, color=drawing.INK)
-            )
+            size = 19 if len(film.tracks) == 1 else 16
+            line = (left, self.status_line, "", size)
+            self.lines.append(drawing.write(axes, *line, self.ruler, color=drawing.INK))
         drawing.draw_legend(axes, WIDTH - margin, HEIGHT - 26, 16, self.ruler)
+
+    def _draw_time_line(self, axes) -> tuple[list, object]:
+        """A line for each track on one scale, with its end in seconds; returns what changes: the
+        bars that fill, and the verdict."""
+        from matplotlib.patches import Rectangle
+
+        from . import drawing
+
+        line, bars = self.film.time_line, []
+        left = MARGIN + TIME_LINE_LABEL
+        longest = WIDTH - MARGIN - TIME_LINE_VALUE - left
+        for i, (track, end) in enumerate(zip(self.film.tracks, line.ends, strict=True)):
+            y = self.status_line + 32 + TIME_LINE_HEIGHT * i
+            width = longest * line.filled(i, end)
+            name = self.ruler.clip(printable(track.name), (TIME_LINE_LABEL - 20) / 15)
+            drawing.write(axes, MARGIN, y, name, 15, self.ruler, color=drawing.INK)
+            seconds = f"{end:.2f} s"
+            drawing.write(axes, left + width + 8, y, seconds, 15, self.ruler, color=drawing.INK)
+            place = {"xy": (left, y - 12), "height": 13, "clip_on": False}
+            axes.add_patch(Rectangle(width=width, facecolor=drawing.GREY, **place))
+            bar = Rectangle(width=0, facecolor=drawing.INK, **place)
+            bars.append(axes.add_patch(bar))
+        verdict = drawing.write(
+            axes, MARGIN, HEIGHT - 24, "", 18, self.ruler, bold=True, color=drawing.INK
+        )
+        self.longest = longest
+        return bars, verdict
 
     def show(self, moment: Moment) -> list[set[int]]:
         """Let the figure show a moment, which its canvas then draws; returns the lines of each
@@ -141,6 +177,11 @@ class Stage:
         ):
             changed.append(panel.draw(frame))
             line.set_text(track.status(frame))
+        if self.film.time_line:
+            for i, bar in enumerate(self.bars):
+                bar.set_width(self.longest * self.film.time_line.filled(i, moment.time))
+            final = moment is self.film.moments[-1]
+            self.verdict.set_text(self.film.time_line.verdict if final else "")
         return changed
 
     def image(self, moment: Moment) -> Image.Image:
@@ -149,15 +190,17 @@ class Stage:
 
         note = self.note.get_text()
         changed = self.show(moment)
+        final = moment is self.film.moments[-1]  # with the verdict
         few = 2 * sum(map(len, changed)) < sum(panel.layout.lines for panel in self.panels)
-        if not (self.drawn and few and self.ruler.plain and note == moment.note):
+        if final or not (self.drawn and few and self.ruler.plain and note == moment.note):
             self.drawn = True
             return _picture(self.figure)
         canvas = self.figure.canvas
         with drawing.quiet():
-            drawing.clear(canvas, 0, STATUS_LINE - 24, WIDTH, 34)
-            for line in self.lines:
-                line.draw(canvas.get_renderer())
+            drawing.clear(canvas, 0, self.status_line - 24, WIDTH, 34)
+            # A bar only grows, so it is drawn over itself.
+            for artist in [*self.lines, *(self.bars if self.film.time_line else ())]:
+                artist.draw(canvas.get_renderer())
             for panel, lines in zip(self.panels, changed, strict=True):
                 for line in lines:
                     panel.repaint(canvas, line)
@@ -167,7 +210,13 @@ class Stage:
 def _ruler(film: Film):
     from . import drawing
 
-    shown = {film.title, *(track.name for track in film.tracks), *(m.note for m in film.moments)}
+    verdict = film.time_line.verdict if film.time_line else ""
+    shown = {
+        film.title,
+        verdict,
+        *(track.name for track in film.tracks),
+        *(m.note for m in film.moments),
+    }
     for track in film.tracks:
         shown.update(*(frame.pieces for frame in track.frames))
     return drawing.Ruler(printable("".join(shown)))
@@ -273,10 +322,17 @@ def _png(film: Film, path: Path, on_progress: Progress) -> None:
 
 
 def strip_moments(film: Film, count: int) -> list[Moment]:
-    """Up to ``count`` moments, evenly spread, with the first and the last."""
+    """Up to ``count`` moments with the first and the last: evenly spread, on a time line in time."""
     count = min(count, len(film.moments))
     last = len(film.moments) - 1
-    return [film.moments[round(k * last / max(1, count - 1))] for k in range(count)]
+    if film.time_line:
+        times = [moment.time for moment in film.moments]
+        even = (k * times[-1] / max(1, count - 1) for k in range(count - 1))
+        # Half a tick of rounding must not lose the moment that is meant.
+        picks = [bisect.bisect_right(times, time + 1e-9) - 1 for time in even] + [last]
+    else:
+        picks = [round(k * last / max(1, count - 1)) for k in range(count)]
+    return [film.moments[i] for i in sorted(set(picks))]
 
 
 def filmstrip(film: Film) -> Figure:
@@ -287,20 +343,20 @@ def filmstrip(film: Film) -> Figure:
 
     from . import drawing
 
-    width, margin, gutter, size, head = STRIP_WIDTH, 20, 50, 17, 40
+    width, margin, gutter, head = STRIP_WIDTH, 20, 50, 40
     across = 2 if len(film.tracks) == 1 else len(film.tracks)
     column = (width - 2 * margin + gutter) / across - gutter
     ruler = _ruler(film)
-    lines = max(drawing.fit(t.frames, ruler, column, 0, size)[1].lines for t in film.tracks)
-    row = head + lines * drawing.LINE * size + 36
-    top = margin + (50 if film.title else 0)
-    for count in (8, 6):
+    top = margin + (50 if film.title else 0) + (32 if film.time_line else 0)
+    for count, size in ((8, 17), (6, 17), (6, 15), (6, 13), (6, 11)):
+        lines = max(drawing.fit(t.frames, ruler, column, 0, size)[1].lines for t in film.tracks)
+        row = head + lines * drawing.LINE * size + 2 * size
         moments = strip_moments(film, count)
-        height = math.ceil(top + row * math.ceil(len(moments) * len(film.tracks) / across) + 40)
+        height = math.ceil(top + row * math.ceil(len(moments) * len(film.tracks) / across) + 50)
         if height <= STRIP_HEIGHT:
             break
     cells = [
-        (track, frame)
+        (track, frame, f"at {moment.time:.2f} s" if film.time_line else "")
         for moment in moments
         for track, frame in zip(film.tracks, film.frames(moment), strict=True)
     ]
@@ -312,12 +368,21 @@ def filmstrip(film: Film) -> Figure:
     title = printable(film.title).replace("\n", " ")
     title = ruler.clip(title, (width - 2 * margin) / 26, bold=True)
     drawing.write(axes, margin, margin + 24, title, 26, ruler, bold=True, color=drawing.INK)
-    for i, (track, frame) in enumerate(cells):
+    if film.time_line:  # the names once, above; the verdict below
+        for i, track in enumerate(film.tracks):
+            name = ruler.clip(printable(track.name), column / 19)
+            x = margin + i * (column + gutter)
+            drawing.write(axes, x, top - 8, name, 19, ruler, color=drawing.INK)
+        verdict = film.time_line.verdict
+        drawing.write(axes, margin, height - 24, verdict, 17, ruler, bold=True, color=drawing.INK)
+    for i, (track, frame, time) in enumerate(cells):
         left = margin + (i % across) * (column + gutter)
         y = top + (i // across) * row
-        heading = " · ".join(filter(None, (track.name, track.status(frame))))
-        heading = ruler.clip(heading, column / 18, bold=True)
-        drawing.write(axes, left, y + 24, heading, 18, ruler, bold=True, color=drawing.INK)
+        heading = " · ".join(filter(None, (time or track.name, track.status(frame))))
+        height_of_heading = 15 if film.time_line else 18
+        heading = ruler.clip(heading, column / height_of_heading, bold=True)
+        place = (left, y + 24, heading, height_of_heading)
+        drawing.write(axes, *place, ruler, bold=True, color=drawing.INK)
         axes.hlines(y + 34, left, left + column, color=drawing.INK, linewidth=0.5)
         rect = (left, y + head, column, row - head)
         drawing.Panel(axes, rect, track.frames, ruler, size).draw(frame)

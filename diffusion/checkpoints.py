@@ -359,13 +359,18 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(target: Path, text: str) -> None:
     """Write a text file atomically."""
+    write_atomically(target, text.encode("utf-8"))
+
+
+def write_atomically(target: Path, content: bytes) -> None:
+    """Write a file such that it is there whole or not at all."""
     target = target.resolve()  # a link stays one; what it points to is written
     temporary = target.with_name(f".{secrets.token_hex(4)}.writing")
     try:
         if target.exists() and not target.is_file():  # a pipe or a device has no atomic form
-            target.write_text(text, encoding="utf-8")
+            target.write_bytes(content)
             return
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         os.replace(temporary, target)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -1,14 +1,16 @@
 """Films: which frame of which generation stands on the picture, and for how long."""
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .errors import UserError
-from .frames import Frame, status_line
+from .frames import Frame, State, status_line
 
 LAST_HOLD = 3.0  # seconds that the last moment stays
+CLOCK_STEP = 0.1  # seconds of film after which a time line moves, whether or not a text changes
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,23 @@ class Moment:
     shown: tuple[int, ...]
     hold: float
     note: str = ""
+    time: float = 0.0  # seconds on the clock of the tracks, where the film has one
+
+
+@dataclass(frozen=True)
+class TimeLine:
+    """The one clock that all tracks of a film run on.
+
+    ``ends`` are the seconds at which each track has its last frame; ``verdict`` is shown with the
+    last moment.
+    """
+
+    ends: tuple[float, ...]
+    verdict: str = ""
+
+    def filled(self, track: int, time: float) -> float:
+        """How much of the line of a track is over at ``time``, as a share of the longest one."""
+        return min(time, self.ends[track]) / max(max(self.ends), 1e-9)
 
 
 @dataclass(frozen=True)
@@ -34,6 +53,7 @@ class Film:
     tracks: Sequence[Track]
     moments: Sequence[Moment]
     title: str = ""
+    time_line: TimeLine | None = None
 
     def frames(self, moment: Moment) -> list[Frame]:
         """The frame of each track."""
@@ -72,6 +92,56 @@ def film_of(
         note = "true time" if slowdown == 1 else f"time slowed {slowdown:g}×"
     moments = [Moment((i,), hold, note) for i, hold in enumerate([*holds, LAST_HOLD])]
     return Film([Track(frames, status=status)], moments, title)
+
+
+def synchronized(
+    tracks: Sequence[Track],
+    title: str = "",
+    slowdown: float = 1.0,
+    note: str = "",
+    verdict: str = "",
+) -> Film:
+    """A film in which all tracks run on one true clock: at every time each shows the last frame
+    that it had by then, and nothing between two frames.
+
+    Args:
+        slowdown: one factor for all: the film takes so many times longer than the models did.
+        note, verdict: shown all the time, and with the last moment.
+    """
+    if not 0 < slowdown < math.inf:
+        raise UserError(f"--slowdown {slowdown} must be a number above 0")
+    clocks = [[frame.seconds for frame in track.frames] for track in tracks]
+    if any(clock != sorted(clock) for clock in clocks):
+        raise ValueError("the seconds of a track must not fall")
+    ends = tuple(clock[-1] for clock in clocks)
+    step = CLOCK_STEP / slowdown
+    steps = (k * step for k in range(math.ceil(max(ends) / step)))
+    times = sorted({0.0, *itertools.chain(*clocks, steps)})
+    speed = "true time" if slowdown == 1 else f"time slowed {slowdown:g}×"
+    note = ", ".join(filter(None, (speed, note)))
+    moments = []
+    for now, then in itertools.pairwise([*times, math.inf]):
+        shown = tuple(max(0, bisect.bisect_right(clock, now) - 1) for clock in clocks)
+        hold = LAST_HOLD if then == math.inf else (then - now) * slowdown
+        moments.append(Moment(shown, hold, note, now))
+    return Film(tracks, moments, title, TimeLine(ends, verdict))
+
+
+def rate_line(frame: Frame, separator: str = " · ", unit: str = "token") -> str:
+    """Seconds, what is written by then and how fast, forward passes, and tokens for each of them.
+
+    With ``unit`` "character" texts of models with different tokenizers can be compared.
+    """
+    new = [i for i, s in enumerate(frame.states) if s is not State.GIVEN and not s.open]
+    tokens = len(new)
+    count = tokens if unit == "token" else sum(len(frame.pieces[i]) for i in new)
+    parts = [f"{frame.seconds:.2f} s", f"{count} {unit}s"]
+    if frame.seconds > 0:
+        parts.append(f"{count / frame.seconds:.0f}/s")
+    parts.append(f"{frame.nfe} passes")
+    if frame.nfe:
+        parts.append(f"{tokens / frame.nfe:.1f} a pass")
+    return separator.join(parts)
 
 
 def ticks(moments: Sequence[Moment], tick: float) -> list[tuple[Moment, int]]:

@@ -69,6 +69,16 @@ def describe(device: torch.device, dtype: torch.dtype) -> str:
     return f"{name}, {str(dtype).removeprefix('torch.')}"
 
 
+def processor() -> str:
+    """The name of the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
 def use_all_cores() -> None:
     """One thread for each core this process may run on (containers often allow fewer than exist)."""
     if hasattr(os, "sched_getaffinity") and "OMP_NUM_THREADS" not in os.environ:

@@ -32,6 +32,10 @@ MAX_STEPS = 100_000
 DEFAULT_SAMPLER = ("first-hitting", 1)
 
 
+# A comparison is about many tokens a pass: the reference loop.
+COMPARED_SAMPLER = "seed"
+
+
 def _describe(table: dict[str, str]) -> str:
     return "; ".join(f"{name}: {line}" for name, line in table.items())
 
@@ -118,7 +122,7 @@ class GenerationOptions:
         return f"sampler {self.sampler}" + (f" ({own})" if own else "")
 
     # What an autoregressive model understands, too.
-    _COMMON: ClassVar = (
+    COMMON: ClassVar = (
         "max_len", "prefix_len", "length", "temperature", "top_k", "top_p", "seed",
     )  # fmt: skip
 
@@ -126,7 +130,7 @@ class GenerationOptions:
         """Refuse values outside their range, and options that only diffusion has."""
         for option in fields(self):
             value = getattr(self, option.name)
-            if option.name not in self._COMMON and value != option.default:
+            if option.name not in self.COMMON and value != option.default:
                 raise UserError(
                     f"--{option.name} {value} steers diffusion; GPT-2 writes one token a forward "
                     "pass, from left to right: leave it out, or use inference.py"

@@ -44,6 +44,15 @@ def supports_live(stream: TextIO) -> bool:
     return colour_enabled(stream) and (os.name == "nt" or bool(os.environ.get("TERM")))
 
 
+def glyphs_of(stream: TextIO) -> dict[State, str]:
+    """What open positions look like on a terminal of this encoding."""
+    try:
+        "░▓█∎·".encode(stream.encoding or "utf-8")
+        return GLYPHS
+    except UnicodeEncodeError:
+        return ASCII_GLYPHS
+
+
 def window_size(stream: TextIO) -> os.terminal_size:
     """(columns, lines) of the terminal as it is now."""
     try:
@@ -177,9 +186,15 @@ def scroll(rows: list[Row], height: int, top: int) -> int:
 
 
 def fit_status(frame: Frame, columns: int, status: Callable = status_line) -> str:
-    """The status line in the widest form that fits, cut if none does."""
-    lines = [status(frame, separator) for separator in (" · ", "  ", " ")]
-    return next((line for line in lines if len(line) <= columns), lines[-1][:columns])
+    """The status line in the widest form that fits, without its last parts if none does."""
+    for separator in (" · ", "  ", " "):
+        line = status(frame, separator)
+        if len(line) <= columns:
+            return line
+    parts = status(frame, "\n").split("\n")
+    while len(parts) > 1 and len(" ".join(parts)) > columns:
+        parts.pop()
+    return " ".join(parts)[:columns]
 
 
 class Screen:
@@ -246,11 +261,7 @@ class LiveView:
         self.last: Frame | None = None
         self._top = 0
         self._next_draw = 0.0
-        try:
-            "░▓∎·".encode(self.stream.encoding or "utf-8")
-            self.glyphs = GLYPHS
-        except UnicodeEncodeError:
-            self.glyphs = ASCII_GLYPHS
+        self.glyphs = glyphs_of(self.stream)
 
     def __enter__(self) -> Self:
         return self

@@ -62,13 +62,24 @@ def page(film: Film) -> str:
         + ("" if state in _PLAIN else label)
         for state, label in LABELS.items()
     )
+    line, lines = film.time_line, ""
+    if line:
+        rows = "".join(
+            f"<tr><th>{html.escape(printable(track.name))}</th>"
+            f'<td><div class="whole" style="width:{100 * line.filled(i, end):.3f}%">'
+            f'<div class="filled"></div></div><span>{end:.2f} s</span></td></tr>'
+            for i, (track, end) in enumerate(zip(film.tracks, line.ends, strict=True))
+        )
+        lines = f'<table class="clock">{rows}</table>'
     data = {
         "states": [state.value for state in State],
         "tracks": [
             {"changes": _changes(track), "status": [track.status(f) for f in track.frames]}
             for track in film.tracks
         ],
-        "moments": [[m.shown, round(m.hold, 4), m.note] for m in film.moments],
+        "moments": [[m.shown, round(m.hold, 6), m.note, m.time] for m in film.moments],
+        "ends": line.ends if line else [],
+        "verdict": printable(line.verdict) if line else "",
     }
     # "<" would let a text close the script element; the escape is the same string to JSON.
     encoded = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
@@ -78,7 +89,8 @@ def page(film: Film) -> str:
         "HEADING": title,
         "PANELS": panels,
         "LEGEND": legend + f"<span>{END_MARK} end</span>",
-        "LAST": str(len(film.moments) - 1),
+        "TIMELINE": lines,
+        "LAST": f"{sum(moment.hold for moment in film.moments[:-1]):.6f}",
         "STYLE": _STYLE,
         "DATA": encoded,
         "SCRIPT": _SCRIPT,
@@ -102,9 +114,11 @@ _PAGE = """<!DOCTYPE html>
 <h1>@@HEADING@@</h1>
 <main>@@PANELS@@</main>
 <footer>
+@@TIMELINE@@
 <button id="play" type="button">Pause</button>
-<input id="scrub" type="range" min="0" max="@@LAST@@" value="@@LAST@@" aria-label="moment">
-<output id="note"></output>
+<input id="scrub" type="range" min="0" max="@@LAST@@" value="@@LAST@@" step="any"
+ aria-label="seconds of the film">
+<output id="note"></output> <strong id="verdict"></strong>
 <p class="legend">@@LEGEND@@</p>
 </footer>
 <script type="application/json" id="data">@@DATA@@</script>
@@ -122,6 +136,7 @@ h1:empty, h2:empty {{ display: none; }}
 main {{ display: flex; flex-wrap: wrap; gap: 2.5rem; }}
 section {{ flex: 1 1 24rem; min-width: 0; }}
 .text {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
+main:has(section + section) {{ font-size: .92em; line-height: 1.55; }}
 .text span {{ position: relative; }}
 .text b {{ position: absolute; left: 0; top: 0; white-space: pre; font-weight: inherit;
   line-height: 1.2; transform-origin: left; }}
@@ -140,6 +155,12 @@ i {{ font-style: normal; }}
 footer {{ position: sticky; bottom: 0; padding: .5rem 0; background: #fff; }}
 #scrub {{ width: min(30rem, 60%); vertical-align: middle; }}
 #play {{ font: inherit; width: 5rem; }}
+.clock {{ width: 100%; border-spacing: 0; font-size: .95rem; font-variant-numeric: tabular-nums; }}
+.clock th {{ text-align: left; font-weight: normal; width: 40%; }}
+.clock td {{ padding-right: 5rem; }}
+.clock .whole {{ display: inline-block; height: .8em; background: {GREY}; }}
+.clock .filled {{ height: 100%; width: 0; background: {INK}; }}
+.clock span {{ position: absolute; margin-left: .5rem; }}
 .legend span {{ margin-left: 1.5rem; }}
 .legend span:empty {{ display: inline-block; width: 1.6em; height: 1.1em; margin-right: .3em;
   vertical-align: text-bottom; }}
@@ -151,6 +172,9 @@ const film = JSON.parse(document.getElementById("data").textContent);
 const sections = [...document.querySelectorAll("section")];
 const cells = sections.map(s => [...s.querySelectorAll(".text span")]);
 const play = document.getElementById("play"), scrub = document.getElementById("scrub");
+const starts = [];  // seconds of the film at which each moment begins
+film.moments.reduce((start, moment) => { starts.push(start); return start + moment[1]; }, 0);
+const last = starts.length - 1;
 let now = 0, timer = null;
 
 // Frames as full lists of [state code, text], built once from what changes.
@@ -189,8 +213,17 @@ function show(moment) {
     });
     sections[t].querySelector(".status").textContent = film.tracks[t].status[frame];
   });
+  document.querySelectorAll(".filled").forEach((bar, t) => {
+    bar.style.width = 100 * Math.min(1, film.moments[moment][3] / (film.ends[t] || 1)) + "%";
+  });
   document.getElementById("note").textContent = note;
-  scrub.value = moment;
+  document.getElementById("verdict").textContent = moment === last ? film.verdict : "";
+}
+
+function at(seconds) {  // the last moment that has begun by then
+  let moment = 0;
+  while (moment < last && starts[moment + 1] <= seconds + 1e-3) moment++;  // 1e-3: rounding
+  return moment;
 }
 
 function stop() {
@@ -199,19 +232,27 @@ function stop() {
   play.textContent = "Play";
 }
 
-function run() {
+function run(from) {  // on the clock: a slow browser leaves moments out and is never late
   play.textContent = "Pause";
-  timer = setTimeout(() => {
-    if (now + 1 < film.moments.length) { show(now + 1); run(); } else stop();
-  }, film.moments[now][1] * 1000);
+  const began = performance.now() - from * 1000;
+  const tick = () => {
+    const seconds = (performance.now() - began) / 1000;
+    const moment = at(seconds);
+    if (moment !== now) show(moment);
+    scrub.value = seconds;
+    if (moment === last) return stop();
+    timer = setTimeout(tick, Math.max(0, (starts[moment + 1] - seconds) * 1000));
+  };
+  tick();
 }
 
 play.onclick = () => {
   if (timer !== null) return stop();
-  if (now + 1 === film.moments.length) show(0);
-  run();
+  const from = now === last ? 0 : Number(scrub.value);
+  show(at(from));
+  run(from);
 };
-scrub.oninput = () => { stop(); show(Number(scrub.value)); };
+scrub.oninput = () => { stop(); show(at(Number(scrub.value))); };
 show(0);
-run();
+run(0);
 """

@@ -255,10 +255,10 @@ def animation(frames, writer, generation, script) -> None:
         show_film(film)
 
 
-def progress(done: int, total: int) -> None:
+def progress(done: int, total: int, what: str = "drawing frame") -> None:
     if sys.stderr.isatty():
         end = "\n" if done >= total else ""
-        print(f"\rdrawing frame {done}/{total}", end=end, file=sys.stderr, flush=True)
+        print(f"\r{what} {done}/{total}", end=end, file=sys.stderr, flush=True)
 
 
 PROMPT_HELP = "Beginning of the text. Without one it is asked for, or read from a pipe."
@@ -266,11 +266,16 @@ QUESTION = "\nBeginning of a text (some {} tokens, or more; empty line: quit) > 
 
 
 def interactive(writer, generation, script, output: Output) -> None:
-    """Ask for beginnings until an empty line or Ctrl-D."""
+    """Ask for beginnings, and write."""
+    ask(lambda p: write_texts(writer, [p], generation, script, output), generation.prefix_len)
+
+
+def ask(answer: Callable[[str], None], prefix_len: int) -> None:
+    """Ask for beginnings until an empty line or Ctrl-D, and ``answer`` each."""
     while True:
         try:
             # Not by input(): with a redirected standard output the question would go there.
-            print(QUESTION.format(generation.prefix_len), end="", file=sys.stderr, flush=True)
+            print(QUESTION.format(prefix_len), end="", file=sys.stderr, flush=True)
             prompt = input()
         except EOFError:
             say("")
@@ -282,7 +287,7 @@ def interactive(writer, generation, script, output: Output) -> None:
             return
         try:
             check_prompt(prompt)
-            write_texts(writer, [prompt], generation, script, output)
+            answer(prompt)
         except UserError as error:  # a prompt that is too long ends nothing
             say(str(error))
 

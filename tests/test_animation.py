@@ -374,7 +374,7 @@ def test_html_holds_the_states_of_every_frame_and_nothing_from_outside(tmp_path)
         cells |= {i: (data["states"][code], text) for i, code, text in changes}
         for i, state in enumerate(frame_.states):
             assert cells[i] == (state.value, "" if state.open else frame_.pieces[i].strip())
-    assert [shown for shown, _, _ in data["moments"]] == [[0], [1], [2], [3]]
+    assert [moment[0] for moment in data["moments"]] == [[0], [1], [2], [3]]
     assert data["moments"][0][1] == 0.2
     assert not any(key in attrs for _, attrs in page.tags for key in ("src", "href"))
     assert not re.search(r"https?://|@import|url\(", (tmp_path / "out.html").read_text("utf-8"))

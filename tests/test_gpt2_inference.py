@@ -207,7 +207,7 @@ def test_animation_is_saved(call, tmp_path, ending):
 DIFFUSION_ONLY = {
     field.name: field
     for field in dataclasses.fields(GenerationOptions)
-    if field.name not in GenerationOptions._COMMON
+    if field.name not in GenerationOptions.COMMON
 }
 
 
