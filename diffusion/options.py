@@ -71,7 +71,7 @@ class GenerationOptions:
         metadata={"help": f"Default: {DEFAULT_SAMPLER[0]} with --block_length "
                   f"{DEFAULT_SAMPLER[1]}. " + _describe(SAMPLERS)},
     )  # fmt: skip
-    score: str | None = field(
+    certainty: str | None = field(
         default=None,
         metadata={"help": "What 'sure' means for confidence and threshold (default probability) and "
                   "entropy-bound (default entropy). " + _describe(SCORES)},
@@ -88,7 +88,7 @@ class GenerationOptions:
     )
     threshold: float | None = field(
         default=None,
-        metadata={"help": "threshold: write predictions with at least this score; default 0.9."},
+        metadata={"help": "threshold: write predictions at least so sure; default 0.9."},
     )
     entropy_bound: float | None = field(
         default=None,
@@ -103,7 +103,7 @@ class GenerationOptions:
     # Which options belong to which sampler.
     _OWN: ClassVar = {
         "n_steps": STEPPED,
-        "score": ("confidence", "threshold", "entropy-bound"),
+        "certainty": ("confidence", "threshold", "entropy-bound"),
         "schedule": ("ancestral", "confidence"),
         "alg_temp": ("confidence",),
         "threshold": ("threshold",),
@@ -112,13 +112,17 @@ class GenerationOptions:
     }
 
     def sampler_options(self) -> dict:
-        """The sampler's own options that were given."""
+        """The sampler's own options that were given, by the names that `samplers` has for them."""
+        # The flag is not called --score: that one scores texts.
+        return {"score" if k == "certainty" else k: value for k, value in self._own().items()}
+
+    def _own(self) -> dict:
         given = {name: getattr(self, name) for name in self._OWN}
         return {name: value for name, value in given.items() if value is not None}
 
     def describe(self) -> str:
         """The sampler with its options, for people."""
-        own = ", ".join(f"{name} {value}" for name, value in self.sampler_options().items())
+        own = ", ".join(f"{name} {value}" for name, value in self._own().items())
         return f"sampler {self.sampler}" + (f" ({own})" if own else "")
 
     # What an autoregressive model understands, too.
@@ -156,13 +160,13 @@ class GenerationOptions:
                 )
         if self.sampler in STEPPED and self.n_steps is None:
             self.n_steps = N_STEPS
-        if self.score is not None:
-            self.score = one_of("--score", self.score, SCORES)
+        if self.certainty is not None:
+            self.certainty = one_of("--certainty", self.certainty, SCORES)
         if self.schedule is not None:
             self.schedule = one_of("--schedule", self.schedule, SCHEDULES)
         if self.alg_temp is not None:
             at_least("--alg_temp", self.alg_temp, 0)
-        if self.threshold is not None and self.score != "entropy":  # that score is negative
+        if self.threshold is not None and self.certainty != "entropy":  # that score is negative
             at_least("--threshold", self.threshold, 0)
         if self.block_length is not None:
             at_least("--block_length", self.block_length, 0)

@@ -14,3 +14,10 @@ def test_the_stepped_samplers_are_those_with_a_planned_number_of_steps():
 
 def test_the_schedules_are_those_of_the_code():
     assert list(options.SCHEDULES) == list(schedules.SCHEDULES)
+
+
+def test_what_sure_means_reaches_the_sampler():
+    given = options.GenerationOptions(sampler="confidence", certainty="margin")
+    given.check()
+    assert samplers.make_sampler("confidence", **given.sampler_options()).score == "margin"
+    assert "certainty margin" in given.describe()
