@@ -112,17 +112,20 @@ class GenerationOptions:
     }
 
     def sampler_options(self) -> dict:
-        """The sampler's own options that were given, by the names that `samplers` has for them."""
+        """The same by the names that `samplers` has for them."""
         # The flag is not called --score: that one scores texts.
-        return {"score" if k == "certainty" else k: value for k, value in self._own().items()}
+        return {
+            "score" if k == "certainty" else k: value for k, value in self.own_options().items()
+        }
 
-    def _own(self) -> dict:
+    def own_options(self) -> dict:
+        """The sampler's own options that were given, by the names of their flags."""
         given = {name: getattr(self, name) for name in self._OWN}
         return {name: value for name, value in given.items() if value is not None}
 
     def describe(self) -> str:
         """The sampler with its options, for people."""
-        own = ", ".join(f"{name} {value}" for name, value in self._own().items())
+        own = ", ".join(f"{name} {value}" for name, value in self.own_options().items())
         return f"sampler {self.sampler}" + (f" ({own})" if own else "")
 
     # What an autoregressive model understands, too.
