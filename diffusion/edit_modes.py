@@ -8,13 +8,14 @@ out. Nothing heavy is imported before a model is loaded.
 import itertools
 import os
 import sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from .errors import UserError
 from .frames import Framer, printable
-from .options import STEPPED, GenerationOptions, at_least
+from .options import SAMPLERS, STEPPED, GenerationOptions, at_least
 from .passages import Template, changes, kept_characters, marked_changes, parse_template, short
 from .terminal import colour_enabled, supports_live
 from .writing import (
@@ -38,7 +39,7 @@ class EditingOptions:
 
     infill: str | None = field(
         default=None,
-        metadata={"help": "Fill the holes of a text: 'The <mask:6> sat' has one of six tokens, "
+        metadata={"help": "Fill the holes of a text, or of a file: 'The <mask:6> sat' has one of six tokens, "
                   "<mask:2-8> tries the lengths and keeps the one with the best pseudo-likelihood."},
     )  # fmt: skip
     rewrite: str | None = field(
@@ -188,7 +189,7 @@ class Editor:
         if mode == "score" and script.num_samples != 1:
             raise UserError("--num_samples is for writing, and --score only reads; leave it out")
         if mode == "infill":
-            self.source = parse_template(check_text(self.options.infill, "--infill"))
+            self.source = parse_template(text_or_file(self.options.infill, "--infill"))
         elif mode == "rewrite":
             self.source = text_or_file(self.options.rewrite, "--rewrite")
             kept_characters(self.source, self.options.keep or [])
@@ -231,6 +232,10 @@ class Desk:
         return self.writer.tokenizer
 
     @property
+    def vocab_size(self) -> int:
+        return self.writer.denoiser.row_logits.config.vocab_size
+
+    @property
     def watched(self) -> bool:
         """Whether somebody may look on."""
         script = self.script
@@ -270,14 +275,10 @@ class Desk:
         for prompt, number in itertools.product(prompts, range(self.script.num_samples)):
             # Text 0 is the best of what --num_samples N would write, text 1 of the next N, ...
             samples = range(number * n, number * n + n)
-            batches = [
-                (
-                    self.written(self.writer.generate([prompt] * len(some), self.generation, some)),
-                    some,
-                )
-                for some in self.chunks(samples)
-            ]
-            places = [(steps, row, some) for steps, some in batches for row in range(len(some))]
+            places = self.candidates(
+                samples,
+                lambda some: self.writer.generate([prompt] * len(some), self.generation, some),  # noqa: B023
+            )
             texts = [self.until_end(steps[-1], row) for steps, row, _ in places]
             bounds = self.bounds([ids for ids, _ in texts], [given for _, given in texts], draws)
             best = min(range(n), key=lambda i: bounds[i].nats_per_token)
@@ -300,10 +301,9 @@ class Desk:
         from .editing import check_room, hole_spans, infill_canvas
 
         layouts = list(itertools.product(*template.holes))
-        size = self.writer.denoiser.row_logits.config.vocab_size
 
         def canvas(layouts):
-            return infill_canvas(self.tokenizer, template, layouts, size)
+            return infill_canvas(self.tokenizer, template, layouts, self.vocab_size)
 
         widest = canvas(layouts[-1:])
         tokens = int((~widest.frozen).sum())
@@ -337,12 +337,10 @@ class Desk:
                 self.publish(steps, [known(layouts[0])] * len(some), some)
             return
         for sample in samples:
-            places = [
-                (steps, row, part)
-                for part in self.chunks(layouts)
-                for steps in [self.written(self.write(canvas(part), [sample] * len(part)))]
-                for row in range(len(part))
-            ]
+            places = self.candidates(
+                layouts,
+                lambda part: self.write(canvas(part), [sample] * len(part)),  # noqa: B023
+            )
             scores = [
                 score
                 for steps, row, _ in places
@@ -397,7 +395,8 @@ class Desk:
             shown: list[str] = []
             self.publish(self.write(canvas, some), [told] * len(some), some)
             for new in shown:
-                say(marked_changes(text, new, colour_enabled(sys.stderr)))
+                marked = marked_changes(text, new, colour_enabled(sys.stderr))
+                say("nothing changed" if new == text else marked)
 
     def interpolate(self, first: str, last: str, points: int) -> None:
         """Texts on the way from one text to another."""
@@ -417,7 +416,9 @@ class Desk:
             samples = [sample for sample, _ in some]
             weights = [point / (points - 1) for _, point in some]
             keys = row_keys(self.generation, samples, self.writer.device)
-            canvas = interpolation_canvas(self.tokenizer, (first, last), weights, keys)
+            canvas = interpolation_canvas(
+                self.tokenizer, (first, last), weights, keys, self.vocab_size
+            )
             known = [
                 {"interpolate": [first, last], "point": point, "weight": weight}
                 for (_, point), weight in zip(some, weights, strict=True)
@@ -463,14 +464,23 @@ class Desk:
     def write(self, canvas, samples):
         return self.writer.write(canvas, self.generation, samples, may_end=False)
 
-    def written(self, steps) -> list:
-        """The steps of a candidate, to be shown if it is chosen; the last alone if nobody looks."""
-        if self.watched or self.script.save_animation or self.script.show:
-            return list(steps)
-        last = None
-        for step in steps:
-            last = step
-        return [last]
+    def candidates(self, jobs, begin: Callable) -> list[tuple]:
+        """Write texts of which one will be shown.
+
+        Args:
+            begin: starts the generation of a batch of jobs, a stream of steps.
+
+        Returns:
+            (steps, row, batch of jobs) of each job. The steps are all of them if the chosen one
+            will be shown on its way, else the last alone.
+        """
+        watched = self.watched or self.script.save_animation or self.script.show
+        places = []
+        for part in self.chunks(jobs):
+            steps = deque(begin(part), maxlen=None if watched else 1)
+            places += [(steps, row, part) for row in range(len(part))]
+            progress(len(places), len(jobs), "candidate")
+        return places
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(
@@ -549,7 +559,8 @@ Type the beginning of a text, or
   /infill TEXT     fill the holes of a text: /infill The <mask:4> sat on the <mask:2-5>.
   /rewrite TEXT    write a part of a text, or of a file, anew
   /strength X      how much of it, from 0 to 1 (now {strength})
-  /sampler NAME    the order of writing (now {method})
+  /sampler NAME    the order of writing (now {method}):
+                   {samplers}
   /steps N         denoising steps of {stepped}
   /seed N          another seed, another text (now {seed})
   /help            this
@@ -583,7 +594,7 @@ class Session:
         self.COMMANDS[name](self, value)
 
     def infill(self, value: str) -> None:
-        self.desk.infill(parse_template(value))
+        self.desk.infill(parse_template(text_or_file(value, "/infill")))
 
     def rewrite(self, value: str) -> None:
         self.desk.rewrite(text_or_file(value, "/rewrite"), self.strength, [])
@@ -622,6 +633,7 @@ class Session:
             HELP.format(
                 strength=self.strength,
                 method=self.desk.writer.method(generation).removeprefix("sampler "),
+                samplers=", ".join(SAMPLERS),
                 stepped=", ".join(STEPPED),
                 seed=generation.seed,
             )

@@ -57,10 +57,14 @@ def infill_canvas(
             kind += [edge, *[ANY] * (length - 2), *[CLOSES] * (length > 1), *[ANY] * len(behind)]
         rows.append(torch.tensor(ids))
         kinds.append(torch.tensor(kind))
-    if Framer(tokenizer).kind != "ByteLevel":  # whose tokens do not spell their spaces
-        return canvas_of(tokenizer, rows)
-    allowed = Allowed(_padded(kinds, ANY)[0], edge_rules(tokenizer, vocab_size))
-    return canvas_of(tokenizer, rows, allowed)
+    return canvas_of(tokenizer, rows, _allowed(tokenizer, kinds, vocab_size))
+
+
+def _allowed(tokenizer, kinds: list[Tensor], vocab_size: int) -> Allowed | None:
+    """The rules at the positions of each row, (L_b,) kinds."""
+    if Framer(tokenizer).kind != "ByteLevel":  # the tokens of others do not spell their spaces
+        return None
+    return Allowed(_padded(kinds, ANY)[0], edge_rules(tokenizer, vocab_size))
 
 
 def hole_spans(tokenizer, template: Template, lengths: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -115,7 +119,7 @@ def rewrite_canvas(
 
 
 def interpolation_canvas(
-    tokenizer, texts: tuple[str, str], weights: list[float], keys: Tensor
+    tokenizer, texts: tuple[str, str], weights: list[float], keys: Tensor, vocab_size: int
 ) -> Canvas:
     """``<s>`` and a mixture of the words of two texts, with masks between them.
 
@@ -124,11 +128,12 @@ def interpolation_canvas(
     The length goes evenly from that of the first text to that of the second, and a kept word stands
     at its own relative place; where two meet, the one kept more firmly stays. Each word has one
     random number for all weights, so that what is kept of the first text only shrinks on the way,
-    and of the second only grows, but for words that meet.
+    and of the second only grows, but for words that meet. No space is written in front.
 
     Args:
         weights: (B,) in [0, 1].
         keys: (B,) random keys, one a row.
+        vocab_size: of the model.
     """
     framer = Framer(tokenizer)
     sources = [encode(tokenizer, text) for text in texts]
@@ -148,10 +153,12 @@ def interpolation_canvas(
         for _, side, first, last in sorted(kept):
             place = first * length // len(sources[side])
             slot = ids[place : place + last - first]
-            if len(slot) == last - first and (slot == tokenizer.mask_token_id).all():
+            fits = len(slot) == last - first and (slot == tokenizer.mask_token_id).all()
+            if fits and (first == 0 or place > 0):  # the space before a word is part of it
                 slot[:] = torch.tensor(sources[side][first:last])
         rows.append(torch.cat([torch.tensor([tokenizer.bos_token_id]), ids]))
-    return canvas_of(tokenizer, rows)
+    kinds = [torch.arange(len(row)).eq(1) * JOINS for row in rows]
+    return canvas_of(tokenizer, rows, _allowed(tokenizer, kinds, vocab_size))
 
 
 def _words(framer: Framer, ids: list[int]) -> list[tuple[int, int]]:

@@ -280,7 +280,7 @@ TEXTS = (
 
 def mixtures(writer, weights, texts=TEXTS, sample=0):
     return interpolation_canvas(
-        writer.tokenizer, texts, weights, keys_of(sample).expand(len(weights))
+        writer.tokenizer, texts, weights, keys_of(sample).expand(len(weights)), 320
     )
 
 
@@ -335,3 +335,10 @@ def test_padding_is_not_given_text_of_the_row(tiny_model):
     canvas = canvas_of(tokenizer, [torch.tensor([0, 4, 7]), torch.tensor([0, 4])])
     assert canvas.padding.tolist() == [[False] * 3, [False, False, True]]
     assert canvas.frozen.tolist() == [[True, False, True], [True, False, True]]
+
+
+def test_no_space_is_written_in_front_of_a_mixture(writer):
+    for sample in range(20):
+        step = write(writer, mixtures(writer, [0.3, 0.5, 0.7], sample=sample), [sample] * 3)
+        for row in range(3):
+            assert not written_text(writer.tokenizer, step, row)[0].isspace()
