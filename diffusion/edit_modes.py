@@ -391,7 +391,7 @@ class Desk:
 
         for some in self.chunks(range(self.script.num_samples)):
             keys = row_keys(self.generation, some, self.writer.device)
-            canvas = rewrite_canvas(self.tokenizer, text, strength, keys, keep)
+            canvas = rewrite_canvas(self.tokenizer, text, strength, keys, keep, self.vocab_size)
             shown: list[str] = []
             self.publish(self.write(canvas, some), [told] * len(some), some)
             for new in shown:

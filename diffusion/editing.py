@@ -16,24 +16,32 @@ RENOISE, MIX = -1, -2
 
 # ---------------------------------------------------------------- holes
 
-# What stands at the edges of a hole must leave the spaces of the template as they are.
-ANY, OPENS, JOINS, CLOSES = range(4)
+# What stands at the edges of a hole must leave the spaces of the template as they are, and what
+# stands beside words to keep must leave them words.
+ANY, OPENS, JOINS, CLOSES, AFTER, BEFORE = range(6)
 
 
 def edge_rules(tokenizer, vocab_size: int) -> Tensor:
-    """(4, V) bool, see `Allowed`: tokens that may open a hole behind a space (one space, then a
-    visible character), or without one (a visible character), and tokens that may close a hole (no
-    white space at the end)."""
+    """(6, V) bool, see `Allowed`: tokens that may open a hole behind a space (one space, then a
+    visible character), or without one (a visible character); tokens that may close a hole (no
+    white space at the end); tokens that neither begin nor end with a letter or digit."""
     framer = Framer(tokenizer)
     spelled = [framer.bytes_of(i) for i in range(min(vocab_size, len(tokenizer)))]
-    rules = torch.zeros(4, vocab_size, dtype=torch.bool)
+    rules = torch.zeros(6, vocab_size, dtype=torch.bool)
     for kind, fits in {
         OPENS: lambda b: b[:1] == b" " and b[1:2].strip() and b == b.rstrip(),
         JOINS: lambda b: b[:1].strip() and b == b.rstrip(),
         CLOSES: lambda b: b and b == b.rstrip(),
+        AFTER: lambda b: b and not _in_word(b[0]),
+        BEFORE: lambda b: b and not _in_word(b[-1]),
     }.items():
         rules[kind, : len(spelled)] = torch.tensor([bool(fits(b)) for b in spelled])
     return rules
+
+
+def _in_word(byte: int) -> bool:
+    """Whether a byte is of a letter or digit; beyond ASCII it is taken for one."""
+    return byte > 127 or chr(byte).isalnum() or byte == ord("_")
 
 
 def infill_canvas(
@@ -89,7 +97,12 @@ def check_room(what: str, needed: int, max_len: int) -> None:
 
 
 def rewrite_canvas(
-    tokenizer, text: str, strength: float, keys: Tensor, keep: list[str] | None = None
+    tokenizer,
+    text: str,
+    strength: float,
+    keys: Tensor,
+    keep: list[str] | None = None,
+    vocab_size: int = 0,
 ) -> Canvas:
     """``<s>`` and a text each of whose tokens is masked with probability ``strength``.
 
@@ -98,21 +111,31 @@ def rewrite_canvas(
 
     Args:
         keys: (B,) random keys; a row for each.
-        keep: words whose tokens are never masked.
+        keep: words whose tokens are never masked. What is written beside them does not run into
+            them.
+        vocab_size: of the model, needed with ``keep``.
     """
     encoded = tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
     )
     ids = torch.tensor([tokenizer.bos_token_id, *encoded["input_ids"]])
     start, end = torch.tensor([(0, 0), *encoded["offset_mapping"]]).T
-    protected = torch.zeros(len(ids), dtype=torch.bool)
-    protected[0] = True
+    kept = torch.zeros(len(ids), dtype=torch.bool)
     for first, last in kept_characters(text, keep or []):
-        protected |= (start < last) & (end > first)
+        kept |= (start < last) & (end > first)
+    begins = torch.arange(len(ids)) == 0
     u = rng.uniform(rng.fold_in(keys.cpu(), RENOISE), len(ids))
-    masked = (u < strength) & ~protected
+    masked = (u < strength) & ~kept & ~begins
     rows = ids.expand(masked.shape).masked_fill(masked, tokenizer.mask_token_id)
-    return Canvas(rows, ~masked, torch.zeros_like(masked))
+    allowed = None
+    if keep and Framer(tokenizer).kind == "ByteLevel":
+        rules = edge_rules(tokenizer, vocab_size)
+        kind = torch.full(ids.shape, ANY)
+        # Where the text had no letter beside the words, none may come.
+        kind[:-1][kept[1:] & rules[BEFORE, ids[:-1]] & ~rules[AFTER, ids[1:]]] = BEFORE
+        kind[1:][kept[:-1] & rules[AFTER, ids[1:]]] = AFTER
+        allowed = Allowed(kind.expand(masked.shape), rules)
+    return Canvas(rows, ~masked, torch.zeros_like(masked), allowed)
 
 
 # ---------------------------------------------------------------- between two texts
