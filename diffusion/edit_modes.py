@@ -16,7 +16,15 @@ from pathlib import Path
 from .errors import UserError
 from .frames import Framer, printable
 from .options import SAMPLERS, STEPPED, GenerationOptions, at_least
-from .passages import Template, changes, kept_characters, marked_changes, parse_template, short
+from .passages import (
+    HOLE,
+    Template,
+    changes,
+    kept_characters,
+    marked_changes,
+    parse_template,
+    short,
+)
 from .terminal import colour_enabled, supports_live
 from .writing import (
     Output,
@@ -265,6 +273,8 @@ class Desk:
 
     def prompts(self, prompts: list[str], options: EditingOptions) -> None:
         """Continue each prompt, with the best of several texts if asked."""
+        if hole := next(filter(None, map(HOLE.search, prompts)), None):
+            say(f"note: {hole[0]} in a prompt is plain text; --infill and /infill fill holes")
         if options.best_of is None:
             write_texts(self.writer, prompts, self.generation, self.script, self.output)
             return
@@ -290,10 +300,9 @@ class Desk:
                 "candidates": [round(bound.nats_per_token, 4) for bound in bounds],
             }
             self.publish(iter(steps), [known] * len(some), list(some), row)
-            found = bounds[best]
             say(
-                f"sample {samples[best]} of {n}: bound {found.nats_per_token:.3f} ± "
-                f"{found.standard_error / found.tokens:.3f} nats per token"
+                f"sample {samples[best]}: the best of {n}, with a likelihood bound of "
+                f"{bounds[best].nats_per_token:.3f} nats per token"
             )
 
     def infill(self, template: Template) -> None:
@@ -301,6 +310,8 @@ class Desk:
         from .editing import check_room, hole_spans, infill_canvas
 
         layouts = list(itertools.product(*template.holes))
+        if any("<mask>" in text for text in template.texts):
+            say("note: <mask> without a number is plain text; <mask:1> is a hole of one token")
 
         def canvas(layouts):
             return infill_canvas(self.tokenizer, template, layouts, self.vocab_size)
@@ -452,8 +463,9 @@ class Desk:
                 "seed": self.generation.seed,
                 "model": self.writer.name,
             }
+            error = "-" if bound.standard_error is None else f"{bound.standard_error:.2f}"
             line = (
-                f"{number:5} {bound.nats:9.2f} {bound.standard_error:7.2f} "
+                f"{number:5} {bound.nats:9.2f} {error:>7} "
                 f"{bound.nats_per_token:9.3f} {bound.nats_per_byte:9.3f} {bound.tokens:6}  "
                 + printable(text)
             )
@@ -611,9 +623,12 @@ class Session:
         say(f"strength {strength}")
 
     def set_sampler(self, value: str) -> None:
+        name = value.strip()
         # The options of the sampler before may mean nothing to this one.
         own = dict.fromkeys(self.desk.generation.own_options())
-        self.change(**{**own, "sampler": value.strip()})
+        if name in STEPPED:
+            own.pop("n_steps", None)
+        self.change(**own, sampler=None if name == "default" else name)
 
     def set_steps(self, value: str) -> None:
         self.change(n_steps=_number(int, "/steps", value))
@@ -633,7 +648,7 @@ class Session:
             HELP.format(
                 strength=self.strength,
                 method=self.desk.writer.method(generation).removeprefix("sampler "),
-                samplers=", ".join(SAMPLERS),
+                samplers=", ".join(["default", *SAMPLERS]),
                 stepped=", ".join(STEPPED),
                 seed=generation.seed,
             )

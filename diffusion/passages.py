@@ -14,7 +14,7 @@ from .frames import printable
 
 # ---------------------------------------------------------------- holes
 
-_HOLE = re.compile(r"<mask:([^<>]*)>")
+HOLE = re.compile(r"<mask:([^<>]*)>")
 _COUNT = re.compile(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?")
 MAX_LAYOUTS = 256
 
@@ -44,7 +44,7 @@ def parse_template(text: str) -> Template:
     Raises:
         UserError: no hole; a hole that is no positive number or range; too many ranges.
     """
-    *parts, last = _HOLE.split(text)
+    *parts, last = HOLE.split(text)
     holes = []
     for size in parts[1::2]:
         match = _COUNT.fullmatch(size)

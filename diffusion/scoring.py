@@ -40,7 +40,7 @@ def pseudo_likelihood(
     for r, p in zip(row.split(batch_size), position.split(batch_size), strict=True):
         ids, padding = canvas.ids[r], canvas.padding[r]
         alone = torch.zeros_like(padding)
-        alone[torch.arange(len(r)), p] = True
+        alone.scatter_(1, p[:, None], True)
         logits = row_logits(ids.masked_fill(alone, mask_id), alone, _attention(padding))
         total.index_add_(0, r, -cross_entropy(logits, ids[alone]).to(total.dtype))
     return total / hidden.sum(1)
@@ -98,7 +98,7 @@ class TextBound:
     """The likelihood bound of one text."""
 
     nats: float
-    standard_error: float  # of nats, over draws
+    standard_error: float | None  # of nats, over draws; a single draw has none
     nats_per_token: float
     nats_per_byte: float
     tokens: int
@@ -110,9 +110,9 @@ class TextBound:
         The numbers of masks are spread evenly over the draws, so that the part of their spread
         that comes from the mask rate cancels in the mean: the standard error is an upper one.
         """
-        mean, n = draws.mean().item(), len(draws)
-        error = draws.std().item() / math.sqrt(n) * tokens if n > 1 else math.nan
-        return cls(mean * tokens, error, mean, mean * tokens / max(1, size), tokens)
+        nats, n = draws.mean().item() * tokens, len(draws)
+        error = draws.std().item() / math.sqrt(n) * tokens if n > 1 else None
+        return cls(nats, error, nats / tokens, nats / max(1, size), tokens)
 
 
 def _attention(padding: Tensor) -> Tensor | None:

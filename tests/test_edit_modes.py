@@ -205,6 +205,18 @@ def test_score_is_the_bound_of_evaluation_for_each_line(call, lines, tiny_model)
         assert (record["standard_error"] > 0) == (len(tokens) > 1)  # one token: one mask set
 
 
+def test_one_draw_has_no_standard_error(call, lines):
+    out = call("--score", lines, "--draws", "1", "--json")[1]
+    assert "NaN" not in out and records(out)[0]["standard_error"] is None
+    assert call("--score", lines, "--draws", "1")[0] == 0
+
+
+def test_marks_that_are_no_holes_are_named(call):
+    assert "--infill" in call("The <mask:3> sat")[2]
+    assert "<mask:1>" in call("--infill", "The <mask> <mask:2>")[2]
+    assert "note: <mask" not in call("--infill", "The <mask:2>")[2]
+
+
 def test_rank_orders_the_lines(call, lines):
     got = records(call("--score", lines, "--rank", "--json")[1])
     assert [r["rank"] for r in got] == [1, 2, 3]
@@ -358,11 +370,17 @@ def test_commands(call):
         "/infill The <mask:2> runs.",
         "/strength 1",
         f"/rewrite {TEXT}",
-        "/sampler threshold",
+        "/sampler seed",
+        "He",
+        "/sampler default",
+        "He",
     ]
     code, out, err = call("--json", typed=typed)
     assert code == 0
-    prompt, infill, rewrite = records(out)
+    prompt, infill, rewrite, seed, default = records(out)
+    assert (seed["sampler"], seed["n_steps"]) == ("seed", 3)
+    assert (default["sampler"], default["block_length"]) == ("first-hitting", 1)
+    assert "n_steps" not in default
     assert [prompt[k] for k in ("sampler", "n_steps", "seed", "nfe")] == ["confidence", 3, 7, 3]
     assert infill["text"].startswith("The ") and infill["nfe"] == 2 and infill["seed"] == 7
     assert rewrite["strength"] == 1 and rewrite["masked"] == len(rewrite["ids"]) - 1
