@@ -15,10 +15,14 @@ Without a pretrained encoder, a small model from scratch learns far more from a 
     python finetune.py --model weights/warm --prefix_len 1 --output_dir weights/denoiser
 """
 
+import atexit
+import math
 import os
 import re
 import shlex
+import shutil
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +89,11 @@ class DataArguments:
         default=None,
         metadata={"help": "Validation text. Default: WikiText-2's validation split if it is "
                   "trained on, else blocks held out from the end of the training text."},
+    )  # fmt: skip
+    eval_split: str = field(
+        default="validation",
+        metadata={"help": "Which split of it: validation, or test.",
+                  "choices": ["validation", "test"]},
     )  # fmt: skip
     max_eval_blocks: int = field(
         default=512, metadata={"help": "Use at most so many validation blocks."}
@@ -154,6 +163,11 @@ class RunArguments(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Allow a non-empty --output_dir."}
     )
+    evaluate_only: bool = field(
+        default=False,
+        metadata={"help": "Train nothing and write nothing: report the bound of --model (or, with "
+                  "--objective causal, its exact NLL) on the --eval_split."},
+    )  # fmt: skip
     dtype: str = field(
         default="auto",
         metadata={"help": "Computing in float32 or bfloat16 (weights stay float32); auto takes "
@@ -243,12 +257,19 @@ def check(model: ModelArguments, data: DataArguments, diffusion: DiffusionArgume
     if diffusion.objective == "causal" and diffusion.shift == "no":
         raise UserError("--objective causal predicts the next token: --shift cannot be no")
     args.resume_from_checkpoint = find_checkpoint(args)
-    checkpoints.check_output_dir(
-        args.output_dir,
-        args.overwrite_output_dir,
-        args.resume_from_checkpoint is not None,
-        "--overwrite_output_dir",
-    )
+    if args.evaluate_only:
+        if model.config is not None or args.resume_from_checkpoint:
+            raise UserError(
+                "--evaluate_only measures a --model; leave out --config and "
+                "--resume_from_checkpoint"
+            )
+    else:
+        checkpoints.check_output_dir(
+            args.output_dir,
+            args.overwrite_output_dir,
+            args.resume_from_checkpoint is not None,
+            "--overwrite_output_dir",
+        )
     if model.config is not None:
         if parse_size(model.config)["type"] == "gpt2" and diffusion.objective != "causal":
             raise UserError("--config type=gpt2 reads left to right; it needs --objective causal")
@@ -399,15 +420,20 @@ def set_output_bias(model, blocks: torch.Tensor) -> None:
     bias.copy_((counts / counts.sum()).log())
 
 
-def load_data(data: DataArguments) -> tuple[list[str], list[str] | None]:
+def load_data(data: DataArguments, train: bool = True) -> tuple[list[str], list[str] | None]:
     """(training documents, validation documents or None when blocks are to be held out)."""
     documents = []
-    for name in data.dataset:
+    for name in data.dataset if train else ():
         documents += corpus.load_documents(name, "train", data.dataset_dir, data.dataset_config)
-    if data.eval_dataset is None and corpus.WIKITEXT not in data.dataset:
+    if data.eval_dataset is not None:
+        name = data.eval_dataset
+    elif corpus.WIKITEXT in data.dataset:
+        name = corpus.WIKITEXT
+    elif train:
         return documents, None
-    name = data.eval_dataset or corpus.WIKITEXT
-    return documents, corpus.load_documents(name, "validation", data.dataset_dir)
+    else:
+        name = data.dataset[0]
+    return documents, corpus.load_documents(name, data.eval_split, data.dataset_dir)
 
 
 def say(message: str) -> None:
@@ -422,9 +448,12 @@ def main() -> None:
     hardware.use_all_cores()
     transformers.set_seed(args.seed)
 
-    documents, eval_documents = load_data(data)
+    if args.evaluate_only:
+        args.output_dir = tempfile.mkdtemp()  # the Trainer wants one
+        atexit.register(shutil.rmtree, args.output_dir, ignore_errors=True)
+    documents, eval_documents = load_data(data, train=not args.evaluate_only)
     model, tokenizer = build_model(options, diffusion, data, args, documents)
-    blocks = corpus.pack(documents, tokenizer, data.block_size)
+    blocks = None if args.evaluate_only else corpus.pack(documents, tokenizer, data.block_size)
     if eval_documents is None:
         held_out = min(max(2, len(blocks) // 50), data.max_eval_blocks)  # 2 for an error
         if len(blocks) <= held_out:
@@ -453,9 +482,14 @@ def main() -> None:
             f"--attn_implementation {attention}: {checkpoints.first_line(error)}"
         ) from None
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    if args.evaluate_only:
+        amount = f"{len(eval_blocks)} blocks of the {data.eval_split} split"
+        blocks = eval_blocks
+    else:
+        amount = f"{blocks.numel() / 1e6:.2f} M training tokens in {len(blocks)} blocks"
     say(
-        f"{model.num_parameters() / 1e6:.1f} M parameters; {blocks.numel() / 1e6:.2f} M training "
-        f"tokens in {len(blocks)} blocks; {hardware.describe(device, dtype)}"
+        f"{model.num_parameters() / 1e6:.1f} M parameters; {amount}; "
+        f"{hardware.describe(device, dtype)}"
     )
 
     global_batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -484,6 +518,9 @@ def main() -> None:
         ema_decay=diffusion.ema,
         eval_draws=diffusion.eval_draws,
     )
+    if args.evaluate_only:
+        say(f"{options.model}: {summary(trainer.evaluate())}")
+        return
     stop = StopOnSignal()
     trainer.add_callback(stop)
     started = time.monotonic()
@@ -505,10 +542,15 @@ def main() -> None:
         )
         sys.exit(130)
 
-    say(
-        f"saved {args.output_dir}: {metrics['eval_nats_per_token']:.3f} ± "
-        f"{metrics['eval_standard_error']:.3f} nats per token, "
-        f"{metrics['eval_nats_per_byte']:.3f} per byte"
+    say(f"saved {args.output_dir}: {summary(metrics)}")
+
+
+def summary(metrics: dict) -> str:
+    return (
+        f"{metrics['eval_nats_per_token']:.3f} ± {metrics['eval_standard_error']:.3f} nats per "
+        f"token, {metrics['eval_nats_per_byte']:.3f} per byte, perplexity "
+        f"{metrics['eval_perplexity']:.1f} per token, "
+        f"{math.exp(metrics['eval_nats_per_byte']):.2f} per byte"
     )
 
 
@@ -568,10 +610,10 @@ Trained by `finetune.py` with
 | tokens seen in all | {settings["tokens_seen"]:,} |
 | weights | {f"average, decay {diffusion.ema}" if diffusion.ema else "last step"}, {args.save_dtype} |
 | wall time of this run | {seconds / 60:.0f} minutes |
-| validation text | {data.eval_dataset or (corpus.WIKITEXT if corpus.WIKITEXT in data.dataset else "held out")}, {len(trainer.eval_dataset):,} blocks of {data.block_size} tokens |
+| {data.eval_split} text | {data.eval_dataset or (corpus.WIKITEXT if corpus.WIKITEXT in data.dataset else "held out")}, {len(trainer.eval_dataset):,} blocks of {data.block_size} tokens |
 | {kind} | {metrics["eval_nats_per_token"]:.4f} ± {metrics["eval_standard_error"]:.4f} nats per token |
 | per byte | {metrics["eval_nats_per_byte"]:.4f} nats |
-| perplexity | {metrics["eval_perplexity"]:.1f} |
+| perplexity | {metrics["eval_perplexity"]:.1f} per token, {math.exp(metrics["eval_nats_per_byte"]):.2f} per byte |
 {f"| nats per token by mask rate | {curve} |" if curve else ""}
 
 WikiText-2 was detokenised, without headings and without sentences that hold the literal `<unk>`.

@@ -296,6 +296,31 @@ def test_a_gpt2_from_scratch_and_further(train, text, tmp_path):
     assert config["resid_pdrop"] == config["embd_pdrop"] == config["attn_pdrop"] == 0.25
 
 
+def test_evaluating_alone_reports_the_same_and_writes_nothing(train, warm, text, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(warm)
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_text(Path(text).read_text()[-900:])
+    before = files(tmp_path)
+    only = ("--evaluate_only", "--model", warm, "--dataset", held_out, "--eval_split", "test")
+    code, err = train(*RUN, *only, "--objective", "causal", "--output_dir", tmp_path / "none")
+    assert code == 0, err
+    assert files(tmp_path) == before and not (tmp_path / "none").exists()
+    nats = re.search(r"warm: ([\d.]+) ± .* nats per token, ([\d.]+) per byte", err)
+    model = AutoModelForMaskedLM.from_pretrained(warm).eval()
+    again = corpus.pack(corpus.load_documents(str(held_out)), tokenizer, 32).long()
+    rows = torch.ones_like(again, dtype=torch.bool)
+    rows[:, 0] = False
+    with torch.no_grad():
+        logits = RowLogits(model)(again, rows, causal=True)
+    expected = torch.nn.functional.cross_entropy(logits, again[rows]).item()
+    assert float(nats[1]) == pytest.approx(expected, abs=0.002)
+    code, err = train(*RUN, *only)  # as a denoiser: a bound
+    assert code == 0 and "nats per token" in err
+    code, err = train(*RUN, *SIZE, "--evaluate_only", "--dataset", text)
+    assert code == 2
+    one_sentence(err, "--evaluate_only", "--config")
+
+
 def test_a_gpt2_of_the_hub_has_no_mask_token_and_needs_none(train, text, tmp_path):
     """Its tokenizer has one special token, its weights no prefix, and old buffers beside them."""
     hub, final = tmp_path / "hub", tmp_path / "final"
