@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from .errors import UserError
 from .frames import Framer, printable
@@ -91,7 +92,7 @@ class EditingOptions:
     )
 
     # Which options belong to which mode.
-    _OWN = {  # noqa: RUF012 a constant of the class: unannotated, so that it is no field
+    _OWN: ClassVar = {
         "strength": ("rewrite",),
         "keep": ("rewrite",),
         "points": ("interpolate",),
@@ -133,7 +134,7 @@ def text_or_file(value: str, flag: str) -> str:
     Raises:
         UserError: a file that cannot be read, is not UTF-8 or empty; a name that is no file.
     """
-    if os.path.isfile(value):
+    if os.path.exists(value):  # a pipe, too
         value = read_utf8(value, flag).rstrip("\r\n")
     elif Path(value).suffix in (".txt", ".md") and not any(map(str.isspace, value)):
         raise UserError(f"{flag} {value!r}: there is no such file")
@@ -254,11 +255,12 @@ class Desk:
         items, size = list(items), size or self.script.batch_size
         return [items[i : i + size] for i in range(0, len(items), size)]
 
-    def publish(self, steps, asked: list[dict], samples: list[int], row: int | None = None) -> None:
+    def publish(self, steps, asked: list, samples: list[int], row: int | None = None) -> None:
         """Run a generation and put out its texts, or only that of ``row``.
 
         Args:
-            asked: what is known of each text beforehand, or a function of its (step, row).
+            asked: for each text what was asked for, a dictionary to begin its record with, or a
+                function (last step, row, what was written) -> record.
         """
         framer = Framer(self.tokenizer)
         step, frames, shown = watch(steps, self.writer, self.script, framer, row or 0)
@@ -287,7 +289,7 @@ class Desk:
             samples = range(number * n, number * n + n)
             places = self.candidates(
                 samples,
-                lambda some: self.writer.generate([prompt] * len(some), self.generation, some),  # noqa: B023
+                lambda some, p=prompt: self.writer.generate([p] * len(some), self.generation, some),
             )
             texts = [self.until_end(steps[-1], row) for steps, row, _ in places]
             bounds = self.bounds([ids for ids, _ in texts], [given for _, given in texts], draws)
@@ -307,6 +309,7 @@ class Desk:
 
     def infill(self, template: Template) -> None:
         """Fill the holes of a template; of several lengths, keep the best."""
+        from .canvas import encode
         from .editing import check_room, hole_spans, infill_canvas
 
         layouts = list(itertools.product(*template.holes))
@@ -316,13 +319,10 @@ class Desk:
         def canvas(layouts):
             return infill_canvas(self.tokenizer, template, layouts, self.vocab_size)
 
-        widest = canvas(layouts[-1:])
-        tokens = int((~widest.frozen).sum())
-        check_room(
-            f"the text with {tokens} tokens in its holes",
-            widest.ids.shape[1],
-            self.generation.max_len,
-        )
+        given = sum(len(encode(self.tokenizer, text)) for text in template.given())
+        tokens = sum(hole[-1] for hole in template.holes)  # before a canvas is made: it may be huge
+        what = f"the text with {tokens} tokens in its holes"
+        check_room(what, 1 + given + tokens, self.generation.max_len)
 
         def known(lengths, **more) -> Callable:
             def record(step, row: int, written: dict) -> dict:
@@ -350,7 +350,7 @@ class Desk:
         for sample in samples:
             places = self.candidates(
                 layouts,
-                lambda part: self.write(canvas(part), [sample] * len(part)),  # noqa: B023
+                lambda part, s=sample: self.write(canvas(part), [s] * len(part)),
             )
             scores = [
                 score
@@ -654,7 +654,7 @@ class Session:
             )
         )
 
-    COMMANDS = {  # noqa: RUF012 a constant of the class: unannotated, so that it is no field
+    COMMANDS: ClassVar = {
         "infill": infill,
         "rewrite": rewrite,
         "strength": set_strength,
