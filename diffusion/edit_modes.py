@@ -245,6 +245,11 @@ class Desk:
         return self.writer.denoiser.row_logits.config.vocab_size
 
     @property
+    def room(self) -> int:
+        """The most positions of a text: scores need the model to see it whole."""
+        return min(self.generation.max_len, self.writer.positions)
+
+    @property
     def watched(self) -> bool:
         """Whether somebody may look on."""
         script = self.script
@@ -322,7 +327,7 @@ class Desk:
         given = sum(len(encode(self.tokenizer, text)) for text in template.given())
         tokens = sum(hole[-1] for hole in template.holes)  # before a canvas is made: it may be huge
         what = f"the text with {tokens} tokens in its holes"
-        check_room(what, 1 + given + tokens, self.generation.max_len)
+        check_room(what, 1 + given + tokens, self.room)
 
         def known(lengths, **more) -> Callable:
             def record(step, row: int, written: dict) -> dict:
@@ -380,7 +385,7 @@ class Desk:
         from .generation import row_keys
 
         (ids,) = prompt_ids(self.tokenizer, [text], sys.maxsize)
-        check_room("the text to rewrite", len(ids), self.generation.max_len)
+        check_room("the text to rewrite", len(ids), self.room)
 
         def record(step, row: int, written: dict) -> dict:
             edits = [
@@ -418,7 +423,7 @@ class Desk:
         for text, ids in zip(
             (first, last), prompt_ids(self.tokenizer, [first, last], sys.maxsize), strict=True
         ):
-            check_room(f"the text {short(text)!r}", len(ids), self.generation.max_len)
+            check_room(f"the text {short(text)!r}", len(ids), self.room)
         jobs = [
             (sample, point) for sample in range(self.script.num_samples) for point in range(points)
         ]
@@ -444,7 +449,7 @@ class Desk:
         texts = [text for _, text in lines]
         ids = prompt_ids(self.tokenizer, texts, sys.maxsize)
         for (number, text), tokens in zip(lines, ids, strict=True):
-            check_room(f"line {number} ({short(text)!r})", len(tokens), self.generation.max_len)
+            check_room(f"line {number} ({short(text)!r})", len(tokens), self.room)
         bounds = self.bounds(ids, [1] * len(ids), draws, list(map(len, map(str.encode, texts))))
         order = range(len(lines))
         if rank:
