@@ -5,10 +5,15 @@ python inference.py "The city was founded in"         # once
 cat prompts.txt | python inference.py --json          # one prompt a line
 python inference.py --unconditional --num_samples 3
 python inference.py "The river" --sampler confidence --n_steps 32 --save_animation river.gif
+python inference.py --infill "The <mask:6> sat on the <mask:2-5> and slept."
+python inference.py --rewrite notes.txt --strength 0.4 --keep "the old town"
+python inference.py --interpolate "The river runs." "She opened the window." --points 5
+python inference.py --score lines.txt --rank
 """
 
 from dataclasses import dataclass, field
 
+from diffusion.edit_modes import EditingOptions, Editor
 from diffusion.errors import run
 from diffusion.flags import parse_flags
 from diffusion.options import GenerationOptions, sampler_table
@@ -28,14 +33,16 @@ def load(*names):
 
 
 def main() -> None:
-    generation, script, prompt = parse_flags(
-        (GenerationOptions, InferenceOptions), __doc__.split("\n")[0], PROMPT_HELP
+    generation, script, editing, prompt = parse_flags(
+        (GenerationOptions, InferenceOptions, EditingOptions),
+        __doc__.split("\n")[0],
+        PROMPT_HELP,
     )
     if script.list_samplers:
         print(sampler_table(generation))
         return
     generation.check()
-    serve(load, generation, script, prompt)
+    serve(load, generation, script, prompt, Editor(editing))
 
 
 if __name__ == "__main__":

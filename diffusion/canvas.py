@@ -9,6 +9,35 @@ from .errors import UserError
 
 
 @dataclass(frozen=True)
+class Allowed:
+    """Which tokens a position may hold, where the text round it decides that.
+
+    Attributes:
+        kinds: (B, L) int64, a row of ``tokens`` for each position; 0 stands for any token.
+        tokens: (K, V) bool, the tokens that each kind allows; row 0 is not read.
+    """
+
+    kinds: Tensor
+    tokens: Tensor
+
+    def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """The logits (N, V) of the N positions ``rows`` (B, L), -inf where not allowed."""
+        kinds = self.kinds[rows]
+        some = kinds > 0
+        logits[some] = logits[some].masked_fill(~self.tokens[kinds[some]], -torch.inf)
+        return logits
+
+    def take(self, rows) -> "Allowed":
+        return Allowed(self.kinds[rows], self.tokens)
+
+    def at(self, columns: slice) -> "Allowed":
+        return Allowed(self.kinds[:, columns], self.tokens)
+
+    def to(self, device: torch.device) -> "Allowed":
+        return Allowed(self.kinds.to(device), self.tokens.to(device))
+
+
+@dataclass(frozen=True)
 class Canvas:
     """A batch of texts to be completed.
 
@@ -16,14 +45,22 @@ class Canvas:
         ids: (B, L) int64; positions to be written hold the mask id.
         frozen: (B, L) bool; given text, specials and padding, which never change.
         padding: (B, L) bool; positions that do not exist for the row.
+        allowed: what may be written where, None when that is the model's choice alone.
     """
 
     ids: Tensor
     frozen: Tensor
     padding: Tensor
+    allowed: Allowed | None = None
+
+    def take(self, rows) -> "Canvas":
+        """Some rows, as a slice or a list of numbers."""
+        allowed = None if self.allowed is None else self.allowed.take(rows)
+        return Canvas(self.ids[rows], self.frozen[rows], self.padding[rows], allowed)
 
     def to(self, device: torch.device) -> "Canvas":
-        return Canvas(self.ids.to(device), self.frozen.to(device), self.padding.to(device))
+        allowed = None if self.allowed is None else self.allowed.to(device)
+        return Canvas(self.ids.to(device), self.frozen.to(device), self.padding.to(device), allowed)
 
 
 def encode(tokenizer, text: str) -> list[int]:

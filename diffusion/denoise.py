@@ -72,6 +72,8 @@ def denoise(
                     shadows=(rows & ~masked)[some] if sampler.hides else None,
                     frozen=canvas.frozen[some],
                 )
+                if canvas.allowed is not None:
+                    logits = canvas.allowed(logits, rows)
             else:
                 logits = torch.zeros(0, 2, device=device)
             uniforms, best = state.uniform(TOKENS), sampler.greedy(state)

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from . import checkpoints, hardware, rng
-from .canvas import prompt_canvas
+from .canvas import Canvas, prompt_canvas
 from .denoise import Step
 from .denoiser import Denoiser, Sampling
 from .errors import UserError
@@ -60,10 +60,20 @@ class Writer:
         """
         self.check(options)
         canvas = prompt_canvas(self.tokenizer, prompts, options.max_len, options.length)
+        return self.write(canvas, options, samples, may_end=options.length is None)
+
+    def write(
+        self, canvas: Canvas, options: GenerationOptions, samples: Sequence[int], may_end: bool
+    ) -> Iterator[Step]:
+        """Write the masks of any canvas of B rows; see `generate`.
+
+        Args:
+            may_end: whether ``</s>`` may be written. A text of a fixed length does not end before.
+        """
         canvas = canvas.to(self.device)
         keys = row_keys(options, samples, self.device)
         denoiser = self.denoiser
-        if options.length is not None:  # exactly so many tokens: the text may not end before
+        if not may_end:
             denoiser = denoiser.forbidding(self.tokenizer.eos_token_id)
         if options.guidance:
             denoiser = Guided(denoiser, options.guidance, self.tokenizer.all_special_ids)

@@ -99,7 +99,7 @@ class GenerationOptions:
                   f"{DEFAULT_SAMPLER[1]}. --list_samplers tells more. "
                   + _describe({name: facts.line for name, facts in SAMPLERS.items()})},
     )  # fmt: skip
-    score: str | None = field(
+    certainty: str | None = field(
         default=None,
         metadata={"help": "What 'sure' means for confidence and threshold (default probability) and "
                   "entropy-bound (default entropy). " + _describe(SCORES)},
@@ -207,7 +207,7 @@ class GenerationOptions:
     # Which options belong to which sampler.
     _OWN: ClassVar = {
         "n_steps": STEPPED,
-        "score": ("confidence", "threshold", "entropy-bound"),
+        "certainty": ("confidence", "threshold", "entropy-bound"),
         "schedule": ("ancestral", "confidence", "remdm"),
         "time_power": ("seed", "ancestral", "remdm", "p2"),
         "clock_delay": ("seed", "ancestral", "remdm"),
@@ -256,13 +256,20 @@ class GenerationOptions:
     }
 
     def sampler_options(self) -> dict:
-        """The sampler's own options that were given."""
+        """The same by the names that `samplers` has for them."""
+        # The flag is not called --score: that one scores texts.
+        return {
+            "score" if k == "certainty" else k: value for k, value in self.own_options().items()
+        }
+
+    def own_options(self) -> dict:
+        """The sampler's own options that were given, by the names of their flags."""
         given = {name: getattr(self, name) for name in self._OWN}
         return {name: value for name, value in given.items() if value is not None}
 
     def describe(self) -> str:
         """The sampler with its options, for people."""
-        own = ", ".join(f"{name} {value}" for name, value in self.sampler_options().items())
+        own = ", ".join(f"{name} {value}" for name, value in self.own_options().items())
         return f"sampler {self.sampler}" + (f" ({own})" if own else "")
 
     # What an autoregressive model understands, too.
@@ -298,14 +305,14 @@ class GenerationOptions:
         if self.sampler in STEPPED and self.n_steps is None:
             self.n_steps = N_STEPS
         for name, table in (
-            ("score", SCORES),
+            ("certainty", SCORES),
             ("schedule", SCHEDULES),
             ("remask", REMASK),
             ("p2_score", P2_SCORES),
         ):
             if getattr(self, name) is not None:
                 setattr(self, name, one_of(f"--{name}", getattr(self, name), table))
-        if self.threshold is not None and self.score != "entropy":  # that score is negative
+        if self.threshold is not None and self.certainty != "entropy":  # that score is negative
             at_least("--threshold", self.threshold, 0)
         if self.sampler == "remdm":
             self._check_remask()

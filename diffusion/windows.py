@@ -41,7 +41,8 @@ def denoise_windows(
         if number:
             seen[:, 0] = canvas.ids[:, 0]
             frozen[:, : window - stride] = True
-        part = Canvas(seen, frozen, canvas.padding[:, here])
+        allowed = None if canvas.allowed is None else canvas.allowed.at(here)
+        part = Canvas(seen, frozen, canvas.padding[:, here], allowed)
         part_keys = rng.fold_in(keys, number) if number else keys
         write = slice(start + bool(number), start + window)  # not the slot of <s>
 

@@ -60,17 +60,26 @@ class WritingOptions:
 
 
 def serve(
-    load: Callable, generation: GenerationOptions, script: WritingOptions, prompt: str | None
+    load: Callable,
+    generation: GenerationOptions,
+    script: WritingOptions,
+    prompt: str | None,
+    editor=None,
 ) -> None:
     """Load the model, and write for the prompt, for a pipe of prompts, or in a loop.
 
     Args:
         load: imports what it needs, then (model, tokenizer, device, dtype) -> writer.
         generation: checked already.
+        editor: an `edit_modes.Editor` for scripts that can edit. It does what its flags ask for,
+            and all that follows once the model is loaded.
     """
-    check(script, prompt)
-    asks = prompt is None and not script.unconditional and sys.stdin.isatty()
-    if prompt is not None:
+    edits = editor is not None and editor.check(generation, script, prompt)
+    check(script, prompt, edits)
+    asks = prompt is None and not script.unconditional and not edits and sys.stdin.isatty()
+    if edits:
+        prompts = []
+    elif prompt is not None:
         prompts = [prompt]
     elif script.unconditional:
         prompts = [""]
@@ -99,7 +108,9 @@ def serve(
         )
     output = Output(script)
     try:
-        if asks:
+        if editor is not None:
+            editor.serve(writer, None if asks else prompts, generation, script, output)
+        elif asks:
             interactive(writer, generation, script, output)
         else:
             write_texts(writer, prompts, generation, script, output)
@@ -121,8 +132,9 @@ def prepare_streams() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
 
 
-def check(script: WritingOptions, prompt: str | None) -> None:
-    """Everything that can be refused before a model is loaded."""
+def check(script: WritingOptions, prompt: str | None, edits: bool = False) -> None:
+    """Everything that can be refused before a model is loaded; ``edits``: the text to work on is
+    given by a flag."""
     at_least("--num_samples", script.num_samples, 1)
     at_least("--batch_size", script.batch_size, 1)
     if prompt is not None:
@@ -135,7 +147,7 @@ def check(script: WritingOptions, prompt: str | None) -> None:
         check_animation_path(script.save_animation)
     if script.show:
         check_display()
-    one_text = (prompt is not None or script.unconditional) and script.num_samples == 1
+    one_text = (prompt is not None or script.unconditional or edits) and script.num_samples == 1
     if (script.save_animation or script.show) and not one_text:
         flag = "--save_animation" if script.save_animation else "--show"
         raise UserError(
@@ -178,65 +190,87 @@ class Output:
     def __init__(self, script: WritingOptions):
         self.json, self.path, self.written = script.json, script.output, []
 
-    def write(self, record: dict, shown: bool) -> None:
-        """``shown``: the live view has left this text on the terminal already."""
-        text = json.dumps(record, ensure_ascii=False) if self.json else record["text"]
+    def write(self, record: dict, shown: bool, line: str | None = None) -> None:
+        """``shown``: the live view has left this text on the terminal already; ``line``: one line
+        of a table, to be written in place of the text."""
+        text = record["text"] if line is None else line
+        text = json.dumps(record, ensure_ascii=False) if self.json else text
+        # In a pipe, a blank line ends a text that may have several lines.
+        separator = "\n" if self.json or line is not None else "\n\n"
         if self.path:
             from .checkpoints import write_text
 
             self.written.append(text)
-            separator = "\n" if self.json else "\n\n"
             write_text(Path(self.path), separator.join(self.written) + "\n")
         elif not shown:
-            # In a pipe, a blank line ends a text that may have several lines.
-            print(text, end="\n" if self.json else "\n\n", flush=True)
+            print(text, end=separator, flush=True)
 
 
 def write_texts(writer, prompts: list[str], generation, script, output: Output) -> None:
     """Generate ``num_samples`` texts for each prompt, in batches."""
-    from .canvas import prompt_ids, written_ids, written_text
+    from .canvas import prompt_ids
 
     # A prompt that is too long is refused before the first text is written, not in the middle.
     prompt_ids(writer.tokenizer, prompts, generation.max_len, generation.length)
     jobs = [(p, s) for p in prompts for s in range(script.num_samples)]
     framer = Framer(writer.tokenizer)
-    animate = bool(script.save_animation or script.show)
     for start in range(0, len(jobs), script.batch_size):
         batch = jobs[start : start + script.batch_size]
         texts, samples = zip(*batch, strict=True)
-        # The view shows the first text of a batch; the file or the JSON line is for machines.
-        watch = script.live and supports_live(sys.stdout) and not (script.json or script.output)
-        write = writer.generate if watch else writer.record
-        steps = write(texts, generation, samples)
-        frames = []
-        with LiveView(sys.stdout, status=writer.status) as view:
-            for step in steps:
-                if step.index == 0:
-                    view.hold = frame_time(step)
-                if watch or animate:
-                    frame = framer.frame(step)
-                    if watch:
-                        view.show(frame)
-                    if animate:
-                        frames.append(frame)
+        write = writer.generate if is_live(script) else writer.record
+        step, frames, shown = watch(write(texts, generation, samples), writer, script, framer)
         for row, (prompt, sample) in enumerate(batch):
-            record = {
-                "prompt": prompt,
-                "text": written_text(writer.tokenizer, step, row),
-                "ids": written_ids(step, row),
-                "sample": sample,
-                **{k: v for k, v in asdict(generation).items() if v is not None},
-                "steps": step.index,
-                "nfe": int(step.nfe[row]),
-                "seconds": round(step.seconds, 6),
-                "batch": len(batch),
-                "model": writer.name,
-                "device": str(writer.device),
-                "dtype": str(writer.dtype).removeprefix("torch."),
-            }
-            output.write(record, shown=watch and row == 0)
-        if animate:
+            record = {"prompt": prompt, **facts(writer, generation, step, row, sample)}
+            output.write(record, shown=shown and row == 0)
+        if frames:
             animation(frames, writer, generation, script)
+
+
+def is_live(script) -> bool:
+    """Whether the terminal shows a text while it is written; a file or a JSON line is for machines."""
+    return script.live and supports_live(sys.stdout) and not (script.json or script.output)
+
+
+def watch(steps, writer, script, framer: Framer, row: int = 0) -> tuple:
+    """Run a generation to its end and show one row of it.
+
+    Returns:
+        (the last step, the frames of the row if an animation is wanted, whether the terminal
+        shows its text).
+    """
+    live = is_live(script)
+    animate = bool(script.save_animation or script.show)
+    frames = []
+    with LiveView(sys.stdout, status=writer.status) as view:
+        for step in steps:
+            if step.index == 0:
+                view.hold = frame_time(step)
+            if live or animate:
+                frame = framer.frame(step, row)
+                if live:
+                    view.show(frame)
+                if animate:
+                    frames.append(frame)
+    return step, frames, live
+
+
+def facts(writer, generation, step, row: int, sample: int) -> dict:
+    """What is known of one text that was written: its JSON but for what was asked."""
+    from .canvas import written_ids, written_text
+
+    return {
+        "text": written_text(writer.tokenizer, step, row),
+        "ids": written_ids(step, row),
+        "sample": sample,
+        **{k: v for k, v in asdict(generation).items() if v is not None},
+        "steps": step.index,
+        "nfe": int(step.nfe[row]),
+        "seconds": round(step.seconds, 6),
+        "batch": len(step.ids),
+        "model": writer.name,
+        "device": str(writer.device),
+        "dtype": str(writer.dtype).removeprefix("torch."),
+    }
 
 
 def frame_time(first) -> float:

@@ -218,7 +218,7 @@ BAD = {
     "temperature nan": (["He", "--temperature", "nan"], "--temperature nan"),
     "max_len beyond the model": (["He", "--max_len", "65"], "64 positions"),
     "unknown sampler": (["He", "--sampler", "confidnce"], "'confidence'"),
-    "unknown score": (["He", "--sampler", "confidence", "--score", "margn"], "'margin'"),
+    "unknown certainty": (["He", "--sampler", "confidence", "--certainty", "margn"], "'margin'"),
     "option of another sampler": (["He", "--threshold", "0.5"], "--sampler threshold"),
     "unknown flag": (["He", "--smapler", "seed"], "--sampler"),
     "not a number": (["He", "--n_steps", "many"], "many"),

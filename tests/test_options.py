@@ -31,7 +31,7 @@ def test_those_that_correct_themselves_are_those_in_remasking():
 
 
 SOME = {
-    "score": "margin",
+    "certainty": "margin",
     "schedule": "cosine-a",
     "remask": "rescale",
     "p2_score": "released",
@@ -134,3 +134,10 @@ def test_listing_the_samplers_imports_no_torch():
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "first-hitting" in done.stdout
+
+
+def test_what_sure_means_reaches_the_sampler():
+    given = options.GenerationOptions(sampler="confidence", certainty="margin")
+    given.check()
+    assert samplers.make_sampler("confidence", **given.sampler_options()).score == "margin"
+    assert "certainty margin" in given.describe()
