@@ -133,7 +133,7 @@ class CausalWriter:
 
     def method(self, options: GenerationOptions) -> str:
         """How it writes, for people."""
-        return "one token a forward pass, key-value cache"
+        return "token by token, cached"
 
     def generate(
         self, prompts: Sequence[str], options: GenerationOptions, samples: Sequence[int]
@@ -195,6 +195,8 @@ class CausalWriter:
                         max_new_tokens=int(room.max()),
                         do_sample=False,  # `_Draw` has drawn
                         use_cache=True,
+                        repetition_penalty=options.repetition_penalty,
+                        no_repeat_ngram_size=options.no_repeat_ngram_size,
                         eos_token_id=tokenizer.eos_token_id,
                         pad_token_id=pad,
                     ),

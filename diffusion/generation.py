@@ -123,7 +123,7 @@ def load_writer(
     torch_device, torch_dtype = prepare(device, dtype)
     config = checkpoints.load_config(model_name)
     settings = checkpoints.diffusion_settings(config)
-    if settings.get("objective") == "causal":
+    if settings.get("objective") == "causal" and checkpoints.is_masked_lm(config):
         raise UserError(
             f"{model_name} was trained with --objective causal, as a start for a denoiser; train "
             f"it further with finetune.py --model {model_name}"

@@ -275,6 +275,7 @@ class GenerationOptions:
     # What an autoregressive model understands, too.
     COMMON: ClassVar = (
         "max_len", "prefix_len", "length", "temperature", "top_k", "top_p", "seed",
+        "repetition_penalty", "no_repeat_ngram_size",
     )  # fmt: skip
 
     def check_autoregressive(self) -> None:

@@ -56,7 +56,7 @@ def writer(tiny_gpt2):
     return load_causal_writer(str(tiny_gpt2), dtype="float32")
 
 
-def by_hand(folder, prompt, n, seed, sample, temperature, top_k, top_p, banned):
+def by_hand(folder, prompt, n, seed, sample, temperature, top_k, top_p, banned, penalty=1.0):
     """One text by a plain loop without a cache; the filters are those of `exact`."""
     tokenizer, model = (
         AutoTokenizer.from_pretrained(folder),
@@ -67,6 +67,8 @@ def by_hand(folder, prompt, n, seed, sample, temperature, top_k, top_p, banned):
     for step in range(1, n + 1):
         with torch.no_grad():
             logits = model(torch.tensor([ids])).logits[0, -1].double()
+        for token in set(ids):
+            logits[token] *= 1 / penalty if logits[token] > 0 else penalty
         logits[banned] = -torch.inf
         p = sharpen(logits.softmax(-1).tolist(), temperature, top_k, top_p)
         u = rng.uniform(rng.fold_in(rng.fold_in(key, step), TOKENS), 1).item()
@@ -93,6 +95,22 @@ def test_it_writes_what_a_plain_loop_would(writer, tiny_gpt2, temperature, top_k
     for row, (prompt, sample) in enumerate(zip(prompts, [0, 5], strict=True)):
         expected = by_hand(tiny_gpt2, prompt, 20, 3, sample, temperature, top_k, top_p, banned)
         assert written_ids(last, row) == expected
+
+
+def test_repetition_is_penalised_and_word_pairs_are_not_repeated(writer, tiny_gpt2):
+    base = GenerationOptions(length=25, max_len=64, top_k=0, top_p=1.0)
+    options = dataclasses.replace(base, repetition_penalty=1.7)
+    last = list(writer.record(["The river"], options, [0]))[-1]
+    expected = by_hand(tiny_gpt2, "The river", 25, 0, 0, 1.0, 0, 1.0, [0, 1, 2, 3, 4], 1.7)
+    assert written_ids(last, 0) == expected
+    options = dataclasses.replace(base, no_repeat_ngram_size=2, temperature=0.0)
+    ids = written_ids(list(writer.record(["The river"], options, [0]))[-1], 0)
+    pairs = list(itertools.pairwise(ids))
+    assert len(set(pairs)) == len(pairs)
+    free = written_ids(
+        list(writer.record(["The river"], dataclasses.replace(base, temperature=0.0), [0]))[-1], 0
+    )
+    assert len(set(itertools.pairwise(free))) < len(free) - 1
 
 
 def test_filters_mean_the_same_for_both_kinds_of_models():
