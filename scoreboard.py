@@ -351,6 +351,14 @@ def write_batch(board: Board, row: Row, indices: range) -> list[dict]:
     return common
 
 
+def warm_up(board: Board, row: Row, batch: range) -> None:
+    """Texts of two tokens that nobody keeps: what a model does once is not in a measured time."""
+    options = dataclasses.replace(row.options, length=2)
+    given = [board.prompts(row)[i] for i in batch]
+    for _ in board.writers[row.model].generate(given, options, list(batch)):
+        pass
+
+
 def opinions(board: Board, texts: Sequence[tuple[str, str, bool]]) -> list:
     """What the scorer says of texts, in the same batches whatever the number of processes."""
     parts = [[texts[i] for i in batch] for batch in board.batches()]
@@ -469,7 +477,7 @@ def generations(board: Board, rows: list[Row]) -> list[dict]:
         for row, (texts, key) in zip(rows, pairs, strict=True)
     ]  # fmt: skip
     bar = Progress(sum(cost) * len(board.batches()), processes.rank > 0)
-    features, out = None, []
+    features, out, warm = None, [], set()
     for number, (row, (texts_key, key)) in enumerate(zip(rows, pairs, strict=True)):
         if key in judged:
             out.append(store.read_row(key))
@@ -479,6 +487,9 @@ def generations(board: Board, rows: list[Row]) -> list[dict]:
         else:
 
             def work(batch, row=row, number=number):
+                if row.options and row.model not in warm:
+                    warm_up(board, row, batch)
+                    warm.add(row.model)
                 texts = write_batch(board, row, batch)
                 bar.add(
                     cost[number] * processes.world, f"row {number + 1}/{len(rows)}: {method(row)}"

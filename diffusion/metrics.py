@@ -6,6 +6,7 @@ differ there cannot be compared.
 """
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -259,6 +260,7 @@ def mauve(
     """
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.preprocessing import normalize
 
     both = normalize(np.concatenate([texts, references]).astype(np.float64))
@@ -272,7 +274,9 @@ def mauve(
     both = components.transform(both)[:, : int((share < 0.9).sum()) + 1]
     values, variances = [], []
     for seed in seeds:
-        found = KMeans(k, n_init=5, max_iter=500, random_state=seed).fit_predict(both)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different texts than k
+            found = KMeans(k, n_init=5, max_iter=500, random_state=seed).fit_predict(both)
         p = np.bincount(found[:n], minlength=k) / n
         q = np.bincount(found[n:], minlength=k) / m
         values.append(float(mauve_of_histograms(p, q)))

@@ -138,7 +138,7 @@ def sections(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
             f" It is one of the compared models ({scorer['compared']}), so these values favour it "
             "and what resembles it: do not compare it with the others by them."
         )
-    notes = [judged, *data["notes"]]
+    notes = data["notes"]
     out = []
     if data["likelihood"]:
         out.append(
@@ -164,8 +164,10 @@ def sections(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
             f"{what}, in batches of {data['batch_size']}; MAUVE with {n} texts of a row against {n} "
             f"of the {texts['reference_split']} split in {data['clusters']} clusters. ± is half a "
             "95 % interval over texts; `~` has none.",
+            judged,
             *notes,
         ]
+        notes = []  # said once
         out.append((title, about, generation_table(data, conditional, QUALITY)))
         out.append(("", [], generation_table(data, conditional, OTHERS)))
     if data["paired"]:
@@ -173,7 +175,7 @@ def sections(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
             (
                 "Paired differences",
                 ["Nats per token under the scorer, on the same prompts; the interval is over prompts "
-                 "drawn together for both rows."],
+                 f"drawn together for both rows. Compared with {data['paired_with']}."],
                 paired_table(data),
             )
         )  # fmt: skip
@@ -268,7 +270,7 @@ def write_markdown(data: dict, path: str) -> None:
     write_text(Path(path), markdown(data))
 
 
-def _figure(draw: Callable, data: dict, title: str, panels: int = 1, **size) -> bytes:
+def _figure(draw: Callable, data: dict, title: str, panels: int = 1) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -299,11 +301,23 @@ def _errors(estimates: list[Estimate]) -> list[list[float]]:
     return [low, [0 if math.isnan(e.high) else e.high - e.value for e in estimates]]
 
 
+def _difference(row: dict, rows: list[dict]) -> str:
+    """What sets a row apart from the others of its series, in short."""
+    names = {"n_steps": "", "temperature": "T "}
+    values = {name: [r["settings"].get(name) for r in rows] for name in row["settings"]}
+    # A temperature of 1 is not among the settings.
+    return ", ".join(
+        f"{names.get(name, name + ' ')}{row['settings'][name]}"
+        for name, given in values.items()
+        if any(value != row["settings"][name] for value in given)
+    )
+
+
 def _shade(i: int, n: int) -> str:
     return str(round(0.65 * i / max(1, n - 1), 2))  # from black to a grey that prints
 
 
-def _levels(axes, data: dict, conditional: bool, metric: str, along=None) -> None:
+def _levels(axes, data: dict, conditional: bool, metric: str) -> None:
     """Real and shuffled text, the ceiling and the floor, as lines."""
     for row in data["rows"]:
         style = {REAL: "--", SHUFFLED: ":"}.get(row["model"])
@@ -311,8 +325,20 @@ def _levels(axes, data: dict, conditional: bool, metric: str, along=None) -> Non
             value = estimate(row["metrics"][metric])
             if not math.isnan(value.value):
                 axes.axhline(value.value, color="0.4", linestyle=style, linewidth=1.2)
-                axes.annotate(row["model"], (1, value.value), xycoords=("axes fraction", "data"),
-                              ha="right", va="bottom", fontsize=8, color="0.3")  # fmt: skip
+                real = row["model"] == REAL  # the two may be on one height
+                axes.annotate(
+                    row["model"], (0.01 if real else 0.99, value.value), fontsize=8, color="0.3",
+                    xycoords=("axes fraction", "data"), ha="left" if real else "right", va="bottom",
+                )  # fmt: skip
+
+
+def _plain_log(axis) -> None:
+    """Ticks at 1, 2, 5, 10, 20, ... as plain numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, position: f"{value:g}")
 
 
 def _against(data: dict, cost: str, label: str) -> bytes | None:
@@ -334,18 +360,24 @@ def _against(data: dict, cost: str, label: str) -> bytes | None:
             points += [
                 (a.value, b.value) for a, b in zip(x, y, strict=True) if not math.isnan(b.value)
             ]
-        front = [points[i] for i in pareto([p[0] for p in points], [sign * p[1] for p in points])]
-        axes.plot(*zip(*front, strict=True), color="black", linewidth=1, drawstyle="steps-post",
-                  label="Pareto front")  # fmt: skip
-        axes.plot(*zip(*front, strict=True), linestyle="none", marker="o", markersize=13,
-                  markerfacecolor="none", markeredgecolor="black")  # fmt: skip
+            for row, a, b in zip(rows, x, y, strict=True):
+                if not math.isnan(b.value):
+                    axes.annotate(_difference(row, rows), (a.value, b.value), (5, 5), fontsize=7,
+                                  textcoords="offset points")  # fmt: skip
+        best = pareto([p[0] for p in points], [sign * p[1] for p in points])
+        front = [[points[i][axis] for i in best] for axis in (0, 1)]
+        axes.plot(*front, color="black", linewidth=1, drawstyle="steps-post", label="Pareto front")
+        axes.plot(*front, linestyle="none", marker="o", markersize=13, markerfacecolor="none",
+                  markeredgecolor="black")  # fmt: skip
         _levels(axes, data, conditional, metric)
         axes.set_xscale("log")
+        _plain_log(axes.xaxis)
         axes.set_xlabel(label)
 
     def draw(panels):
         panel(panels[0], "gen_ppl", 1)
         panels[0].set_yscale("log")
+        _plain_log(panels[0].yaxis)
         panels[0].set_ylabel(f"generative perplexity ({data['scorer']['name']}), lower is likelier")
         panel(panels[1], "mauve", -1)
         panels[1].set_ylabel(f"MAUVE ({data['samples']} texts), higher is better")
@@ -387,6 +419,7 @@ def _temperature(data: dict) -> bytes | None:
                                           textcoords="offset points")  # fmt: skip
         _levels(axes, data, conditional, "entropy")
         axes.set_xscale("log")
+        _plain_log(axes.xaxis)
         axes.set_xlabel(f"generative perplexity ({data['scorer']['name']})")
         axes.set_ylabel("entropy of a text's tokens, nats")
         axes.legend(fontsize=8)
