@@ -233,8 +233,8 @@ class Store:
         path = self.row_path(key)
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
-            version = row["version"]
-        except (OSError, ValueError, KeyError, TypeError):
+            version = row.pop("version")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"the row {path} is damaged; delete it, and it is measured again") from None  # fmt: skip
         if version != VERSION:
             raise UserError(
