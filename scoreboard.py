@@ -574,6 +574,16 @@ def check(args: ScoreOptions) -> None:
     check_output_dir(args.output_dir, False, True, "")
 
 
+def check_rows(rows: list[Row]) -> None:
+    """What can be refused of the rows before a model is loaded."""
+    from diffusion import checkpoints
+
+    for row in rows:
+        options = dataclasses.replace(row.options)
+        masked = checkpoints.is_masked_lm(checkpoints.load_config(row.model))
+        (options.check if masked else options.check_autoregressive)()
+
+
 def load(args: ScoreOptions, rows: list[Row], processes: Processes) -> Board:
     """Models, scorer and text."""
     from diffusion import checkpoints, corpus, metrics, scoring
@@ -595,7 +605,8 @@ def load(args: ScoreOptions, rows: list[Row], processes: Processes) -> Board:
         writers[name] = writer
         digests[name] = model_digest(scoring.scored_model(writer), writer.tokenizer)
     processes.say(f"loading the scorer {args.scorer} ...")
-    scorer = scoring.load_scorer(args.scorer, processes.device, args.dtype)
+    # In float32 whatever the models write in: its opinion is the measure.
+    scorer = scoring.load_scorer(args.scorer, processes.device, "float32")
     tokenizer = next(iter(writers.values())).tokenizer
     found = {}
     for split, texts in ((args.split, documents), (other, more)):
@@ -624,6 +635,7 @@ def measure(args: ScoreOptions, processes: Processes) -> dict:
 
     tables = read_grid(args.settings) if args.settings else grid(args)
     rows = expand([{"seed": args.seed, **t} for t in tables], [args.model, args.baseline])
+    check_rows(rows)
     board = load(args, rows, processes)
     kinds = dict.fromkeys(row.conditional for row in rows)
     real = [Row(name, kind) for kind in kinds for name in (REAL, SHUFFLED)]
@@ -677,6 +689,11 @@ def notes(board: Board, entries: list[dict]) -> list[str]:
         said.append(
             f"{windowed} texts are longer than the {board.scorer.positions} positions of the "
             "scorer, which read them in windows that overlap by half."
+        )
+    if short := sum(args.num_samples - entry["full_length"] for entry in entries):
+        said.append(
+            f"{short} texts ended before the full length; the entropy, which depends on the length, "
+            "leaves them out."
         )
     if args.num_samples - 1 < BLEU_REFERENCES:
         said.append(

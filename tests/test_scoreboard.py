@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -385,6 +386,24 @@ def test_bad_results(call, tmp_path, change, named):
     path.write_text(change(text))
     code, out, err = call("--results", path)
     assert (code, out) == (2, "") and named in err and err.count("\n") == 1
+
+
+def test_what_a_reader_must_know_is_said():
+    args = scoreboard.ScoreOptions(num_samples=2000)
+    board = SimpleNamespace(args=args, scorer=SimpleNamespace(positions=64))
+    entries = [{"windowed": 3, "full_length": 1990}, {"windowed": 0, "full_length": 2000}]
+    windowed, short = scoreboard.notes(board, entries)
+    assert windowed.startswith("3 texts are longer than the 64 positions of the scorer")
+    assert short.startswith("10 texts ended before the full length")
+
+
+def test_help_is_quick_and_needs_no_torch():
+    code = "import sys, scoreboard; sys.argv = ['x', '--help']\ntry:\n scoreboard.main()\nfinally:"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "\n assert not {'torch', 'sklearn'} & set(sys.modules)"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0 and "--likelihood_blocks" in done.stdout, done.stderr
 
 
 def test_the_default_grids_are_valid():
