@@ -128,20 +128,20 @@ def grid(args: ScoreOptions) -> list[dict]:
     masked, causal = {"model": args.model}, {"model": args.baseline}
     if args.quick:
         return [
-            causal | {"temperature": [0.8, 1.0]},
+            causal | {"temperature": [1.0, 0.8]},
             masked | {"sampler": "seed"},
             masked | {"sampler": "confidence", "n_steps": [8, 16], "alg_temp": 0.3},
-            masked | {"temperature": [0.8, 1.0]},
+            masked | {"temperature": [1.0, 0.8]},
             causal | {"conditional": False},
             masked | {"conditional": False, "sampler": "ancestral", "n_steps": 16},
         ]
     return [
-        causal | {"temperature": [0.7, 0.85, 1.0]},
+        causal | {"temperature": [1.0, 0.85, 0.7]},
         masked | {"sampler": "seed", "n_steps": [10, 32]},
         masked | {"sampler": "ancestral", "n_steps": [16, 64]},
         masked | {"sampler": "confidence", "n_steps": [8, 16, 32], "alg_temp": 0.3},
         masked | {"sampler": "entropy-bound", "entropy_bound": 1.0},
-        masked | {"temperature": [0.7, 0.85, 1.0]},
+        masked | {"temperature": [1.0, 0.85, 0.7]},
         causal | {"conditional": False},
         masked | {"conditional": False},
     ]
@@ -692,8 +692,8 @@ def notes(board: Board, entries: list[dict]) -> list[str]:
         )
     if short := sum(args.num_samples - entry["full_length"] for entry in entries):
         said.append(
-            f"{short} texts ended before the full length; the entropy, which depends on the length, "
-            "leaves them out."
+            f"{short} texts are shorter than the full length; the entropy, which depends on the "
+            "length, leaves them out."
         )
     if args.num_samples - 1 < BLEU_REFERENCES:
         said.append(

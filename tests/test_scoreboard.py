@@ -394,7 +394,7 @@ def test_what_a_reader_must_know_is_said():
     entries = [{"windowed": 3, "full_length": 1990}, {"windowed": 0, "full_length": 2000}]
     windowed, short = scoreboard.notes(board, entries)
     assert windowed.startswith("3 texts are longer than the 64 positions of the scorer")
-    assert short.startswith("10 texts ended before the full length")
+    assert short.startswith("10 texts are shorter than the full length")
 
 
 def test_help_is_quick_and_needs_no_torch():
