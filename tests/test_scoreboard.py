@@ -14,7 +14,7 @@ from conftest import SENTENCES
 from PIL import Image
 
 import scoreboard
-from diffusion import report, rows
+from diffusion import board, processes, report, rows
 from diffusion.autoregressive import CausalWriter
 from diffusion.errors import run
 from diffusion.generation import Writer
@@ -390,9 +390,9 @@ def test_bad_results(call, tmp_path, change, named):
 
 def test_what_a_reader_must_know_is_said():
     args = scoreboard.ScoreOptions(num_samples=2000)
-    board = SimpleNamespace(args=args, scorer=SimpleNamespace(positions=64))
+    shared = SimpleNamespace(args=args, scorer=SimpleNamespace(positions=64))
     entries = [{"windowed": 3, "full_length": 1990}, {"windowed": 0, "full_length": 2000}]
-    windowed, short = scoreboard.notes(board, entries)
+    windowed, short = board.notes(shared, entries)
     assert windowed.startswith("3 texts are longer than the 64 positions of the scorer")
     assert short.startswith("10 texts are shorter than the full length")
 
@@ -415,17 +415,17 @@ def test_the_default_grids_are_valid():
                 row.options.check()
             else:
                 row.options.check_autoregressive()
-        assert len({(r.model, scoreboard.method(r), r.conditional) for r in found}) == len(found)
+        assert len({(r.model, board.method(r), r.conditional) for r in found}) == len(found)
 
 
 def test_progress_tells_the_time_left(monkeypatch, capsys):
     now = [100.0]
-    monkeypatch.setattr(scoreboard.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(processes.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    bar = scoreboard.Progress(10, quiet=False)
+    bar = processes.Progress(10, quiet=False)
     now[0] += 60
     bar.add(2, "row 1/3")
     assert " 20%, 4.0 min left, row 1/3" in capsys.readouterr().err
-    scoreboard.Progress(10, quiet=True).add(1, "x")
+    processes.Progress(10, quiet=True).add(1, "x")
     assert capsys.readouterr().err == ""
     assert str(Estimate(1.0)) == "~1"
