@@ -192,7 +192,7 @@ def check_rows(rows: list[Row]) -> None:
 
 def load(args: ScoreOptions, rows: list[Row], processes: Processes):
     """The `board.Board`: models, scorer and text."""
-    from diffusion import checkpoints, corpus, metrics, scoring
+    from diffusion import checkpoints, corpus, judging, metrics
     from diffusion.autoregressive import load_causal_writer
     from diffusion.board import Board
     from diffusion.generation import load_writer
@@ -210,14 +210,14 @@ def load(args: ScoreOptions, rows: list[Row], processes: Processes):
         processes.say(f"loading {name} ...")
         writer = loader(name, None, processes.device, args.dtype)
         writers[name] = writer
-        digests[name] = model_digest(scoring.scored_model(writer), writer.tokenizer)
+        digests[name] = model_digest(judging.scored_model(writer), writer.tokenizer)
     processes.say(f"loading the scorer {args.scorer} ...")
     # In float32 whatever the models write in: its opinion is the measure.
-    scorer = scoring.load_scorer(args.scorer, processes.device, "float32")
+    scorer = judging.load_scorer(args.scorer, processes.device, "float32")
     tokenizer = next(iter(writers.values())).tokenizer
     found = {}
     for split, texts in ((args.split, documents), (other, more)):
-        found[split] = scoring.passages(texts, tokenizer, args.prompt_len, args.length)
+        found[split] = judging.passages(texts, tokenizer, args.prompt_len, args.length)
         if len(found[split]) < args.num_samples:
             raise UserError(
                 f"--num_samples {args.num_samples}: the {split} text has only {len(found[split])} "

@@ -15,12 +15,12 @@ import sklearn
 import torch
 import transformers
 
-from . import hardware, metrics, rows, scoring
+from . import hardware, judging, metrics, rows
 from .canvas import encode, prompt_ids, written_ids
+from .judging import Scorer, estimate_json, shuffled
 from .options import GenerationOptions
 from .processes import Processes, Progress
 from .rows import REAL, SHUFFLED, Row, Store, check_distinct, digest
-from .scoring import Scorer, estimate_json, shuffled
 
 # More texts to compare with give a higher self-BLEU, so there are always so many if possible.
 BLEU_REFERENCES = 63
@@ -90,7 +90,7 @@ def keys(board: Board, row: Row) -> tuple[str, str]:
         "batch_size": args.batch_size,
         "processor": hardware.processor(),
         "versions": [torch.__version__, transformers.__version__],
-        "code": rows.code_digest("generation", "autoregressive", "scoring"),
+        "code": rows.code_digest("generation", "autoregressive", "judging"),
     }
     if row.options:
         writer = board.writers[row.model]
@@ -228,7 +228,7 @@ def likelihoods(board: Board) -> list[dict]:
             what = {"model": board.digests[name], "dtype": str(board.writers[name].dtype),
                     "documents": board.documents, "prefix": prefix,
                     "size": size, "blocks": args.likelihood_blocks, **settings,
-                    "version": rows.VERSION, "code": rows.code_digest("scoring")}  # fmt: skip
+                    "version": rows.VERSION, "code": rows.code_digest("judging")}  # fmt: skip
             jobs.append((name, prefix, digest(what)))
     done = board.processes.agree({key for *_, key in jobs if board.store.has_row(key)})
 
@@ -236,7 +236,7 @@ def likelihoods(board: Board) -> list[dict]:
         name, prefix, key = job
         if key in done:
             return {**board.store.read_row(key), "model": board.label(name)}
-        entry = scoring.likelihood(
+        entry = judging.likelihood(
             board.writers[name], board.documents, size, prefix, args.likelihood_blocks, **settings
         )
         entry = {"model": board.label(name), **entry}

@@ -111,9 +111,9 @@ def test_a_digest_of_code_follows_its_imports(tmp_path, monkeypatch):
 
 
 def test_what_writes_texts_is_in_the_digest():
-    before = rows.code_digest("generation", "autoregressive", "scoring")
-    assert before == rows.code_digest("scoring", "autoregressive", "generation")
-    assert before != rows.code_digest("scoring")
+    before = rows.code_digest("generation", "autoregressive", "judging")
+    assert before == rows.code_digest("judging", "autoregressive", "generation")
+    assert before != rows.code_digest("judging")
 
 
 def test_a_model_is_known_by_its_weights(tiny_gpt2):

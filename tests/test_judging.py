@@ -9,13 +9,13 @@ import torch
 from conftest import SENTENCES
 from tabular import TabularDenoiser
 
-from diffusion import objective, scoring
+from diffusion import judging, objective
 from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import encode
 from diffusion.checkpoints import load_tokenizer
 from diffusion.errors import UserError
 from diffusion.generation import load_writer
-from diffusion.scoring import windows
+from diffusion.judging import windows
 
 LENGTH, VOCAB = 4, 3
 DENOISER = TabularDenoiser(LENGTH, VOCAB, seed=1)
@@ -38,12 +38,12 @@ def exact_bound(text) -> float:
     return total
 
 
-@pytest.mark.parametrize("estimator", scoring.ESTIMATORS)
+@pytest.mark.parametrize("estimator", judging.ESTIMATORS)
 @pytest.mark.parametrize("text", [(2, 0, 1, 2), (0, 0, 0, 0)])
 def test_both_estimators_give_the_exact_bound(estimator, text):
     blocks = torch.tensor(text).expand(4000, LENGTH)
     editable = torch.ones_like(blocks, dtype=torch.bool)
-    bound = scoring.ESTIMATORS[estimator](
+    bound = judging.ESTIMATORS[estimator](
         DENOISER, blocks, editable, DENOISER.mask_id, BYTES, draws=10, batch_size=4000
     )
     expected = exact_bound(text) / LENGTH
@@ -65,7 +65,7 @@ def test_only_the_asked_tokens_are_masked_and_a_constant_loss_tells_the_estimato
 
     both = [
         estimate(uniform, blocks, editable, VOCAB, BYTES, draws=4)
-        for estimate in scoring.ESTIMATORS.values()
+        for estimate in judging.ESTIMATORS.values()
     ]
     assert both[0].nats_per_token == pytest.approx(math.log(VOCAB), abs=1e-6)
     assert both[0].standard_error == pytest.approx(0, abs=1e-6) and both[1].standard_error > 0.01
@@ -118,8 +118,8 @@ def test_a_model_of_the_hub_is_read_one_slot_to_the_left(writers):
     """It has no note from finetune.py; transformers' own loss is the judge."""
     causal = writers[1]
     assert "diffusion" not in causal.model.config.to_dict()
-    found = scoring.likelihood(causal, DOCUMENTS, 32, 1, 100, **SETTINGS)
-    blocks = torch.tensor(scoring.corpus.pack(DOCUMENTS, causal.tokenizer, 32).tolist())
+    found = judging.likelihood(causal, DOCUMENTS, 32, 1, 100, **SETTINGS)
+    blocks = torch.tensor(judging.corpus.pack(DOCUMENTS, causal.tokenizer, 32).tolist())
     with torch.no_grad():
         loss = causal.model(blocks, labels=blocks).loss.item()
     assert found["nats_per_token"][0] == pytest.approx(loss, rel=1e-5)
@@ -131,12 +131,12 @@ def test_a_model_of_the_hub_is_read_one_slot_to_the_left(writers):
 
 def test_a_prefix_is_given_and_not_asked_for(writers):
     for writer in writers:
-        whole, rest = (scoring.likelihood(writer, DOCUMENTS, 32, n, 3, **SETTINGS) for n in (1, 10))
+        whole, rest = (judging.likelihood(writer, DOCUMENTS, 32, n, 3, **SETTINGS) for n in (1, 10))
         assert (whole["tokens"], rest["tokens"]) == (3 * 31, 3 * 22)
         low, high = rest["nats_per_token"][1:]
         assert low < rest["nats_per_token"][0] < high
     with pytest.raises(UserError, match="prefix of 32"):
-        scoring.likelihood(writers[0], DOCUMENTS, 32, 32, 3, **SETTINGS)
+        judging.likelihood(writers[0], DOCUMENTS, 32, 32, 3, **SETTINGS)
 
 
 # ---------------------------------------------------------------- passages
@@ -144,7 +144,7 @@ def test_a_prefix_is_given_and_not_asked_for(writers):
 
 def test_passages_are_whole_stable_and_apart(tiny_model):
     tokenizer = load_tokenizer(str(tiny_model))
-    found = scoring.passages(DOCUMENTS, tokenizer, 5, 12)
+    found = judging.passages(DOCUMENTS, tokenizer, 5, 12)
     assert len(found) > 4
     for passage in found:
         prompt, text = passage.prompt, passage.prompt + passage.continuation
@@ -158,19 +158,19 @@ def test_passages_are_whole_stable_and_apart(tiny_model):
     for document in DOCUMENTS:
         spans = sorted(
             (document.index(p.prompt + p.continuation), len(p.prompt + p.continuation))
-            for p in scoring.passages([document], tokenizer, 5, 12)
+            for p in judging.passages([document], tokenizer, 5, 12)
         )
         for (a, n), (b, _) in itertools.pairwise(spans):
             assert a + n <= b
-    assert scoring.passages(DOCUMENTS, tokenizer, 5, 1000) == []
+    assert judging.passages(DOCUMENTS, tokenizer, 5, 1000) == []
 
 
 def test_shuffled_text_has_the_same_words():
     text = " the old town and the new bridge over the river in the rain"
-    other = scoring.shuffled(text, 3)
+    other = judging.shuffled(text, 3)
     assert other != text and sorted(other.split()) == sorted(text.split())
     assert other.startswith(" ") and "  " not in other
-    assert scoring.shuffled(text, 3) == other != scoring.shuffled(text, 4)
+    assert judging.shuffled(text, 3) == other != judging.shuffled(text, 4)
 
 
 # ---------------------------------------------------------------- the scorer
@@ -190,7 +190,7 @@ def test_windows_read_every_token_once_with_half_a_window_of_context():
 
 @pytest.fixture(scope="module")
 def scorer(tiny_gpt2):
-    return scoring.load_scorer(str(tiny_gpt2))
+    return judging.load_scorer(str(tiny_gpt2))
 
 
 def plain(scorer, ids, first):
@@ -268,7 +268,7 @@ def test_special_tokens_in_a_text_are_words(scorer):
 
 def test_a_masked_model_is_no_scorer(tiny_model):
     with pytest.raises(UserError, match="--scorer FOLDER"):
-        scoring.load_scorer(str(tiny_model))
+        judging.load_scorer(str(tiny_model))
 
 
 def test_without_the_hub_the_error_names_the_flag(monkeypatch):
@@ -276,5 +276,5 @@ def test_without_the_hub_the_error_names_the_flag(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"gpt2-large.*--scorer FOLDER") as error:
-        scoring.load_scorer("gpt2-large")
+        judging.load_scorer("gpt2-large")
     assert "\n" not in str(error.value)
