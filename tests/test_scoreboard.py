@@ -1,0 +1,431 @@
+"""scoreboard.py from its command line to its tables, with models of noise."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import SENTENCES
+from PIL import Image
+
+import scoreboard
+from diffusion import board, processes, report, rows
+from diffusion.autoregressive import CausalWriter
+from diffusion.errors import run
+from diffusion.generation import Writer
+from diffusion.metrics import Estimate
+
+ROOT = Path(scoreboard.__file__).parent
+SIZE = ["--num_samples", "6", "--prompt_len", "4", "--length", "8", "--batch_size", "2",
+        "--block_size", "32", "--likelihood_blocks", "3", "--draws", "2", "--clusters", "3"]  # fmt: skip
+CAUSAL_SCORER = "{gpt2}"
+GRID = """
+[[row]]
+model = "{gpt2}"
+temperature = [0.8, 1.0]
+
+[[row]]
+model = "{masked}"
+sampler = "confidence"
+n_steps = [2, 4]
+
+[[row]]
+model = "{masked}"
+sampler = "ancestral"
+n_steps = 4
+conditional = false
+"""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Documents in which no two passages are one."""
+    documents = []
+    for i in range(24):
+        turned = SENTENCES[i % 4 :] + SENTENCES[: i % 4]
+        documents.append("\n\n".join(f"{s[:-1]}, {i} times." for s in turned))
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n\n\n".join(documents))
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory, tiny_model, tiny_gpt2):
+    path = tmp_path_factory.mktemp("grid") / "grid.toml"
+    path.write_text(GRID.replace("{gpt2}", str(tiny_gpt2)).replace("{masked}", str(tiny_model)))
+    return str(path)
+
+
+def launch(flags, folder: Path) -> int:
+    """The exit code of the script, run in this process and in ``folder``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["scoreboard.py", *map(str, flags)])
+        try:
+            run(scoreboard.main)
+        except SystemExit as end:
+            return end.code
+    return 0
+
+
+@pytest.fixture
+def call(monkeypatch, capfd, tmp_path):
+    """Runs the script here: flags -> (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*flags):
+        capfd.readouterr()
+        code = launch(flags, tmp_path)
+        return code, *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, text, grid, tiny_gpt2):
+    """The folder of a run that nothing has disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    flags = ["--dataset", text, "--settings", grid, "--scorer", tiny_gpt2, *SIZE]
+    assert launch([*flags, "--output_dir", "board"], folder) == 0
+    return folder / "board"
+
+
+@pytest.fixture
+def score(call, text, grid, tiny_gpt2):
+    """The same with the models, the grid and the text filled in."""
+    return lambda *flags: call(
+        "--dataset", text, "--settings", grid, "--scorer", tiny_gpt2, *SIZE, *flags
+    )
+
+
+def result(folder) -> dict:
+    return json.loads((Path(folder) / "results.json").read_text())
+
+
+def untimed(data: dict) -> dict:
+    """Without what differs between two runs of the same."""
+    data = json.loads(json.dumps(data))
+    data.pop("command")
+    for row in data["rows"]:
+        for name in ("seconds", "tokens_per_second"):
+            row["metrics"].pop(name, None)
+    return data
+
+
+def test_a_run_and_all_that_it_leaves(score, text, tiny_gpt2):
+    code, out, err = score("--output_dir", "board", "--markdown", "RESULTS.md")
+    assert code == 0, err
+    assert sorted(os.listdir("board")) == [
+        "generations", "likelihood.png", "quality_nfe.png", "quality_seconds.png", "results.csv",
+        "results.json", "rows", "temperature.png",
+    ]  # fmt: skip
+    data = result("board")
+    found = {(r["model"], r["method"], r["conditional"]): r for r in data["rows"]}
+    assert list(found) == [
+        ("real text", "", True), ("shuffled text", "", True),
+        ("real text", "", False), ("shuffled text", "", False),
+        ("tiny-gpt2", "left to right (temperature 0.8)", True), ("tiny-gpt2", "left to right", True),
+        ("tiny", "confidence (n_steps 2)", True), ("tiny", "confidence (n_steps 4)", True),
+        ("tiny", "ancestral (n_steps 4)", False),
+    ]  # fmt: skip
+    # Real and shuffled text have the same words in another order.
+    real, mixed = found["real text", "", True], found["shuffled text", "", True]
+    assert real["metrics"]["length"] == [8, 8, 8] and mixed["metrics"]["gen_ppl"][0] > 0
+    for row in data["rows"]:
+        lines = (Path("board") / row["texts"]).read_text().split("\n")
+        written = [json.loads(line) for line in lines if line]
+        assert [s["index"] for s in written] == list(range(6))
+        assert all((s["prompt"] == "") != row["conditional"] for s in written)
+        for name in report.METRICS:
+            value, low, high = row["metrics"].get(name, [None] * 3)
+            assert value is None or low is None or low <= value <= high, name
+    # NFE and lengths are what they must be.
+    two, four = (found["tiny", f"confidence (n_steps {n})", True] for n in (2, 4))
+    assert two["metrics"]["nfe"] == [2, 2, 2] and four["metrics"]["nfe"] == [4, 4, 4]
+    assert 0 < two["metrics"]["length"][0] <= 8
+    assert found["tiny", "ancestral (n_steps 4)", False]["metrics"]["length"][0] <= 12
+    likelihoods = [(e["model"], e["estimator"], e["prefix_len"]) for e in data["likelihood"]]
+    assert likelihoods == [
+        ("tiny-gpt2", "exact", 1), ("tiny-gpt2", "exact", 4),
+        ("tiny", "fixed-count", 1), ("tiny", "fixed-count", 4),
+    ]  # fmt: skip
+    # The scorer is a compared model here, few texts warn, and both are said.
+    assert data["scorer"]["compared"] == "tiny-gpt2"
+    for said in (out, Path("RESULTS.md").read_text()):
+        assert "It is one of the compared models (tiny-gpt2)" in said
+        assert "fewer than 1000 texts" in said and "Self-BLEU against 5 others" in said
+        assert "in 3 clusters" in said and "in batches of 2" in said and "Scorer: tiny-gpt2" in said
+    assert "scoreboard.py --dataset" in Path("RESULTS.md").read_text()
+    assert data["paired_with"].startswith("tiny-gpt2") and len(data["paired"]) == 5
+    lines = list(csv.DictReader(Path("board/results.csv").read_text().splitlines()))
+    assert len(lines) == 9 and float(lines[6]["nfe"]) == 2 and lines[0]["nfe"] == ""
+    for name in ("quality_nfe", "quality_seconds", "temperature", "likelihood"):
+        with Image.open(f"board/{name}.png") as image:
+            assert image.width >= 900
+            # Readable in greyscale: there is no colour at all.
+            r, g, b = (channel.tobytes() for channel in image.convert("RGB").split())
+            assert r == g == b
+    # Shown again from the file alone.
+    code, again, err = run_again(text)
+    assert code == 0 and again == out
+
+
+def run_again(text):
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, scoreboard; sys.argv = ['scoreboard.py', '--results', "
+         "'board/results.json']; scoreboard.main(); assert 'torch' not in sys.modules"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_stopped_run_goes_on_and_equals_one_that_was_not(score, monkeypatch, whole):
+    real, calls = Writer.generate, []
+
+    def stopped(self, *arguments):
+        calls.append(1)
+        if len(calls) == 6:  # a warm-up and 3 batches of one row, 2 of the next
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Writer, "generate", stopped)
+    assert score("--output_dir", "parts")[0] == 130
+    assert not os.path.exists("parts/results.json")
+    kept = {p.name: p.stat().st_mtime_ns for p in Path("parts/rows").iterdir()}
+    assert len(kept) == 7  # 4 of real text, 2 of GPT-2, 1 of diffusion
+    monkeypatch.setattr(Writer, "generate", real)
+    monkeypatch.setattr(CausalWriter, "generate", None)  # its rows are there
+    code, _, err = score("--output_dir", "parts")
+    assert code == 0, err
+    assert untimed(result("parts")) == untimed(result(whole))
+    for name, time in kept.items():
+        assert (Path("parts/rows") / name).stat().st_mtime_ns == time
+    assert sorted(os.listdir("parts/generations")) == sorted(os.listdir(whole / "generations"))
+
+    # Another number of clusters needs no new texts.
+    monkeypatch.setattr(Writer, "generate", None)
+    code, _, err = score("--output_dir", "parts", "--clusters", "2")
+    assert code == 0, err
+    assert result("parts")["clusters"] == 2
+    assert sorted(os.listdir("parts/generations")) == sorted(os.listdir(whole / "generations"))
+    # An emptied file of generations is not taken for one without texts.
+    for path in Path("parts/generations").iterdir():
+        path.write_text("")
+    code, _, err = score("--output_dir", "parts", "--clusters", "4")
+    assert code == 2 and "is empty" in err
+
+
+def test_a_full_disk_in_the_middle_loses_nothing(score, monkeypatch, whole):
+    real, writes = Path.write_bytes, []
+
+    def full(self, content):
+        writes.append(1)
+        if len(writes) > 9:
+            raise OSError(28, "No space left on device")
+        return real(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code, _, err = score("--output_dir", "board")
+    assert code == 2 and "No space left" in err and "Traceback" not in err
+    rows_before = sorted(os.listdir("board/rows"))
+    assert rows_before
+    monkeypatch.setattr(Path, "write_bytes", real)
+    code, _, err = score("--output_dir", "board")
+    assert code == 0, err
+    assert set(rows_before) < set(os.listdir("board/rows"))
+    assert untimed(result("board")) == untimed(result(whole))
+
+
+def test_two_processes_equal_one(whole, text, grid, tiny_gpt2, tmp_path):
+    flags = ["--dataset", text, "--settings", grid, "--scorer", tiny_gpt2, *SIZE,
+             "--output_dir", tmp_path / "two", "--device", "cpu"]  # fmt: skip
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+                "--main_process_port", "0"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, *launcher, str(ROOT / "scoreboard.py"), *map(str, flags)],
+        capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert untimed(result(tmp_path / "two")) == untimed(result(whole))
+    assert done.stdout.count("== After prompts") == 1  # one process speaks
+    assert sorted(os.listdir(tmp_path / "two" / "rows")) == sorted(os.listdir(whole / "rows"))
+
+
+# ---------------------------------------------------------------- tables
+
+
+def tiny_results(**changes) -> dict:
+    row = {"model": "m", "method": "x", "conditional": True, "settings": {}, "seed": 0, "samples": 4,
+           "metrics": {"gen_ppl": [123.4, 110.0, 140.0], "nfe": [8, 8, 8]}}  # fmt: skip
+    data = {
+        "command": "python scoreboard.py", "data": {"name": "d", "split": "test",
+        "reference_split": "validation"}, "samples": 4, "prompt_len": 2, "length": 3, "clusters": 2,
+        "batch_size": 2, "scorer": {"name": "s", "hash": "", "compared": ""}, "notes": [],
+        "likelihood": [], "rows": [row], "paired_with": "", "paired": [], "hardware": "h",
+        "processor": "p", "versions": {"torch": "1"},
+    }  # fmt: skip
+    return data | changes
+
+
+def test_a_table_shows_no_digit_too_many():
+    shown = report.plain_text(tiny_results())
+    assert "120 ± 20" in shown and "123" not in shown
+    assert "one of the compared" not in shown
+    assert "| 120 ± 20 |" in report.markdown(tiny_results())
+    assert report.estimate([None, None, None]).half != report.estimate([None, None, None]).half
+
+
+def test_a_bar_in_a_name_does_not_break_a_markdown_table():
+    data = tiny_results()
+    data["rows"][0]["model"] = "a|b"
+    line = next(line for line in report.markdown(data).splitlines() if "a\\|b" in line)
+    assert line.count("|") - 1 == 10
+
+
+def test_pictures_of_next_to_nothing(tmp_path):
+    """One row, no MAUVE, no likelihood."""
+    data = tiny_results()
+    data["rows"][0]["metrics"] |= {"mauve": [float("nan")] * 3, "entropy": [float("nan")] * 3}
+    for name in ("seconds", "tokens_per_second"):
+        data["rows"][0]["metrics"][name] = [0.5, float("nan"), float("nan")]
+    names = [path.name for path in report.write_all(data, tmp_path)]
+    assert "likelihood.png" not in names and "quality_nfe.png" in names
+    assert "NaN" not in (tmp_path / "results.json").read_text()
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+BAD = {
+    "two sources of rows": (["--quick", "--settings", "x"], "--quick"),
+    "no such settings": (["--settings", "nothing.toml"], "nothing.toml"),
+    "one text": (["--num_samples", "1"], "--num_samples 1"),
+    "more clusters than texts": (["--clusters", "7"], "--clusters 7"),
+    "one cluster": (["--clusters", "1"], "--clusters 1"),
+    "no prompt": (["--prompt_len", "0"], "--prompt_len 0"),
+    "no batch": (["--batch_size", "0"], "--batch_size 0"),
+    "prompt beyond the block": (["--prompt_len", "32"], "--block_size 32"),
+    "more texts than passages": (["--num_samples", "500"], "--num_samples 500"),
+    "beyond the positions": (["--length", "100", "--num_samples", "2"], "64 positions"),
+    "unknown flag": (["--num_sample", "3"], "--num_samples"),
+    "no results": (["--results", "nothing.json"], "nothing.json"),
+    "results and quick": (["--results", "x.json", "--quick"], "--results"),
+    "a masked scorer": (["--scorer", "MASKED"], "--scorer FOLDER"),
+    "a scorer that is nowhere": (["--scorer", "./nowhere"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case, text, grid, tiny_model, tiny_gpt2):
+    flags, named = BAD[case]
+    flags = [str(tiny_model) if f == "MASKED" else f for f in flags]
+    base = ["--dataset", text, "--scorer", tiny_gpt2, *SIZE, "--clusters", "2"]
+    if not {"--settings", "--results", "--quick"} & set(flags):
+        base += ["--settings", grid]
+    code, out, err = call(*base, *flags)
+    said = [line for line in err.splitlines() if line.startswith("scoreboard.py: ")]
+    assert (code, out, len(said)) == (2, "", 1), err
+    assert named in said[0] and "Traceback" not in err
+
+
+BAD_ROWS = {
+    "unknown sampler": ("sampler = 'confidnce'", "'confidence'"),
+    "an option of another sampler": ("sampler = 'seed'\nthreshold = 0.5", "--threshold"),
+    "unknown field": ("temprature = 1.0", "'temperature'"),
+    "two rows with one key": ("temperature = [1.0, 1.0]", "are the same"),
+    "two names of one thing": ("sampler = 'seed'\nn_steps = [10, 10]", "are the same"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_a_bad_row_gets_one_sentence_before_any_work(call, case, text, tiny_model, tiny_gpt2):
+    settings, named = BAD_ROWS[case]
+    Path("grid.toml").write_text(f"[[row]]\nmodel = '{tiny_model}'\n{settings}\n")
+    code, _, err = call("--dataset", text, "--settings", "grid.toml", "--scorer", tiny_gpt2, *SIZE)
+    assert code == 2 and named in err.splitlines()[-1] and "Traceback" not in err
+    assert not os.path.exists("runs/scoreboard/generations")
+
+
+def test_diffusion_options_on_gpt2_are_refused(call, text, tiny_gpt2):
+    Path("grid.toml").write_text(f"[[row]]\nmodel = '{tiny_gpt2}'\nn_steps = 4\n")
+    code, _, err = call("--dataset", text, "--settings", "grid.toml", "--scorer", tiny_gpt2, *SIZE)
+    assert code == 2 and "--n_steps 4 steers diffusion" in err
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (lambda t: t.replace('"version": 1', '"version": 7'), "version 7"),
+        (lambda t: t[:100], "not complete JSON"),
+        (lambda t: "[]", "not of a scoreboard"),
+        (lambda t: t.replace('"clusters"', '"blusters"'), "damaged"),
+        (lambda t: t.replace("123.4", '"x"'), "damaged"),
+    ],
+)
+def test_bad_results(call, tmp_path, change, named):
+    path = tmp_path / "results.json"
+    text = report.dump(tiny_results())
+    path.write_text(text)
+    assert call("--results", path)[0] == 0
+    path.write_text(change(text))
+    code, out, err = call("--results", path)
+    assert (code, out) == (2, "") and named in err and err.count("\n") == 1
+
+
+def test_what_a_reader_must_know_is_said():
+    args = scoreboard.ScoreOptions(num_samples=2000)
+    shared = SimpleNamespace(args=args, scorer=SimpleNamespace(positions=64))
+    entries = [{"windowed": 3, "full_length": 1990}, {"windowed": 0, "full_length": 2000}]
+    windowed, short = board.notes(shared, entries)
+    assert windowed.startswith("3 texts are longer than the 64 positions of the scorer")
+    assert short.startswith("10 texts are shorter than the full length")
+
+
+def test_help_is_quick_and_needs_no_torch():
+    code = "import sys, scoreboard; sys.argv = ['x', '--help']\ntry:\n scoreboard.main()\nfinally:"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "\n assert not {'torch', 'sklearn'} & set(sys.modules)"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0 and "--likelihood_blocks" in done.stdout, done.stderr
+
+
+def test_the_default_grids_are_valid():
+    for quick in (True, False):
+        args = scoreboard.ScoreOptions(quick=quick)
+        found = rows.expand(scoreboard.grid(args), [args.model, args.baseline])
+        for row in found:
+            if row.model == args.model:
+                row.options.check()
+            else:
+                row.options.check_autoregressive()
+        assert len({(r.model, board.method(r), r.conditional) for r in found}) == len(found)
+
+
+def test_progress_tells_the_time_left(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(processes.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    bar = processes.Progress(10, quiet=False)
+    now[0] += 60
+    bar.add(2, "row 1/3")
+    assert " 20%, 4.0 min left, row 1/3" in capsys.readouterr().err
+    processes.Progress(10, quiet=True).add(1, "x")
+    assert capsys.readouterr().err == ""
+    assert str(Estimate(1.0)) == "~1"
