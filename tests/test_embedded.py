@@ -1,4 +1,5 @@
-"""The checkpoint that comes with the repository: small, safe, and better than counting words."""
+"""The checkpoints that come with the repository: small, safe, matched, and better than counting
+words."""
 
 import json
 
@@ -6,7 +7,8 @@ import pytest
 import torch
 
 from diffusion import checkpoints, corpus, objective
-from diffusion.canvas import written_text
+from diffusion.autoregressive import load_causal_writer
+from diffusion.canvas import written_ids, written_text
 from diffusion.generation import load_writer
 from diffusion.options import SAMPLERS, GenerationOptions
 
@@ -26,8 +28,17 @@ def writer():
     return load_writer("roberta-small-wikitext", dtype="float32")
 
 
-def test_it_is_small_and_without_pickles():
-    files = {path.name: path.stat().st_size for path in checkpoints.EMBEDDED.iterdir()}
+BOTH = [checkpoints.EMBEDDED, checkpoints.WEIGHTS / "gpt2-small-wikitext"]
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    return load_causal_writer("gpt2-small-wikitext", dtype="float32")
+
+
+@pytest.mark.parametrize("folder", BOTH, ids=lambda folder: folder.name)
+def test_it_is_small_and_without_pickles(folder):
+    files = {path.name: path.stat().st_size for path in folder.iterdir()}
     assert sum(files.values()) <= 30e6
     assert "model.safetensors" in files and "README.md" in files
     assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in files)
@@ -56,10 +67,35 @@ def test_its_bound_on_new_text_is_far_below_the_unigram_entropy(writer):
     assert bound.nats_per_token < 6.3
 
 
-def test_its_card_says_what_its_config_says(writer):
-    card = (checkpoints.EMBEDDED / "README.md").read_text()
-    settings = json.loads((checkpoints.EMBEDDED / "config.json").read_text())["diffusion"]
-    assert settings["objective"] == "diffusion"
+def test_the_nll_of_gpt2_on_new_text_is_far_below_the_unigram_entropy(gpt2):
+    ids = torch.tensor([[0, *gpt2.tokenizer(TEXT, add_special_tokens=False)["input_ids"]]])
+    with torch.no_grad():
+        nll = gpt2.model(ids, labels=ids).loss.item()
+    assert nll < 4.5
+
+
+def test_the_two_are_matched(writer, gpt2):
+    """What the cards claim: the same tokenizer, body shape, number of parameters, tokens seen."""
+    masked, causal = writer.denoiser.row_logits.model, gpt2.model
+    count = [sum(p.numel() for p in model.parameters()) for model in (masked, causal)]
+    assert abs(count[0] / count[1] - 1) < 0.03
+    assert writer.tokenizer.get_vocab() == gpt2.tokenizer.get_vocab()
+    a, b = masked.config, causal.config
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        assert getattr(a, name) == getattr(b, name), name
+    assert a.intermediate_size == 4 * b.hidden_size and b.n_inner is None
+    assert a.diffusion["tokens_seen"] == b.diffusion["tokens_seen"]
+    assert a.hidden_dropout_prob == b.resid_pdrop == b.embd_pdrop == 0
+    assert a.attention_probs_dropout_prob == b.attn_pdrop == 0
+    assert writer.positions == gpt2.positions
+
+
+@pytest.mark.parametrize("folder", BOTH, ids=lambda folder: folder.name)
+def test_its_card_says_what_its_config_says(folder):
+    card = (folder / "README.md").read_text()
+    settings = json.loads((folder / "config.json").read_text())["diffusion"]
+    assert settings["objective"] == ("causal" if "gpt2" in folder.name else "diffusion")
+    assert "test split" in card
     assert f"{settings['tokens_seen']:,}" in card
     assert f"{settings['bound_nats_per_token']:.4f} ±" in card
     assert "python finetune.py" in card
@@ -72,3 +108,10 @@ def test_the_same_text_alone_and_in_a_batch(writer, sampler):
     *_, alone = writer.generate(["The river"], options, [3])
     assert together.ids[1].tolist() == alone.ids[0].tolist()
     assert written_text(writer.tokenizer, alone, 0).startswith("The river")
+
+
+def test_gpt2_writes_the_same_text_alone_and_in_a_batch(gpt2):
+    options = GenerationOptions(max_len=64)
+    *_, together = gpt2.generate(["The town of", "The river", "In 1887"], options, [0, 3, 1])
+    *_, alone = gpt2.generate(["The river"], options, [3])
+    assert written_ids(together, 1) == written_ids(alone, 0)
