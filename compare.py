@@ -8,9 +8,7 @@ python compare.py --sweep --output_dir runs/sweep           # seconds against le
 """
 
 import dataclasses
-import gc
 import os
-import platform
 import statistics
 import sys
 from dataclasses import asdict, dataclass, field
@@ -22,31 +20,19 @@ from diffusion.animation import check_animation_path, check_display, save_film, 
 from diffusion.errors import UserError, run
 from diffusion.film import Film, Track, check_slowdown, rate_line, synchronized
 from diffusion.flags import parse_flags
-from diffusion.options import COMPARED_SAMPLER, STEPPED, GenerationOptions, at_least
+from diffusion.options import COMPARED_SAMPLER, STEPPED, GenerationOptions, PairOptions, at_least
 from diffusion.terminal import supports_live
 
 # torch and transformers' models take seconds to import; --help and mistakes need neither.
 
 
 @dataclass
-class CompareOptions:
-    model: str = field(
-        default="roberta-small-wikitext",
-        metadata={"help": "The masked LM: folder, name in weights/, or hub name."},
-    )
-    baseline: str = field(
-        default="gpt2-small-wikitext",
-        metadata={"help": "The causal LM: folder, name in weights/, or hub name such as gpt2."},
-    )
+class CompareOptions(PairOptions):
     repeats: int = field(
         default=5, metadata={"help": "Measured runs of each model, after one to warm up."}
     )
     slowdown: float = field(
         default=1.0, metadata={"help": "Show everything so many times slower; 1 is true time."}
-    )
-    device: str = field(default="auto", metadata={"help": "auto: CUDA, then MPS, then CPU."})
-    dtype: str = field(
-        default="auto", metadata={"help": "float32, bfloat16, float16 or auto, as in inference.py."}
     )
     save_animation: str | None = field(
         default=None,
@@ -113,29 +99,6 @@ def options_for(writers: list, generation: GenerationOptions, prompt: str) -> li
     return options
 
 
-def measure(writers: list, options: list, prompt: str, repeats: int, on_run) -> list[list[list]]:
-    """The Steps of every run, [writer][repeat]. Each writer runs alone; nothing is decoded, drawn
-    or printed meanwhile; who goes first alternates. One run of each comes before, to warm up."""
-    import torch
-
-    runs = [[] for _ in writers]
-    order = list(range(len(writers)))
-    try:
-        for repeat in range(-1, repeats):
-            for i in order if repeat % 2 == 0 else reversed(order):
-                gc.collect()
-                steps = list(writers[i].record([prompt], options[i], [0]))
-                if repeat >= 0:
-                    runs[i].append(steps)
-                on_run()
-    except torch.OutOfMemoryError:
-        raise UserError(
-            f"the device ran out of memory with one text of {options[0].length} new tokens; try "
-            f"--length {max(1, options[0].length // 2)}"
-        ) from None
-    return runs
-
-
 def median_run(runs: list) -> list:
     """The run with the median time: one that took place, so that its times belong together."""
     return sorted(runs, key=lambda steps: steps[-1].seconds)[(len(runs) - 1) // 2]
@@ -143,15 +106,13 @@ def median_run(runs: list) -> list:
 
 def measured(writers: list, generation: GenerationOptions, args, prompt: str) -> dict:
     """The record of one comparison, see `record`."""
+    from diffusion import hardware
     from diffusion.canvas import written_ids, written_text
     from diffusion.frames import Framer
+    from diffusion.measuring import measure
 
     options = options_for(writers, generation, prompt)
-    total = 2 * (args.repeats + 1)
-    count = iter(range(1, total + 1))
-    runs = measure(
-        writers, options, prompt, args.repeats, lambda: writing.progress(next(count), total, "run")
-    )
+    runs = measure(list(zip(writers, options, strict=True)), prompt, args.repeats, keep=list)
     same = writers[0].tokenizer.get_vocab() == writers[1].tokenizer.get_vocab()
     sides = []
     for writer, own, all_runs in zip(writers, options, runs, strict=True):
@@ -177,25 +138,7 @@ def measured(writers: list, generation: GenerationOptions, args, prompt: str) ->
         # Tokens of two tokenizers are not of one length, characters are.
         "unit": "token" if same else "character",
         "sides": sides,
-        **machine(writers[0]),
-    }
-
-
-def machine(writer) -> dict:
-    """What the numbers depend on."""
-    import torch
-    import transformers
-
-    from diffusion import hardware
-
-    return {
-        "hardware": hardware.describe(writer.device, writer.dtype),
-        "processor": hardware.processor(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        **hardware.record(writers[0].device, writers[0].dtype),
     }
 
 
@@ -383,7 +326,7 @@ def main() -> None:
     if args.sweep:
         from diffusion.sweep import sweep
 
-        return sweep(writers, generation, args.repeats, Path(args.output_dir), machine(writers[0]))
+        return sweep(writers, generation, args.repeats, Path(args.output_dir))
 
     def compare(text: str) -> None:
         present(measured(writers, generation, args, text), args)

@@ -21,7 +21,6 @@ settings has a table for each row, and a list as a value makes a row of each ele
 """
 
 import dataclasses
-import platform
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from pathlib import Path
 from diffusion import report, writing
 from diffusion.errors import UserError, run
 from diffusion.flags import parse_flags
-from diffusion.options import at_least
+from diffusion.options import PairOptions, at_least
 from diffusion.processes import Processes
 from diffusion.rows import REAL, SHUFFLED, Row, Store, expand, read_grid
 
@@ -47,15 +46,7 @@ SCORER, QUICK_SCORER = "gpt2-large", "gpt2-small-wikitext"
 
 
 @dataclass
-class ScoreOptions:
-    model: str = field(
-        default="roberta-small-wikitext",
-        metadata={"help": "The masked LM: folder, name in weights/, or hub name."},
-    )
-    baseline: str = field(
-        default="gpt2-small-wikitext",
-        metadata={"help": "The causal LM: folder, name in weights/, or hub name such as gpt2."},
-    )
+class ScoreOptions(PairOptions):
     settings: str | None = field(
         default=None, metadata={"help": "A TOML file of rows, instead of the two models above."}
     )
@@ -103,10 +94,6 @@ class ScoreOptions:
     )  # fmt: skip
     batch_size: int = field(default=16, metadata={"help": "Texts written or judged at once."})
     seed: int = field(default=0, metadata={"help": "Of rows that do not name one."})
-    device: str = field(default="auto", metadata={"help": "auto: CUDA, then MPS, then CPU."})
-    dtype: str = field(
-        default="auto", metadata={"help": "float32, bfloat16, float16 or auto, as in inference.py."}
-    )
     output_dir: str = field(
         default="runs/scoreboard", metadata={"help": "Folder for results, texts and pictures."}
     )
@@ -234,10 +221,6 @@ def load(args: ScoreOptions, rows: list[Row], processes: Processes):
 
 def measure(args: ScoreOptions, processes: Processes) -> dict:
     """The results, see `report`."""
-    import sklearn
-    import torch
-    import transformers
-
     from diffusion import hardware
     from diffusion.board import generations, likelihoods, notes, paired, with_room
 
@@ -274,14 +257,7 @@ def measure(args: ScoreOptions, processes: Processes) -> dict:
         "rows": [{k: v for k, v in entry.items() if k != "nats"} for entry in entries],
         "paired_with": name,
         "paired": differences,
-        "hardware": hardware.describe(writer.device, writer.dtype),
-        "processor": hardware.processor(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "scikit-learn": sklearn.__version__,
-        },
+        **hardware.record(writer.device, writer.dtype, "scikit-learn"),
     }
 
 

@@ -10,7 +10,6 @@ of their ratio are printed and kept as JSON.
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 from pathlib import Path
@@ -18,7 +17,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-import transformers
 from transformers import AutoModelForMaskedLM, RobertaConfig
 
 from diffusion import hardware, rng
@@ -144,12 +142,10 @@ def main() -> None:
         record = {
             "benchmark": "loop",
             "model": args.model or "roberta-base shape",
-            "hardware": hardware.describe(device, dtype),
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__,
-                         "python": platform.python_version()},
+            **hardware.record(device, dtype),
             "options": vars(args),
             "results": results,
-        }  # fmt: skip
+        }
         write_text(Path(args.output), json.dumps(record, indent=1) + "\n")
 
 

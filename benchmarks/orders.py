@@ -66,7 +66,7 @@ def main() -> None:
     print(f"{'setting':58} {'T':>4} {'NFE':>6} {'seconds':>8} {'distinct':>9} {'repeats':>8}  NLL")
     for options in SETTINGS:
         options.max_len, options.seed = args.max_len, args.seed
-        *_, last = writer.generate(PROMPTS, options, [0] * len(PROMPTS))
+        *_, last = writer.record(PROMPTS, options, [0] * len(PROMPTS))
         new = ~last.frozen
         rows = [ids[mask] for ids, mask in zip(last.ids, new, strict=True)]
         distinct = sum(len(row.unique()) / len(row) for row in rows) / len(rows)

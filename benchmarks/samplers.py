@@ -12,7 +12,6 @@ so that other work on the machine does not change it.
 
 import argparse
 import json
-import platform
 import sys
 import time
 from itertools import islice
@@ -21,7 +20,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-import transformers
 from transformers import AutoModelForMaskedLM, RobertaConfig
 
 from diffusion import hardware, rng
@@ -210,13 +208,11 @@ def main() -> None:
     if args.output:
         record = {
             "benchmark": "samplers",
-            "hardware": hardware.describe(writer.device, writer.dtype),
+            **hardware.record(writer.device, writer.dtype),
             "threads": torch.get_num_threads(),
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__,
-                         "python": platform.python_version()},
             "options": vars(args),
             "results": results,
-        }  # fmt: skip
+        }
         if large:
             record["large"] = hardware.describe(device, dtype)
         write_text(Path(args.output), json.dumps(record, indent=1) + "\n")

@@ -124,8 +124,7 @@ def write_batch(board: Board, row: Row, indices: range) -> list[dict]:
         return common
     writer = board.writers[row.model]
     tokenizer = writer.tokenizer
-    for step in writer.generate(given, row.options, list(indices)):
-        last = step
+    *_, last = writer.record(given, row.options, list(indices))
     prefixes = prompt_ids(tokenizer, given, row.options.max_len)
     plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     for number, (sample, prefix) in enumerate(zip(common, prefixes, strict=True)):
@@ -149,7 +148,7 @@ def warm_up(board: Board, row: Row, batch: range) -> None:
     """Texts of two tokens that nobody keeps: what a model does once is not in a measured time."""
     options = dataclasses.replace(row.options, length=2)
     given = [board.prompts(row)[i] for i in batch]
-    for _ in board.writers[row.model].generate(given, options, list(batch)):
+    for _ in board.writers[row.model].record(given, options, list(batch)):
         pass
 
 

@@ -26,13 +26,14 @@ from .passages import (
     parse_template,
     short,
 )
-from .terminal import colour_enabled, supports_live
+from .terminal import colour_enabled
 from .writing import (
     Output,
     WritingOptions,
     animation,
     ask,
     facts,
+    is_live,
     progress,
     say,
     watch,
@@ -249,12 +250,6 @@ class Desk:
         """The most positions of a text: scores need the model to see it whole."""
         return min(self.generation.max_len, self.writer.positions)
 
-    @property
-    def watched(self) -> bool:
-        """Whether somebody may look on."""
-        script = self.script
-        return script.live and supports_live(sys.stdout) and not (script.json or script.output)
-
     def chunks(self, items, size: int | None = None):
         """The items in batches."""
         items, size = list(items), size or self.script.batch_size
@@ -433,7 +428,7 @@ class Desk:
             (sample, point) for sample in range(self.script.num_samples) for point in range(points)
         ]
         # Somebody who looks on sees each text come.
-        for some in self.chunks(jobs, 1 if self.watched else None):
+        for some in self.chunks(jobs, 1 if is_live(self.script) else None):
             samples = [sample for sample, _ in some]
             weights = [point / (points - 1) for _, point in some]
             keys = row_keys(self.generation, samples, self.writer.device)
@@ -496,7 +491,7 @@ class Desk:
             (steps, row, batch of jobs) of each job. The steps are all of them if the chosen one
             will be shown on its way, else the last alone.
         """
-        watched = self.watched or self.script.save_animation or self.script.show
+        watched = is_live(self.script) or self.script.save_animation or self.script.show
         places = []
         for part in self.chunks(jobs):
             steps = deque(begin(part), maxlen=None if watched else 1)

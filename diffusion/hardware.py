@@ -1,5 +1,6 @@
 """What machine is this: device, number format, threads, and a clock that waits for the device."""
 
+import importlib.metadata
 import os
 import platform
 import time
@@ -78,6 +79,20 @@ def processor() -> str:
         return platform.processor()
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor())
+
+
+def record(device: torch.device, dtype: torch.dtype, *packages: str) -> dict:
+    """What measured numbers depend on, for a JSON file: hardware, and the versions of Python,
+    torch, transformers and other installed ``packages``."""
+    import transformers
+
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    versions |= {name: importlib.metadata.version(name) for name in packages}
+    return {
+        "hardware": describe(device, dtype),
+        "processor": processor(),
+        "versions": {"python": platform.python_version(), **versions},
+    }
 
 
 def use_all_cores() -> None:

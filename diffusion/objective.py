@@ -125,8 +125,7 @@ def likelihood_bound(
         values = gather(values[None]).sum(0)
     number = torch.arange(total, device=device).view(len(blocks), draws)
     k = fixed_counts(1 + (u * count).long()[:, None], count[:, None], number, total)
-    bins = ((k - 0.5) / count[:, None] * 5).long().clamp(max=4)
-    by_rate = [values[bins == b].mean().item() if (bins == b).any() else math.nan for b in range(5)]
+    by_rate = _by_mask_rate(values, (k - 0.5) / count[:, None])
     return _summary(values.mean(1), count, blocks, editable, token_bytes, by_rate)
 
 
@@ -167,8 +166,7 @@ def bernoulli_bound(
             ce = cross_entropy(logits, ids[masked]).to(values.dtype)
             total = ce.new_zeros(len(ids)).index_add(0, masked.nonzero()[:, 0], ce)
             values[index, draw] = total / t[:, 0] / count[index]
-    bins = (rates * 5).long().clamp(max=4)
-    by_rate = [values[bins == b].mean().item() if (bins == b).any() else math.nan for b in range(5)]
+    by_rate = _by_mask_rate(values, rates)
     return _summary(values.mean(1), count, blocks, editable, token_bytes, by_rate)
 
 
@@ -192,6 +190,12 @@ def causal_nll(
         if on_batch:
             on_batch(min(start + batch_size, len(blocks)), len(blocks))
     return _summary(values, editable.sum(1), blocks, editable, token_bytes, [])
+
+
+def _by_mask_rate(values: Tensor, rates: Tensor) -> list[float]:
+    """Mean of the draws (N, D) in each fifth of the mask rates (N, D); nan where there is none."""
+    bins = (rates * 5).long().clamp(max=4)
+    return [values[bins == b].mean().item() if (bins == b).any() else math.nan for b in range(5)]
 
 
 def _summary(values, count, blocks, editable, token_bytes, by_rate) -> Bound:

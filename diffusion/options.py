@@ -343,6 +343,24 @@ class GenerationOptions:
                 within(f"--{name}", getattr(self, name), *self._RANGES[name])
 
 
+@dataclass
+class PairOptions:
+    """Two models to hold against each other, and where they compute."""
+
+    model: str = field(
+        default="roberta-small-wikitext",
+        metadata={"help": "The masked LM: folder, name in weights/, or hub name."},
+    )
+    baseline: str = field(
+        default="gpt2-small-wikitext",
+        metadata={"help": "The causal LM: folder, name in weights/, or hub name such as gpt2."},
+    )
+    device: str = field(default="auto", metadata={"help": "auto: CUDA, then MPS, then CPU."})
+    dtype: str = field(
+        default="auto", metadata={"help": "float32, bfloat16, float16 or auto, as in inference.py."}
+    )
+
+
 def at_least(flag: str, value: float, least: float) -> None:
     if not value >= least or value == float("inf"):  # "not >=" catches nan
         raise UserError(f"{flag} {value} must be a number of at least {least}")

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import statistics
+from collections import deque
 from pathlib import Path
 
-from . import writing
+from . import hardware, writing
 from .canvas import prompt_ids
 from .checkpoints import write_atomically, write_text
 from .errors import UserError
+from .measuring import measure
 from .options import GenerationOptions
 
 PROMPT = "The"
@@ -16,16 +18,8 @@ LENGTHS = (32, 64, 128, 256, 512, 1024)  # as far as both models reach, and the 
 STEPS = (4, 8, 16, 32, 64)
 
 
-def sweep(
-    writers: list, generation: GenerationOptions, repeats: int, folder: Path, machine: dict
-) -> None:
-    """Measure and write sweep.json and sweep.png into ``folder``.
-
-    In each repeat every setting has its turn, in an order that alternates, after one round to
-    warm up; nothing else runs meanwhile.
-    """
-    import torch
-
+def sweep(writers: list, generation: GenerationOptions, repeats: int, folder: Path) -> None:
+    """Measure and write sweep.json and sweep.png into ``folder``."""
     diffusion, baseline = writers
     if diffusion.tokenizer.get_vocab() != baseline.tokenizer.get_vocab():
         raise UserError(
@@ -46,31 +40,15 @@ def sweep(
                 options = dataclasses.replace(generation, length=length, max_len=reach)
                 jobs.append((diffusion, dataclasses.replace(options, n_steps=steps)))
 
-    seconds, nfe = [[] for _ in jobs], [0] * len(jobs)
-    total, done = len(jobs) * (repeats + 1), 0
-    for repeat in range(-1, repeats):
-        for j in range(len(jobs)) if repeat % 2 else reversed(range(len(jobs))):
-            writer, options = jobs[j]
-            try:
-                for last in writer.record([PROMPT], options, [0]):  # noqa: B007
-                    pass
-            except torch.OutOfMemoryError:
-                raise UserError(
-                    f"the device ran out of memory with one text of {options.length} new tokens; "
-                    "use a smaller model or device with more"
-                ) from None
-            if repeat >= 0:
-                seconds[j].append(last.seconds)
-                nfe[j] = int(last.nfe[0])
-            done += 1
-            writing.progress(done, total, "run")
+    lasts = measure(jobs, PROMPT, repeats, keep=lambda steps: deque(steps, maxlen=1).pop())
+    seconds = [[last.seconds for last in runs] for runs in lasts]
     results = [
         {
             "model": Path(writer.name).name,
             "kind": "diffusion" if writer is diffusion else "autoregressive",
             "steps": options.n_steps if writer is diffusion else None,
             "new_tokens": options.length,
-            "nfe": nfe[j],
+            "nfe": int(lasts[j][-1].nfe[0]),
             "seconds": seconds[j],
             "median": statistics.median(seconds[j]),
         }
@@ -81,7 +59,7 @@ def sweep(
         "version": 1,
         "sampler": dataclasses.replace(generation, n_steps=None).describe(),
         "repeats": repeats,
-        **machine,
+        **hardware.record(diffusion.device, diffusion.dtype),
         "results": results,
     }
     write_text(folder / "sweep.json", json.dumps(data, indent=1) + "\n")

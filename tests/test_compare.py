@@ -21,7 +21,7 @@ from test_animation import NASTY
 from test_terminal import FakeTerminal
 
 import compare
-from diffusion import animation, panes, record, terminal
+from diffusion import animation, measuring, panes, record, terminal
 from diffusion.animation import GIF_TICK, Stage
 from diffusion.errors import UserError, run
 from diffusion.film import Track, rate_line, synchronized, ticks
@@ -214,10 +214,11 @@ class FakeWriter:
             yield SimpleNamespace(seconds=second)
 
 
-def test_runs_alternate_after_one_to_warm_up():
+def test_runs_alternate_after_one_to_warm_up(monkeypatch):
     log, count = [], []
+    monkeypatch.setattr(measuring, "progress", lambda *state: count.append(state))
     writers = [FakeWriter("a", log, [9, 3, 1, 2]), FakeWriter("b", log, [9, 5, 6, 4])]
-    runs = compare.measure(writers, [None, None], "x", 3, lambda: count.append(1))
+    runs = measuring.measure([(writer, None) for writer in writers], "x", 3, keep=list)
     assert log == ["b", "a", "a", "b", "b", "a", "a", "b"]
     assert len(count) == 8
     assert [[steps[-1].seconds for steps in side] for side in runs] == [[3, 1, 2], [5, 6, 4]]
