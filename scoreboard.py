@@ -3,11 +3,13 @@
 python scoreboard.py --quick --dataset_dir data --output_dir runs/quick    # a minute on two cores
 python scoreboard.py --output_dir runs/board                               # much longer
 python scoreboard.py --settings grid.toml --scorer gpt2-large              # your own rows
-python scoreboard.py --results runs/board/results.json --markdown RESULTS.md
+python scoreboard.py --results runs/board/results.json --markdown report.md
 accelerate launch scoreboard.py ...                                        # several GPUs
 
 A run that was stopped goes on where it was when it is started again with the same flags. A file of
 settings has a table for each row, and a list as a value makes a row of each element:
+
+    title = "How many steps?"
 
     [[row]]
     model = "roberta-small-wikitext"
@@ -31,7 +33,7 @@ from diffusion.errors import UserError, run
 from diffusion.flags import parse_flags
 from diffusion.options import PairOptions, at_least
 from diffusion.processes import Processes
-from diffusion.rows import REAL, SHUFFLED, Row, Store, expand, read_grid
+from diffusion.rows import REAL, SHUFFLED, Grid, Row, Store, expand, read_grid
 
 # torch and transformers' models take seconds to import; --help and mistakes need neither.
 
@@ -97,8 +99,9 @@ class ScoreOptions(PairOptions):
     output_dir: str = field(
         default="runs/scoreboard", metadata={"help": "Folder for results, texts and pictures."}
     )
-    results: str | None = field(
-        default=None, metadata={"help": "Show the results.json of another run; measure nothing."}
+    results: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Show the results.json of other runs; measure nothing."},
     )
     markdown: str | None = field(
         default=None, metadata={"help": "Write the tables to this file, too, such as RESULTS.md."}
@@ -134,7 +137,7 @@ def grid(args: ScoreOptions) -> list[dict]:
 
 def check(args: ScoreOptions) -> None:
     """Everything that can be refused before a model is loaded; fills in sizes."""
-    if args.results is not None:
+    if args.results:
         if args.settings or args.quick:
             raise UserError("--results measures nothing; leave out --settings and --quick")
         return
@@ -224,8 +227,8 @@ def measure(args: ScoreOptions, processes: Processes) -> dict:
     from diffusion import hardware
     from diffusion.board import generations, likelihoods, notes, paired, with_room
 
-    tables = read_grid(args.settings) if args.settings else grid(args)
-    rows = expand([{"seed": args.seed, **t} for t in tables], [args.model, args.baseline])
+    asked = read_grid(args.settings) if args.settings else Grid(grid(args))
+    rows = expand([{"seed": args.seed, **t} for t in asked.tables], [args.model, args.baseline])
     check_rows(rows)
     board = load(args, rows, processes)
     kinds = dict.fromkeys(row.conditional for row in rows)
@@ -236,6 +239,8 @@ def measure(args: ScoreOptions, processes: Processes) -> dict:
     same = [board.label(n) for n, value in board.digests.items() if value == board.scorer_digest]
     writer = next(iter(board.writers.values()))
     return {
+        "title": asked.title,
+        "about": asked.about,
         "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "data": {
             "name": Path(args.dataset).name,
@@ -265,8 +270,8 @@ def main() -> None:
     (args,) = parse_flags((ScoreOptions,), __doc__.split("\n")[0])
     check(args)
     writing.prepare_streams()
-    if args.results is not None:
-        data = report.load(args.results)
+    if args.results:
+        parts = {path: report.load(path) for path in args.results}
     else:
         import torch
 
@@ -284,9 +289,10 @@ def main() -> None:
         processes.end()
         if processes.rank > 0:
             return
-    print(report.plain_text(data), flush=True)
+        parts = {str(Path(args.output_dir) / "results.json"): data}
+    print("\n\n".join(map(report.plain_text, parts.values())), flush=True)
     if args.markdown is not None:
-        report.write_markdown(data, args.markdown)
+        report.write_markdown(parts, args.markdown)
         writing.say(f"saved {args.markdown}")
 
 

@@ -5,6 +5,7 @@ neither their number nor an interruption changes a result.
 """
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -201,6 +202,7 @@ def judge(board: Board, row: Row, samples: list[dict], features) -> dict:
         "full_length": len(full),
         "windowed": sum(o.windowed for o in said),
         "metrics": {name: estimate_json(value) for name, value in found.items()},
+        "first": {name: samples[0][name] for name in ("prompt", "text", "finished")},
         "nats": list(zip(nats, tokens, strict=True)),
     }
 
@@ -243,7 +245,19 @@ def likelihoods(board: Board) -> list[dict]:
         return entry
 
     board.processes.say("measuring likelihoods ...")
-    return board.processes.spread(jobs, measure)
+    entries = board.processes.spread(jobs, measure)
+    return [compared(entry, entries) for entry in entries]
+
+
+def compared(entry: dict, entries: list[dict]) -> dict:
+    """An entry of the likelihood with ``more``: its nats per token minus those of the first model
+    on the same blocks, block by block; nan where the tokens are others. Without the blocks."""
+    first = next(other for other in entries if other["prefix_len"] == entry["prefix_len"])
+    more = metrics.Estimate(math.nan)
+    if entry is not first and entry["vocabulary"] == first["vocabulary"]:
+        more = metrics.mean_difference(entry["by_block"], first["by_block"])
+    kept = {k: v for k, v in entry.items() if k not in ("by_block", "vocabulary")}
+    return {**kept, "more": estimate_json(more), "more_than": first["model"]}
 
 
 def generations(board: Board, rows: list[Row]) -> list[dict]:

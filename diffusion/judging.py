@@ -11,6 +11,7 @@ from .canvas import encode
 from .errors import UserError
 from .generation import place, prepare
 from .row_logits import RowLogits, max_length
+from .rows import digest
 
 # ---------------------------------------------------------------- passages of real text
 
@@ -112,6 +113,8 @@ def likelihood(
         "nats_per_byte": [x * scale for x in estimate_json(per_token)],
         "perplexity": [float(np.exp(min(x, 700.0))) for x in estimate_json(per_token)],
         "by_mask_rate": bound.by_mask_rate,
+        "by_block": bound.by_block,
+        "vocabulary": digest(sorted(tokenizer.get_vocab().items())),
     }
 
 

@@ -185,6 +185,13 @@ def paired_difference(first: Sequence[tuple], second: Sequence[tuple]) -> Estima
     return bootstrap(lambda x, m, y, n: ratio(x, m) - ratio(y, n), *columns)
 
 
+def mean_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
+    """The mean of ``first`` minus that of ``second``, pair by pair, with its normal interval."""
+    differences = np.subtract(first, second)
+    value, n = float(differences.mean()), len(differences)
+    return within(value, differences.std(ddof=1) / math.sqrt(n)) if n > 1 else Estimate(value)
+
+
 # ---------------------------------------------------------------- numbers for people
 
 

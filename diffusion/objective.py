@@ -48,6 +48,7 @@ class Bound:
     tokens: int
     blocks: int
     by_mask_rate: list[float]  # nats per token at mask rates 0-20, 20-40, ..., 80-100 %
+    by_block: list[float]  # nats per token of each block
 
     @property
     def perplexity(self) -> float:
@@ -212,4 +213,5 @@ def _summary(values, count, blocks, editable, token_bytes, by_rate) -> Bound:
         tokens=int(count.sum()),
         blocks=n,
         by_mask_rate=by_rate,
+        by_block=values.tolist(),
     )

@@ -7,15 +7,20 @@ import csv
 import io
 import json
 import math
+import os
+import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
 
 from .checkpoints import write_atomically, write_text
 from .errors import UserError
 from .metrics import Estimate, pareto
 from .rows import REAL, SHUFFLED
 
-FORMAT, VERSION = "roberta-diffusion scoreboard", 1
+FORMAT, VERSION = "roberta-diffusion scoreboard", 2
 
 # name -> (head of the column, what it is); the first table is on quality, the second on the rest.
 QUALITY = {
@@ -62,7 +67,7 @@ def load(path: str) -> dict:
             f"version {VERSION}; run the scoreboard again"
         )
     try:
-        markdown(data), as_csv(data)
+        markdown({path: data}), as_csv(data)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise UserError(f"--results {path} is damaged; run the scoreboard again") from None
     return data
@@ -99,6 +104,10 @@ def likelihood_table(data: dict) -> list[list[str]]:
         "PPL per token",
         "tokens",
     ]
+    # A difference is there where two models have the same tokens.
+    paired = any(entry["more"][0] is not None for entry in data["likelihood"])
+    if paired:
+        head.append(f"nats per token more than {data['likelihood'][0]['more_than']}")
     rows = []
     for entry in data["likelihood"]:
         kind = "exact NLL" if entry["estimator"] == "exact" else (
@@ -107,9 +116,8 @@ def likelihood_table(data: dict) -> list[list[str]]:
         values = [
             str(estimate(entry[n])) for n in ("nats_per_token", "nats_per_byte", "perplexity")
         ]
-        rows.append(
-            [entry["model"], kind, str(entry["prefix_len"]), *values, f"{entry['tokens']:,}"]
-        )
+        row = [entry["model"], kind, str(entry["prefix_len"]), *values, f"{entry['tokens']:,}"]
+        rows.append([*row, str(estimate(entry["more"]))] if paired else row)
     return [head, *rows]
 
 
@@ -118,7 +126,7 @@ def generation_table(data: dict, conditional: bool, metrics: dict) -> list[list[
     rows = []
     for row in data["rows"]:
         if row["conditional"] == conditional:
-            values = [str(estimate(row["metrics"].get(m, [None] * 3))) for m in metrics]
+            values = [str(_value(row, m)) for m in metrics]
             rows.append([row["model"], row["method"], str(row["seed"]), *values])
     return [head, *rows]
 
@@ -146,7 +154,8 @@ def sections(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
                 "Likelihood",
                 [f"{texts['name']}, {texts['split']} split, in blocks; ± is half a 95 % interval "
                  "over blocks. The bound is an upper bound of the NLL; the first `prefix` tokens of "
-                 "a block are given. Compare models of different tokenizers per byte."],
+                 "a block are given. Compare models of different tokenizers per byte; differences "
+                 "are taken block by block."],
                 likelihood_table(data),
             )
         )  # fmt: skip
@@ -179,12 +188,111 @@ def sections(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
                 paired_table(data),
             )
         )  # fmt: skip
+    if verdicts := equal_quality(data):
+        out.append(("Seconds at equal quality", verdicts, []))
+    return out
+
+
+def _name(row: dict) -> str:
+    return f"{row['model']}, {row['method']}"
+
+
+def _value(row: dict, metric: str) -> Estimate:
+    return estimate(row["metrics"].get(metric, [None] * 3))
+
+
+def equal_quality(data: dict) -> list[str]:
+    """For MAUVE and generative perplexity after prompts: the fewest passes with which a masked
+    model reaches the first row that writes from left to right, and what time that takes."""
+    rows = [row for row in data["rows"] if row["conditional"]]
+    causal = [r for r in rows if "nfe" in r["metrics"] and "sampler" not in r["settings"]]
+    masked = [r for r in rows if "sampler" in r["settings"]]
+    if not causal or not masked:
+        return []
+    first, said = causal[0], []
+
+    for metric, better in (("mauve", 1), ("gen_ppl", -1)):
+        head, goal = METRICS[metric][0], _value(first, metric)
+
+        def reaches(row, metric=metric, better=better, goal=goal):
+            """Whether the two intervals touch, or the row's lies on the better side."""
+            own = _value(row, metric)
+            return own.high >= goal.low if better > 0 else own.low <= goal.high
+
+        found = sorted(filter(reaches, masked), key=lambda row: _value(row, "nfe").value)
+        goal = f"{head} of {_name(first)} ({goal})"
+        if not found:
+            said.append(f"No row of a masked model reaches the {goal}.")
+            continue
+        row, times = found[0], [_value(r, "seconds").value for r in (first, found[0])]
+        said.append(
+            f"The fewest passes that reach the {goal} are {_value(row, 'nfe').value:.3g}: "
+            f"{_name(row)} ({_value(row, metric)}), in {_value(row, 'seconds')} s a text against "
+            f"{_value(first, 'seconds')} s, {times[0] / times[1]:.2g} times as fast."
+        )
+        if any(reaches(r) for r in rows if r["model"] == SHUFFLED):
+            said.append(f"Shuffled text reaches it, too: here {head} decides nothing.")
+    return said
+
+
+# What can go wrong: (what it is, metric, where it is worst: the largest or the smallest).
+FAILURES = (
+    ("repeats itself most", "rep_4", max),
+    ("has the least varied tokens", "entropy", min),
+    ("ends by itself most", "unfinished", min),
+    ("is the least likely", "gen_ppl", max),
+    ("texts are the most alike", "self_bleu", max),
+)
+
+
+def failures_table(data: dict) -> list[list[str]]:
+    rows = [row for row in data["rows"] if row["conditional"] and "nfe" in row["metrics"]]
+    real = next((r for r in data["rows"] if r["conditional"] and r["model"] == REAL), None)
+    table = [["", "row", "measure", "there", REAL, "its first text"]]
+    for what, metric, worst in FAILURES:
+        known = [r for r in rows if not math.isnan(_value(r, metric).value)]
+        if known:
+            row = worst(known, key=lambda r: _value(r, metric).value)
+            usual = str(_value(real, metric)) if real else "-"
+            there, measure = str(_value(row, metric)), METRICS[metric][0]
+            table.append([what, _name(row), measure, there, usual, first_text(row)])
+    return table
+
+
+def first_text(row: dict) -> str:
+    """The row's first text with its prompt in brackets, on one line."""
+    first = row["first"]
+    prompt = f"[{first['prompt']}]" if first["prompt"] else ""
+    text = " ".join((prompt + first["text"]).split()) + (" (end)" if first["finished"] else "")
+    return re.sub(r"([\\`*_<>~#$\[\]])", r"\\\1", text)  # nothing in it is Markdown
+
+
+def samples_table(data: dict, conditional: bool) -> list[list[str]]:
+    rows = [row for row in data["rows"] if row["conditional"] == conditional]
+    return [["model", "how", "text"], *([r["model"], r["method"], first_text(r)] for r in rows)]
+
+
+def examples(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
+    """More `sections`, with texts: nobody has chosen them."""
+    out, prompted = [], any(row["conditional"] for row in data["rows"])
+    failures = failures_table(data)
+    if len(failures) > 1:
+        out.append(
+            ("Where it goes wrong", ["The extreme row of each kind, after prompts."], failures)
+        )
+    for conditional, what in ((True, "after the prompt in brackets"), (False, "from nothing")):
+        table = samples_table(data, conditional)
+        if len(table) > 1:
+            title = "First texts" if conditional or not prompted else ""
+            out.append(
+                (title, [f"Number 0 of each row, {what}; (end): it ended by itself."], table)
+            )
     return out
 
 
 def plain_text(data: dict) -> str:
     """The tables for a terminal."""
-    lines = []
+    lines = [f"=== {data['title']}", *([data["about"]] if data["about"] else []), ""]
     for title, sentences, table in sections(data):
         lines += [f"== {title}"] if title else []
         lines += [*sentences, *_aligned(table), ""]
@@ -192,6 +300,8 @@ def plain_text(data: dict) -> str:
 
 
 def _aligned(table: list[list[str]]) -> list[str]:
+    if not table:
+        return []
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     words = (
         2 if table[0][1] in ("how", "estimate") else 1
@@ -210,27 +320,33 @@ def machine_line(data: dict) -> str:
     return f"{data['hardware']}; {data['processor']}; {versions}"
 
 
-def markdown(data: dict) -> str:
-    """RESULTS.md."""
+def markdown(parts: dict[str, dict], target: str = "RESULTS.md") -> str:
+    """RESULTS.md: the results of several runs, path of the results.json -> its content. Pictures
+    are shown that lie beside a results.json, named from the folder of ``target``."""
 
     def cells(row):
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
 
-    parts = [
+    command = shlex.join(["python", "scoreboard.py", "--results", *parts, "--markdown", target])
+    lines = [
         "# Results\n",
-        f"Measured by `{data['command']}`, and written by `python scoreboard.py --results "
-        "results.json --markdown RESULTS.md`. Do not edit: change what is measured.\n",
-        machine_line(data) + ".\n",
+        f"Written by `{command}`. Do not edit: change what is measured.\n",
     ]
-    for title, sentences, table in sections(data):
-        parts += [f"## {title}\n"] if title else []
-        parts += [" ".join(sentences) + "\n"] if sentences else []
-        parts.append(
-            "\n".join([cells(table[0]), "|---" * len(table[0]) + "|", *map(cells, table[1:])])
-        )
-        parts.append("")
+    for path, data in parts.items():
+        lines += [f"## {data['title']}\n", *([data["about"] + "\n"] if data["about"] else [])]
+        lines += [f"Measured by `{data['command']}` on {machine_line(data)}.\n"]
+        for title, sentences, table in [*sections(data), *examples(data)]:
+            lines += [f"### {title}\n"] if title else []
+            lines += [" ".join(sentences) + "\n"] if sentences else []
+            if table:
+                lines += [cells(table[0]), "|---" * len(table[0]) + "|", *map(cells, table[1:]), ""]
+        for name, picture in PICTURES.items():
+            file = Path(path).with_name(name)
+            if file.exists():
+                place = Path(os.path.relpath(file, Path(target).parent)).as_posix()
+                lines += [f"![{picture.title}]({quote(place)})\n"]
     meanings = [f"- **{name}**: {meaning}" for name, meaning in METRICS.values()]
-    return "\n".join([*parts, "## What the columns mean\n", *meanings, ""])
+    return "\n".join([*lines, "## What the columns mean\n", *meanings, ""])
 
 
 def as_csv(data: dict) -> str:
@@ -260,14 +376,15 @@ def write_all(data: dict, folder: Path) -> list[Path]:
         ("results.json", dump(data).encode()),
         ("results.csv", as_csv(data).encode()),
     ]
-    files += [(name, picture) for name, draw in PICTURES.items() if (picture := draw(data))]
+    files += [(name, drawn) for name, picture in PICTURES.items() if (drawn := picture.draw(data))]
     for name, content in files:
         write_atomically(folder / name, content)
     return [folder / name for name, _ in files]
 
 
-def write_markdown(data: dict, path: str) -> None:
-    write_text(Path(path), markdown(data))
+def write_markdown(parts: dict[str, dict], path: str) -> None:
+    parts = {name: json.loads(dump(data)) for name, data in parts.items()}
+    write_text(Path(path), markdown(parts, path))
 
 
 def _figure(draw: Callable, data: dict, title: str, panels: int = 1) -> bytes:
@@ -453,9 +570,19 @@ def _mask_rate(data: dict) -> bytes | None:
     return _figure(draw, data, "Likelihood over the mask rate")
 
 
+class Picture(NamedTuple):
+    title: str
+    draw: Callable[[dict], bytes | None]  # None: there is nothing to show
+
+
 PICTURES = {
-    "quality_nfe.png": lambda data: _against(data, "nfe", "forward passes (NFE)"),
-    "quality_seconds.png": lambda data: _against(data, "seconds", "seconds a text"),
-    "temperature.png": _temperature,
-    "likelihood.png": _mask_rate,
+    "quality_nfe.png": Picture(
+        "Quality against forward passes",
+        lambda data: _against(data, "nfe", "forward passes (NFE)"),
+    ),
+    "quality_seconds.png": Picture(
+        "Quality against seconds", lambda data: _against(data, "seconds", "seconds a text")
+    ),
+    "temperature.png": Picture("Entropy against generative perplexity", _temperature),
+    "likelihood.png": Picture("Likelihood over the mask rate", _mask_rate),
 }

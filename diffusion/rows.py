@@ -22,7 +22,7 @@ from .checkpoints import write_text
 from .errors import UserError
 from .options import GenerationOptions
 
-VERSION = 1  # of the files; another number makes older ones unreadable
+VERSION = 2  # of the files; another number makes older ones unreadable
 
 REAL, SHUFFLED = "real text", "shuffled text"
 
@@ -49,8 +49,18 @@ class Row:
 # ---------------------------------------------------------------- grids
 
 
-def read_grid(path: str) -> list[dict]:
-    """The ``[[row]]`` tables of a TOML file, each with the ``[defaults]`` it does not replace."""
+@dataclass(frozen=True)
+class Grid:
+    """What a file of settings asks for."""
+
+    tables: list[dict]  # see `expand`
+    title: str = "Scoreboard"
+    about: str = ""  # what the rows are to show
+
+
+def read_grid(path: str) -> Grid:
+    """A TOML file: ``title`` and ``about``, and ``[[row]]`` tables, each of which gets the
+    ``[defaults]`` it does not replace."""
     try:
         with open(path, "rb") as file:
             data = tomllib.load(file)
@@ -59,13 +69,17 @@ def read_grid(path: str) -> list[dict]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--settings {path} is not TOML: {error}") from None
     tables, defaults = data.get("row"), data.get("defaults", {})
-    unknown = set(data) - {"row", "defaults"}
+    words = {name: data[name] for name in ("title", "about") if name in data}
+    unknown = set(data) - {"row", "defaults", *words}
     if unknown:
-        raise UserError(f"--settings {path} has {sorted(unknown)[0]!r}; only [defaults] and [[row]] "
-                        "tables may stand there")  # fmt: skip
+        raise UserError(f"--settings {path} has {sorted(unknown)[0]!r}; only title, about, "
+                        "[defaults] and [[row]] tables may stand there")  # fmt: skip
+    for name, value in words.items():
+        if not isinstance(value, str):
+            raise UserError(f"--settings {path}: {name} = {value!r} must be text in quotes")
     if not isinstance(tables, list) or not isinstance(defaults, dict) or not tables:
         raise UserError(f"--settings {path} has no [[row]] table; give at least one")
-    return [{**defaults, **table} for table in tables]
+    return Grid([{**defaults, **table} for table in tables], **words)
 
 
 def expand(tables: Sequence[dict], models: Sequence[str]) -> list[Row]:

@@ -20,14 +20,15 @@ def toml(tmp_path, text):
 
 
 def test_a_list_makes_a_row_of_each_element(tmp_path):
-    tables = rows.read_grid(
+    grid = rows.read_grid(
         toml(
             tmp_path,
-            "[defaults]\ntop_k = 0\n[[row]]\nmodel = 'm'\nsampler = 'seed'\nn_steps = [4, 8]\n"
+            "title = 'How many?'\nabout = 'Scoreboard of steps.'\n[defaults]\ntop_k = 0\n[[row]]\nmodel = 'm'\nsampler = 'seed'\nn_steps = [4, 8]\n"
             "temperature = [1, 0.5]\n[[row]]\nmodel = 'm'\ntop_k = 3\nconditional = [true, false]",
         )
     )
-    found = expand(tables, MODELS)
+    assert (grid.title, grid.about) == ("How many?", "Scoreboard of steps.")
+    found = expand(grid.tables, MODELS)
     assert [(r.options.n_steps, r.options.temperature) for r in found[:4]] == [
         (4, 1), (4, 0.5), (8, 1), (8, 0.5)
     ]  # fmt: skip
@@ -60,6 +61,7 @@ BAD_GRIDS = {
     "no row": ("", "no [[row]]"),
     "a row that is no list": ("row = 3", "no [[row]]"),
     "something else": ("[[row]]\n[other]\n", "'other'"),
+    "a title that is no text": ("title = 3\n[[row]]", "title = 3"),
     "unknown field": ("[[row]]\nn_step = 4", "did you mean 'n_steps'"),
     "wild field": ("[[row]]\nzzzzzz = 4", "'zzzzzz'"),
     "a word for a number": ("[[row]]\nn_steps = 'four'", "must be of type int"),
@@ -74,7 +76,7 @@ BAD_GRIDS = {
 def test_a_bad_grid_gets_one_sentence(case, tmp_path):
     text, named = BAD_GRIDS[case]
     with pytest.raises(UserError) as error:
-        expand(rows.read_grid(toml(tmp_path, text)), MODELS)
+        expand(rows.read_grid(toml(tmp_path, text)).tables, MODELS)
     assert named in str(error.value) and "\n" not in str(error.value)
 
 

@@ -272,9 +272,10 @@ def test_two_processes_equal_one(whole, text, grid, tiny_gpt2, tmp_path):
 
 def tiny_results(**changes) -> dict:
     row = {"model": "m", "method": "x", "conditional": True, "settings": {}, "seed": 0, "samples": 4,
-           "metrics": {"gen_ppl": [123.4, 110.0, 140.0], "nfe": [8, 8, 8]}}  # fmt: skip
+           "metrics": {"gen_ppl": [123.4, 110.0, 140.0], "nfe": [8, 8, 8]},
+           "first": {"prompt": "The", "text": " end", "finished": True}}  # fmt: skip
     data = {
-        "command": "python scoreboard.py", "data": {"name": "d", "split": "test",
+        "title": "T", "about": "", "command": "python scoreboard.py", "data": {"name": "d", "split": "test",
         "reference_split": "validation"}, "samples": 4, "prompt_len": 2, "length": 3, "clusters": 2,
         "batch_size": 2, "scorer": {"name": "s", "hash": "", "compared": ""}, "notes": [],
         "likelihood": [], "rows": [row], "paired_with": "", "paired": [], "hardware": "h",
@@ -287,14 +288,82 @@ def test_a_table_shows_no_digit_too_many():
     shown = report.plain_text(tiny_results())
     assert "120 ± 20" in shown and "123" not in shown
     assert "one of the compared" not in shown
-    assert "| 120 ± 20 |" in report.markdown(tiny_results())
+    assert "| 120 ± 20 |" in report.markdown({"results.json": tiny_results()})
     assert report.estimate([None, None, None]).half != report.estimate([None, None, None]).half
+
+
+def row(model="m", sampler="seed", passes=8, seconds=0.5, text="x", **metrics) -> dict:
+    """A row of results with intervals of ± a tenth."""
+    metrics = {"nfe": passes, "seconds": seconds, **metrics}
+    near = {name: [value, 0.9 * value, 1.1 * value] for name, value in metrics.items()}
+    return {"model": model, "method": f"{sampler or 'left to right'} {passes}", "conditional": True,
+            "settings": {"sampler": sampler} if sampler else {}, "seed": 0, "samples": 4,
+            "metrics": near, "first": {"prompt": "A", "text": text, "finished": False}}  # fmt: skip
+
+
+def test_seconds_at_equal_quality():
+    causal = row("g", None, 30, 0.6, mauve=0.5, gen_ppl=20)
+    rows = [causal, row(passes=4, seconds=0.1, mauve=0.3, gen_ppl=90),
+            row(passes=16, seconds=0.3, mauve=0.42, gen_ppl=50),
+            row(passes=8, seconds=0.2, mauve=0.41, gen_ppl=60)]  # fmt: skip
+    # 0.42 ± 0.042 touches 0.5 ± 0.05, and 0.41 ± 0.041 does, with fewer passes; 0.3 does not.
+    by_mauve, by_perplexity = report.equal_quality(tiny_results(rows=rows))
+    assert "reach the MAUVE of g, left to right 30 (0.50 ± 0.05) are 8: m, seed 8" in by_mauve
+    assert "3 times as fast" in by_mauve and "0.20 ± 0.02 s a text against 0.60" in by_mauve
+    assert by_perplexity == (
+        "No row of a masked model reaches the gen. PPL of g, left to right 30 (20 ± 2)."
+    )
+    rows.append(row(report.SHUFFLED, None, mauve=0.6, gen_ppl=900))
+    del rows[-1]["metrics"]["nfe"]
+    said = report.equal_quality(tiny_results(rows=rows))
+    assert said[1].startswith("Shuffled text reaches it, too") and len(said) == 3
+    assert report.equal_quality(tiny_results(rows=rows[1:])) == []  # nothing to reach
+
+
+def test_where_it_goes_wrong_is_the_extreme_row():
+    rows = [row(passes=4, rep_4=0.5, entropy=3.0, text=" *a* <b>"), row(rep_4=0.1, entropy=2.0),
+            row(report.REAL, None, rep_4=0.01, entropy=4.0)]  # fmt: skip
+    del rows[-1]["metrics"]["nfe"]
+    _head, *found = report.failures_table(tiny_results(rows=rows))
+    assert [(line[0], line[1], line[3], line[4]) for line in found] == [
+        ("repeats itself most", "m, seed 4", "0.50 ± 0.05", "0.010 ± 0.001"),
+        ("has the least varied tokens", "m, seed 8", "2.0 ± 0.2", "4.0 ± 0.4"),
+    ]
+    assert found[0][5] == r"\[A\] \*a\* \<b\>"  # and not Markdown
+
+
+def test_several_results_are_one_page(call, tmp_path):
+    for name in ("one", "two"):
+        path = tmp_path / "results" / name / "results.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(report.dump(tiny_results(title=f"Part {name}", about="Why.")))
+        path.with_name("temperature.png").write_bytes(b"")
+    paths = [f"results/{name}/results.json" for name in ("one", "two")]
+    _code, out, _ = call("--results", *paths, "--markdown", "RESULTS.md")
+    page = Path("RESULTS.md").read_text()
+    for said in (out, page):
+        assert said.index("Part one") < said.index("Part two") and said.count("Why.") == 2
+    assert "--results results/one/results.json results/two/results.json --markdown" in page
+    assert "](results/two/temperature.png)" in page and "quality_nfe.png" not in page
+    assert "\\[The\\] end (end)" in page
+
+
+def test_likelihoods_are_compared_block_by_block():
+    first = {"model": "a", "prefix_len": 1, "vocabulary": "v", "by_block": [5.0, 6.0, 7.0]}
+    entries = [first, {**first, "model": "b", "by_block": [5.5, 6.5, 7.8]},
+               {**first, "model": "c", "vocabulary": "w"}]  # fmt: skip
+    one, two, three = (board.compared(entry, entries) for entry in entries)
+    assert two["more_than"] == "a" and two["more"][0] == pytest.approx(0.6)
+    # 0.5, 0.5, 0.8: standard deviation sqrt(0.03), of the mean 0.1.
+    assert two["more"][2] == pytest.approx(0.6 + 0.195996, abs=1e-5)
+    assert all(v != v for v in one["more"] + three["more"]) and "by_block" not in two
 
 
 def test_a_bar_in_a_name_does_not_break_a_markdown_table():
     data = tiny_results()
     data["rows"][0]["model"] = "a|b"
-    line = next(line for line in report.markdown(data).splitlines() if "a\\|b" in line)
+    page = report.markdown({"results.json": data}).splitlines()
+    line = next(line for line in page if "a\\|b" in line)
     assert line.count("|") - 1 == 10
 
 
@@ -371,7 +440,7 @@ def test_diffusion_options_on_gpt2_are_refused(call, text, tiny_gpt2):
 @pytest.mark.parametrize(
     "change, named",
     [
-        (lambda t: t.replace('"version": 1', '"version": 7'), "version 7"),
+        (lambda t: t.replace('"version": 2', '"version": 7'), "version 7"),
         (lambda t: t[:100], "not complete JSON"),
         (lambda t: "[]", "not of a scoreboard"),
         (lambda t: t.replace('"clusters"', '"blusters"'), "damaged"),
