@@ -40,7 +40,7 @@ from diffusion.rows import REAL, SHUFFLED, Grid, Row, Store, expand, read_grid
 # What --quick and the default run measure, where a flag does not say otherwise.
 SIZES = {
     True: {"num_samples": 64, "length": 32, "likelihood_blocks": 16},
-    False: {"num_samples": 256, "length": 64, "likelihood_blocks": 128},
+    False: {"num_samples": 500, "length": 64, "likelihood_blocks": 128},
 }
 # A scorer should be none of the compared models, and better than them. gpt2-large takes longer
 # than four minutes on two cores, so --quick has a stand-in, and every table says so.
@@ -71,7 +71,7 @@ class ScoreOptions(PairOptions):
                   "from the other one.", "choices": ["validation", "test"]},
     )  # fmt: skip
     num_samples: int | None = field(
-        default=None, metadata={"help": "Texts of each row; default 256, with --quick 64."}
+        default=None, metadata={"help": "Texts of each row; default 500, with --quick 64."}
     )
     prompt_len: int = field(default=16, metadata={"help": "Tokens of a prompt."})
     length: int | None = field(
@@ -122,9 +122,11 @@ def grid(args: ScoreOptions) -> list[dict]:
         ]
     return [
         causal | {"temperature": [1.0, 0.85, 0.7]},
-        masked | {"sampler": "seed", "n_steps": [10, 32]},
-        masked | {"sampler": "ancestral", "n_steps": [16, 64]},
-        masked | {"sampler": "confidence", "n_steps": [8, 16, 32], "alg_temp": 0.3},
+        masked | {"sampler": "seed", "n_steps": [4, 8, 16, 32, 64]},
+        masked | {"sampler": "ancestral", "n_steps": [8, 16, 64, 256]},
+        masked | {"sampler": "remdm", "n_steps": [32, 128]},
+        masked | {"sampler": "confidence", "n_steps": [4, 8, 16, 32], "alg_temp": 0.3},
+        masked | {"sampler": "p2", "n_steps": 32},
         masked | {"sampler": "entropy-bound", "entropy_bound": 1.0},
         masked | {"temperature": [1.0, 0.85, 0.7]},
         causal | {"conditional": False},

@@ -1,6 +1,8 @@
 """A tiny model in a folder, as finetune.py leaves it; its text is noise, its interfaces are real."""
 
+import io
 import os
+import sys
 
 import pytest
 
@@ -66,3 +68,28 @@ def tiny_gpt2(tmp_path_factory, tiny_model):
     ).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """Runs a script in this process: (module, its arguments) -> (exit code, standard output,
+    standard error)."""
+    from diffusion.errors import run
+
+    def run_script(script, *arguments, stdin: bytes = b"", typed: list[str] | None = None):
+        """``typed``: lines of somebody who sits at a terminal, instead of ``stdin`` from a pipe."""
+        stream = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
+        if typed is not None:
+            stream.isatty = lambda: True
+            lines = iter([*typed, ""])
+            monkeypatch.setattr("builtins.input", lambda: next(lines))
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", stream)
+        code = 0
+        try:
+            run(script.main)
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run_script

@@ -23,7 +23,7 @@ from test_terminal import FakeTerminal
 import compare
 from diffusion import animation, measuring, panes, record, terminal
 from diffusion.animation import GIF_TICK, Stage
-from diffusion.errors import UserError, run
+from diffusion.errors import UserError
 from diffusion.film import Track, rate_line, synchronized, ticks
 from diffusion.frames import Frame, State
 from diffusion.options import GenerationOptions
@@ -249,24 +249,16 @@ def test_the_verdict():
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path, tiny_model, tiny_gpt2):
-    """Run the script in an empty folder: (exit code, standard output, standard error)."""
+def call(run_script, monkeypatch, tmp_path, tiny_model, tiny_gpt2):
+    """Runs the script in an empty folder."""
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
 
-    def call(*arguments, stdin: bytes = b"", model=tiny_model, baseline=tiny_gpt2):
-        models = ["--model", str(model), "--baseline", str(baseline)]
-        words = ["compare.py", *(models if "--replay" not in arguments else ())]
-        monkeypatch.setattr(sys, "argv", [*words, *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
-        code = 0
-        try:
-            run(compare.main)
-        except SystemExit as exit:
-            code = exit.code
-        out, err = capsys.readouterr()
-        return code, out, err
+    def call(*arguments, model=tiny_model, baseline=tiny_gpt2, **stdin):
+        models = ["--model", model, "--baseline", baseline]
+        words = models if "--replay" not in arguments else []
+        return run_script(compare, *words, *arguments, **stdin)
 
     return call
 

@@ -1,10 +1,8 @@
 """The editing modes of inference.py as a user runs them."""
 
-import io
 import json
 import os
 import re
-import sys
 
 import pytest
 import torch
@@ -12,32 +10,15 @@ from PIL import Image
 from test_inference import in_a_terminal
 
 import inference
-from diffusion.errors import run
 
 SMALL = ["--max_len", "40", "--dtype", "float32"]
 TEXT = "The river runs through the old town."
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tiny_model):
-    """Run the script in this process: (exit code, standard output, standard error)."""
-
-    def call(*arguments, typed: list[str] | None = None):
-        words = ["inference.py", "--model", str(tiny_model), *SMALL, *map(str, arguments)]
-        stdin = io.TextIOWrapper(io.BytesIO(b""), encoding="utf-8")
-        if typed is not None:  # somebody sits there
-            stdin.isatty = lambda: True
-            lines = iter([*typed, ""])
-            monkeypatch.setattr("builtins.input", lambda: next(lines))
-        monkeypatch.setattr(sys, "argv", words)
-        monkeypatch.setattr(sys, "stdin", stdin)
-        code = 0
-        try:
-            run(inference.main)
-        except SystemExit as exit:
-            code = exit.code
-        out, err = capsys.readouterr()
-        return code, out, err
+def call(run_script, tiny_model):
+    def call(*arguments, **typed):
+        return run_script(inference, "--model", tiny_model, *SMALL, *arguments, **typed)
 
     return call
 

@@ -2,7 +2,6 @@
 loop over a causal model would draw."""
 
 import dataclasses
-import io
 import itertools
 import json
 import os
@@ -24,7 +23,6 @@ from diffusion.autoregressive import handed_over, load_causal_writer
 from diffusion.canvas import written_ids, written_text
 from diffusion.denoise import TOKENS
 from diffusion.denoiser import Proposal, Sampling
-from diffusion.errors import run
 from diffusion.frames import Framer, State
 from diffusion.options import GenerationOptions
 
@@ -33,20 +31,9 @@ SMALL = ["--max_len", "24"]
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tiny_gpt2):
-    """Run the script in this process: (exit code, standard output, standard error)."""
-
-    def call(*arguments, stdin: bytes = b"", model=tiny_gpt2):
-        words = ["gpt2_inference.py", "--model", str(model), *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", words)
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
-        code = 0
-        try:
-            run(gpt2_inference.main)
-        except SystemExit as exit:
-            code = exit.code
-        out, err = capsys.readouterr()
-        return code, out, err
+def call(run_script, tiny_gpt2):
+    def call(*arguments, model=tiny_gpt2, **stdin):
+        return run_script(gpt2_inference, "--model", model, *arguments, **stdin)
 
     return call
 

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 import inference
-from diffusion.errors import run
 from diffusion.options import SAMPLERS
 
 ROOT = Path(inference.__file__).parent
@@ -23,20 +22,9 @@ STEPS = ["--sampler", "seed", "--n_steps", "4"]
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tiny_model):
-    """Run the script in this process: (exit code, standard output, standard error)."""
-
-    def call(*arguments, stdin: bytes = b"", model=tiny_model):
-        words = ["inference.py", "--model", str(model), *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", words)
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
-        code = 0
-        try:
-            run(inference.main)
-        except SystemExit as exit:
-            code = exit.code
-        out, err = capsys.readouterr()
-        return code, out, err
+def call(run_script, tiny_model):
+    def call(*arguments, model=tiny_model, **stdin):
+        return run_script(inference, "--model", model, *arguments, **stdin)
 
     return call
 
