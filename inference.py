@@ -14,7 +14,7 @@ python inference.py --score lines.txt --rank
 from dataclasses import dataclass, field
 
 from diffusion.edit_modes import EditingOptions, Editor
-from diffusion.errors import run
+from diffusion.errors import UserError, run
 from diffusion.flags import parse_flags
 from diffusion.options import GenerationOptions, sampler_table
 from diffusion.writing import PROMPT_HELP, WritingOptions, serve
@@ -42,6 +42,11 @@ def main() -> None:
         print(sampler_table(generation))
         return
     generation.check()
+    if script.unconditional and generation.guidance:
+        raise UserError(
+            f"--guidance {generation.guidance} pushes towards the given text, and --unconditional "
+            "gives none; leave one of them out"
+        )
     serve(load, generation, script, prompt, Editor(editing))
 
 

@@ -10,7 +10,7 @@ asks for a prediction at a visible position says whether the token is to be hidd
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -179,8 +179,9 @@ class Proposal:
     ):
         self.rows = self._asked = rows
         self._logits = logits
+        # How sure a token is has no temperature where the most probable one is taken.
         greedy = sampling.temperature < MIN_TEMPERATURE
-        self._temperature = 1.0 if greedy else sampling.temperature
+        self._sampling = replace(sampling, temperature=1.0) if greedy else sampling
         # A few rows at a time stay in a CPU's cache; on other devices fewer, larger kernels win.
         self._chunk = max(1, 2**20 // logits.shape[1]) if logits.is_cpu else max(1, len(logits))
 
@@ -188,12 +189,14 @@ class Proposal:
             short, ids = sampling.shortlist(logits)
             best = logits.argmax(-1) if ids is None else ids[:, 0]
             # log sum exp, as the loss of the best token plus its logit: one fused pass.
-            total = F.cross_entropy(logits, best, reduction="none")
-            total = total + logits.gather(-1, best[:, None])[:, 0]
-            return (short, total, best) if ids is None else (short, total, best, ids)
+            peak = logits.gather(-1, best[:, None])[:, 0]
+            total = F.cross_entropy(logits, best, reduction="none") + peak
+            return (short, total, peak, best) if ids is None else (short, total, peak, best, ids)
 
-        short, self._total, first, *ids = self._map(shorten)
+        short, self._total, self._peak, first, *ids = self._map(shorten)
         pick, self._sharpened = sampling.choose(short, u[rows])
+        if greedy:
+            self._sharpened = None  # computed when asked for
         if best is not None:  # in a sorted shortlist the best token stands first
             place = torch.zeros_like(pick) if ids else first
             pick = torch.where(best.expand_as(rows)[rows], place, pick)
@@ -261,14 +264,28 @@ class Proposal:
     def entropy(self) -> Tensor:
         """(B, L) entropy in nats at the sampling temperature (at 1 when that is 0); nan elsewhere."""
 
-        def entropy(logits: Tensor, total: Tensor) -> tuple[Tensor]:
-            # H = log sum exp(l) - sum p l. The clamp makes the summand of a forbidden token 0.
-            scaled = (logits / self._temperature).clamp_(min=-1e4)
-            total = total if self._temperature == 1 else scaled.logsumexp(-1)
+        temperature = self._sampling.temperature
+
+        def entropy(logits: Tensor, total: Tensor, peak: Tensor) -> tuple[Tensor]:
+            # H = log sum exp(l) - sum p l, with l = 0 at the best token. The clamp makes the
+            # summand of a forbidden token 0.
+            scaled = ((logits - peak[:, None]) / temperature).clamp_(min=-1e4)
+            total = total - peak if temperature == 1 else scaled.logsumexp(-1)
             p = (scaled - total[:, None]).exp_()
             return (total - p.mul_(scaled).sum(-1),)
 
-        return self.spread(*self._map(entropy, self._total), torch.nan)
+        return self.spread(*self._map(entropy, self._total, self._peak), torch.nan)
+
+    def sharpened(self) -> Tensor:
+        """(B, L) probability of the drawn token after temperature, top-k and top-p (at temperature
+        1 when that is 0, as Dream's); nan elsewhere."""
+        if self._sharpened is None:
+
+            def best(logits: Tensor) -> tuple[Tensor]:
+                return (self._sampling.distribution(logits)[0].amax(-1),)
+
+            (self._sharpened,) = self._map(best)
+        return self.spread(self._sharpened, torch.nan)
 
     def margin(self) -> Tensor:
         """(B, L) probability of the best minus that of the second best token; nan elsewhere."""
@@ -293,7 +310,7 @@ class Proposal:
         if kind == "probability":
             score = self.probability
         elif kind == "sharpened":
-            score = self.spread(self._sharpened, torch.nan)
+            score = self.sharpened()
         elif kind == "margin":
             score = self.margin()
         elif kind == "entropy":

@@ -313,7 +313,18 @@ class GenerationOptions:
         ):
             if getattr(self, name) is not None:
                 setattr(self, name, one_of(f"--{name}", getattr(self, name), table))
-        if self.threshold is not None and self.certainty != "entropy":  # that score is negative
+        if self.sampler == "threshold" and self.certainty == "entropy":
+            if self.threshold is None or not self.threshold <= 0:
+                said = (
+                    "needs --threshold"
+                    if self.threshold is None
+                    else f"--threshold {self.threshold}"
+                )
+                raise UserError(
+                    f"--certainty entropy {said}: a number of at most 0, minus the entropy in nats "
+                    "up to which a prediction is sure, for example -0.5"
+                )
+        elif self.threshold is not None:
             at_least("--threshold", self.threshold, 0)
         if self.sampler == "remdm":
             self._check_remask()

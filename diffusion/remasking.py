@@ -143,7 +143,8 @@ class P2(Timed):
             p = torch.where(state.masked, p, proposal.probability_of(state.ids))
         # Clamped: 0 times the log of a forbidden token is 0.
         score = p.log().clamp(min=-1e4)
-        score = torch.where(state.masked, score, self.eta * score if self.eta else 0.0)
+        # With eta 0 nothing that is written has to give way to a certain prediction.
+        score = torch.where(state.masked, score, self.eta * score if self.eta else torch.inf)
         score = score.masked_fill(~state.editable, -torch.inf)
         kept = 1 - self.time(state, state.turn)
         editable = state.editable.sum(1, keepdim=True)

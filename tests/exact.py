@@ -58,7 +58,7 @@ class ExactLaws:
         if kind == "probability":
             return p[token]
         if kind == "sharpened":
-            return sharpen(p, *self.sampling)[token]
+            return sharpen(p, self.temperature or 1, *self.sampling[1:])[token]
         if kind == "margin":
             best, second = sorted(p, reverse=True)[:2]
             return best - second

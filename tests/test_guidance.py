@@ -10,7 +10,7 @@ from exact import ExactLaws, assert_law, normalise
 from tabular import TabularDenoiser
 
 from diffusion import rng
-from diffusion.canvas import Canvas
+from diffusion.canvas import Allowed, Canvas
 from diffusion.denoise import denoise
 from diffusion.denoiser import Sampling
 from diffusion.guidance import Guided, Processed
@@ -152,6 +152,16 @@ def test_where_everything_would_be_banned_nothing_is():
     assert torch.equal(Processed(SMALL, 1.0, 1)(ids, rows), SMALL(ids, rows))
 
 
+def test_a_token_is_no_repetition_of_itself():
+    """It matters to the samplers that judge what is written, by shadow copies."""
+    ids = torch.tensor([[0, 1, 1, 2]])
+    rows = torch.tensor([[False, True, False, True]])
+    logits, plain = (d(ids, rows, shadows=rows) for d in (Processed(SMALL, 2.0), SMALL))
+    changed = (logits != plain)[:, :3]
+    # To the first the other 1 is a repetition, to the last its own 2 is none.
+    assert changed.tolist() == [[True, True, True], [True, True, False]]
+
+
 def test_padding_is_no_repetition():
     ids = torch.tensor([[0, M, 1, 1]])
     rows, padding = ids == M, ids == 1
@@ -237,6 +247,41 @@ def test_windows_of_any_sampler_write_everything_and_keep_what_is_given():
         assert not steps[-1].masked.any()
         assert torch.equal(steps[-1].ids[canvas.frozen], canvas.ids[canvas.frozen])
         assert steps[0].index == 0 and steps[0].total is None
+
+
+class Padded(TabularDenoiser):
+    """What stands at a position that does not exist makes no difference."""
+
+    def __call__(self, ids, rows, padding=None, shadows=None, frozen=None):
+        return super().__call__(ids if padding is None else ids.masked_fill(padding, 0), rows)
+
+
+def test_rows_of_different_length_are_written_in_windows_as_alone():
+    denoiser, keys = Padded(4, 3), rng.row_keys(5, 200)
+    ids = torch.full((200, 9), M)
+    ids[:, 0] = 2
+    short = torch.arange(200) % 2 == 0
+    padding = short[:, None] & (torch.arange(9) > 4)
+    together = Canvas(ids.masked_fill(padding, 1), (ids != M) | padding, padding)
+    alone = Canvas(ids[short, :5], ids[short, :5] != M, padding[short, :5])
+    for make in (FirstHitting, lambda: Confidence(2)):
+        *_, ours = denoise_windows(together, denoiser, make, Sampling(), keys, 4, 2)
+        *_, theirs = denoise_windows(alone, denoiser, make, Sampling(), keys[short], 4, 2)
+        assert torch.equal(ours.ids[short, :5], theirs.ids)
+        assert torch.equal(ours.nfe[short], theirs.nfe)
+
+
+def test_what_is_allowed_holds_in_every_window():
+    """Odd positions may hold 0 or 1, even ones any token."""
+    ids = torch.full((300, 9), M)
+    ids[:, 0] = 2
+    kinds = (torch.arange(9) % 2).expand(300, 9)
+    tokens = torch.tensor([[True] * 4, [True, True, False, False]])
+    canvas = Canvas(ids, ids != M, torch.zeros_like(ids, dtype=torch.bool), Allowed(kinds, tokens))
+    keys = rng.row_keys(5, 300)
+    *_, last = denoise_windows(canvas, SMALL, FirstHitting, Sampling(), keys, 4, 2)
+    for place in range(1, 9):
+        assert (last.ids[:, place] == 2).any() == (place % 2 == 0)
 
 
 def test_steps_of_confidence_are_spent_in_each_window():

@@ -230,6 +230,7 @@ BAD = {
         "--guidance -1.0 must be a number of at least",
     ),
     "negative blocks": (["He", "--block_length", "-4"], "--block_length -4"),
+    "guidance by nothing": (["--unconditional", "--guidance", "2"], "--guidance 2.0"),
     "stride of a whole window": (["He", "--window_stride", "64"], "a number from 1 to 63"),
     "unknown option of a sampler": (["He", "--threshold_bak", "0.5"], "--threshold_back"),
     "huge seed": (["He", "--seed", str(2**70)], "--seed"),

@@ -88,6 +88,14 @@ def test_a_sampler_takes_its_own_options_and_no_other(name):
         ({"sampler": "saber", "min_tokens": 1}, "--min_tokens 1 must be a number of at least 2"),
         ({"sampler": "saber", "mu": 0}, "--mu 0"),
         ({"sampler": "factor", "factor": -2.0}, "--factor -2.0"),
+        (
+            {"sampler": "threshold", "certainty": "entropy"},
+            "needs --threshold: a number of at most",
+        ),
+        (
+            {"sampler": "threshold", "certainty": "entropy", "threshold": 0.9},
+            "--threshold 0.9: a number of at most 0",
+        ),
         ({"block_length": -1}, "--block_length -1 must be a number of at least 0"),
         ({"early_commit": -1.0}, "--early_commit"),
         ({"guidance": -0.5}, "--guidance -0.5 must be a number of at least 0"),

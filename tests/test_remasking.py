@@ -195,6 +195,12 @@ def test_p2_without_doubt_never_masks_again_and_looks_at_masks_only():
     assert not any(s.remasked.any() for s in steps)
     plain = run(LARGE, Confidence(4), rows=2000, seed=33)
     assert all(torch.equal(a.ids, b.ids) for a, b in zip(steps, plain, strict=True))
+    # Not even for predictions that are certain, whose score no written token can exceed.
+    certain = TabularDenoiser(length=5, vocab=3, seed=0)
+    half = torch.rand(certain.table.shape[:-1], generator=torch.Generator().manual_seed(1)) < 0.5
+    best = torch.nn.functional.one_hot(certain.table.argmax(-1), 3) * 200.0
+    certain.table = torch.where(half[..., None], best, certain.table)
+    assert not any(s.remasked.any() for s in run(certain, P2(12, 0.0), rows=200, seed=33))
 
 
 # ------------------------------------------------------------ WINO, Saber

@@ -237,6 +237,7 @@ def test_confidence_with_alg_temp_draws_positions_without_replacement(kind, alg_
     [
         (0.6, "probability", {}),
         (0.7, "sharpened", {"temperature": 0.7}),
+        (0.7, "sharpened", {"temperature": 0.0, "top_k": 2}),
         (0.3, "margin", {}),
         (-0.7, "entropy", {}),
     ],
@@ -296,10 +297,12 @@ def test_the_loosest_settings_take_one_forward_pass_and_the_strictest_one_a_toke
         assert (run(LARGE, strict, rows=100)[-1].nfe == 4).all()
 
 
-def test_entropy_bound_admits_any_number_of_certain_predictions():
+def test_certain_predictions_are_all_written_at_once():
+    """Also where the bound is reached and not exceeded."""
     certain = TabularDenoiser(length=5, vocab=3, seed=0)
     certain.table = torch.nn.functional.one_hot(certain.table.argmax(-1), 3) * 200.0
-    assert (run(certain, EntropyBound(0.0), rows=10)[-1].nfe == 1).all()
+    for sampler in (EntropyBound(0.0), Threshold(1.0)):
+        assert (run(certain, sampler, rows=10)[-1].nfe == 1).all()
 
 
 # ------------------------------------------------------------ equivalences

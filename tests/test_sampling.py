@@ -170,7 +170,7 @@ def test_scores_are_their_definitions(temperature):
         entropy = -sum(x * math.log(x) for x in tempered)
         expected = {
             "probability": p[token],
-            "sharpened": sharpen(p, temperature, 8, 0.8)[token],
+            "sharpened": sharpen(p, temperature or 1, 8, 0.8)[token],
             "margin": best - second,
             "entropy": -entropy,
         }
@@ -184,6 +184,17 @@ def test_scores_are_their_definitions(temperature):
     assert proposal.probability[~ROWS].isnan().all()
     with pytest.raises(ValueError, match="sureness"):
         proposal.score("sureness")
+
+
+@pytest.mark.parametrize(
+    "logits", [[-20.0, -25.0, -30.0], [3.0, 2.9, -torch.inf], [0.0, 0.0, -9.0]]
+)
+@pytest.mark.parametrize("temperature", [1.5e-4, 1e-3, 1e-2, 1.0])
+def test_entropy_at_any_temperature(logits, temperature):
+    rows, u = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.float64)
+    ours = Proposal(torch.tensor([logits]), rows, Sampling(temperature), u).entropy().item()
+    p = (torch.tensor(logits, dtype=torch.float64) / temperature).softmax(-1)
+    assert ours == pytest.approx(torch.special.entr(p).sum().item(), abs=1e-5)
 
 
 KINDS = ("probability", "sharpened", "margin", "entropy")
