@@ -195,12 +195,13 @@ def test_a_recording_has_the_same_steps(writer):
 
 def test_a_full_row_waits_for_a_shorter_prompt_up_to_the_last_position(writer):
     """Its own positions would run on beyond those that the model has."""
-    options = GenerationOptions(max_len=writer.positions)
+    options = GenerationOptions(max_len=writer.positions, seed=5)
     prompts = ["The", "The river runs through the old town and under the"]
     *_, together = writer.generate(prompts, options, [0, 1])
     for row, prompt in enumerate(prompts):
         *_, alone = writer.generate([prompt], options, [row])
         assert written_ids(together, row) == written_ids(alone, 0)
+        assert len(written_ids(alone, 0)) == writer.positions  # it has not ended before
 
 
 def test_errors_and_early_ends_leave_no_thread_behind(writer):
