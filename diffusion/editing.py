@@ -18,16 +18,17 @@ RENOISE, MIX = -1, -2
 
 # What stands at the edges of a hole must leave the spaces of the template as they are, and what
 # stands beside words to keep must leave them words.
-ANY, OPENS, JOINS, CLOSES, AFTER, BEFORE = range(6)
+ANY, OPENS, JOINS, CLOSES, AFTER, BEFORE, BETWEEN = KINDS = range(7)
 
 
 def edge_rules(tokenizer, vocab_size: int) -> Tensor:
-    """(6, V) bool, see `Allowed`: tokens that may open a hole behind a space (one space, then a
+    """(kinds, V) bool, see `Allowed`: tokens that may open a hole behind a space (one space, then a
     visible character), or without one (a visible character); tokens that may close a hole (no
-    white space at the end); tokens that neither begin nor end with a letter or digit."""
+    white space at the end); tokens that do not begin with a letter or digit, do not end with one,
+    do neither."""
     framer = Framer(tokenizer)
     spelled = [framer.bytes_of(i) for i in range(min(vocab_size, len(tokenizer)))]
-    rules = torch.zeros(6, vocab_size, dtype=torch.bool)
+    rules = torch.zeros(len(KINDS), vocab_size, dtype=torch.bool)
     for kind, fits in {
         OPENS: lambda b: b[:1] == b" " and b[1:2].strip() and b == b.rstrip(),
         JOINS: lambda b: b[:1].strip() and b == b.rstrip(),
@@ -36,6 +37,7 @@ def edge_rules(tokenizer, vocab_size: int) -> Tensor:
         BEFORE: lambda b: b and not _in_word(b[-1]),
     }.items():
         rules[kind, : len(spelled)] = torch.tensor([bool(fits(b)) for b in spelled])
+    rules[BETWEEN] = rules[AFTER] & rules[BEFORE]
     return rules
 
 
@@ -132,8 +134,10 @@ def rewrite_canvas(
         rules = edge_rules(tokenizer, vocab_size)
         kind = torch.full(ids.shape, ANY)
         # Where the text had no letter beside the words, none may come.
-        kind[:-1][kept[1:] & rules[BEFORE, ids[:-1]] & ~rules[AFTER, ids[1:]]] = BEFORE
-        kind[1:][kept[:-1] & rules[AFTER, ids[1:]]] = AFTER
+        before, after = torch.zeros_like(kept), torch.zeros_like(kept)
+        before[:-1] = kept[1:] & rules[BEFORE, ids[:-1]] & ~rules[AFTER, ids[1:]]
+        after[1:] = kept[:-1] & rules[AFTER, ids[1:]]
+        kind[before], kind[after], kind[before & after] = BEFORE, AFTER, BETWEEN
         allowed = Allowed(kind.expand(masked.shape), rules)
     return Canvas(rows, ~masked, torch.zeros_like(masked), allowed)
 

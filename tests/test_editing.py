@@ -213,6 +213,22 @@ def test_only_masked_tokens_change_and_kept_words_never(writer):
     assert "".join(shown) == "Ġthe"
 
 
+@pytest.mark.parametrize(
+    ("text", "keep"),
+    [
+        ("The old-town hall and the river/port.", ["old", "town", "river", "port"]),
+        ("a\nb", ["a", "b"]),
+        ("1887,1888", ["1887", "1888"]),
+    ],
+)
+def test_one_token_between_two_kept_words_runs_into_neither(writer, text, keep):
+    canvas = rewrite_canvas(writer.tokenizer, text, 1.0, keys_of(*range(40)), keep, 320)
+    step = write(writer, canvas, range(40))
+    for row in range(40):
+        new = written_text(writer.tokenizer, step, row)
+        assert all(re.search(rf"(?<!\w){word}(?!\w)", new) for word in keep), new
+
+
 def test_protecting_words_does_not_move_the_masks_of_the_others(writer):
     plain = rewrite_canvas(writer.tokenizer, TEXT, 0.5, keys_of(3))
     kept = rewrite_canvas(writer.tokenizer, TEXT, 0.5, keys_of(3), ["old town"], 320)
