@@ -18,14 +18,14 @@ RENOISE, MIX = -1, -2
 
 # What stands at the edges of a hole must leave the spaces of the template as they are, and what
 # stands beside words to keep must leave them words.
-ANY, OPENS, JOINS, CLOSES, AFTER, BEFORE, BETWEEN = KINDS = range(7)
+ANY, OPENS, JOINS, CLOSES, AFTER, BEFORE, BETWEEN, FRONT = KINDS = range(8)
 
 
 def edge_rules(tokenizer, vocab_size: int) -> Tensor:
     """(kinds, V) bool, see `Allowed`: tokens that may open a hole behind a space (one space, then a
     visible character), or without one (a visible character); tokens that may close a hole (no
     white space at the end); tokens that do not begin with a letter or digit, do not end with one,
-    do neither."""
+    do neither; tokens that join, and do not end with a letter or digit."""
     framer = Framer(tokenizer)
     spelled = [framer.bytes_of(i) for i in range(min(vocab_size, len(tokenizer)))]
     rules = torch.zeros(len(KINDS), vocab_size, dtype=torch.bool)
@@ -38,6 +38,7 @@ def edge_rules(tokenizer, vocab_size: int) -> Tensor:
     }.items():
         rules[kind, : len(spelled)] = torch.tensor([bool(fits(b)) for b in spelled])
     rules[BETWEEN] = rules[AFTER] & rules[BEFORE]
+    rules[FRONT] = rules[JOINS] & rules[BEFORE]
     return rules
 
 
@@ -103,19 +104,20 @@ def rewrite_canvas(
     text: str,
     strength: float,
     keys: Tensor,
-    keep: list[str] | None = None,
-    vocab_size: int = 0,
+    keep: list[str] | None,
+    vocab_size: int,
 ) -> Canvas:
     """``<s>`` and a text each of whose tokens is masked with probability ``strength``.
 
     That is the forward process up to the time with r(t) = strength (SDEdit, arXiv:2108.01073, for
-    text). What stays visible is given: a sampler changes masks only, even if it masks again.
+    text). What stays visible is given: a sampler changes masks only, even if it masks again. No
+    space is written in front of a text that has none there.
 
     Args:
         keys: (B,) random keys; a row for each.
         keep: words whose tokens are never masked. What is written beside them does not run into
             them.
-        vocab_size: of the model, needed with ``keep``.
+        vocab_size: of the model.
     """
     encoded = tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
@@ -130,7 +132,7 @@ def rewrite_canvas(
     masked = (u < strength) & ~kept & ~begins
     rows = ids.expand(masked.shape).masked_fill(masked, tokenizer.mask_token_id)
     allowed = None
-    if keep and Framer(tokenizer).kind == "ByteLevel":
+    if Framer(tokenizer).kind == "ByteLevel":  # the tokens of others do not spell their spaces
         rules = edge_rules(tokenizer, vocab_size)
         kind = torch.full(ids.shape, ANY)
         # Where the text had no letter beside the words, none may come.
@@ -138,6 +140,8 @@ def rewrite_canvas(
         before[:-1] = kept[1:] & rules[BEFORE, ids[:-1]] & ~rules[AFTER, ids[1:]]
         after[1:] = kept[:-1] & rules[AFTER, ids[1:]]
         kind[before], kind[after], kind[before & after] = BEFORE, AFTER, BETWEEN
+        if not text[0].isspace():
+            kind[1] = FRONT if before[1] else JOINS
         allowed = Allowed(kind.expand(masked.shape), rules)
     return Canvas(rows, ~masked, torch.zeros_like(masked), allowed)
 

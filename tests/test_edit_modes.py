@@ -124,9 +124,9 @@ def test_rewrite_shows_what_changed(call):
 
 def test_rewrite_of_a_file_and_the_ends_of_the_strength(call, tmp_path):
     file = tmp_path / "notes.txt"
-    file.write_text("The river\n\nruns  on.\n")
+    file.write_text(" The river\n\nruns  on.\n")
     code, out, _ = call("--rewrite", file, "--strength", "0")
-    assert (code, out) == (0, "The river\n\nruns  on.\n\n")
+    assert (code, out) == (0, " The river\n\nruns  on.\n\n")
     (record,) = records(call("--rewrite", file, "--strength", "1", "--json")[1])
     assert record["masked"] == len(record["ids"]) - 1
     n = len(record["ids"]) - 1
