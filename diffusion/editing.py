@@ -166,6 +166,8 @@ def interpolation_canvas(
         keys: (B,) random keys, one a row.
         vocab_size: of the model.
     """
+    if texts[0] == texts[1]:  # nothing lies between a text and itself: every point is that text
+        weights = [0.0] * len(weights)
     framer = Framer(tokenizer)
     sources = [encode(tokenizer, text) for text in texts]
     words = [_words(framer, ids) for ids in sources]

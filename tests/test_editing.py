@@ -351,6 +351,11 @@ def test_words_of_both_texts_in_changing_proportion(writer):
         assert along[1] == pytest.approx(0.56, abs=0.1)
 
 
+def test_between_two_equal_texts_there_is_only_that_text(writer):
+    step = write(writer, mixtures(writer, [0.0, 0.3, 0.5, 1.0], (TEXTS[0], TEXTS[0])), [0] * 4)
+    assert {written_text(writer.tokenizer, step, row) for row in range(4)} == {TEXTS[0]}
+
+
 def test_one_word_texts_work(writer):
     for weight in (0.0, 0.3, 0.5, 1.0):
         assert mixtures(writer, [weight], ("a", TEXTS[1])).ids.shape[1] >= 2
