@@ -113,7 +113,9 @@ class EditingOptions:
             raise UserError(f"--{modes[0]} and --{modes[1]} are two tasks; give one of them")
         mode = modes[0] if modes else None
         for name, owners in self._OWN.items():
-            if getattr(self, name) not in (None, False) and mode not in owners:
+            value = getattr(self, name)
+            given = value is not None and value is not False  # 0.0 is a value, and equals False
+            if given and mode not in owners:
                 raise UserError(
                     f"--{name} is an option of --{' or --'.join(owners)}; add that, or leave it out"
                 )

@@ -310,6 +310,7 @@ BAD = {
     "mode and nothing": (["--unconditional", "--rewrite", TEXT], "--unconditional"),
     "mode and length": (["--rewrite", TEXT, "--length", "5"], "--length"),
     "strength alone": (["The river", "--strength", "0.4"], "--rewrite"),
+    "no strength alone": (["The river", "--strength", "0"], "--rewrite"),
     "keep alone": (["--infill", "a <mask:2>", "--keep", "a"], "--rewrite"),
     "rank alone": (["The river", "--rank"], "--score"),
     "draws alone": (["The river", "--draws", "4"], "--score or --best_of"),
