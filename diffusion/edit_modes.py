@@ -194,6 +194,11 @@ class Editor:
             raise UserError(f"--{mode} brings its own text; leave out {other}")
         if generation.length is not None:
             raise UserError(f"--length is for new texts; leave it out with --{mode}")
+        if generation.window_stride is not None:
+            raise UserError(
+                f"--{mode} works on a whole text, which the model must see at once; leave out "
+                "--window_stride"
+            )
         animated = script.save_animation is not None or script.show
         if animated and mode in ("interpolate", "score"):
             flag = "--show" if script.show else "--save_animation"
@@ -248,9 +253,9 @@ class Desk:
         return self.writer.denoiser.row_logits.config.vocab_size
 
     @property
-    def room(self) -> int:
-        """The most positions of a text: scores need the model to see it whole."""
-        return min(self.generation.max_len, self.writer.positions)
+    def room(self) -> tuple[int, int]:
+        """The most positions of a text, and of one that the model sees whole."""
+        return self.generation.max_len, self.writer.positions
 
     def chunks(self, items, size: int | None = None):
         """The items in batches."""
@@ -329,7 +334,7 @@ class Desk:
         given = sum(len(encode(self.tokenizer, text)) for text in template.given())
         tokens = sum(hole[-1] for hole in template.holes)  # before a canvas is made: it may be huge
         what = f"the text with {tokens} tokens in its holes"
-        check_room(what, 1 + given + tokens, self.room)
+        check_room(what, 1 + given + tokens, *self.room)
 
         def known(lengths, **more) -> Callable:
             def record(step, row: int, written: dict) -> dict:
@@ -387,7 +392,7 @@ class Desk:
         from .generation import row_keys
 
         (ids,) = prompt_ids(self.tokenizer, [text], sys.maxsize)
-        check_room("the text to rewrite", len(ids), self.room)
+        check_room("the text to rewrite", len(ids), *self.room)
 
         def record(step, row: int, written: dict) -> dict:
             edits = [
@@ -425,7 +430,7 @@ class Desk:
         for text, ids in zip(
             (first, last), prompt_ids(self.tokenizer, [first, last], sys.maxsize), strict=True
         ):
-            check_room(f"the text {short(text)!r}", len(ids), self.room)
+            check_room(f"the text {short(text)!r}", len(ids), *self.room)
         jobs = [
             (sample, point) for sample in range(self.script.num_samples) for point in range(points)
         ]
@@ -451,7 +456,7 @@ class Desk:
         texts = [text for _, text in lines]
         ids = prompt_ids(self.tokenizer, texts, sys.maxsize)
         for (number, text), tokens in zip(lines, ids, strict=True):
-            check_room(f"line {number} ({short(text)!r})", len(tokens), self.room)
+            check_room(f"line {number} ({short(text)!r})", len(tokens), *self.room)
         bounds = self.bounds(ids, [1] * len(ids), draws, list(map(len, map(str.encode, texts))))
         order = range(len(lines))
         if rank:

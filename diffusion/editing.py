@@ -88,8 +88,12 @@ def hole_spans(tokenizer, template: Template, lengths: tuple[int, ...]) -> list[
     return spans
 
 
-def check_room(what: str, needed: int, max_len: int) -> None:
-    """Refuse a text that has no room."""
+def check_room(what: str, needed: int, max_len: int, positions: int) -> None:
+    """Refuse a text that has no room on the canvas, or that the model cannot see whole."""
+    if needed > positions:  # no --max_len helps
+        raise UserError(
+            f"{what} needs {needed} positions, and the model sees {positions}; shorten it"
+        )
     if needed > max_len:
         raise UserError(
             f"{what} needs {needed} of {max_len} positions; shorten it, or change --max_len"
