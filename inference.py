@@ -38,11 +38,13 @@ def main() -> None:
         __doc__.split("\n")[0],
         PROMPT_HELP,
     )
+    editor = Editor(editing)
+    editor.check_flags(generation, script.list_samplers)
     if script.list_samplers:
         print(sampler_table(generation))
         return
     generation.check()
-    serve(load, generation, script, prompt, Editor(editing))
+    serve(load, generation, script, prompt, editor)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import ClassVar
 
 from .errors import UserError
 from .frames import Framer, printable
-from .options import SAMPLERS, STEPPED, GenerationOptions, at_least
+from .options import SAMPLERS, STEPPED, GenerationOptions, at_least, one_of
 from .passages import (
     HOLE,
     Template,
@@ -182,6 +182,28 @@ class Editor:
         self.options = options
         self.mode: str | None = None
         self.source: object = None  # what the mode works on, read and checked
+
+    def check_flags(self, generation: GenerationOptions, lists: bool = False) -> None:
+        """Refuse flags that would mean nothing. Before ``generation.check()``, which fills in what
+        nobody has typed.
+
+        Args:
+            lists: whether the samplers are to be listed, and nothing else.
+        """
+        mode = self.options.check()
+        if lists:
+            if mode is not None:
+                raise UserError(f"--list_samplers only lists; leave it out, or --{mode}")
+            if generation.sampler is not None:
+                one_of("--sampler", generation.sampler, SAMPLERS)
+        elif mode == "score":
+            for option in fields(generation):
+                value = getattr(generation, option.name)
+                if option.name not in ("seed", "max_len") and value != option.default:
+                    raise UserError(
+                        f"--{option.name} {value} is for writing, and --score only reads; leave "
+                        "it out"
+                    )
 
     def check(self, generation: GenerationOptions, script: WritingOptions, prompt) -> bool:
         """Whether a flag gives the text to work on, after refusing all that can be refused

@@ -303,7 +303,7 @@ BAD = {
     "score file not utf-8": (["--score", "latin"], "UTF-8"),
     "line too long": (["--score", "long"], "line 3"),
     "line too long for the model": (["--score", "long"], "and the model sees 64; shorten it"),
-    "windows": (["--score", "long", "--window_stride", "8"], "leave out --window_stride"),
+    "windows": (["--score", "long", "--window_stride", "8"], "--window_stride 8"),
     "windows of a rewrite": (["--rewrite", TEXT, "--window_stride", "8"], "--window_stride"),
     "no draws": (["--score", "long", "--draws", "0"], "--draws 0"),
     "best of none": (["The river", "--best_of", "0"], "--best_of 0"),
@@ -324,6 +324,13 @@ BAD = {
     "animated samples": (
         ["--rewrite", TEXT, "--num_samples", "2", "--save_animation", "a.gif"], "one sample",
     ),
+    "sampler of a score": (
+        ["--score", "long", "--sampler", "confidence", "--seed", "1"], "--sampler confidence is for",
+    ),
+    "temperature of a score": (["--score", "long", "--temperature", "0.5"], "--temperature 0.5"),
+    "blocks of a score": (["--score", "long", "--block_length", "1"], "--block_length 1"),
+    "samplers and a mode": (["--list_samplers", "--rewrite", TEXT], "--list_samplers"),
+    "list of an unknown sampler": (["--list_samplers", "--sampler", "confidnce"], "'confidence'"),
     "samples of a score": (["--score", "long", "--num_samples", "2"], "--num_samples"),
 }  # fmt: skip
 
