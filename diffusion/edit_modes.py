@@ -7,6 +7,7 @@ out. Nothing heavy is imported before a model is loaded.
 
 import itertools
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -68,7 +69,7 @@ class EditingOptions:
     )  # fmt: skip
     interpolate: list[str] | None = field(
         default=None,
-        metadata={"help": "Texts on the way between two.", "metavar": "TEXT"},
+        metadata={"help": "Texts on the way between two texts, or files.", "metavar": ("A", "B")},
     )
     points: int | None = field(
         default=None,
@@ -138,9 +139,14 @@ def text_or_file(value: str, flag: str) -> str:
         UserError: a file that cannot be read, is not UTF-8 or empty; a name that is no file.
     """
     if os.path.exists(value):  # a pipe, too
-        value = read_utf8(value, flag).rstrip("\r\n")
-    elif Path(value).suffix in (".txt", ".md") and not any(map(str.isspace, value)):
+        return check_text(read_utf8(value, flag).rstrip("\r\n"), f"{flag} {value!r}")
+    document = Path(value).suffix.lower() in (".txt", ".md")
+    spaces = any(map(str.isspace, value))
+    if document and not spaces:
         raise UserError(f"{flag} {value!r}: there is no such file")
+    one_word = not spaces and ("/" in value or re.search(r"\w\.\w{1,5}$", value))
+    if (document or one_word) and "\n" not in value and not HOLE.search(value):
+        say(f"note: there is no file {printable(value)!r}; it is taken as the text")
     return check_text(value, flag)
 
 
@@ -233,7 +239,8 @@ class Editor:
             self.source = text_or_file(self.options.rewrite, "--rewrite")
             kept_characters(self.source, self.options.keep or [])
         elif mode == "interpolate":
-            self.source = [check_text(text, "--interpolate") for text in self.options.interpolate]
+            texts = self.options.interpolate
+            self.source = [text_or_file(text, "--interpolate") for text in texts]
         else:
             self.source = score_lines(self.options.score)
         return True

@@ -10,6 +10,8 @@ from PIL import Image
 from test_inference import in_a_terminal
 
 import inference
+from diffusion.edit_modes import text_or_file
+from diffusion.errors import UserError
 
 SMALL = ["--max_len", "40", "--dtype", "float32"]
 TEXT = "The river runs through the old town."
@@ -140,6 +142,30 @@ def test_kept_words_stay(call):
     for record in records(out):
         assert "old town" in record["text"] and "river" in record["text"]
     assert record["keep"] == ["old town", "river"]
+
+
+@pytest.mark.parametrize("name", ["my notes.txt", "./nosuch.text", "nosuch/dir", "notes.doc"])
+def test_a_text_that_looks_like_a_file_gets_a_note(name, capsys):
+    assert text_or_file(name, "--rewrite") == name
+    said = capsys.readouterr().err
+    assert said == f"note: there is no file {name!r}; it is taken as the text\n"
+
+
+@pytest.mark.parametrize("text", ["and/or this", "He left.", "The end of 3.5", "in <mask:2>/x.y"])
+def test_other_texts_get_none(text, capsys):
+    assert text_or_file(text, "--rewrite") == text
+    assert capsys.readouterr().err == ""
+
+
+def test_files_are_read_whatever_their_names(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        text_or_file("NOTES.TXT", "--rewrite")
+    for name in ("NOTES.TXT", "my notes.txt"):
+        (tmp_path / name).write_text("The river\n")
+        assert text_or_file(name, "--rewrite") == "The river"
+    got = records(call("--interpolate", "NOTES.TXT", TEXT, "--points", "2", "--json")[1])
+    assert [r["text"] for r in got] == ["The river", TEXT]
 
 
 # ---------------------------------------------------------------- interpolate
