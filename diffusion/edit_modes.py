@@ -36,6 +36,7 @@ from .writing import (
     facts,
     is_live,
     progress,
+    same_file,
     say,
     watch,
     write_texts,
@@ -233,6 +234,11 @@ class Editor:
             raise UserError(f"{flag} animates one text; --{mode} has several, leave it out")
         if mode == "score" and script.num_samples != 1:
             raise UserError("--num_samples is for writing, and --score only reads; leave it out")
+        # Not a device: what is typed into /dev/stdin may go to /dev/stdout.
+        values = getattr(self.options, mode)
+        for name in filter(os.path.isfile, values if isinstance(values, list) else [values]):
+            if script.output and same_file(script.output, name):
+                raise UserError(f"--output {script.output!r} is what --{mode} reads; give another")
         if mode == "infill":
             self.source = parse_template(text_or_file(self.options.infill, "--infill"))
         elif mode == "rewrite":

@@ -159,6 +159,17 @@ def check(script: WritingOptions, prompt: str | None, edits: bool = False) -> No
         if bad or not os.access(folder, os.W_OK):
             raise UserError(f"--output {script.output!r} cannot be written; give a file in a folder "
                             "that can")  # fmt: skip
+        if script.save_animation and same_file(script.output, script.save_animation):
+            raise UserError(
+                f"--output and --save_animation are both {script.output!r}; give two files"
+            )
+
+
+def same_file(one: str, other: str) -> bool:
+    """Whether two names, of which a file may not exist yet, are of one file."""
+    if os.path.exists(one) and os.path.exists(other):
+        return os.path.samefile(one, other)
+    return Path(one).resolve() == Path(other).resolve()
 
 
 def check_prompt(prompt: str) -> None:

@@ -220,6 +220,10 @@ BAD = {
     "animation of two texts": (["He", "--save_animation", "a.gif", "--num_samples", "2"], "one"),
     "animation into nothing": (["He", "--save_animation", "no/such/a.gif"], "no/such"),
     "output into nothing": (["He", "--output", "no/such/a.txt"], "no/such"),
+    "two results in one file": (
+        ["He", "--output", "a.html", "--save_animation", "./a.html"],
+        "--output and --save_animation",
+    ),
     "eta out of range": (
         ["He", "--sampler", "remdm", "--eta", "2"],
         "--eta 2.0 must be a number from",
