@@ -159,6 +159,11 @@ def check(script: WritingOptions, prompt: str | None, edits: bool = False) -> No
         if bad or not os.access(folder, os.W_OK):
             raise UserError(f"--output {script.output!r} cannot be written; give a file in a folder "
                             "that can")  # fmt: skip
+        # The folder alone would allow it: a file is replaced whole.
+        if Path(script.output).exists() and not os.access(script.output, os.W_OK):
+            raise UserError(
+                f"--output {script.output!r} is read-only; give another file, or make it writable"
+            )
         if script.save_animation and same_file(script.output, script.save_animation):
             raise UserError(
                 f"--output and --save_animation are both {script.output!r}; give two files"
