@@ -267,6 +267,12 @@ class Editor:
         elif prompts is None:
             Session(desk, options).run()
         else:
+            starts = (prompt.split(maxsplit=1)[0] for prompt in prompts if prompt.startswith("/"))
+            if command := next((w for w in starts if w[1:].lower() in Session.COMMANDS), None):
+                say(
+                    f"note: {command} at the beginning of a prompt is plain text; commands work "
+                    "only at the question of the interactive loop"
+                )
             desk.prompts(prompts, options)
 
 

@@ -416,6 +416,13 @@ def test_commands(call):
     assert records(call("The river", *flags)[1])[0]["ids"] == prompt["ids"]
 
 
+def test_a_command_in_a_pipe_is_plain_text_and_said_so_once(call):
+    code, out, err = call("--json", stdin=b"He\n/infill The river\n/seed 7\n")
+    assert code == 0 and records(out)[1]["prompt"] == "/infill The river"
+    assert err.count("commands work only") == 1 and "note: /infill" in err
+    assert "commands work" not in call("--json", stdin=b"/home is a folder\n")[2]
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [
