@@ -20,6 +20,7 @@ from .frames import Framer, printable
 from .options import SAMPLERS, STEPPED, GenerationOptions, at_least, one_of
 from .passages import (
     HOLE,
+    LIKE_A_HOLE,
     Template,
     changes,
     kept_characters,
@@ -366,8 +367,8 @@ class Desk:
         from .editing import check_room, hole_spans, infill_canvas
 
         layouts = list(itertools.product(*template.holes))
-        if any("<mask>" in text for text in template.texts):
-            say("note: <mask> without a number is plain text; <mask:1> is a hole of one token")
+        if mark := next(filter(None, map(LIKE_A_HOLE.search, template.texts)), None):
+            say(f"note: {mark[0]} is plain text; <mask:1> is a hole of one token")
 
         def canvas(layouts):
             return infill_canvas(self.tokenizer, template, layouts, self.vocab_size)

@@ -15,6 +15,7 @@ from .frames import printable
 # ---------------------------------------------------------------- holes
 
 HOLE = re.compile(r"<mask:([^<>]*)>")
+LIKE_A_HOLE = re.compile(r"<\s*mask\b[^<>\s]*>?", re.IGNORECASE)
 _COUNT = re.compile(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?")
 MAX_LAYOUTS = 256
 

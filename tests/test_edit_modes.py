@@ -221,7 +221,9 @@ def test_one_draw_has_no_standard_error(call, lines):
 def test_marks_that_are_no_holes_are_named(call):
     assert "--infill" in call("The <mask:3> sat")[2]
     assert "<mask:1>" in call("--infill", "The <mask> <mask:2>")[2]
-    assert "note: <mask" not in call("--infill", "The <mask:2>")[2]
+    for typed in ("<mask:3", "<Mask:2>", "< mask:2>", "<mask>", "<MASK"):
+        assert f"note: {typed.split()[0]}" in call("--infill", f"{typed} and <mask:1>")[2]
+    assert "note: <mask" not in call("--infill", "The <mask:2> <masked>")[2]
 
 
 def test_rank_orders_the_lines(call, lines):
