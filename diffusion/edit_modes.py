@@ -176,6 +176,8 @@ def read_utf8(path: str, flag: str) -> str:
 
 def score_lines(path: str) -> list[tuple[int, str]]:
     """(line number, text) of the lines of a file that are not blank."""
+    if not path:
+        raise UserError("--score '' names no file; give one with a text a line")
     lines = read_utf8(path, "--score").split("\n")
     texts = [(n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
     if not texts:
@@ -356,8 +358,9 @@ class Desk:
                 "candidates": [round(bound.nats_per_token, 4) for bound in bounds],
             }
             self.publish(iter(steps), [known] * len(some), list(some), row)
+            chosen = f"the best of {n}, with " if n > 1 else ""
             say(
-                f"sample {samples[best]}: the best of {n}, with a likelihood bound of "
+                f"sample {samples[best]}: {chosen}a likelihood bound of "
                 f"{bounds[best].nats_per_token:.3f} nats per token"
             )
 
@@ -368,7 +371,7 @@ class Desk:
 
         layouts = list(itertools.product(*template.holes))
         if mark := next(filter(None, map(LIKE_A_HOLE.search, template.texts)), None):
-            say(f"note: {mark[0]} is plain text; <mask:1> is a hole of one token")
+            say(f"note: {printable(mark[0])} is plain text; <mask:1> is a hole of one token")
 
         def canvas(layouts):
             return infill_canvas(self.tokenizer, template, layouts, self.vocab_size)

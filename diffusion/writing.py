@@ -150,6 +150,11 @@ def check(script: WritingOptions, prompt: str | None, edits: bool = False) -> No
     one_text = (prompt is not None or script.unconditional or edits) and script.num_samples == 1
     if (script.save_animation or script.show) and not one_text:
         flag = "--save_animation" if script.save_animation else "--show"
+        if edits:
+            raise UserError(
+                f"{flag} animates one text, and --num_samples {script.num_samples} writes several; "
+                "leave out one of the two"
+            )
         raise UserError(
             f"{flag} animates one text; give one prompt (or --unconditional) and one sample"
         )

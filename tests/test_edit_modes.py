@@ -245,6 +245,7 @@ def test_best_of_keeps_the_least_bound_of_the_samples(call):
     assert best["ids"] == every[best["sample"]]["ids"]
     assert best["candidates"][best["sample"]] == min(best["candidates"])
     assert best["bound"]["nats_per_token"] == pytest.approx(min(best["candidates"]), abs=1e-4)
+    assert "best of 1" not in call("The river", "--best_of", "1")[2]
     two = records(call("The river", "--best_of", "2", "--num_samples", "2", "--json")[1])
     assert [r["candidates"] for r in two] == [best["candidates"][:2], best["candidates"][2:]]
 
@@ -325,6 +326,9 @@ BAD = {
     "three texts": (["--interpolate", TEXT, "She", "He"], "two texts"),
     "empty text": (["--interpolate", TEXT, ""], "no text"),
     "long text": (["--interpolate", TEXT, "river " * 60], "'river river"),
+    "empty file to rewrite": (["--rewrite", "empty"], "--rewrite 'empty' has no text"),
+    "empty file to infill": (["--infill", "empty"], "--infill 'empty' has no text"),
+    "no score file": (["--score", ""], "--score '' names no file"),
     "empty score file": (["--score", "empty"], "no text"),
     "score file missing": (["--score", "missing"], "cannot be read"),
     "score file a folder": (["--score", "."], "cannot be read"),
@@ -350,7 +354,8 @@ BAD = {
         ["--interpolate", TEXT, "She", "--save_animation", "a.gif"], "--save_animation",
     ),
     "animated samples": (
-        ["--rewrite", TEXT, "--num_samples", "2", "--save_animation", "a.gif"], "one sample",
+        ["--rewrite", TEXT, "--num_samples", "2", "--save_animation", "a.gif"],
+        "--num_samples 2 writes several; leave out one",
     ),
     "sampler of a score": (
         ["--score", "long", "--sampler", "confidence", "--seed", "1"], "--sampler confidence is for",

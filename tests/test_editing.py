@@ -139,13 +139,15 @@ def test_a_rule_conditions_the_prediction():
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("The <mask:0> sat", "<mask:0>"),
+        ("The <mask:0> sat", "<mask:0>': a hole has at least one token"),
+        ("The <mask:0-3> sat", "<mask:0-3>': a hole has at least one token"),
         ("The <mask:-1> sat", "<mask:-1>"),
-        ("The <mask:8-2> sat", "<mask:8-2>"),
+        ("The <mask:8-2> sat", "goes down; write <mask:2-8>"),
         ("The <mask:two> sat", "<mask:two>"),
         ("The <mask:> sat", "<mask:>"),
         ("The <mask:1.5> sat", "<mask:1.5>"),
-        ("The <mask:99999999999999> sat", "<mask:99999999999999>"),
+        ("The <mask:99999999999999> sat", "<mask:99999999999999>' asks for more tokens"),
+        (f"The <mask:{'9' * 5000}> sat", "asks for more tokens"),
         ("The <mask> sat", "no hole"),
         ("", "no hole"),
         ("<mask:1-90> and <mask:1-90>", "8100 combinations"),
