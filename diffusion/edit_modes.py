@@ -636,6 +636,18 @@ Type the beginning of a text, or
 An empty line ends."""
 
 
+FLAGS = {f.name for options in (EditingOptions, GenerationOptions, WritingOptions)
+         for f in fields(options)}  # fmt: skip
+
+
+def at_the_question(message: str) -> str:
+    """What a message says of flags, for somebody who has commands instead."""
+    message = message.replace("use --max_len", "start again with --max_len")
+    message = message.replace("change --max_len", "start again with another --max_len")
+    message = message.replace("--n_steps", "/steps")
+    return re.sub(r"--(sampler|seed|strength|keep)\b", r"/\1", message)
+
+
 @dataclass
 class Session:
     """The prompt loop and its commands."""
@@ -649,13 +661,26 @@ class Session:
 
     def answer(self, line: str) -> None:
         """One line: a command, or the beginning of a text."""
+        try:
+            self.obey(line)
+        except UserError as error:
+            raise UserError(at_the_question(str(error))) from None
+
+    def obey(self, line: str) -> None:
         if not line.startswith("/"):
             self.desk.prompts([line], self.options)
             return
-        name, _, value = line[1:].partition(" ")
+        typed, _, value = line[1:].partition(" ")
+        name = typed.lower()
+        if name in ("quit", "exit", "q"):
+            raise UserError(f"/{name} is no command; an empty line ends")
+        if name in FLAGS and name not in self.COMMANDS:
+            raise UserError(
+                f"/{name} is no command, but a flag: start again with --{name}, or see /help"
+            )
         if name not in self.COMMANDS:
             raise UserError(
-                f"/{printable(name)} is no command; /help lists them, and a text that begins with "
+                f"/{printable(typed)} is no command; /help lists them, and a text that begins with "
                 "a slash can be given on the command line"
             )
         if not value.strip() and name != "help":

@@ -436,7 +436,11 @@ def test_a_command_in_a_pipe_is_plain_text_and_said_so_once(call):
         ("/sampler confidnce", "'confidence'"),
         ("/sampler", "needs a value"),
         ("/steps many", "'many' is no number"),
-        ("/steps 5", "--sampler seed"),
+        ("/steps 5", "/steps is an option of /sampler seed"),
+        ("/steps 0", "/steps 0 must be"),
+        ("/interpolate a b", "a flag: start again with --interpolate"),
+        ("/quit", "an empty line ends"),
+        ("/SEED x", "'x' is no number"),
         ("/seed 1.5", "'1.5' is no number"),
         (f"/seed {2**70}", "64 bits"),
         ("/strength 2", "from 0 to 1"),
@@ -446,7 +450,8 @@ def test_a_command_in_a_pipe_is_plain_text_and_said_so_once(call):
         ("/rewrite", "needs a value"),
         ("/fill The <mask:2>", "/fill is no command"),
         ("/home/me is a folder", "/home/me is no command"),
-        ("river " * 80, "of 40 positions"),
+        ("river " * 80, "of 40 positions; shorten it, or start again with another --max_len"),
+        ("/infill The <mask:50>", "of 40 positions; shorten it, or start again with"),
     ],
 )
 def test_a_wrong_command_says_so_and_the_loop_goes_on(call, line, named):
