@@ -628,6 +628,7 @@ Type the beginning of a text, or
   /infill TEXT     fill the holes of a text: /infill The <mask:4> sat on the <mask:2-5>.
   /rewrite TEXT    write a part of a text, or of a file, anew
   /strength X      how much of it, from 0 to 1 (now {strength})
+  /keep WORDS      that /rewrite leaves, such as river "old town"; alone: none (now {keep})
   /sampler NAME    the order of writing (now {method}):
                    {samplers}
   /steps N         denoising steps of {stepped}
@@ -654,6 +655,7 @@ class Session:
 
     desk: Desk
     options: EditingOptions
+    keep: list[str] = field(default_factory=list)
 
     def run(self) -> None:
         say("/help lists the commands")
@@ -683,7 +685,7 @@ class Session:
                 f"/{printable(typed)} is no command; /help lists them, and a text that begins with "
                 "a slash can be given on the command line"
             )
-        if not value.strip() and name != "help":
+        if not value.strip() and name not in ("help", "keep"):
             raise UserError(f"/{name} needs a value; /help shows how")
         self.COMMANDS[name](self, value)
 
@@ -691,7 +693,16 @@ class Session:
         self.desk.infill(parse_template(text_or_file(value, "/infill")))
 
     def rewrite(self, value: str) -> None:
-        self.desk.rewrite(text_or_file(value, "/rewrite"), self.strength, [])
+        self.desk.rewrite(text_or_file(value, "/rewrite"), self.strength, self.keep)
+
+    def set_keep(self, value: str) -> None:
+        """Words, or several in double quotes; an apostrophe is part of a word."""
+        words = [several or one for several, one in re.findall(r'"([^"]*)"|(\S+)', value)]
+        self.keep = [word for word in words if word.strip()]
+        say(f"keep {self.kept()}")
+
+    def kept(self) -> str:
+        return printable(", ".join(map(repr, self.keep))) or "no words"
 
     @property
     def strength(self) -> float:
@@ -729,6 +740,7 @@ class Session:
         say(
             HELP.format(
                 strength=self.strength,
+                keep=self.kept(),
                 method=self.desk.writer.method(generation).removeprefix("sampler "),
                 samplers=", ".join(["default", *SAMPLERS]),
                 stepped=", ".join(STEPPED),
@@ -740,6 +752,7 @@ class Session:
         "infill": infill,
         "rewrite": rewrite,
         "strength": set_strength,
+        "keep": set_keep,
         "sampler": set_sampler,
         "steps": set_steps,
         "seed": set_seed,

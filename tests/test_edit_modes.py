@@ -423,6 +423,20 @@ def test_commands(call):
     assert records(call("The river", *flags)[1])[0]["ids"] == prompt["ids"]
 
 
+def test_the_loop_keeps_words(call):
+    text = "The river doesn't run through the old town."
+    typed = ["/strength 1", '/keep doesn\'t "old town"', f"/rewrite {text}", "/help"]
+    typed += ["/keep", f"/rewrite {text}", "/keep castle", f"/rewrite {text}"]
+    code, out, err = call("--json", typed=typed)
+    kept, free = records(out)
+    assert code == 0 and kept["keep"] == ["doesn't", "old town"] and free["keep"] == []
+    assert "doesn't" in kept["text"] and "old town" in kept["text"]
+    assert "alone: none (now \"doesn't\", 'old town')" in err and "keep no words" in err
+    assert "/keep 'castle' does not stand in the text" in err
+    flags = ["--strength", "1", "--keep", "doesn't", "old town", "--json"]
+    assert records(call("--rewrite", text, *flags)[1])[0]["ids"] == kept["ids"]
+
+
 def test_a_command_in_a_pipe_is_plain_text_and_said_so_once(call):
     code, out, err = call("--json", stdin=b"He\n/infill The river\n/seed 7\n")
     assert code == 0 and records(out)[1]["prompt"] == "/infill The river"
