@@ -6,8 +6,9 @@ cat prompts.txt | python inference.py --json          # one prompt a line
 python inference.py --unconditional --num_samples 3
 python inference.py "The river" --sampler confidence --n_steps 32 --save_animation river.gif
 python inference.py --infill "The <mask:6> sat on the <mask:2-5> and slept."
-python inference.py --rewrite notes.txt --strength 0.4 --keep "the old town"
+python inference.py --rewrite "The river runs through the old town." --keep "old town"
 python inference.py --interpolate "The river runs." "She opened the window." --points 5
+echo "The river runs." > lines.txt
 python inference.py --score lines.txt --rank
 """
 

@@ -53,33 +53,41 @@ class EditingOptions:
     infill: str | None = field(
         default=None,
         metadata={"help": "Fill the holes of a text, or of a file: 'The <mask:6> sat' has one of six tokens, "
-                  "<mask:2-8> tries the lengths and keeps the one with the best pseudo-likelihood."},
+                  "<mask:2-8> tries the lengths and keeps the one with the best pseudo-likelihood.",
+                  "metavar": "TEXT"},
     )  # fmt: skip
     rewrite: str | None = field(
         default=None,
-        metadata={"help": "Mask a random part of a text, or of a file, and write it anew."},
-    )
+        metadata={"help": "Mask a random part of a text, or of a file, and write it anew.",
+                  "metavar": "TEXT"},
+    )  # fmt: skip
     strength: float | None = field(
         default=None,
         metadata={"help": "rewrite: probability of masking a token, from 0 to 1; default "
-                  f"{STRENGTH}."},
+                  f"{STRENGTH}.", "metavar": "X"},
     )  # fmt: skip
     keep: list[str] | None = field(
         default=None,
-        metadata={"help": "rewrite: words that are never masked, each in quotes.",
+        metadata={"help": "rewrite: words that are never masked; several that belong together "
+                  "in quotes.",
                   "action": "extend", "metavar": "WORDS"},
     )  # fmt: skip
     interpolate: list[str] | None = field(
         default=None,
-        metadata={"help": "Texts on the way between two texts, or files.", "metavar": ("A", "B")},
+        metadata={
+            "help": "Texts on the way between two texts, or files; not with --save_animation.",
+            "metavar": ("A", "B"),
+        },
     )
     points: int | None = field(
         default=None,
-        metadata={"help": f"interpolate: texts, both ends included; default {POINTS}."},
-    )
+        metadata={"help": f"interpolate: texts, both ends included; default {POINTS}.",
+                  "metavar": "N"},
+    )  # fmt: skip
     score: str | None = field(
         default=None,
-        metadata={"help": "Bound the likelihood of each line of a file, in nats.",
+        metadata={"help": "Bound the likelihood of each line of a file, in nats; not with "
+                  "--save_animation.",
                   "metavar": "FILE"},
     )  # fmt: skip
     rank: bool = field(
@@ -88,12 +96,13 @@ class EditingOptions:
     best_of: int | None = field(
         default=None,
         metadata={"help": "Write so many texts for each one asked for, and keep the one with the "
-                  "least likelihood bound per token."},
+                  "least likelihood bound per token.", "metavar": "N"},
     )  # fmt: skip
     draws: int | None = field(
         default=None,
-        metadata={"help": f"score, best_of: random sets of masks for each text; default {DRAWS}."},
-    )
+        metadata={"help": f"score, best_of: random sets of masks for each text; default {DRAWS}.",
+                  "metavar": "N"},
+    )  # fmt: skip
 
     # Which options belong to which mode.
     _OWN: ClassVar = {

@@ -51,7 +51,8 @@ class WritingOptions:
         default=False, metadata={"help": "One JSON object a text: prompt, text, ids, NFE, ..."}
     )
     save_animation: str | None = field(
-        default=None, metadata={"help": "Save the generation as .gif, .mp4, .html or .png."}
+        default=None,
+        metadata={"help": "Save the generation of one text as .gif, .mp4, .html or .png."},
     )
     show: bool = field(default=False, metadata={"help": "Play the animation in a window."})
     live: bool = field(

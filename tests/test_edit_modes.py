@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import shlex
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -387,6 +390,27 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case, tmp_path, monke
     assert len(said) == 1 and named in said[0]
     assert "Traceback" not in err
     assert sorted(os.listdir(tmp_path)) == ["empty", "latin", "long"]
+
+
+def test_the_help_names_the_values(call):
+    code, out, _ = call("--help")
+    assert code == 0
+    for usage in ("--interpolate A B", "--infill TEXT", "--rewrite TEXT", "--points N"):
+        assert usage in out
+    assert out.count("Show the canvas while it fills") == 1 and "Turn --live off." in out
+
+
+def test_the_readme_examples_of_editing_run(call, tmp_path, monkeypatch):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    block = readme.split("### Editing with")[1].split("```")[1].removeprefix("sh\n")
+    monkeypatch.chdir(tmp_path)
+    make, *examples = block.replace("\\\n", " ").splitlines()
+    subprocess.run(make, shell=True, check=True)
+    assert len(examples) == 6
+    for example in examples:
+        code, out, err = call(*shlex.split(example, comments=True)[2:], "--max_len", "64")
+        assert code == 0 and out.strip(), err
+        assert "note: there is no file" not in err
 
 
 # ---------------------------------------------------------------- the interactive loop
