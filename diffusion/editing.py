@@ -47,6 +47,10 @@ def _in_word(byte: int) -> bool:
     return byte > 127 or chr(byte).isalnum() or byte == ord("_")
 
 
+def _letter(character: str) -> bool:
+    return character.isalnum() or character == "_"
+
+
 def infill_canvas(
     tokenizer, template: Template, layouts: list[tuple[int, ...]], vocab_size: int
 ) -> Canvas:
@@ -139,10 +143,13 @@ def rewrite_canvas(
     if Framer(tokenizer).kind == "ByteLevel":  # the tokens of others do not spell their spaces
         rules = edge_rules(tokenizer, vocab_size)
         kind = torch.full(ids.shape, ANY)
-        # Where the text had no letter beside the words, none may come.
+        # Where the text had no letter beside the words, none may come. The characters tell: the
+        # bytes of a curly quote look like those of a letter.
+        bare_before = torch.tensor([not _letter(text[i - 1 : i]) for i in start.tolist()])
+        bare_after = torch.tensor([not _letter(text[i : i + 1]) for i in end.tolist()])
         before, after = torch.zeros_like(kept), torch.zeros_like(kept)
-        before[:-1] = kept[1:] & rules[BEFORE, ids[:-1]] & ~rules[AFTER, ids[1:]]
-        after[1:] = kept[:-1] & rules[AFTER, ids[1:]]
+        before[:-1] = (kept & bare_before & ~rules[AFTER, ids])[1:]
+        after[1:] = (kept & bare_after)[:-1]
         kind[before], kind[after], kind[before & after] = BEFORE, AFTER, BETWEEN
         if not text[0].isspace():
             kind[1] = FRONT if before[1] else JOINS

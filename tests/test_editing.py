@@ -232,6 +232,7 @@ def test_only_masked_tokens_change_and_kept_words_never(writer):
         ("The old-town hall and the river/port.", ["old", "town", "river", "port"]),
         ("a\nb", ["a", "b"]),
         ("1887,1888", ["1887", "1888"]),
+        ("She said “old” and «river».", ["old", "river"]),
     ],
 )
 def test_one_token_between_two_kept_words_runs_into_neither(writer, text, keep):
