@@ -6,8 +6,9 @@ cat prompts.txt | python inference.py --json          # one prompt a line
 python inference.py --unconditional --num_samples 3
 python inference.py "The river" --sampler confidence --n_steps 32 --save_animation river.gif
 python inference.py --infill "The <mask:6> sat on the <mask:2-5> and slept."
-python inference.py --rewrite notes.txt --strength 0.4 --keep "the old town"
+python inference.py --rewrite "The river runs through the old town." --keep "old town"
 python inference.py --interpolate "The river runs." "She opened the window." --points 5
+echo "The river runs." > lines.txt
 python inference.py --score lines.txt --rank
 """
 
@@ -38,6 +39,8 @@ def main() -> None:
         __doc__.split("\n")[0],
         PROMPT_HELP,
     )
+    editor = Editor(editing)
+    editor.check_flags(generation, script.list_samplers)
     if script.list_samplers:
         print(sampler_table(generation))
         return
@@ -47,7 +50,7 @@ def main() -> None:
             f"--guidance {generation.guidance} pushes towards the given text, and --unconditional "
             "gives none; leave one of them out"
         )
-    serve(load, generation, script, prompt, Editor(editing))
+    serve(load, generation, script, prompt, editor)
 
 
 if __name__ == "__main__":

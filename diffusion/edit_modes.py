@@ -7,18 +7,20 @@ out. Nothing heavy is imported before a model is loaded.
 
 import itertools
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import ClassVar
 
 from .errors import UserError
 from .frames import Framer, printable
-from .options import SAMPLERS, STEPPED, GenerationOptions, at_least
+from .options import SAMPLERS, STEPPED, GenerationOptions, at_least, one_of
 from .passages import (
     HOLE,
+    LIKE_A_HOLE,
     Template,
     changes,
     kept_characters,
@@ -35,6 +37,7 @@ from .writing import (
     facts,
     is_live,
     progress,
+    same_file,
     say,
     watch,
     write_texts,
@@ -50,33 +53,41 @@ class EditingOptions:
     infill: str | None = field(
         default=None,
         metadata={"help": "Fill the holes of a text, or of a file: 'The <mask:6> sat' has one of six tokens, "
-                  "<mask:2-8> tries the lengths and keeps the one with the best pseudo-likelihood."},
+                  "<mask:2-8> tries the lengths and keeps the one with the best pseudo-likelihood.",
+                  "metavar": "TEXT"},
     )  # fmt: skip
     rewrite: str | None = field(
         default=None,
-        metadata={"help": "Mask a random part of a text, or of a file, and write it anew."},
-    )
+        metadata={"help": "Mask a random part of a text, or of a file, and write it anew.",
+                  "metavar": "TEXT"},
+    )  # fmt: skip
     strength: float | None = field(
         default=None,
         metadata={"help": "rewrite: probability of masking a token, from 0 to 1; default "
-                  f"{STRENGTH}."},
+                  f"{STRENGTH}.", "metavar": "X"},
     )  # fmt: skip
     keep: list[str] | None = field(
         default=None,
-        metadata={"help": "rewrite: words that are never masked, each in quotes.",
+        metadata={"help": "rewrite: words that are never masked; several that belong together "
+                  "in quotes.",
                   "action": "extend", "metavar": "WORDS"},
     )  # fmt: skip
     interpolate: list[str] | None = field(
         default=None,
-        metadata={"help": "Texts on the way between two.", "metavar": "TEXT"},
+        metadata={
+            "help": "Texts on the way between two texts, or files; not with --save_animation.",
+            "metavar": ("A", "B"),
+        },
     )
     points: int | None = field(
         default=None,
-        metadata={"help": f"interpolate: texts, both ends included; default {POINTS}."},
-    )
+        metadata={"help": f"interpolate: texts, both ends included; default {POINTS}.",
+                  "metavar": "N"},
+    )  # fmt: skip
     score: str | None = field(
         default=None,
-        metadata={"help": "Bound the likelihood of each line of a file, in nats.",
+        metadata={"help": "Bound the likelihood of each line of a file, in nats; not with "
+                  "--save_animation.",
                   "metavar": "FILE"},
     )  # fmt: skip
     rank: bool = field(
@@ -85,12 +96,13 @@ class EditingOptions:
     best_of: int | None = field(
         default=None,
         metadata={"help": "Write so many texts for each one asked for, and keep the one with the "
-                  "least likelihood bound per token."},
+                  "least likelihood bound per token.", "metavar": "N"},
     )  # fmt: skip
     draws: int | None = field(
         default=None,
-        metadata={"help": f"score, best_of: random sets of masks for each text; default {DRAWS}."},
-    )
+        metadata={"help": f"score, best_of: random sets of masks for each text; default {DRAWS}.",
+                  "metavar": "N"},
+    )  # fmt: skip
 
     # Which options belong to which mode.
     _OWN: ClassVar = {
@@ -113,7 +125,9 @@ class EditingOptions:
             raise UserError(f"--{modes[0]} and --{modes[1]} are two tasks; give one of them")
         mode = modes[0] if modes else None
         for name, owners in self._OWN.items():
-            if getattr(self, name) not in (None, False) and mode not in owners:
+            value = getattr(self, name)
+            given = value is not None and value is not False  # 0.0 is a value, and equals False
+            if given and mode not in owners:
                 raise UserError(
                     f"--{name} is an option of --{' or --'.join(owners)}; add that, or leave it out"
                 )
@@ -136,9 +150,14 @@ def text_or_file(value: str, flag: str) -> str:
         UserError: a file that cannot be read, is not UTF-8 or empty; a name that is no file.
     """
     if os.path.exists(value):  # a pipe, too
-        value = read_utf8(value, flag).rstrip("\r\n")
-    elif Path(value).suffix in (".txt", ".md") and not any(map(str.isspace, value)):
+        return check_text(read_utf8(value, flag).rstrip("\r\n"), f"{flag} {value!r}")
+    document = Path(value).suffix.lower() in (".txt", ".md")
+    spaces = any(map(str.isspace, value))
+    if document and not spaces:
         raise UserError(f"{flag} {value!r}: there is no such file")
+    one_word = not spaces and ("/" in value or re.search(r"\w\.\w{1,5}$", value))
+    if (document or one_word) and "\n" not in value and not HOLE.search(value):
+        say(f"note: there is no file {printable(value)!r}; it is taken as the text")
     return check_text(value, flag)
 
 
@@ -166,6 +185,8 @@ def read_utf8(path: str, flag: str) -> str:
 
 def score_lines(path: str) -> list[tuple[int, str]]:
     """(line number, text) of the lines of a file that are not blank."""
+    if not path:
+        raise UserError("--score '' names no file; give one with a text a line")
     lines = read_utf8(path, "--score").split("\n")
     texts = [(n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
     if not texts:
@@ -181,6 +202,28 @@ class Editor:
         self.mode: str | None = None
         self.source: object = None  # what the mode works on, read and checked
 
+    def check_flags(self, generation: GenerationOptions, lists: bool = False) -> None:
+        """Refuse flags that would mean nothing. Before ``generation.check()``, which fills in what
+        nobody has typed.
+
+        Args:
+            lists: whether the samplers are to be listed, and nothing else.
+        """
+        mode = self.options.check()
+        if lists:
+            if mode is not None:
+                raise UserError(f"--list_samplers only lists; leave it out, or --{mode}")
+            if generation.sampler is not None:
+                one_of("--sampler", generation.sampler, SAMPLERS)
+        elif mode == "score":
+            for option in fields(generation):
+                value = getattr(generation, option.name)
+                if option.name not in ("seed", "max_len") and value != option.default:
+                    raise UserError(
+                        f"--{option.name} {value} is for writing, and --score only reads; leave "
+                        "it out"
+                    )
+
     def check(self, generation: GenerationOptions, script: WritingOptions, prompt) -> bool:
         """Whether a flag gives the text to work on, after refusing all that can be refused
         without a model."""
@@ -192,19 +235,30 @@ class Editor:
             raise UserError(f"--{mode} brings its own text; leave out {other}")
         if generation.length is not None:
             raise UserError(f"--length is for new texts; leave it out with --{mode}")
+        if generation.window_stride is not None:
+            raise UserError(
+                f"--{mode} works on a whole text, which the model must see at once; leave out "
+                "--window_stride"
+            )
         animated = script.save_animation is not None or script.show
         if animated and mode in ("interpolate", "score"):
             flag = "--show" if script.show else "--save_animation"
             raise UserError(f"{flag} animates one text; --{mode} has several, leave it out")
         if mode == "score" and script.num_samples != 1:
             raise UserError("--num_samples is for writing, and --score only reads; leave it out")
+        # Not a device: what is typed into /dev/stdin may go to /dev/stdout.
+        values = getattr(self.options, mode)
+        for name in filter(os.path.isfile, values if isinstance(values, list) else [values]):
+            if script.output and same_file(script.output, name):
+                raise UserError(f"--output {script.output!r} is what --{mode} reads; give another")
         if mode == "infill":
             self.source = parse_template(text_or_file(self.options.infill, "--infill"))
         elif mode == "rewrite":
             self.source = text_or_file(self.options.rewrite, "--rewrite")
             kept_characters(self.source, self.options.keep or [])
         elif mode == "interpolate":
-            self.source = [check_text(text, "--interpolate") for text in self.options.interpolate]
+            texts = self.options.interpolate
+            self.source = [text_or_file(text, "--interpolate") for text in texts]
         else:
             self.source = score_lines(self.options.score)
         return True
@@ -225,6 +279,12 @@ class Editor:
         elif prompts is None:
             Session(desk, options).run()
         else:
+            starts = (prompt.split(maxsplit=1)[0] for prompt in prompts if prompt.startswith("/"))
+            if command := next((w for w in starts if w[1:].lower() in Session.COMMANDS), None):
+                say(
+                    f"note: {command} at the beginning of a prompt is plain text; commands work "
+                    "only at the question of the interactive loop"
+                )
             desk.prompts(prompts, options)
 
 
@@ -246,9 +306,9 @@ class Desk:
         return self.writer.denoiser.row_logits.config.vocab_size
 
     @property
-    def room(self) -> int:
-        """The most positions of a text: scores need the model to see it whole."""
-        return min(self.generation.max_len, self.writer.positions)
+    def room(self) -> tuple[int, int]:
+        """The most positions of a text, and of one that the model sees whole."""
+        return self.generation.max_len, self.writer.positions
 
     def chunks(self, items, size: int | None = None):
         """The items in batches."""
@@ -307,8 +367,9 @@ class Desk:
                 "candidates": [round(bound.nats_per_token, 4) for bound in bounds],
             }
             self.publish(iter(steps), [known] * len(some), list(some), row)
+            chosen = f"the best of {n}, with " if n > 1 else ""
             say(
-                f"sample {samples[best]}: the best of {n}, with a likelihood bound of "
+                f"sample {samples[best]}: {chosen}a likelihood bound of "
                 f"{bounds[best].nats_per_token:.3f} nats per token"
             )
 
@@ -318,8 +379,8 @@ class Desk:
         from .editing import check_room, hole_spans, infill_canvas
 
         layouts = list(itertools.product(*template.holes))
-        if any("<mask>" in text for text in template.texts):
-            say("note: <mask> without a number is plain text; <mask:1> is a hole of one token")
+        if mark := next(filter(None, map(LIKE_A_HOLE.search, template.texts)), None):
+            say(f"note: {printable(mark[0])} is plain text; <mask:1> is a hole of one token")
 
         def canvas(layouts):
             return infill_canvas(self.tokenizer, template, layouts, self.vocab_size)
@@ -327,7 +388,7 @@ class Desk:
         given = sum(len(encode(self.tokenizer, text)) for text in template.given())
         tokens = sum(hole[-1] for hole in template.holes)  # before a canvas is made: it may be huge
         what = f"the text with {tokens} tokens in its holes"
-        check_room(what, 1 + given + tokens, self.room)
+        check_room(what, 1 + given + tokens, *self.room)
 
         def known(lengths, **more) -> Callable:
             def record(step, row: int, written: dict) -> dict:
@@ -385,7 +446,7 @@ class Desk:
         from .generation import row_keys
 
         (ids,) = prompt_ids(self.tokenizer, [text], sys.maxsize)
-        check_room("the text to rewrite", len(ids), self.room)
+        check_room("the text to rewrite", len(ids), *self.room)
 
         def record(step, row: int, written: dict) -> dict:
             edits = [
@@ -423,7 +484,7 @@ class Desk:
         for text, ids in zip(
             (first, last), prompt_ids(self.tokenizer, [first, last], sys.maxsize), strict=True
         ):
-            check_room(f"the text {short(text)!r}", len(ids), self.room)
+            check_room(f"the text {short(text)!r}", len(ids), *self.room)
         jobs = [
             (sample, point) for sample in range(self.script.num_samples) for point in range(points)
         ]
@@ -449,7 +510,7 @@ class Desk:
         texts = [text for _, text in lines]
         ids = prompt_ids(self.tokenizer, texts, sys.maxsize)
         for (number, text), tokens in zip(lines, ids, strict=True):
-            check_room(f"line {number} ({short(text)!r})", len(tokens), self.room)
+            check_room(f"line {number} ({short(text)!r})", len(tokens), *self.room)
         bounds = self.bounds(ids, [1] * len(ids), draws, list(map(len, map(str.encode, texts))))
         order = range(len(lines))
         if rank:
@@ -576,6 +637,7 @@ Type the beginning of a text, or
   /infill TEXT     fill the holes of a text: /infill The <mask:4> sat on the <mask:2-5>.
   /rewrite TEXT    write a part of a text, or of a file, anew
   /strength X      how much of it, from 0 to 1 (now {strength})
+  /keep WORDS      that /rewrite leaves, such as river "old town"; alone: none (now {keep})
   /sampler NAME    the order of writing (now {method}):
                    {samplers}
   /steps N         denoising steps of {stepped}
@@ -584,12 +646,25 @@ Type the beginning of a text, or
 An empty line ends."""
 
 
+FLAGS = {f.name for options in (EditingOptions, GenerationOptions, WritingOptions)
+         for f in fields(options)}  # fmt: skip
+
+
+def at_the_question(message: str) -> str:
+    """What a message says of flags, for somebody who has commands instead."""
+    message = message.replace("use --max_len", "start again with --max_len")
+    message = message.replace("change --max_len", "start again with another --max_len")
+    message = message.replace("--n_steps", "/steps")
+    return re.sub(r"--(sampler|seed|strength|keep)\b", r"/\1", message)
+
+
 @dataclass
 class Session:
     """The prompt loop and its commands."""
 
     desk: Desk
     options: EditingOptions
+    keep: list[str] = field(default_factory=list)
 
     def run(self) -> None:
         say("/help lists the commands")
@@ -597,16 +672,29 @@ class Session:
 
     def answer(self, line: str) -> None:
         """One line: a command, or the beginning of a text."""
+        try:
+            self.obey(line)
+        except UserError as error:
+            raise UserError(at_the_question(str(error))) from None
+
+    def obey(self, line: str) -> None:
         if not line.startswith("/"):
             self.desk.prompts([line], self.options)
             return
-        name, _, value = line[1:].partition(" ")
+        typed, _, value = line[1:].partition(" ")
+        name = typed.lower()
+        if name in ("quit", "exit", "q"):
+            raise UserError(f"/{name} is no command; an empty line ends")
+        if name in FLAGS and name not in self.COMMANDS:
+            raise UserError(
+                f"/{name} is no command, but a flag: start again with --{name}, or see /help"
+            )
         if name not in self.COMMANDS:
             raise UserError(
-                f"/{printable(name)} is no command; /help lists them, and a text that begins with "
+                f"/{printable(typed)} is no command; /help lists them, and a text that begins with "
                 "a slash can be given on the command line"
             )
-        if not value.strip() and name != "help":
+        if not value.strip() and name not in ("help", "keep"):
             raise UserError(f"/{name} needs a value; /help shows how")
         self.COMMANDS[name](self, value)
 
@@ -614,7 +702,16 @@ class Session:
         self.desk.infill(parse_template(text_or_file(value, "/infill")))
 
     def rewrite(self, value: str) -> None:
-        self.desk.rewrite(text_or_file(value, "/rewrite"), self.strength, [])
+        self.desk.rewrite(text_or_file(value, "/rewrite"), self.strength, self.keep)
+
+    def set_keep(self, value: str) -> None:
+        """Words, or several in double quotes; an apostrophe is part of a word."""
+        words = [several or one for several, one in re.findall(r'"([^"]*)"|(\S+)', value)]
+        self.keep = [word for word in words if word.strip()]
+        say(f"keep {self.kept()}")
+
+    def kept(self) -> str:
+        return printable(", ".join(map(repr, self.keep))) or "no words"
 
     @property
     def strength(self) -> float:
@@ -652,6 +749,7 @@ class Session:
         say(
             HELP.format(
                 strength=self.strength,
+                keep=self.kept(),
                 method=self.desk.writer.method(generation).removeprefix("sampler "),
                 samplers=", ".join(["default", *SAMPLERS]),
                 stepped=", ".join(STEPPED),
@@ -663,6 +761,7 @@ class Session:
         "infill": infill,
         "rewrite": rewrite,
         "strength": set_strength,
+        "keep": set_keep,
         "sampler": set_sampler,
         "steps": set_steps,
         "seed": set_seed,

@@ -18,16 +18,17 @@ RENOISE, MIX = -1, -2
 
 # What stands at the edges of a hole must leave the spaces of the template as they are, and what
 # stands beside words to keep must leave them words.
-ANY, OPENS, JOINS, CLOSES, AFTER, BEFORE = range(6)
+ANY, OPENS, JOINS, CLOSES, AFTER, BEFORE, BETWEEN, FRONT = KINDS = range(8)
 
 
 def edge_rules(tokenizer, vocab_size: int) -> Tensor:
-    """(6, V) bool, see `Allowed`: tokens that may open a hole behind a space (one space, then a
+    """(kinds, V) bool, see `Allowed`: tokens that may open a hole behind a space (one space, then a
     visible character), or without one (a visible character); tokens that may close a hole (no
-    white space at the end); tokens that neither begin nor end with a letter or digit."""
+    white space at the end); tokens that do not begin with a letter or digit, do not end with one,
+    do neither; tokens that join, and do not end with a letter or digit."""
     framer = Framer(tokenizer)
     spelled = [framer.bytes_of(i) for i in range(min(vocab_size, len(tokenizer)))]
-    rules = torch.zeros(6, vocab_size, dtype=torch.bool)
+    rules = torch.zeros(len(KINDS), vocab_size, dtype=torch.bool)
     for kind, fits in {
         OPENS: lambda b: b[:1] == b" " and b[1:2].strip() and b == b.rstrip(),
         JOINS: lambda b: b[:1].strip() and b == b.rstrip(),
@@ -36,12 +37,18 @@ def edge_rules(tokenizer, vocab_size: int) -> Tensor:
         BEFORE: lambda b: b and not _in_word(b[-1]),
     }.items():
         rules[kind, : len(spelled)] = torch.tensor([bool(fits(b)) for b in spelled])
+    rules[BETWEEN] = rules[AFTER] & rules[BEFORE]
+    rules[FRONT] = rules[JOINS] & rules[BEFORE]
     return rules
 
 
 def _in_word(byte: int) -> bool:
     """Whether a byte is of a letter or digit; beyond ASCII it is taken for one."""
     return byte > 127 or chr(byte).isalnum() or byte == ord("_")
+
+
+def _letter(character: str) -> bool:
+    return character.isalnum() or character == "_"
 
 
 def infill_canvas(
@@ -85,8 +92,12 @@ def hole_spans(tokenizer, template: Template, lengths: tuple[int, ...]) -> list[
     return spans
 
 
-def check_room(what: str, needed: int, max_len: int) -> None:
-    """Refuse a text that has no room."""
+def check_room(what: str, needed: int, max_len: int, positions: int) -> None:
+    """Refuse a text that has no room on the canvas, or that the model cannot see whole."""
+    if needed > positions:  # no --max_len helps
+        raise UserError(
+            f"{what} needs {needed} positions, and the model sees {positions}; shorten it"
+        )
     if needed > max_len:
         raise UserError(
             f"{what} needs {needed} of {max_len} positions; shorten it, or change --max_len"
@@ -101,19 +112,20 @@ def rewrite_canvas(
     text: str,
     strength: float,
     keys: Tensor,
-    keep: list[str] | None = None,
-    vocab_size: int = 0,
+    keep: list[str] | None,
+    vocab_size: int,
 ) -> Canvas:
     """``<s>`` and a text each of whose tokens is masked with probability ``strength``.
 
     That is the forward process up to the time with r(t) = strength (SDEdit, arXiv:2108.01073, for
-    text). What stays visible is given: a sampler changes masks only, even if it masks again.
+    text). What stays visible is given: a sampler changes masks only, even if it masks again. No
+    space is written in front of a text that has none there.
 
     Args:
         keys: (B,) random keys; a row for each.
         keep: words whose tokens are never masked. What is written beside them does not run into
             them.
-        vocab_size: of the model, needed with ``keep``.
+        vocab_size: of the model.
     """
     encoded = tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
@@ -128,12 +140,19 @@ def rewrite_canvas(
     masked = (u < strength) & ~kept & ~begins
     rows = ids.expand(masked.shape).masked_fill(masked, tokenizer.mask_token_id)
     allowed = None
-    if keep and Framer(tokenizer).kind == "ByteLevel":
+    if Framer(tokenizer).kind == "ByteLevel":  # the tokens of others do not spell their spaces
         rules = edge_rules(tokenizer, vocab_size)
         kind = torch.full(ids.shape, ANY)
-        # Where the text had no letter beside the words, none may come.
-        kind[:-1][kept[1:] & rules[BEFORE, ids[:-1]] & ~rules[AFTER, ids[1:]]] = BEFORE
-        kind[1:][kept[:-1] & rules[AFTER, ids[1:]]] = AFTER
+        # Where the text had no letter beside the words, none may come. The characters tell: the
+        # bytes of a curly quote look like those of a letter.
+        bare_before = torch.tensor([not _letter(text[i - 1 : i]) for i in start.tolist()])
+        bare_after = torch.tensor([not _letter(text[i : i + 1]) for i in end.tolist()])
+        before, after = torch.zeros_like(kept), torch.zeros_like(kept)
+        before[:-1] = (kept & bare_before & ~rules[AFTER, ids])[1:]
+        after[1:] = (kept & bare_after)[:-1]
+        kind[before], kind[after], kind[before & after] = BEFORE, AFTER, BETWEEN
+        if not text[0].isspace():
+            kind[1] = FRONT if before[1] else JOINS
         allowed = Allowed(kind.expand(masked.shape), rules)
     return Canvas(rows, ~masked, torch.zeros_like(masked), allowed)
 
@@ -158,6 +177,8 @@ def interpolation_canvas(
         keys: (B,) random keys, one a row.
         vocab_size: of the model.
     """
+    if texts[0] == texts[1]:  # nothing lies between a text and itself: every point is that text
+        weights = [0.0] * len(weights)
     framer = Framer(tokenizer)
     sources = [encode(tokenizer, text) for text in texts]
     words = [_words(framer, ids) for ids in sources]

@@ -23,7 +23,9 @@ def parse_flags(
         def error(self, message: str):
             raise UserError(f"{message}; see --help")
 
-    parser = Parser(dataclasses, description=description, allow_abbrev=False)
+    parser = Parser(
+        dataclasses, description=description, allow_abbrev=False, formatter_class=_Formatter
+    )
     if prompt_help is not None:
         parser.add_argument("prompt", nargs="?", help=prompt_help)
     arguments = list(_with_explicit_booleans(parser, sys.argv[1:]))
@@ -41,6 +43,21 @@ def parse_flags(
     if prompt_help is not None:
         filled[-1] = filled[-1].prompt
     return filled
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """`--interpolate A B` where the values have names, and for `--no_live` what it does; argparse
+    would write `A [B ...]`, HfArgumentParser repeat the help of `--live`."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if isinstance(action.metavar, tuple):
+            return " ".join(action.metavar)
+        return super()._format_args(action, default_metavar)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if isinstance(action, argparse._StoreFalseAction):
+            return f"Turn --{action.dest} off."
+        return super()._get_help_string(action)
 
 
 def _with_explicit_booleans(parser: argparse.ArgumentParser, arguments: Sequence[str]):

@@ -15,7 +15,8 @@ from .frames import printable
 # ---------------------------------------------------------------- holes
 
 HOLE = re.compile(r"<mask:([^<>]*)>")
-_COUNT = re.compile(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?")
+LIKE_A_HOLE = re.compile(r"<\s*mask\b[^<>\s]*>?", re.IGNORECASE)
+_COUNT = re.compile(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?")
 MAX_LAYOUTS = 256
 
 
@@ -47,13 +48,20 @@ def parse_template(text: str) -> Template:
     *parts, last = HOLE.split(text)
     holes = []
     for size in parts[1::2]:
+        hole = f"hole '<mask:{short(size)}>'"
         match = _COUNT.fullmatch(size)
-        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-        if not 1 <= low <= high:
+        if not match:
             raise UserError(
-                f"hole '<mask:{size}>' asks for no number of tokens; write <mask:6> for six, "
+                f"{hole} asks for no number of tokens; write <mask:6> for six, "
                 "<mask:2-8> for two to eight"
             )
+        if max(map(len, match.groups(""))) > 9:
+            raise UserError(f"{hole} asks for more tokens than any model sees; give a small number")
+        low, high = int(match[1]), int(match[2] or match[1])
+        if low < 1:
+            raise UserError(f"{hole}: a hole has at least one token; write <mask:1> or more")
+        if low > high:
+            raise UserError(f"{hole} goes down; write <mask:{high}-{low}>")
         holes.append(range(low, high + 1))
     if not holes:
         raise UserError(

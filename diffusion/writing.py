@@ -51,7 +51,8 @@ class WritingOptions:
         default=False, metadata={"help": "One JSON object a text: prompt, text, ids, NFE, ..."}
     )
     save_animation: str | None = field(
-        default=None, metadata={"help": "Save the generation as .gif, .mp4, .html or .png."}
+        default=None,
+        metadata={"help": "Save the generation of one text as .gif, .mp4, .html or .png."},
     )
     show: bool = field(default=False, metadata={"help": "Play the animation in a window."})
     live: bool = field(
@@ -150,6 +151,11 @@ def check(script: WritingOptions, prompt: str | None, edits: bool = False) -> No
     one_text = (prompt is not None or script.unconditional or edits) and script.num_samples == 1
     if (script.save_animation or script.show) and not one_text:
         flag = "--save_animation" if script.save_animation else "--show"
+        if edits:
+            raise UserError(
+                f"{flag} animates one text, and --num_samples {script.num_samples} writes several; "
+                "leave out one of the two"
+            )
         raise UserError(
             f"{flag} animates one text; give one prompt (or --unconditional) and one sample"
         )
@@ -159,6 +165,22 @@ def check(script: WritingOptions, prompt: str | None, edits: bool = False) -> No
         if bad or not os.access(folder, os.W_OK):
             raise UserError(f"--output {script.output!r} cannot be written; give a file in a folder "
                             "that can")  # fmt: skip
+        # The folder alone would allow it: a file is replaced whole.
+        if Path(script.output).exists() and not os.access(script.output, os.W_OK):
+            raise UserError(
+                f"--output {script.output!r} is read-only; give another file, or make it writable"
+            )
+        if script.save_animation and same_file(script.output, script.save_animation):
+            raise UserError(
+                f"--output and --save_animation are both {script.output!r}; give two files"
+            )
+
+
+def same_file(one: str, other: str) -> bool:
+    """Whether two names, of which a file may not exist yet, are of one file."""
+    if os.path.exists(one) and os.path.exists(other):
+        return os.path.samefile(one, other)
+    return Path(one).resolve() == Path(other).resolve()
 
 
 def check_prompt(prompt: str) -> None:

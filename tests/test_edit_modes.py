@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import shlex
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,8 @@ from PIL import Image
 from test_inference import in_a_terminal
 
 import inference
+from diffusion.edit_modes import text_or_file
+from diffusion.errors import UserError
 
 SMALL = ["--max_len", "40", "--dtype", "float32"]
 TEXT = "The river runs through the old town."
@@ -124,9 +129,9 @@ def test_rewrite_shows_what_changed(call):
 
 def test_rewrite_of_a_file_and_the_ends_of_the_strength(call, tmp_path):
     file = tmp_path / "notes.txt"
-    file.write_text("The river\n\nruns  on.\n")
+    file.write_text(" The river\n\nruns  on.\n")
     code, out, _ = call("--rewrite", file, "--strength", "0")
-    assert (code, out) == (0, "The river\n\nruns  on.\n\n")
+    assert (code, out) == (0, " The river\n\nruns  on.\n\n")
     (record,) = records(call("--rewrite", file, "--strength", "1", "--json")[1])
     assert record["masked"] == len(record["ids"]) - 1
     n = len(record["ids"]) - 1
@@ -140,6 +145,30 @@ def test_kept_words_stay(call):
     for record in records(out):
         assert "old town" in record["text"] and "river" in record["text"]
     assert record["keep"] == ["old town", "river"]
+
+
+@pytest.mark.parametrize("name", ["my notes.txt", "./nosuch.text", "nosuch/dir", "notes.doc"])
+def test_a_text_that_looks_like_a_file_gets_a_note(name, capsys):
+    assert text_or_file(name, "--rewrite") == name
+    said = capsys.readouterr().err
+    assert said == f"note: there is no file {name!r}; it is taken as the text\n"
+
+
+@pytest.mark.parametrize("text", ["and/or this", "He left.", "The end of 3.5", "in <mask:2>/x.y"])
+def test_other_texts_get_none(text, capsys):
+    assert text_or_file(text, "--rewrite") == text
+    assert capsys.readouterr().err == ""
+
+
+def test_files_are_read_whatever_their_names(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        text_or_file("NOTES.TXT", "--rewrite")
+    for name in ("NOTES.TXT", "my notes.txt"):
+        (tmp_path / name).write_text("The river\n")
+        assert text_or_file(name, "--rewrite") == "The river"
+    got = records(call("--interpolate", "NOTES.TXT", TEXT, "--points", "2", "--json")[1])
+    assert [r["text"] for r in got] == ["The river", TEXT]
 
 
 # ---------------------------------------------------------------- interpolate
@@ -195,7 +224,9 @@ def test_one_draw_has_no_standard_error(call, lines):
 def test_marks_that_are_no_holes_are_named(call):
     assert "--infill" in call("The <mask:3> sat")[2]
     assert "<mask:1>" in call("--infill", "The <mask> <mask:2>")[2]
-    assert "note: <mask" not in call("--infill", "The <mask:2>")[2]
+    for typed in ("<mask:3", "<Mask:2>", "< mask:2>", "<mask>", "<MASK"):
+        assert f"note: {typed.split()[0]}" in call("--infill", f"{typed} and <mask:1>")[2]
+    assert "note: <mask" not in call("--infill", "The <mask:2> <masked>")[2]
 
 
 def test_rank_orders_the_lines(call, lines):
@@ -217,6 +248,7 @@ def test_best_of_keeps_the_least_bound_of_the_samples(call):
     assert best["ids"] == every[best["sample"]]["ids"]
     assert best["candidates"][best["sample"]] == min(best["candidates"])
     assert best["bound"]["nats_per_token"] == pytest.approx(min(best["candidates"]), abs=1e-4)
+    assert "best of 1" not in call("The river", "--best_of", "1")[2]
     two = records(call("The river", "--best_of", "2", "--num_samples", "2", "--json")[1])
     assert [r["candidates"] for r in two] == [best["candidates"][:2], best["candidates"][2:]]
 
@@ -277,9 +309,9 @@ BAD = {
     "empty hole": (["--infill", "The <mask:0> sat"], "<mask:0>"),
     "negative hole": (["--infill", "The <mask:-1> sat"], "<mask:-1>"),
     "hole from large to small": (["--infill", "The <mask:8-2> sat"], "<mask:8-2>"),
-    "hole longer than the room": (["--infill", "The <mask:99> sat"], "of 40 positions"),
-    "huge hole": (["--infill", "The <mask:999999999> sat"], "of 40 positions"),
-    "range longer than the room": (["--infill", "The <mask:1-99> sat"], "of 40 positions"),
+    "hole longer than the room": (["--infill", "The <mask:50> sat"], "of 40 positions; shorten it, or change --max_len"),
+    "huge hole": (["--infill", "The <mask:999999999> sat"], "the model sees 64; shorten it"),
+    "range longer than the room": (["--infill", "The <mask:1-50> sat"], "of 40 positions"),
     "too many ranges": (["--infill", "<mask:1-20> <mask:1-20>"], "400 combinations"),
     "no hole": (["--infill", "The cat sat"], "no hole"),
     "nothing to infill": (["--infill", ""], "no text"),
@@ -291,17 +323,23 @@ BAD = {
     "nothing to rewrite": (["--rewrite", " "], "no text"),
     "folder to rewrite": (["--rewrite", "."], "cannot be read"),
     "no such file": (["--rewrite", "notes.txt"], "no such file"),
-    "text too long": (["--rewrite", "river " * 60], "of 40 positions"),
+    "text too long": (["--rewrite", "river " * 60], "the model sees 64; shorten it"),
     "one point": (["--interpolate", TEXT, "She", "--points", "1"], "--points 1"),
     "one text": (["--interpolate", TEXT], "two texts"),
     "three texts": (["--interpolate", TEXT, "She", "He"], "two texts"),
     "empty text": (["--interpolate", TEXT, ""], "no text"),
     "long text": (["--interpolate", TEXT, "river " * 60], "'river river"),
+    "empty file to rewrite": (["--rewrite", "empty"], "--rewrite 'empty' has no text"),
+    "empty file to infill": (["--infill", "empty"], "--infill 'empty' has no text"),
+    "no score file": (["--score", ""], "--score '' names no file"),
     "empty score file": (["--score", "empty"], "no text"),
     "score file missing": (["--score", "missing"], "cannot be read"),
     "score file a folder": (["--score", "."], "cannot be read"),
     "score file not utf-8": (["--score", "latin"], "UTF-8"),
     "line too long": (["--score", "long"], "line 3"),
+    "line too long for the model": (["--score", "long"], "and the model sees 64; shorten it"),
+    "windows": (["--score", "long", "--window_stride", "8"], "--window_stride 8"),
+    "windows of a rewrite": (["--rewrite", TEXT, "--window_stride", "8"], "--window_stride"),
     "no draws": (["--score", "long", "--draws", "0"], "--draws 0"),
     "best of none": (["The river", "--best_of", "0"], "--best_of 0"),
     "two modes": (["--infill", "The <mask:2>", "--rewrite", TEXT], "--infill and --rewrite"),
@@ -310,6 +348,7 @@ BAD = {
     "mode and nothing": (["--unconditional", "--rewrite", TEXT], "--unconditional"),
     "mode and length": (["--rewrite", TEXT, "--length", "5"], "--length"),
     "strength alone": (["The river", "--strength", "0.4"], "--rewrite"),
+    "no strength alone": (["The river", "--strength", "0"], "--rewrite"),
     "keep alone": (["--infill", "a <mask:2>", "--keep", "a"], "--rewrite"),
     "rank alone": (["The river", "--rank"], "--score"),
     "draws alone": (["The river", "--draws", "4"], "--score or --best_of"),
@@ -318,7 +357,20 @@ BAD = {
         ["--interpolate", TEXT, "She", "--save_animation", "a.gif"], "--save_animation",
     ),
     "animated samples": (
-        ["--rewrite", TEXT, "--num_samples", "2", "--save_animation", "a.gif"], "one sample",
+        ["--rewrite", TEXT, "--num_samples", "2", "--save_animation", "a.gif"],
+        "--num_samples 2 writes several; leave out one",
+    ),
+    "sampler of a score": (
+        ["--score", "long", "--sampler", "confidence", "--seed", "1"], "--sampler confidence is for",
+    ),
+    "temperature of a score": (["--score", "long", "--temperature", "0.5"], "--temperature 0.5"),
+    "blocks of a score": (["--score", "long", "--block_length", "1"], "--block_length 1"),
+    "samplers and a mode": (["--list_samplers", "--rewrite", TEXT], "--list_samplers"),
+    "list of an unknown sampler": (["--list_samplers", "--sampler", "confidnce"], "'confidence'"),
+    "scores over the lines": (["--score", "long", "--output", "./long"], "is what --score reads"),
+    "rewrite over the text": (["--rewrite", "long", "--output", "long"], "--rewrite reads"),
+    "points over an end": (
+        ["--interpolate", TEXT, "long", "--output", "long"], "--interpolate reads",
     ),
     "samples of a score": (["--score", "long", "--num_samples", "2"], "--num_samples"),
 }  # fmt: skip
@@ -338,6 +390,27 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case, tmp_path, monke
     assert len(said) == 1 and named in said[0]
     assert "Traceback" not in err
     assert sorted(os.listdir(tmp_path)) == ["empty", "latin", "long"]
+
+
+def test_the_help_names_the_values(call):
+    code, out, _ = call("--help")
+    assert code == 0
+    for usage in ("--interpolate A B", "--infill TEXT", "--rewrite TEXT", "--points N"):
+        assert usage in out
+    assert out.count("Show the canvas while it fills") == 1 and "Turn --live off." in out
+
+
+def test_the_readme_examples_of_editing_run(call, tmp_path, monkeypatch):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    block = readme.split("### Editing with")[1].split("```")[1].removeprefix("sh\n")
+    monkeypatch.chdir(tmp_path)
+    make, *examples = block.replace("\\\n", " ").splitlines()
+    subprocess.run(make, shell=True, check=True)
+    assert len(examples) == 6
+    for example in examples:
+        code, out, err = call(*shlex.split(example, comments=True)[2:], "--max_len", "64")
+        assert code == 0 and out.strip(), err
+        assert "note: there is no file" not in err
 
 
 # ---------------------------------------------------------------- the interactive loop
@@ -374,13 +447,38 @@ def test_commands(call):
     assert records(call("The river", *flags)[1])[0]["ids"] == prompt["ids"]
 
 
+def test_the_loop_keeps_words(call):
+    text = "The river doesn't run through the old town."
+    typed = ["/strength 1", '/keep doesn\'t "old town"', f"/rewrite {text}", "/help"]
+    typed += ["/keep", f"/rewrite {text}", "/keep castle", f"/rewrite {text}"]
+    code, out, err = call("--json", typed=typed)
+    kept, free = records(out)
+    assert code == 0 and kept["keep"] == ["doesn't", "old town"] and free["keep"] == []
+    assert "doesn't" in kept["text"] and "old town" in kept["text"]
+    assert "alone: none (now \"doesn't\", 'old town')" in err and "keep no words" in err
+    assert "/keep 'castle' does not stand in the text" in err
+    flags = ["--strength", "1", "--keep", "doesn't", "old town", "--json"]
+    assert records(call("--rewrite", text, *flags)[1])[0]["ids"] == kept["ids"]
+
+
+def test_a_command_in_a_pipe_is_plain_text_and_said_so_once(call):
+    code, out, err = call("--json", stdin=b"He\n/infill The river\n/seed 7\n")
+    assert code == 0 and records(out)[1]["prompt"] == "/infill The river"
+    assert err.count("commands work only") == 1 and "note: /infill" in err
+    assert "commands work" not in call("--json", stdin=b"/home is a folder\n")[2]
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [
         ("/sampler confidnce", "'confidence'"),
         ("/sampler", "needs a value"),
         ("/steps many", "'many' is no number"),
-        ("/steps 5", "--sampler seed"),
+        ("/steps 5", "/steps is an option of /sampler seed"),
+        ("/steps 0", "/steps 0 must be"),
+        ("/interpolate a b", "a flag: start again with --interpolate"),
+        ("/quit", "an empty line ends"),
+        ("/SEED x", "'x' is no number"),
         ("/seed 1.5", "'1.5' is no number"),
         (f"/seed {2**70}", "64 bits"),
         ("/strength 2", "from 0 to 1"),
@@ -390,7 +488,8 @@ def test_commands(call):
         ("/rewrite", "needs a value"),
         ("/fill The <mask:2>", "/fill is no command"),
         ("/home/me is a folder", "/home/me is no command"),
-        ("river " * 80, "of 40 positions"),
+        ("river " * 80, "of 40 positions; shorten it, or start again with another --max_len"),
+        ("/infill The <mask:50>", "of 40 positions; shorten it, or start again with"),
     ],
 )
 def test_a_wrong_command_says_so_and_the_loop_goes_on(call, line, named):

@@ -139,13 +139,15 @@ def test_a_rule_conditions_the_prediction():
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("The <mask:0> sat", "<mask:0>"),
+        ("The <mask:0> sat", "<mask:0>': a hole has at least one token"),
+        ("The <mask:0-3> sat", "<mask:0-3>': a hole has at least one token"),
         ("The <mask:-1> sat", "<mask:-1>"),
-        ("The <mask:8-2> sat", "<mask:8-2>"),
+        ("The <mask:8-2> sat", "goes down; write <mask:2-8>"),
         ("The <mask:two> sat", "<mask:two>"),
         ("The <mask:> sat", "<mask:>"),
         ("The <mask:1.5> sat", "<mask:1.5>"),
-        ("The <mask:99999999999999> sat", "<mask:99999999999999>"),
+        ("The <mask:99999999999999> sat", "<mask:99999999999999>' asks for more tokens"),
+        (f"The <mask:{'9' * 5000}> sat", "asks for more tokens"),
         ("The <mask> sat", "no hole"),
         ("", "no hole"),
         ("<mask:1-90> and <mask:1-90>", "8100 combinations"),
@@ -176,7 +178,7 @@ def keys_of(*samples, seed=0):
 
 @pytest.mark.parametrize("sampler", EVERY)
 def test_strength_0_is_the_identity(writer, sampler):
-    canvas = rewrite_canvas(writer.tokenizer, TEXT, 0.0, keys_of(0))
+    canvas = rewrite_canvas(writer.tokenizer, TEXT, 0.0, keys_of(0), None, 320)
     step = write(writer, canvas, [0], sampler=sampler)
     assert written_text(writer.tokenizer, step, 0) == TEXT
     assert step.nfe.item() == 0
@@ -184,13 +186,24 @@ def test_strength_0_is_the_identity(writer, sampler):
 
 @pytest.mark.parametrize("sampler", EVERY)
 def test_strength_1_is_writing_from_nothing(writer, sampler):
-    text = TEXT[:40]
-    canvas = rewrite_canvas(writer.tokenizer, text, 1.0, keys_of(0, 1))
+    text = " " + TEXT[:40]  # a text without a space in front gets none
+    canvas = rewrite_canvas(writer.tokenizer, text, 1.0, keys_of(0, 1), None, 320)
     step = write(writer, canvas, [0, 1], sampler=sampler)
     options = GenerationOptions(sampler=sampler, max_len=64, length=canvas.ids.shape[1] - 1)
     options.check()
     *_, scratch = writer.generate(["", ""], options, [0, 1])
     assert torch.equal(step.ids, scratch.ids)
+
+
+def test_a_rewrite_begins_with_a_space_only_if_the_text_does(writer):
+    for text, keep in ((TEXT, None), ('"old town"', ["old"])):
+        canvas = rewrite_canvas(writer.tokenizer, text, 1.0, keys_of(*range(60)), keep, 320)
+        step = write(writer, canvas, range(60))
+        new = [written_text(writer.tokenizer, step, row) for row in range(60)]
+        assert not any(one[0] in " \t\n\r\f\v" for one in new)
+        assert keep is None or all(re.search(r"(?<!\w)old(?!\w)", one) for one in new)
+    canvas = rewrite_canvas(writer.tokenizer, " " + TEXT, 1.0, keys_of(0), None, 320)
+    assert canvas.allowed.kinds[0, 1] == 0  # any token
 
 
 def test_only_masked_tokens_change_and_kept_words_never(writer):
@@ -213,8 +226,25 @@ def test_only_masked_tokens_change_and_kept_words_never(writer):
     assert "".join(shown) == "Ġthe"
 
 
+@pytest.mark.parametrize(
+    ("text", "keep"),
+    [
+        ("The old-town hall and the river/port.", ["old", "town", "river", "port"]),
+        ("a\nb", ["a", "b"]),
+        ("1887,1888", ["1887", "1888"]),
+        ("She said “old” and «river».", ["old", "river"]),
+    ],
+)
+def test_one_token_between_two_kept_words_runs_into_neither(writer, text, keep):
+    canvas = rewrite_canvas(writer.tokenizer, text, 1.0, keys_of(*range(40)), keep, 320)
+    step = write(writer, canvas, range(40))
+    for row in range(40):
+        new = written_text(writer.tokenizer, step, row)
+        assert all(re.search(rf"(?<!\w){word}(?!\w)", new) for word in keep), new
+
+
 def test_protecting_words_does_not_move_the_masks_of_the_others(writer):
-    plain = rewrite_canvas(writer.tokenizer, TEXT, 0.5, keys_of(3))
+    plain = rewrite_canvas(writer.tokenizer, TEXT, 0.5, keys_of(3), None, 320)
     kept = rewrite_canvas(writer.tokenizer, TEXT, 0.5, keys_of(3), ["old town"], 320)
     differ = plain.frozen != kept.frozen
     assert kept.frozen[differ].all() and (kept.frozen | ~plain.frozen).all()
@@ -224,7 +254,7 @@ def test_masks_grow_with_the_strength_and_have_its_share(writer):
     share = []
     before = None
     for strength in (0.0, 0.3, 0.7, 1.0):
-        canvas = rewrite_canvas(writer.tokenizer, TEXT, strength, keys_of(*range(400)))
+        canvas = rewrite_canvas(writer.tokenizer, TEXT, strength, keys_of(*range(400)), None, 320)
         masked = ~canvas.frozen[:, 1:]
         assert before is None or (masked | ~before).all()
         before = masked
@@ -241,6 +271,11 @@ def test_rewriting_follows_the_exact_law(make):
         """Text of the digits 0-2 behind the token 0."""
 
         bos_token_id, mask_token_id = 0, 3
+        eos_token_id = sep_token_id = unk_token_id = None
+        all_special_ids = ()
+
+        def get_vocab(self):
+            return {}
 
         def __call__(self, text, **_):
             places = [(i, i + 1) for i in range(len(text))]
@@ -249,7 +284,7 @@ def test_rewriting_follows_the_exact_law(make):
     denoiser, strength, text = TabularDenoiser(4, 3, seed=8), 0.4, "120"
     laws, sampler = ExactLaws(denoiser), make()
     keys = rng.row_keys(1, 20_000)
-    canvas = rewrite_canvas(Characters(), text, strength, keys)
+    canvas = rewrite_canvas(Characters(), text, strength, keys, None, 320)
     *_, last = denoise(canvas, denoiser, sampler, Sampling(), keys)
     noisy = laws.independent(
         (0, 1, 2, 0),
@@ -271,7 +306,7 @@ def test_rewriting_follows_the_exact_law(make):
 @pytest.mark.parametrize("keep", ["castle", "ive", "", " ", "old  town"])
 def test_words_that_are_not_there_cannot_be_kept(writer, keep):
     with pytest.raises(UserError, match="does not stand in the text"):
-        rewrite_canvas(writer.tokenizer, TEXT, 0.5, keys_of(0), [keep])
+        rewrite_canvas(writer.tokenizer, TEXT, 0.5, keys_of(0), [keep], 320)
 
 
 # ---------------------------------------------------------------- between two texts
@@ -319,9 +354,12 @@ def test_words_of_both_texts_in_changing_proportion(writer):
         assert along[1] == pytest.approx(0.56, abs=0.1)
 
 
-def test_equal_texts_keep_their_length_and_one_word_texts_work(writer):
-    canvas = mixtures(writer, [0.5], (TEXTS[0], TEXTS[0]))
-    assert canvas.ids.shape[1] == 1 + len(encode(writer.tokenizer, TEXTS[0]))
+def test_between_two_equal_texts_there_is_only_that_text(writer):
+    step = write(writer, mixtures(writer, [0.0, 0.3, 0.5, 1.0], (TEXTS[0], TEXTS[0])), [0] * 4)
+    assert {written_text(writer.tokenizer, step, row) for row in range(4)} == {TEXTS[0]}
+
+
+def test_one_word_texts_work(writer):
     for weight in (0.0, 0.3, 0.5, 1.0):
         assert mixtures(writer, [weight], ("a", TEXTS[1])).ids.shape[1] >= 2
 
