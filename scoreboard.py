@@ -43,8 +43,8 @@ SIZES = {
     False: {"num_samples": 500, "length": 64, "likelihood_blocks": 128},
 }
 # A scorer should be none of the compared models, and better than them. gpt2-large takes longer
-# than four minutes on two cores, so --quick has a stand-in, and every table says so.
-SCORER, QUICK_SCORER = "gpt2-large", "gpt2-small-wikitext"
+# than four minutes on two cores, so --quick has a small one that has read other text.
+SCORER, QUICK_SCORER = "gpt2-large", "gpt2-small-books"
 
 
 @dataclass
@@ -55,8 +55,8 @@ class ScoreOptions(PairOptions):
     quick: bool = field(default=False, metadata={"help": "A few rows of few and short texts."})
     scorer: str | None = field(
         default=None,
-        metadata={"help": "The causal LM that judges: folder or hub name. Default: gpt2-large; "
-                  f"with --quick {QUICK_SCORER}."},
+        metadata={"help": "The causal LM that judges: folder, name in weights/, or hub name. "
+                  f"Default: {SCORER}; with --quick {QUICK_SCORER}."},
     )  # fmt: skip
     dataset: str = field(
         default="wikitext-2",

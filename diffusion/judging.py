@@ -243,8 +243,8 @@ def load_scorer(name: str, device: str = "auto", dtype: str = "auto") -> Scorer:
         model = checkpoints.load_causal_lm(name, tokenizer)
     except UserError as error:
         raise UserError(
-            f"the scorer cannot be used: {error}; without the hub name a local causal model by "
-            "--scorer FOLDER"
+            f"the scorer cannot be used: {error}; without the hub use --scorer gpt2-small-books, "
+            "or name a local causal model by --scorer FOLDER"
         ) from None
     model, _ = place(model, torch_device, torch_dtype, exact=dtype == "auto")
     return Scorer(model, tokenizer, name)

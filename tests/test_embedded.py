@@ -28,7 +28,7 @@ def writer():
     return load_writer("roberta-small-wikitext", dtype="float32")
 
 
-BOTH = [checkpoints.EMBEDDED, checkpoints.WEIGHTS / "gpt2-small-wikitext"]
+NAMES = ("roberta-small-wikitext", "gpt2-small-wikitext", "gpt2-small-books")
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,9 @@ def gpt2():
     return load_causal_writer("gpt2-small-wikitext", dtype="float32")
 
 
-@pytest.mark.parametrize("folder", BOTH, ids=lambda folder: folder.name)
-def test_it_is_small_and_without_pickles(folder):
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_small_and_without_pickles(name):
+    folder = checkpoints.WEIGHTS / name
     files = {path.name: path.stat().st_size for path in folder.iterdir()}
     assert sum(files.values()) <= 30e6
     assert "model.safetensors" in files and "README.md" in files
@@ -74,6 +75,19 @@ def test_the_nll_of_gpt2_on_new_text_is_far_below_the_unigram_entropy(gpt2):
     assert nll < 4.5
 
 
+def test_the_scorer_is_larger_and_has_read_other_text(gpt2):
+    scorer = load_causal_writer("gpt2-small-books", dtype="float32")
+    small, large = (sum(p.numel() for p in w.model.parameters()) for w in (gpt2, scorer))
+    assert large > 1.3 * small
+    ids = torch.tensor([[0, *gpt2.tokenizer(TEXT, add_special_tokens=False)["input_ids"]]])
+    with torch.no_grad():
+        own, other = (w.model(ids, labels=ids).loss.item() for w in (gpt2, scorer))
+    assert own < other < 6.3  # such text is the other's own kind
+    card = (checkpoints.WEIGHTS / "gpt2-small-books" / "README.md").read_text()
+    (read,) = (line for line in card.splitlines() if line.startswith("| training text |"))
+    assert "books" in read and "wikitext" not in read
+
+
 def test_the_two_are_matched(writer, gpt2):
     """What the cards claim: the same tokenizer, body shape, number of parameters, tokens seen."""
     masked, causal = writer.denoiser.row_logits.model, gpt2.model
@@ -90,8 +104,9 @@ def test_the_two_are_matched(writer, gpt2):
     assert writer.positions == gpt2.positions
 
 
-@pytest.mark.parametrize("folder", BOTH, ids=lambda folder: folder.name)
-def test_its_card_says_what_its_config_says(folder):
+@pytest.mark.parametrize("name", NAMES)
+def test_its_card_says_what_its_config_says(name):
+    folder = checkpoints.WEIGHTS / name
     card = (folder / "README.md").read_text()
     settings = json.loads((folder / "config.json").read_text())["diffusion"]
     assert settings["objective"] == ("causal" if "gpt2" in folder.name else "diffusion")
