@@ -197,7 +197,8 @@ def mean_difference(first: Sequence[float], second: Sequence[float]) -> Estimate
 
 def with_error(value: float, half: float) -> str:
     """``93 ± 4``: one digit of the interval's half-width, and of the value no digit below it. A
-    value without an interval gets one digit and ``~``; one that cannot vary all it has."""
+    value without an interval gets one digit and ``~``; one that cannot vary two, or, of a whole
+    number, all."""
     if math.isnan(value):
         return "-"
     if math.isinf(value):
@@ -205,7 +206,7 @@ def with_error(value: float, half: float) -> str:
     if math.isnan(half):
         return f"~{float(f'{value:.0e}'):.10g}"
     if half <= 1e-12 * abs(value):
-        return f"{value:.6g}"
+        return f"{value:.0f}" if value == round(value) else f"{value:.2g}"
     if math.isinf(half):
         return f"{value:.0e} ± inf"
     shown = float(f"{half:.0e}")  # 0.096 is 0.1
