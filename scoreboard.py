@@ -229,7 +229,9 @@ def measure(args: ScoreOptions, processes: Processes) -> dict:
     from diffusion import hardware
     from diffusion.board import generations, likelihoods, notes, paired, with_room
 
-    asked = read_grid(args.settings) if args.settings else Grid(grid(args))
+    asked = (
+        read_grid(args.settings) if args.settings else Grid(grid(args), "Diffusion against GPT-2")
+    )
     rows = expand([{"seed": args.seed, **t} for t in asked.tables], [args.model, args.baseline])
     check_rows(rows)
     board = load(args, rows, processes)

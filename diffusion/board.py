@@ -192,8 +192,11 @@ def judge(board: Board, row: Row, samples: list[dict], features) -> dict:
             found[name] = metrics.bootstrap(metrics.ratio, *columns)
             if len(seconds) < 4:  # too few to draw from
                 found[name] = metrics.Estimate(found[name].value)
+    first = {name: samples[0][name] for name in ("prompt", "text", "finished")}
     return {
         "model": board.label(row.model),
+        # Real text is not ours to show.
+        "first": first if row.options else None,
         "method": method(row),
         "conditional": row.conditional,
         "settings": {k: v for k, v in row.settings().items() if k not in ("max_len", "seed")},
@@ -202,7 +205,6 @@ def judge(board: Board, row: Row, samples: list[dict], features) -> dict:
         "full_length": len(full),
         "windowed": sum(o.windowed for o in said),
         "metrics": {name: estimate_json(value) for name, value in found.items()},
-        "first": {name: samples[0][name] for name in ("prompt", "text", "finished")},
         "nats": list(zip(nats, tokens, strict=True)),
     }
 

@@ -268,7 +268,7 @@ def first_text(row: dict) -> str:
 
 
 def samples_table(data: dict, conditional: bool) -> list[list[str]]:
-    rows = [row for row in data["rows"] if row["conditional"] == conditional]
+    rows = [row for row in data["rows"] if row["conditional"] == conditional and row["first"]]
     return [["model", "how", "text"], *([r["model"], r["method"], first_text(r)] for r in rows)]
 
 
