@@ -139,6 +139,8 @@ def grid(args: ScoreOptions) -> list[dict]:
 
 def check(args: ScoreOptions) -> None:
     """Everything that can be refused before a model is loaded; fills in sizes."""
+    if args.markdown is not None and not Path(args.markdown).absolute().parent.is_dir():
+        raise UserError(f"--markdown {args.markdown!r} is in no folder that exists; make it first")
     if args.results:
         if args.settings or args.quick:
             raise UserError("--results measures nothing; leave out --settings and --quick")
@@ -154,6 +156,8 @@ def check(args: ScoreOptions) -> None:
     for name in ("prompt_len", "batch_size", "draws"):
         at_least(f"--{name}", getattr(args, name), 1)
     at_least("--likelihood_blocks", args.likelihood_blocks, 0)
+    if args.likelihood_blocks == 1:
+        raise UserError("--likelihood_blocks 1 has no interval; use 2 or more, or 0 for none")
     at_least("--block_size", args.block_size, 8)
     if args.prompt_len >= args.block_size:
         raise UserError(

@@ -266,7 +266,8 @@ def generations(board: Board, rows: list[Row]) -> list[dict]:
     """Every row of the generation tables, from the store where it is there."""
     processes, store = board.processes, board.store
     pairs = [keys(board, row) for row in rows]
-    check_distinct([key for _, key in pairs], [f"{r.model}, {method(r)}" for r in rows])
+    asked = [(key, row) for (_, key), row in zip(pairs, rows, strict=True) if row.options]
+    check_distinct([key for key, _ in asked], [f"{r.model}, {method(r)}" for _, r in asked])
     written = processes.agree({key for key, _ in pairs if store.has_texts(key)})
     judged = processes.agree({key for _, key in pairs if store.has_row(key)})
     cost = [

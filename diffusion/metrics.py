@@ -211,9 +211,8 @@ def with_error(value: float, half: float) -> str:
         return f"{value:.0e} ± inf"
     shown = float(f"{half:.0e}")  # 0.096 is 0.1
     places = -math.floor(math.log10(shown))
-    if places >= 0:
-        return f"{value:.{places}f} ± {shown:.{places}f}"
-    return f"{round(value, places):.0f} ± {shown:.0f}"
+    value = round(value, places) + 0.0  # no -0
+    return f"{value:.{max(0, places)}f} ± {shown:.{max(0, places)}f}"
 
 
 def pareto(cost: Sequence[float], loss: Sequence[float]) -> list[int]:

@@ -68,7 +68,7 @@ def load(path: str) -> dict:
         )
     try:
         markdown({path: data}), as_csv(data)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise UserError(f"--results {path} is damaged; run the scoreboard again") from None
     return data
 
@@ -263,8 +263,12 @@ def first_text(row: dict) -> str:
     """The row's first text with its prompt in brackets, on one line."""
     first = row["first"]
     prompt = f"[{first['prompt']}]" if first["prompt"] else ""
-    text = " ".join((prompt + first["text"]).split()) + (" (end)" if first["finished"] else "")
-    return re.sub(r"([\\`*_<>~#$\[\]])", r"\\\1", text)  # nothing in it is Markdown
+    return literal(prompt + first["text"]) + (" (end)" if first["finished"] else "")
+
+
+def literal(text: str) -> str:
+    """On one line, and nothing in it is Markdown."""
+    return re.sub(r"([\\`*_<>~#$\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def samples_table(data: dict, conditional: bool) -> list[list[str]]:
@@ -333,7 +337,10 @@ def markdown(parts: dict[str, dict], target: str = "RESULTS.md") -> str:
         f"Written by `{command}`. Do not edit: change what is measured.\n",
     ]
     for path, data in parts.items():
-        lines += [f"## {data['title']}\n", *([data["about"] + "\n"] if data["about"] else [])]
+        lines += [
+            f"## {literal(data['title'])}\n",
+            *([data["about"] + "\n"] if data["about"] else []),
+        ]
         lines += [f"Measured by `{data['command']}` on {machine_line(data)}.\n"]
         for title, sentences, table in [*sections(data), *examples(data)]:
             lines += [f"### {title}\n"] if title else []

@@ -77,7 +77,8 @@ def read_grid(path: str) -> Grid:
     for name, value in words.items():
         if not isinstance(value, str):
             raise UserError(f"--settings {path}: {name} = {value!r} must be text in quotes")
-    if not isinstance(tables, list) or not isinstance(defaults, dict) or not tables:
+    rows = isinstance(tables, list) and all(isinstance(table, dict) for table in tables)
+    if not rows or not isinstance(defaults, dict) or not tables:
         raise UserError(f"--settings {path} has no [[row]] table; give at least one")
     return Grid([{**defaults, **table} for table in tables], **words)
 

@@ -60,6 +60,7 @@ BAD_GRIDS = {
     "not TOML": ("[[row", "is not TOML"),
     "no row": ("", "no [[row]]"),
     "a row that is no list": ("row = 3", "no [[row]]"),
+    "rows that are no tables": ("row = [1]", "no [[row]]"),
     "something else": ("[[row]]\n[other]\n", "'other'"),
     "a title that is no text": ("title = 3\n[[row]]", "title = 3"),
     "unknown field": ("[[row]]\nn_step = 4", "did you mean 'n_steps'"),

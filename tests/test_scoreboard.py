@@ -387,6 +387,8 @@ BAD = {
     "one text": (["--num_samples", "1"], "--num_samples 1"),
     "more clusters than texts": (["--clusters", "7"], "--clusters 7"),
     "one cluster": (["--clusters", "1"], "--clusters 1"),
+    "one block": (["--likelihood_blocks", "1"], "--likelihood_blocks 1"),
+    "a page in no folder": (["--markdown", "no/such/R.md"], "no/such/R.md"),
     "no prompt": (["--prompt_len", "0"], "--prompt_len 0"),
     "no batch": (["--batch_size", "0"], "--batch_size 0"),
     "prompt beyond the block": (["--prompt_len", "32"], "--block_size 32"),
@@ -417,7 +419,7 @@ BAD_ROWS = {
     "unknown sampler": ("sampler = 'confidnce'", "'confidence'"),
     "an option of another sampler": ("sampler = 'seed'\nthreshold = 0.5", "--threshold"),
     "unknown field": ("temprature = 1.0", "'temperature'"),
-    "two rows with one key": ("temperature = [1.0, 1.0]", "are the same"),
+    "two rows with one key": ("temperature = [1.0, 1.0]", "rows 1 and 2 of the settings"),
     "two names of one thing": ("sampler = 'seed'\nn_steps = [10, 10]", "are the same"),
 }
 
@@ -445,6 +447,7 @@ def test_diffusion_options_on_gpt2_are_refused(call, text, tiny_gpt2):
         (lambda t: "[]", "not of a scoreboard"),
         (lambda t: t.replace('"clusters"', '"blusters"'), "damaged"),
         (lambda t: t.replace("123.4", '"x"'), "damaged"),
+        (lambda t: t.replace("123.4", "9" * 400), "damaged"),
     ],
 )
 def test_bad_results(call, tmp_path, change, named):
