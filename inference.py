@@ -14,7 +14,8 @@ python inference.py --score lines.txt --rank
 
 from dataclasses import dataclass, field
 
-from diffusion.edit_modes import EditingOptions, Editor
+from diffusion.edit_modes import Editor
+from diffusion.edit_options import EditingOptions
 from diffusion.errors import UserError, run
 from diffusion.flags import parse_flags
 from diffusion.options import GenerationOptions, sampler_table

@@ -1,5 +1,4 @@
-"""The editing modes of inference.py: infill, rewrite, interpolate, score, the best of several, and
-the commands of the interactive loop.
+"""The editing modes of inference.py: infill, rewrite, interpolate, score, the best of several.
 
 Canvases come from `editing`, the one loop writes them, and `writing` shows and saves what comes
 out. Nothing heavy is imported before a model is loaded.
@@ -7,17 +6,15 @@ out. Nothing heavy is imported before a model is loaded.
 
 import itertools
 import os
-import re
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
-from typing import ClassVar
+from dataclasses import asdict, dataclass, fields
 
+from .edit_options import DRAWS, POINTS, STRENGTH, EditingOptions, score_lines, text_or_file
 from .errors import UserError
 from .frames import Framer, printable
-from .options import SAMPLERS, STEPPED, GenerationOptions, at_least, one_of
+from .options import SAMPLERS, GenerationOptions, one_of
 from .passages import (
     HOLE,
     LIKE_A_HOLE,
@@ -28,12 +25,12 @@ from .passages import (
     parse_template,
     short,
 )
+from .session import Session
 from .terminal import colour_enabled
 from .writing import (
     Output,
     WritingOptions,
     animation,
-    ask,
     facts,
     is_live,
     progress,
@@ -42,156 +39,6 @@ from .writing import (
     watch,
     write_texts,
 )
-
-STRENGTH, POINTS, DRAWS = 0.4, 5, 16
-
-
-@dataclass
-class EditingOptions:
-    """What to do instead of continuing a prompt. None: not asked for."""
-
-    infill: str | None = field(
-        default=None,
-        metadata={"help": "Fill the holes of a text, or of a file: 'The <mask:6> sat' has one of six tokens, "
-                  "<mask:2-8> tries the lengths and keeps the one with the best pseudo-likelihood.",
-                  "metavar": "TEXT"},
-    )  # fmt: skip
-    rewrite: str | None = field(
-        default=None,
-        metadata={"help": "Mask a random part of a text, or of a file, and write it anew.",
-                  "metavar": "TEXT"},
-    )  # fmt: skip
-    strength: float | None = field(
-        default=None,
-        metadata={"help": "rewrite: probability of masking a token, from 0 to 1; default "
-                  f"{STRENGTH}.", "metavar": "X"},
-    )  # fmt: skip
-    keep: list[str] | None = field(
-        default=None,
-        metadata={"help": "rewrite: words that are never masked; several that belong together "
-                  "in quotes.",
-                  "action": "extend", "metavar": "WORDS"},
-    )  # fmt: skip
-    interpolate: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Texts on the way between two texts, or files; not with --save_animation.",
-            "metavar": ("A", "B"),
-        },
-    )
-    points: int | None = field(
-        default=None,
-        metadata={"help": f"interpolate: texts, both ends included; default {POINTS}.",
-                  "metavar": "N"},
-    )  # fmt: skip
-    score: str | None = field(
-        default=None,
-        metadata={"help": "Bound the likelihood of each line of a file, in nats; not with "
-                  "--save_animation.",
-                  "metavar": "FILE"},
-    )  # fmt: skip
-    rank: bool = field(
-        default=False, metadata={"help": "score: the likeliest first, by nats per token."}
-    )
-    best_of: int | None = field(
-        default=None,
-        metadata={"help": "Write so many texts for each one asked for, and keep the one with the "
-                  "least likelihood bound per token.", "metavar": "N"},
-    )  # fmt: skip
-    draws: int | None = field(
-        default=None,
-        metadata={"help": f"score, best_of: random sets of masks for each text; default {DRAWS}.",
-                  "metavar": "N"},
-    )  # fmt: skip
-
-    # Which options belong to which mode.
-    _OWN: ClassVar = {
-        "strength": ("rewrite",),
-        "keep": ("rewrite",),
-        "points": ("interpolate",),
-        "rank": ("score",),
-        "draws": ("score", "best_of"),
-    }
-
-    def check(self) -> str | None:
-        """The mode that is asked for: infill, rewrite, interpolate, score, best_of, or None.
-
-        Raises:
-            UserError: two modes, an option of another mode, a value outside its range.
-        """
-        modes = [m for m in ("infill", "rewrite", "interpolate", "score", "best_of")
-                 if getattr(self, m) is not None]  # fmt: skip
-        if len(modes) > 1:
-            raise UserError(f"--{modes[0]} and --{modes[1]} are two tasks; give one of them")
-        mode = modes[0] if modes else None
-        for name, owners in self._OWN.items():
-            value = getattr(self, name)
-            given = value is not None and value is not False  # 0.0 is a value, and equals False
-            if given and mode not in owners:
-                raise UserError(
-                    f"--{name} is an option of --{' or --'.join(owners)}; add that, or leave it out"
-                )
-        if self.strength is not None and not 0 <= self.strength <= 1:
-            raise UserError(f"--strength {self.strength} must be a number from 0 to 1")
-        if self.interpolate is not None and len(self.interpolate) != 2:
-            raise UserError(
-                f"--interpolate takes two texts, each in quotes, and not {len(self.interpolate)}"
-            )
-        for name, least in (("points", 2), ("draws", 1), ("best_of", 1)):
-            if getattr(self, name) is not None:
-                at_least(f"--{name}", getattr(self, name), least)
-        return mode
-
-
-def text_or_file(value: str, flag: str) -> str:
-    """The text of the file ``value``, without the newlines at its end, or ``value`` itself.
-
-    Raises:
-        UserError: a file that cannot be read, is not UTF-8 or empty; a name that is no file.
-    """
-    if os.path.exists(value):  # a pipe, too
-        return check_text(read_utf8(value, flag).rstrip("\r\n"), f"{flag} {value!r}")
-    document = Path(value).suffix.lower() in (".txt", ".md")
-    spaces = any(map(str.isspace, value))
-    if document and not spaces:
-        raise UserError(f"{flag} {value!r}: there is no such file")
-    one_word = not spaces and ("/" in value or re.search(r"\w\.\w{1,5}$", value))
-    if (document or one_word) and "\n" not in value and not HOLE.search(value):
-        say(f"note: there is no file {printable(value)!r}; it is taken as the text")
-    return check_text(value, flag)
-
-
-def check_text(text: str, what: str) -> str:
-    if not text.strip():
-        raise UserError(f"{what} has no text to work on; give some")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(f"{what}: the text is not UTF-8; re-encode it as UTF-8") from None
-    return text
-
-
-def read_utf8(path: str, flag: str) -> str:
-    try:
-        return Path(path).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{flag} {path!r} is not UTF-8 text (byte {error.start}); re-encode it as UTF-8"
-        ) from None
-    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{flag} {path!r} cannot be read: {reason}") from None
-
-
-def score_lines(path: str) -> list[tuple[int, str]]:
-    """(line number, text) of the lines of a file that are not blank."""
-    if not path:
-        raise UserError("--score '' names no file; give one with a text a line")
-    lines = read_utf8(path, "--score").split("\n")
-    texts = [(n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
-    if not texts:
-        raise UserError(f"--score {path!r} has no text; give a file with a text a line")
-    return texts
 
 
 class Editor:
@@ -628,149 +475,3 @@ class Desk:
             sizes = [len(self.decode(ids[n:]).encode()) for ids, n in zip(rows, given, strict=True)]
         counts = [len(ids) - n for ids, n in zip(rows, given, strict=True)]
         return [TextBound.of(v, n, s) for v, n, s in zip(values, counts, sizes, strict=True)]
-
-
-# ---------------------------------------------------------------- the interactive loop
-
-HELP = """\
-Type the beginning of a text, or
-  /infill TEXT     fill the holes of a text: /infill The <mask:4> sat on the <mask:2-5>.
-  /rewrite TEXT    write a part of a text, or of a file, anew
-  /strength X      how much of it, from 0 to 1 (now {strength})
-  /keep WORDS      that /rewrite leaves, such as river "old town"; alone: none (now {keep})
-  /sampler NAME    the order of writing (now {method}):
-                   {samplers}
-  /steps N         denoising steps of {stepped}
-  /seed N          another seed, another text (now {seed})
-  /help            this
-An empty line ends."""
-
-
-FLAGS = {f.name for options in (EditingOptions, GenerationOptions, WritingOptions)
-         for f in fields(options)}  # fmt: skip
-
-
-def at_the_question(message: str) -> str:
-    """What a message says of flags, for somebody who has commands instead."""
-    message = message.replace("use --max_len", "start again with --max_len")
-    message = message.replace("change --max_len", "start again with another --max_len")
-    message = message.replace("--n_steps", "/steps")
-    return re.sub(r"--(sampler|seed|strength|keep)\b", r"/\1", message)
-
-
-@dataclass
-class Session:
-    """The prompt loop and its commands."""
-
-    desk: Desk
-    options: EditingOptions
-    keep: list[str] = field(default_factory=list)
-
-    def run(self) -> None:
-        say("/help lists the commands")
-        ask(self.answer, self.desk.generation.prefix_len)
-
-    def answer(self, line: str) -> None:
-        """One line: a command, or the beginning of a text."""
-        try:
-            self.obey(line)
-        except UserError as error:
-            raise UserError(at_the_question(str(error))) from None
-
-    def obey(self, line: str) -> None:
-        if not line.startswith("/"):
-            self.desk.prompts([line], self.options)
-            return
-        typed, _, value = line[1:].partition(" ")
-        name = typed.lower()
-        if name in ("quit", "exit", "q"):
-            raise UserError(f"/{name} is no command; an empty line ends")
-        if name in FLAGS and name not in self.COMMANDS:
-            raise UserError(
-                f"/{name} is no command, but a flag: start again with --{name}, or see /help"
-            )
-        if name not in self.COMMANDS:
-            raise UserError(
-                f"/{printable(typed)} is no command; /help lists them, and a text that begins with "
-                "a slash can be given on the command line"
-            )
-        if not value.strip() and name not in ("help", "keep"):
-            raise UserError(f"/{name} needs a value; /help shows how")
-        self.COMMANDS[name](self, value)
-
-    def infill(self, value: str) -> None:
-        self.desk.infill(parse_template(text_or_file(value, "/infill")))
-
-    def rewrite(self, value: str) -> None:
-        self.desk.rewrite(text_or_file(value, "/rewrite"), self.strength, self.keep)
-
-    def set_keep(self, value: str) -> None:
-        """Words, or several in double quotes; an apostrophe is part of a word."""
-        words = [several or one for several, one in re.findall(r'"([^"]*)"|(\S+)', value)]
-        self.keep = [word for word in words if word.strip()]
-        say(f"keep {self.kept()}")
-
-    def kept(self) -> str:
-        return printable(", ".join(map(repr, self.keep))) or "no words"
-
-    @property
-    def strength(self) -> float:
-        return STRENGTH if self.options.strength is None else self.options.strength
-
-    def set_strength(self, value: str) -> None:
-        strength = _number(float, "/strength", value)
-        if not 0 <= strength <= 1:
-            raise UserError(f"/strength {value} must be a number from 0 to 1")
-        self.options = replace(self.options, strength=strength)
-        say(f"strength {strength}")
-
-    def set_sampler(self, value: str) -> None:
-        name = value.strip()
-        # The options of the sampler before may mean nothing to this one.
-        own = dict.fromkeys(self.desk.generation.own_options())
-        if name in STEPPED:
-            own.pop("n_steps", None)
-        self.change(**own, sampler=None if name == "default" else name)
-
-    def set_steps(self, value: str) -> None:
-        self.change(n_steps=_number(int, "/steps", value))
-
-    def set_seed(self, value: str) -> None:
-        self.change(seed=_number(int, "/seed", value))
-
-    def change(self, **options) -> None:
-        generation = replace(self.desk.generation, **options)
-        self.desk.writer.check(generation)
-        self.desk.generation = generation
-        say(f"{self.desk.writer.method(generation)}, seed {generation.seed}")
-
-    def help(self, _: str) -> None:
-        generation = self.desk.generation
-        say(
-            HELP.format(
-                strength=self.strength,
-                keep=self.kept(),
-                method=self.desk.writer.method(generation).removeprefix("sampler "),
-                samplers=", ".join(["default", *SAMPLERS]),
-                stepped=", ".join(STEPPED),
-                seed=generation.seed,
-            )
-        )
-
-    COMMANDS: ClassVar = {
-        "infill": infill,
-        "rewrite": rewrite,
-        "strength": set_strength,
-        "keep": set_keep,
-        "sampler": set_sampler,
-        "steps": set_steps,
-        "seed": set_seed,
-        "help": help,
-    }
-
-
-def _number(kind: type, flag: str, value: str):
-    try:
-        return kind(value)
-    except ValueError:
-        raise UserError(f"{flag} {value.strip()!r} is no number; give one") from None

@@ -13,7 +13,7 @@ from PIL import Image
 from test_inference import in_a_terminal
 
 import inference
-from diffusion.edit_modes import text_or_file
+from diffusion.edit_options import text_or_file
 from diffusion.errors import UserError
 
 SMALL = ["--max_len", "40", "--dtype", "float32"]
