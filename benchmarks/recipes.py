@@ -1,8 +1,8 @@
 """Small models by one recipe each, from equal numbers of tokens: what does every ingredient cost?
 
-    python benchmarks/recipes.py --dataset_dir data       # some 50 minutes on two cores
-    python scoreboard.py --settings benchmarks/grids/recipes.toml --dataset_dir data \\
-        --scorer gpt2-small-books --output_dir runs/recipes/board
+    python benchmarks/recipes.py --dataset_dir data       # 64 minutes on one busy core
+
+benchmarks/grids/recipes.toml has the command that measures them.
 
 For each seed one RoBERTa of 4 layers x 128 is trained causally, and from it a denoiser by each
 recipe below. What is in the output folder already is not trained again.

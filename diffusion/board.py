@@ -192,11 +192,11 @@ def judge(board: Board, row: Row, samples: list[dict], features) -> dict:
             found[name] = metrics.bootstrap(metrics.ratio, *columns)
             if len(seconds) < 4:  # too few to draw from
                 found[name] = metrics.Estimate(found[name].value)
-    first = {name: samples[0][name] for name in ("prompt", "text", "finished")}
+    # Real text is not ours to show.
+    first = row.options and {name: samples[0][name] for name in ("prompt", "text", "finished")}
     return {
         "model": board.label(row.model),
-        # Real text is not ours to show.
-        "first": first if row.options else None,
+        "first": first,
         "method": method(row),
         "conditional": row.conditional,
         "settings": {k: v for k, v in row.settings().items() if k not in ("max_len", "seed")},

@@ -26,6 +26,13 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
+def nats_by_row(logits: Tensor, ids: Tensor, rows: Tensor) -> Tensor:
+    """Summed -log p (B,), in double precision where there is one, of the tokens of ``ids`` (B, L)
+    at the N positions ``rows`` (B, L), from their logits (N, V)."""
+    nats = cross_entropy(logits, ids[rows]).to(rng.double(logits.device))
+    return nats.new_zeros(len(ids)).index_add(0, rows.nonzero()[:, 0], nats)
+
+
 def token_weights(labels: Tensor, t: Tensor, editable: Tensor, schedule: str) -> Tensor:
     """Weight (N,) of each masked token such that the weighted sum of cross-entropies is the sum
     over rows of an unbiased estimate of J / E, the bound in nats per editable token.
@@ -116,9 +123,7 @@ def likelihood_bound(
             k = fixed_counts(first, n, number, total)
             masked = choose_exactly(k, free, rng.uniform(rng.fold_in(key, number), ids.shape[1]))
             logits = row_logits(ids.masked_fill(masked, mask_id), masked)
-            ce = cross_entropy(logits, ids[masked]).to(values.dtype)
-            row = masked.nonzero()[:, 0]
-            values[index, draw] = ce.new_zeros(len(ids)).index_add(0, row, ce) / k
+            values[index, draw] = nats_by_row(logits, ids, masked) / k
         if on_batch:
             on_batch(min(start + batch_size, len(mine)), len(mine))
 
@@ -164,9 +169,7 @@ def bernoulli_bound(
             if not masked.any():
                 continue
             logits = row_logits(ids.masked_fill(masked, mask_id), masked)
-            ce = cross_entropy(logits, ids[masked]).to(values.dtype)
-            total = ce.new_zeros(len(ids)).index_add(0, masked.nonzero()[:, 0], ce)
-            values[index, draw] = total / t[:, 0] / count[index]
+            values[index, draw] = nats_by_row(logits, ids, masked) / t[:, 0] / count[index]
     by_rate = _by_mask_rate(values, rates)
     return _summary(values.mean(1), count, blocks, editable, token_bytes, by_rate)
 
@@ -185,9 +188,8 @@ def causal_nll(
     values = torch.zeros(len(blocks), dtype=rng.double(blocks.device), device=blocks.device)
     for start in range(0, len(blocks), batch_size):
         ids, rows = blocks[start : start + batch_size], editable[start : start + batch_size]
-        ce = cross_entropy(row_logits(ids, rows, causal=True), ids[rows]).to(values.dtype)
-        total = ce.new_zeros(len(ids)).index_add(0, rows.nonzero()[:, 0], ce)
-        values[start : start + batch_size] = total / rows.sum(1)
+        logits = row_logits(ids, rows, causal=True)
+        values[start : start + batch_size] = nats_by_row(logits, ids, rows) / rows.sum(1)
         if on_batch:
             on_batch(min(start + batch_size, len(blocks)), len(blocks))
     return _summary(values, editable.sum(1), blocks, editable, token_bytes, [])

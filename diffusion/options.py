@@ -315,13 +315,13 @@ class GenerationOptions:
                 setattr(self, name, one_of(f"--{name}", getattr(self, name), table))
         if self.sampler == "threshold" and self.certainty == "entropy":
             if self.threshold is None or not self.threshold <= 0:
-                said = (
+                given = (
                     "needs --threshold"
                     if self.threshold is None
                     else f"--threshold {self.threshold}"
                 )
                 raise UserError(
-                    f"--certainty entropy {said}: a number of at most 0, minus the entropy in nats "
+                    f"--certainty entropy {given}: a number of at most 0, minus the entropy in nats "
                     "up to which a prediction is sure, for example -0.5"
                 )
         elif self.threshold is not None:

@@ -1,4 +1,4 @@
-"""What a scoreboard shows: tables for the terminal and for RESULTS.md, a CSV, and pictures.
+"""What a scoreboard shows: tables for the terminal, RESULTS.md and a CSV, and `pictures`.
 
 All of it is made from results.json alone.
 """
@@ -10,38 +10,24 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import quote
 
 from .checkpoints import write_atomically, write_text
 from .errors import UserError
-from .metrics import Estimate, pareto
+from .pictures import PICTURES
+from .results import (
+    FORMAT,
+    METRICS,
+    OTHERS,
+    QUALITY,
+    VERSION,
+    dump,
+    estimate,
+    machine_line,
+    measured,
+)
 from .rows import REAL, SHUFFLED
-
-FORMAT, VERSION = "roberta-diffusion scoreboard", 2
-
-# name -> (head of the column, what it is); the first table is on quality, the second on the rest.
-QUALITY = {
-    "gen_ppl": ("gen. PPL", "perplexity under the scorer, pooled over tokens; lower is likelier, "
-                "and repetition is likely: read it with the entropy"),
-    "mauve": ("MAUVE", "likeness to other real text, 0 to 1"),
-    "entropy": ("entropy", "of a text's token frequencies in nats, only of texts of full length"),
-    "self_bleu": ("self-BLEU", "BLEU-4 of a text against others of its row; 1: all the same"),
-    "length": ("tokens", "new tokens of a text"),
-    "unfinished": ("unfinished", "share of texts that did not end by themselves"),
-}  # fmt: skip
-OTHERS = {
-    "distinct_1": ("dist-1", "unique / all tokens of the row"),
-    "distinct_2": ("dist-2", "the same of pairs"),
-    "distinct_3": ("dist-3", "the same of triples"),
-    "rep_4": ("rep-4", "repeated 4-grams of a text"),
-    "nfe": ("NFE", "forward passes for a text"),
-    "seconds": ("s/text", "seconds of model and sampler for a text, in a batch"),
-    "tokens_per_second": ("tokens/s", "new tokens in a second of model and sampler, in a batch"),
-}  # fmt: skip
-METRICS = QUALITY | OTHERS
 
 
 def load(path: str) -> dict:
@@ -71,24 +57,6 @@ def load(path: str) -> dict:
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise UserError(f"--results {path} is damaged; run the scoreboard again") from None
     return data
-
-
-def dump(data: dict) -> str:
-    """The results as JSON text; what was not measured is null."""
-    return json.dumps({"format": FORMAT, "version": VERSION, **_plain(data)}, indent=1) + "\n"
-
-
-def _plain(value):
-    """Without nan and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def estimate(values: Sequence[float | None]) -> Estimate:
-    return Estimate(*(math.nan if v is None else float(v) for v in values))
 
 
 # ---------------------------------------------------------------- tables
@@ -126,7 +94,7 @@ def generation_table(data: dict, conditional: bool, metrics: dict) -> list[list[
     rows = []
     for row in data["rows"]:
         if row["conditional"] == conditional:
-            values = [str(_value(row, m)) for m in metrics]
+            values = [str(measured(row, m)) for m in metrics]
             rows.append([row["model"], row["method"], str(row["seed"]), *values])
     return [head, *rows]
 
@@ -197,10 +165,6 @@ def _name(row: dict) -> str:
     return f"{row['model']}, {row['method']}"
 
 
-def _value(row: dict, metric: str) -> Estimate:
-    return estimate(row["metrics"].get(metric, [None] * 3))
-
-
 def equal_quality(data: dict) -> list[str]:
     """For MAUVE and generative perplexity after prompts: the fewest passes with which a masked
     model reaches the first row that writes from left to right, and what time that takes."""
@@ -212,23 +176,23 @@ def equal_quality(data: dict) -> list[str]:
     first, said = causal[0], []
 
     for metric, better in (("mauve", 1), ("gen_ppl", -1)):
-        head, goal = METRICS[metric][0], _value(first, metric)
+        head, goal = METRICS[metric][0], measured(first, metric)
 
         def reaches(row, metric=metric, better=better, goal=goal):
             """Whether the two intervals touch, or the row's lies on the better side."""
-            own = _value(row, metric)
+            own = measured(row, metric)
             return own.high >= goal.low if better > 0 else own.low <= goal.high
 
-        found = sorted(filter(reaches, masked), key=lambda row: _value(row, "nfe").value)
+        found = sorted(filter(reaches, masked), key=lambda row: measured(row, "nfe").value)
         goal = f"{head} of {_name(first)} ({goal})"
         if not found:
             said.append(f"No row of a masked model reaches the {goal}.")
             continue
-        row, times = found[0], [_value(r, "seconds").value for r in (first, found[0])]
+        row, times = found[0], [measured(r, "seconds").value for r in (first, found[0])]
         said.append(
-            f"The fewest passes that reach the {goal} are {_value(row, 'nfe').value:.3g}: "
-            f"{_name(row)} ({_value(row, metric)}), in {_value(row, 'seconds')} s a text against "
-            f"{_value(first, 'seconds')} s, {times[0] / times[1]:.2g} times as fast."
+            f"The fewest passes that reach the {goal} are {measured(row, 'nfe').value:.3g}: "
+            f"{_name(row)} ({measured(row, metric)}), in {measured(row, 'seconds')} s a text against "
+            f"{measured(first, 'seconds')} s, {times[0] / times[1]:.2g} times as fast."
         )
         if any(reaches(r) for r in rows if r["model"] == SHUFFLED):
             said.append(f"Shuffled text reaches it, too: here {head} decides nothing.")
@@ -250,11 +214,11 @@ def failures_table(data: dict) -> list[list[str]]:
     real = next((r for r in data["rows"] if r["conditional"] and r["model"] == REAL), None)
     table = [["", "row", "measure", "there", REAL, "its first text"]]
     for what, metric, worst in FAILURES:
-        known = [r for r in rows if not math.isnan(_value(r, metric).value)]
+        known = [r for r in rows if not math.isnan(measured(r, metric).value)]
         if known:
-            row = worst(known, key=lambda r: _value(r, metric).value)
-            usual = str(_value(real, metric)) if real else "-"
-            there, measure = str(_value(row, metric)), METRICS[metric][0]
+            row = worst(known, key=lambda r: measured(r, metric).value)
+            usual = str(measured(real, metric)) if real else "-"
+            there, measure = str(measured(row, metric)), METRICS[metric][0]
             table.append([what, _name(row), measure, there, usual, first_text(row)])
     return table
 
@@ -319,11 +283,6 @@ def _aligned(table: list[list[str]]) -> list[str]:
     ]
 
 
-def machine_line(data: dict) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
-    return f"{data['hardware']}; {data['processor']}; {versions}"
-
-
 def markdown(parts: dict[str, dict], target: str = "RESULTS.md") -> str:
     """RESULTS.md: the results of several runs, path of the results.json -> its content. Pictures
     are shown that lie beside a results.json, named from the folder of ``target``."""
@@ -371,9 +330,7 @@ def as_csv(data: dict) -> str:
     return out.getvalue()
 
 
-# ---------------------------------------------------------------- pictures
-
-MARKERS = "osD^vPX<>*"
+# ---------------------------------------------------------------- files
 
 
 def write_all(data: dict, folder: Path) -> list[Path]:
@@ -392,204 +349,3 @@ def write_all(data: dict, folder: Path) -> list[Path]:
 def write_markdown(parts: dict[str, dict], path: str) -> None:
     parts = {name: json.loads(dump(data)) for name, data in parts.items()}
     write_text(Path(path), markdown(parts, path))
-
-
-def _figure(draw: Callable, data: dict, title: str, panels: int = 1) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7 * panels, 5), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    draw(axes)
-    for one in axes:
-        one.grid(alpha=0.3)
-    figure.suptitle(f"{title}\n{machine_line(data)}", fontsize=8, parse_math=False)
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
-
-
-def _series(data: dict, conditional: bool) -> dict[tuple[str, str], list[dict]]:
-    """(model, sampler) -> its rows."""
-    series: dict[tuple[str, str], list[dict]] = {}
-    for row in data["rows"]:
-        if row["conditional"] == conditional and row["model"] not in (REAL, SHUFFLED):
-            name = row["settings"].get("sampler") or "autoregressive"
-            series.setdefault((row["model"], name), []).append(row)
-    return series
-
-
-def _errors(estimates: list[Estimate]) -> list[list[float]]:
-    low = [0 if math.isnan(e.low) else e.value - e.low for e in estimates]
-    return [low, [0 if math.isnan(e.high) else e.high - e.value for e in estimates]]
-
-
-def _difference(row: dict, rows: list[dict]) -> str:
-    """What sets a row apart from the others of its series, in short."""
-    names = {"n_steps": "", "temperature": "T "}
-    values = {name: [r["settings"].get(name) for r in rows] for name in row["settings"]}
-    # A temperature of 1 is not among the settings.
-    return ", ".join(
-        f"{names.get(name, name + ' ')}{row['settings'][name]}"
-        for name, given in values.items()
-        if any(value != row["settings"][name] for value in given)
-    )
-
-
-def _shade(i: int, n: int) -> str:
-    return str(round(0.65 * i / max(1, n - 1), 2))  # from black to a grey that prints
-
-
-def _levels(axes, data: dict, conditional: bool, metric: str) -> None:
-    """Real and shuffled text, the ceiling and the floor, as lines."""
-    for row in data["rows"]:
-        style = {REAL: "--", SHUFFLED: ":"}.get(row["model"])
-        if style and row["conditional"] == conditional:
-            value = estimate(row["metrics"][metric])
-            if not math.isnan(value.value):
-                axes.axhline(value.value, color="0.4", linestyle=style, linewidth=1.2)
-                real = row["model"] == REAL  # the two may be on one height
-                axes.annotate(
-                    row["model"], (0.01 if real else 0.99, value.value), fontsize=8, color="0.3",
-                    xycoords=("axes fraction", "data"), ha="left" if real else "right", va="bottom",
-                )  # fmt: skip
-
-
-def _plain_log(axis) -> None:
-    """Ticks at 1, 2, 5, 10, 20, ... as plain numbers."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(lambda value, position: f"{value:g}")
-
-
-def _against(data: dict, cost: str, label: str) -> bytes | None:
-    conditional = any(row["conditional"] for row in data["rows"])
-    series = _series(data, conditional)
-    if not series:
-        return None
-
-    def panel(axes, metric, sign):
-        points = []
-        for i, ((model, sampler), rows) in enumerate(series.items()):
-            x = [estimate(row["metrics"][cost]) for row in rows]
-            y = [estimate(row["metrics"][metric]) for row in rows]
-            axes.errorbar(
-                [e.value for e in x], [e.value for e in y], _errors(y), _errors(x), linestyle="none",
-                marker=MARKERS[i % len(MARKERS)], color=_shade(i, len(series)), capsize=2,
-                markersize=6, label=f"{model}: {sampler}",
-            )  # fmt: skip
-            points += [
-                (a.value, b.value) for a, b in zip(x, y, strict=True) if not math.isnan(b.value)
-            ]
-            for row, a, b in zip(rows, x, y, strict=True):
-                if not math.isnan(b.value):
-                    axes.annotate(_difference(row, rows), (a.value, b.value), (5, 5), fontsize=7,
-                                  textcoords="offset points")  # fmt: skip
-        best = pareto([p[0] for p in points], [sign * p[1] for p in points])
-        front = [[points[i][axis] for i in best] for axis in (0, 1)]
-        axes.plot(*front, color="black", linewidth=1, drawstyle="steps-post", label="Pareto front")
-        axes.plot(*front, linestyle="none", marker="o", markersize=13, markerfacecolor="none",
-                  markeredgecolor="black")  # fmt: skip
-        _levels(axes, data, conditional, metric)
-        axes.set_xscale("log")
-        _plain_log(axes.xaxis)
-        axes.set_xlabel(label)
-
-    def draw(panels):
-        panel(panels[0], "gen_ppl", 1)
-        panels[0].set_yscale("log")
-        _plain_log(panels[0].yaxis)
-        panels[0].set_ylabel(f"generative perplexity ({data['scorer']['name']}), lower is likelier")
-        panel(panels[1], "mauve", -1)
-        panels[1].set_ylabel(f"MAUVE ({data['samples']} texts), higher is better")
-        panels[0].legend(fontsize=8)
-
-    return _figure(draw, data, f"Quality against {label}, 95 % intervals", 2)
-
-
-def _temperature(data: dict) -> bytes | None:
-    conditional = any(row["conditional"] for row in data["rows"])
-    series = _series(data, conditional)
-    if not series:
-        return None
-
-    def draw(panels):
-        axes = panels[0]
-        for i, ((model, sampler), rows) in enumerate(series.items()):
-            # Rows that differ in the temperature alone are a line.
-            lines: dict[str, list[dict]] = {}
-            for row in rows:
-                others = {k: v for k, v in row["settings"].items() if k != "temperature"}
-                lines.setdefault(json.dumps(others, sort_keys=True), []).append(row)
-            label = f"{model}: {sampler}"
-            for line in lines.values():
-                line.sort(key=lambda row: row["settings"].get("temperature", 1.0))
-                x = [estimate(row["metrics"]["gen_ppl"]) for row in line]
-                y = [estimate(row["metrics"]["entropy"]) for row in line]
-                axes.errorbar(
-                    [e.value for e in x], [e.value for e in y], _errors(y), _errors(x),
-                    marker=MARKERS[i % len(MARKERS)], color=_shade(i, len(series)), capsize=2,
-                    linewidth=1, label=label,
-                )  # fmt: skip
-                label = None
-                if len(line) > 1:
-                    for row, a, b in zip(line, x, y, strict=True):
-                        text = f"T {row['settings'].get('temperature', 1.0):g}"
-                        if not math.isnan(a.value + b.value):
-                            axes.annotate(text, (a.value, b.value), (4, 4), fontsize=7,
-                                          textcoords="offset points")  # fmt: skip
-        _levels(axes, data, conditional, "entropy")
-        axes.set_xscale("log")
-        _plain_log(axes.xaxis)
-        axes.set_xlabel(f"generative perplexity ({data['scorer']['name']})")
-        axes.set_ylabel("entropy of a text's tokens, nats")
-        axes.legend(fontsize=8)
-
-    return _figure(draw, data, "Entropy against generative perplexity, 95 % intervals")
-
-
-def _mask_rate(data: dict) -> bytes | None:
-    shown = [entry for entry in data["likelihood"] if entry["prefix_len"] == 1]
-    if not any(entry["by_mask_rate"] for entry in shown):
-        return None
-
-    def draw(panels):
-        axes = panels[0]
-        for i, entry in enumerate(shown):
-            colour = _shade(i, len(shown))
-            if entry["by_mask_rate"]:
-                rates = [10, 30, 50, 70, 90]
-                values = [math.nan if v is None else v for v in entry["by_mask_rate"]]
-                axes.plot(rates, values, marker=MARKERS[i % len(MARKERS)], color=colour,
-                          label=entry["model"])  # fmt: skip
-            level = estimate(entry["nats_per_token"])
-            name = "exact NLL" if entry["estimator"] == "exact" else "its bound"
-            axes.axhline(level.value, color=colour, linestyle="--" if name == "its bound" else "-.",
-                         label=f"{entry['model']}: {name}")  # fmt: skip
-            axes.axhspan(level.low, level.high, color=colour, alpha=0.12)
-        axes.set_xlabel("masked tokens, % (bins of 20)")
-        axes.set_ylabel("nats per masked token")
-        axes.legend(fontsize=8)
-
-    return _figure(draw, data, "Likelihood over the mask rate")
-
-
-class Picture(NamedTuple):
-    title: str
-    draw: Callable[[dict], bytes | None]  # None: there is nothing to show
-
-
-PICTURES = {
-    "quality_nfe.png": Picture(
-        "Quality against forward passes",
-        lambda data: _against(data, "nfe", "forward passes (NFE)"),
-    ),
-    "quality_seconds.png": Picture(
-        "Quality against seconds", lambda data: _against(data, "seconds", "seconds a text")
-    ),
-    "temperature.png": Picture("Entropy against generative perplexity", _temperature),
-    "likelihood.png": Picture("Likelihood over the mask rate", _mask_rate),
-}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import rng
 from .canvas import Canvas
-from .objective import choose_exactly, cross_entropy, fixed_counts
+from .objective import choose_exactly, cross_entropy, fixed_counts, nats_by_row
 
 
 @torch.no_grad()
@@ -85,9 +85,7 @@ def text_bounds(
         # The same draw hides by the same random numbers in every text, whatever is beside it.
         masked = choose_exactly(k, free, rng.uniform(rng.fold_in(key, number), width))
         logits = row_logits(ids.masked_fill(masked, mask_id), masked, _attention(padding))
-        ce = cross_entropy(logits, ids[masked]).to(values.dtype)
-        where = masked.nonzero()[:, 0]
-        values[row * draws + number] = ce.new_zeros(len(ids)).index_add(0, where, ce) / k
+        values[row * draws + number] = nats_by_row(logits, ids, masked) / k
         if on_batch:
             on_batch(min(start + batch_size, len(values)), len(values))
     return values.view(-1, draws)

@@ -144,6 +144,7 @@ def test_a_run_and_all_that_it_leaves(score, text, tiny_gpt2):
     ]  # fmt: skip
     # Real and shuffled text have the same words in another order.
     real, mixed = found["real text", "", True], found["shuffled text", "", True]
+    assert real["first"] is None  # it is not ours to show
     assert real["metrics"]["length"] == [8, 8, 8] and mixed["metrics"]["gen_ppl"][0] > 0
     for row in data["rows"]:
         lines = (Path("board") / row["texts"]).read_text().split("\n")
