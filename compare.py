@@ -15,13 +15,16 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from diffusion import panes, record, writing
-from diffusion.animation import check_animation_path, check_display, save_film, show_film
+from diffusion.cli import console
+from diffusion.cli.flags import parse_flags
+from diffusion.cli.prompts import PROMPT_HELP, ask, check_prompt, piped_prompts
 from diffusion.errors import UserError, run
-from diffusion.film import Film, Track, check_slowdown, rate_line, synchronized
-from diffusion.flags import parse_flags
+from diffusion.evaluation import record
 from diffusion.options import COMPARED_SAMPLER, STEPPED, GenerationOptions, PairOptions, at_least
-from diffusion.terminal import supports_live
+from diffusion.views import panes
+from diffusion.views.animation import check_animation_path, check_display, save_film, show_film
+from diffusion.views.film import Film, Track, check_slowdown, rate_line, synchronized
+from diffusion.views.terminal import supports_live
 
 # torch and transformers' models take seconds to import; --help and mistakes need neither.
 
@@ -65,10 +68,10 @@ class CompareOptions(PairOptions):
 
 def load_writers(args: CompareOptions) -> list:
     """[the diffusion writer, the autoregressive one]"""
-    from diffusion.autoregressive import load_causal_writer
-    from diffusion.generation import load_writer
+    from diffusion.generate import load_writer
+    from diffusion.models.causal import load_causal_writer
 
-    writing.say(f"RoBERTa Diffusion: loading {args.model} and {args.baseline} ...")
+    console.say(f"RoBERTa Diffusion: loading {args.model} and {args.baseline} ...")
 
     def load(dtype: str) -> list:
         return [
@@ -108,8 +111,8 @@ def measured(writers: list, generation: GenerationOptions, args, prompt: str) ->
     """The record of one comparison, see `record`."""
     from diffusion import hardware
     from diffusion.canvas import written_ids, written_text
-    from diffusion.frames import Framer
-    from diffusion.measuring import measure
+    from diffusion.evaluation.measuring import measure
+    from diffusion.views.frames import Framer
 
     options = options_for(writers, generation, prompt)
     runs = measure(list(zip(writers, options, strict=True)), prompt, args.repeats, keep=list)
@@ -212,10 +215,10 @@ def present(data: dict, args: CompareOptions) -> None:
     if args.replay is None:
         name = free_name(Path(args.output_dir or ".") / "compare", (".json", ".gif"))
         if args.output_dir:
-            from diffusion.checkpoints import write_text
+            from diffusion.cli.files import write_text
 
             write_text(name.with_suffix(".json"), record.dump(data) + "\n")
-            writing.say(f"saved {name.with_suffix('.json')}")
+            console.say(f"saved {name.with_suffix('.json')}")
         if target is None and args.animate and not args.json:
             target = name.with_suffix(".gif")
     live = args.live and not args.json and supports_live(sys.stdout)
@@ -229,8 +232,8 @@ def present(data: dict, args: CompareOptions) -> None:
                 print(f"== {side['model']}: {side['method']}\n{side['text']}\n")
         print(table(data), flush=True)
     if target is not None:
-        save_film(film, target, on_progress=writing.progress)
-        writing.say(f"saved {target}")
+        save_film(film, target, on_progress=console.progress)
+        console.say(f"saved {target}")
     if args.show:
         show_film(film)
 
@@ -284,7 +287,7 @@ def check(generation: GenerationOptions, args: CompareOptions, prompt: str | Non
     if args.sweep and args.output_dir is None:
         raise UserError("--sweep writes sweep.png and sweep.json; say where by --output_dir")
     if prompt is not None:
-        writing.check_prompt(prompt)
+        check_prompt(prompt)
     if args.save_animation is not None:
         check_animation_path(args.save_animation)
     if args.show:
@@ -307,14 +310,14 @@ def check(generation: GenerationOptions, args: CompareOptions, prompt: str | Non
 
 def main() -> None:
     generation, args, prompt = parse_flags(
-        (GenerationOptions, CompareOptions), __doc__.split("\n")[0], writing.PROMPT_HELP
+        (GenerationOptions, CompareOptions), __doc__.split("\n")[0], PROMPT_HELP
     )
     check(generation, args, prompt)
-    writing.prepare_streams()
+    console.prepare_streams()
     if args.replay is not None:
         return present(record.load(args.replay), args)
     asks = prompt is None and not args.sweep and sys.stdin.isatty()
-    prompts = [] if asks or args.sweep else [prompt] if prompt else writing.piped_prompts()
+    prompts = [] if asks or args.sweep else [prompt] if prompt else piped_prompts()
     if asks and (args.save_animation or args.show):
         raise UserError(
             "--save_animation and --show are for one prompt; give it on the command line"
@@ -324,7 +327,7 @@ def main() -> None:
 
     writers = load_writers(args)
     if args.sweep:
-        from diffusion.sweep import sweep
+        from diffusion.evaluation.sweep import sweep
 
         return sweep(writers, generation, args.repeats, Path(args.output_dir))
 
@@ -332,7 +335,7 @@ def main() -> None:
         present(measured(writers, generation, args, text), args)
 
     if asks:
-        return writing.ask(compare, generation.prefix_len)
+        return ask(compare, generation.prefix_len)
     for text in prompts:
         options_for(writers, generation, text)  # one that is too long is refused before any work
     for text in prompts:

@@ -36,14 +36,18 @@ from transformers import GPT2Config, RobertaConfig, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import get_last_checkpoint
 
-from diffusion import checkpoints, corpus, hardware
+from diffusion import errors, hardware
+from diffusion.cli import files
+from diffusion.cli.flags import parse_flags
 from diffusion.collator import MASK_SCHEDULES, CausalCollator, DiffusionCollator
+from diffusion.data import corpus, packing
 from diffusion.errors import UserError, run
-from diffusion.flags import parse_flags
+from diffusion.models import loading, tokenizers
+from diffusion.models.backbone import RowLogits
+from diffusion.models.families import max_length
+from diffusion.noise import SCHEDULES
 from diffusion.objective import LOSSES
-from diffusion.row_logits import RowLogits, max_length
-from diffusion.schedules import SCHEDULES
-from diffusion.training import DiffusionTrainer, StopOnSignal, check_checkpoint
+from diffusion.training.trainer import DiffusionTrainer, StopOnSignal, check_checkpoint
 
 
 @dataclass
@@ -200,7 +204,7 @@ def parse() -> tuple[ModelArguments, DataArguments, DiffusionArguments, RunArgum
     try:
         return tuple(parse_flags(groups, __doc__.split("\n\n")[0]))
     except (ValueError, ImportError) as error:  # TrainingArguments checks its own values
-        raise UserError(f"{checkpoints.first_line(error)}; see --help") from None
+        raise UserError(f"{errors.first_line(error)}; see --help") from None
 
 
 # Flags of the Trainer that would do nothing here, or harm, with the one value they may have.
@@ -264,7 +268,7 @@ def check(model: ModelArguments, data: DataArguments, diffusion: DiffusionArgume
                 "--resume_from_checkpoint"
             )
     else:
-        checkpoints.check_output_dir(
+        files.check_output_dir(
             args.output_dir,
             args.overwrite_output_dir,
             args.resume_from_checkpoint is not None,
@@ -274,7 +278,7 @@ def check(model: ModelArguments, data: DataArguments, diffusion: DiffusionArgume
         if parse_size(model.config)["type"] == "gpt2" and diffusion.objective != "causal":
             raise UserError("--config type=gpt2 reads left to right; it needs --objective causal")
     else:
-        positions = max_length(checkpoints.load_config(model.model))
+        positions = max_length(loading.load_config(model.model))
         if data.block_size > positions:
             raise UserError(
                 f"--block_size {data.block_size} exceeds the {positions} positions of {model.model}"
@@ -363,12 +367,12 @@ def random_model(size: dict, tokenizer, block_size: int, dropout: float):
 def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, args, documents):
     """(model, tokenizer), pretrained or from random weights."""
     if options.config is None:
-        load = checkpoints.load_masked_lm
-        gpt2 = not checkpoints.is_masked_lm(checkpoints.load_config(options.model))
+        load = loading.load_masked_lm
+        gpt2 = not loading.is_masked_lm(loading.load_config(options.model))
         if gpt2 and diffusion.objective == "causal":
-            load = checkpoints.load_causal_lm
-        tokenizer = checkpoints.load_tokenizer(
-            options.tokenizer or options.model, needs_mask=load is checkpoints.load_masked_lm
+            load = loading.load_causal_lm
+        tokenizer = tokenizers.load_tokenizer(
+            options.tokenizer or options.model, needs_mask=load is loading.load_masked_lm
         )
         model = load(options.model, tokenizer)
         if options.dropout is not None:
@@ -376,18 +380,18 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, ar
     else:
         size = parse_size(options.config)
         if options.tokenizer:
-            tokenizer = checkpoints.load_tokenizer(options.tokenizer)
+            tokenizer = tokenizers.load_tokenizer(options.tokenizer)
         elif args.resume_from_checkpoint:
-            tokenizer = checkpoints.load_tokenizer(args.resume_from_checkpoint)
+            tokenizer = tokenizers.load_tokenizer(args.resume_from_checkpoint)
         else:
             say(f"training a byte-level BPE of {size['vocab']} tokens on the training text")
             tokenizer = None
             if args.process_index == 0:
-                tokenizer = checkpoints.train_tokenizer(documents, size["vocab"])
+                tokenizer = tokenizers.train_tokenizer(documents, size["vocab"])
             # The others take it over, rather than hope to arrive at the same one.
             tokenizer = broadcast_object_list([tokenizer])[0]
         model = random_model(size, tokenizer, data.block_size, options.dropout or 0.0)
-    before = checkpoints.diffusion_settings(model.config)
+    before = loading.diffusion_settings(model.config)
     shift = {"yes": True, "no": False}.get(diffusion.shift, before.get("shift", False))
     causal = diffusion.objective == "causal"
     model.config.diffusion = {
@@ -442,7 +446,7 @@ def say(message: str) -> None:
 
 
 def main() -> None:
-    checkpoints.quiet_libraries()
+    loading.quiet_libraries()
     options, data, diffusion, args = parse()
     check(options, data, diffusion, args)
     hardware.use_all_cores()
@@ -453,7 +457,7 @@ def main() -> None:
         atexit.register(shutil.rmtree, args.output_dir, ignore_errors=True)
     documents, eval_documents = load_data(data, train=not args.evaluate_only)
     model, tokenizer = build_model(options, diffusion, data, args, documents)
-    blocks = None if args.evaluate_only else corpus.pack(documents, tokenizer, data.block_size)
+    blocks = None if args.evaluate_only else packing.pack(documents, tokenizer, data.block_size)
     if eval_documents is None:
         held_out = min(max(2, len(blocks) // 50), data.max_eval_blocks)  # 2 for an error
         if len(blocks) <= held_out:
@@ -464,7 +468,7 @@ def main() -> None:
         blocks, eval_blocks = blocks[:-held_out], blocks[-held_out:]
         say(f"no --eval_dataset: the last {held_out} blocks are held out for validation")
     else:
-        eval_blocks = corpus.pack(eval_documents, tokenizer, data.block_size, "validation set")
+        eval_blocks = packing.pack(eval_documents, tokenizer, data.block_size, "validation set")
         # Spread over the whole text, not only its beginning.
         keep = torch.linspace(0, len(eval_blocks) - 1, min(len(eval_blocks), data.max_eval_blocks))
         eval_blocks = eval_blocks[keep.round().long()]
@@ -478,9 +482,7 @@ def main() -> None:
     try:
         model.set_attn_implementation(attention)
     except (ValueError, ImportError) as error:
-        raise UserError(
-            f"--attn_implementation {attention}: {checkpoints.first_line(error)}"
-        ) from None
+        raise UserError(f"--attn_implementation {attention}: {errors.first_line(error)}") from None
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     if args.evaluate_only:
         amount = f"{len(eval_blocks)} blocks of the {data.eval_split} split"
@@ -512,7 +514,7 @@ def main() -> None:
         eval_blocks=eval_blocks,
         collator=collator,
         tokenizer=tokenizer,
-        token_bytes=corpus.token_byte_lengths(tokenizer, model.config.vocab_size),
+        token_bytes=tokenizers.token_byte_lengths(tokenizer, model.config.vocab_size),
         schedule=diffusion.schedule,
         loss=diffusion.loss,
         ema_decay=diffusion.ema,
@@ -570,7 +572,7 @@ def save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds) -
         (folder / "README.md").write_text(card, encoding="utf-8")
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
 
-    checkpoints.write_folder(Path(args.output_dir), write)
+    files.write_folder(Path(args.output_dir), write)
 
 
 def command() -> str:
@@ -590,7 +592,7 @@ def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds
     )
     return f"""---
 library_name: transformers
-pipeline_tag: {"fill-mask" if checkpoints.is_masked_lm(model.config) else "text-generation"}
+pipeline_tag: {"fill-mask" if loading.is_masked_lm(model.config) else "text-generation"}
 ---
 # {Path(args.output_dir).name}
 

@@ -10,10 +10,12 @@ python gpt2_inference.py "The river" --save_animation river.gif
 
 from dataclasses import dataclass, field
 
+from diffusion.cli.flags import parse_flags
+from diffusion.cli.options import WritingOptions
+from diffusion.cli.prompts import PROMPT_HELP
+from diffusion.cli.serve import serve
 from diffusion.errors import run
-from diffusion.flags import parse_flags
 from diffusion.options import GenerationOptions
-from diffusion.writing import PROMPT_HELP, WritingOptions, serve
 
 
 @dataclass
@@ -26,7 +28,7 @@ class ScriptOptions(WritingOptions):
 
 def load(*names):
     # torch and transformers' models take seconds to import; --help and mistakes need neither.
-    from diffusion.autoregressive import load_causal_writer
+    from diffusion.models.causal import load_causal_writer
 
     return load_causal_writer(*names)
 

@@ -14,12 +14,14 @@ python inference.py --score lines.txt --rank
 
 from dataclasses import dataclass, field
 
-from diffusion.edit_modes import Editor
-from diffusion.edit_options import EditingOptions
+from diffusion.cli.flags import parse_flags
+from diffusion.cli.options import WritingOptions
+from diffusion.cli.prompts import PROMPT_HELP
+from diffusion.cli.serve import serve
+from diffusion.editing.modes import Editor
+from diffusion.editing.options import EditingOptions
 from diffusion.errors import UserError, run
-from diffusion.flags import parse_flags
 from diffusion.options import GenerationOptions, sampler_table
-from diffusion.writing import PROMPT_HELP, WritingOptions, serve
 
 
 @dataclass
@@ -29,7 +31,7 @@ class InferenceOptions(WritingOptions):
 
 def load(*names):
     # torch and transformers' models take seconds to import; --help and mistakes need neither.
-    from diffusion.generation import load_writer
+    from diffusion.generate import load_writer
 
     return load_writer(*names)
 

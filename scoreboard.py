@@ -28,12 +28,13 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffusion import report, writing
+from diffusion.cli import console
+from diffusion.cli.flags import parse_flags
 from diffusion.errors import UserError, run
-from diffusion.flags import parse_flags
+from diffusion.evaluation import report
+from diffusion.evaluation.processes import Processes
+from diffusion.evaluation.rows import REAL, SHUFFLED, Grid, Row, Store, expand, read_grid
 from diffusion.options import PairOptions, at_least
-from diffusion.processes import Processes
-from diffusion.rows import REAL, SHUFFLED, Grid, Row, Store, expand, read_grid
 
 # torch and transformers' models take seconds to import; --help and mistakes need neither.
 
@@ -170,7 +171,7 @@ def check(args: ScoreOptions) -> None:
                 f"--clusters {args.clusters} exceeds the {args.num_samples} texts of a row; use "
                 "fewer clusters or a larger --num_samples"
             )
-    from diffusion.checkpoints import check_output_dir
+    from diffusion.cli.files import check_output_dir
 
     # What is there already is what a stopped run has done.
     check_output_dir(args.output_dir, False, True, "")
@@ -178,21 +179,24 @@ def check(args: ScoreOptions) -> None:
 
 def check_rows(rows: list[Row]) -> None:
     """What can be refused of the rows before a model is loaded."""
-    from diffusion import checkpoints
+    from diffusion.models import loading
 
     for row in rows:
         options = dataclasses.replace(row.options)
-        masked = checkpoints.is_masked_lm(checkpoints.load_config(row.model))
+        masked = loading.is_masked_lm(loading.load_config(row.model))
         (options.check if masked else options.check_autoregressive)()
 
 
 def load(args: ScoreOptions, rows: list[Row], processes: Processes):
     """The `board.Board`: models, scorer and text."""
-    from diffusion import checkpoints, corpus, judging, metrics
-    from diffusion.autoregressive import load_causal_writer
-    from diffusion.board import Board
-    from diffusion.generation import load_writer
-    from diffusion.rows import model_digest
+    from diffusion.data import corpus
+    from diffusion.evaluation import metrics
+    from diffusion.evaluation.board import Board
+    from diffusion.evaluation.rows import model_digest
+    from diffusion.evaluation.scorer import load_scorer, passages, scored_model
+    from diffusion.generate import load_writer
+    from diffusion.models import loading
+    from diffusion.models.causal import load_causal_writer
 
     other = "validation" if args.split == "test" else "test"
     documents = corpus.load_documents(args.dataset, args.split, args.dataset_dir)
@@ -201,19 +205,19 @@ def load(args: ScoreOptions, rows: list[Row], processes: Processes):
         documents, more = documents[::2], documents[1::2]
     writers, digests = {}, {}
     for name in dict.fromkeys(row.model for row in rows):
-        masked = checkpoints.is_masked_lm(checkpoints.load_config(name))
+        masked = loading.is_masked_lm(loading.load_config(name))
         loader = load_writer if masked else load_causal_writer
         processes.say(f"loading {name} ...")
         writer = loader(name, None, processes.device, args.dtype)
         writers[name] = writer
-        digests[name] = model_digest(judging.scored_model(writer), writer.tokenizer)
+        digests[name] = model_digest(scored_model(writer), writer.tokenizer)
     processes.say(f"loading the scorer {args.scorer} ...")
     # In float32 whatever the models write in: its opinion is the measure.
-    scorer = judging.load_scorer(args.scorer, processes.device, "float32")
+    scorer = load_scorer(args.scorer, processes.device, "float32")
     tokenizer = next(iter(writers.values())).tokenizer
     found = {}
     for split, texts in ((args.split, documents), (other, more)):
-        found[split] = judging.passages(texts, tokenizer, args.prompt_len, args.length)
+        found[split] = passages(texts, tokenizer, args.prompt_len, args.length)
         if len(found[split]) < args.num_samples:
             raise UserError(
                 f"--num_samples {args.num_samples}: the {split} text has only {len(found[split])} "
@@ -231,7 +235,7 @@ def load(args: ScoreOptions, rows: list[Row], processes: Processes):
 def measure(args: ScoreOptions, processes: Processes) -> dict:
     """The results, see `report`."""
     from diffusion import hardware
-    from diffusion.board import generations, likelihoods, notes, paired, with_room
+    from diffusion.evaluation.board import generations, likelihoods, notes, paired, with_room
 
     asked = (
         read_grid(args.settings) if args.settings else Grid(grid(args), "Diffusion against GPT-2")
@@ -277,7 +281,7 @@ def measure(args: ScoreOptions, processes: Processes) -> dict:
 def main() -> None:
     (args,) = parse_flags((ScoreOptions,), __doc__.split("\n")[0])
     check(args)
-    writing.prepare_streams()
+    console.prepare_streams()
     if args.results:
         parts = {path: report.load(path) for path in args.results}
     else:
@@ -293,7 +297,7 @@ def main() -> None:
             ) from None
         if processes.rank == 0:
             for path in report.write_all(data, Path(args.output_dir)):
-                writing.say(f"saved {path}")
+                console.say(f"saved {path}")
         processes.end()
         if processes.rank > 0:
             return
@@ -301,7 +305,7 @@ def main() -> None:
     print("\n\n".join(map(report.plain_text, parts.values())), flush=True)
     if args.markdown is not None:
         report.write_markdown(parts, args.markdown)
-        writing.say(f"saved {args.markdown}")
+        console.say(f"saved {args.markdown}")
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from diffusion.canvas import Canvas, encode
-from diffusion.corpus import load_documents
-from diffusion.editing import infill_canvas
-from diffusion.generation import load_writer
+from diffusion.data.corpus import load_documents
+from diffusion.editing.canvases import infill_canvas
+from diffusion.editing.templates import Template
+from diffusion.generate import load_writer
+from diffusion.likelihood import pseudo_likelihood
 from diffusion.options import GenerationOptions
-from diffusion.passages import Template
-from diffusion.scoring import pseudo_likelihood
 
 LENGTHS = range(2, 9)
 

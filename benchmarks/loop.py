@@ -21,13 +21,15 @@ from transformers import AutoModelForMaskedLM, RobertaConfig
 
 from diffusion import hardware, rng
 from diffusion.canvas import Canvas
-from diffusion.checkpoints import load_masked_lm, write_text
+from diffusion.cli.files import write_text
 from diffusion.denoise import denoise
-from diffusion.denoiser import Denoiser, Sampling
 from diffusion.errors import run
+from diffusion.models.denoiser import Denoiser
+from diffusion.models.families import max_length
+from diffusion.models.loading import load_masked_lm
 from diffusion.options import SAMPLERS, GenerationOptions
-from diffusion.row_logits import max_length
-from diffusion.samplers import make_sampler
+from diffusion.proposal import Sampling
+from diffusion.samplers.make import make_sampler
 
 MASK = 4  # any id will do: the text does not matter here
 

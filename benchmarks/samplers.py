@@ -24,14 +24,15 @@ from transformers import AutoModelForMaskedLM, RobertaConfig
 
 from diffusion import hardware, rng
 from diffusion.canvas import Canvas, written_text
-from diffusion.checkpoints import write_text
+from diffusion.cli.files import write_text
 from diffusion.denoise import denoise
-from diffusion.denoiser import Denoiser, Sampling
 from diffusion.errors import run
-from diffusion.generation import Writer, load_writer
-from diffusion.guidance import Guided, Processed
+from diffusion.generate import Writer, load_writer
+from diffusion.models.denoiser import Denoiser
+from diffusion.models.guidance import Guided, Processed
 from diffusion.options import SAMPLERS, STEPPED, GenerationOptions
-from diffusion.samplers import make_sampler
+from diffusion.proposal import Sampling
+from diffusion.samplers.make import make_sampler
 
 RESULTS = Path(__file__).parent / "results" / "samplers.json"
 MASK = 4

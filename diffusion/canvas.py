@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import UserError
+from diffusion.errors import UserError
 
 
 @dataclass(frozen=True)

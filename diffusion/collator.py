@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from . import rng
-from .schedules import MIN_TIME, SCHEDULES
+from diffusion import rng
+from diffusion.noise import MIN_TIME, SCHEDULES
 
 IGNORE = -100  # the label of a position without loss, as everywhere in transformers
 SEED_RATES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)

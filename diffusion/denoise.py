@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import hardware
-from .canvas import Canvas
-from .denoiser import Proposal, Sampling
-from .state import Sampler, State
+from diffusion import hardware
+from diffusion.canvas import Canvas
+from diffusion.proposal import Proposal, Sampling
+from diffusion.samplers.base import Sampler, State
 
 # The random stream of the tokens; samplers number theirs from 0.
 TOKENS = 1000

@@ -7,6 +7,11 @@ import sys
 from collections.abc import Callable
 
 
+def first_line(error: Exception) -> str:
+    """What a library's error says, short enough for one sentence of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(" .")
+
+
 class UserError(Exception):
     """A wrong input. The message names the value, says what is allowed and what to do."""
 

@@ -4,7 +4,7 @@ import difflib
 from dataclasses import dataclass, field, fields
 from typing import ClassVar, NamedTuple
 
-from .errors import UserError
+from diffusion.errors import UserError
 
 
 class Facts(NamedTuple):

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from . import rng
-from .canvas import Canvas
-from .denoise import Step, denoise
-from .denoiser import Sampling
-from .state import Sampler
+from diffusion import rng
+from diffusion.canvas import Canvas
+from diffusion.denoise import Step, denoise
+from diffusion.proposal import Sampling
+from diffusion.samplers.base import Sampler
 
 
 def denoise_windows(

@@ -23,7 +23,7 @@ def tiny_model(tmp_path_factory):
     import torch
     from transformers import RobertaConfig, RobertaForMaskedLM
 
-    from diffusion.checkpoints import train_tokenizer
+    from diffusion.models.tokenizers import train_tokenizer
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = train_tokenizer(SENTENCES * 3, 320)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from exact import RATES, assert_uniform, chi_square_p
+from helpers.exact import RATES, assert_uniform, chi_square_p
 
 from diffusion.collator import (
     IGNORE,
@@ -13,7 +13,7 @@ from diffusion.collator import (
     DiffusionCollator,
     editable_positions,
 )
-from diffusion.schedules import MIN_TIME
+from diffusion.noise import MIN_TIME
 
 BOS, PAD, EOS, MASK = 0, 1, 2, 4
 LENGTH, PREFIX = 40, 6

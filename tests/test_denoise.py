@@ -4,14 +4,14 @@ import itertools
 
 import pytest
 import torch
-from exact import sharpen
-from tabular import TabularDenoiser
+from helpers.exact import sharpen
+from helpers.tabular import TabularDenoiser
 
 from diffusion import rng
 from diffusion.canvas import Canvas
 from diffusion.denoise import denoise
-from diffusion.denoiser import Sampling
-from diffusion.samplers import (
+from diffusion.proposal import Sampling
+from diffusion.samplers.make import (
     P2,
     Ancestral,
     Blocks,

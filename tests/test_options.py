@@ -6,26 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from diffusion import options, remasking, samplers, schedules, unmasking
+from diffusion import noise, options
 from diffusion.errors import UserError
 from diffusion.options import SAMPLERS, GenerationOptions, sampler_table
+from diffusion.samplers import make, remasking, unmasking
 
 
 def test_every_sampler_has_a_line_and_every_line_a_sampler():
-    assert list(options.SAMPLERS) == list(samplers._CLASSES)
+    assert list(options.SAMPLERS) == list(make._CLASSES)
 
 
 def test_the_stepped_samplers_are_those_with_a_planned_number_of_steps():
-    planned = [n for n in options.SAMPLERS if samplers.make_sampler(n, 3).total is not None]
+    planned = [n for n in options.SAMPLERS if make.make_sampler(n, 3).total is not None]
     assert list(options.STEPPED) == planned
 
 
 def test_the_schedules_are_those_of_the_code():
-    assert list(options.SCHEDULES) == list(schedules.SCHEDULES)
+    assert list(options.SCHEDULES) == list(noise.SCHEDULES)
 
 
 def test_those_that_correct_themselves_are_those_in_remasking():
-    for name, kind in samplers._CLASSES.items():
+    for name, kind in make._CLASSES.items():
         home = remasking if options.SAMPLERS[name].corrects else unmasking
         assert kind.__module__ == home.__name__
 
@@ -54,7 +55,7 @@ def test_a_sampler_takes_its_own_options_and_no_other(name):
             asked = GenerationOptions(sampler=name, **{option: value})
         if name in owners:
             asked.check()
-            samplers.make_sampler(name, **({"n_steps": 3} | asked.sampler_options()))
+            make.make_sampler(name, **({"n_steps": 3} | asked.sampler_options()))
         else:
             with pytest.raises(UserError, match=f"--{'remask' if option == 'kappa' else option} "):
                 asked.check()
@@ -147,5 +148,5 @@ def test_listing_the_samplers_imports_no_torch():
 def test_what_sure_means_reaches_the_sampler():
     given = options.GenerationOptions(sampler="confidence", certainty="margin")
     given.check()
-    assert samplers.make_sampler("confidence", **given.sampler_options()).score == "margin"
+    assert make.make_sampler("confidence", **given.sampler_options()).score == "margin"
     assert "certainty margin" in given.describe()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from exact import assert_uniform, chi_square_p
+from helpers.exact import assert_uniform, chi_square_p
 
 from diffusion import rng
 

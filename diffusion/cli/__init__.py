@@ -1,0 +1,1 @@
+"""What the scripts share of the command line: flags, prompts, messages, files."""

@@ -1,0 +1,1 @@
+"""Text from files or from the hub, and the blocks that it is packed into."""

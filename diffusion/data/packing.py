@@ -1,0 +1,86 @@
+"""Documents -> packed blocks of token ids -> an order of (block, draw) pairs."""
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from diffusion import rng
+from diffusion.errors import UserError
+
+# ---------------------------------------------------------------- blocks
+
+
+def token_stream(documents: list[str], tokenizer) -> Tensor:
+    """All documents as one int32 tensor (T,), each followed by ``</s>``."""
+    end = [tokenizer.eos_token_id]
+    # A text about "<mask>" or "</s>" spells these words; it must not hold the special tokens.
+    plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+    parts = []
+    for start in range(0, len(documents), 256):
+        encoded = tokenizer(documents[start : start + 256], **plain)["input_ids"]
+        parts += [torch.tensor(ids + end, dtype=torch.int32) for ids in encoded]
+    return torch.cat(parts)
+
+
+def pack(documents: list[str], tokenizer, block_size: int, what: str = "data set") -> Tensor:
+    """Documents packed into blocks (N, block_size), int32: ``<s>``, then block_size - 1 tokens of
+    the stream. The tail that fills no block is dropped.
+
+    Raises:
+        UserError: not even one block.
+    """
+    stream = token_stream(documents, tokenizer)
+    body = block_size - 1
+    n = len(stream) // body
+    if n == 0:
+        raise UserError(
+            f"the {what} has {len(stream)} tokens, too few for one block of {block_size}; "
+            "give more text or a smaller --block_size"
+        )
+    first = torch.full((n, 1), tokenizer.bos_token_id, dtype=torch.int32)
+    return torch.cat([first, stream[: n * body].view(n, body)], dim=1)
+
+
+class Blocks(Dataset):
+    """Packed blocks; an item is asked for as (block, draw), see `DrawSampler`."""
+
+    def __init__(self, blocks: Tensor):
+        self.blocks = blocks
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict:
+        block, draw = item
+        return {"input_ids": self.blocks[block], "draw": draw}
+
+
+class DrawSampler(torch.utils.data.Sampler):
+    """Shuffled (block, draw) pairs, a whole number of global batches an epoch.
+
+    ``draw`` numbers the samples of the whole run, over epochs, processes and interruptions: the
+    collator derives its randomness from it. Blocks that fill no batch wait for another epoch;
+    fewer blocks than one batch are repeated to fill it.
+    """
+
+    def __init__(self, blocks: int, global_batch: int, seed: int):
+        self.blocks = blocks
+        self.length = max(1, blocks // global_batch) * global_batch
+        self.key = rng.seed_key(seed)
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def start_at(self, draw: int) -> None:
+        """Choose the epoch that holds a draw."""
+        self.epoch = draw // self.length
+
+    def __iter__(self):
+        order = rng.uniform(rng.fold_in(self.key, self.epoch), self.blocks).argsort()
+        order = order.repeat(-(-self.length // self.blocks))[: self.length].tolist()
+        first = self.epoch * self.length
+        return iter(zip(order, range(first, first + self.length), strict=True))

@@ -1,0 +1,1 @@
+"""Texts that exist in part: holes, rewriting, interpolation, scoring."""

@@ -1,0 +1,228 @@
+"""Canvases for texts that exist in part: holes to fill, a text to rewrite, two texts to mix."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from diffusion import rng
+from diffusion.canvas import Allowed, Canvas, encode
+from diffusion.editing.templates import Template, kept_characters
+from diffusion.errors import UserError
+from diffusion.views.frames import Framer
+
+# Random streams of a row beside those of the steps, which count from 0.
+RENOISE, MIX = -1, -2
+
+# ---------------------------------------------------------------- holes
+
+# What stands at the edges of a hole must leave the spaces of the template as they are, and what
+# stands beside words to keep must leave them words.
+ANY, OPENS, JOINS, CLOSES, AFTER, BEFORE, BETWEEN, FRONT = KINDS = range(8)
+
+
+def edge_rules(tokenizer, vocab_size: int) -> Tensor:
+    """(kinds, V) bool, see `Allowed`: tokens that may open a hole behind a space (one space, then a
+    visible character), or without one (a visible character); tokens that may close a hole (no
+    white space at the end); tokens that do not begin with a letter or digit, do not end with one,
+    do neither; tokens that join, and do not end with a letter or digit."""
+    framer = Framer(tokenizer)
+    spelled = [framer.bytes_of(i) for i in range(min(vocab_size, len(tokenizer)))]
+    rules = torch.zeros(len(KINDS), vocab_size, dtype=torch.bool)
+    for kind, fits in {
+        OPENS: lambda b: b[:1] == b" " and b[1:2].strip() and b == b.rstrip(),
+        JOINS: lambda b: b[:1].strip() and b == b.rstrip(),
+        CLOSES: lambda b: b and b == b.rstrip(),
+        AFTER: lambda b: b and not _in_word(b[0]),
+        BEFORE: lambda b: b and not _in_word(b[-1]),
+    }.items():
+        rules[kind, : len(spelled)] = torch.tensor([bool(fits(b)) for b in spelled])
+    rules[BETWEEN] = rules[AFTER] & rules[BEFORE]
+    rules[FRONT] = rules[JOINS] & rules[BEFORE]
+    return rules
+
+
+def _in_word(byte: int) -> bool:
+    """Whether a byte is of a letter or digit; beyond ASCII it is taken for one."""
+    return byte > 127 or chr(byte).isalnum() or byte == ord("_")
+
+
+def _letter(character: str) -> bool:
+    return character.isalnum() or character == "_"
+
+
+def infill_canvas(
+    tokenizer, template: Template, layouts: list[tuple[int, ...]], vocab_size: int
+) -> Canvas:
+    """``<s>`` and the text of a template with masks in its holes, a row for each layout.
+
+    Args:
+        layouts: B tuples of the lengths of the holes.
+        vocab_size: of the model.
+    """
+    given = [encode(tokenizer, text) for text in template.given()]
+    opens = [OPENS if text.endswith(" ") else JOINS for text in template.texts]
+    rows, kinds = [], []
+    for lengths in layouts:
+        ids = [tokenizer.bos_token_id, *given[0]]
+        kind = [ANY] * len(ids)
+        for length, edge, behind in zip(lengths, opens, given[1:], strict=False):
+            ids += [tokenizer.mask_token_id] * length + behind
+            # A hole of one token opens and closes: what may open may close, too.
+            kind += [edge, *[ANY] * (length - 2), *[CLOSES] * (length > 1), *[ANY] * len(behind)]
+        rows.append(torch.tensor(ids))
+        kinds.append(torch.tensor(kind))
+    return canvas_of(tokenizer, rows, _allowed(tokenizer, kinds, vocab_size))
+
+
+def _allowed(tokenizer, kinds: list[Tensor], vocab_size: int) -> Allowed | None:
+    """The rules at the positions of each row, (L_b,) kinds."""
+    if Framer(tokenizer).kind != "ByteLevel":  # the tokens of others do not spell their spaces
+        return None
+    return Allowed(_padded(kinds, ANY)[0], edge_rules(tokenizer, vocab_size))
+
+
+def hole_spans(tokenizer, template: Template, lengths: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(start, end) of each hole on the canvas, in tokens."""
+    spans, at = [], 1
+    for text, length in zip(template.given(), lengths, strict=False):
+        at += len(encode(tokenizer, text))
+        spans.append((at, at + length))
+        at += length
+    return spans
+
+
+def check_room(what: str, needed: int, max_len: int, positions: int) -> None:
+    """Refuse a text that has no room on the canvas, or that the model cannot see whole."""
+    if needed > positions:  # no --max_len helps
+        raise UserError(
+            f"{what} needs {needed} positions, and the model sees {positions}; shorten it"
+        )
+    if needed > max_len:
+        raise UserError(
+            f"{what} needs {needed} of {max_len} positions; shorten it, or change --max_len"
+        )
+
+
+# ---------------------------------------------------------------- rewriting
+
+
+def rewrite_canvas(
+    tokenizer,
+    text: str,
+    strength: float,
+    keys: Tensor,
+    keep: list[str] | None,
+    vocab_size: int,
+) -> Canvas:
+    """``<s>`` and a text each of whose tokens is masked with probability ``strength``.
+
+    That is the forward process up to the time with r(t) = strength (SDEdit, arXiv:2108.01073, for
+    text). What stays visible is given: a sampler changes masks only, even if it masks again. No
+    space is written in front of a text that has none there.
+
+    Args:
+        keys: (B,) random keys; a row for each.
+        keep: words whose tokens are never masked. What is written beside them does not run into
+            them.
+        vocab_size: of the model.
+    """
+    encoded = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
+    ids = torch.tensor([tokenizer.bos_token_id, *encoded["input_ids"]])
+    start, end = torch.tensor([(0, 0), *encoded["offset_mapping"]]).T
+    kept = torch.zeros(len(ids), dtype=torch.bool)
+    for first, last in kept_characters(text, keep or []):
+        kept |= (start < last) & (end > first)
+    begins = torch.arange(len(ids)) == 0
+    u = rng.uniform(rng.fold_in(keys.cpu(), RENOISE), len(ids))
+    masked = (u < strength) & ~kept & ~begins
+    rows = ids.expand(masked.shape).masked_fill(masked, tokenizer.mask_token_id)
+    allowed = None
+    if Framer(tokenizer).kind == "ByteLevel":  # the tokens of others do not spell their spaces
+        rules = edge_rules(tokenizer, vocab_size)
+        kind = torch.full(ids.shape, ANY)
+        # Where the text had no letter beside the words, none may come. The characters tell: the
+        # bytes of a curly quote look like those of a letter.
+        bare_before = torch.tensor([not _letter(text[i - 1 : i]) for i in start.tolist()])
+        bare_after = torch.tensor([not _letter(text[i : i + 1]) for i in end.tolist()])
+        before, after = torch.zeros_like(kept), torch.zeros_like(kept)
+        before[:-1] = (kept & bare_before & ~rules[AFTER, ids])[1:]
+        after[1:] = (kept & bare_after)[:-1]
+        kind[before], kind[after], kind[before & after] = BEFORE, AFTER, BETWEEN
+        if not text[0].isspace():
+            kind[1] = FRONT if before[1] else JOINS
+        allowed = Allowed(kind.expand(masked.shape), rules)
+    return Canvas(rows, ~masked, torch.zeros_like(masked), allowed)
+
+
+# ---------------------------------------------------------------- between two texts
+
+
+def interpolation_canvas(
+    tokenizer, texts: tuple[str, str], weights: list[float], keys: Tensor, vocab_size: int
+) -> Canvas:
+    """``<s>`` and a mixture of the words of two texts, with masks between them.
+
+    At weight w a word of the first text is kept with probability (1-w)^2 and one of the second
+    with w^2: all of one text at either end, half of the words at w = 1/2, and masks for the rest.
+    The length goes evenly from that of the first text to that of the second, and a kept word stands
+    at its own relative place; where two meet, the one kept more firmly stays. Each word has one
+    random number for all weights, so that what is kept of the first text only shrinks on the way,
+    and of the second only grows, but for words that meet. No space is written in front.
+
+    Args:
+        weights: (B,) in [0, 1].
+        keys: (B,) random keys, one a row.
+        vocab_size: of the model.
+    """
+    if texts[0] == texts[1]:  # nothing lies between a text and itself: every point is that text
+        weights = [0.0] * len(weights)
+    framer = Framer(tokenizer)
+    sources = [encode(tokenizer, text) for text in texts]
+    words = [_words(framer, ids) for ids in sources]
+    rows = []
+    for weight, key in zip(weights, keys.cpu(), strict=True):
+        length = round((1 - weight) * len(sources[0]) + weight * len(sources[1]))
+        ids = torch.full((length,), tokenizer.mask_token_id)
+        kept = []
+        for side, share in enumerate(((1 - weight) ** 2, weight**2)):
+            u = rng.uniform(rng.fold_in(rng.fold_in(key, MIX), side), len(words[side])).tolist()
+            kept += [
+                (x / share, side, *word)
+                for x, word in zip(u, words[side], strict=True)
+                if x < share
+            ]
+        for _, side, first, last in sorted(kept):
+            place = first * length // len(sources[side])
+            slot = ids[place : place + last - first]
+            fits = len(slot) == last - first and (slot == tokenizer.mask_token_id).all()
+            if fits and (first == 0 or place > 0):  # the space before a word is part of it
+                slot[:] = torch.tensor(sources[side][first:last])
+        rows.append(torch.cat([torch.tensor([tokenizer.bos_token_id]), ids]))
+    kinds = [torch.arange(len(row)).eq(1) * JOINS for row in rows]
+    return canvas_of(tokenizer, rows, _allowed(tokenizer, kinds, vocab_size))
+
+
+def _words(framer: Framer, ids: list[int]) -> list[tuple[int, int]]:
+    """(start, end) of the words of a text in tokens: each token with a space begins one."""
+    starts = [i for i, token in enumerate(ids) if not i or framer.bytes_of(token)[:1].isspace()]
+    return list(pairwise([*starts, len(ids)]))
+
+
+# ---------------------------------------------------------------- all of them
+
+
+def canvas_of(tokenizer, rows: list[Tensor], allowed: Allowed | None = None) -> Canvas:
+    """A canvas of rows (L_b,) of different lengths, padded on the right; masks are to be written."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    ids, padding = _padded(rows, pad)
+    return Canvas(ids, ids != tokenizer.mask_token_id, padding, allowed)
+
+
+def _padded(rows: list[Tensor], fill: int) -> tuple[Tensor, Tensor]:
+    """(rows (B, L) padded on the right with ``fill``, where the padding is (B, L))."""
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, torch.arange(ids.shape[1]) >= lengths[:, None]

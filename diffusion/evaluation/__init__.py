@@ -1,0 +1,1 @@
+"""What scoreboard.py and compare.py measure with."""

@@ -1,0 +1,115 @@
+"""A measured comparison as plain JSON, and back: everything that is needed to draw it again.
+
+Frames are kept as what changes from one to the next, which is small for any number of steps.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffusion.errors import UserError
+from diffusion.views.frames import Frame, State
+
+FORMAT, VERSION = "roberta-diffusion comparison", 1
+
+
+def pack(frames: Sequence[Frame]) -> list[dict]:
+    """Frames as dicts with ``changes`` [[position, state, piece], ...] against the frame before;
+    ``length`` is the number of positions."""
+    out, before = [], []
+    for frame in frames:
+        cells = [[s.value, p] for s, p in zip(frame.states, frame.pieces, strict=True)]
+        changes = [
+            [i, *cell] for i, cell in enumerate(cells) if i >= len(before) or before[i] != cell
+        ]
+        out.append(
+            {
+                "index": frame.index,
+                "total": frame.total,
+                "nfe": frame.nfe,
+                "seconds": frame.seconds,
+                "ends": frame.ends,
+                "length": len(cells),
+                "changes": changes,
+            }
+        )
+        before = cells
+    return out
+
+
+def unpack(data: Sequence[dict]) -> list[Frame]:
+    """The frames that `pack` described; ValueError, TypeError, KeyError or IndexError if none."""
+    frames, states, pieces = [], [], []
+    for entry in data:
+        length = entry["length"]
+        states = [*states[:length], *[State.MASKED] * (length - len(states))]
+        pieces = [*pieces[:length], *[""] * (length - len(pieces))]
+        for i, state, piece in entry["changes"]:
+            if i < 0:
+                raise IndexError("a position before the first")
+            states[i], pieces[i] = State(state), str(piece)
+        numbers = {name: int(entry[name]) for name in ("index", "nfe")}
+        total = None if entry["total"] is None else int(entry["total"])
+        ends = [int(end) for end in entry["ends"]]
+        seconds = _finite(entry["seconds"])
+        frames.append(Frame(pieces, states, total=total, ends=ends, seconds=seconds, **numbers))
+    if not frames or frames[0].seconds < 0:
+        raise ValueError("it holds no frames, or time before the start")
+    if any(a.seconds > b.seconds for a, b in itertools.pairwise(frames)):
+        raise ValueError("its seconds fall")
+    return frames
+
+
+def _finite(value) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} seconds")
+    return float(value)
+
+
+def load(path: str) -> dict:
+    """A record as compare.py wrote it, with real `Frame`s.
+
+    Raises:
+        UserError: it cannot be read, is cut off, or is not such a record or not of this version.
+    """
+    again = "make it again with compare.py --output_dir"
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--replay {path} cannot be read ({error.strerror}); give a file that "
+                        "compare.py --output_dir wrote") from None  # fmt: skip
+    except (ValueError, RecursionError):
+        raise UserError(f"--replay {path} is not complete JSON; {again}") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise UserError(f"--replay {path} is not a comparison; give a file that compare.py "
+                        "--output_dir wrote")  # fmt: skip
+    if record.get("version") != VERSION:
+        raise UserError(
+            f"--replay {path} is of version {record.get('version')!r}, and this program reads "
+            f"version {VERSION}; {again}"
+        )
+    try:
+        for side in record["sides"]:
+            side["frames"] = unpack(side["frames"])
+            for name in ("model", "method", "text"):
+                side[name] = str(side[name])
+            side["nfe"] = int(side["nfe"])
+            side["seconds"] = [_finite(x) for x in side["seconds"]]
+        if len(record["sides"]) != 2 or not all(side["seconds"] for side in record["sides"]):
+            raise ValueError("it has not two measured sides")
+        if record["unit"] not in ("token", "character"):
+            raise ValueError("unknown unit")
+        record["options"]["length"] = int(record["options"]["length"])
+        for name in ("prompt", "hardware", "processor"):
+            record[name] = str(record[name])
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        raise UserError(f"--replay {path} is damaged; {again}") from None
+    return record
+
+
+def dump(record: dict) -> str:
+    """The record as JSON text."""
+    sides = [{**side, "frames": pack(side["frames"])} for side in record["sides"]]
+    return json.dumps({**record, "sides": sides}, ensure_ascii=False)

@@ -1,0 +1,291 @@
+"""How likely a denoiser finds given texts: to compare texts, where `objective` measures models.
+
+Both scores read a text with some of it hidden. The likelihood bound hides random sets of every
+size and bounds the log-probability of the whole text. The pseudo-likelihood hides one token at a
+time and is no probability of a text; it is cheap, and compares short passages in one context.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion import rng
+from diffusion.canvas import Canvas
+from diffusion.objective import cross_entropy, nats_by_row
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An estimate of the bound, with what is needed to compare vocabularies."""
+
+    nats_per_token: float
+    standard_error: float  # of nats_per_token, over blocks
+    nats_per_byte: float
+    tokens: int
+    blocks: int
+    by_mask_rate: list[float]  # nats per token at mask rates 0-20, 20-40, ..., 80-100 %
+    by_block: list[float]  # nats per token of each block
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.nats_per_token, 700.0))
+
+
+def fixed_counts(first: Tensor, editable: Tensor, index: Tensor, total: int) -> Tensor:
+    """How many of ``editable`` positions to mask in draw ``index`` of ``total``:
+    1 + ((k_1 - 1 + round(index * E / total)) mod E), spread evenly over 1..E (LLaDA's
+    likelihood estimator, arXiv:2502.09992). All arguments broadcast; ``first`` is k_1 in 1..E.
+    """
+    return 1 + (first - 1 + (index * editable / total).round().long()) % editable
+
+
+def choose_exactly(count: Tensor, candidates: Tensor, uniforms: Tensor) -> Tensor:
+    """(B, L) bool: ``count`` (B,) of each row's ``candidates`` (B, L), uniformly at random."""
+    order = uniforms.masked_fill(~candidates, 2.0).argsort(1).argsort(1)
+    return candidates & (order < count[:, None])
+
+
+@torch.no_grad()
+def likelihood_bound(
+    row_logits: Callable[..., Tensor],
+    blocks: Tensor,
+    editable: Tensor,
+    mask_id: int,
+    token_bytes: Tensor,
+    *,
+    draws: int = 1,
+    batch_size: int = 16,
+    seed: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    on_batch: Callable[[int, int], None] | None = None,
+    gather: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Bound:
+    """The bound of ``blocks`` (N, L) under a denoiser, by masking exact counts.
+
+    Draw b of all N * draws masks exactly k_b positions without replacement and estimates J / E by
+    the mean cross-entropy over them; k_b is spread evenly over 1..E. A constant cross-entropy c
+    gives exactly c on every draw, which masking each position independently would not.
+
+    Args:
+        row_logits: `RowLogits` in evaluation mode, or anything called the same way.
+        editable: (N, L) bool, the tokens whose likelihood is asked for.
+        token_bytes: (V,) length of each token in bytes.
+        shard: (rank, world size): evaluate every world-size-th block only; ``gather`` then joins
+            a tensor (M, ...) over processes.
+        on_batch: told (blocks done, blocks to do) after each batch.
+    """
+    rank, world = shard
+    device = blocks.device
+    count = editable.sum(1)
+    total = len(blocks) * draws
+    mine = torch.arange(rank, len(blocks), world, device=device)
+    key = rng.seed_key(seed, device)
+    # One k_1 for each row length: (u * E) would differ between rows, the fraction u is shared.
+    u = rng.uniform(key, 1)[0]
+    values = torch.zeros(len(blocks), draws, dtype=rng.double(device), device=device)
+    for start in range(0, len(mine), batch_size):
+        index = mine[start : start + batch_size]
+        ids, free, n = blocks[index], editable[index], count[index]
+        for draw in range(draws):
+            number = index * draws + draw
+            first = 1 + (u * n).long()
+            k = fixed_counts(first, n, number, total)
+            masked = choose_exactly(k, free, rng.uniform(rng.fold_in(key, number), ids.shape[1]))
+            logits = row_logits(ids.masked_fill(masked, mask_id), masked)
+            values[index, draw] = nats_by_row(logits, ids, masked) / k
+        if on_batch:
+            on_batch(min(start + batch_size, len(mine)), len(mine))
+
+    if world > 1:  # every block was computed by one process and is zero elsewhere
+        values = gather(values[None]).sum(0)
+    number = torch.arange(total, device=device).view(len(blocks), draws)
+    k = fixed_counts(1 + (u * count).long()[:, None], count[:, None], number, total)
+    by_rate = _by_mask_rate(values, (k - 0.5) / count[:, None])
+    return _summary(values.mean(1), count, blocks, editable, token_bytes, by_rate)
+
+
+@torch.no_grad()
+def bernoulli_bound(
+    row_logits: Callable[..., Tensor],
+    blocks: Tensor,
+    editable: Tensor,
+    mask_id: int,
+    token_bytes: Tensor,
+    *,
+    draws: int = 1,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Bound:
+    """The bound of ``blocks`` (N, L) by the NELBO's definition: each token is masked with
+    probability t, and the summed cross-entropy weighs 1/t, with t spread evenly over (0, 1) among
+    the draws of a block. The same mean as `likelihood_bound`'s with a higher variance:
+    the two can be held against each other. Arguments as there.
+    """
+    device = blocks.device
+    count = editable.sum(1)
+    values = torch.zeros(len(blocks), draws, dtype=rng.double(device), device=device)
+    rates = torch.zeros_like(values)
+    key = rng.seed_key(seed, device)
+    shift = rng.uniform(rng.fold_in(key, torch.arange(len(blocks), device=device)), 1)
+    for start in range(0, len(blocks), batch_size):
+        index = torch.arange(start, min(start + batch_size, len(blocks)), device=device)
+        ids, free = blocks[index], editable[index]
+        for draw in range(draws):
+            t = (shift[index] + draw) / draws
+            u = rng.uniform(rng.fold_in(rng.fold_in(key, index), draw + 1), ids.shape[1])
+            masked = free & (u < t)
+            rates[index, draw] = t[:, 0].to(rates.dtype)
+            if not masked.any():
+                continue
+            logits = row_logits(ids.masked_fill(masked, mask_id), masked)
+            values[index, draw] = nats_by_row(logits, ids, masked) / t[:, 0] / count[index]
+    by_rate = _by_mask_rate(values, rates)
+    return _summary(values.mean(1), count, blocks, editable, token_bytes, by_rate)
+
+
+@torch.no_grad()
+def causal_nll(
+    row_logits: Callable[..., Tensor],
+    blocks: Tensor,
+    editable: Tensor,
+    token_bytes: Tensor,
+    *,
+    batch_size: int = 16,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Bound:
+    """The exact negative log-likelihood of ``blocks`` (N, L) read left to right."""
+    values = torch.zeros(len(blocks), dtype=rng.double(blocks.device), device=blocks.device)
+    for start in range(0, len(blocks), batch_size):
+        ids, rows = blocks[start : start + batch_size], editable[start : start + batch_size]
+        logits = row_logits(ids, rows, causal=True)
+        values[start : start + batch_size] = nats_by_row(logits, ids, rows) / rows.sum(1)
+        if on_batch:
+            on_batch(min(start + batch_size, len(blocks)), len(blocks))
+    return _summary(values, editable.sum(1), blocks, editable, token_bytes, [])
+
+
+def _by_mask_rate(values: Tensor, rates: Tensor) -> list[float]:
+    """Mean of the draws (N, D) in each fifth of the mask rates (N, D); nan where there is none."""
+    bins = (rates * 5).long().clamp(max=4)
+    return [values[bins == b].mean().item() if (bins == b).any() else math.nan for b in range(5)]
+
+
+def _summary(values, count, blocks, editable, token_bytes, by_rate) -> Bound:
+    """Pool per-block nats per token ``values`` (N,) over tokens."""
+    weight = count / count.sum()
+    mean = (values * weight).sum()
+    spread = ((weight * (values - mean)) ** 2).sum().sqrt()
+    n = len(values)
+    size = token_bytes.to(blocks.device)[blocks[editable]].sum()
+    return Bound(
+        nats_per_token=mean.item(),
+        standard_error=(spread * math.sqrt(n / (n - 1))).item() if n > 1 else math.nan,
+        nats_per_byte=(mean * count.sum() / size).item(),
+        tokens=int(count.sum()),
+        blocks=n,
+        by_mask_rate=by_rate,
+        by_block=values.tolist(),
+    )
+
+
+@torch.no_grad()
+def pseudo_likelihood(
+    row_logits: Callable[..., Tensor],
+    canvas: Canvas,
+    hidden: Tensor,
+    mask_id: int,
+    batch_size: int = 16,
+) -> Tensor:
+    """Mean over the positions ``hidden`` (B, L) of log p(token | all other tokens), in nats (B,).
+
+    Each position is masked alone (Salazar et al., arXiv:1910.14659, who sum; a mean is needed to
+    compare different lengths). It leans to text whose tokens give each other away: inside a long
+    word or a repetition every token is nearly certain once its neighbours are seen.
+
+    Args:
+        row_logits: `RowLogits` in evaluation mode, or anything called the same way.
+        canvas: (B, L), written.
+    """
+    row, position = hidden.nonzero().unbind(1)  # (N,) passes, one token hidden in each
+    total = torch.zeros(len(hidden), dtype=rng.double(hidden.device), device=hidden.device)
+    for r, p in zip(row.split(batch_size), position.split(batch_size), strict=True):
+        ids, padding = canvas.ids[r], canvas.padding[r]
+        alone = torch.zeros_like(padding)
+        alone.scatter_(1, p[:, None], True)
+        logits = row_logits(ids.masked_fill(alone, mask_id), alone, _attention(padding))
+        total.index_add_(0, r, -cross_entropy(logits, ids[alone]).to(total.dtype))
+    return total / hidden.sum(1)
+
+
+@torch.no_grad()
+def text_bounds(
+    row_logits: Callable[..., Tensor],
+    canvas: Canvas,
+    editable: Tensor,
+    mask_id: int,
+    *,
+    draws: int = 16,
+    batch_size: int = 16,
+    seed: int = 0,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Draws (B, D) of the likelihood bound of each text, in nats per token: their mean is the
+    estimate. Text by text it is what `objective.likelihood_bound` gives for that text alone with
+    the same seed and draws; the texts may have different lengths.
+
+    Args:
+        row_logits: `RowLogits` in evaluation mode, or anything called the same way.
+        canvas: (B, L), written.
+        editable: (B, L) bool, the tokens whose likelihood is asked for, at least one a row.
+        on_batch: told (passes done, passes to do) after each batch.
+    """
+    device = canvas.ids.device
+    key = rng.seed_key(seed, device)
+    u = rng.uniform(key, 1)[0]
+    values = torch.zeros(len(editable) * draws, dtype=rng.double(device), device=device)
+    # Texts of one length share a batch, so that little is padded.
+    order = (~canvas.padding).sum(1).argsort(stable=True).repeat_interleave(draws)
+    draw = torch.arange(draws, device=device).repeat(len(editable))
+    for start in range(0, len(values), batch_size):
+        row, number = order[start : start + batch_size], draw[start : start + batch_size]
+        width = int((~canvas.padding[row]).sum(1).max())
+        ids, padding = canvas.ids[row, :width], canvas.padding[row, :width]
+        free = editable[row, :width]
+        n = free.sum(1)
+        k = fixed_counts(1 + (u * n).long(), n, number, draws)
+        # The same draw hides by the same random numbers in every text, whatever is beside it.
+        masked = choose_exactly(k, free, rng.uniform(rng.fold_in(key, number), width))
+        logits = row_logits(ids.masked_fill(masked, mask_id), masked, _attention(padding))
+        values[row * draws + number] = nats_by_row(logits, ids, masked) / k
+        if on_batch:
+            on_batch(min(start + batch_size, len(values)), len(values))
+    return values.view(-1, draws)
+
+
+@dataclass(frozen=True)
+class TextBound:
+    """The likelihood bound of one text."""
+
+    nats: float
+    standard_error: float | None  # of nats, over draws; a single draw has none
+    nats_per_token: float
+    nats_per_byte: float
+    tokens: int
+
+    @classmethod
+    def of(cls, draws: Tensor, tokens: int, size: int) -> "TextBound":
+        """From draws (D,) in nats per token of a text of ``size`` bytes.
+
+        The numbers of masks are spread evenly over the draws, so that the part of their spread
+        that comes from the mask rate cancels in the mean: the standard error is an upper one.
+        """
+        nats, n = draws.mean().item() * tokens, len(draws)
+        error = draws.std().item() / math.sqrt(n) * tokens if n > 1 else None
+        return cls(nats, error, nats / tokens, nats / max(1, size), tokens)
+
+
+def _attention(padding: Tensor) -> Tensor | None:
+    return (~padding).long() if padding.any() else None

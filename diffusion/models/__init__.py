@@ -1,0 +1,1 @@
+"""Everything that calls a network, and what is needed to load one."""

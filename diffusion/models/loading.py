@@ -1,0 +1,221 @@
+"""Find, load and save models and tokenizers: local folders first, safetensors only."""
+
+import functools
+import re
+import sys
+from pathlib import Path
+
+from diffusion.errors import UserError, first_line
+
+WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
+EMBEDDED = WEIGHTS / "roberta-small-wikitext"
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_CONVERT = (
+    "convert it once, where you trust the file: AutoModelForMaskedLM.from_pretrained(FOLDER)"
+    ".save_pretrained(NEW_FOLDER)"
+)
+
+
+def resolve(name: str) -> tuple[str, bool]:
+    """(name or path, is it a local folder) of ``--model`` or ``--tokenizer``.
+
+    A folder is used as it is; the name of a folder in ``weights/`` works too; anything that looks
+    like a path must exist; the rest are names on the hub.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path), True
+    if not name.startswith((".", "/", "~")) and (WEIGHTS / name).is_dir():
+        return str(WEIGHTS / name), True
+    if path.exists():
+        raise UserError(f"model {name} is a file; give the folder that holds it")
+    if not name.strip() or name.startswith((".", "/", "~", "weights/")) or name.count("/") > 1:
+        raise UserError(
+            f"model folder {name!r} does not exist; give a folder that finetune.py wrote, or a "
+            "name on the hub such as roberta-base"
+        )
+    return name, False
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot hold a safe, complete model, before the library tries."""
+    if not any(folder.iterdir()):
+        raise UserError(f"model folder {folder} is empty; give a folder that finetune.py wrote")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model folder {folder} has no config.json; it is not a model folder")
+    if not any(folder.glob("*.safetensors")):
+        if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
+            raise UserError(
+                f"{folder} has only pickled weights, which can run any code when read, so they "
+                f"are refused; {_CONVERT}"
+            )
+        raise UserError(f"model folder {folder} has no *.safetensors file; it has no weights")
+
+
+def quiet_libraries() -> None:
+    """No progress bars for reading or writing a file, and no warnings about what is checked here
+    and told in one sentence. Downloads and training keep their progress bars."""
+    import huggingface_hub
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()  # that of downloads, too
+    huggingface_hub.utils.enable_progress_bars()
+
+
+@functools.cache
+def ask_hub_once() -> None:
+    """Without a hub the libraries retry every file for half a minute. So ask for it once, and if
+    it does not answer let them use what is in their cache: what HF_HUB_OFFLINE=1 does."""
+    import huggingface_hub
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
+    except Exception:  # each version's HTTP library has its own
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
+        if "datasets" in sys.modules:  # else it will read the line above when it is imported
+            sys.modules["datasets"].config.HF_HUB_OFFLINE = True
+
+
+def _unreachable(name: str, what: str) -> UserError:
+    return UserError(
+        f"cannot get {what} {name!r} from the hub (unreachable, or no such name); give a local "
+        "folder, or check the connection and the name"
+    )
+
+
+def _locate(name: str) -> tuple[str, bool]:
+    """As `resolve`, with the libraries made ready to load it."""
+    where, local = resolve(name)
+    quiet_libraries()
+    if not local:
+        ask_hub_once()
+    return where, local
+
+
+def load_config(name: str):
+    """The configuration of a model, local or on the hub."""
+    from transformers import AutoConfig
+
+    where, local = _locate(name)
+    if local:
+        _check_folder(Path(where))
+    try:
+        return AutoConfig.from_pretrained(where, local_files_only=local, trust_remote_code=False)
+    except Exception as error:  # the library raises many kinds; the user needs one sentence
+        if not local:
+            raise _unreachable(name, "model") from None
+        raise UserError(
+            f"cannot read the config of {where}: {first_line(error)}; it may be damaged"
+        ) from None
+
+
+def is_masked_lm(config) -> bool:
+    """Whether models of this configuration can fill masks; a GPT-2 cannot."""
+    import transformers
+
+    return type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
+
+
+def load_masked_lm(name: str, tokenizer=None):
+    """A masked language model in float32 and evaluation mode.
+
+    Raises:
+        UserError: missing, not a masked LM, pickled, truncated, incomplete, with NaN weights, or
+            of another vocabulary size than ``tokenizer``.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    config = load_config(name)
+    if not is_masked_lm(config):
+        raise UserError(
+            f"{name} is a {config.model_type!r} model, which has no masked-language-model head; "
+            "diffusion needs a masked LM such as RoBERTa"
+        )
+    model = _load_model(AutoModelForMaskedLM, name, tokenizer)
+    decoders = [a for a in config.architectures or [] if a.endswith("ForCausalLM")]
+    if decoders or getattr(config, "is_decoder", False):
+        raise UserError(
+            f"{name} is a causal model ({(decoders or ['is_decoder'])[0]}); diffusion needs a "
+            "masked LM, which sees both sides"
+        )
+    return model
+
+
+def load_causal_lm(name: str, tokenizer=None):
+    """An autoregressive language model in float32 and evaluation mode; errors as those of
+    `load_masked_lm`."""
+    import transformers
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(name)
+    # A masked LM would load as a causal one, and write nonsense.
+    if is_masked_lm(config) or type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"{name} is a {config.model_type!r} model, which does not write from left to right; "
+            "the baseline needs a causal LM such as gpt2"
+        )
+    return _load_model(AutoModelForCausalLM, name, tokenizer)
+
+
+def _load_model(auto_class, name: str, tokenizer):
+    """The model ``name`` as ``auto_class`` reads it, checked."""
+    import torch
+
+    config = load_config(name)
+    where, local = _locate(name)
+    try:
+        model, info = auto_class.from_pretrained(
+            where,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=local,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # the library raises many kinds; the user needs one sentence
+        if not local:
+            raise _unreachable(name, "model") from None
+        raise UserError(
+            f"cannot read the weights of {where}: {first_line(error)}; the file may be truncated "
+            "or not fit config.json"
+        ) from None
+    # RoBERTa's layers are called layer.N, GPT-2's h.N.
+    layer = re.compile(r"\b(?:layer|h)\.(\d+)\.")
+    beyond = (
+        key
+        for key in info["unexpected_keys"]
+        if (found := layer.search(key)) and int(found[1]) >= config.num_hidden_layers
+    )
+    if extra := next(beyond, None):
+        raise UserError(f"the weights of {name} have more layers than its config says ({extra})")
+    missing = [key for key in info["missing_keys"] if "position_ids" not in key]
+    if missing:
+        raise UserError(
+            f"the weights of {name} lack {len(missing)} tensors of its {config.model_type} "
+            f"architecture ({missing[0]}, ...); use weights saved with their language-model head"
+        )
+    broken = next((n for n, p in model.named_parameters() if not p.isfinite().all()), None)
+    if broken:
+        raise UserError(f"the weights of {name} hold NaN or infinity ({broken}); use others")
+    if tokenizer is not None:
+        check_vocabulary(model.config, tokenizer, name)
+    return model.eval()
+
+
+def check_vocabulary(config, tokenizer, name: str) -> None:
+    """Refuse a tokenizer that was not made for the model."""
+    if len(tokenizer) > config.vocab_size or config.vocab_size - len(tokenizer) >= 128:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens and model {name} {config.vocab_size}; use "
+            "the tokenizer the model was trained with"
+        )
+
+
+def diffusion_settings(config) -> dict:
+    """What finetune.py recorded in the config (empty for a model it never trained)."""
+    settings = getattr(config, "diffusion", None)
+    return dict(settings) if isinstance(settings, dict) else {}

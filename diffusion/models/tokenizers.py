@@ -1,0 +1,102 @@
+"""Tokenizers: load one, train one, and what its ids stand for."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion.errors import UserError, first_line
+from diffusion.models.loading import _locate, _unreachable
+
+
+def load_tokenizer(name: str, needs_mask: bool = True):
+    """A tokenizer that has a beginning, an end and, unless it is for GPT-2, ``<mask>``."""
+    from transformers import AutoTokenizer
+
+    where, local = _locate(name)
+    if local and not any((Path(where) / f).is_file() for f in ("tokenizer.json", "vocab.json")):
+        raise UserError(
+            f"{where} has no tokenizer (tokenizer.json, or vocab.json with merges.txt); give one "
+            "with --tokenizer"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            where, local_files_only=local, trust_remote_code=False
+        )
+    except Exception as error:
+        # A bare vocab.json + merges.txt folder has no config that says which tokenizer it is.
+        if local and (Path(where) / "merges.txt").is_file():
+            from transformers import RobertaTokenizerFast
+
+            tokenizer = RobertaTokenizerFast.from_pretrained(where)
+        elif local:
+            raise UserError(
+                f"cannot read the tokenizer in {where}: {first_line(error)}; it may be damaged"
+            ) from None
+        else:
+            raise _unreachable(name, "tokenizer") from None
+    # BERT calls its beginning and end [CLS] and [SEP].
+    if tokenizer.bos_token is None and tokenizer.cls_token is not None:
+        tokenizer.bos_token = tokenizer.cls_token
+    if tokenizer.eos_token is None and tokenizer.sep_token is not None:
+        tokenizer.eos_token = tokenizer.sep_token
+    for token in ("mask", "bos", "eos") if needs_mask else ("bos", "eos"):
+        if getattr(tokenizer, f"{token}_token_id") is None:
+            raise UserError(
+                f"the tokenizer of {name} has no {token} token; diffusion needs a tokenizer of a "
+                "masked language model, such as roberta-base's"
+            )
+    return tokenizer
+
+
+def forbidden_ids(tokenizer, vocab_size: int) -> list[int]:
+    """Ids that training never supervises, so a sampler must never write them: all specials but
+    the end of text, rows beyond the tokenizer's last token, and fairseq's ``madeupword`` fillers."""
+    banned = set(tokenizer.all_special_ids) - {tokenizer.eos_token_id}
+    banned |= set(range(len(tokenizer), vocab_size))
+    fillers = (i for t, i in tokenizer.get_vocab().items() if re.fullmatch(r"madeupword\d+", t))
+    return sorted(banned | set(fillers))
+
+
+def train_tokenizer(documents: list[str], vocab_size: int):
+    """A byte-level BPE with RoBERTa's special tokens and conventions, trained on ``documents``."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+    from tokenizers.trainers import BpeTrainer
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    # lstrip: "<mask>" in a string swallows the space before it, as the word it stands for would.
+    mask = AddedToken("<mask>", lstrip=True, special=True)
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", mask],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(documents, trainer)
+    bpe.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), add_prefix_space=False
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token=mask,
+    )
+
+
+def token_byte_lengths(tokenizer, vocab_size: int) -> Tensor:
+    """(V,) int64: how many bytes of text each token of a byte-level BPE stands for; 0 for specials."""
+    sizes = torch.zeros(vocab_size, dtype=torch.int64)
+    special = set(tokenizer.all_special_ids)
+    for token, index in tokenizer.get_vocab().items():
+        if index not in special and index < vocab_size:
+            sizes[index] = len(token)  # a byte-level BPE writes each byte as one character
+    return sizes

@@ -1,0 +1,254 @@
+"""How a token is drawn from a prediction, and how sure the model is of it."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffusion import rng
+
+
+def largest(logits: Tensor, k: int, width: int = 64) -> tuple[Tensor, Tensor]:
+    """``logits.topk(k)`` of (N, V), on a CPU in two thirds of the time: the k largest values lie
+    in the k groups of ``width`` columns with the largest maxima."""
+    groups = logits.shape[1] // width
+    if not logits.is_cpu or groups < 4 * k:
+        return logits.topk(k)
+    table = logits[:, : groups * width].view(-1, groups, width)
+    column = torch.arange(logits.shape[1], device=logits.device)
+    best = table.amax(-1).topk(k).indices  # (N, k) groups
+    ids = column[: groups * width].view(groups, width)[best].flatten(1)
+    values = table.gather(1, best[:, :, None].expand(-1, -1, width)).flatten(1)
+    values = torch.cat([values, logits[:, groups * width :]], 1)
+    values, place = values.topk(k)
+    rest = place - k * width + groups * width  # beyond the last whole group
+    return values, torch.where(
+        place < k * width, ids.gather(1, place.clamp(max=k * width - 1)), rest
+    )
+
+
+# Logits divided by less overflow; what differs by less than a digit is decided by then.
+MIN_TEMPERATURE = 1e-4
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn from a prediction: temperature, then top-k, then top-p.
+
+    ``top_k`` 0 and ``top_p`` 1 switch the two off; ``temperature`` 0 takes the most probable
+    token. Top-p keeps the smallest set of most probable tokens whose mass reaches ``top_p``, the
+    crossing token included, as transformers' ``TopPLogitsWarper`` does.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def shortlist(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(logits (N, K) of the tokens that may be drawn, before top-p, and their ids (N, K), or
+        None when K is the whole vocabulary in its own order)."""
+        if self.temperature < MIN_TEMPERATURE:
+            return logits.max(-1, keepdim=True)
+        if 0 < self.top_k < logits.shape[-1]:
+            return largest(logits, self.top_k)
+        return logits.sort(descending=True) if self.top_p < 1 else (logits, None)
+
+    def distribution(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(probabilities (N, K) in float64, their token ids (N, K) or None, see `shortlist`)."""
+        logits, ids = self.shortlist(logits)
+        return self._probabilities(logits), ids
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        """Of a shortlist (N, K). Float64 because a sum of float32 over a large vocabulary loses
+        rare tokens, which silently lowers the temperature (arXiv:2409.02908)."""
+        p = logits.to(rng.double(logits.device))
+        if self.temperature < MIN_TEMPERATURE:
+            return torch.ones_like(p)
+        p = (p / self.temperature).softmax(-1)
+        if self.top_p < 1:
+            mass_above = p.cumsum(-1) - p
+            p = p.masked_fill(mass_above >= self.top_p, 0)
+            p = p / p.sum(-1, keepdim=True)
+        return p
+
+    def choose(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """From a shortlist, the places (N,) in it that the uniforms ``u`` (N,) pick by inverting
+        the distribution function, and their probabilities (N,) after all filters."""
+        p = self._probabilities(logits)
+        cdf = p.cumsum(-1)
+        pick = torch.searchsorted(cdf, (u.to(cdf.dtype) * cdf[:, -1])[:, None], right=True)
+        pick = pick.clamp(max=p.shape[-1] - 1)
+        return pick[:, 0], p.gather(-1, pick)[:, 0]
+
+    def draw(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (N,) drawn from logits (N, V) with the uniforms ``u`` (N,), and their
+        probabilities (N,) after temperature, top-k and top-p."""
+        short, ids = self.shortlist(logits)
+        pick, p = self.choose(short, u)
+        return (pick if ids is None else ids.gather(-1, pick[:, None])[:, 0]), p
+
+
+class Proposal:
+    """One drawn token for each position asked for, and how sure the denoiser is of it.
+
+    Args:
+        logits: (N, V), from a denoiser; all arithmetic on them is done in float32.
+        rows: (B, L) bool, the N positions.
+        sampling: how tokens are drawn.
+        u: (B, L) uniforms, one for each position.
+        best: (B, 1) bool, rows that take the most probable tokens whatever ``sampling`` says.
+    """
+
+    def __init__(
+        self,
+        logits: Tensor,
+        rows: Tensor,
+        sampling: Sampling,
+        u: Tensor,
+        best: Tensor | None = None,
+    ):
+        self.rows = self._asked = rows
+        self._logits = logits
+        # How sure a token is has no temperature where the most probable one is taken.
+        greedy = sampling.temperature < MIN_TEMPERATURE
+        self._sampling = replace(sampling, temperature=1.0) if greedy else sampling
+        # A few rows at a time stay in a CPU's cache; on other devices fewer, larger kernels win.
+        self._chunk = max(1, 2**20 // logits.shape[1]) if logits.is_cpu else max(1, len(logits))
+
+        def shorten(logits: Tensor) -> tuple[Tensor, ...]:
+            short, ids = sampling.shortlist(logits)
+            best = logits.argmax(-1) if ids is None else ids[:, 0]
+            # log sum exp, as the loss of the best token plus its logit: one fused pass.
+            peak = logits.gather(-1, best[:, None])[:, 0]
+            total = F.cross_entropy(logits, best, reduction="none") + peak
+            return (short, total, peak, best) if ids is None else (short, total, peak, best, ids)
+
+        short, self._total, self._peak, first, *ids = self._map(shorten)
+        pick, self._sharpened = sampling.choose(short, u[rows])
+        if greedy:
+            self._sharpened = None  # computed when asked for
+        if best is not None:  # in a sorted shortlist the best token stands first
+            place = torch.zeros_like(pick) if ids else first
+            pick = torch.where(best.expand_as(rows)[rows], place, pick)
+        pick = pick[:, None]
+        self._tokens = (ids[0].gather(-1, pick) if ids else pick)[:, 0]
+        self._probability = (short.gather(-1, pick)[:, 0] - self._total).exp()
+
+    def only(self, rows: Tensor) -> "Proposal":
+        """The same proposal as a sampler sees it that asked for no more than ``rows`` (B, L)."""
+        part = copy.copy(self)
+        part.rows = self.rows & rows
+        return part
+
+    def _map(self, function: Callable[..., tuple[Tensor, ...]], *columns: Tensor) -> list[Tensor]:
+        """``function`` of the float32 logits and of tensors (N, ...), chunk by chunk."""
+        chunks = zip(*(x.split(self._chunk) for x in (self._logits, *columns)), strict=True)
+        parts = [function(logits.float(), *rest) for logits, *rest in chunks]
+        return [torch.cat(part) for part in zip(*parts, strict=True)]
+
+    def spread(self, values: Tensor, fill: float) -> Tensor:
+        """Values (N,) of the positions asked for as (B, L), ``fill`` elsewhere."""
+        out = torch.full(self.rows.shape, fill, dtype=values.dtype, device=values.device)
+        out[self._asked] = values
+        return out
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """(B, L) drawn tokens; -1 where none was asked for."""
+        return self.spread(self._tokens, -1)
+
+    @cached_property
+    def probability(self) -> Tensor:
+        """(B, L) probability of the drawn token at temperature 1; nan where none was drawn."""
+        return self.spread(self._probability, torch.nan)
+
+    def probability_of(self, tokens: Tensor) -> Tensor:
+        """(B, L) probability at temperature 1 of other ``tokens`` (B, L); nan where nothing was
+        asked for."""
+        logits = self._logits.gather(-1, tokens[self._asked][:, None])[:, 0].float()
+        return self.spread((logits - self._total).exp(), torch.nan)
+
+    def divergence(self, previous: "Proposal", where: Tensor) -> Tensor:
+        """(B, L) KL(this || previous) in nats, over the whole vocabulary at temperature 1, at the
+        positions ``where`` (B, L); inf elsewhere and where either has no prediction."""
+        here = where & self.rows & previous.rows
+        out = torch.full(here.shape, torch.inf, device=here.device)
+        if here.any():
+            own, other = (
+                p.spread(torch.arange(len(p._logits), device=here.device), -1)[here]
+                for p in (self, previous)
+            )
+            chunks = zip(own.split(self._chunk), other.split(self._chunk), strict=True)
+            out[here] = torch.cat([self._divergence(previous, *chunk) for chunk in chunks])
+        return out
+
+    def _divergence(self, previous: "Proposal", own: Tensor, other: Tensor) -> Tensor:
+        """KL (n,) of the predictions ``own`` (n,) from ``other`` (n,) of ``previous``."""
+        # sum p (log p - log q); the clamps make the summand of a forbidden token 0.
+        now = self._logits[own].float().clamp(min=-1e4)
+        before = previous._logits[other].float().clamp(min=-1e4)
+        total = self._total[own]
+        p = (now - total[:, None]).exp_()
+        return p.mul_(now.sub_(before)).sum(-1) - total + previous._total[other]
+
+    def entropy(self) -> Tensor:
+        """(B, L) entropy in nats at the sampling temperature (at 1 when that is 0); nan elsewhere."""
+
+        temperature = self._sampling.temperature
+
+        def entropy(logits: Tensor, total: Tensor, peak: Tensor) -> tuple[Tensor]:
+            # H = log sum exp(l) - sum p l, with l = 0 at the best token. The clamp makes the
+            # summand of a forbidden token 0.
+            scaled = ((logits - peak[:, None]) / temperature).clamp_(min=-1e4)
+            total = total - peak if temperature == 1 else scaled.logsumexp(-1)
+            p = (scaled - total[:, None]).exp_()
+            return (total - p.mul_(scaled).sum(-1),)
+
+        return self.spread(*self._map(entropy, self._total, self._peak), torch.nan)
+
+    def sharpened(self) -> Tensor:
+        """(B, L) probability of the drawn token after temperature, top-k and top-p (at temperature
+        1 when that is 0, as Dream's); nan elsewhere."""
+        if self._sharpened is None:
+
+            def best(logits: Tensor) -> tuple[Tensor]:
+                return (self._sampling.distribution(logits)[0].amax(-1),)
+
+            (self._sharpened,) = self._map(best)
+        return self.spread(self._sharpened, torch.nan)
+
+    def margin(self) -> Tensor:
+        """(B, L) probability of the best minus that of the second best token; nan elsewhere."""
+
+        def margin(logits: Tensor) -> tuple[Tensor]:
+            best, second = logits.softmax(-1).topk(2).values.unbind(-1)
+            return (best - second,)
+
+        return self.spread(*self._map(margin), torch.nan)
+
+    def gap(self) -> Tensor:
+        """(B, L) largest minus second largest logit; nan elsewhere."""
+
+        def gap(logits: Tensor) -> tuple[Tensor]:
+            best, second = logits.topk(2).values.unbind(-1)
+            return (best - second,)
+
+        return self.spread(*self._map(gap), torch.nan)
+
+    def score(self, kind: str) -> Tensor:
+        """(B, L) sureness, larger is surer; -inf where no token was drawn."""
+        if kind == "probability":
+            score = self.probability
+        elif kind == "sharpened":
+            score = self.sharpened()
+        elif kind == "margin":
+            score = self.margin()
+        elif kind == "entropy":
+            score = -self.entropy()
+        else:
+            raise ValueError(f"unknown score {kind!r}")
+        return score.masked_fill(~self.rows, -torch.inf)

@@ -1,0 +1,1 @@
+"""Which positions to write, and which to open again: a class for each published strategy."""

@@ -1,0 +1,119 @@
+"""What a sampler sees, and what it answers.
+
+A sampler answers two questions in each step, with tensors alone and all rows at once: for which
+positions it wants a prediction (`wanted`), and, having seen one drawn token for each, which of
+them are written and which written ones become masks again (`decide`). What it remembers between
+steps are (B, ...) tensors in ``state.memory``, so rows do not know of each other.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from diffusion import rng
+from diffusion.proposal import Proposal
+
+
+@dataclass
+class State:
+    """What a sampler sees of the canvas (B, L). Wrappers show their sampler a part of it."""
+
+    ids: Tensor  # (B, L) int64
+    editable: Tensor  # (B, L) bool
+    masked: Tensor  # (B, L) bool, still to be written
+    keys: Tensor  # (B,) random keys, one stream a row
+    step: int = 0  # the current step of the loop, counted from 1; random numbers depend on it
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    since: Tensor | None = None  # (B, 1) the step before each row's plan began
+    parts: Tensor | None = None  # (B, 1) into how many a fixed number of steps is divided
+
+    def __post_init__(self):
+        if self.since is None:
+            self.since = torch.zeros_like(self.keys)[:, None]
+            self.parts = torch.ones_like(self.since)
+
+    @property
+    def turn(self) -> Tensor:
+        """(B, 1) the current step of each row's own plan, counted from 1."""
+        return self.step - self.since
+
+    @property
+    def visible(self) -> Tensor:
+        """(B, L) bool: written, and free to be opened again."""
+        return self.editable & ~self.masked
+
+    def uniform(self, stream: int, n: int | None = None) -> Tensor:
+        """(B, n) uniforms of this step, n = L by default; each ``stream`` number is independent."""
+        key = rng.fold_in(rng.fold_in(self.keys, self.step), stream)
+        return rng.uniform(key, n or self.ids.shape[1])
+
+
+def ranks(score: Tensor) -> Tensor:
+    """(B, L) place of each position when its row is sorted by descending score, from 0."""
+    return score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+
+
+class Sampler:
+    """The strategy that asks for every masked position and stops when none is left."""
+
+    total: int | None = None  # planned steps; None when decided as it goes
+    # Whether predictions at visible positions must not see the token there. A model that was
+    # trained on masks alone just repeats a token it sees, which says nothing about it.
+    hides = False
+
+    def planned(self, state: State) -> Tensor:
+        """(B, 1) steps of each row's plan: an equal share of ``total``, rounded up."""
+        return (self.total + state.parts - 1) // state.parts
+
+    def start(self, state: State) -> None:
+        """Called once, before the first step; by `Blocks` before that of each block."""
+
+    def wanted(self, state: State) -> Tensor:
+        """(B, L) bool: editable positions to be predicted in this step. A row with none costs no
+        forward pass."""
+        return state.masked
+
+    def greedy(self, state: State) -> Tensor | None:
+        """(B, 1) bool: rows that take the most probable tokens in this step instead of drawing;
+        None means none."""
+
+    def decide(self, state: State, proposal: Proposal) -> tuple[Tensor, Tensor | None]:
+        """(masks to write, visible positions to mask again or None), both (B, L) bool."""
+        raise NotImplementedError
+
+    def finished(self, state: State) -> Tensor:
+        """(B,) bool: rows that need no further step. Asked before each step."""
+        return ~state.masked.any(1)
+
+
+class Timed(Sampler):
+    """A sampler whose N steps lead from time 1, all masks, to time 0.
+
+    Args:
+        time_power: step k ends at time (1 - k / N) ** time_power. Above 1 the first steps are the
+            longest. Any grid is a valid coarse reading of the same process.
+        clock_delay: 0 is one clock for all positions. Above 0 and below 1, left positions run on
+            an earlier clock (AR-Diffusion, arXiv:2305.09515): the leftmost starts at once and the
+            rightmost when the share ``clock_delay`` of the time is over, all equally fast.
+    """
+
+    END = 0.0  # the time after the last step
+
+    def __init__(self, n_steps: int, time_power: float = 1.0, clock_delay: float = 0.0):
+        self.total = n_steps
+        self.time_power, self.clock_delay = time_power, clock_delay
+
+    def time(self, state: State, turn: Tensor) -> Tensor:
+        """Times after step ``turn`` (B, 1), of shape (B, 1), or (B, L) if clocks differ."""
+        planned = self.planned(state)
+        dtype = rng.double(turn.device)
+        progress = turn.clamp(0).minimum(planned).to(dtype) / planned
+        if self.time_power != 1:
+            progress = 1 - (1 - progress) ** self.time_power
+        if self.clock_delay:
+            number = (state.editable.cumsum(1) - 1).clamp(min=0).to(dtype)
+            place = number / (state.editable.sum(1, keepdim=True) - 1).clamp(min=1)
+            late = self.clock_delay * place
+            progress = ((progress - late) / (1 - self.clock_delay)).clamp(0, 1)
+        return 1 - progress * (1 - self.END)

@@ -1,0 +1,236 @@
+"""Samplers that can take back what they wrote."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from diffusion import rng
+from diffusion.samplers.base import Sampler, Timed, ranks
+from diffusion.samplers.unmasking import Ancestral
+
+
+class Seed(Timed):
+    """The loop of RoBERTaDiffusion (nathan-barry): step k of N leaves each editable position
+    masked with probability 1 - k/N, whatever it was before, and writes the rest.
+
+    With copy-through (a visible token predicts itself) this is ReMDM at sigma = 1 - a_s.
+    """
+
+    def wanted(self, state):
+        masks_left = self.time(state, state.turn)
+        state.memory["noise"] = state.editable & (state.uniform(0) < masks_left)
+        return state.masked & ~state.memory["noise"]
+
+    def decide(self, state, proposal):
+        return proposal.rows, state.memory["noise"] & ~state.masked
+
+    def finished(self, state):
+        return (state.turn >= self.planned(state))[:, 0]
+
+
+class ReMDM(Ancestral):
+    """Ancestral sampling that may open written positions again without changing how many are
+    masked at any time (ReMDM, arXiv:2503.00307). With a = 1 - r, from t to s a written position
+    becomes a mask with probability sigma, and a mask stays one with probability
+    (r_s - sigma a_t) / r_t. The largest valid sigma is sigma_max = min(1, r_s / a_t).
+
+    Args:
+        remask: how sigma is chosen.
+            cap: min(eta, sigma_max). Default eta 0.04, or 0.008 from 1024 steps on.
+            rescale: eta sigma_max. Default eta 0.015.
+            conf: sigma_max times a softmax over the written positions of minus the probability
+                each had when it was written, and 0 in the rule for masks.
+            loop: ancestral until 90 % are written while t > 0.55; then the share stays, with
+                sigma = min(eta, sigma_max), eta 0.02, until t = 0.05; then the rest. It has its
+                own mask schedule.
+            psi: (1 - kappa) r_s, which is kappa times the ancestral step and 1 - kappa times
+                the seed loop (Psi-samplers, s-sahoo/duo). Default kappa 0.9.
+    """
+
+    ON, OFF, WRITTEN = 0.55, 0.05, 0.9
+
+    def __init__(
+        self,
+        n_steps: int,
+        remask: str = "cap",
+        eta: float | None = None,
+        kappa: float = 0.9,
+        schedule: str = "linear",
+        **clock,
+    ):
+        super().__init__(n_steps, schedule, **clock)
+        if eta is None:
+            eta = {"cap": 0.04 if n_steps < 1024 else 0.008, "rescale": 0.015, "loop": 0.02}.get(
+                remask, 1.0
+            )
+        self.remask, self.eta, self.kappa = remask, eta, kappa
+        if remask == "loop":
+            self.rate = self._loop_rate
+
+    def _loop_rate(self, t: Tensor) -> Tensor:
+        """Masks fall to 10 % at t = ON, stay, and fall to none from t = OFF on."""
+        first = 1 - self.WRITTEN * (1 - t) / (1 - self.ON)
+        return first.maximum((1 - self.WRITTEN) * (t / self.OFF).clamp(max=1))
+
+    def start(self, state):
+        if self.remask == "conf":  # of a token that was there from the start nothing is known
+            state.memory["sureness"] = torch.ones_like(state.ids, dtype=torch.float32)
+
+    def sigma(self, state, before: Tensor, after: Tensor) -> Tensor:
+        """Probability (B, 1) or (B, L) of masking a written position again in this step."""
+        largest = (after / (1 - before)).clamp(max=1)  # r / 0 is inf, and then 1
+        if self.remask == "cap":
+            return largest.clamp(max=self.eta)
+        if self.remask == "rescale":
+            return self.eta * largest
+        if self.remask == "psi":
+            return (1 - self.kappa) * after
+        if self.remask == "loop":
+            t = self.time(state, state.turn - 1)
+            return largest.clamp(max=self.eta) * ((t > self.OFF) & (t <= self.ON))
+        doubt = -state.memory["sureness"].to(largest.dtype)
+        weight = doubt.masked_fill(~state.visible, -torch.inf).softmax(1)
+        return largest * weight.nan_to_num(0)  # nan where nothing is written yet
+
+    def wanted(self, state):
+        before, after = self.rates(state)
+        last = self.greedy(state)
+        sigma = self.sigma(state, before, after).masked_fill(last, 0)
+        u = state.uniform(0)
+        state.memory["forget"] = state.visible & (u < sigma)
+        return state.masked & (last | (u >= (after - sigma * (1 - before)) / before))
+
+    def decide(self, state, proposal):
+        if self.remask == "conf":
+            known = state.memory["sureness"]
+            state.memory["sureness"] = torch.where(proposal.rows, proposal.probability, known)
+        return proposal.rows, state.memory["forget"]
+
+    def finished(self, state):
+        full = ~state.masked.any(1)
+        never = self.eta == 0 or (self.remask == "psi" and self.kappa == 1)
+        return full if never else full & (state.turn >= self.planned(state))[:, 0]
+
+
+class P2(Timed):
+    """Path planning by self-correction (P2, arXiv:2502.03540): step k of N keeps the best k/N of
+    all editable positions, written or just drawn, and masks the others.
+
+    The score is the log-probability, for written positions times ``eta``: at 0 they always stay,
+    above 1 they go more easily.
+
+    Args:
+        p2_score: of a written position. hidden: the log-probability of its token when the model
+            does not see it (shadow copies). released: that of a fresh draw by a model that sees
+            the token, as the authors' code has it.
+    """
+
+    def __init__(self, n_steps: int, eta: float = 1.0, p2_score: str = "hidden", **clock):
+        super().__init__(n_steps, **clock)
+        self.eta, self.hides = eta, p2_score == "hidden"
+
+    def wanted(self, state):
+        return (state.editable if self.eta else state.masked) & ~self.finished_before(state)
+
+    def finished_before(self, state) -> Tensor:
+        """(B, 1) rows whose plan is over while others go on."""
+        return state.turn > self.planned(state)
+
+    def decide(self, state, proposal):
+        p = proposal.probability
+        if self.hides:
+            p = torch.where(state.masked, p, proposal.probability_of(state.ids))
+        # Clamped: 0 times the log of a forbidden token is 0.
+        score = p.log().clamp(min=-1e4)
+        # With eta 0 nothing that is written has to give way to a certain prediction.
+        score = torch.where(state.masked, score, self.eta * score if self.eta else torch.inf)
+        score = score.masked_fill(~state.editable, -torch.inf)
+        kept = 1 - self.time(state, state.turn)
+        editable = state.editable.sum(1, keepdim=True)
+        masks = ((1 - kept) * editable + 1e-9).floor()  # 10 * (1 - 0.9) is one
+        keep = (ranks(score) < editable - masks) | self.finished_before(state)
+        return proposal.rows & state.masked & keep, state.visible & ~keep
+
+    def finished(self, state):
+        return (state.turn >= self.planned(state))[:, 0]
+
+
+class Wino(Sampler):
+    """Wide in, narrow out (WINO, arXiv:2507.18578): every mask whose drawn token has a probability
+    above ``threshold`` is written, at least one and at most clamp(0.7 n, 5, 20) of n; in the same
+    forward pass shadow copies, which do not see the token they judge, give each written token a
+    probability, and below ``threshold_back`` it becomes a mask again. A step takes back fewer
+    tokens than the one before wrote, and none when it writes but one, so the loop ends.
+    """
+
+    hides = True
+    LEAST, MOST, SHARE = 5, 20, 0.7
+
+    def __init__(self, threshold: float = 0.6, threshold_back: float = 0.9):
+        self.threshold, self.threshold_back = threshold, threshold_back
+
+    def start(self, state):
+        state.memory["accepted"] = torch.zeros_like(state.since)
+
+    def wanted(self, state):
+        return state.editable & state.masked.any(1, keepdim=True)
+
+    def decide(self, state, proposal):
+        score = proposal.probability.masked_fill(~state.masked, -torch.inf)
+        place = ranks(score)
+        cap = (state.masked.sum(1, keepdim=True) * self.SHARE).long().clamp(self.LEAST, self.MOST)
+        write = state.masked & ((place == 0) | ((score > self.threshold) & (place < cap)))
+        accepted = write.sum(1, keepdim=True)
+
+        back = proposal.probability_of(state.ids).masked_fill(~state.visible, torch.inf)
+        most = (state.memory["accepted"] - 1) * (accepted > 1)
+        doubted = state.visible & (back < self.threshold_back) & (ranks(-back) < most)
+        state.memory["accepted"] = accepted
+        return write, doubted
+
+
+class Saber(Sampler):
+    """Adaptive pace and a way back (Saber, arXiv:2510.18165): every mask surer than the written
+    tokens were on average when they were written, and at least ``min_tokens``; then, of the
+    tokens written before, those whose probability fell most since the last step become masks
+    again: one for each ``mu`` written now, rounded up, and fewer than were written.
+
+    Probabilities of written tokens come from shadow copies, which do not see them; the authors'
+    code reads the visible position. Only tokens that did fall are taken back. ``memory["first"]``
+    (B, L) is the probability of a token when it was written, ``memory["last"]`` the latest one;
+    nan where nothing was written.
+    """
+
+    hides = True
+
+    def __init__(self, min_tokens: int = 2, mu: int = 8):
+        self.min_tokens, self.mu = min_tokens, mu
+
+    def start(self, state):
+        unknown = torch.full_like(state.ids, math.nan, dtype=torch.float32)
+        state.memory["first"] = state.memory["last"] = unknown
+
+    def wanted(self, state):
+        return state.editable & state.masked.any(1, keepdim=True)
+
+    def decide(self, state, proposal):
+        first, last = state.memory["first"], state.memory["last"]
+        score = proposal.probability.masked_fill(~state.masked, -torch.inf)
+        written = state.visible & ~first.isnan()
+        # In float64, so that equal probabilities are not above their own mean.
+        total = first.to(rng.double(first.device)).masked_fill(~written, 0).sum(1, keepdim=True)
+        mean = torch.where(written.any(1, keepdim=True), total / written.sum(1, keepdim=True), 1.0)
+        write = state.masked & ((score > mean) | (ranks(score) < self.min_tokens))
+
+        now = proposal.probability_of(state.ids)
+        fall = (last - now).nan_to_num(-torch.inf).masked_fill(~written, -torch.inf)
+        accepted = write.sum(1, keepdim=True)
+        most = ((accepted + self.mu - 1) // self.mu).minimum(accepted - 1)
+        revert = written & (fall > 0) & (ranks(fall) < most)
+
+        state.memory["first"] = torch.where(write, proposal.probability, first)
+        state.memory["first"] = state.memory["first"].masked_fill(revert, math.nan)
+        last = torch.where(write, proposal.probability, torch.where(written, now, last))
+        state.memory["last"] = last.masked_fill(revert, math.nan)
+        return write, revert

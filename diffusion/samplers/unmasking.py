@@ -1,0 +1,193 @@
+"""Samplers that only open masks: what is written stays."""
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from diffusion import rng
+from diffusion.noise import SCHEDULES
+from diffusion.samplers.base import Sampler, Timed, ranks
+
+
+class Ancestral(Timed):
+    """The reverse process of masked diffusion (MDLM, arXiv:2406.07524): from t to s < t each mask
+    stays one with probability r(s) / r(t), else it is drawn from the denoiser.
+
+    Times run from 1 to 1e-5; what is left then is filled with the most probable tokens. Staying
+    is drawn first and apart from the token, so only positions that open need a prediction, and a
+    step in which none opens costs no forward pass.
+    """
+
+    END = 1e-5
+
+    def __init__(self, n_steps: int, schedule: str = "linear", **clock):
+        super().__init__(n_steps, **clock)
+        self.rate = SCHEDULES[schedule].rate
+
+    def rates(self, state) -> tuple[Tensor, Tensor]:
+        """Mask rates before and after this step."""
+        return tuple(self.rate(self.time(state, state.turn - ago)) for ago in (1, 0))
+
+    def greedy(self, state):
+        return state.turn > self.planned(state)
+
+    def wanted(self, state):
+        before, after = self.rates(state)
+        opens = state.uniform(0) >= after / before
+        return state.masked & (opens | self.greedy(state))
+
+    def decide(self, state, proposal):
+        return proposal.rows, None
+
+
+class FirstHitting(Sampler):
+    """Exact continuous-time sampling without empty steps (arXiv:2409.02908): with n masks left
+    the next one opens when the rate has fallen from r to r * u**(1/n), at a position chosen
+    uniformly. ``memory["rate"]`` (B,) is the mask rate of each row's own clock."""
+
+    def start(self, state):
+        state.memory["rate"] = torch.ones(len(state.ids), device=state.ids.device)
+
+    def wanted(self, state):
+        left = state.masked.sum(1)
+        u = state.uniform(1, 1)[:, 0]
+        fall = u ** (1 / left.clamp(min=1))
+        state.memory["rate"] = torch.where(left > 0, state.memory["rate"] * fall, 0.0)
+        return state.masked & (ranks(state.uniform(0).masked_fill(~state.masked, -1)) == 0)
+
+    def decide(self, state, proposal):
+        return proposal.rows, None
+
+
+class Confidence(Sampler):
+    """The surest predictions first (LLaDA, arXiv:2502.09992; Dream, arXiv:2508.15487).
+
+    Args:
+        score: see `Proposal.score`.
+        schedule: None shares the n masks of a row evenly, n // N a step and one more in the first
+            n mod N; a schedule opens round(n * (1 - r(s) / r(t))) of the masks left, and steps
+            that would open none are skipped.
+        alg_temp: above 0, positions are drawn without replacement with weights exp(score /
+            alg_temp) instead of taken in order.
+    """
+
+    def __init__(
+        self,
+        n_steps: int,
+        score: str = "probability",
+        schedule: str | None = None,
+        alg_temp: float = 0.0,
+    ):
+        self.total = n_steps
+        self.score, self.schedule, self.alg_temp = score, schedule, alg_temp
+
+    def start(self, state):
+        masks, steps = state.masked.sum(1), self.planned(state)[:, 0]
+        state.memory["plan"] = quotas(masks, steps, self.schedule)
+
+    def _quota(self, state) -> Tensor:
+        """(B, 1) positions to write in this step."""
+        plan = state.memory["plan"]
+        return plan.gather(1, (state.turn - 1).clamp(0, plan.shape[1] - 1))
+
+    def wanted(self, state):
+        return state.masked & (self._quota(state) > 0)
+
+    def decide(self, state, proposal):
+        score = proposal.score(self.score)
+        if self.alg_temp > 0:
+            # The n largest of score / tau + Gumbel noise are n draws without replacement.
+            gumbel = -(-state.uniform(0).log()).log()
+            score = score / self.alg_temp + gumbel
+        return proposal.rows & (ranks(score) < self._quota(state)), None
+
+
+def quotas(masks: Tensor, n_steps: Tensor | int, schedule: str | None) -> Tensor:
+    """(B, largest n_steps) int64: how many of ``masks`` (B,) each of a row's ``n_steps`` (B,)
+    writes, zeros last. Rows sum to ``masks``; the last step takes what is left."""
+    n_steps = torch.as_tensor(n_steps, device=masks.device).expand_as(masks)
+    step = torch.arange(int(n_steps.max()), device=masks.device)
+    steps = n_steps[:, None]
+    if schedule is None:
+        return (masks[:, None] // steps + (step < masks[:, None] % steps)) * (step < steps)
+    rate, dtype = SCHEDULES[schedule].rate, rng.double(masks.device)
+    start = 1 - step.to(dtype) / steps  # not above 0 where a row has fewer steps
+    end = (1 - (step + 1).to(dtype) / steps).clamp(min=0)
+    share = torch.where(step + 1 < steps, 1 - rate(end) / rate(start), 1.0)
+    left, plan = masks, []
+    for column in share.T:
+        take = (left * column).round().long()
+        left = left - take
+        plan.append(take)
+    table = torch.stack(plan, 1)
+    # A stable sort by "is zero" moves the empty steps to the end, where the row has finished.
+    return table.gather(1, (table == 0).long().argsort(dim=1, stable=True))
+
+
+class Threshold(Sampler):
+    """Every prediction whose score reaches tau; if none does, the surest (Fast-dLLM,
+    arXiv:2505.22618)."""
+
+    def __init__(self, threshold: float = 0.9, score: str = "probability"):
+        self.threshold, self.score = threshold, score
+
+    def decide(self, state, proposal):
+        score = proposal.score(self.score)
+        return proposal.rows & ((score >= self.threshold) | (ranks(score) == 0)), None
+
+
+class Factor(Sampler):
+    """The n surest predictions, n as large as (n + 1) (1 - c_n) < f allows, where c_n is the
+    probability of the n-th; at least one (Fast-dLLM's factor rule, arXiv:2505.22618). Where all
+    exceed 1 - 1 / (n + 1), drawing the best of each alone draws the best of all together."""
+
+    def __init__(self, factor: float = 1.0):
+        self.factor = factor
+
+    def decide(self, state, proposal):
+        score = proposal.score("probability")
+        place = ranks(score)
+        # The left side grows along the order, so testing each place tests the whole prefix.
+        accepted = (place + 2) * (1 - score) < self.factor
+        return proposal.rows & (accepted | (place == 0)), None
+
+
+class EntropyBound(Sampler):
+    """Sorted by sureness, the longest prefix of positions whose entropies H satisfy
+    sum H - max H <= gamma, at least one (arXiv:2505.24857). The left side bounds, in nats, the
+    divergence of independent draws from the joint distribution."""
+
+    def __init__(self, entropy_bound: float = 0.1, score: str = "entropy"):
+        self.gamma, self.score = entropy_bound, score
+
+    def decide(self, state, proposal):
+        order = proposal.score(self.score).argsort(dim=1, descending=True, stable=True)
+        entropy = proposal.entropy().nan_to_num(torch.inf).gather(1, order)
+        entropy = entropy.to(rng.double(entropy.device))
+        excess = entropy.cumsum(1) - entropy.cummax(1).values  # nan where inf - inf: not accepted
+        accepted = excess <= self.gamma
+        accepted[:, 0] = True
+        return proposal.rows & torch.zeros_like(accepted).scatter(1, order, accepted), None
+
+
+class Klass(Sampler):
+    """Sure and stable (KLASS, arXiv:2511.05664): every prediction whose token has a probability
+    above ``threshold`` and that in each of the last ``history`` steps moved by less than
+    ``kl_threshold`` nats, KL(now || before) over the whole vocabulary; if there is none, the surest.
+    """
+
+    def __init__(self, threshold: float = 0.9, kl_threshold: float = 0.01, history: int = 2):
+        self.threshold, self.kl_threshold, self.history = threshold, kl_threshold, history
+
+    def decide(self, state, proposal):
+        # Remembered are whole predictions, the one thing that is no (B, ...) tensor. A position
+        # has one from each step since its block began, so there is nothing to begin anew.
+        chain = [proposal, *state.memory.get("predictions", [])]
+        state.memory["predictions"] = chain[: self.history]
+        score = proposal.score("probability")
+        sure = (score > self.threshold) & (len(chain) > self.history)
+        for now, before in itertools.pairwise(chain):  # only where it still matters
+            sure = sure & (now.divergence(before, sure) < self.kl_threshold)
+        surest = (ranks(score) == 0) & ~sure.any(1, keepdim=True)
+        return proposal.rows & (sure | surest), None

@@ -1,0 +1,111 @@
+"""Samplers around a sampler, any of them: blocks from left to right, and stopping early."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from diffusion.samplers.base import Sampler, State
+
+
+class Blocks(Sampler):
+    """Semi-autoregressive order (LLaDA's generate.py): another sampler works on one block of
+    editable positions at a time, left to right, while the masks further right stay in view of the
+    model. Each row goes on to its next block when its own is done. A fixed number of steps is
+    divided among the blocks of a row, equally and rounded up.
+
+    ``memory["block"]`` (B, 1) is each row's block, ``memory["since"]`` (B, 1) the step before it
+    began.
+    """
+
+    def __init__(self, inner: Sampler, block_length: int):
+        self.inner, self.block_length, self.hides = inner, block_length, inner.hides
+
+    def _count(self, state: State) -> Tensor:
+        """(B, 1) blocks of each row."""
+        editable = state.editable.sum(1, keepdim=True)
+        return ((editable + self.block_length - 1) // self.block_length).clamp(min=1)
+
+    def _block(self, state: State) -> State:
+        """The state as the inner sampler sees it: nothing but each row's block is editable."""
+        number = (state.editable.cumsum(1) - 1) // self.block_length
+        here = number == state.memory["block"]
+        return replace(
+            state,
+            editable=state.editable & here,
+            masked=state.masked & here,
+            since=state.memory["since"],
+            parts=state.parts * self._count(state),
+        )
+
+    def start(self, state):
+        state.memory["block"] = torch.zeros_like(state.since)
+        state.memory["since"] = state.since
+        self.inner.start(self._block(state))
+
+    def wanted(self, state):
+        return self.inner.wanted(self._block(state))
+
+    def greedy(self, state):
+        return self.inner.greedy(self._block(state))
+
+    def decide(self, state, proposal):
+        return self.inner.decide(self._block(state), proposal)
+
+    def finished(self, state):
+        """Rows whose last block is done. The others turn to the next block here."""
+        memory, count = state.memory, self._count(state)
+        while True:  # once, or once for each block that has nothing to write
+            done = self.inner.finished(self._block(state))[:, None]
+            turning = done & (memory["block"] + 1 < count)
+            if not turning.any():
+                return done[:, 0]
+            memory["block"] = memory["block"] + turning
+            memory["since"] = torch.where(turning, state.step, memory["since"])
+            fresh = replace(self._block(state), memory={})
+            self.inner.start(fresh)
+            for name, new in fresh.memory.items():
+                rows = turning.view(-1, *[1] * (new.dim() - 1))
+                memory[name] = torch.where(rows, new, memory[name])
+
+
+class EarlyCommit(Sampler):
+    """Write everything that is left as soon as the model has made up its mind (Prophet,
+    arXiv:2508.19982): when the gap between the two largest logits, averaged over a row's masks,
+    reaches ``gap`` in the first third of the writing, 2/3 of it in the second, 1/3 in the last
+    (published: 7.5, 5, 2.5). Thirds are counted in written positions, so that any sampler has
+    them. The published rule takes the best tokens; here they are drawn as all others are, which
+    is the same at temperature 0.
+    """
+
+    def __init__(self, inner: Sampler, gap: float = 7.5):
+        self.inner, self.gap, self.total, self.hides = inner, gap, inner.total, inner.hides
+
+    def start(self, state):
+        state.memory["committed"] = torch.zeros_like(state.since, dtype=torch.bool)
+        self.inner.start(state)
+
+    def wanted(self, state):
+        wish = self.inner.wanted(state) & ~state.memory["committed"]
+        state.memory["wish"] = wish
+        # The rule looks at all masks; a row that costs no forward pass is not looked at.
+        return wish | (state.masked & wish.any(1, keepdim=True))
+
+    def greedy(self, state):
+        return self.inner.greedy(state)
+
+    def decide(self, state, proposal):
+        revealed, remasked = self.inner.decide(state, proposal.only(state.memory["wish"]))
+        looked = state.masked & proposal.rows
+        gap = proposal.gap().masked_fill(~looked, 0).sum(1, keepdim=True)
+        left = state.masked.sum(1, keepdim=True)
+        editable = state.editable.sum(1, keepdim=True)
+        third = (3 * (editable - left) // editable.clamp(min=1)).clamp(max=2)
+        commit = looked.any(1, keepdim=True) & (gap >= left * self.gap * (3 - third) / 3)
+        state.memory["committed"] = state.memory["committed"] | commit
+        if remasked is not None:
+            remasked = remasked & ~state.memory["committed"]
+        return torch.where(commit, state.masked, revealed), remasked
+
+    def finished(self, state):
+        return state.memory["committed"][:, 0] | self.inner.finished(state)

@@ -1,0 +1,362 @@
+"""The Trainer that both objectives share: loss, evaluation, weight EMA, safe checkpoints."""
+
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from diffusion import likelihood, objective
+from diffusion.collator import IGNORE, CausalCollator, DiffusionCollator, editable_positions
+from diffusion.data.packing import Blocks, DrawSampler
+from diffusion.errors import UserError, first_line
+from diffusion.models.backbone import RowLogits
+
+_EMA_FILE = "ema.safetensors"
+_STAGING = ".writing"
+
+
+def ema_update(decay: float):
+    """Update rule of a weight average with decay min(decay, (1 + n) / (10 + n)) at update n,
+    which forgets the random start quickly (as in MDLM's ema.py)."""
+
+    @torch.no_grad()
+    def update(average: list[Tensor], current: list[Tensor], n: Tensor) -> None:
+        d = min(decay, (1 + n.item()) / (10 + n.item()))
+        torch._foreach_lerp_(average, current, 1 - d)
+
+    return update
+
+
+class StopOnSignal(TrainerCallback):
+    """While training, the first Ctrl-C (or SIGTERM) lets the step finish and saves; another one
+    stops at once. With several processes all stop after the same step."""
+
+    def __init__(self):
+        self.stopped = False
+        self._asked: float | None = None  # when
+        self._before = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._receive)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number, frame):
+        if self._asked is None:
+            self._asked = time.monotonic()
+            if int(os.environ.get("RANK", 0)) == 0:
+                print("\nstopping after this step; its checkpoint is kept", file=sys.stderr)
+        elif time.monotonic() - self._asked > 1:  # a launcher repeats the terminal's Ctrl-C
+            raise KeyboardInterrupt
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.stopped = self._asked is not None
+        if args.world_size > 1:
+            anyone = torch.tensor(float(self.stopped), device=args.device)
+            torch.distributed.all_reduce(anyone, torch.distributed.ReduceOp.MAX)
+            self.stopped = bool(anyone)
+        if self.stopped:
+            control.should_save = control.should_training_stop = True
+
+
+class _Upkeep(TrainerCallback):
+    """What has to happen at certain moments of the Trainer's loop."""
+
+    def __init__(self, trainer: "DiffusionTrainer"):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # Neither the Trainer nor accelerate reaches the sampler of a loader that is both sharded
+        # over processes and resumed within an epoch.
+        self.trainer.sampler.start_at(state.global_step * self.trainer.global_batch)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.trainer.ema is not None:
+            self.trainer.ema.update_parameters(self.trainer.raw_model)
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Refuse a checkpoint that is not whole, before any work. Those written here are; a copy that
+    was interrupted may not be, and the Trainer would silently start anew with what is missing.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    name = ""
+    try:
+        for name in ("trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt"):
+            path = folder / name
+            if not path.is_file():
+                raise ValueError("it is missing")
+            if path.suffix == ".json":
+                TrainerState.load_from_json(str(path))
+            elif path.suffix == ".safetensors":
+                with safe_open(path, "pt"):  # compares the header with the length of the file
+                    pass
+            elif not zipfile.is_zipfile(path):  # as torch.save writes; their index is at the end
+                raise ValueError("it is damaged")
+    except Exception as error:
+        raise UserError(
+            f"cannot go on from {folder}: {name}: {first_line(error)}; give another checkpoint, or "
+            "start anew"
+        ) from None
+
+
+class DiffusionTrainer(Trainer):
+    """Trains a `RowLogits` as a denoiser, or (``causal``) on next-token prediction.
+
+    Args:
+        train_blocks, eval_blocks: (N, L) packed blocks.
+        collator: decides the objective; its settings are used for evaluation too.
+        schedule, loss: see `objective`.
+        ema_decay: 0 for no average.
+        token_bytes: (V,), see `corpus.token_byte_lengths`.
+        eval_draws: mask patterns per validation block.
+    """
+
+    def __init__(
+        self,
+        row_logits: RowLogits,
+        args,
+        *,
+        train_blocks: Tensor,
+        eval_blocks: Tensor,
+        collator: DiffusionCollator | CausalCollator,
+        tokenizer,
+        token_bytes: Tensor,
+        schedule: str = "linear",
+        loss: str = "nelbo",
+        ema_decay: float = 0.0,
+        eval_draws: int = 1,
+    ):
+        self.causal = isinstance(collator, CausalCollator)
+        self.schedule, self.loss = schedule, loss
+        self.eval_draws = eval_draws
+        self.token_bytes = token_bytes
+        super().__init__(
+            model=row_logits,
+            args=args,
+            train_dataset=Blocks(train_blocks),
+            eval_dataset=Blocks(eval_blocks),
+            data_collator=collator,
+            processing_class=tokenizer,
+        )
+        # compute_loss below divides by the size of the whole accumulated batch itself.
+        self.model_accepts_loss_kwargs = True
+        self.sampler = DrawSampler(len(train_blocks), self.global_batch, args.seed)
+        self.ema = None
+        if ema_decay:
+            self.ema = AveragedModel(self.raw_model, multi_avg_fn=ema_update(ema_decay))
+        self.add_callback(_Upkeep(self))
+        self._evaluated: tuple[int, dict] | None = None  # (step, metrics)
+
+    @property
+    def raw_model(self) -> nn.Module:
+        """The Hugging Face model, inside `RowLogits` and whatever wraps that for several processes."""
+        return self.accelerator.unwrap_model(self.model).model
+
+    @property
+    def inference_model(self) -> nn.Module:
+        """What generation should use: the weight average where there is one."""
+        return self.raw_model if self.ema is None else self.ema.module
+
+    @property
+    def global_batch(self) -> int:
+        """Rows of one optimiser step."""
+        args = self.args
+        return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+    def _get_train_sampler(self, train_dataset=None):
+        return self.sampler
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Nats per token. The denominators count the whole global batch, so that neither
+        accumulation nor the number of processes changes the loss."""
+        labels = inputs["labels"]
+        rows = labels != IGNORE
+        logits = model(inputs["input_ids"], rows, causal=self.causal)
+        ce = objective.cross_entropy(logits, labels[rows])
+        if self.causal or self.loss == "mean":
+            loss = ce.sum() / num_items_in_batch.clamp(min=1)
+        else:
+            weights = objective.token_weights(
+                labels, inputs["t"], inputs["editable"], self.schedule
+            )
+            loss = (ce * weights).sum() / self.global_batch
+        # Gradients are averaged over processes; the sum is what is wanted.
+        return loss * self.accelerator.num_processes
+
+    # ------------------------------------------------------------ evaluation
+
+    def bound(self) -> likelihood.Bound:
+        """The bound (or exact NLL, when causal) of the validation blocks under the weights that
+        inference would use."""
+        model = self.inference_model
+        was_training = model.training
+        row_logits = RowLogits(model.eval())
+        device = self.args.device
+        blocks = self.eval_dataset.blocks.long().to(device)
+        with self.compute_loss_context_manager(), self.accelerator.autocast():
+            if self.causal:
+                editable = torch.ones_like(blocks, dtype=torch.bool)
+                editable[:, 0] = False
+                result = likelihood.causal_nll(
+                    row_logits,
+                    blocks,
+                    editable,
+                    self.token_bytes,
+                    batch_size=self.args.per_device_eval_batch_size,
+                )
+            else:
+                collator = self.data_collator
+                editable = editable_positions(
+                    blocks,
+                    torch.ones_like(blocks),
+                    collator.prefix_len,
+                    collator.fixed_ids.to(device),
+                )
+                result = likelihood.likelihood_bound(
+                    row_logits,
+                    blocks,
+                    editable,
+                    collator.mask_id,
+                    self.token_bytes,
+                    draws=self.eval_draws,
+                    batch_size=self.args.per_device_eval_batch_size,
+                    shard=(self.args.process_index, self.args.world_size),
+                    gather=self.accelerator.gather,
+                )
+        model.train(was_training)
+        return result
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        step = self.state.global_step
+        if self._evaluated and self._evaluated[0] == step:  # the last step's, at the end again
+            return self._evaluated[1]
+        bound = self.bound()
+        metrics = {
+            "loss": bound.nats_per_token,
+            "nats_per_token": bound.nats_per_token,
+            "standard_error": bound.standard_error,
+            "perplexity": bound.perplexity,
+            "nats_per_byte": bound.nats_per_byte,
+        }
+        for i, value in enumerate(bound.by_mask_rate):
+            if not math.isnan(value):
+                metrics[f"nats_at_{20 * i}_{20 * i + 20}"] = value
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        self._evaluated = step, metrics
+        return metrics
+
+    # ------------------------------------------------------------ checkpoints
+
+    def _get_output_dir(self, trial=None) -> str:
+        return os.path.join(super()._get_output_dir(trial), _STAGING)
+
+    def _save_checkpoint(self, model, trial=None):
+        """A checkpoint is written aside and renamed when complete, so one that exists is whole."""
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staging = Path(self.args.output_dir, _STAGING)
+        target = Path(self.args.output_dir, name)
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+        except Exception as error:  # safetensors, tokenizers and torch each raise their own kind
+            shutil.rmtree(staging, ignore_errors=True)
+            raise UserError(
+                f"cannot write {target}: {first_line(error)}; free some space and go on with "
+                "--resume_from_checkpoint last, if there was a checkpoint before"
+            ) from None
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self._discard(target)
+            os.replace(staging / name, target)
+            self._rotate(keep=self.args.save_total_limit)
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _checkpoints(self) -> dict[int, Path]:
+        """Step -> checkpoint, in order of steps."""
+        found = Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        steps = {path.name.rsplit("-", 1)[1]: path for path in found}
+        return dict(sorted((int(step), path) for step, path in steps.items() if step.isdigit()))
+
+    def _rotate(self, keep: int | None) -> None:
+        found = self._checkpoints()
+        # One of a step yet to come is another run's: of one gone on from an earlier checkpoint.
+        later = [step for step in found if step > self.state.global_step]
+        earlier = [step for step in found if step <= self.state.global_step]
+        for step in later + earlier[: -keep if keep else 0]:
+            self._discard(found[step])
+
+    def _discard(self, checkpoint: Path) -> None:
+        """Delete a checkpoint such that it is never there in part."""
+        if checkpoint.exists():
+            staging = Path(self.args.output_dir, _STAGING)
+            staging.mkdir(exist_ok=True)
+            os.replace(checkpoint, staging / f"old-{checkpoint.name}")
+            shutil.rmtree(staging / f"old-{checkpoint.name}", ignore_errors=True)
+
+    def discard_checkpoints(self) -> None:
+        """Delete those of a run that this one replaces."""
+        if self.args.should_save:
+            for checkpoint in self._checkpoints().values():
+                self._discard(checkpoint)
+            shutil.rmtree(Path(self.args.output_dir, _STAGING), ignore_errors=True)
+
+    def _save(self, output_dir=None, state_dict=None):
+        """The Hugging Face model itself, not the wrapper; the average beside it."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.raw_model.save_pretrained(folder)
+        self.processing_class.save_pretrained(folder)
+        if self.ema is not None:
+            save_file(
+                {name: p.detach().contiguous() for name, p in self.ema.named_parameters()}
+                | {"n_averaged": self.ema.n_averaged},
+                folder / _EMA_FILE,
+            )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        folder = Path(resume_from_checkpoint)
+        try:
+            # Tied tensors are stored once; the parameter list, too, has each tensor once.
+            _copy_into(self.raw_model, load_file(folder / "model.safetensors"))
+            if self.ema is not None and (folder / _EMA_FILE).is_file():
+                averages = load_file(folder / _EMA_FILE)
+                self.ema.n_averaged.copy_(averages.pop("n_averaged"))
+                _copy_into(self.ema, averages)
+        except (KeyError, RuntimeError, SafetensorError) as error:
+            raise UserError(
+                f"cannot go on from {folder}: {first_line(error)}; it was written with another "
+                "--model or --config, or is damaged"
+            ) from None
+
+
+@torch.no_grad()
+def _copy_into(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        if tensors[name].shape != parameter.shape:  # copy_ would broadcast
+            raise RuntimeError(f"{name} has shape {tuple(tensors[name].shape)}")
+        parameter.copy_(tensors[name])

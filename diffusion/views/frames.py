@@ -1,0 +1,271 @@
+"""Steps -> Frames: what a view shows of one row at one moment, as plain strings.
+
+A `Frame` knows no tensor and no tokenizer, so the terminal, the animation and a file that is
+replayed later all show the same thing. Entry i of ``pieces`` and ``states`` is the same canvas
+position in every frame of a generation; an autoregressive model gives frames that grow by a token.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from diffusion.denoise import Step
+
+
+END_MARK = "∎"  # drawn where a written </s> ends the text
+
+
+class State(StrEnum):
+    """What a view has to tell apart."""
+
+    GIVEN = "given"
+    MASKED = "masked"
+    FRESH = "fresh"  # written in this step
+    SETTLED = "settled"
+    REMASKED = "remasked"  # masked again in this step
+
+    @property
+    def open(self) -> bool:
+        """Still to be written."""
+        return self in (State.MASKED, State.REMASKED)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One row of one step.
+
+    ``pieces`` is the text at each position, "" where it is masked or has nothing to show: the
+    first bytes of a character whose last byte stands further on, or text after the end. ``ends``
+    lists the positions of written ``</s>``. ``nfe`` counts forward passes, ``seconds`` is the
+    time spent in model and sampler so far.
+    """
+
+    pieces: list[str]
+    states: list[State]
+    index: int
+    total: int | None
+    nfe: int
+    seconds: float
+    ends: list[int] = field(default_factory=list)
+
+    def __post_init__(self):
+        if len(self.pieces) != len(self.states):
+            raise ValueError(f"{len(self.pieces)} pieces but {len(self.states)} states")
+
+    @property
+    def text(self) -> str:
+        """The text as far as it is written."""
+        return "".join(self.pieces)
+
+    @property
+    def masks(self) -> int:
+        """Positions still to be written."""
+        return sum(state.open for state in self.states)
+
+    def shown(self, position: int) -> str:
+        """The string to draw at a written position, with nothing in it that can do harm."""
+        return END_MARK if position in self.ends else printable(self.pieces[position])
+
+    def to_dict(self) -> dict:
+        """Plain lists, strings and numbers, for JSON."""
+        return asdict(self) | {"states": [state.value for state in self.states]}
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Self:
+        """The frame that `to_dict` described; ValueError, TypeError or KeyError if it is none."""
+        return cls(**data | {"states": [State(state) for state in data["states"]]})
+
+
+def status_line(frame: Frame, separator: str = " · ") -> str:
+    """Step, forward passes, measured seconds and open positions in one line."""
+    step = f"step {frame.index}" + (f"/{frame.total}" if frame.total is not None else "")
+    masks = f"{frame.masks} mask" + ("" if frame.masks == 1 else "s")
+    return separator.join((step, f"NFE {frame.nfe}", f"{frame.seconds:.2f} s", masks))
+
+
+def token_line(frame: Frame, separator: str = " · ") -> str:
+    """The same for a model without masks: new tokens, forward passes, measured seconds."""
+    tokens = sum(state is not State.GIVEN for state in frame.states)
+    count = f"{tokens} token" + ("" if tokens == 1 else "s")
+    return separator.join((count, f"NFE {frame.nfe}", f"{frame.seconds:.2f} s"))
+
+
+def printable(text: str) -> str:
+    """The text with tabs as spaces and every character that could steer a terminal or reorder a
+    line (control codes, line separators, bidirectional overrides, lone surrogates) written as a
+    backslash escape. Newlines stay."""
+    return "".join(
+        _escape(char) if not (" " <= char <= "~") else char
+        for char in text.replace("\r\n", "\n").expandtabs(4)
+    )
+
+
+def _escape(char: str) -> str:
+    steers = unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
+    reorders = unicodedata.bidirectional(char) in _BIDI_CONTROLS
+    if char == "\n" or not (steers or reorders):
+        return char
+    return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}"
+
+
+_BIDI_CONTROLS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
+
+class Framer:
+    """Makes the frames of one tokenizer. Each token id is looked up once and then remembered."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+        self.ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
+        # <unk> and a literal <mask> in given text are part of what the user wrote.
+        self.hidden = set(tokenizer.all_special_ids) - {
+            tokenizer.unk_token_id,
+            tokenizer.mask_token_id,
+        }
+        decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+        if decoder is None:
+            self.kind = "ByteLevel" if "Ġ" in tokenizer.get_vocab() else ""
+        else:
+            self.kind = next((k for k in ("ByteLevel", "WordPiece") if k in repr(decoder)), "")
+        self._bytes: dict[int, bytes] = {}
+
+    def frame(self, step: Step, row: int = 0) -> Frame:
+        """The frame of one row of a batched step."""
+        flags = zip(
+            step.frozen[row].tolist(),
+            step.remasked[row].tolist(),
+            step.masked[row].tolist(),
+            step.revealed[row].tolist(),
+            strict=True,
+        )
+        order = (State.GIVEN, State.REMASKED, State.MASKED, State.FRESH)
+        states = [
+            next(
+                (state for state, flag in zip(order, position, strict=True) if flag), State.SETTLED
+            )
+            for position in flags
+        ]
+        return self.build(
+            step.ids[row].tolist(),
+            states,
+            index=step.index,
+            total=step.total,
+            nfe=int(step.nfe[row]),
+            seconds=float(step.seconds),
+        )
+
+    def build(
+        self,
+        ids: Sequence[int],
+        states: Sequence[State],
+        *,
+        index: int,
+        total: int | None,
+        nfe: int,
+        seconds: float,
+    ) -> Frame:
+        """A frame from token ids and their states, both (L,).
+
+        Given special tokens (``<s>``, the closing ``</s>``, padding) are left out. The text ends
+        at the first written ``</s>`` that is settled (any, when no mask is left) unless given text
+        follows: what is written after it is hidden, while the masks there stay visible, since they
+        are still worked on and a sampler that re-masks may yet move the end.
+        """
+        kept = [
+            (token, state)
+            for token, state in zip(ids, states, strict=True)
+            if not (state is State.GIVEN and token in self.hidden)
+        ]
+        states = [state for _, state in kept]
+        last_given = max((i for i, s in enumerate(states) if s is State.GIVEN), default=-1)
+        final = (State.SETTLED,) if any(s.open for s in states) else (State.SETTLED, State.FRESH)
+        ends = [
+            i
+            for i, (token, state) in enumerate(kept)
+            if token in self.ends and state in (State.SETTLED, State.FRESH)
+        ]
+        cut = next((i for i in ends if states[i] in final and i > last_given), len(kept))
+        chunks = [
+            None
+            if state.open
+            else b""
+            if i >= cut or token in self.hidden
+            else self.bytes_of(token)
+            for i, (token, state) in enumerate(kept)
+        ]
+        ends = [i for i in ends if i <= cut]
+        return Frame(_decode(chunks), states, index, total, nfe, seconds, ends)
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """The UTF-8 bytes that a token adds to the text; they need not be whole characters."""
+        if token_id not in self._bytes:
+            self._bytes[token_id] = self._look_up(token_id)
+        return self._bytes[token_id]
+
+    def _look_up(self, token_id: int) -> bytes:
+        token = self.tokenizer.convert_ids_to_tokens(token_id)
+        if token is None:  # an id of the model beyond the tokenizer's vocabulary
+            return "\N{REPLACEMENT CHARACTER}".encode()
+        if self.kind == "ByteLevel" and all(char in _BYTE_OF for char in token):
+            return bytes(_BYTE_OF[char] for char in token)
+        if self.kind == "WordPiece":
+            return (token[2:] if token.startswith("##") else " " + token).encode()
+        if byte := re.fullmatch("<0x([0-9A-F]{2})>", token):  # SentencePiece's byte fallback
+            return bytes.fromhex(byte[1])
+        return token.replace("▁", " ").encode()
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Character -> byte of byte-level BPE: the printable Latin-1 characters stand for themselves,
+    the other bytes, in order, for the characters from U+0100 on."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
+_CONTINUATION = bytes(range(0x80, 0xC0))
+
+
+def _decode(chunks: list[bytes | None]) -> list[str]:
+    """The string of each position; None is a mask.
+
+    A character appears where its last byte stands. Bytes that cannot become a character show as
+    the replacement character; those beside a mask may still become one and show as nothing.
+    """
+    utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces = [""] * len(chunks)
+    pending = None  # position of the last byte of an unfinished character
+    beside_mask = False
+
+    def add(position: int, text: str) -> None:
+        # The decoder reports a broken character only at the next byte: move it back to its place.
+        if pending is not None and text.startswith("�"):
+            pieces[pending] += "�"
+            text = text[1:]
+        pieces[position] += text
+
+    for i, chunk in enumerate(chunks):
+        if chunk is None:
+            utf8.reset()
+            pending, beside_mask = None, True
+            continue
+        if beside_mask:
+            chunk = chunk.lstrip(_CONTINUATION)
+        if not chunk:
+            continue
+        beside_mask = False
+        add(i, utf8.decode(chunk))
+        pending = i if utf8.getstate()[0] else None
+    if pending is not None:
+        add(pending, utf8.decode(b"", final=True))
+    return pieces

@@ -1,0 +1,510 @@
+"""The editing modes of inference.py as a user runs them."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.terminals import in_a_terminal
+from PIL import Image
+
+import inference
+from diffusion.editing.options import text_or_file
+from diffusion.errors import UserError
+
+SMALL = ["--max_len", "40", "--dtype", "float32"]
+TEXT = "The river runs through the old town."
+
+
+@pytest.fixture
+def call(run_script, tiny_model):
+    def call(*arguments, **typed):
+        return run_script(inference, "--model", tiny_model, *SMALL, *arguments, **typed)
+
+    return call
+
+
+@pytest.fixture
+def lines(tmp_path):
+    file = tmp_path / "lines.txt"
+    file.write_text("The river runs.\n\nShe opened the window and the door.\r\nHe\n")
+    return file
+
+
+def records(out: str) -> list[dict]:
+    return [json.loads(line) for line in out.split("\n") if line]
+
+
+# ---------------------------------------------------------------- infill
+
+
+def test_infill_prints_the_text_with_the_holes_filled(call):
+    code, out, _ = call("--infill", "The <mask:3> runs (<mask:2>) by.")
+    assert code == 0
+    assert re.fullmatch(r"The \S.*\S runs \(\S.*\S?\) by\.\n\n", out, re.S)
+
+
+def test_infill_json_says_where_the_holes_are(call):
+    (record,) = records(call("--infill", "“The <mask:3> runs<mask:2-2>", "--json")[1])
+    assert record["infill"] == "“The <mask:3> runs<mask:2>"
+    first, second = record["holes"]
+    text = record["text"]
+    assert [h["tokens"] for h in record["holes"]] == [3, 2]
+    assert text[first["start"] : first["end"]] == first["text"]
+    assert text[second["start"] : second["end"]] == second["text"]
+    assert text == "“The" + first["text"] + " runs" + second["text"]
+    assert record["nfe"] == 5
+
+
+def test_a_range_keeps_the_best_of_the_texts_of_each_length(call):
+    (record,) = records(call("--infill", "The <mask:2-5> runs <mask:1-2>.", "--json")[1])
+    tried = record["candidates"]
+    assert [c["lengths"] for c in tried] == [[a, b] for a in range(2, 6) for b in (1, 2)]
+    best = max(tried, key=lambda c: c["pseudo_likelihood"])
+    assert best["lengths"] == [hole["tokens"] for hole in record["holes"]]
+    assert record["pseudo_likelihood"] == pytest.approx(best["pseudo_likelihood"], abs=1e-4)
+    # It is the text that this length alone gives.
+    a, b = best["lengths"]
+    (alone,) = records(call("--infill", f"The <mask:{a}> runs <mask:{b}>.", "--json")[1])
+    assert alone["ids"] == record["ids"] and alone["nfe"] == record["nfe"]
+
+
+def test_texts_do_not_depend_on_the_batch(call):
+    for task in (
+        ["--infill", "The <mask:2-4> runs."],
+        ["--infill", "The <mask:3> runs."],
+        ["--rewrite", TEXT],
+        ["--interpolate", TEXT, "She opened it."],
+        ["--unconditional", "--best_of", "2", "--length", "6"],
+    ):
+        some = [*task, "--num_samples", "3", "--json"]
+        big = records(call(*some, "--batch_size", "16")[1])
+        small = records(call(*some, "--batch_size", "1")[1])
+        assert [r["ids"] for r in big] == [r["ids"] for r in small]
+        assert len(big) in (3, 15)
+
+
+@pytest.mark.parametrize("sampler", ["seed", "ancestral", "confidence", "threshold"])
+def test_every_sampler_edits(call, sampler):
+    for task in (["--infill", "The <mask:4> runs."], ["--rewrite", TEXT, "--strength", "0.8"]):
+        code, out, _ = call(*task, "--sampler", sampler, "--json")
+        (record,) = records(out)
+        assert code == 0 and 4 not in record["ids"] and record["sampler"] == sampler
+
+
+def test_odd_texts_come_through(call):
+    for text in ("<s> </s> <mask> <mask:1>", "河\t<mask:2>\n\n “x”", "<mask:2>", " <mask:1>  "):
+        code, out, _ = call("--infill", text, "--json")
+        given = re.split(r"<mask:\d>", text)
+        (record,) = records(out)
+        assert code == 0
+        assert record["text"].startswith(given[0].rstrip(" "))
+        assert record["text"].endswith(given[1])
+
+
+# ---------------------------------------------------------------- rewrite
+
+
+def test_rewrite_shows_what_changed(call):
+    code, out, err = call("--rewrite", TEXT, "--strength", "0.7")
+    assert code == 0
+    new = out.removesuffix("\n\n")
+    assert new != TEXT and "\x1b" not in out + err
+    told = err.splitlines()[-1] if "\n" not in new else err
+    assert "{+" in told or "[-" in told
+    (record,) = records(call("--rewrite", TEXT, "--strength", "0.7", "--json")[1])
+    assert record["text"] == new and record["rewrite"] == TEXT
+    rebuilt, at = "", 0
+    for change in record["changes"]:
+        assert TEXT[change["start"] : change["end"]] == change["old"]
+        assert new[change["new_start"] : change["new_end"]] == change["new"]
+        rebuilt += TEXT[at : change["start"]] + change["new"]
+        at = change["end"]
+    assert rebuilt + TEXT[at:] == new
+
+
+def test_rewrite_of_a_file_and_the_ends_of_the_strength(call, tmp_path):
+    file = tmp_path / "notes.txt"
+    file.write_text(" The river\n\nruns  on.\n")
+    code, out, _ = call("--rewrite", file, "--strength", "0")
+    assert (code, out) == (0, " The river\n\nruns  on.\n\n")
+    (record,) = records(call("--rewrite", file, "--strength", "1", "--json")[1])
+    assert record["masked"] == len(record["ids"]) - 1
+    n = len(record["ids"]) - 1
+    (scratch,) = records(call("--unconditional", "--length", n, "--json")[1])
+    assert scratch["ids"] == record["ids"]
+
+
+def test_kept_words_stay(call):
+    keep = ["--keep", "old town", "--keep", "river"]
+    out = call("--rewrite", TEXT, "--strength", "1", "--num_samples", "4", "--json", *keep)[1]
+    for record in records(out):
+        assert "old town" in record["text"] and "river" in record["text"]
+    assert record["keep"] == ["old town", "river"]
+
+
+@pytest.mark.parametrize("name", ["my notes.txt", "./nosuch.text", "nosuch/dir", "notes.doc"])
+def test_a_text_that_looks_like_a_file_gets_a_note(name, capsys):
+    assert text_or_file(name, "--rewrite") == name
+    said = capsys.readouterr().err
+    assert said == f"note: there is no file {name!r}; it is taken as the text\n"
+
+
+@pytest.mark.parametrize("text", ["and/or this", "He left.", "The end of 3.5", "in <mask:2>/x.y"])
+def test_other_texts_get_none(text, capsys):
+    assert text_or_file(text, "--rewrite") == text
+    assert capsys.readouterr().err == ""
+
+
+def test_files_are_read_whatever_their_names(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        text_or_file("NOTES.TXT", "--rewrite")
+    for name in ("NOTES.TXT", "my notes.txt"):
+        (tmp_path / name).write_text("The river\n")
+        assert text_or_file(name, "--rewrite") == "The river"
+    got = records(call("--interpolate", "NOTES.TXT", TEXT, "--points", "2", "--json")[1])
+    assert [r["text"] for r in got] == ["The river", TEXT]
+
+
+# ---------------------------------------------------------------- interpolate
+
+
+def test_interpolation_begins_and_ends_with_the_two_texts(call):
+    code, out, _ = call("--interpolate", TEXT, "She opened it.", "--points", "4", "--json")
+    got = records(out)
+    assert code == 0
+    assert [r["weight"] for r in got] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert (got[0]["text"], got[-1]["text"]) == (TEXT, "She opened it.")
+    assert all(r["nfe"] > 0 for r in got[1:-1])
+    assert len(call("--interpolate", TEXT, "She", "--points", "2")[1].split("\n\n")) == 3
+
+
+# ---------------------------------------------------------------- score
+
+
+def test_score_is_the_bound_of_evaluation_for_each_line(call, lines, tiny_model):
+    from diffusion.generate import load_writer
+    from diffusion.likelihood import likelihood_bound
+
+    got = records(call("--score", lines, "--draws", "5", "--json", "--seed", "2")[1])
+    assert [r["line"] for r in got] == [1, 3, 4]
+    writer = load_writer(str(tiny_model), dtype="float32")
+    for record in got:
+        tokens = writer.tokenizer(record["text"], add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([[0, *tokens]])
+        editable = ids.bool()
+        bound = likelihood_bound(
+            writer.denoiser.row_logits,
+            ids,
+            editable,
+            4,
+            torch.ones(320, dtype=torch.int64),
+            draws=5,
+            seed=2,
+        )
+        assert record["tokens"] == len(tokens)
+        assert record["nats_per_token"] == pytest.approx(bound.nats_per_token, abs=1e-4)
+        assert record["nats"] == pytest.approx(bound.nats_per_token * len(tokens), abs=1e-2)
+        size = len(record["text"].encode())
+        assert record["nats_per_byte"] == pytest.approx(record["nats"] / size)
+        assert (record["standard_error"] > 0) == (len(tokens) > 1)  # one token: one mask set
+
+
+def test_one_draw_has_no_standard_error(call, lines):
+    out = call("--score", lines, "--draws", "1", "--json")[1]
+    assert "NaN" not in out and records(out)[0]["standard_error"] is None
+    assert call("--score", lines, "--draws", "1")[0] == 0
+
+
+def test_marks_that_are_no_holes_are_named(call):
+    assert "--infill" in call("The <mask:3> sat")[2]
+    assert "<mask:1>" in call("--infill", "The <mask> <mask:2>")[2]
+    for typed in ("<mask:3", "<Mask:2>", "< mask:2>", "<mask>", "<MASK"):
+        assert f"note: {typed.split()[0]}" in call("--infill", f"{typed} and <mask:1>")[2]
+    assert "note: <mask" not in call("--infill", "The <mask:2> <masked>")[2]
+
+
+def test_rank_orders_the_lines(call, lines):
+    got = records(call("--score", lines, "--rank", "--json")[1])
+    assert [r["rank"] for r in got] == [1, 2, 3]
+    values = [r["nats_per_token"] for r in got]
+    assert values == sorted(values)
+    code, out, _ = call("--score", lines, "--rank")
+    table = out.splitlines()
+    assert code == 0 and table[0].split()[0] == "line"
+    assert [int(row.split()[0]) for row in table[1:]] == [r["line"] for r in got]
+    assert table[1].endswith(got[0]["text"])
+
+
+def test_best_of_keeps_the_least_bound_of_the_samples(call):
+    (best,) = records(call("The river", "--best_of", "4", "--json")[1])
+    every = records(call("The river", "--num_samples", "4", "--json")[1])
+    assert len(best["candidates"]) == 4
+    assert best["ids"] == every[best["sample"]]["ids"]
+    assert best["candidates"][best["sample"]] == min(best["candidates"])
+    assert best["bound"]["nats_per_token"] == pytest.approx(min(best["candidates"]), abs=1e-4)
+    assert "best of 1" not in call("The river", "--best_of", "1")[2]
+    two = records(call("The river", "--best_of", "2", "--num_samples", "2", "--json")[1])
+    assert [r["candidates"] for r in two] == [best["candidates"][:2], best["candidates"][2:]]
+
+
+def test_the_bound_of_a_text_that_ends_reads_up_to_its_end():
+    from types import SimpleNamespace
+
+    from diffusion.editing.modes import Desk
+
+    desk = Desk(SimpleNamespace(tokenizer=SimpleNamespace(eos_token_id=2)), None, None, None)
+    ids = torch.tensor([[0, 2, 7, 8, 2, 9, 2]])
+    frozen = torch.tensor([[True, True, True, False, False, False, False]])
+    step = SimpleNamespace(ids=ids, frozen=frozen, padding=torch.zeros_like(frozen))
+    assert desk.until_end(step, 0) == ([0, 2, 7, 8, 2], 3)
+    step.ids = ids.masked_fill(ids == 2, 5)
+    assert desk.until_end(step, 0) == ([0, 5, 7, 8, 5, 9, 5], 3)
+
+
+# ---------------------------------------------------------------- files, animations
+
+
+def test_every_mode_writes_to_a_file(call, lines, tmp_path):
+    target = tmp_path / "out.txt"
+    for task in (
+        ["--infill", "The <mask:2> runs."],
+        ["--infill", "The <mask:1-2> runs."],
+        ["--rewrite", TEXT],
+        ["--interpolate", TEXT, "She"],
+        ["--score", lines],
+        ["The river", "--best_of", "2"],
+    ):
+        on_screen = call(*task)[1]
+        code, out, _ = call(*task, "--output", target)
+        assert (code, out) == (0, "")
+        assert target.read_text() == on_screen.removesuffix("\n") or task[0] == "--score"
+        assert target.read_text().strip() == on_screen.strip()
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        ["--infill", "The <mask:2-4> runs."],
+        ["--rewrite", TEXT],
+        ["The river", "--best_of", "2", "--length", "5"],
+    ],
+)
+def test_one_text_can_be_animated(call, tmp_path, task):
+    target = tmp_path / "edit.gif"
+    code, _, err = call(*task, "--save_animation", target)
+    assert code == 0 and "saved" in err
+    with Image.open(target) as image:
+        assert image.n_frames >= 3
+
+
+# ---------------------------------------------------------------- mistakes
+
+BAD = {
+    "empty hole": (["--infill", "The <mask:0> sat"], "<mask:0>"),
+    "negative hole": (["--infill", "The <mask:-1> sat"], "<mask:-1>"),
+    "hole from large to small": (["--infill", "The <mask:8-2> sat"], "<mask:8-2>"),
+    "hole longer than the room": (["--infill", "The <mask:50> sat"], "of 40 positions; shorten it, or change --max_len"),
+    "huge hole": (["--infill", "The <mask:999999999> sat"], "the model sees 64; shorten it"),
+    "range longer than the room": (["--infill", "The <mask:1-50> sat"], "of 40 positions"),
+    "too many ranges": (["--infill", "<mask:1-20> <mask:1-20>"], "400 combinations"),
+    "no hole": (["--infill", "The cat sat"], "no hole"),
+    "nothing to infill": (["--infill", ""], "no text"),
+    "hole in no utf-8": (["--infill", "caf\udce9 <mask:2>"], "UTF-8"),
+    "strength above 1": (["--rewrite", TEXT, "--strength", "1.5"], "--strength 1.5"),
+    "strength below 0": (["--rewrite", TEXT, "--strength", "-0.1"], "--strength -0.1"),
+    "strength nan": (["--rewrite", TEXT, "--strength", "nan"], "--strength nan"),
+    "words that are not there": (["--rewrite", TEXT, "--keep", "castle"], "'castle'"),
+    "nothing to rewrite": (["--rewrite", " "], "no text"),
+    "folder to rewrite": (["--rewrite", "."], "cannot be read"),
+    "no such file": (["--rewrite", "notes.txt"], "no such file"),
+    "text too long": (["--rewrite", "river " * 60], "the model sees 64; shorten it"),
+    "one point": (["--interpolate", TEXT, "She", "--points", "1"], "--points 1"),
+    "one text": (["--interpolate", TEXT], "two texts"),
+    "three texts": (["--interpolate", TEXT, "She", "He"], "two texts"),
+    "empty text": (["--interpolate", TEXT, ""], "no text"),
+    "long text": (["--interpolate", TEXT, "river " * 60], "'river river"),
+    "empty file to rewrite": (["--rewrite", "empty"], "--rewrite 'empty' has no text"),
+    "empty file to infill": (["--infill", "empty"], "--infill 'empty' has no text"),
+    "no score file": (["--score", ""], "--score '' names no file"),
+    "empty score file": (["--score", "empty"], "no text"),
+    "score file missing": (["--score", "missing"], "cannot be read"),
+    "score file a folder": (["--score", "."], "cannot be read"),
+    "score file not utf-8": (["--score", "latin"], "UTF-8"),
+    "line too long": (["--score", "long"], "line 3"),
+    "line too long for the model": (["--score", "long"], "and the model sees 64; shorten it"),
+    "windows": (["--score", "long", "--window_stride", "8"], "--window_stride 8"),
+    "windows of a rewrite": (["--rewrite", TEXT, "--window_stride", "8"], "--window_stride"),
+    "no draws": (["--score", "long", "--draws", "0"], "--draws 0"),
+    "best of none": (["The river", "--best_of", "0"], "--best_of 0"),
+    "two modes": (["--infill", "The <mask:2>", "--rewrite", TEXT], "--infill and --rewrite"),
+    "best of a rewrite": (["--rewrite", TEXT, "--best_of", "2"], "--rewrite and --best_of"),
+    "mode and prompt": (["The river", "--infill", "The <mask:2>"], "prompt"),
+    "mode and nothing": (["--unconditional", "--rewrite", TEXT], "--unconditional"),
+    "mode and length": (["--rewrite", TEXT, "--length", "5"], "--length"),
+    "strength alone": (["The river", "--strength", "0.4"], "--rewrite"),
+    "no strength alone": (["The river", "--strength", "0"], "--rewrite"),
+    "keep alone": (["--infill", "a <mask:2>", "--keep", "a"], "--rewrite"),
+    "rank alone": (["The river", "--rank"], "--score"),
+    "draws alone": (["The river", "--draws", "4"], "--score or --best_of"),
+    "animated scores": (["--score", "long", "--save_animation", "a.gif"], "--save_animation"),
+    "animated points": (
+        ["--interpolate", TEXT, "She", "--save_animation", "a.gif"], "--save_animation",
+    ),
+    "animated samples": (
+        ["--rewrite", TEXT, "--num_samples", "2", "--save_animation", "a.gif"],
+        "--num_samples 2 writes several; leave out one",
+    ),
+    "sampler of a score": (
+        ["--score", "long", "--sampler", "confidence", "--seed", "1"], "--sampler confidence is for",
+    ),
+    "temperature of a score": (["--score", "long", "--temperature", "0.5"], "--temperature 0.5"),
+    "blocks of a score": (["--score", "long", "--block_length", "1"], "--block_length 1"),
+    "samplers and a mode": (["--list_samplers", "--rewrite", TEXT], "--list_samplers"),
+    "list of an unknown sampler": (["--list_samplers", "--sampler", "confidnce"], "'confidence'"),
+    "scores over the lines": (["--score", "long", "--output", "./long"], "is what --score reads"),
+    "rewrite over the text": (["--rewrite", "long", "--output", "long"], "--rewrite reads"),
+    "points over an end": (
+        ["--interpolate", TEXT, "long", "--output", "long"], "--interpolate reads",
+    ),
+    "samples of a score": (["--score", "long", "--num_samples", "2"], "--num_samples"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").write_text(" \n\n")
+    (tmp_path / "latin").write_bytes(b"caf\xe9\n")
+    (tmp_path / "long").write_text("He\n\n" + "river " * 60 + "\n")
+    arguments, named = BAD[case]
+    code, out, err = call(*arguments)
+    said = [line for line in err.splitlines() if line.startswith("inference.py: ")]
+    assert code == 2
+    assert out == ""
+    assert len(said) == 1 and named in said[0]
+    assert "Traceback" not in err
+    assert sorted(os.listdir(tmp_path)) == ["empty", "latin", "long"]
+
+
+def test_the_help_names_the_values(call):
+    code, out, _ = call("--help")
+    assert code == 0
+    for usage in ("--interpolate A B", "--infill TEXT", "--rewrite TEXT", "--points N"):
+        assert usage in out
+    assert out.count("Show the canvas while it fills") == 1 and "Turn --live off." in out
+
+
+def test_the_readme_examples_of_editing_run(call, tmp_path, monkeypatch):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    block = readme.split("### Editing with")[1].split("```")[1].removeprefix("sh\n")
+    monkeypatch.chdir(tmp_path)
+    make, *examples = block.replace("\\\n", " ").splitlines()
+    subprocess.run(make, shell=True, check=True)
+    assert len(examples) == 6
+    for example in examples:
+        code, out, err = call(*shlex.split(example, comments=True)[2:], "--max_len", "64")
+        assert code == 0 and out.strip(), err
+        assert "note: there is no file" not in err
+
+
+# ---------------------------------------------------------------- the interactive loop
+
+
+def test_commands(call):
+    typed = [
+        "/help",
+        "/sampler confidence",
+        "/steps 3",
+        "/seed 7",
+        "The river",
+        "/infill The <mask:2> runs.",
+        "/strength 1",
+        f"/rewrite {TEXT}",
+        "/sampler seed",
+        "He",
+        "/sampler default",
+        "He",
+    ]
+    code, out, err = call("--json", typed=typed)
+    assert code == 0
+    prompt, infill, rewrite, seed, default = records(out)
+    assert (seed["sampler"], seed["n_steps"]) == ("seed", 3)
+    assert (default["sampler"], default["block_length"]) == ("first-hitting", 1)
+    assert "n_steps" not in default
+    assert [prompt[k] for k in ("sampler", "n_steps", "seed", "nfe")] == ["confidence", 3, 7, 3]
+    assert infill["text"].startswith("The ") and infill["nfe"] == 2 and infill["seed"] == 7
+    assert rewrite["strength"] == 1 and rewrite["masked"] == len(rewrite["ids"]) - 1
+    for word in ("/infill", "/rewrite", "/sampler", "/steps", "/seed", "/help"):
+        assert word in err
+    # The text is the one that flags give.
+    flags = ["--sampler", "confidence", "--n_steps", "3", "--seed", "7", "--json"]
+    assert records(call("The river", *flags)[1])[0]["ids"] == prompt["ids"]
+
+
+def test_the_loop_keeps_words(call):
+    text = "The river doesn't run through the old town."
+    typed = ["/strength 1", '/keep doesn\'t "old town"', f"/rewrite {text}", "/help"]
+    typed += ["/keep", f"/rewrite {text}", "/keep castle", f"/rewrite {text}"]
+    code, out, err = call("--json", typed=typed)
+    kept, free = records(out)
+    assert code == 0 and kept["keep"] == ["doesn't", "old town"] and free["keep"] == []
+    assert "doesn't" in kept["text"] and "old town" in kept["text"]
+    assert "alone: none (now \"doesn't\", 'old town')" in err and "keep no words" in err
+    assert "/keep 'castle' does not stand in the text" in err
+    flags = ["--strength", "1", "--keep", "doesn't", "old town", "--json"]
+    assert records(call("--rewrite", text, *flags)[1])[0]["ids"] == kept["ids"]
+
+
+def test_a_command_in_a_pipe_is_plain_text_and_said_so_once(call):
+    code, out, err = call("--json", stdin=b"He\n/infill The river\n/seed 7\n")
+    assert code == 0 and records(out)[1]["prompt"] == "/infill The river"
+    assert err.count("commands work only") == 1 and "note: /infill" in err
+    assert "commands work" not in call("--json", stdin=b"/home is a folder\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("/sampler confidnce", "'confidence'"),
+        ("/sampler", "needs a value"),
+        ("/steps many", "'many' is no number"),
+        ("/steps 5", "/steps is an option of /sampler seed"),
+        ("/steps 0", "/steps 0 must be"),
+        ("/interpolate a b", "a flag: start again with --interpolate"),
+        ("/quit", "an empty line ends"),
+        ("/SEED x", "'x' is no number"),
+        ("/seed 1.5", "'1.5' is no number"),
+        (f"/seed {2**70}", "64 bits"),
+        ("/strength 2", "from 0 to 1"),
+        ("/infill The cat", "no hole"),
+        ("/infill The <mask:0> cat", "<mask:0>"),
+        ("/rewrite notes.txt", "no such file"),
+        ("/rewrite", "needs a value"),
+        ("/fill The <mask:2>", "/fill is no command"),
+        ("/home/me is a folder", "/home/me is no command"),
+        ("river " * 80, "of 40 positions; shorten it, or start again with another --max_len"),
+        ("/infill The <mask:50>", "of 40 positions; shorten it, or start again with"),
+    ],
+)
+def test_a_wrong_command_says_so_and_the_loop_goes_on(call, line, named):
+    code, out, err = call("--json", typed=[line, "The river"])
+    assert code == 0 and named in err
+    (record,) = records(out)
+    assert record["prompt"] == "The river"
+    assert (record["sampler"], record["seed"]) == ("first-hitting", 0)
+
+
+def test_the_commands_in_a_terminal(tiny_model):
+    typed = b"/infill The <mask:2-3> runs\n/rewrite The river runs on and on\n/steps x\n\n"
+    seen = in_a_terminal("inference.py", tiny_model, typed)
+    assert b"is no number" in seen
+    assert b"pseudo-likelihood" in seen
+    assert b"\xe2\x96\x91" in seen  # masks were shown
+    assert seen.count(b"Beginning of a text") == 4
+    assert seen.rstrip().endswith(b">")

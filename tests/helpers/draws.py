@@ -1,0 +1,42 @@
+"""Many texts of a sampler on a tabular denoiser, to compare their frequencies with a law."""
+
+import itertools
+
+import torch
+
+from diffusion import rng
+from diffusion.canvas import Canvas
+from diffusion.denoise import denoise
+from diffusion.proposal import Sampling
+from helpers.exact import assert_law
+from helpers.tabular import TabularDenoiser
+
+ROWS = 150_000
+SMALL = TabularDenoiser(length=4, vocab=3, seed=2)  # one position is given, three are written
+LARGE = TabularDenoiser(length=5, vocab=3, seed=4)  # one is given, four are written
+M = SMALL.mask_id
+
+
+def start(denoiser) -> tuple[int, ...]:
+    """Position 1 is given, the others are masks."""
+    return tuple(2 if i == 1 else M for i in range(denoiser.length))
+
+
+def run(denoiser, sampler, sampling=None, rows=ROWS, seed=0, limit=None) -> list:
+    """All steps of ``rows`` texts."""
+    table = getattr(denoiser, "denoiser", denoiser)  # inside a wrapper
+    ids = torch.tensor(start(table)).repeat(rows, 1)
+    canvas = Canvas(ids, ids != M, torch.zeros_like(ids, dtype=torch.bool))
+    keys = rng.row_keys(seed, rows)
+    stream = denoise(canvas, denoiser, sampler, sampling or Sampling(), keys)
+    # The canvas before the first step, and a final argmax.
+    limit = (sampler.total or table.length - 1) + 2 if limit is None else limit
+    steps = list(itertools.islice(stream, limit + 1))
+    assert len(steps) <= limit, "more steps than planned, or than there are positions"
+    return steps
+
+
+def assert_trajectory(steps, laws) -> None:
+    """The canvas after each step follows its law; when steps or laws run out, the last counts."""
+    for i in range(1, max(len(steps), len(laws))):
+        assert_law(steps[min(i, len(steps) - 1)].ids, laws[min(i, len(laws) - 1)])

@@ -1,0 +1,399 @@
+"""A model behind one call: the right logits at the right places, on tiny random models."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
+    CamembertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    GPT2Config,
+    ModernBertConfig,
+    MPNetConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
+
+from diffusion.errors import UserError
+from diffusion.models.backbone import RowLogits
+from diffusion.models.denoiser import Denoiser, dense_probabilities
+from diffusion.models.families import max_length
+
+VOCAB, BOS, PAD, MASK = 40, 0, 1, 4
+LENGTH = 9
+
+_SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 20,
+    "initializer_range": 0.5,  # large enough that every input matters
+    "pad_token_id": PAD,
+    "bos_token_id": BOS,
+    "eos_token_id": 2,
+}
+
+
+def tiny(kind=RobertaConfig, layers: int = 2, shift: bool = False, **more):
+    torch.manual_seed(0)
+    config = kind(**{**_SIZES, "num_hidden_layers": layers, **more})
+    if shift:
+        config.diffusion = {"shift": True}
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.5)
+    return model
+
+
+def some_ids(batch: int = 3, length: int = LENGTH, seed: int = 0) -> torch.Tensor:
+    ids = torch.randint(5, VOCAB, (batch, length), generator=torch.Generator().manual_seed(seed))
+    ids[:, 0] = BOS
+    ids[:, 2] = ids[:, 5] = MASK
+    return ids
+
+
+def some_rows(batch: int = 3, length: int = LENGTH) -> torch.Tensor:
+    rows = torch.rand(batch, length, generator=torch.Generator().manual_seed(1)) < 0.5
+    rows[:, 0] = False
+    return rows
+
+
+def everywhere(ids: torch.Tensor) -> torch.Tensor:
+    rows = torch.ones_like(ids, dtype=torch.bool)
+    rows[:, 0] = False
+    return rows
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
+
+
+both_kinds = pytest.mark.parametrize("kind", [RobertaConfig, BertConfig])
+with_and_without_shift = pytest.mark.parametrize("shift", [False, True])
+
+
+@both_kinds
+def test_logits_at_asked_rows_are_those_of_the_whole_model(kind):
+    model, ids, rows = tiny(kind), some_ids(), some_rows()
+    full = model(input_ids=ids).logits  # no padding in ids: the model's own positions are right
+    ours = RowLogits(model)(ids, rows)
+    torch.testing.assert_close(ours, full[rows])
+    assert ours.shape == (rows.sum(), VOCAB)
+    assert ours.std() > 0.5  # a comparison of zeros would prove nothing
+
+
+@both_kinds
+def test_shift_reads_each_token_one_slot_to_the_left(kind):
+    model, ids, rows = tiny(kind, shift=True), some_ids(), some_rows()
+    full = model(input_ids=ids).logits
+    left = torch.zeros_like(rows)
+    left[:, :-1] = rows[:, 1:]
+    torch.testing.assert_close(RowLogits(model)(ids, rows), full[left])
+    row, place = rows.nonzero()[4].tolist()
+    torch.testing.assert_close(RowLogits(model)(ids, rows)[4], full[row, place - 1])
+
+
+def test_shift_is_kept_in_the_saved_config(tmp_path):
+    for shift in (True, False):
+        tiny(shift=shift).save_pretrained(tmp_path)
+        assert RowLogits(AutoModelForMaskedLM.from_pretrained(tmp_path)).shift is shift
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        RobertaConfig,
+        BertConfig,
+        XLMRobertaConfig,
+        CamembertConfig,
+        MPNetConfig,
+        DistilBertConfig,
+        ElectraConfig,
+        ModernBertConfig,
+    ],
+)
+def test_any_masked_language_model_gives_its_own_logits(kind):
+    """Among them models with RoBERTa's positions under other names, and with other heads."""
+    sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
+    more = sizes if kind is DistilBertConfig else {}
+    model, ids, rows = tiny(kind, **more), some_ids(), some_rows()
+    torch.testing.assert_close(RowLogits(model)(ids, rows), model(input_ids=ids).logits[rows])
+
+
+# ------------------------------------------------------------ positions
+
+
+@both_kinds
+def test_positions_are_explicit_and_count_every_slot(kind):
+    """A pad id in the middle (RoBERTa's own count would skip it) moves nothing."""
+    model, ids = tiny(kind), some_ids()
+    ids[0, 4] = ids[1, 3] = PAD
+    first = PAD + 1 if kind is RobertaConfig else 0
+    positions = torch.arange(first, first + LENGTH)[None]
+    expected = model(input_ids=ids, position_ids=positions).logits
+    rows = some_rows()
+    torch.testing.assert_close(RowLogits(model)(ids, rows), expected[rows])
+    if kind is RobertaConfig:  # the trap is real: left to itself the model answers otherwise
+        default = model(input_ids=ids).logits
+        assert (default - expected)[:2].abs().max() > 0.1
+
+
+@both_kinds
+@with_and_without_shift
+def test_ids_and_their_embeddings_give_the_same_logits(kind, shift):
+    model, ids, rows = tiny(kind, shift=shift), some_ids(), some_rows()
+    ids[0, 4] = PAD
+    embeddings = model.get_input_embeddings()(ids)
+    row_logits = RowLogits(model)
+    by_embeddings = row_logits(ids, rows, inputs_embeds=embeddings)
+    torch.testing.assert_close(by_embeddings, row_logits(ids, rows))
+    other = row_logits(ids, rows, inputs_embeds=embeddings.roll(1, 2))  # they are really used
+    assert (other - by_embeddings).abs().max() > 0.1
+
+
+def test_max_length_is_the_longest_canvas_the_model_takes():
+    for kind, expected in ((RobertaConfig, 18), (BertConfig, 20)):
+        model = tiny(kind)
+        assert max_length(model.config) == expected
+        ids = some_ids(1, expected)
+        assert RowLogits(model)(ids, everywhere(ids)).isfinite().all()
+        with pytest.raises((IndexError, RuntimeError)):
+            longer = some_ids(1, expected + 1)
+            RowLogits(model)(longer, everywhere(longer))
+
+
+# ------------------------------------------------------------ what is seen
+
+
+@both_kinds
+@with_and_without_shift
+def test_padding_is_not_seen(kind, shift):
+    row_logits = RowLogits(tiny(kind, shift=shift))
+    short = some_ids(1, 6)
+    padded = torch.cat([short, torch.full((1, 3), PAD)], 1)
+    attention_mask = torch.cat([torch.ones_like(short), torch.zeros(1, 3).long()], 1)
+    rows = torch.cat([everywhere(short), torch.zeros(1, 3).bool()], 1)
+    alone = row_logits(short, everywhere(short))
+    torch.testing.assert_close(row_logits(padded, rows, attention_mask), alone)
+    assert (row_logits(padded, rows) - alone).abs().max() > 0.1
+
+
+def influence(row_logits: RowLogits, causal: bool) -> torch.Tensor:
+    """(L, L) bool: does changing token j change the logits of position i?"""
+    ids = some_ids(1)
+    rows = everywhere(ids)
+    out = torch.zeros(LENGTH, LENGTH, dtype=torch.bool)
+    base = row_logits(ids, rows, causal=causal)
+    for j in range(LENGTH):
+        changed = ids.clone()
+        changed[0, j] = 5 + (changed[0, j] - 4) % (VOCAB - 5)
+        out[1:, j] = (row_logits(changed, rows, causal=causal) - base).abs().amax(1) > 1e-4
+    return out
+
+
+@both_kinds
+def test_causal_sees_itself_and_the_past_alone(kind):
+    past = torch.ones(LENGTH, LENGTH).tril().bool()
+    past[0] = False
+    assert torch.equal(influence(RowLogits(tiny(kind)), causal=True), past)
+
+
+@both_kinds
+def test_causal_with_shift_predicts_each_token_from_the_ones_before_it(kind):
+    before = torch.ones(LENGTH, LENGTH).tril(-1).bool()
+    assert torch.equal(influence(RowLogits(tiny(kind, shift=True)), causal=True), before)
+
+
+@both_kinds
+def test_without_causal_everything_is_seen(kind):
+    everything = torch.ones(LENGTH, LENGTH).bool()
+    everything[0] = False
+    assert torch.equal(influence(RowLogits(tiny(kind)), causal=False), everything)
+
+
+@both_kinds
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_causal_logits_are_those_of_the_text_cut_there(kind, attention):
+    """In a model of one layer the last position sees the same either way."""
+    model = tiny(kind, layers=1, attn_implementation=attention)
+    ids = some_ids(2)
+    causal = RowLogits(model)(ids, everywhere(ids), causal=True).view(2, LENGTH - 1, VOCAB)
+    for i in range(1, LENGTH):
+        cut = model(input_ids=ids[:, : i + 1]).logits[:, -1]
+        torch.testing.assert_close(causal[:, i - 1], cut, rtol=1e-4, atol=1e-4)
+
+
+def test_a_gpt2_is_causal_by_itself():
+    config = GPT2Config(vocab_size=VOCAB, n_positions=20, n_embd=16, n_layer=2, n_head=2)
+    config.diffusion = {"shift": True}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    ids = some_ids()
+    expected = model(ids).logits[:, :-1].flatten(0, 1)
+    torch.testing.assert_close(RowLogits(model)(ids, everywhere(ids), causal=True), expected)
+    assert max_length(config) == 20
+
+
+def test_causal_works_in_half_precision():
+    model, ids = tiny(), some_ids()
+    expected = RowLogits(model)(ids, everywhere(ids), causal=True)
+    half = RowLogits(model.bfloat16())(ids, everywhere(ids), causal=True)
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - expected).abs().mean() < 0.1 * expected.std()
+
+
+# ------------------------------------------------------------ shadow copies
+
+
+def with_mask(ids, place):
+    out = ids.clone()
+    out[:, place] = MASK
+    return out
+
+
+SHADOWED = [
+    RobertaConfig,
+    BertConfig,
+    XLMRobertaConfig,
+    CamembertConfig,
+    ElectraConfig,
+    DistilBertConfig,
+]
+
+
+@with_and_without_shift
+@pytest.mark.parametrize("kind", SHADOWED)
+def test_shadows_of_one_layer_are_the_canvas_with_that_one_mask(kind, shift):
+    """All shadows at once, among ordinary rows; the first row has fewer."""
+    sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
+    more = sizes if kind is DistilBertConfig else {}
+    model, ids = tiny(kind, layers=1, shift=shift, **more), some_ids()
+    rows = everywhere(ids)
+    shadows = rows & (ids != MASK)
+    shadows[0, 4:] = False
+    rows[0, 4:] = ids[0, 4:] == MASK
+    ours = RowLogits(model).shadowed(ids, rows, shadows, MASK)
+    expected = RowLogits(model)(ids, everywhere(ids))
+    expected = expected.view(3, LENGTH - 1, VOCAB).clone()
+    for place in range(1, LENGTH):
+        hidden = RowLogits(model)(with_mask(ids, place), everywhere(ids))
+        alone = shadows[:, place]
+        expected[alone, place - 1] = hidden.view(3, LENGTH - 1, VOCAB)[alone, place - 1]
+    torch.testing.assert_close(ours, expected[rows[:, 1:]], rtol=1e-4, atol=1e-4)
+
+
+@with_and_without_shift
+def test_shadows_see_no_padding_and_not_each_other(shift):
+    model, ids = tiny(shift=shift), some_ids(2)
+    padding = torch.zeros_like(ids, dtype=torch.bool)
+    padding[0, 6:] = True
+    rows = everywhere(ids) & ~padding
+    shadows = rows & (ids != MASK)
+    ours = RowLogits(model).shadowed(ids, rows, shadows, MASK, padding)
+    short = RowLogits(model).shadowed(ids[:1, :6], rows[:1, :6], shadows[:1, :6], MASK)
+    torch.testing.assert_close(ours[: len(short)], short, rtol=1e-4, atol=1e-4)
+    one = torch.zeros_like(shadows)
+    one[1, 3] = True  # alone, it predicts what it predicts among others
+    alone = RowLogits(model).shadowed(ids, one, one, MASK, padding)
+    torch.testing.assert_close(alone[0], ours[len(short) + 2], rtol=1e-4, atol=1e-4)
+
+
+@with_and_without_shift
+def test_ordinary_predictions_do_not_notice_shadows(shift):
+    denoiser, ids = Denoiser(tiny(shift=shift), MASK, [PAD]), some_ids()
+    rows = everywhere(ids)
+    shadows = rows & (ids != MASK)
+    masks = ids == MASK
+    torch.testing.assert_close(
+        denoiser(ids, rows, shadows=shadows)[masks[rows]], denoiser(ids, masks)
+    )
+    assert torch.equal(denoiser(ids, rows, shadows=shadows & False), denoiser(ids, rows))
+
+
+@with_and_without_shift
+@pytest.mark.parametrize("layers", [1, 2])
+def test_what_a_shadow_knows_of_its_token(layers, shift):
+    """Nothing in one layer. In two it hears of it from the other slots, and that is documented."""
+    model, ids = tiny(layers=layers, shift=shift), some_ids(1)
+    shadows = torch.zeros_like(ids, dtype=torch.bool)
+    shadows[0, 4] = True
+    other = ids.clone()
+    other[0, 4] = ids[0, 4] % 30 + 6
+    a, b = (RowLogits(model).shadowed(x, shadows, shadows, MASK) for x in (ids, other))
+    assert torch.equal(a, b) == (layers == 1)
+    seen = [RowLogits(model)(x, shadows) for x in (ids, other)]
+    assert (a - b).abs().mean() < (seen[0] - seen[1]).abs().mean()
+
+
+@pytest.mark.parametrize("kind", [MPNetConfig, ModernBertConfig])
+def test_models_that_count_distances_between_slots_have_no_shadows(kind):
+    model, ids = tiny(kind), some_ids()
+    shadows = everywhere(ids) & (ids != MASK)
+    with pytest.raises(UserError, match=r"--list_samplers"):
+        Denoiser(model, MASK, [])(ids, shadows, shadows=shadows)
+
+
+# ------------------------------------------------------------ the denoiser's contract
+
+
+@with_and_without_shift
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_denoiser_gives_the_model_s_logits_without_forbidden_ids(shift, dtype):
+    model, ids = tiny(shift=shift).to(dtype), some_ids()
+    rows = ids == MASK
+    expected = RowLogits(model)(ids, rows)
+    logits = Denoiser(model, MASK, [BOS, PAD, 39])(ids, rows)
+    assert logits.shape == (rows.sum(), VOCAB)
+    forbidden = torch.tensor([BOS, PAD, MASK, 39])  # the mask though it was not listed
+    assert (logits[:, forbidden] == -torch.inf).all()
+    allowed = [i for i in range(VOCAB) if i not in forbidden.tolist()]
+    torch.testing.assert_close(logits[:, allowed], expected[:, allowed])
+
+
+def test_more_ids_can_be_forbidden_for_a_while():
+    model, ids = tiny(), some_ids()
+    rows = ids == MASK
+    denoiser = Denoiser(model, MASK, [PAD])
+    before = denoiser(ids, rows)
+    stricter = denoiser.forbidding(7, 9)(ids, rows)
+    assert (stricter[:, [PAD, MASK, 7, 9]] == -torch.inf).all()
+    assert (stricter == -torch.inf).sum() == 4 * rows.sum()
+    assert torch.equal(denoiser(ids, rows), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_denoiser_probabilities_are_single_precision_whatever_the_model(dtype):
+    model, ids = tiny().to(dtype), some_ids()
+    p = dense_probabilities(Denoiser(model, MASK, [PAD]), ids, MASK)
+    assert p.dtype == torch.float32
+    assert (p.sum(-1) - 1).abs().max() < 1e-5
+
+
+def test_denoiser_probabilities_sum_to_one_and_copy_what_is_visible():
+    model, ids = tiny(), some_ids()
+    forbidden = [BOS, PAD]
+    p = dense_probabilities(Denoiser(model, MASK, forbidden), ids, MASK)
+    torch.testing.assert_close(p.sum(-1), torch.ones(ids.shape))
+    masked = ids == MASK
+    visible = p[~masked].gather(1, ids[~masked][:, None])
+    assert (visible == 1).all()
+    assert (p[masked][:, [BOS, PAD, MASK]] == 0).all()
+    logits = RowLogits(model)(ids, masked)
+    logits[:, [BOS, PAD, MASK]] = -torch.inf
+    torch.testing.assert_close(p[masked], logits.softmax(-1))
+
+
+def test_denoiser_does_not_see_padding():
+    denoiser = Denoiser(tiny(), MASK, [PAD])
+    short = some_ids(1, 6)
+    padded = torch.cat([short, torch.full((1, 3), PAD)], 1)
+    torch.testing.assert_close(
+        denoiser(padded, padded == MASK, padded == PAD), denoiser(short, short == MASK)
+    )

@@ -1,0 +1,393 @@
+"""Models and tokenizers are found, refused in one sentence, or loaded whole."""
+
+import json
+import random
+import shutil
+import time
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForMaskedLM, GPT2Config, GPT2LMHeadModel, RobertaConfig
+
+from diffusion.cli import files
+from diffusion.data import corpus
+from diffusion.errors import UserError
+from diffusion.models import loading, tokenizers
+
+TEXT = ["The cat sat on the mat.\nAnd looked  at the other cat, 12 times!\n" * 10]
+VOCABULARY = 280
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tokenizers.train_tokenizer(TEXT, VOCABULARY)
+
+
+def small_model(**changes):
+    size = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "max_position_embeddings": 20,
+        "type_vocab_size": 1,
+        "pad_token_id": 1,
+    }
+    return AutoModelForMaskedLM.from_config(RobertaConfig(**(size | changes)))
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("models") / "good"
+    small_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(good, tmp_path):
+    """A copy of the good model to spoil."""
+    return Path(shutil.copytree(good, tmp_path / "model"))
+
+
+def load(name):
+    tokenizer = tokenizers.load_tokenizer(str(name))
+    return loading.load_masked_lm(str(name), tokenizer), tokenizer
+
+
+def refusal(name, capfd) -> str:
+    capfd.readouterr()
+    with pytest.raises(UserError) as error:
+        load(name)
+    assert capfd.readouterr() == ("", "")  # the one sentence is all there is to read
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 500
+    return message
+
+
+# ---------------------------------------------------------------- what loads
+
+
+def test_a_good_folder_loads_silently(folder, capfd):
+    model, tokenizer = load(folder)
+    assert capfd.readouterr() == ("", "")
+    assert not model.training
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    saved = load_file(folder / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, saved[name])
+    assert tokenizer.mask_token_id == 4
+
+
+def test_half_precision_is_loaded_as_float32(folder, good):
+    model = AutoModelForMaskedLM.from_pretrained(good).half()
+    model.save_pretrained(folder)
+    loaded, _ = load(folder)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert torch.equal(loaded.lm_head.dense.weight, model.lm_head.dense.weight.float())
+
+
+def test_names_in_weights_are_found(folder, monkeypatch):
+    monkeypatch.setattr(loading, "WEIGHTS", folder.parent)
+    assert loading.resolve("model") == (str(folder), True)
+    assert loading.resolve(str(folder)) == (str(folder), True)
+    assert loading.resolve("roberta-base") == ("roberta-base", False)
+    assert loading.resolve("someone/model") == ("someone/model", False)
+
+
+def test_a_tokenizer_of_two_files_is_enough(tokenizer, tmp_path):
+    """vocab.json and merges.txt alone, as the original RoBERTa was published."""
+    bpe = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(bpe["vocab"]))
+    merges = [" ".join(pair) for pair in bpe["merges"]]
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    loaded = tokenizers.load_tokenizer(str(tmp_path))
+    text = "the other cat sat"
+    assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_missing_folders(tmp_path, capfd):
+    assert "does not exist" in refusal(tmp_path / "nothing", capfd)
+    assert "does not exist" in refusal("weights/nothing", capfd)
+    assert "does not exist" in refusal("a/b/c", capfd)
+    (tmp_path / "file").touch()
+    assert "is a file" in refusal(tmp_path / "file", capfd)
+
+
+def test_an_empty_folder(tmp_path, capfd):
+    with pytest.raises(UserError, match="is empty"):
+        loading.load_masked_lm(str(tmp_path))
+
+
+def test_a_folder_without_config(folder):
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        loading.load_masked_lm(str(folder))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model_type": "no-such-model"}'])
+def test_a_broken_config(folder, text, capfd):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(UserError, match="cannot read the config"):
+        loading.load_masked_lm(str(folder))
+
+
+def test_no_tokenizer(folder, capfd):
+    (folder / "tokenizer.json").unlink()
+    assert "has no tokenizer" in refusal(folder, capfd)
+
+
+def test_a_broken_tokenizer(folder, capfd):
+    (folder / "tokenizer.json").write_text('{"version": ')
+    assert "cannot read the tokenizer" in refusal(folder, capfd)
+
+
+@pytest.mark.parametrize("size", [270, 281, 700])
+def test_a_tokenizer_of_another_size(folder, size, capfd):
+    small_model(vocab_size=size).save_pretrained(folder)
+    if 0 <= size - VOCABULARY < 128:  # as RoBERTa's rows of padding: never written
+        assert load(folder)[0].config.vocab_size == size
+    else:
+        message = refusal(folder, capfd)
+        assert f"has {VOCABULARY} tokens" in message and str(size) in message
+
+
+def test_a_tokenizer_without_mask(folder, capfd):
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    del config["mask_token"]
+    path.write_text(json.dumps(config))
+    assert "no mask token" in refusal(folder, capfd)
+
+
+def test_a_causal_model(folder, capfd):
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCABULARY, n_positions=20, n_embd=8, n_layer=1, n_head=2)
+    ).save_pretrained(folder)
+    assert "'gpt2' model, which has no masked-language-model head" in refusal(folder, capfd)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 500, -1])
+def test_truncated_weights(folder, keep, capfd):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "cannot read the weights" in refusal(folder, capfd)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_numbers(folder, value, capfd):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.dense.weight"][3, 5] = value
+    save_file(tensors, path, metadata={"format": "pt"})
+    message = refusal(folder, capfd)
+    assert "NaN or infinity (lm_head.dense.weight)" in message
+
+
+def test_missing_tensors(folder, capfd):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["lm_head.dense.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert "lack 1 tensors" in refusal(folder, capfd)
+
+
+def test_weights_of_another_shape(folder, capfd):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 16}))
+    assert "cannot read the weights" in refusal(folder, capfd)
+
+
+def test_weights_of_another_layout(folder, capfd):
+    save_file({"a": torch.ones(2)}, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "lack" in refusal(folder, capfd)
+
+
+def test_a_missing_shard(folder, capfd):
+    model = AutoModelForMaskedLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="5KB")
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 1
+    load(folder)
+    shards[-1].unlink()
+    assert "cannot read the weights" in refusal(folder, capfd)
+
+
+def test_pickled_weights_are_refused_and_never_opened(folder, tmp_path, capfd):
+    class Trap:
+        def __reduce__(self):
+            return open, (str(tmp_path / "opened"), "w")
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Trap()}, folder / "pytorch_model.bin")
+    message = refusal(folder, capfd)
+    assert "pickled weights" in message and "save_pretrained" in message
+    assert not (tmp_path / "opened").exists()
+
+
+def test_no_weights_at_all(folder, capfd):
+    (folder / "model.safetensors").unlink()
+    assert "no *.safetensors file" in refusal(folder, capfd)
+
+
+def test_the_way_to_convert_pickled_weights_works(folder, good, tmp_path):
+    """The command that the refusal gives."""
+    model = AutoModelForMaskedLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(tmp_path / "new")
+    loading.load_masked_lm(str(tmp_path / "new"))
+
+
+def test_an_unreachable_hub_is_one_sentence_and_soon(monkeypatch, capfd):
+    """The hub is a port where nobody listens; it is asked once, then only the cache is used."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    loading.ask_hub_once.cache_clear()
+    started = time.monotonic()
+    for load_one in (
+        loading.load_config,
+        tokenizers.load_tokenizer,
+        loading.load_masked_lm,
+    ):
+        with pytest.raises(UserError, match=r"cannot get .*'no/such-model' from the hub"):
+            load_one("no/such-model")
+    with pytest.raises(UserError, match=r"cannot get data set .*--dataset_dir"):
+        corpus.load_documents("no/such-texts")
+    assert time.monotonic() - started < 10
+    assert huggingface_hub.is_offline_mode()
+    assert datasets.config.HF_HUB_OFFLINE
+    assert capfd.readouterr() == ("", "")
+    loading.ask_hub_once.cache_clear()
+
+
+# ---------------------------------------------------------------- tokenizer
+
+
+def test_any_text_survives_the_tokenizer(tokenizer):
+    draw = random.Random(0)
+    planes = [(0x20, 0x7F), (0, 0x800), (0, 0xD800), (0xE000, 0x110000), (0x1F300, 0x1FA00)]
+    texts = ["", " ", "\n \n", " lead", "trail ", "e\u0301\u200d\ufeff", "a<mask> b", "</s>"]
+    for _ in range(500):
+        low, high = draw.choice(planes)
+        texts.append("".join(chr(draw.randrange(low, high)) for _ in range(draw.randrange(30))))
+        texts[-1] = "".join(c for c in texts[-1] if not 0xD800 <= ord(c) < 0xE000)
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        assert tokenizer.decode(ids) == text
+        assert not set(ids) & set(tokenizer.all_special_ids)
+
+
+def test_the_tokenizer_survives_its_folder(tokenizer, good):
+    loaded = tokenizers.load_tokenizer(str(good))
+    assert loaded.get_vocab() == tokenizer.get_vocab()
+    for text in (*TEXT, " a <mask> b", "d\u00e9j\u00e0\u200d \u65e5\u672c\u8a9e\r\n\t\x00", ""):
+        assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
+    names = ("bos", "pad", "eos", "unk", "mask", "cls", "sep")
+    ids = [getattr(loaded, f"{name}_token_id") for name in names]
+    assert ids == [0, 1, 2, 3, 4, 0, 2]
+
+
+def test_training_a_tokenizer_is_deterministic():
+    text = ["".join(chr(97 + (i * i * 7 + j) % 26) for j in range(i % 9)) for i in range(2000)]
+    text = [" ".join(text)]
+    first, second = (tokenizers.train_tokenizer(text, 400) for _ in range(2))
+    assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
+
+
+def test_forbidden_ids(tokenizer):
+    assert tokenizers.forbidden_ids(tokenizer, VOCABULARY) == [0, 1, 3, 4]  # </s> ends a text
+    assert tokenizers.forbidden_ids(tokenizer, VOCABULARY + 2) == [0, 1, 3, 4, 280, 281]
+    fairseq = tokenizers.train_tokenizer(TEXT, VOCABULARY)
+    fairseq.add_tokens(["madeupword0000", "madeupword", "madeupwords"])
+    assert tokenizers.forbidden_ids(fairseq, VOCABULARY + 3) == [0, 1, 3, 4, 280]
+
+
+# ---------------------------------------------------------------- writing
+
+
+def test_a_folder_is_filled_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "model"
+
+    def write(folder):
+        (folder / "a").write_text("new a")
+        (folder / "b").write_text("new b")
+
+    def fail(folder):
+        write(folder)
+        raise RuntimeError("No space left on device")
+
+    with pytest.raises(UserError, match=r"cannot write .*No space left"):
+        files.write_folder(target, fail)
+    assert list(target.iterdir()) == []
+
+    (target / "a").write_text("old a")
+    (target / "other").write_text("kept")
+    with pytest.raises(UserError):
+        files.write_folder(target, fail)
+    assert {p.name: p.read_text() for p in target.iterdir()} == {"a": "old a", "other": "kept"}
+
+    (target / ".writing-model").mkdir()  # by a process that was killed
+    (target / ".writing-model" / "half").touch()
+    files.write_folder(target, write)
+    assert {p.name: p.read_text() for p in target.iterdir()} == {
+        "a": "new a",
+        "b": "new b",
+        "other": "kept",
+    }
+
+
+def test_a_text_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    target = tmp_path / "a.txt"
+    files.write_text(target, "old é")
+    assert target.read_text(encoding="utf-8") == "old é"
+    with monkeypatch.context() as patch:
+
+        def full(self, content):
+            with self.open("wb") as file:
+                file.write(content[:2])
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            files.write_text(target, "new text")
+    assert [(p.name, p.read_text(encoding="utf-8")) for p in tmp_path.iterdir()] == [
+        ("a.txt", "old é")
+    ]
+    with pytest.raises(UserError, match="cannot write"):
+        files.write_text(tmp_path / "no" / "folder.txt", "x")
+
+
+def test_output_folders(tmp_path):
+    def check(path, overwrite=False, resume=False):
+        return files.check_output_dir(str(path), overwrite, resume, "--overwrite")
+
+    assert check(tmp_path) == tmp_path
+    assert check(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert list(tmp_path.iterdir()) == []  # asking writes nothing
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(UserError, match="is a file"):
+        check(file)
+    with pytest.raises(UserError, match="cannot be written to"):
+        check(file / "a")
+    with pytest.raises(UserError, match=r"not empty; .*--overwrite"):
+        check(tmp_path)
+    check(tmp_path, overwrite=True)
+    check(tmp_path, resume=True)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody can write to")
+def test_an_output_folder_where_even_root_cannot_write():
+    with pytest.raises(UserError, match=r"/proc/model cannot be written to"):
+        files.check_output_dir("/proc/model", False, False, "")

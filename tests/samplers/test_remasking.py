@@ -1,0 +1,384 @@
+"""Samplers that take back what they wrote, and KLASS, which remembers: laws and equivalences."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from helpers.draws import LARGE, SMALL, M, assert_trajectory, run, start
+from helpers.exact import RATES, ExactLaws, assert_law, canvases
+from helpers.tabular import TabularDenoiser
+
+from diffusion import rng
+from diffusion.canvas import Canvas
+from diffusion.denoise import denoise
+from diffusion.proposal import Sampling
+from diffusion.samplers.make import (
+    P2,
+    Ancestral,
+    Confidence,
+    Factor,
+    Klass,
+    ReMDM,
+    Saber,
+    Seed,
+    Threshold,
+    Wino,
+)
+
+THREE, FOUR = (0, 2, 3), (0, 2, 3, 4)  # what is to be written in SMALL and LARGE
+ROWS = 80_000
+
+
+# ------------------------------------------------------------ ReMDM
+
+
+def published_sigma(remask, eta, a_t, a_s, t):
+    largest = min(1, (1 - a_s) / a_t) if a_t > 0 else 1.0
+    if remask == "loop":
+        return min(eta, largest) if 0.05 < t <= 0.55 else 0.0
+    return {
+        "cap": min(eta, largest),
+        "rescale": eta * largest,
+        "psi": (1 - eta) * (1 - a_s),
+    }[remask]
+
+
+def loop_alpha(t):
+    if t > 0.55:
+        return 0.9 * (1 - t) / 0.45
+    return 0.9 if t > 0.05 else 1 - t * 0.1 / 0.05
+
+
+@pytest.mark.parametrize(
+    ("remask", "eta", "schedule", "n"),
+    [
+        ("cap", 0.3, "linear", 4),
+        ("cap", 0.15, "cosine-a", 3),
+        ("rescale", 0.6, "linear", 4),
+        ("rescale", 1.0, "cosine-b", 3),
+        ("loop", 0.1, None, 6),
+        ("psi", 0.4, "linear", 4),
+    ],
+)
+def test_remdm_follows_its_law(remask, eta, schedule, n):
+    """END is large, so that the last fill with the best tokens is seen to happen."""
+    exact, end = ExactLaws(SMALL, temperature=0.8), 0.1
+    times = [1 - k / n * (1 - end) for k in range(n + 1)]
+    alpha = loop_alpha if remask == "loop" else lambda t: 1 - RATES[schedule](t)
+    steps = []
+    for t, s in itertools.pairwise(times):
+        sigma = published_sigma(remask, eta, alpha(t), alpha(s), t)
+        sigma = dict.fromkeys((*THREE, None), sigma)
+        steps.append(lambda c, t=t, s=s, x=sigma: exact.remdm_step(c, THREE, alpha(t), alpha(s), x))
+    own = {"kappa": eta} if remask == "psi" else {"eta": eta}
+    sampler = ReMDM(n, remask, schedule=schedule or "linear", **own)
+    sampler.END = end
+    ours = run(SMALL, sampler, Sampling(temperature=0.8), rows=ROWS, seed=21)
+    assert len(ours) == n + 2
+    assert_trajectory(ours, exact.trajectory(start(SMALL), [*steps, exact.argmax_step]))
+
+
+def test_remdm_conf_follows_its_law():
+    exact, n, end = ExactLaws(SMALL), 3, 0.15
+    times = [1 - k / n * (1 - end) for k in range(n + 1)]
+    steps = [
+        lambda c, a=1 - t, b=1 - s: exact.remdm_conf_step(c, THREE, a, b)
+        for t, s in itertools.pairwise(times)
+    ]
+    steps.append(lambda state: {(c, None): x for c, x in exact.argmax_step(state[0]).items()})
+    sampler = ReMDM(n, "conf")
+    sampler.END = end
+    ours = run(SMALL, sampler, rows=ROWS, seed=22)
+    assert_trajectory(ours, canvases(exact.trajectory((start(SMALL), (1.0,) * 4), steps)))
+
+
+@pytest.mark.parametrize("remask", ["cap", "rescale", "loop", "psi"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine-a"])
+def test_remdm_keeps_the_expected_share_of_masks(remask, schedule):
+    """a_t (1 - sigma) + (1 - a_t) reveal = a_s, whatever sigma."""
+    n, rows = 12, 30_000
+    own = {} if remask == "psi" else {"eta": 0.1}
+    sampler = ReMDM(n, remask, schedule=schedule, **own)
+    steps = run(LARGE, sampler, rows=rows, seed=23)
+    assert any(s.remasked.any() for s in steps)
+    for k in range(n + 1):
+        t = 1 - k / n * (1 - 1e-5)
+        rate = 1 - loop_alpha(t) if remask == "loop" else RATES[schedule](t)
+        share = steps[k].masked.double().sum(1).mean().item() / 4
+        assert share == pytest.approx(rate, abs=4 * math.sqrt(0.25 / 4 / rows) + 1e-4)
+
+
+def test_remdm_loop_writes_a_fixed_share_of_masks_anew():
+    """With 10 % masks and sigma 0.02, a mask opens with probability 0.18."""
+    sampler = ReMDM(40, "loop", eta=0.02)
+    steps = run(LARGE, sampler, rows=60_000, seed=24)
+    inside = range(20, 36)  # t from 0.5 to 0.1
+    opened = sum(int(steps[k + 1].revealed.sum()) for k in inside)
+    masked = sum(int(steps[k].masked.sum()) for k in inside)
+    assert opened / masked == pytest.approx(0.18, abs=0.004)
+
+
+def test_remdm_with_the_largest_sigma_leaves_no_mask_as_it_was():
+    sampler = ReMDM(8, "rescale", eta=1.0)
+    steps = run(LARGE, sampler, rows=3000, seed=25)
+    for k in range(5, 8):  # sigma_max < 1 there: (1 - a_s) / a_t
+        assert steps[k + 1].revealed[steps[k].masked].all()
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine-a"])
+@pytest.mark.parametrize("own", [{"eta": 0.0}, {"remask": "psi", "kappa": 1.0}])
+def test_remdm_without_sigma_is_ancestral_bitwise(schedule, own):
+    ours = run(LARGE, ReMDM(6, schedule=schedule, **own), rows=2000, seed=26)
+    ancestral = run(LARGE, Ancestral(6, schedule), rows=2000, seed=26)
+    assert len(ours) == len(ancestral)
+    for a, b in zip(ours, ancestral, strict=True):
+        assert torch.equal(a.ids, b.ids) and torch.equal(a.nfe, b.nfe)
+
+
+def test_remdm_with_sigma_of_the_mask_rate_is_the_seed_loop_bitwise():
+    sampler = ReMDM(6, "psi", kappa=0.0)
+    sampler.END = 0.0
+    ours, seed = (run(LARGE, x, rows=2000, seed=27) for x in (sampler, Seed(6)))
+    assert all(torch.equal(a.ids, b.ids) for a, b in zip(ours, seed, strict=True))
+
+
+def test_remdm_defaults_are_the_published_ones():
+    assert ReMDM(10).eta == 0.04 and ReMDM(1024).eta == 0.008
+    assert ReMDM(10, "rescale").eta == 0.015 and ReMDM(10, "loop").eta == 0.02
+
+
+# ------------------------------------------------------------ P2
+
+
+@pytest.mark.parametrize("p2_score", ["hidden", "released"])
+@pytest.mark.parametrize(("eta", "own"), [(1.0, {}), (2.0, {"temperature": 0.7}), (0.4, {})])
+def test_p2_follows_its_law(p2_score, eta, own):
+    exact, n = ExactLaws(SMALL, **own), 4
+    steps = [
+        lambda c, k=k: exact.p2_step(
+            c, THREE, 3 - math.floor(3 * (1 - k / n)), eta, p2_score == "hidden"
+        )
+        for k in range(1, n + 1)
+    ]
+    ours = run(SMALL, P2(n, eta, p2_score), Sampling(**own), rows=ROWS, seed=31)
+    assert len(ours) == n + 1 and (ours[-1].nfe == n).all()
+    assert_trajectory(ours, exact.trajectory(start(SMALL), steps))
+
+
+def test_p2_masks_follow_the_clock():
+    for power in (1.0, 2.0):
+        steps = run(LARGE, P2(10, 3.0, time_power=power), rows=300, seed=32)
+        for k, step in enumerate(steps):
+            expected = math.floor(4 * (1 - k / 10) ** power + 1e-9)
+            assert (step.masked.sum(1) == expected).all()
+        assert any(s.remasked.any() for s in steps)
+
+
+def test_p2_counts_masks_exactly():
+    """Ten positions, ten steps: 10 * (1 - 0.9) is one mask, though a computer finds less."""
+
+    class Even(TabularDenoiser):
+        def __call__(self, ids, rows, *_, **__):
+            return torch.zeros(int(rows.sum()), 4).index_fill_(1, torch.tensor([M]), -torch.inf)
+
+    ids = torch.full((5, 10), M)
+    nowhere = torch.zeros_like(ids, dtype=torch.bool)
+    stream = denoise(Canvas(ids, nowhere, nowhere), Even(), P2(10), Sampling(), rng.row_keys(0, 5))
+    for k, step in enumerate(stream):
+        assert (step.masked.sum(1) == 10 - k).all()
+
+
+def test_p2_without_doubt_never_masks_again_and_looks_at_masks_only():
+    """eta 0 is the confidence order, with P2's quotas."""
+    steps = run(LARGE, P2(4, 0.0), rows=2000, seed=33)
+    assert not any(s.remasked.any() for s in steps)
+    plain = run(LARGE, Confidence(4), rows=2000, seed=33)
+    assert all(torch.equal(a.ids, b.ids) for a, b in zip(steps, plain, strict=True))
+    # Not even for predictions that are certain, whose score no written token can exceed.
+    certain = TabularDenoiser(length=5, vocab=3, seed=0)
+    half = torch.rand(certain.table.shape[:-1], generator=torch.Generator().manual_seed(1)) < 0.5
+    best = torch.nn.functional.one_hot(certain.table.argmax(-1), 3) * 200.0
+    certain.table = torch.where(half[..., None], best, certain.table)
+    assert not any(s.remasked.any() for s in run(certain, P2(12, 0.0), rows=200, seed=33))
+
+
+# ------------------------------------------------------------ WINO, Saber
+
+
+@pytest.mark.parametrize(
+    ("threshold", "back", "own"),
+    [(0.4, 0.6, {}), (0.3, 0.45, {"temperature": 0.7}), (0.6, 0.9, {"temperature": 1.4})],
+)
+def test_wino_follows_its_law(threshold, back, own):
+    exact = ExactLaws(LARGE, **own)
+    sampler = Wino(threshold, back)
+    sampler.LEAST, sampler.MOST = 2, 3
+
+    def cap(n):
+        return min(max(math.floor(0.7 * n), 2), 3)
+
+    step = exact.until_full_state(lambda s: exact.wino_step(s, FOUR, threshold, back, cap))
+    ours = run(LARGE, sampler, Sampling(**own), rows=ROWS, seed=41, limit=10)
+    assert any(s.remasked.any() for s in ours)
+    assert_trajectory(ours, canvases(exact.trajectory((start(LARGE), 0), [step] * 6)))
+
+
+def test_wino_writes_and_takes_back_within_its_limits():
+    steps = run(LARGE, Wino(0.0, 1.1), rows=3000, seed=42, limit=12)
+    assert len(steps) <= 5  # a step takes back fewer than the one before wrote
+    assert Wino.LEAST == 5 and Wino.MOST == 20 and Wino.SHARE == 0.7
+    sampler = Wino(0.2, 1.1)
+    sampler.LEAST = sampler.MOST = 2
+    steps = run(LARGE, sampler, rows=3000, seed=42, limit=12)
+    for before, after in itertools.pairwise(steps):
+        assert (after.revealed.sum(1) <= 2).all()
+        limit = (before.revealed.sum(1) - 1).clamp(min=0)
+        assert (after.remasked.sum(1) <= limit).all()
+    assert any((s.remasked.sum(1) == 1).any() for s in steps)
+
+
+def test_wino_that_doubts_nothing_is_the_threshold_rule():
+    """With room for all, and strict: no probability here is equal to tau."""
+    ours = run(LARGE, Wino(0.5, 0.0), rows=2000, seed=43)
+    plain = run(LARGE, Threshold(0.5), rows=2000, seed=43)
+    assert all(torch.equal(a.ids, b.ids) for a, b in zip(ours, plain, strict=True))
+
+
+@pytest.mark.parametrize(("least", "mu", "own"), [(2, 1, {}), (2, 8, {"temperature": 0.6})])
+def test_saber_follows_its_law(least, mu, own):
+    exact = ExactLaws(LARGE, **own)
+    step = exact.until_full_state(lambda s: exact.saber_step(s, least, mu))
+    nothing = (None,) * 5
+    ours = run(LARGE, Saber(least, mu), Sampling(**own), rows=ROWS, seed=51, limit=10)
+    assert any(s.remasked.any() for s in ours)
+    laws = exact.trajectory((start(LARGE), nothing, nothing), [step] * 5)
+    assert_trajectory(ours, canvases(laws))
+
+
+@pytest.mark.parametrize("mu", [1, 2])
+def test_saber_follows_its_law_where_a_token_is_judged_twice(mu):
+    """Five masks: the third step compares with the second, and the mean decides who is written."""
+    exact, nothing = ExactLaws(LARGE), (None,) * 5
+    step = exact.until_full_state(lambda s: exact.saber_step(s, 2, mu))
+    laws = exact.trajectory(((M,) * 5, nothing, nothing), [step] * 4)
+    ids = torch.full((60_000, 5), M)
+    nowhere = torch.zeros_like(ids, dtype=torch.bool)
+    stream = denoise(
+        Canvas(ids, nowhere, nowhere), LARGE, Saber(2, mu), Sampling(), rng.row_keys(52, 60_000)
+    )
+    assert_trajectory(list(itertools.islice(stream, 7)), canvases(laws))
+
+
+# ------------------------------------------------------------ KLASS, factor
+
+
+@pytest.mark.parametrize(
+    ("threshold", "kl_threshold", "history", "own"),
+    [(0.4, 0.5, 1, {}), (0.3, 1.0, 2, {"temperature": 0.7}), (0.45, 0.3, 1, {"top_k": 2})],
+)
+def test_klass_follows_its_law(threshold, kl_threshold, history, own):
+    exact = ExactLaws(LARGE, **own)
+    step = exact.until_full_state(lambda s: exact.klass_step(s, threshold, kl_threshold, history))
+    ours = run(LARGE, Klass(threshold, kl_threshold, history), Sampling(**own), ROWS, seed=61)
+    assert min(s.nfe.max() for s in ours[-1:]) <= 4 and (ours[-1].nfe < 4).any()
+    laws = exact.trajectory((start(LARGE), None, (0,) * 5), [step] * 4)
+    assert_trajectory(ours, canvases(laws))
+
+
+def test_klass_that_looks_at_no_history_is_the_threshold_rule():
+    for threshold in (0.5, 1.1):
+        ours = run(LARGE, Klass(threshold, 0.0, 0), rows=2000, seed=62)
+        plain = run(LARGE, Threshold(threshold), rows=2000, seed=62)
+        assert all(torch.equal(a.ids, b.ids) for a, b in zip(ours, plain, strict=True))
+
+
+def test_klass_waits_as_long_as_its_history():
+    """Predictions that never move are still from the second forward pass on."""
+    table, LARGE.table = LARGE.table, torch.zeros_like(LARGE.table)
+    try:
+        for history, steps in ((0, 1), (1, 2), (2, 3)):
+            texts = run(LARGE, Klass(0.1, 1e-6, history), rows=5, seed=63)
+            assert len(texts) == steps + 1
+    finally:
+        LARGE.table = table
+
+
+@pytest.mark.parametrize(("factor", "own"), [(1.0, {}), (1.8, {}), (1.2, {"temperature": 0.6})])
+def test_factor_follows_its_law(factor, own):
+    exact = ExactLaws(LARGE, **own)
+    step = exact.until_full(lambda c: exact.factor_step(c, factor))
+    ours = run(LARGE, Factor(factor), Sampling(**own), rows=ROWS, seed=71)
+    assert_trajectory(ours, exact.trajectory(start(LARGE), [step] * 4))
+
+
+def test_factor_sets_are_nested_and_zero_is_one_at_a_time():
+    chosen = [run(LARGE, Factor(f), rows=2000, seed=72)[1].revealed for f in (0, 0.5, 1, 2, 99)]
+    assert (chosen[0].sum(1) == 1).all() and (chosen[-1].sum(1) == 4).all()
+    for fewer, more in itertools.pairwise(chosen):
+        assert (more | ~fewer).all()
+    plain = run(LARGE, Threshold(1.1), rows=2000, seed=72)
+    ours = run(LARGE, Factor(0.0), rows=2000, seed=72)
+    assert all(torch.equal(a.ids, b.ids) for a, b in zip(ours, plain, strict=True))
+
+
+# ------------------------------------------------------------ clocks
+
+
+@pytest.mark.parametrize("power", [0.5, 2.0])
+def test_a_bent_grid_is_the_ancestral_rule_at_other_times(power):
+    exact, n = ExactLaws(SMALL), 3
+    times = [1 - (1 - (1 - k / n) ** power) * (1 - 1e-5) for k in range(n + 1)]
+    steps = [lambda c, x=s / t: exact.ancestral_step(c, x) for t, s in itertools.pairwise(times)]
+    ours = run(SMALL, Ancestral(n, time_power=power), rows=ROWS, seed=81)
+    assert_trajectory(ours, exact.trajectory(start(SMALL), [*steps, exact.argmax_step]))
+
+
+@pytest.mark.parametrize("kind", [Ancestral, Seed])
+def test_left_positions_run_on_an_earlier_clock(kind):
+    exact, n, delay = ExactLaws(SMALL), 4, 0.5
+    end = kind.END
+    place = {0: 0.0, 2: 0.5, 3: 1.0}
+
+    def time(k, i):
+        progress = (k / n - delay * place[i]) / (1 - delay)
+        return 1 - min(1, max(0, progress)) * (1 - end)
+
+    def step(canvas, k):
+        options = [[(token, 1.0)] for token in canvas]
+        for i in THREE:
+            stay = time(k, i) / time(k - 1, i) if kind is Ancestral else time(k, i)
+            if canvas[i] != M and kind is Ancestral:
+                continue
+            tokens = exact.choices(canvas, i) if canvas[i] == M else [(canvas[i], 1.0)]
+            options[i] = [(M, stay), *((t, x * (1 - stay)) for t, x in tokens)]
+        return exact.independent(canvas, options)
+
+    steps = [lambda c, k=k: step(c, k) for k in range(1, n + 1)]
+    steps += [exact.argmax_step] if kind is Ancestral else []
+    ours = run(SMALL, kind(n, clock_delay=delay), rows=ROWS, seed=82)
+    assert_trajectory(ours, exact.trajectory(start(SMALL), steps))
+
+
+def test_the_latest_clock_writes_from_left_to_right():
+    steps = run(LARGE, Ancestral(1500, clock_delay=0.999), rows=40, seed=83, limit=1502)
+    for s in steps:  # what is masked is a suffix
+        masked = s.masked[:, [0, 2, 3, 4]].long()
+        assert (masked.diff(dim=1) >= 0).all()
+    assert not steps[-1].masked.any()
+
+
+def test_one_clock_for_all_is_no_clock():
+    for kind in (Ancestral, Seed, ReMDM):
+        a, b = (run(LARGE, x, rows=500, seed=84) for x in (kind(5), kind(5, clock_delay=0.0)))
+        assert all(torch.equal(x.ids, y.ids) for x, y in zip(a, b, strict=True))
+
+
+def test_the_laws_of_remasking_samplers_differ_from_each_other():
+    """So that the tests above could tell them apart."""
+    law = ExactLaws(SMALL)
+    steps = [lambda c, s=s / t: law.ancestral_step(c, s) for t, s in ((1, 0.5), (0.5, 1e-5))]
+    ancestral = law.trajectory(start(SMALL), [*steps, law.argmax_step])[-1]
+    for other in (P2(2), Wino(0.4, 0.6), Saber(2, 1)):
+        with pytest.raises(AssertionError):
+            assert_law(run(SMALL, other, rows=30_000, seed=85, limit=10)[-1].ids, ancestral)

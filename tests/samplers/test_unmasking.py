@@ -1,0 +1,392 @@
+"""The law of every sampler, against the exact enumeration of its published rule.
+
+Each test draws so many texts, with fixed keys, that a wrong formula shows in their frequencies.
+"""
+
+import itertools
+import math
+
+import pytest
+import torch
+from helpers.draws import LARGE, SMALL, M, assert_trajectory, run, start
+from helpers.exact import (
+    RATES,
+    ExactLaws,
+    assert_law,
+    assert_uniform,
+    chi_square_p,
+    without_replacement,
+)
+from helpers.tabular import TabularDenoiser
+
+from diffusion import rng
+from diffusion.options import SAMPLERS
+from diffusion.proposal import Sampling
+from diffusion.samplers.base import State, ranks
+from diffusion.samplers.make import (
+    Ancestral,
+    Confidence,
+    EntropyBound,
+    FirstHitting,
+    Seed,
+    Threshold,
+    make_sampler,
+)
+from diffusion.samplers.unmasking import quotas
+
+samplings = pytest.mark.parametrize(
+    "own", [{}, {"temperature": 0.6, "top_k": 2}, {"temperature": 1.5, "top_p": 0.8}]
+)
+
+
+# ------------------------------------------------------------ seed re-noise loop
+
+
+@samplings
+def test_seed_loop_follows_its_law(own):
+    exact, n = ExactLaws(SMALL, **own), 4
+    steps = [lambda c, k=k: exact.seed_step(c, (0, 2, 3), 1 - k / n) for k in range(1, n + 1)]
+    ours = run(SMALL, Seed(n), Sampling(**own), seed=1)
+    assert len(ours) == n + 1
+    assert_trajectory(ours, exact.trajectory(start(SMALL), steps))
+
+
+def test_seed_loop_masks_fall_by_an_equal_share_each_step():
+    for k, step in enumerate(run(LARGE, Seed(5), rows=40_000)):
+        share = step.masked.sum(1).double().mean().item() / 4
+        assert share == pytest.approx(1 - k / 5, abs=4 * math.sqrt(0.25 / 4 / 40_000))
+    assert not step.masked.any()
+
+
+def test_seed_loop_costs_a_forward_pass_in_each_step_that_writes():
+    """Every position is written in the first step it leaves the noise in, so a row of E
+    positions rests with the probability that all of them stay as they were."""
+    steps, n = run(SMALL, Seed(6), rows=40_000), 6
+    expected = 0.0
+    for k in range(1, n + 1):
+        before, after = 1 - (k - 1) / n, 1 - k / n
+        expected += 1 - (1 - before * (1 - after)) ** 3  # masked before, open now: one of three
+    assert steps[-1].nfe.double().mean().item() == pytest.approx(expected, abs=0.02)
+
+
+# ------------------------------------------------------------ ancestral
+
+
+@pytest.mark.parametrize("schedule", RATES)
+def test_ancestral_follows_its_law(schedule):
+    """With a late end of the clock, so that the final argmax has something left to fill."""
+    exact, n, end = ExactLaws(SMALL, temperature=0.8), 3, 0.3
+    times = [1 - k / n * (1 - end) for k in range(n + 1)]
+    rates = [RATES[schedule](t) for t in times]
+    steps = [
+        lambda c, stay=s / r: exact.ancestral_step(c, stay) for r, s in itertools.pairwise(rates)
+    ]
+    sampler = Ancestral(n, schedule)
+    sampler.END = end
+    ours = run(SMALL, sampler, Sampling(temperature=0.8), seed=2)
+    assert len(ours) == n + 2
+    assert_trajectory(ours, exact.trajectory(start(SMALL), [*steps, exact.argmax_step]))
+
+
+def test_ancestral_clock_runs_evenly_from_one_to_almost_zero():
+    sampler = Ancestral(8)
+    nothing = torch.zeros(1, 3, dtype=torch.bool)
+    state = State(torch.zeros(1, 3), nothing, nothing, rng.row_keys(0, 1))
+    times = [sampler.time(state, torch.tensor([[k]])).item() for k in range(9)]
+    assert times == pytest.approx([1 - k / 8 * (1 - 1e-5) for k in range(9)], abs=1e-15)
+    assert times[0] == 1 and times[-1] == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 3, 6, 40])
+def test_ancestral_forward_passes_are_the_expected_distinct_opening_times(n):
+    """E[NFE] = T (1 - (1 - 1/T)^E): a step in which nothing opens is free."""
+    steps, e = run(LARGE, Ancestral(n), rows=30_000, seed=3), 4
+    nfe = steps[-1].nfe.double()
+    expected = n * (1 - (1 - 1 / n) ** e)
+    assert nfe.mean().item() == pytest.approx(expected, abs=4 * nfe.std().item() / 173 + 1e-3)
+
+
+# ------------------------------------------------------------ first hitting
+
+
+@samplings
+def test_first_hitting_follows_the_law_of_random_orders(own):
+    exact = ExactLaws(LARGE, **own)
+    ours = run(LARGE, FirstHitting(), Sampling(**own), seed=4)
+    assert len(ours) == 5
+    assert (ours[-1].nfe == 4).all()
+    laws = exact.trajectory(start(LARGE), [exact.random_order_step] * 4)
+    assert_trajectory(ours, laws)
+
+
+def test_first_hitting_order_is_uniform_over_permutations():
+    steps = run(LARGE, FirstHitting(), rows=50_000, seed=5)
+    order = torch.stack([s.revealed.long().argmax(1) for s in steps[1:]], 1)
+    assert all((s.revealed.sum(1) == 1).all() for s in steps[1:])
+    assert_law(order, {p: 1 / 24 for p in itertools.permutations((0, 2, 3, 4))})
+
+
+class _WatchClock(FirstHitting):
+    def wanted(self, state):
+        wanted = super().wanted(state)
+        self.clock = [*getattr(self, "clock", []), state.memory["rate"].clone()]
+        return wanted
+
+
+def test_first_hitting_rate_falls_as_the_largest_of_the_remaining_uniforms():
+    """P(r_next <= rho) = (rho / r)^n with n masks left."""
+    sampler = _WatchClock()
+    steps = run(LARGE, sampler, rows=20_000, seed=6)
+    rate = torch.ones(20_000, dtype=torch.float64)
+    for n, after in zip((4, 3, 2, 1), sampler.clock, strict=True):
+        assert_uniform((after / rate) ** n)
+        rate = after
+    # The clock says nothing about which position opens.
+    first = steps[1].revealed.long().argmax(1)
+    late = sampler.clock[0] > sampler.clock[0].median()
+    cells = torch.bincount(first * 2 + late, minlength=10)[[0, 1, 4, 5, 6, 7, 8, 9]]
+    assert chi_square_p(cells.tolist(), [2500] * 8) > 1e-3
+
+
+# ------------------------------------------------------------ confidence
+
+
+def published_quotas(n: int, steps: int, schedule: str | None) -> list[int]:
+    if schedule is None:
+        return [n // steps + (k < n % steps) for k in range(steps)]
+    rate, left, out = RATES[schedule], n, []
+    for k in range(1, steps + 1):
+        share = 1 - rate(1 - k / steps) / rate(1 - (k - 1) / steps)
+        take = left if k == steps else round(left * share)
+        out += [take] if take else []
+        left -= take
+    return out
+
+
+@pytest.mark.parametrize("schedule", [None, *RATES])
+@pytest.mark.parametrize("n_steps", [1, 2, 7, 10, 64, 300])
+def test_quotas_are_the_published_ones_and_sum_to_the_masks(schedule, n_steps):
+    masks = torch.tensor([0, 1, 2, 5, 13, 100, 255])
+    plan = quotas(masks, n_steps, schedule)
+    assert plan.shape == (7, n_steps)
+    assert torch.equal(plan.sum(1), masks)
+    assert (plan >= 0).all()
+    for n, row in zip(masks.tolist(), plan.tolist(), strict=True):
+        spent = row[: len(row) - row[::-1].index(next((q for q in row[::-1] if q), 0))]
+        assert all(spent) or n == 0  # empty steps are dropped, not waited for
+        expected = published_quotas(n, n_steps, schedule)
+        expected += [0] * (n_steps - len(expected))
+        # A half may be rounded either way, and what follows then differs by one too.
+        assert max(abs(a - b) for a, b in zip(row, expected, strict=True)) <= (schedule is not None)
+
+
+def test_even_quotas_put_the_remainder_first():
+    assert quotas(torch.tensor([7, 2]), 3, None).tolist() == [[3, 2, 2], [1, 1, 0]]
+
+
+def test_scheduled_quotas_are_exact_where_nothing_is_near_a_half():
+    plan = quotas(torch.tensor([10, 100]), 4, "cosine-a").tolist()
+    # 10 masks stay masked at rates sin(pi/2 * 3/4), sin(pi/4), sin(pi/8).
+    assert plan == [[1, 2, 3, 4], [8, 22, 32, 38]]
+    assert plan == [published_quotas(n, 4, "cosine-a") for n in (10, 100)]
+    assert quotas(torch.tensor([10]), 4, "cosine-b").tolist() == [[4, 3, 2, 1]]
+    assert quotas(torch.tensor([2]), 4, "cosine-b").tolist() == [[1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        ("probability", {}),
+        ("probability", {"temperature": 0.5, "top_p": 0.9}),
+        ("sharpened", {"temperature": 2.0, "top_k": 2}),
+        ("margin", {"temperature": 1.6}),
+        ("entropy", {}),
+        ("entropy", {"temperature": 3.0, "top_p": 0.9}),
+    ],
+)
+def test_confidence_follows_its_law(kind, own):
+    """Quota 2, 1, 1 of four masks, in the order of each score."""
+    exact = ExactLaws(LARGE, **own)
+    steps = [lambda c, q=q: exact.confidence_step(c, q, kind) for q in (2, 1, 1)]
+    ours = run(LARGE, Confidence(3, kind), Sampling(**own), seed=7)
+    assert len(ours) == 4
+    assert_trajectory(ours, exact.trajectory(start(LARGE), steps))
+
+
+def test_confidence_with_a_schedule_follows_its_law():
+    exact, plan = ExactLaws(LARGE), published_quotas(4, 3, "cosine-b")
+    assert plan == [2, 1, 1] and published_quotas(4, 2, "cosine-b") == [3, 1]
+    steps = [lambda c, q=q: exact.confidence_step(c, q, "probability") for q in (3, 1)]
+    ours = run(LARGE, Confidence(2, "probability", "cosine-b"), seed=8)
+    assert_trajectory(ours, exact.trajectory(start(LARGE), steps))
+
+
+@pytest.mark.parametrize(("kind", "alg_temp"), [("probability", 0.3), ("entropy", 0.5)])
+def test_confidence_with_alg_temp_draws_positions_without_replacement(kind, alg_temp):
+    exact = ExactLaws(LARGE, temperature=0.9)
+    steps = [lambda c, q=q: exact.confidence_step(c, q, kind, alg_temp) for q in (2, 2)]
+    ours = run(LARGE, Confidence(2, kind, alg_temp=alg_temp), Sampling(0.9), seed=9)
+    assert_trajectory(ours, exact.trajectory(start(LARGE), steps))
+
+
+# ------------------------------------------------------------ threshold, entropy bound
+
+
+@pytest.mark.parametrize(
+    ("threshold", "kind", "own"),
+    [
+        (0.6, "probability", {}),
+        (0.7, "sharpened", {"temperature": 0.7}),
+        (0.7, "sharpened", {"temperature": 0.0, "top_k": 2}),
+        (0.3, "margin", {}),
+        (-0.7, "entropy", {}),
+    ],
+)
+def test_threshold_follows_its_law(threshold, kind, own):
+    exact = ExactLaws(LARGE, **own)
+    step = exact.until_full(lambda c: exact.threshold_step(c, threshold, kind))
+    ours = run(LARGE, Threshold(threshold, kind), Sampling(**own), seed=10)
+    assert_trajectory(ours, exact.trajectory(start(LARGE), [step] * 4))
+
+
+@pytest.mark.parametrize(
+    ("gamma", "kind", "own"),
+    [
+        (0.4, "entropy", {}),
+        (1.0, "entropy", {"temperature": 0.7}),
+        (0.8, "probability", {}),
+        (0.5, "margin", {"temperature": 1.4}),
+    ],
+)
+def test_entropy_bound_follows_its_law(gamma, kind, own):
+    exact = ExactLaws(LARGE, **own)
+    step = exact.until_full(lambda c: exact.entropy_bound_step(c, gamma, kind))
+    ours = run(LARGE, EntropyBound(gamma, kind), Sampling(**own), seed=11)
+    assert_trajectory(ours, exact.trajectory(start(LARGE), [step] * 4))
+
+
+def first_choice(sampler, own=None) -> torch.Tensor:
+    """Which positions are written in the first step, for the same predictions and draws."""
+    return run(LARGE, sampler, Sampling(**(own or {})), rows=2000)[1].revealed
+
+
+@pytest.mark.parametrize("kind", ["probability", "sharpened", "margin"])
+def test_threshold_sets_are_nested(kind):
+    levels = [1.1, 0.9, 0.6, 0.3, 0.0]
+    sets = [first_choice(Threshold(tau, kind)) for tau in levels]
+    assert (sets[0].sum(1) == 1).all()
+    assert all((small <= large).all() for small, large in itertools.pairwise(sets))
+    assert (sets[-1].sum(1) == 4).all()
+    sizes = [s.sum().item() for s in sets]
+    assert sizes == sorted(sizes) and len(set(sizes)) > 2
+
+
+def test_entropy_bound_sets_are_nested_from_one_to_all():
+    levels = [0.0, 0.3, 0.8, 1.5, math.inf]
+    sets = [first_choice(EntropyBound(gamma, "probability")) for gamma in levels]
+    assert (sets[0].sum(1) == 1).all()
+    assert all((small <= large).all() for small, large in itertools.pairwise(sets))
+    assert (sets[-1].sum(1) == 4).all()
+    assert 1 < sets[2].sum(1).double().mean() < 4
+
+
+def test_the_loosest_settings_take_one_forward_pass_and_the_strictest_one_a_token():
+    for loose in (Threshold(0.0), EntropyBound(math.inf), Confidence(1)):
+        assert (run(LARGE, loose, rows=100)[-1].nfe == 1).all()
+    for strict in (Threshold(1.1), EntropyBound(0.0), Confidence(4), Confidence(100)):
+        assert (run(LARGE, strict, rows=100)[-1].nfe == 4).all()
+
+
+def test_certain_predictions_are_all_written_at_once():
+    """Also where the bound is reached and not exceeded."""
+    certain = TabularDenoiser(length=5, vocab=3, seed=0)
+    certain.table = torch.nn.functional.one_hot(certain.table.argmax(-1), 3) * 200.0
+    for sampler in (EntropyBound(0.0), Threshold(1.0)):
+        assert (run(certain, sampler, rows=10)[-1].nfe == 1).all()
+
+
+# ------------------------------------------------------------ equivalences
+
+
+def random_order_law(denoiser) -> dict:
+    exact = ExactLaws(denoiser)
+    n = denoiser.length - 1
+    return exact.trajectory(start(denoiser), [exact.random_order_step] * n)[-1]
+
+
+def test_quota_one_with_random_scores_is_first_hitting_in_law():
+    sampler = Confidence(4, "probability", alg_temp=1e9)
+    assert_law(run(LARGE, sampler, seed=12)[-1].ids, random_order_law(LARGE))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine-a", "cosine-b"])
+def test_ancestral_with_many_steps_is_first_hitting_in_law(schedule):
+    steps = run(SMALL, Ancestral(200, schedule), rows=20_000, seed=13)
+    assert_law(steps[-1].ids, random_order_law(SMALL))
+    shared = run(SMALL, Ancestral(2, schedule), rows=20_000, seed=13)[-1].ids
+    with pytest.raises(AssertionError):  # few steps are another law, and the test can tell
+        assert_law(shared, random_order_law(SMALL))
+
+
+@pytest.mark.parametrize("schedule", RATES)
+def test_ancestral_rule_tends_to_random_orders(schedule):
+    """The enumerated rules themselves: the error halves when the number of steps doubles."""
+    exact, limit, errors = ExactLaws(SMALL), random_order_law(SMALL), []
+    for n in (32, 64):
+        rates = [RATES[schedule](1 - k / n * (1 - 1e-5)) for k in range(n + 1)]
+        steps = [
+            lambda c, stay=s / r: exact.ancestral_step(c, stay)
+            for r, s in itertools.pairwise(rates)
+        ]
+        law = exact.trajectory(start(SMALL), [*steps, exact.argmax_step])[-1]
+        errors.append(max(abs(law[text] - limit[text]) for text in limit))
+    assert errors[1] < 0.005
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.25)
+
+
+@pytest.mark.parametrize("kind", ["probability", "margin", "entropy"])
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_strict_threshold_quota_one_and_zero_entropy_bound_are_one_trajectory(kind, temperature):
+    sampling = Sampling(temperature)
+    runs = [
+        run(LARGE, sampler, sampling, rows=500, seed=14)
+        for sampler in (Threshold(1.1, kind), Confidence(4, kind), EntropyBound(0.0, kind))
+    ]
+    for steps in zip(*runs, strict=True):
+        assert all(torch.equal(steps[0].ids, other.ids) for other in steps[1:])
+
+
+def test_loosest_settings_are_one_independent_draw():
+    exact = ExactLaws(LARGE)
+    law = exact.ancestral_step(start(LARGE), 0.0)
+    for sampler in (Threshold(0.0), EntropyBound(math.inf), Confidence(1), Seed(1)):
+        assert_law(run(LARGE, sampler, rows=50_000, seed=15)[-1].ids, law)
+
+
+# ------------------------------------------------------------ parts
+
+
+def test_ranks_are_places_in_descending_order_and_ties_keep_theirs():
+    score = torch.tensor([[0.1, 0.9, -torch.inf, 0.9, 0.5]])
+    assert ranks(score).tolist() == [[3, 0, 4, 1, 2]]
+
+
+def test_every_sampler_can_be_made_by_name():
+    for name in SAMPLERS:
+        assert (run(SMALL, make_sampler(name, 3), rows=5)[-1].ids != M).all()
+    sampler = make_sampler("confidence", 7, score="margin", schedule="cosine-a", alg_temp=0.5)
+    assert (sampler.total, sampler.score, sampler.alg_temp) == (7, "margin", 0.5)
+    assert make_sampler("threshold", 7, threshold=0.4).threshold == 0.4
+    assert make_sampler("entropy-bound", 7, entropy_bound=0.4).gamma == 0.4
+
+
+def test_defaults_are_the_published_ones():
+    assert make_sampler("threshold", 1).threshold == 0.9
+    assert make_sampler("entropy-bound", 1).gamma == 0.1
+    assert make_sampler("confidence", 1).alg_temp == 0
+
+
+def test_draws_without_replacement_are_a_law():
+    law = dict(without_replacement({0: 1.0, 1: 2.0, 2: 3.0}, 2))
+    assert sum(law.values()) == pytest.approx(1)
+    assert law[frozenset({1, 2})] == pytest.approx(2 / 6 * 3 / 4 + 3 / 6 * 2 / 3)

@@ -1,0 +1,287 @@
+"""What goes around any sampler: semi-autoregressive blocks, and early commit."""
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from helpers.draws import LARGE, SMALL, assert_trajectory, start
+from helpers.draws import run as run_draws
+from helpers.exact import ExactLaws, canvases
+from helpers.tabular import TabularDenoiser
+
+from diffusion import rng
+from diffusion.canvas import Canvas
+from diffusion.denoise import denoise
+from diffusion.options import SAMPLERS, STEPPED
+from diffusion.proposal import Sampling
+from diffusion.samplers.make import (
+    P2,
+    Ancestral,
+    Blocks,
+    Confidence,
+    EarlyCommit,
+    FirstHitting,
+    ReMDM,
+    Saber,
+    Seed,
+    make_sampler,
+)
+
+DRAWS = 40_000
+
+
+def run(denoiser, rows, name, **own):
+    ids = torch.full((rows, denoiser.length), denoiser.mask_id)
+    nothing = torch.zeros_like(ids, dtype=torch.bool)
+    sampler = make_sampler(name, 1, **own)
+    keys = rng.row_keys(3, rows)
+    return list(denoise(Canvas(ids, nothing, nothing), denoiser, sampler, Sampling(), keys))
+
+
+def test_blocks_of_one_write_left_to_right_with_the_law_of_that_order():
+    """p(x) is the product of p(x_i | x_before, masks after), enumerated here."""
+    denoiser = TabularDenoiser(length=3, vocab=3)
+    counts = Counter(
+        map(tuple, run(denoiser, DRAWS, "first-hitting", block_length=1)[-1].ids.tolist())
+    )
+    chi_square = 0.0
+    for text in denoiser.texts():
+        p = 1.0
+        for i, token in enumerate(text):
+            canvas = text[:i] + (denoiser.mask_id,) * (3 - i)
+            p *= denoiser.probabilities(canvas)[i][token]
+        chi_square += (counts[text] - DRAWS * p) ** 2 / (DRAWS * p)
+    assert chi_square < 54.1  # 26 degrees of freedom, p = 0.001
+
+
+def test_blocks_of_two_of_three_with_the_law_of_random_order_inside():
+    denoiser = TabularDenoiser(length=3, vocab=3, seed=1)
+    counts = Counter(
+        map(tuple, run(denoiser, DRAWS, "first-hitting", block_length=2)[-1].ids.tolist())
+    )
+    chi_square = 0.0
+    for text in denoiser.texts():
+        p = 0.0
+        for order in itertools.permutations(range(2)):
+            canvas, path = [denoiser.mask_id] * 3, 0.5
+            for i in (*order, 2):
+                path *= denoiser.probabilities(tuple(canvas))[i][text[i]]
+                canvas[i] = text[i]
+            p += path
+        chi_square += (counts[text] - DRAWS * p) ** 2 / (DRAWS * p)
+    assert chi_square < 54.1
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_block_is_full_before_the_next_changes(name):
+    denoiser = TabularDenoiser(length=5, vocab=3)
+    steps = run(denoiser, 200, name, block_length=2)
+    for before, after in itertools.pairwise(steps):
+        for left in (0, 2):
+            open_before = before.masked[:, left : left + 2].any(1)
+            assert not (after.revealed[:, left + 2 :].any(1) & open_before).any()
+    assert not steps[-1].masked.any()
+
+
+# Options under which each sampler shows what is its own.
+LIVELY = {
+    "threshold": {"threshold": 0.5},
+    "klass": {"threshold": 0.3, "kl_threshold": 2.0, "history": 1},
+    "wino": {"threshold": 0.2, "threshold_back": 0.6},
+    "saber": {"mu": 1},
+    "remdm": {"eta": 0.4},
+    "p2": {"eta": 1.5},
+    "factor": {"factor": 1.5},
+    "entropy-bound": {"entropy_bound": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_one_block_of_everything_is_the_sampler_itself(name):
+    denoiser, own = TabularDenoiser(length=4, vocab=3), LIVELY.get(name, {})
+    runs = []
+    for more in ({}, {"block_length": 4}, {"block_length": 100}, {"early_commit": 1e9}):
+        sampler = make_sampler(name, 6, **own, **more)
+        ids = torch.full((300, 4), 3)
+        nothing = torch.zeros_like(ids, dtype=torch.bool)
+        keys = rng.row_keys(3, 300)
+        runs.append(
+            list(denoise(Canvas(ids, nothing, nothing), denoiser, sampler, Sampling(), keys))
+        )
+    for other in runs[1:]:
+        assert len(other) == len(runs[0])
+        for a, b in zip(runs[0], other, strict=True):
+            for field in ("ids", "nfe", "revealed", "remasked"):
+                assert torch.equal(getattr(a, field), getattr(b, field))
+    assert runs[0][-1].total == (6 if name in STEPPED else None)
+
+
+def test_given_tokens_count_for_no_block():
+    """Blocks are counted over editable positions: prefix, then blocks of two."""
+    denoiser = TabularDenoiser(length=5, vocab=3)
+    ids = torch.tensor([[1, 3, 3, 3, 3]]).repeat(50, 1)
+    frozen = ids != 3
+    sampler = make_sampler("first-hitting", 1, block_length=2)
+    canvas = Canvas(ids, frozen, torch.zeros_like(frozen))
+    steps = list(denoise(canvas, denoiser, sampler, Sampling(), rng.row_keys(0, 50)))
+    written = [set(s.revealed.nonzero()[:, 1].tolist()) for s in steps[1:]]
+    assert written == [{1, 2}, {1, 2}, {3, 4}, {3, 4}]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5])
+@pytest.mark.parametrize("name", STEPPED)
+def test_steps_are_divided_among_the_blocks_and_rounded_up(name, length):
+    """Five tokens, seven steps; rows with fewer tokens have fewer blocks, of more steps."""
+    ids = torch.full((3, 6), 3)
+    ids[:, 0], ids[1, 1:3], ids[2, 1:] = 1, 2, 2
+    frozen = ids != 3
+    canvas = Canvas(ids, frozen, torch.zeros_like(frozen))
+    denoiser = TabularDenoiser(length=6, vocab=3)
+    sampler = make_sampler(name, 7, block_length=length, **LIVELY.get(name, {}))
+    steps = list(denoise(canvas, denoiser, sampler, Sampling(), rng.row_keys(0, 3)))
+    blocks = [-(-n // length) for n in (5, 3)]
+    each = [-(-7 // n) for n in blocks]
+    last = [
+        max(i for i, s in enumerate(steps) if (s.revealed | s.remasked)[row].any())
+        for row in (0, 1)
+    ]
+    for row in (0, 1):
+        spare = blocks[row] if name in ("ancestral", "remdm") else 0  # fills of what is left
+        assert last[row] <= blocks[row] * each[row] + spare
+        assert steps[-1].nfe[row] <= blocks[row] * each[row] + spare
+    if name in ("seed", "p2"):
+        assert len(steps) - 1 == max(b * e for b, e in zip([*blocks, 1], [*each, 7], strict=True))
+
+
+def test_blocks_of_confidence_follow_their_law():
+    """Blocks of two of four masks, three steps: two for each block, one token a step."""
+    exact = ExactLaws(LARGE)
+
+    def step(canvas):
+        block = [i for i in exact.holes(canvas) if i in (0, 2)] or exact.holes(canvas)
+
+        def commit(drawn):
+            return [([max(block, key=lambda i: exact.score(canvas, i, drawn[i], "margin"))], 1.0)]
+
+        return exact.chosen_step(canvas, commit)
+
+    sampler = Blocks(Confidence(3, "margin"), 2)
+    ours = run_draws(LARGE, sampler, rows=60_000, seed=91)
+    assert_trajectory(ours, exact.trajectory(start(LARGE), [step] * 4))
+
+
+def test_blocks_of_the_seed_loop_follow_their_law():
+    exact = ExactLaws(LARGE)
+    steps = [
+        lambda c, block=block, k=k: exact.seed_step(c, block, 1 - k / 2)
+        for block in ((0, 2), (3, 4))
+        for k in (1, 2)
+    ]
+    ours = run_draws(LARGE, Blocks(Seed(4), 2), rows=60_000, seed=92)
+    assert_trajectory(ours, exact.trajectory(start(LARGE), steps))
+
+
+def test_blocks_of_remdm_follow_their_law():
+    """Each block has its own clock; its last fill takes a step only where a mask is left."""
+    exact, end = ExactLaws(SMALL), 1e-5
+    times = [1 - k / 2 * (1 - end) for k in range(3)]
+    steps = []
+    for block in ((0, 2), (3,)):
+        for t, s in itertools.pairwise(times):
+            sigma = 0.7 * min(1, s / (1 - t)) if t < 1 else 0.7
+            sigma = dict.fromkeys((*block, None), sigma)
+            steps.append(
+                lambda c, b=block, t=t, s=s, x=sigma: exact.remdm_step(c, b, 1 - t, 1 - s, x)
+            )
+    sampler = Blocks(ReMDM(4, "rescale", eta=0.7), 2)
+    ours = run_draws(SMALL, sampler, rows=60_000, seed=93, limit=8)
+    assert_trajectory(ours, exact.trajectory(start(SMALL), steps))
+
+
+def test_blocks_of_p2_follow_their_law():
+    exact = ExactLaws(LARGE)
+    steps = [
+        lambda c, block=block, keep=keep: exact.p2_step(c, block, keep, 1.7, True)
+        for block in ((0, 2), (3, 4))
+        for keep in (1, 2)
+    ]
+    ours = run_draws(LARGE, Blocks(P2(4, 1.7), 2), rows=60_000, seed=94)
+    assert_trajectory(ours, exact.trajectory(start(LARGE), steps))
+
+
+def test_memory_begins_anew_with_each_block():
+    """Saber in blocks: nothing of an earlier block is taken back or counted in the mean."""
+    exact = ExactLaws(LARGE)
+
+    def step(state):
+        canvas = state[0]
+        block = (0, 2, 3) if set(exact.holes(canvas)) - {4} else (4,)
+        if not exact.holes(canvas):
+            return {state: 1.0}
+        fresh = block == (4,)
+        first, last = ((None,) * 5,) * 2 if fresh else state[1:]
+        part = ExactLaws(LARGE)
+        part.holes = lambda c: [i for i in exact.holes(c) if i in block]
+        return part.saber_step((canvas, first, last), 2, 1)
+
+    ours = run_draws(LARGE, Blocks(Saber(2, 1), 3), rows=60_000, seed=95, limit=9)
+    nothing = (None,) * 5
+    assert_trajectory(
+        ours, canvases(exact.trajectory((start(LARGE), nothing, nothing), [step] * 6))
+    )
+
+
+def test_the_quotas_of_a_block_are_those_of_its_own_masks():
+    """Five masks, four steps, blocks of three: two and one, then one and one."""
+    denoiser = TabularDenoiser(length=5, vocab=3)
+    ids = torch.full((50, 5), 3)
+    nothing = torch.zeros_like(ids, dtype=torch.bool)
+    sampler = Blocks(Confidence(4), 3)
+    keys = rng.row_keys(0, 50)
+    steps = list(denoise(Canvas(ids, nothing, nothing), denoiser, sampler, Sampling(), keys))
+    for step, written in zip(steps, (0, 2, 1, 1, 1), strict=True):
+        assert (step.revealed.sum(1) == written).all()
+
+
+# ------------------------------------------------------------ early commit
+
+
+@pytest.mark.parametrize("gap", [1.2, 1.8])
+def test_early_commit_follows_its_law(gap):
+    exact = ExactLaws(LARGE, temperature=0.8)
+    editable = (0, 2, 3, 4)
+    step = lambda c: exact.committing(  # noqa: E731
+        c, editable, gap, lambda c: exact.confidence_step(c, 1, "probability")
+    )
+    sampler = EarlyCommit(Confidence(4), gap)
+    ours = run_draws(LARGE, sampler, Sampling(0.8), rows=60_000, seed=96)
+    assert (ours[-1].nfe < 4).any() and (ours[-1].nfe > 1).any()
+    assert_trajectory(ours, exact.trajectory(start(LARGE), [step] * 4))
+
+
+def test_early_commit_around_blocks_fills_beyond_the_block():
+    exact = ExactLaws(LARGE)
+
+    def left(canvas):
+        i = exact.holes(canvas)[0]
+        return {exact.replace(canvas, {i: t}): x for t, x in exact.choices(canvas, i)}
+
+    step = lambda c: exact.committing(c, (0, 2, 3, 4), 1.5, left)  # noqa: E731
+    sampler = EarlyCommit(Blocks(FirstHitting(), 1), 1.5)
+    ours = run_draws(LARGE, sampler, rows=60_000, seed=97)
+    assert_trajectory(ours, exact.trajectory(start(LARGE), [step] * 4))
+
+
+def test_early_commit_ends_samplers_that_would_go_on():
+    for inner in (Seed(6), ReMDM(6, "rescale", eta=1.0), P2(6, 2.0)):
+        steps = run_draws(LARGE, EarlyCommit(inner, 1e-9), rows=500, seed=98)
+        assert len(steps) <= 7 and not steps[-1].masked.any()
+        seen = [s.nfe for s in steps]
+        assert (seen[-1] == 1).all()  # the first forward pass decides
+
+
+def test_early_commit_makes_no_forward_pass_of_its_own():
+    ours = run_draws(LARGE, EarlyCommit(Ancestral(9), 1e9), rows=500, seed=99)
+    plain = run_draws(LARGE, Ancestral(9), rows=500, seed=99)
+    assert torch.equal(ours[-1].nfe, plain[-1].nfe)

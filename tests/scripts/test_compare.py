@@ -1,0 +1,655 @@
+"""compare.py: two clocks shown truly, a file that shows the same again, and every mistake."""
+
+import dataclasses
+import io
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers.terminals import NASTY, FakeTerminal
+from PIL import Image
+
+import compare
+from diffusion.errors import UserError
+from diffusion.evaluation import measuring, record
+from diffusion.options import GenerationOptions
+from diffusion.views import animation, panes, terminal
+from diffusion.views.animation import GIF_TICK, Stage
+from diffusion.views.film import Track, rate_line, synchronized, ticks
+from diffusion.views.frames import Frame, State
+
+GIVEN, MASKED, FRESH, SETTLED, REMASKED = State
+ROOT = Path(compare.__file__).parent
+SMALL = ["--max_len", "24", "--repeats", "1", "--n_steps", "4"]
+
+
+def diffusion_frames(seconds, pieces=(" The", " quick", " brown", " fox", " jumps")):
+    """A generation that writes a position a frame, in a random order, at scripted times."""
+    order = random.Random(1).sample(range(1, len(pieces)), len(pieces) - 1)
+    frames = []
+    for k, second in enumerate(seconds):
+        done = order[: min(k, len(order))]
+        states = [GIVEN] + [
+            FRESH if k and i == order[min(k, len(order)) - 1] else SETTLED if i in done else MASKED
+            for i in range(1, len(pieces))
+        ]
+        shown = [p if s is not MASKED else "" for p, s in zip(pieces, states, strict=True)]
+        frames.append(Frame(shown, states, k, len(order), k, second))
+    return frames
+
+
+def causal_frames(seconds, pieces=(" The", " lazy", " dog", " sleeps")):
+    """A generation that grows by a token a frame at scripted times."""
+    frames = []
+    for k, second in enumerate(seconds):
+        n = 1 + min(k, len(pieces) - 1)
+        states = [GIVEN, *[SETTLED] * (n - 2), *[FRESH] * (n > 1)]
+        frames.append(Frame(list(pieces[:n]), states, k, None, k, second))
+    return frames
+
+
+def film(slowdown=1.0, **more):
+    tracks = [
+        Track(diffusion_frames([0.0, 0.31, 0.62, 0.9, 1.27]), "left", rate_line),
+        Track(causal_frames([0.0, 0.055, 0.1001, 0.155]), "right", rate_line),
+    ]
+    return synchronized(tracks, "two clocks", slowdown, "a machine", "right was 8× faster", **more)
+
+
+# ---------------------------------------------------------------- the clock
+
+
+def last_by(frames, time):
+    return [i for i, frame in enumerate(frames) if frame.seconds <= time][-1]
+
+
+@pytest.mark.parametrize("slowdown", [1.0, 0.25, 7.0])
+def test_at_every_time_each_side_shows_its_last_state_by_then(slowdown):
+    shown = film(slowdown)
+    start = 0.0
+    for moment in shown.moments:
+        assert start == pytest.approx(moment.time * slowdown)
+        for time in (moment.time, moment.time + 0.999 * min(moment.hold, 1e9) / slowdown):
+            if moment is shown.moments[-1]:
+                time = moment.time
+            want = tuple(last_by(track.frames, time) for track in shown.tracks)
+            assert moment.shown == want
+        start += moment.hold
+    assert shown.moments[-1].shown == (4, 3)
+    assert shown.time_line.ends == (1.27, 0.155)
+
+
+def test_random_clocks():
+    draw = random.Random(0)
+    for _ in range(50):
+        clocks = [
+            [
+                0.0,
+                *sorted(draw.choice([0.1, 0.2, draw.random()]) for _ in range(draw.randint(1, 9))),
+            ]
+            for _ in range(2)
+        ]
+        tracks = [Track(diffusion_frames(clocks[0])), Track(causal_frames(clocks[1]))]
+        shown = synchronized(tracks, slowdown=draw.choice([1.0, 3.0]))
+        for moment, after in zip(shown.moments, [*shown.moments[1:], None], strict=True):
+            time = moment.time if after is None else (moment.time + after.time) / 2
+            assert moment.shown == tuple(last_by(t.frames, time) for t in tracks)
+
+
+def test_the_pictures_of_a_gif_keep_to_the_clocks(tmp_path, monkeypatch):
+    """At every tick of the file, each side shows its last state by then."""
+    drawn = []
+    monkeypatch.setattr(
+        Stage, "image", lambda self, moment: drawn.append(moment) or Image.new("RGB", (8, 8))
+    )
+    shown = film()
+    animation.save_film(shown, tmp_path / "a.gif")
+    tick = 0
+    for moment, count in ticks(shown.moments, GIF_TICK):
+        assert moment is drawn.pop(0)
+        for _ in range(count):
+            time = min(tick * GIF_TICK, 1.27)
+            assert moment.shown == tuple(last_by(t.frames, time + 1e-9) for t in shown.tracks)
+            tick += 1
+    assert not drawn
+
+
+def test_every_form_shows_the_states_of_the_film(tmp_path):
+    """HTML, filmstrip, picture and terminal take their frames from the same moments."""
+    shown = film()
+    animation.save_film(shown, tmp_path / "a.html")
+    html = (tmp_path / "a.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
+    for moment, (indices, hold, note, time) in zip(shown.moments, data["moments"], strict=True):
+        assert tuple(indices) == moment.shown
+        assert (hold, note, time) == (
+            pytest.approx(moment.hold, abs=1e-5),
+            moment.note,
+            moment.time,
+        )
+    for track, entry in zip(shown.tracks, data["tracks"], strict=True):
+        cells = {}
+        for frame, changes, status in zip(
+            track.frames, entry["changes"], entry["status"], strict=True
+        ):
+            cells |= {i: (code, text) for i, code, text in changes}
+            assert status == rate_line(frame)
+            for i, state in enumerate(frame.states):
+                code, text = cells[i]
+                assert data["states"][code] == state.value
+                assert text == ("" if state.open else frame.pieces[i].strip())
+            for i in range(len(frame.states), len(cells)):
+                assert cells[i][0] == -1
+    assert data["verdict"] == "right was 8× faster"
+
+    strip = animation.strip_moments(shown, 8)
+    assert 6 <= len(strip) <= 8
+    assert strip[0] is shown.moments[0] and strip[-1] is shown.moments[-1]
+    for moment in strip:
+        assert moment.shown == tuple(last_by(t.frames, moment.time) for t in shown.tracks)
+    gaps = [b.time - a.time for a, b in itertools.pairwise(strip)]
+    assert max(gaps) < 2 * 1.27 / 7 + 0.1  # even in time, not in moments
+
+    stage = Stage(shown)
+    for moment in shown.moments:
+        stage.show(moment)
+        for panel, frame in zip(stage.panels, shown.frames(moment), strict=True):
+            texts = [text.get_text() for text in panel.texts if text.get_visible()]
+            assert texts == [p.strip() for p in frame.pieces if p]
+        widths = [bar.get_width() / stage.longest for bar in stage.bars]
+        assert widths == [pytest.approx(min(moment.time, end) / 1.27) for end in (1.27, 0.155)]
+    assert stage.verdict.get_text() == "right was 8× faster"
+    stage.show(shown.moments[0])
+    assert stage.verdict.get_text() == ""
+
+
+def test_repainting_equals_drawing_anew():
+    shown = film()
+    stage = Stage(shown)
+    for moment in shown.moments[:6]:
+        picture = stage.image(moment)
+    fresh = Stage(shown).image(shown.moments[5])
+    difference = np.abs(np.asarray(picture).astype(int) - np.asarray(fresh)).max(2) > 0
+    assert difference.sum() < 60  # smoothed edges that are drawn over themselves
+
+
+def test_seconds_that_fall_and_a_bad_slowdown_are_refused():
+    with pytest.raises(ValueError):
+        synchronized([Track(causal_frames([0.0, 0.2, 0.1]))])
+    for slowdown in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="slowdown"):
+            film(slowdown)
+
+
+def test_rates():
+    frame = diffusion_frames([0.0, 0.5, 1.0])[2]
+    assert rate_line(frame) == "1.00 s · 2 tokens · 2/s · 2 passes · 1.0 a pass"
+    letters = sum(len(p) for p in frame.pieces[1:])
+    assert rate_line(frame, unit="character").startswith(f"1.00 s · {letters} characters")
+    start = diffusion_frames([0.0])[0]
+    assert rate_line(start) == "0.00 s · 0 tokens · 0 passes"
+
+
+# ---------------------------------------------------------------- measuring
+
+
+class FakeWriter:
+    def __init__(self, name, log, seconds):
+        self.name, self.log, self.seconds = name, log, iter(seconds)
+
+    def record(self, prompts, options, samples):
+        self.log.append(self.name)
+        end = next(self.seconds)
+        for second in (0.0, end / 2, end):
+            yield SimpleNamespace(seconds=second)
+
+
+def test_runs_alternate_after_one_to_warm_up(monkeypatch):
+    log, count = [], []
+    monkeypatch.setattr(measuring, "progress", lambda *state: count.append(state))
+    writers = [FakeWriter("a", log, [9, 3, 1, 2]), FakeWriter("b", log, [9, 5, 6, 4])]
+    runs = measuring.measure([(writer, None) for writer in writers], "x", 3, keep=list)
+    assert log == ["b", "a", "a", "b", "b", "a", "a", "b"]
+    assert len(count) == 8
+    assert [[steps[-1].seconds for steps in side] for side in runs] == [[3, 1, 2], [5, 6, 4]]
+    # The run that is shown took place: its times belong together.
+    assert [step.seconds for step in compare.median_run(runs[0])] == [0.0, 1.0, 2]
+    assert compare.median_run(runs[1])[-1].seconds == 5
+    assert compare.median_run(runs[1][:2])[-1].seconds == 5  # the lower of two
+
+
+def side(model, seconds, frames):
+    return {"model": model, "method": "m", "text": "t", "ids": [1], "nfe": 3,
+            "seconds": seconds, "frames": frames}  # fmt: skip
+
+
+def test_the_verdict():
+    a = side("a", [1.0, 2.0, 4.0], diffusion_frames([0.0, 0.5, 1.0, 1.5, 2.0]))
+    b = side("b", [0.5], causal_frames([0.0, 0.1, 0.2, 0.5]))
+    assert compare.verdict([a, b], "token") == "b was 4.00× faster"
+    assert compare.verdict([b, a], "token") == "b was 4.00× faster"
+    # Of an even number of runs the lower one in the middle is shown, and so it is what counts.
+    assert compare.verdict([a, side("c", [9.0, 1.0], b["frames"])], "token") == "c was 2.00× faster"
+    letters = len(" quick brown fox jumps"), len(" lazy dog sleeps")
+    ratio = (2.0 / letters[0]) / (0.5 / letters[1])
+    assert compare.verdict([a, b], "character") == f"b was {ratio:.2f}× faster per character"
+
+
+# ---------------------------------------------------------------- the script
+
+
+@pytest.fixture
+def call(run_script, monkeypatch, tmp_path, tiny_model, tiny_gpt2):
+    """Runs the script in an empty folder."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    def call(*arguments, model=tiny_model, baseline=tiny_gpt2, **stdin):
+        models = ["--model", model, "--baseline", baseline]
+        words = models if "--replay" not in arguments else []
+        return run_script(compare, *words, *arguments, **stdin)
+
+    return call
+
+
+def test_one_prompt_is_compared_and_an_animation_is_there(call):
+    code, out, err = call("The river", *SMALL)
+    assert code == 0, err
+    assert out.count("The river") == 2 and "faster" in out and "tokens/s" in out
+    assert os.listdir() == ["compare.gif"]
+    with Image.open("compare.gif") as image:
+        assert image.size == (1280, 720) and image.n_frames >= 2
+    first = Path("compare.gif").read_bytes()
+    assert call("The river", *SMALL)[0] == 0
+    assert sorted(os.listdir()) == ["compare-2.gif", "compare.gif"]  # nothing was replaced
+    assert Path("compare.gif").read_bytes() == first
+    assert call("The river", *SMALL, "--no_animate")[0] == 0
+    assert len(os.listdir()) == 2
+
+
+def test_both_write_as_many_tokens_and_what_the_scripts_would(call, tiny_model, tiny_gpt2):
+    from diffusion.canvas import written_ids
+    from diffusion.generate import load_writer
+    from diffusion.models.causal import load_causal_writer
+
+    code, out, _ = call("The river", *SMALL, "--json", "--seed", "5", "--temperature", "0.8")
+    data = json.loads(out)
+    assert code == 0 and os.listdir() == []
+    length = data["options"]["length"]
+    for part, writer in zip(
+        data["sides"],
+        (load_writer(str(tiny_model)), load_causal_writer(str(tiny_gpt2))),
+        strict=True,
+    ):
+        assert len(part["ids"]) == 24 and 2 not in part["ids"]
+        options = GenerationOptions(length=length, max_len=24, seed=5, temperature=0.8)
+        if part is data["sides"][0]:
+            options = dataclasses.replace(options, sampler="seed", n_steps=4)
+        *_, last = writer.generate(["The river"], options, [0])
+        assert written_ids(last, 0) == part["ids"]
+        assert len(part["seconds"]) == 1 and part["seconds"][0] > 0
+    assert data["sides"][1]["nfe"] == length
+    assert data["hardware"] and data["versions"]["torch"] == torch.__version__
+
+
+def test_a_replay_shows_the_same_without_a_model(call, tmp_path, monkeypatch):
+    films = []
+    real = compare.save_film
+    monkeypatch.setattr(
+        compare, "save_film", lambda film, *a, **k: films.append(film) or real(film, *a, **k)
+    )
+    kept = tmp_path / "kept"
+    code, _, err = call("The river", *SMALL, "--output_dir", kept, "--save_animation", "a.html")
+    assert code == 0, err
+    assert os.listdir(kept) == ["compare.json"]
+    monkeypatch.setattr(compare, "load_writers", None)
+    code, _, err = call("--replay", kept / "compare.json", "--save_animation", "b.html")
+    assert code == 0, err
+    direct, again = films
+    assert again.moments == direct.moments and again.time_line == direct.time_line
+    assert again.title == direct.title
+    for a, b in zip(direct.tracks, again.tracks, strict=True):
+        assert a.frames == b.frames and a.name == b.name
+    assert Path("a.html").read_bytes() == Path("b.html").read_bytes()
+    assert sorted(os.listdir()) == ["a.html", "b.html"]
+    # Again in another tempo, as another kind of file.
+    replay = ("--replay", kept / "compare.json", "--slowdown", "3", "--save_animation", "c.png")
+    assert call(*replay)[0] == 0
+    assert films[2].moments[-1].time == direct.moments[-1].time
+    assert "slowed 3×" in films[2].moments[0].note
+
+
+def test_replay_needs_no_torch(call, tmp_path):
+    assert call("The river", *SMALL, "--output_dir", tmp_path / "kept", "--no_animate")[0] == 0
+    kept = tmp_path / "kept" / "compare.json"
+    code = (
+        "import sys, compare; sys.argv[1:] = ['--replay', sys.argv[1], '--save_animation', 'x.html'];"
+        "compare.main(); print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(kept)], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout.strip().endswith("False"), done.stderr
+
+
+def test_the_measurement_is_kept_before_it_is_shown(call, tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "table", interrupted)
+    assert call("The river", *SMALL, "--output_dir", tmp_path / "k")[0] == 130
+    assert os.listdir(tmp_path / "k") == ["compare.json"]
+
+
+def test_both_models_compute_in_one_number_format(monkeypatch):
+    from diffusion import generate
+    from diffusion.models import causal
+
+    asked = []
+
+    def loader(own):
+        def load(name, tokenizer, device, dtype):
+            asked.append(dtype)
+            return SimpleNamespace(dtype=own if dtype == "auto" else dtype)
+
+        return load
+
+    monkeypatch.setattr(generate, "load_writer", loader("float32"))
+    monkeypatch.setattr(causal, "load_causal_writer", loader("bfloat16"))
+    pair = compare.load_writers(compare.CompareOptions())
+    assert [writer.dtype for writer in pair] == ["float32", "float32"]
+    pair = compare.load_writers(compare.CompareOptions(dtype="bfloat16"))
+    assert [writer.dtype for writer in pair] == ["bfloat16", "bfloat16"]
+
+
+def test_several_prompts_of_a_pipe(call, tmp_path):
+    code, out, err = call(*SMALL, "--output_dir", tmp_path / "k", stdin=b"The river\nHe said\n")
+    assert code == 0, err
+    assert sorted(os.listdir(tmp_path / "k")) == [
+        "compare-2.gif", "compare-2.json", "compare.gif", "compare.json"
+    ]  # fmt: skip
+    assert out.count("faster") == 2
+
+
+@pytest.mark.parametrize("ending", ["html", "png", "gif"])
+def test_every_special_character_stays_text(call, ending):
+    prompt = "<script>alert(1)</script> $x_1^2$ 100% \\frac & é 河"
+    code, _, err = call(prompt, "--max_len", "64", *SMALL[2:], "--save_animation", f"a.{ending}")
+    assert code == 0, err
+    if ending == "html":
+        html = Path("a.html").read_text()
+        assert "<script>alert" not in html
+        assert "&lt;script&gt;alert(1)" in html.replace("</i></span><span><i>", "")
+
+
+def test_nasty_pieces_survive_every_form(tmp_path):
+    pieces = [" The", *NASTY]
+    tracks = [
+        Track(diffusion_frames([0.0, 0.1, 0.2], pieces), "<b>a"),
+        Track(causal_frames([k * 0.1 for k in range(len(pieces))], pieces), "</title> $x$"),
+    ]
+    shown = synchronized(tracks, "</script><script>", verdict="<i>")
+    for ending in ("html", "png", "gif"):
+        animation.save_film(shown, tmp_path / f"a.{ending}")
+    html = (tmp_path / "a.html").read_text()
+    assert html.count("<script") == 2 and "<b>a" not in html and "</title> $" not in html
+
+
+def test_models_with_different_tokenizers(call, tiny_gpt2, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_gpt2, other)
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    merges = tokenizer["model"]["merges"]
+    tokenizer["model"]["merges"] = merges[: len(merges) // 3]
+    vocab = tokenizer["model"]["vocab"]
+    last = max(vocab, key=vocab.get)
+    vocab["\u0120zz"] = vocab.pop(last)
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    code, out, err = call("The river runs", *SMALL, "--json", baseline=other)
+    assert code == 0, err
+    data = json.loads(out)
+    assert data["unit"] == "character"
+    data["sides"] = [{**s, "frames": record.unpack(s["frames"])} for s in data["sides"]]
+    shown = compare.film_of_record(data, 1.0)
+    assert (
+        "tokenizers differ" in shown.moments[0].note and "per character" in shown.time_line.verdict
+    )
+    assert "characters" in shown.tracks[0].status(shown.tracks[0].frames[-1])
+    assert "characters/s" in compare.table(data)
+
+
+def test_a_sweep(call, tmp_path):
+    folder = tmp_path / "sweep"
+    code, out, err = call("--sweep", "--repeats", "2", "--output_dir", folder)
+    assert code == 0, err
+    assert sorted(os.listdir(folder)) == ["sweep.json", "sweep.png"]
+    data = json.loads((folder / "sweep.json").read_text())
+    seen = {(r["steps"], r["new_tokens"]): r for r in data["results"]}
+    lengths = {n for _, n in seen}
+    longest = max(lengths)
+    assert lengths == {32, longest} and 55 < longest < 64
+    assert {s for s, n in seen if n == 32} == {None, 4, 8, 16, 32}
+    for (steps, tokens), r in seen.items():
+        assert r["nfe"] == (tokens if steps is None else steps)
+        assert len(r["seconds"]) == 2 and min(r["seconds"]) <= r["median"] <= max(r["seconds"])
+    with Image.open(folder / "sweep.png") as image:
+        assert image.width >= 1000
+    assert "with cache" in out and f"{longest}" in out
+
+
+BAD = {
+    "empty prompt": ([""], "empty"),
+    "prompt too long": (["river " * 80, "--max_len", "64"], "64 positions"),
+    "beyond either model": (["He", "--max_len", "65"], "64 positions"),
+    "no room": (["He said", "--length", "60", "--max_len", "62"], "62 positions"),
+    "no repeats": (["He", "--repeats", "0"], "--repeats 0"),
+    "slowdown": (["He", "--slowdown", "0"], "--slowdown 0"),
+    "slowdown nan": (["He", "--slowdown", "nan"], "--slowdown nan"),
+    "no ending": (["He", "--save_animation", "out"], ".gif"),
+    "unknown ending": (["He", "--save_animation", "out.avi"], ".avi"),
+    "prompt and replay": (["He", "--replay", "x.json"], "leave out the prompt"),
+    "replay with a seed": (["--replay", "x.json", "--seed", "5"], "leave out --seed 5"),
+    "replay into a folder": (["--replay", "x.json", "--output_dir", "x"], "leave out --output_dir"),
+    "sweep with a slowdown": (["--sweep", "--slowdown", "7", "--output_dir", "x"], "--slowdown"),
+    "sweep with a length": (["--sweep", "--max_len", "20", "--output_dir", "x"], "--max_len 20"),
+    "an endless film": (["He", "--slowdown", "1e9"], "or less"),
+    "replay of nothing": (["--replay", "nothing.json"], "nothing.json"),
+    "sweep without folder": (["--sweep"], "--output_dir"),
+    "sweep with prompt": (["He", "--sweep", "--output_dir", "x"], "--sweep"),
+    "sweep with steps": (["--sweep", "--n_steps", "4", "--output_dir", "x"], "--n_steps"),
+    "sweep without steps": (["--sweep", "--sampler", "threshold", "--output_dir", "x"], "confidence"),
+    "unknown sampler": (["He", "--sampler", "confidnce"], "'confidence'"),
+    "unknown flag": (["He", "--repeat", "1"], "--repeats"),
+    "top_p": (["He", "--top_p", "0"], "--top_p 0"),
+    "a masked baseline": (["He", "--baseline", "MASKED"], "does not write from left to right"),
+    "a causal model": (["He", "--model", "CAUSAL"], "no masked-language-model head"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case, tiny_model, tiny_gpt2):
+    arguments, named = BAD[case]
+    names = {"MASKED": str(tiny_model), "CAUSAL": str(tiny_gpt2)}
+    arguments = [names.get(a, a) for a in arguments]
+    if "--max_len" not in arguments and "--replay" not in arguments and "--sweep" not in arguments:
+        arguments = [*arguments, "--max_len", "24"]
+    code, out, err = call(*arguments)
+    said = [line for line in err.splitlines() if line.startswith("compare.py: ")]
+    assert (code, out, len(said)) == (2, "", 1), err
+    assert named in said[0] and "Traceback" not in err
+    assert os.listdir() == []
+
+
+def test_two_prompts_and_one_file(call):
+    code, _, err = call(*SMALL, "--save_animation", "a.gif", stdin=b"He\nShe\n")
+    assert code == 2 and "--output_dir" in err
+
+
+DAMAGE = {
+    "truncated": (lambda text: text[: len(text) // 2], "not complete JSON"),
+    "empty": (lambda text: "", "not complete JSON"),
+    "another kind": (lambda text: '{"a": 1}', "not a comparison"),
+    "a list": (lambda text: "[1, 2]", "not a comparison"),
+    "another version": (lambda text: text.replace('"version": 1,', '"version": 2,'), "version 2"),
+    "an unknown state": (lambda text: text.replace('"masked"', '"msked"'), "damaged"),
+    "frames missing": (lambda text: re.sub(r'"frames": \[.*?\}\]', '"frames": []', text), "damaged"),
+    "a field missing": (lambda text: text.replace('"hardware"', '"hardwear"'), "damaged"),
+    "options missing": (lambda text: text.replace('"options": {"length": 4}', '"options": {}'), "damaged"),
+    "a length that is no number": (lambda text: text.replace('"length": 4}', '"length": "x"}'), "damaged"),
+    "passes that are no number": (lambda text: text.replace('"nfe": 3,', '"nfe": "x",'), "damaged"),
+    "endless seconds": (lambda text: text.replace('"seconds": 0.31,', '"seconds": Infinity,'), "damaged"),
+    "no seconds": (lambda text: text.replace('"seconds": 0.31,', '"seconds": NaN,'), "damaged"),
+    "ends that are none": (lambda text: text.replace('"ends": []', '"ends": null'), "damaged"),
+    "a position before the first": (lambda text: text.replace('[[1, "', '[[-1, "'), "damaged"),
+    "another unit": (lambda text: text.replace('"unit": "token"', '"unit": "foo"'), "damaged"),
+    "deep nesting": (lambda text: "[" * 200_000, "not complete JSON"),
+    "seconds that are no numbers": (
+        lambda text: re.sub(r'"seconds": \[[^]]*\]', '"seconds": ["x"]', text), "damaged"
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    data = {
+        "format": record.FORMAT, "version": record.VERSION, "prompt": "The", "unit": "token",
+        "options": {"length": 4}, "hardware": "x", "processor": "y",
+        "sides": [
+            side("a", [1.27], diffusion_frames([0.0, 0.31, 0.62, 0.9, 1.27])),
+            side("b", [0.155], causal_frames([0.0, 0.055, 0.1, 0.155])),
+        ],
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("kept") / "compare.json"
+    path.write_text(record.dump(data))
+    return path
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_replay_gets_one_sentence(call, kept, case):
+    change, named = DAMAGE[case]
+    text = kept.read_text()
+    assert change(text) != text
+    Path("broken.json").write_text(change(text))
+    code, out, err = call("--replay", "broken.json", "--save_animation", "a.gif")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1 and named in err and "broken.json" in err
+    assert os.listdir() == ["broken.json"]
+
+
+def test_frames_survive_packing():
+    frames = diffusion_frames([0.0, 0.1, 0.2, 0.3, 0.4])
+    frames[2] = dataclasses.replace(
+        frames[2], states=[*frames[2].states[:4], REMASKED], pieces=[*frames[2].pieces[:4], ""]
+    )
+    growing = causal_frames([0.0, 0.1, 0.2, 0.3])
+    for original in (frames, growing):
+        assert record.unpack(json.loads(json.dumps(record.pack(original)))) == original
+    with pytest.raises(ValueError, match="fall"):
+        record.unpack(record.pack(growing[::-1]))
+
+
+def test_out_of_memory_says_what_to_change(call, monkeypatch):
+    from diffusion.generate import Writer
+
+    def full(self, *arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Writer, "generate", full)
+    code, _, err = call("He", *SMALL)
+    assert code == 2 and "ran out of memory" in err and "--length" in err
+    assert "Traceback" not in err
+
+
+# ---------------------------------------------------------------- the terminal
+
+
+@pytest.fixture
+def tty(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for module in (terminal, panes):
+        monkeypatch.setattr(module, "window_size", lambda stream: stream.size)
+    return FakeTerminal
+
+
+def long_film():
+    words = [f" word{i}" for i in range(120)]
+    left = diffusion_frames([k * 0.01 for k in range(121)], [" The", *words])
+    right = causal_frames([k * 0.02 for k in range(121)], [" The", *words])
+    return synchronized([Track(left, "left", rate_line), Track(right, "right", rate_line)])
+
+
+@pytest.mark.parametrize(
+    "columns, lines", [(60, 40), (100, 30), (200, 50), (20, 12), (8, 5), (70, 3)]
+)
+def test_rows_fit_the_window_and_do_not_jump(columns, lines):
+    shown = long_film()
+    view = panes.Panes(shown)
+    heights = set()
+    for moment in shown.moments[::20] + shown.moments[-1:]:
+        rows = view.rows(moment, columns, lines)
+        heights.add(len(rows))
+        assert len(rows) <= lines
+        for row in rows:
+            assert len(re.sub(r"\x1b\[[\d;]*m", "", row)) <= columns or columns < 20
+    assert len(heights) == 1
+
+
+@pytest.mark.parametrize("columns", [60, 100, 200])
+def test_the_whole_texts_are_left_on_the_terminal(tty, columns):
+    stream, shown = tty(columns, 30), long_film()
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    panes.play(shown, stream, clock=lambda: now[0], sleep=sleep)
+    assert not stream.alternate and stream.cursor and stream.wraps
+    text = "\n".join(stream.lines())
+    for i in range(120):
+        assert len(re.findall(rf"\bword{i}\b", text)) == 2, i
+    beside = any("word0" in line and "left" not in line and line.count("The") == 2
+                 for line in stream.lines())  # fmt: skip
+    assert beside == (columns >= 100)
+
+
+def test_playing_is_never_late(tty, monkeypatch):
+    """Whatever a terminal costs, what it shows is the moment of that time."""
+    shown, drawn, now = film(), [], [0.0]
+    real = panes.Panes.rows
+
+    def rows(self, moment, columns, lines):
+        if lines is not None:
+            drawn.append((now[0], moment))
+            now[0] += 0.07  # drawing is slow
+        return real(self, moment, columns, lines)
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(panes.Panes, "rows", rows)
+    panes.play(shown, tty(100, 30), clock=lambda: now[0], sleep=sleep)
+    for time, moment in drawn:
+        assert moment.shown == tuple(
+            last_by(track.frames, min(time, 1.27) + 1e-9) for track in shown.tracks
+        )
+    assert drawn[-1][1] is shown.moments[-1]
+    assert len(drawn) < len(shown.moments)
+
+
+def test_no_terminal_no_panes(monkeypatch):
+    stream = io.StringIO()
+    panes.play(film(), stream)
+    assert stream.getvalue() == ""

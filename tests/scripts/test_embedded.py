@@ -1,0 +1,134 @@
+"""The checkpoints that come with the repository: small, safe, matched, and better than counting
+words."""
+
+import json
+
+import pytest
+import torch
+
+from diffusion import likelihood
+from diffusion.canvas import written_ids, written_text
+from diffusion.data import packing
+from diffusion.generate import load_writer
+from diffusion.models import loading, tokenizers
+from diffusion.models.causal import load_causal_writer
+from diffusion.options import SAMPLERS, GenerationOptions
+
+TEXT = (
+    "The town lies on the northern bank of the river, about ten miles from the sea. It was first "
+    "mentioned in a charter of the twelfth century, when the king gave the land to the church. "
+    "During the war the old bridge was destroyed, and a new one was built in the following year. "
+    "The railway reached the town in the second half of the nineteenth century. Most of the "
+    "people worked in the mills and in the port. Today the town is known for its museum, which "
+    "was opened by the local council and holds a large collection of paintings. The team played "
+    "its first season in the national league and won the championship three times."
+)
+
+
+@pytest.fixture(scope="module")
+def writer():
+    return load_writer("roberta-small-wikitext", dtype="float32")
+
+
+NAMES = ("roberta-small-wikitext", "gpt2-small-wikitext", "gpt2-small-books")
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    return load_causal_writer("gpt2-small-wikitext", dtype="float32")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_small_and_without_pickles(name):
+    folder = loading.WEIGHTS / name
+    files = {path.name: path.stat().st_size for path in folder.iterdir()}
+    assert sum(files.values()) <= 30e6
+    assert "model.safetensors" in files and "README.md" in files
+    assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in files)
+
+
+def test_it_has_at_most_14_million_parameters(writer):
+    model = writer.denoiser.row_logits.model
+    assert sum(p.numel() for p in model.parameters()) <= 14e6
+
+
+def test_its_bound_on_new_text_is_far_below_the_unigram_entropy(writer):
+    tokenizer = writer.tokenizer
+    blocks = packing.pack([TEXT], tokenizer, 128).long()
+    editable = torch.ones_like(blocks, dtype=torch.bool)
+    editable[:, 0] = False
+    vocab = writer.denoiser.row_logits.config.vocab_size
+    bound = likelihood.likelihood_bound(
+        writer.denoiser.row_logits,
+        blocks,
+        editable,
+        tokenizer.mask_token_id,
+        tokenizers.token_byte_lengths(tokenizer, vocab),
+        draws=32,
+    )
+    # A model that knows word frequencies alone gets about 7.1 nats per token on such text.
+    assert bound.nats_per_token < 6.3
+
+
+def test_the_nll_of_gpt2_on_new_text_is_far_below_the_unigram_entropy(gpt2):
+    ids = torch.tensor([[0, *gpt2.tokenizer(TEXT, add_special_tokens=False)["input_ids"]]])
+    with torch.no_grad():
+        nll = gpt2.model(ids, labels=ids).loss.item()
+    assert nll < 4.5
+
+
+def test_the_scorer_is_larger_and_has_read_other_text(gpt2):
+    scorer = load_causal_writer("gpt2-small-books", dtype="float32")
+    small, large = (sum(p.numel() for p in w.model.parameters()) for w in (gpt2, scorer))
+    assert large > 1.3 * small
+    ids = torch.tensor([[0, *gpt2.tokenizer(TEXT, add_special_tokens=False)["input_ids"]]])
+    with torch.no_grad():
+        own, other = (w.model(ids, labels=ids).loss.item() for w in (gpt2, scorer))
+    assert own < other < 6.3  # such text is the other's own kind
+    card = (loading.WEIGHTS / "gpt2-small-books" / "README.md").read_text()
+    (read,) = (line for line in card.splitlines() if line.startswith("| training text |"))
+    assert "books" in read and "wikitext" not in read
+
+
+def test_the_two_are_matched(writer, gpt2):
+    """What the cards claim: the same tokenizer, body shape, number of parameters, tokens seen."""
+    masked, causal = writer.denoiser.row_logits.model, gpt2.model
+    count = [sum(p.numel() for p in model.parameters()) for model in (masked, causal)]
+    assert abs(count[0] / count[1] - 1) < 0.03
+    assert writer.tokenizer.get_vocab() == gpt2.tokenizer.get_vocab()
+    a, b = masked.config, causal.config
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        assert getattr(a, name) == getattr(b, name), name
+    assert a.intermediate_size == 4 * b.hidden_size and b.n_inner is None
+    assert a.diffusion["tokens_seen"] == b.diffusion["tokens_seen"]
+    assert a.hidden_dropout_prob == b.resid_pdrop == b.embd_pdrop == 0
+    assert a.attention_probs_dropout_prob == b.attn_pdrop == 0
+    assert writer.positions == gpt2.positions
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_card_says_what_its_config_says(name):
+    folder = loading.WEIGHTS / name
+    card = (folder / "README.md").read_text()
+    settings = json.loads((folder / "config.json").read_text())["diffusion"]
+    assert settings["objective"] == ("causal" if "gpt2" in folder.name else "diffusion")
+    assert "test split" in card
+    assert f"{settings['tokens_seen']:,}" in card
+    assert f"{settings['bound_nats_per_token']:.4f} ±" in card
+    assert "python finetune.py" in card
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_same_text_alone_and_in_a_batch(writer, sampler):
+    options = GenerationOptions(sampler=sampler, max_len=48)
+    *_, together = writer.generate(["The town", "The river", "In 1887"], options, [0, 3, 1])
+    *_, alone = writer.generate(["The river"], options, [3])
+    assert together.ids[1].tolist() == alone.ids[0].tolist()
+    assert written_text(writer.tokenizer, alone, 0).startswith("The river")
+
+
+def test_gpt2_writes_the_same_text_alone_and_in_a_batch(gpt2):
+    options = GenerationOptions(max_len=64)
+    *_, together = gpt2.generate(["The town of", "The river", "In 1887"], options, [0, 3, 1])
+    *_, alone = gpt2.generate(["The river"], options, [3])
+    assert written_ids(together, 1) == written_ids(alone, 0)

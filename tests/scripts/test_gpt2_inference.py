@@ -1,0 +1,285 @@
+"""gpt2_inference.py: the same flags and outputs as inference.py, and exactly the text that a plain
+loop over a causal model would draw."""
+
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.exact import sharpen
+from helpers.terminals import in_a_terminal, records
+from PIL import Image
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import gpt2_inference
+from diffusion import hardware, rng
+from diffusion.canvas import written_ids, written_text
+from diffusion.denoise import TOKENS
+from diffusion.models import causal
+from diffusion.models.causal import handed_over, load_causal_writer
+from diffusion.options import GenerationOptions
+from diffusion.proposal import Proposal, Sampling
+from diffusion.views.frames import Framer, State
+
+ROOT = Path(gpt2_inference.__file__).parent
+SMALL = ["--max_len", "24"]
+
+
+@pytest.fixture
+def call(run_script, tiny_gpt2):
+    def call(*arguments, model=tiny_gpt2, **stdin):
+        return run_script(gpt2_inference, "--model", model, *arguments, **stdin)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def writer(tiny_gpt2):
+    return load_causal_writer(str(tiny_gpt2), dtype="float32")
+
+
+def by_hand(folder, prompt, n, seed, sample, temperature, top_k, top_p, banned, penalty=1.0):
+    """One text by a plain loop without a cache; the filters are those of `exact`."""
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForCausalLM.from_pretrained(folder),
+    )
+    ids = [0, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+    key = rng.fold_in(rng.seed_key(seed), torch.tensor([sample]))
+    for step in range(1, n + 1):
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0, -1].double()
+        for token in set(ids):
+            logits[token] *= 1 / penalty if logits[token] > 0 else penalty
+        logits[banned] = -torch.inf
+        p = sharpen(logits.softmax(-1).tolist(), temperature, top_k, top_p)
+        u = rng.uniform(rng.fold_in(rng.fold_in(key, step), TOKENS), 1).item()
+        # Tokens are laid on the line from 0 to 1 from the most probable one down.
+        order, below = sorted(range(len(p)), key=lambda i: -p[i]), 0.0
+        for token in order:
+            below += p[token]
+            if u < below:
+                break
+        ids.append(token)
+    return ids
+
+
+@pytest.mark.parametrize(
+    "temperature, top_k, top_p", [(1.0, 50, 0.95), (0.7, 0, 0.5), (1.3, 7, 1.0), (0.0, 0, 1.0)]
+)
+def test_it_writes_what_a_plain_loop_would(writer, tiny_gpt2, temperature, top_k, top_p):
+    options = GenerationOptions(
+        length=20, max_len=64, temperature=temperature, top_k=top_k, top_p=top_p, seed=3
+    )
+    prompts = ["The river", "She opened the window and"]
+    *_, last = writer.generate(prompts, options, [0, 5])
+    banned = [0, 1, 2, 3, 4]  # the specials; </s> too, since exactly 20 tokens are asked for
+    for row, (prompt, sample) in enumerate(zip(prompts, [0, 5], strict=True)):
+        expected = by_hand(tiny_gpt2, prompt, 20, 3, sample, temperature, top_k, top_p, banned)
+        assert written_ids(last, row) == expected
+
+
+def test_repetition_is_penalised_and_word_pairs_are_not_repeated(writer, tiny_gpt2):
+    base = GenerationOptions(length=25, max_len=64, top_k=50, top_p=0.95)
+    options = dataclasses.replace(base, repetition_penalty=1.7)
+    last = list(writer.record(["The river"], options, [0]))[-1]
+    expected = by_hand(tiny_gpt2, "The river", 25, 0, 0, 1.0, 50, 0.95, [0, 1, 2, 3, 4], 1.7)
+    assert written_ids(last, 0) == expected
+    options = dataclasses.replace(base, no_repeat_ngram_size=2, temperature=0.0)
+    ids = written_ids(list(writer.record(["The river"], options, [0]))[-1], 0)
+    pairs = list(itertools.pairwise(ids))
+    assert len(set(pairs)) == len(pairs)
+    free = written_ids(
+        list(writer.record(["The river"], dataclasses.replace(base, temperature=0.0), [0]))[-1], 0
+    )
+    assert len(set(itertools.pairwise(free))) < len(free) - 1
+
+
+def test_filters_mean_the_same_for_both_kinds_of_models():
+    """The same logits and the same uniforms give the same tokens, on nuclei whose mass reaches
+    top_p exactly, too."""
+    p = torch.tensor([0.5, 0.25, 0.125, 0.0625, 0.0625]).expand(4000, 5)
+    keys = rng.row_keys(0, len(p))
+    draw = causal._Draw
+    for sampling in (Sampling(1.0, 0, 0.75), Sampling(1.0, 0, 0.76), Sampling(0.5, 3, 0.9)):
+        clock = causal._Clock(torch.device("cpu"))
+        clock.start()
+        nothing = torch.tensor([], dtype=torch.int64)
+        processor = draw(sampling, keys, nothing, clock, lambda *item: None)
+        gpt2 = processor(None, p.log()).argmax(-1)
+        u = rng.uniform(rng.fold_in(rng.fold_in(keys, 1), TOKENS), 1)
+        rows = torch.ones(len(p), 1, dtype=torch.bool)
+        assert torch.equal(gpt2, Proposal(p.log(), rows, sampling, u).tokens[:, 0])
+        expected = sharpen(p[0].tolist(), sampling.temperature, sampling.top_k, sampling.top_p)
+        assert set(gpt2.tolist()) == {i for i, x in enumerate(expected) if x > 0}
+
+
+def test_a_text_does_not_depend_on_what_else_is_written(call):
+    lines = b"The river\nShe opened the window\nHe\n"
+    both = ("--json", "--num_samples", "2", "--max_len", "48")
+    together = records(call(*both, "--batch_size", "6", stdin=lines)[1])
+    alone = records(call(*both, "--batch_size", "1", stdin=lines)[1])
+    assert [r["ids"] for r in together] == [r["ids"] for r in alone]
+    assert [r["nfe"] for r in together] == [r["nfe"] for r in alone]
+    assert len({tuple(r["ids"]) for r in together}) == 6
+
+
+def test_a_text_ends_at_its_own_end_of_text(writer, monkeypatch):
+    """Rows of a batch end at different steps; what `generate` puts behind them does not exist."""
+    ends = torch.tensor([[2, 9, 9, 9], [9, 9, 2, 9], [9, 9, 9, 9]])
+    calls = itertools.chain(ends.T, itertools.repeat(torch.tensor([9, 9, 9])))
+
+    def scripted(self, logits, u):
+        return next(calls), u
+
+    monkeypatch.setattr(Sampling, "draw", scripted)
+    prompts = ["The", "The river runs", "She"]
+    start = [len(writer.tokenizer(p, add_special_tokens=False)["input_ids"]) + 1 for p in prompts]
+    options = GenerationOptions(max_len=max(start) + 3)
+    steps = list(writer.generate(prompts, options, [0, 1, 2]))
+    last = steps[-1]
+    assert [written_ids(last, row)[start[row] :] for row in range(2)] == [[2], [9, 9, 2]]
+    room = options.max_len - start[2]
+    assert written_ids(last, 2)[start[2] :] == [9] * room
+    assert last.nfe.tolist() == [1, 3, room]
+    assert written_text(writer.tokenizer, last, 0) == "The"
+    frames = [Framer(writer.tokenizer).frame(step, row=1) for step in steps]
+    assert [len(f.states) for f in frames[:4]] == [start[1] - 1 + n for n in range(4)]
+    assert frames[3].states[-1] is State.FRESH and frames[-1].text == "The river runs" + "".join(
+        writer.tokenizer.convert_ids_to_tokens([9, 9])
+    )
+
+
+def test_every_row_fills_its_own_room(call):
+    out = records(call("--json", *SMALL, "--num_samples", "4", stdin=b"He\nShe opened the\n")[1])
+    assert all(len(r["ids"]) == 24 or r["ids"][-1] == 2 for r in out)
+    assert any(len(r["ids"]) == 24 for r in out[:4]) and any(len(r["ids"]) == 24 for r in out[4:])
+
+
+def test_exactly_so_many_tokens(call):
+    out = records(call("--length", "9", "--json", "--max_len", "64", stdin=b"He\nShe opened\n")[1])
+    for record, prompt in zip(out, ["He", "She opened"], strict=True):
+        assert record["text"].startswith(prompt)
+        assert record["nfe"] == 9 and 2 not in record["ids"]
+
+
+def test_only_the_time_in_the_model_is_measured(writer, monkeypatch):
+    """Each reading of this clock is a second later: from a forward pass to the draw is one."""
+    clock = itertools.count()
+    monkeypatch.setattr(hardware, "now", lambda device: float(next(clock)))
+    options = GenerationOptions(length=5, max_len=40)
+    seconds = []
+    for step in writer.generate(["The"], options, [0]):
+        seconds.append(step.seconds)
+        for _ in range(10):  # a reader who takes his time
+            next(clock)
+    assert seconds == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert [step.seconds for step in writer.record(["The"], options, [0])] == seconds
+
+
+def test_a_recording_has_the_same_steps(writer):
+    options = GenerationOptions(max_len=30)
+    prompts = ["The", "She opened the window and"]
+    streamed = list(writer.generate(prompts, options, [0, 1]))
+    recorded = writer.record(prompts, options, [0, 1])
+    assert len(streamed) == len(recorded)
+    for a, b in zip(streamed, recorded, strict=True):
+        for name in ("ids", "frozen", "padding", "revealed", "nfe"):
+            assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+def test_a_full_row_waits_for_a_shorter_prompt_up_to_the_last_position(writer):
+    """Its own positions would run on beyond those that the model has."""
+    options = GenerationOptions(max_len=writer.positions, seed=5)
+    prompts = ["The", "The river runs through the old town and under the"]
+    *_, together = writer.generate(prompts, options, [0, 1])
+    for row, prompt in enumerate(prompts):
+        *_, alone = writer.generate([prompt], options, [row])
+        assert written_ids(together, row) == written_ids(alone, 0)
+        assert len(written_ids(alone, 0)) == writer.positions  # it has not ended before
+
+
+def test_errors_and_early_ends_leave_no_thread_behind(writer):
+    def broken(take):
+        take(1)
+        raise MemoryError("full")
+
+    before = threading.active_count()
+    with pytest.raises(MemoryError, match="full"):
+        list(handed_over(broken))
+    steps = writer.generate(["The"], GenerationOptions(max_len=40), [0])
+    next(steps), next(steps), next(steps)
+    steps.close()
+    assert threading.active_count() == before
+    assert not writer.model._forward_pre_hooks
+
+
+@pytest.mark.parametrize("ending", ["gif", "html", "png"])
+def test_animation_is_saved(call, tmp_path, ending):
+    target = tmp_path / f"river.{ending}"
+    code, out, err = call("The river", *SMALL, "--save_animation", target)
+    assert code == 0 and out.startswith("The river")
+    assert f"saved {target}" in err
+    if ending == "html":
+        assert "tokens \\u00b7 NFE" in target.read_text()
+    else:
+        with Image.open(target) as image:
+            assert image.width >= 800
+
+
+DIFFUSION_ONLY = {
+    field.name: field
+    for field in dataclasses.fields(GenerationOptions)
+    if field.name not in GenerationOptions.COMMON
+}
+
+
+@pytest.mark.parametrize("name", DIFFUSION_ONLY)
+def test_flags_that_steer_diffusion_are_refused(call, name):
+    code, out, err = call("He", f"--{name}", "2" if name != "sampler" else "seed", *SMALL)
+    assert (code, out) == (2, "")
+    assert f"--{name}" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["He", "--max_len", "65"], "64 positions"),
+        (["He", "--top_p", "0"], "--top_p 0"),
+        (["He", "--temperature", "-1"], "--temperature -1"),
+        (["river " * 80, "--max_len", "64"], "64 positions"),
+        ([" "], "empty"),
+        (["He", "--save_animation", "a.avi"], ".avi"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_exit_code_2(call, arguments, named):
+    code, out, err = call(*arguments)
+    said = [line for line in err.splitlines() if line.startswith("gpt2_inference.py: ")]
+    assert (code, out, len(said)) == (2, "", 1)
+    assert named in said[0]
+
+
+def test_a_masked_model_is_refused(call, tiny_model):
+    code, _, err = call("He", *SMALL, model=tiny_model)
+    assert code == 2 and "'roberta' model, which does not write from left to right" in err
+
+
+def test_the_live_view_in_a_terminal(tiny_gpt2):
+    seen = in_a_terminal("gpt2_inference.py", tiny_gpt2, b"The river\n\n")
+    assert seen.index(b"loading") < seen.index(b"ready in")
+    assert b"tokens \xc2\xb7 NFE" in seen and b"mask" not in seen
+
+
+def test_in_a_pipe_from_a_process_of_its_own(tiny_gpt2):
+    done = subprocess.run(
+        [sys.executable, "gpt2_inference.py", "--model", str(tiny_gpt2), "--json", *SMALL],
+        cwd=ROOT, input=b"He\n", capture_output=True, env={**os.environ, "COLUMNS": "40"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["text"].startswith("He")

@@ -1,0 +1,441 @@
+"""Loss and likelihood bound on a denoiser whose every canvas can be enumerated."""
+
+import functools
+import itertools
+import math
+from types import SimpleNamespace
+
+import numpy
+import pytest
+import torch
+from helpers.exact import RATES, chi_square_p
+from helpers.tabular import TabularDenoiser
+
+from diffusion.collator import IGNORE, DiffusionCollator
+from diffusion.likelihood import Bound, causal_nll, choose_exactly, fixed_counts, likelihood_bound
+from diffusion.noise import SCHEDULES
+from diffusion.objective import cross_entropy, token_weights
+from diffusion.training.trainer import DiffusionTrainer
+
+LENGTH, VOCAB = 4, 3
+TEXT = (2, 0, 1, 2)
+DENOISER = TabularDenoiser(LENGTH, VOCAB, seed=1)
+MASK = DENOISER.mask_id
+BYTES = torch.tensor([1, 2, 3, 0])
+
+every_schedule = pytest.mark.parametrize("schedule", RATES)
+
+
+def subsets(n: int):
+    return (s for k in range(n + 1) for s in itertools.combinations(range(n), k))
+
+
+probabilities = functools.cache(DENOISER.probabilities)
+
+
+def masked_ce(hidden, text=TEXT) -> float:
+    """Summed -log p of the true tokens at the positions ``hidden``, which are all masked."""
+    p = probabilities(tuple(MASK if i in hidden else t for i, t in enumerate(text)))
+    return -sum(math.log(p[i][text[i]]) for i in hidden)
+
+
+def sum_over_counts(text=TEXT) -> float:
+    """J as the sum of S_k / k, with S_k the mean over all ways to mask k positions."""
+    total = 0.0
+    for k in range(1, len(text) + 1):
+        ways = list(itertools.combinations(range(len(text)), k))
+        total += sum(masked_ce(way, text) for way in ways) / len(ways) / k
+    return total
+
+
+def mean_over_orders(text=TEXT) -> float:
+    """J as the mean, over all orders of writing, of the autoregressive loss in that order."""
+    orders = list(itertools.permutations(range(len(text))))
+    total = 0.0
+    for order in orders:
+        for written in range(len(text)):
+            hidden = order[written:]
+            p = probabilities(tuple(MASK if i in hidden else t for i, t in enumerate(text)))
+            total -= math.log(p[hidden[0]][text[hidden[0]]])
+    return total / len(orders)
+
+
+def expected_ce(rate: float) -> float:
+    """Mean summed loss when every position is masked with probability ``rate``."""
+    return sum(
+        rate ** len(s) * (1 - rate) ** (LENGTH - len(s)) * masked_ce(s) for s in subsets(LENGTH)
+    )
+
+
+def gauss_legendre(low: float, high: float, n: int = 40):
+    nodes, weights = numpy.polynomial.legendre.leggauss(n)
+    nodes = (high - low) / 2 * nodes + (high + low) / 2
+    return torch.from_numpy(nodes), (weights * (high - low) / 2).tolist()
+
+
+J = sum_over_counts()
+
+
+# ------------------------------------------------------------ one bound, many forms
+
+
+def test_counts_and_orders_give_one_bound():
+    assert mean_over_orders() == pytest.approx(J, abs=1e-12)
+
+
+@every_schedule
+def test_the_bound_does_not_depend_on_the_schedule(schedule):
+    """The time integral of weight times expected loss, by quadrature to 1e-9."""
+    t, dt = gauss_legendre(0, 1)
+    s = SCHEDULES[schedule]
+    rates, weights = s.rate(t).tolist(), s.weight(t).tolist()
+    integral = sum(w * expected_ce(r) * d for r, w, d in zip(rates, weights, dt, strict=True))
+    # Two schedules end at a rate of 0.999; the integral over rates says what they leave out.
+    end = RATES[schedule](1.0)
+    rest, dr = gauss_legendre(end, 1)
+    missing = sum(expected_ce(r) / r * d for r, d in zip(rest.tolist(), dr, strict=True))
+    assert integral + missing == pytest.approx(J, abs=1e-9)
+
+
+@every_schedule
+def test_token_weights_give_the_bound_per_editable_token(schedule):
+    """Every mask pattern of a row with its probability, at every quadrature time."""
+    t, dt = gauss_legendre(0, 1, 12)
+    patterns = torch.tensor([[i in s for i in range(LENGTH)] for s in subsets(LENGTH)])
+    ce = torch.zeros(patterns.shape)
+    for row, s in zip(ce, subsets(LENGTH), strict=True):
+        p = probabilities(tuple(MASK if i in s else x for i, x in enumerate(TEXT)))
+        row[list(s)] = torch.tensor([-math.log(p[i][TEXT[i]]) for i in s])
+    labels = torch.tensor(TEXT).expand(patterns.shape).masked_fill(~patterns, IGNORE)
+    total = 0.0
+    for time, d in zip(t.tolist(), dt, strict=True):
+        rate = RATES[schedule](time)
+        times = torch.full((len(patterns),), time, dtype=torch.float64)
+        editable = torch.full((len(patterns),), LENGTH)
+        weights = token_weights(labels, times, editable, schedule)
+        loss = torch.zeros(patterns.shape).masked_scatter(patterns, weights * ce[patterns]).sum(1)
+        k = patterns.sum(1).double()
+        total += d * (rate**k * (1 - rate) ** (LENGTH - k) * loss).sum().item()
+    assert total == pytest.approx(J / LENGTH, abs=2e-3 if RATES[schedule](1.0) < 1 else 1e-6)
+
+
+def test_token_weights_belong_to_their_rows():
+    labels = torch.tensor([[5, IGNORE, 6], [IGNORE, 7, IGNORE], [IGNORE] * 3])
+    t = torch.tensor([0.5, 0.25, 0.1], dtype=torch.float64)
+    weights = token_weights(labels, t, torch.tensor([2, 3, 0]), "linear")
+    assert weights.tolist() == pytest.approx([1.0, 1.0, 4 / 3])
+    assert weights.dtype == torch.float32
+
+
+@every_schedule
+def test_the_training_loss_estimates_the_bound(schedule):
+    """Collator, weights and cross-entropy together, over many rows."""
+    rows = 30_000
+    collate = DiffusionCollator(MASK, [], 0, schedule=schedule, global_batch=100)
+    batch = collate([{"input_ids": torch.tensor(TEXT), "draw": i} for i in range(rows)])
+    hidden = batch["labels"] != IGNORE
+    ce = cross_entropy(DENOISER(batch["input_ids"], hidden), batch["labels"][hidden])
+    weights = token_weights(batch["labels"], batch["t"], batch["editable"], schedule)
+    per_row = torch.zeros(hidden.shape).masked_scatter(hidden, weights * ce).sum(1)
+    error = per_row.mean().item() - J / LENGTH
+    assert abs(error) < 4 * per_row.std().item() / math.sqrt(rows) + 1e-3
+
+
+def test_cross_entropy_is_the_log_probability_in_single_precision():
+    logits = torch.randn(50, 9, generator=torch.Generator().manual_seed(0)) * 10
+    labels = torch.arange(50) % 9
+    expected = -(logits.double().softmax(-1)[torch.arange(50), labels]).log()
+    torch.testing.assert_close(
+        cross_entropy(logits, labels).double(), expected, rtol=1e-6, atol=1e-6
+    )
+    half = cross_entropy(logits.bfloat16(), labels)
+    assert half.dtype == torch.float32
+    rounded = -(logits.bfloat16().double().softmax(-1)[torch.arange(50), labels]).log()
+    torch.testing.assert_close(half.double(), rounded, rtol=1e-6, atol=1e-6)
+
+
+# ------------------------------------------------------------ the loss of the trainer
+
+
+def trainer_loss(loss: str, parts: int, logits_of, processes: int = 1, causal: bool = False):
+    """What gradient accumulation over ``parts`` sums to, for a global batch of 8 rows, and the
+    batch. A mask rate of 1 for the plain mean, so that each row counts the same."""
+    kind = "seed" if loss == "mean" else "stratified"
+    collate = DiffusionCollator(MASK, [], 0, mask_schedule=kind, global_batch=8, seed=5)
+    rows = [{"input_ids": torch.tensor(TEXT), "draw": i} for i in range(8)]
+    batch = collate(rows)
+    self = SimpleNamespace(
+        causal=causal,
+        loss=loss,
+        schedule="linear",
+        global_batch=8,
+        accelerator=SimpleNamespace(num_processes=processes),
+    )
+    items = (batch["labels"] != IGNORE).sum()
+    total = 0.0
+    for i in range(0, 8, 8 // parts):
+        part = {name: value[i : i + 8 // parts] for name, value in batch.items()}
+        model = lambda ids, rows, causal: logits_of(ids, rows)  # noqa: E731
+        value = DiffusionTrainer.compute_loss(self, model, part, num_items_in_batch=items)
+        total += value.item()
+    return total, batch
+
+
+@pytest.mark.parametrize("parts", [1, 2, 8])
+def test_trainer_loss_is_the_weighted_mean_however_it_is_accumulated(parts):
+    total, batch = trainer_loss("nelbo", parts, DENOISER)
+    expected = 0.0
+    for labels, t in zip(batch["labels"].tolist(), batch["t"].tolist(), strict=True):
+        hidden = [i for i, label in enumerate(labels) if label != IGNORE]
+        expected += masked_ce(hidden) / t / LENGTH / 8
+    assert total == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 8])
+def test_trainer_mean_loss_is_the_mean_over_masked_tokens_however_it_is_accumulated(parts):
+    total, batch = trainer_loss("mean", parts, DENOISER)
+    hidden = [
+        [i for i, label in enumerate(labels) if label != IGNORE] for labels in batch["labels"]
+    ]
+    expected = sum(map(masked_ce, hidden)) / sum(map(len, hidden))
+    assert total == pytest.approx(expected, rel=1e-5)
+
+
+def test_trainer_loss_is_scaled_so_that_averaged_gradients_add_up():
+    alone, _ = trainer_loss("nelbo", 2, DENOISER)
+    of_two, _ = trainer_loss("nelbo", 2, DENOISER, processes=2)
+    assert of_two == pytest.approx(2 * alone)
+
+
+def test_uniform_logits_lose_log_v_at_every_mask_rate():
+    uniform = lambda ids, rows: torch.zeros(int(rows.sum()), VOCAB + 1)  # noqa: E731
+    assert trainer_loss("mean", 1, uniform)[0] == pytest.approx(math.log(VOCAB + 1))
+
+
+# ------------------------------------------------------------ masking exact counts
+
+
+def test_fixed_counts_are_the_published_formula():
+    for editable, total in itertools.product((1, 2, 5, 16), (1, 3, 128)):
+        for first, b in itertools.product(range(1, editable + 1), range(total)):
+            expected = 1 + ((first - 1 + round(b * editable / total)) % editable)
+            ours = fixed_counts(torch.tensor(first), torch.tensor(editable), torch.tensor(b), total)
+            assert ours == expected
+
+
+@pytest.mark.parametrize("editable", [1, 4, 7])
+def test_fixed_counts_are_uniform_over_one_to_e_in_every_draw_and_over_the_batch(editable):
+    first = torch.arange(1, editable + 1)[:, None]
+    index = torch.arange(3 * editable)[None]
+    counts = fixed_counts(first, torch.tensor(editable), index, 3 * editable)
+    everyone = torch.arange(1, editable + 1)
+    assert (counts.sort(0).values == everyone[:, None]).all()  # any one draw, over k_1
+    assert (counts.sort(1).values == everyone.repeat_interleave(3)).all()  # one k_1, over draws
+
+
+def test_fixed_counts_estimate_the_bound_exactly():
+    """The estimator's expectation over k_1 and masks is J for every single draw."""
+    per_count = [
+        numpy.mean([masked_ce(s) for s in itertools.combinations(range(LENGTH), k)])
+        for k in range(1, LENGTH + 1)
+    ]
+    for b in range(7):
+        first = torch.arange(1, LENGTH + 1)
+        counts = fixed_counts(first, torch.tensor(LENGTH), torch.tensor(b), 7).tolist()
+        estimate = numpy.mean([per_count[k - 1] * LENGTH / k for k in counts])
+        assert estimate == pytest.approx(J, abs=1e-9)
+
+
+def test_choose_exactly_takes_every_subset_equally_often():
+    n = 30_000
+    u = torch.rand(n, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    candidates = torch.tensor([1, 0, 1, 1, 0, 1]).bool().expand(n, 6)
+    chosen = choose_exactly(torch.full((n,), 2), candidates, u)
+    assert not (chosen & ~candidates).any()
+    assert (chosen.sum(1) == 2).all()
+    counts = chosen.unique(dim=0, return_counts=True)[1]
+    assert chi_square_p(counts.tolist(), [n / 6] * 6) > 1e-3
+    every = torch.arange(n) % 5
+    assert (choose_exactly(every, candidates, u).sum(1) == every).all()
+
+
+# ------------------------------------------------------------ the evaluation
+
+
+class Spy:
+    """A denoiser that notes which canvases it was shown."""
+
+    def __init__(self, denoiser=DENOISER):
+        self.denoiser, self.seen = denoiser, []
+
+    def __call__(self, ids, rows, **kwargs):
+        self.seen += [
+            (tuple(i), tuple(r)) for i, r in zip(ids.tolist(), rows.tolist(), strict=True)
+        ]
+        return self.denoiser(ids, rows)
+
+
+def texts(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, VOCAB, (n, LENGTH), generator=torch.Generator().manual_seed(seed))
+
+
+def evaluate(row_logits, blocks, editable=None, **settings) -> Bound:
+    if editable is None:
+        editable = torch.ones_like(blocks, dtype=torch.bool)
+    return likelihood_bound(row_logits, blocks, editable, MASK, BYTES, **settings)
+
+
+def test_the_evaluated_bound_is_the_exact_bound():
+    blocks = torch.tensor(TEXT).expand(4000, LENGTH)
+    bound = evaluate(DENOISER, blocks, draws=10, batch_size=4000)
+    values = torch.tensor([J / LENGTH])
+    assert bound.nats_per_token == pytest.approx(values.item(), abs=0.01)
+    assert abs(bound.nats_per_token - J / LENGTH) < 4 * bound.standard_error
+    assert bound.perplexity == pytest.approx(math.exp(bound.nats_per_token))
+
+
+def test_the_evaluated_bound_pools_the_exact_bounds_of_different_texts():
+    blocks = texts(1000, seed=3)
+    expected = {t: sum_over_counts(t) / LENGTH for t in set(map(tuple, blocks.tolist()))}
+    bound = evaluate(DENOISER, blocks, draws=12, batch_size=1000)
+    mean = numpy.mean([expected[tuple(t)] for t in blocks.tolist()])
+    assert bound.nats_per_token == pytest.approx(mean, abs=0.03)
+
+
+def test_each_draw_is_the_mean_loss_over_its_masks_and_blocks_are_pooled_by_tokens():
+    """All fields, recomputed by hand from the masks that the evaluation chose."""
+    blocks = texts(23)
+    editable = torch.ones_like(blocks, dtype=torch.bool)
+    editable[::2, 0] = False  # rows of 3 and of 4 editable tokens
+    editable[5, 1:3] = False
+    spy, draws = Spy(), 3
+    bound = evaluate(spy, blocks, editable, draws=draws, batch_size=5, seed=4)
+
+    values, by_rate = [[] for _ in blocks], [[] for _ in range(5)]
+    calls = iter(spy.seen)
+    for start in range(0, 23, 5):
+        for _ in range(draws):
+            for i in range(start, min(start + 5, 23)):
+                canvas, hidden = next(calls)
+                text = blocks[i].tolist()
+                chosen = [j for j in range(LENGTH) if hidden[j]]
+                assert chosen and all(editable[i, j] for j in chosen)
+                assert canvas == tuple(MASK if h else t for h, t in zip(hidden, text, strict=True))
+                values[i].append(masked_ce(chosen, text) / len(chosen))
+                share = (len(chosen) - 0.5) / editable[i].sum().item()
+                by_rate[math.floor(share * 5)].append(values[i][-1])
+    assert next(calls, None) is None
+
+    size = editable.sum(1).tolist()
+    per_block = [numpy.mean(v) for v in values]
+    mean = sum(v * n for v, n in zip(per_block, size, strict=True)) / sum(size)
+    spread = sum((n * (v - mean)) ** 2 for v, n in zip(per_block, size, strict=True))
+    assert bound.nats_per_token == pytest.approx(mean, rel=1e-6)
+    assert bound.standard_error == pytest.approx(math.sqrt(spread * 23 / 22) / sum(size), rel=1e-6)
+    length = sum(BYTES[t].item() for t in blocks[editable].tolist())
+    assert bound.nats_per_byte == pytest.approx(mean * sum(size) / length, rel=1e-6)
+    assert (bound.tokens, bound.blocks) == (sum(size), 23)
+    for ours, ones in zip(bound.by_mask_rate, by_rate, strict=True):
+        assert ours == pytest.approx(numpy.mean(ones), rel=1e-6) if ones else math.isnan(ours)
+
+
+def test_the_standard_error_of_equal_blocks_is_the_textbook_one():
+    spy, blocks = Spy(), texts(40)
+    bound = evaluate(spy, blocks, batch_size=40)
+    values = [
+        masked_ce([j for j in range(LENGTH) if hidden[j]], text) / sum(hidden)
+        for (_, hidden), text in zip(spy.seen, blocks.tolist(), strict=True)
+    ]
+    expected = numpy.std(values, ddof=1) / math.sqrt(40)
+    assert bound.standard_error == pytest.approx(expected, rel=1e-6)
+    assert math.isnan(evaluate(DENOISER, blocks[:1]).standard_error)
+
+
+def test_counts_of_an_evaluation_are_spread_evenly():
+    spy = Spy()
+    evaluate(spy, texts(10), draws=6, batch_size=3)
+    counts = sorted(sum(hidden) for _, hidden in spy.seen)
+    assert counts == [1] * 15 + [2] * 15 + [3] * 15 + [4] * 15
+
+
+def test_masks_of_an_evaluation_are_uniform_over_positions():
+    spy = Spy()
+    evaluate(spy, texts(6000), batch_size=6000)
+    for k in (1, 2, 3):
+        chosen = [hidden for _, hidden in spy.seen if sum(hidden) == k]
+        counts = [chosen.count(h) for h in set(chosen)]
+        assert len(counts) == math.comb(LENGTH, k)
+        assert chi_square_p(counts, [len(chosen) / len(counts)] * len(counts)) > 1e-3
+
+
+def test_seeds_change_where_the_counts_begin():
+    first = set()
+    for seed in range(40):
+        spy = Spy()
+        evaluate(spy, texts(1), seed=seed)
+        first.add(sum(spy.seen[0][1]))
+    assert first == {1, 2, 3, 4}
+
+
+def test_a_constant_loss_is_returned_exactly_by_every_draw_unlike_bernoulli_masks():
+    uniform = lambda ids, rows: torch.zeros(int(rows.sum()), VOCAB + 1)  # noqa: E731
+    bound = evaluate(uniform, texts(50), draws=3)
+    assert bound.nats_per_token == pytest.approx(math.log(VOCAB + 1), abs=1e-6)
+    assert bound.standard_error < 1e-6
+    assert bound.by_mask_rate[4] == pytest.approx(math.log(VOCAB + 1), abs=1e-6)
+
+    batch = DiffusionCollator(MASK, [], 0)(
+        [{"input_ids": torch.tensor(TEXT), "draw": i} for i in range(1000)]
+    )
+    labels = batch["labels"]
+    weights = token_weights(labels, batch["t"], batch["editable"], "linear") * math.log(VOCAB + 1)
+    hidden = labels != IGNORE
+    per_row = torch.zeros(hidden.shape).masked_scatter(hidden, weights).sum(1)
+    assert per_row.mean() == pytest.approx(math.log(VOCAB + 1), rel=0.15)
+    assert per_row.std() > 0.3
+
+
+def test_batch_size_and_processes_do_not_change_the_evaluation():
+    blocks, settings = texts(11), {"draws": 2, "seed": 9}
+    whole = evaluate(DENOISER, blocks, batch_size=11, **settings)
+    assert evaluate(DENOISER, blocks, batch_size=2, **settings) == whole
+
+    parts = []
+    for rank in range(3):
+        spy = Spy()
+        gather = lambda x: parts.append(x) or x  # noqa: E731
+        evaluate(spy, blocks, shard=(rank, 3), gather=gather, **settings)
+        assert len(spy.seen) == 2 * len(range(rank, 11, 3))  # each does its share
+    joined = evaluate(
+        DENOISER, blocks, shard=(0, 3), gather=lambda x: torch.cat([x, *parts[1:]]), **settings
+    )
+    assert joined == whole
+
+
+def test_progress_is_told_after_each_batch():
+    told = []
+    evaluate(DENOISER, texts(7), batch_size=3, on_batch=lambda *x: told.append(x))
+    assert told == [(3, 7), (6, 7), (7, 7)]
+
+
+def test_causal_loss_is_the_mean_over_the_asked_tokens():
+    """The table has no notion of order: what is checked is the sum and what is asked."""
+    asked = []
+
+    def row_logits(ids, rows, causal=False):
+        asked.append(causal)
+        logits = torch.arange(VOCAB).float().expand(ids.shape[0], LENGTH, VOCAB)
+        return (logits * (1 + torch.arange(LENGTH)[:, None]))[rows]
+
+    blocks = texts(9)
+    editable = torch.ones_like(blocks, dtype=torch.bool)
+    editable[:, 0] = False
+    editable[3, 1] = False
+    bound = causal_nll(row_logits, blocks, editable, BYTES, batch_size=4)
+    total = 0.0
+    for i, j in editable.nonzero().tolist():
+        z = [v * (1 + j) for v in range(VOCAB)]
+        total += math.log(sum(map(math.exp, z))) - z[blocks[i, j]]
+    assert all(asked)
+    assert bound.nats_per_token == pytest.approx(total / 26, rel=1e-6)
+    assert (bound.tokens, bound.blocks) == (26, 9)

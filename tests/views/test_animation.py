@@ -1,0 +1,436 @@
+import json
+import os
+import re
+import shutil
+import warnings
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.terminals import NASTY
+from PIL import Image
+
+from diffusion.errors import UserError
+from diffusion.views import animation, drawing
+from diffusion.views.animation import Stage, check_animation_path, save_animation
+from diffusion.views.film import LAST_HOLD, Film, Moment, Track, film_of, ticks
+from diffusion.views.frames import Frame, State
+
+GIVEN, MASKED, FRESH, SETTLED, REMASKED = State
+
+
+def frame(*cells, index=0, seconds=0.0, ends=()):
+    """A frame from (piece, state) pairs; a bare string is a settled piece, None a mask."""
+    pairs = [
+        ("", MASKED) if cell is None else cell if isinstance(cell, tuple) else (cell, SETTLED)
+        for cell in cells
+    ]
+    pieces, states = [p for p, _ in pairs], [s for _, s in pairs]
+    return Frame(pieces, states, index, 3, index, seconds, list(ends))
+
+
+def generation(pieces=(" The", " quick", " fox", "es", " jump")):
+    """Four frames: all masks, half written, one re-masked, the whole text."""
+    n = len(pieces)
+    given = (pieces[0], GIVEN)
+    half = [(p, FRESH) if i % 2 else None for i, p in enumerate(pieces)][1:]
+    third = [p if i % 2 else None for i, p in enumerate(pieces)][1:]
+    third[0] = ("", REMASKED)
+    last = [(p, FRESH if i % 2 == 0 else SETTLED) for i, p in enumerate(pieces)][1:]
+    rows = [[None] * (n - 1), half, third, last]
+    return [frame(given, *row, index=k, seconds=k * 0.1) for k, row in enumerate(rows)]
+
+
+def grey(image):
+    return np.asarray(image.convert("L")).astype(int)
+
+
+def block_of(stage, position):
+    """The pixels (top, bottom, left, right) of a position's block."""
+    block = stage.panels[0].blocks[position]
+    x, y = block.get_xy()
+    return round(y), round(y + block.get_height()), round(x), round(x + block.get_width())
+
+
+# Where it is written
+
+
+@pytest.mark.parametrize("name", ["out", "out.avi", "out.", "missing/out.gif", "folder.gif"])
+def test_a_bad_name_is_refused_before_any_work(tmp_path, name):
+    (tmp_path / "folder.gif").mkdir()
+    with pytest.raises(UserError) as error:
+        check_animation_path(tmp_path / name)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(UserError):
+        save_animation(generation(), tmp_path / name)
+    assert os.listdir(tmp_path) == ["folder.gif"]
+
+
+def test_mp4_without_ffmpeg_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="ffmpeg"):
+        check_animation_path(tmp_path / "out.mp4")
+    check_animation_path(tmp_path / "out.GIF")
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="not writable"):
+        check_animation_path(tmp_path / "out.gif")
+
+
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "out.gif"
+    path.write_text("old")
+
+    def fail(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_animation(generation(), path, on_progress=fail)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.gif"]
+
+
+def test_a_full_disk_is_a_user_error(tmp_path, monkeypatch):
+    def fail(film, path, on_progress):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(animation, "_html", fail)
+    with pytest.raises(UserError, match=r"out\.html could not be written: No space left"):
+        save_animation(generation(), tmp_path / "out.html")
+    assert os.listdir(tmp_path) == []
+
+
+# When what is shown
+
+
+def test_even_pacing_holds_the_last_frame():
+    film = film_of(generation(), fps=4)
+    assert [m.shown for m in film.moments] == [(0,), (1,), (2,), (3,)]
+    assert [m.hold for m in film.moments] == [0.25, 0.25, 0.25, LAST_HOLD]
+
+
+def test_true_pacing_follows_the_measured_seconds():
+    frames = [frame("a", index=k, seconds=s) for k, s in enumerate((0.0, 0.5, 0.6))]
+    film = film_of(frames, slowdown=10)
+    assert [m.hold for m in film.moments] == pytest.approx([5.0, 1.0, LAST_HOLD])
+    assert {m.note for m in film.moments} == {"time slowed 10×"}
+    with pytest.raises(UserError, match="slowdown 0"):
+        film_of(frames, slowdown=0)
+
+
+def test_at_each_tick_stands_the_last_moment_that_has_begun():
+    holds = [0.013, 0.004, 0.0, 0.1, 0.033, 0.009, 0.05]
+    moments = [Moment((i,), hold) for i, hold in enumerate(holds)]
+    starts = np.cumsum([0, *holds[:-1]])
+    timeline = [m.shown[0] for m, count in ticks(moments, 0.02) for _ in range(count)]
+    for k, shown in enumerate(timeline[:-1]):
+        assert shown == max(i for i, start in enumerate(starts) if start <= k * 0.02 + 1e-9)
+    assert timeline[-1] == 6
+    assert len(timeline) == np.ceil(sum(holds) / 0.02)
+    assert ticks([Moment((0,), 0.0), Moment((1,), 0.0)], 0.02) == [(Moment((1,), 0.0), 1)]
+
+
+# Where it stands
+
+
+def ruler():
+    return drawing.Ruler("".join(NASTY[:8]))
+
+
+def test_lines_break_between_words_and_nothing_overlaps():
+    pieces = ["", "The", "quick", "brown", "foxes,", "unbeliev", "ably", "jump"]
+    pieces = [" " + p for p in pieces[1:]] + ["ing", "ly", ",", " over"]
+    layout = drawing.lay_out(pieces, [False] * len(pieces), ruler(), 12)
+    by_line = {}
+    for i, place in enumerate(layout.places):
+        assert place.x + place.width <= 12 + 1e-9
+        by_line.setdefault(place.line, []).append(i)
+    for on_line in by_line.values():
+        for a, b in pairwise(on_line):
+            assert layout.places[a].x + layout.places[a].width <= layout.places[b].x + 1e-9
+        if on_line[0]:
+            assert pieces[on_line[0]].startswith(" ")  # never inside a word
+            assert layout.places[on_line[0]].x == 0
+    assert len(by_line) == layout.lines > 2
+
+
+def test_breaks_long_words_and_shared_characters():
+    pieces = ["x" * 10] * 8 + ["\n\n", " y", "", "", "😀", "=" * 300]
+    layout = drawing.lay_out(pieces, [False] * len(pieces), ruler(), 20)
+    places = layout.places
+    assert all(p.x + p.width <= 20 + 1e-9 for p in places[:8])
+    assert places[7].line > places[0].line
+    assert places[9].line == places[7].line + 2 and places[8].line == places[7].line
+    emoji = places[10:13]
+    assert len({p.line for p in emoji}) == 1 and len({p.text_x for p in emoji}) == 1
+    assert emoji[0].x < emoji[1].x < emoji[2].x
+    assert all(p.width == pytest.approx(places[12].text_width / 3) for p in emoji)
+    assert places[13].width == 20
+
+
+def test_letters_that_are_shaped_together_are_drawn_together():
+    assert drawing.join([" ह", "ि", "न", "्", "द", "ी", " a"]) == [
+        "", " हि", "", "", "", "न्दी", " a"
+    ]  # fmt: skip
+    assert drawing.join(["ال", "ع", "ر", " بي"]) == ["", "", "العر", " بي"]
+    assert drawing.join(["e", None, "\u0301", "x"]) == ["e", "", "\u0301", "x"]
+    assert drawing.join([" an", "other", "東", "京"]) == [" an", "other", "東", "京"]
+
+
+def test_a_fresh_character_of_several_tokens_stands_on_one_block():
+    stage = Stage(film_of([frame("a", "", "", ("京", FRESH))]))
+    stage.show(Moment((0,), 1))
+    _, _, left, right = block_of(stage, 3)
+    place, size = stage.panels[0].layout.places[3], stage.panels[0].size
+    assert left == pytest.approx(stage.panels[0].texts[3].get_position()[0], abs=2)
+    assert right - left == pytest.approx(place.text_width * size, abs=2)
+
+
+def test_the_font_is_as_large_as_fits():
+    frames = [frame(*[" word"] * 256)]
+    size, layout = drawing.fit(frames, ruler(), 1200, 560)
+    assert 16 <= size <= 30  # legible
+    assert layout.lines * drawing.LINE * size <= 560
+    larger = drawing.lay_out([" word"] * 256, [False] * 256, ruler(), 1200 / (size + 0.5))
+    assert size == 30 or larger.lines * drawing.LINE * (size + 0.5) > 560
+
+
+def test_places_are_reserved_for_the_final_text():
+    frames = [frame(None, " old", None, None), frame(" a", " b", " after", None, ends=[1])]
+    assert drawing.reserved_text(frames) == [" a", "∎", " after", drawing.UNKNOWN]
+
+
+# What it looks like
+
+
+def test_each_state_has_its_own_look_in_grey():
+    cells = [("  word", GIVEN), None, (" word", FRESH), " word", ("", REMASKED)]
+    final = frame(*[(" word", GIVEN), *[" word"] * 4])
+    stage = Stage(Film([Track([frame(*cells), final])], [Moment((0,), 1)]))
+    image = grey(stage.image(Moment((0,), 1)))
+    patches = []
+    for i in range(5):
+        top, bottom, left, right = block_of(stage, i)
+        patches.append(image[top + 3 : bottom - 3, left + 3 : right - 3])
+    given, masked, fresh, settled, remasked = patches
+    assert masked.min() == masked.max() and 190 < masked.mean() < 230  # flat and light
+    assert fresh.mean() < 150 and fresh.max() > 240  # light on dark
+    assert np.median(settled) == 255 and settled.min() < 60  # dark on light
+    assert given.mean() < settled.mean() - 5  # heavier
+    assert 60 < remasked.min() < 140 and remasked.max() > 240  # hatched
+    assert (np.abs(np.diff(remasked, axis=1)) > 50).sum() > 5 * remasked.shape[0] / 2
+
+
+def test_special_characters_are_drawn_as_they_are_and_quietly(recwarn, caplog):
+    pieces = ["$x_1^2$", " \\frac{", " 100%", " _a_", " {", " 東", " \U000f0000"]
+    stage = Stage(film_of([frame(*pieces)], title="$\\alpha"))
+    stage.image(Moment((0,), 1))
+    texts = [text.get_text() for text in stage.panels[0].texts]
+    assert texts == [piece.strip() for piece in pieces]
+    assert not any(text.get_parse_math() for text in stage.figure.axes[0].texts)
+    assert not recwarn.list and not caplog.records
+
+
+def test_a_passing_token_stays_in_the_place_of_the_final_one():
+    frames = [frame(" ab", " extraordinarily", " z"), frame(" ab", " it", " z")]
+    stage = Stage(film_of(frames))
+    first = grey(stage.image(Moment((0,), 1)))
+    assert first.min() < 100
+    _, _, left, right = block_of(stage, 1)
+    stage.figure.canvas.draw()
+    extent = stage.panels[0].texts[1].get_window_extent()
+    assert extent.x1 <= right + 4 and extent.x0 >= left - 4
+
+
+def test_nothing_moves_between_frames():
+    frames = generation()
+    stage = Stage(film_of(frames))
+    places = []
+    for i in range(4):
+        stage.image(Moment((i,), 1))
+        places.append([t.get_position() for t in stage.panels[0].texts])
+    assert places[0] == places[1] == places[2] == places[3]
+
+
+def test_repainting_lines_equals_drawing_anew():
+    words = [f" word{i}" for i in range(120)]
+    frames = [frame(*words[:k], (words[k], FRESH), index=k) for k in range(100, 120)]
+    film = film_of(frames, title="growing")
+    stage = Stage(film)
+    for moment in film.moments:
+        image = stage.image(moment)
+    anew = Stage(film).image(film.moments[-1])
+    assert np.array_equal(np.asarray(image), np.asarray(anew))
+    assert stage.panels[0].layout.lines > 2
+
+
+# The files
+
+
+def test_gif_shows_every_moment_for_its_time(tmp_path):
+    done = []
+    save_animation(
+        generation(),
+        tmp_path / "out.gif",
+        title="a $ title",
+        fps=5,
+        on_progress=lambda *counts: done.append(counts),
+    )
+    assert done == [(k, 4) for k in (1, 2, 3, 4)]
+    with Image.open(tmp_path / "out.gif") as gif:
+        assert (gif.n_frames, gif.size) == (4, (1280, 720))
+        durations, pictures = [], []
+        for k in range(4):
+            gif.seek(k)
+            durations.append(gif.info["duration"])
+            pictures.append(grey(gif.convert("RGB")))
+    assert durations == [200, 200, 200, 3000]
+    direct = grey(Stage(film_of(generation(), title="a $ title")).image(Moment((3,), 1)))
+    assert np.abs(pictures[3] - direct).mean() < 1
+    assert all((a != b).any() for a, b in pairwise(pictures))
+
+
+def test_a_gif_of_a_whole_canvas_is_small(tmp_path):
+    rng = np.random.default_rng(0)
+    order = rng.permutation(256)
+    words = [" " + "abcdefghij"[: 2 + i % 8] for i in range(256)]
+    frames = [
+        frame(*(words[i] if order[i] < 32 * k else None for i in range(256)), index=k)
+        for k in range(9)
+    ]
+    save_animation(frames, tmp_path / "out.gif")
+    assert (tmp_path / "out.gif").stat().st_size < 1_000_000
+
+
+def test_filmstrip_shows_six_to_eight_moments_with_first_and_last(tmp_path):
+    frames = [frame(f" {k}", index=k) for k in range(40)]
+    film = film_of(frames)
+    shown = [m.shown[0] for m in animation.strip_moments(film, 8)]
+    assert len(shown) == 8 and shown[0] == 0 and shown[-1] == 39 and shown == sorted(set(shown))
+    save_animation(frames, tmp_path / "out.png")
+    headings = {t.get_text() for t in animation.filmstrip(film).axes[0].texts}
+    assert sum(text.startswith("step ") for text in headings) == 8
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.width == animation.STRIP_WIDTH and grey(picture).min() < 60
+    long = film_of([frame(*[" word"] * 400, index=k) for k in range(40)])
+    texts = [t.get_text() for t in animation.filmstrip(long).axes[0].texts]
+    assert sum(text.startswith("step ") for text in texts) == 6
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_mp4_is_written(tmp_path):
+    save_animation(generation()[2:], tmp_path / "out.mp4", fps=25)
+    assert (tmp_path / "out.mp4").read_bytes()[4:8] == b"ftyp"
+    assert os.listdir(tmp_path) == ["out.mp4"]
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: tags, visible text, and the contents of scripts."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.text, self.scripts, self.inside = [], "", [], None
+        self.feed(Path(path).read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.inside = tag
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def handle_data(self, data):
+        if self.inside == "script":
+            self.scripts.append(data)
+        elif self.inside != "style":
+            self.text += data
+
+
+def test_html_keeps_every_text_a_text(tmp_path):
+    title = "<script>alert(2)</script> & \"'"
+    save_animation(generation([" The", *NASTY]), tmp_path / "out.html", title=title)
+    page = Page(tmp_path / "out.html")
+    assert [tag for tag, _ in page.tags].count("script") == 2  # the data and ours
+    assert title in page.text
+    for piece in (" <script>alert(1)</script>", " $x_1^2$", " a\\b", " \"&amp;'", " @@DATA@@"):
+        assert piece in page.text
+    assert "\\x1b[31m" in page.text and "\\ud800" in page.text and "\x1b" not in page.text
+    assert "</script> @@" not in page.scripts[0]
+
+
+def test_html_holds_the_states_of_every_frame_and_nothing_from_outside(tmp_path):
+    frames = generation()
+    save_animation(frames, tmp_path / "out.html", fps=5)
+    page = Page(tmp_path / "out.html")
+    data = json.loads(page.scripts[0])
+    cells = {}
+    for frame_, changes in zip(frames, data["tracks"][0]["changes"], strict=True):
+        cells |= {i: (data["states"][code], text) for i, code, text in changes}
+        for i, state in enumerate(frame_.states):
+            assert cells[i] == (state.value, "" if state.open else frame_.pieces[i].strip())
+    assert [moment[0] for moment in data["moments"]] == [[0], [1], [2], [3]]
+    assert data["moments"][0][1] == 0.2
+    assert not any(key in attrs for _, attrs in page.tags for key in ("src", "href"))
+    assert not re.search(r"https?://|@import|url\(", (tmp_path / "out.html").read_text("utf-8"))
+    controls = {attrs.get("id") for _, attrs in page.tags}
+    assert {"play", "scrub"} <= controls
+
+
+def test_growing_frames_of_an_autoregressive_model(tmp_path):
+    words = [" one", " two", " three"]
+    frames = [frame(*words[:k], (words[k], FRESH), index=k) for k in range(3)]
+    save_animation(frames, tmp_path / "out.html")
+    changes = json.loads(Page(tmp_path / "out.html").scripts[0])["tracks"][0]["changes"]
+    assert changes[0] == [[0, 2, "one"], [1, -1, ""], [2, -1, ""]]
+    assert changes[1] == [[0, 3, "one"], [1, 2, "two"]]
+    stage = Stage(film_of(frames))
+    stage.show(Moment((0,), 1))
+    assert [t.get_visible() for t in stage.panels[0].texts] == [True, False, False]
+
+
+@pytest.mark.parametrize("ending", ["gif", "html", "png"])
+def test_two_tracks_stand_side_by_side(tmp_path, ending):
+    tracks = [Track(generation(), "Diffusion"), Track(generation()[:2], "GPT-2", lambda f: "own")]
+    film = Film(tracks, [Moment((0, 0), 0.1), Moment((3, 1), 0.1)], "both")
+    animation.save_film(film, tmp_path / f"out.{ending}")
+    left, right = Stage(film).panels
+    assert left.left + left.width < right.left
+    if ending == "html":
+        assert "GPT-2" in Page(tmp_path / "out.html").text
+
+
+# The window
+
+
+def test_without_a_display_no_window_is_tried(monkeypatch):
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(UserError, match="no display"):
+        animation.show_animation(generation())
+
+
+def test_a_backend_without_windows_is_a_user_error(monkeypatch):
+    import matplotlib
+
+    monkeypatch.setenv("DISPLAY", ":0")
+    before = matplotlib.get_backend()
+    monkeypatch.setattr("matplotlib.pyplot.get_backend", lambda: "agg")
+    with pytest.raises(UserError, match="No window can be opened"):
+        animation.show_animation(generation())
+    assert matplotlib.get_backend() == before
+
+
+def test_saving_leaves_the_backend_alone(tmp_path):
+    import matplotlib
+
+    before = matplotlib.rcParams._get("backend")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_animation(generation(), tmp_path / "out.gif")
+    assert matplotlib.rcParams._get("backend") is before

@@ -1,0 +1,216 @@
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from diffusion.views.frames import Frame, Framer, State, printable, status_line
+
+GIVEN, MASKED, FRESH, SETTLED, REMASKED = State
+BOS, PAD, EOS, MASK = 0, 1, 2, 3
+
+
+class ByteTokenizer:
+    """Byte-level BPE without merges: after four special tokens, token 4 + b is the byte b."""
+
+    bos_token_id, pad_token_id, eos_token_id, sep_token_id = BOS, PAD, EOS, EOS
+    mask_token_id, unk_token_id = MASK, None
+    all_special_ids = (BOS, PAD, EOS, MASK)
+
+    def __init__(self):
+        from tokenizers.pre_tokenizers import ByteLevel
+
+        # A word never splits characters here: the pre-tokenizer only spells bytes as characters.
+        spell = ByteLevel(add_prefix_space=False, use_regex=False)
+        spelled = {b: spell.pre_tokenize_str(chr(b))[0][0] for b in range(128)}
+        for char in map(chr, range(128, 0x800)):
+            for byte, letter in zip(char.encode(), spell.pre_tokenize_str(char)[0][0], strict=True):
+                spelled[byte] = letter
+        for char in ("ࠀ", "က", "京", "퀀", "\ue000", "\uf000", "😀", "\U000c0000", "\U00100000"):
+            for byte, letter in zip(char.encode(), spell.pre_tokenize_str(char)[0][0], strict=True):
+                spelled[byte] = letter
+        self.tokens = {4 + b: letter for b, letter in spelled.items()}
+        self.tokens |= {BOS: "<s>", PAD: "<pad>", EOS: "</s>", MASK: "<mask>"}
+        self.calls = 0
+
+    def get_vocab(self):
+        return {token: i for i, token in self.tokens.items()}
+
+    def convert_ids_to_tokens(self, token_id):
+        self.calls += 1
+        return self.tokens.get(token_id)
+
+
+def ids_of(text):
+    return [4 + byte for byte in text.encode()]
+
+
+def build(ids, states, **other):
+    fields = {"index": 1, "total": 4, "nfe": 1, "seconds": 0.5} | other
+    return Framer(ByteTokenizer()).build(ids, states, **fields)
+
+
+def step_of(ids, frozen=(), masked=(), revealed=(), remasked=()):
+    """A batch of two rows: the first is all padding, the second what was asked for."""
+    length = len(ids)
+
+    def flags(positions):
+        row = torch.zeros(length, dtype=torch.bool)
+        row[list(positions)] = True
+        return torch.stack([torch.zeros_like(row), row])
+
+    return SimpleNamespace(
+        index=3,
+        total=10,
+        nfe=torch.tensor([7, 5]),
+        ids=torch.tensor([[PAD] * length, ids]),
+        frozen=flags(frozen),
+        masked=flags(masked),
+        revealed=flags(revealed),
+        remasked=flags(remasked),
+        seconds=0.25,
+    )
+
+
+def test_a_step_becomes_pieces_and_states_of_the_asked_row():
+    ids = [BOS, *ids_of("ab"), MASK, *ids_of(" c"), MASK, EOS, PAD]
+    step = step_of(ids, frozen=[0, 1, 7, 8], masked=[3, 6], revealed=[4], remasked=[6])
+    frame = Framer(ByteTokenizer()).frame(step, row=1)
+    assert frame.pieces == ["a", "b", "", " ", "c", ""]
+    assert frame.states == [GIVEN, SETTLED, MASKED, FRESH, SETTLED, REMASKED]
+    assert (frame.index, frame.total, frame.nfe, frame.seconds) == (3, 10, 5, 0.25)
+    assert frame.masks == 2
+    assert frame.ends == []  # the given </s> closes the canvas; nothing was written there
+
+
+def test_each_token_is_looked_up_once():
+    tokenizer = ByteTokenizer()
+    framer = Framer(tokenizer)
+    for _ in range(3):
+        framer.build(ids_of("abca"), [SETTLED] * 4, index=0, total=1, nfe=0, seconds=0.0)
+    assert tokenizer.calls == 3
+
+
+def test_a_character_appears_at_its_last_byte():
+    frame = build(ids_of("é京😀x"), [SETTLED] * 10)
+    assert frame.pieces == ["", "é", "", "", "京", "", "", "", "😀", "x"]
+    assert frame.text == "é京😀x"
+
+
+def test_every_byte_is_spelled_back():
+    tokenizer = ByteTokenizer()
+    framer = Framer(tokenizer)
+    known = [token for token in tokenizer.tokens if token > 3]
+    assert len(known) > 190
+    assert all(framer.bytes_of(token) == bytes([token - 4]) for token in known)
+
+
+def test_broken_bytes_show_as_replacement_characters_in_their_own_place():
+    lead, rest = ids_of("é")
+    assert build([lead, *ids_of("a")], [SETTLED] * 2).pieces == ["�", "a"]
+    assert build([*ids_of("a"), rest], [SETTLED] * 2).pieces == ["a", "�"]
+    assert build([*ids_of("a"), lead], [SETTLED] * 2).pieces == ["a", "�"]
+
+
+def test_bytes_beside_a_mask_may_still_become_a_character():
+    lead, rest = ids_of("é")
+    assert build([lead, MASK], [SETTLED, MASKED]).pieces == ["", ""]
+    assert build([MASK, rest, *ids_of("a")], [MASKED, SETTLED, SETTLED]).pieces == ["", "", "a"]
+
+
+def test_text_after_a_settled_end_is_hidden_but_masks_stay():
+    ids = [*ids_of("ab"), EOS, *ids_of("c"), MASK, EOS]
+    frame = build(ids, [GIVEN, SETTLED, SETTLED, SETTLED, MASKED, SETTLED])
+    assert frame.text == "ab"
+    assert frame.ends == [2]
+    assert frame.shown(2) == "∎"
+    assert len(frame.pieces) == 6 and frame.states[4] is MASKED
+
+
+def test_a_fresh_end_ends_the_text_only_when_nothing_is_open():
+    ids = [*ids_of("a"), EOS, *ids_of("c"), MASK]
+    assert build(ids, [SETTLED, FRESH, SETTLED, MASKED]).text == "ac"
+    assert build(ids[:3], [SETTLED, FRESH, SETTLED]).text == "a"
+
+
+def test_an_end_before_given_text_hides_nothing_given():
+    ids = [*ids_of("a"), EOS, *ids_of("z")]
+    frame = build(ids, [GIVEN, SETTLED, GIVEN])
+    assert frame.text == "az" and frame.ends == [1]
+
+
+def test_frames_survive_json():
+    frame = build(
+        [*ids_of(" é"), MASK, EOS], [GIVEN, FRESH, SETTLED, REMASKED, SETTLED], total=None
+    )
+    again = Frame.from_dict(json.loads(json.dumps(frame.to_dict())))
+    assert again == frame
+    assert all(isinstance(state, State) for state in again.states)
+    with pytest.raises(ValueError, match="1 pieces but 2 states"):
+        Frame(["a"], [GIVEN, GIVEN], 0, None, 0, 0.0)
+
+
+def test_status_line():
+    frame = build([MASK, *ids_of("a")], [MASKED, FRESH])
+    assert status_line(frame) == "step 1/4 · NFE 1 · 0.50 s · 1 mask"
+    assert status_line(build(ids_of("a"), [FRESH], total=None)).startswith("step 1 ·")
+
+
+def test_printable_disarms_what_steers_and_keeps_what_is_text():
+    assert printable("a\x1b[31m\x07\x00\x9bb") == "a\\x1b[31m\\x07\\x00\\x9bb"
+    assert printable("a\u202eb\u2066c\u2028d\ud800") == "a\\u202eb\\u2066c\\u2028d\\ud800"
+    assert printable("x\r\ny\rz") == "x\ny\\x0dz"
+    assert printable("\ta") == "    a"
+    text = "naïve 東京 👩\u200d👧 हिन्दी e\u0301 $x_1$ \\n 100%\n"
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize(
+    ("decoder", "tokens", "text"),
+    [
+        ("WordPiece", ["the", "un", "##seen", "京"], " the unseen 京"),
+        ("Sequence([Replace, ByteFallback])", ["▁the", "<0xC3>", "<0xA9>"], " theé"),
+    ],
+)
+def test_other_kinds_of_tokenizer(decoder, tokens, text):
+    tokenizer = ByteTokenizer()
+    tokenizer.tokens = dict(enumerate(tokens, start=4))
+    kind = type("Decoder", (), {"__repr__": lambda self: decoder})()
+    tokenizer.backend_tokenizer = SimpleNamespace(decoder=kind)
+    ids = range(4, 4 + len(tokens))
+    frame = Framer(tokenizer).build(ids, [SETTLED] * len(ids), index=0, total=1, nfe=0, seconds=0.0)
+    assert frame.text == text
+
+
+def test_a_hugging_face_tokenizer_gives_its_own_decoding():
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    text = " The café in 東京 was 😀.\nIt cost $5, the café was full."
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator([text] * 5, 300, special_tokens=["<s>", "<pad>", "</s>", "<mask>"])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer,
+        bos_token="<s>",
+        pad_token="<pad>",
+        eos_token="</s>",
+        mask_token="<mask>",
+    )
+    ids = tokenizer(text)["input_ids"]
+    framer = Framer(tokenizer)
+    assert framer.kind == "ByteLevel"
+    frame = framer.build(ids, [SETTLED] * len(ids), index=0, total=1, nfe=0, seconds=0.0)
+    assert frame.text == text
+    assert " café" in "".join(frame.pieces) and any(piece.startswith(" ") for piece in frame.pieces)
+
+
+def test_the_views_start_without_heavy_imports():
+    code = (
+        "import sys, diffusion.views.frames, diffusion.views.terminal, diffusion.views.animation as animation;"
+        "animation.check_animation_path('x.gif');"
+        "print(sorted({'torch', 'transformers', 'matplotlib', 'numpy', 'PIL'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,228 @@
+import io
+import os
+import re
+
+import pytest
+from helpers.terminals import FakeTerminal
+
+from diffusion.views import terminal
+from diffusion.views.frames import Frame, State
+from diffusion.views.terminal import LiveView, char_width, clusters, scroll, wrap
+
+GIVEN, MASKED, FRESH, SETTLED, REMASKED = State
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(terminal, "window_size", lambda stream: stream.size)
+    return FakeTerminal
+
+
+def frame(*cells, index=1, ends=(), **other):
+    """A frame from (piece, state) pairs; a bare string is a settled piece."""
+    pairs = [cell if isinstance(cell, tuple) else (cell, SETTLED) for cell in cells]
+    pieces, states = [p for p, _ in pairs], [s for _, s in pairs]
+    fields = {"total": 10, "nfe": index, "seconds": 0.25} | other
+    return Frame(pieces, states, index, ends=list(ends), **fields)
+
+
+def words(text, state=SETTLED):
+    return [(piece, state) for piece in re.findall(r" ?[^ ]+", text)]
+
+
+STATES = frame((" Old", GIVEN), (" new", FRESH), (" calm", SETTLED), ("", MASKED), ("", REMASKED))
+
+
+def test_states_differ_without_colour(screen):
+    tty = screen(80, 24)
+    LiveView(tty).show(STATES)
+    assert tty.lines() == ["Old new calm ░░░ ▓▓▓", "", "step 1/10 · NFE 1 · 0.25 s · 2 masks"]
+    styles = {word: tty.style_of(word) for word in ("Old", "new", "calm")}
+    assert styles == {"Old": "1", "new": "1;4;32", "calm": ""}
+    without_colour = {re.sub(r";?\b3\d\b", "", style) for style in styles.values()}
+    assert len(without_colour) == 3
+
+
+@pytest.mark.parametrize("columns", [1, 2, 7, 40, 200])
+def test_every_row_fits_and_no_word_is_lost(columns):
+    text = (
+        " The tower of 東京タワー (e\u0301te\u0301) was naïve 😀 and "
+        + "x" * 230
+        + " stood.\n\nEnd"
+    )
+    rows = wrap(frame(*words(text)), columns)
+    lines = ["".join(text for text, _ in row.runs) for row in rows]
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "").replace("\n", "")
+    if columns > 1:
+        assert all(sum(map(char_width, line)) <= columns for line in lines)
+    if columns >= 40:
+        assert lines[-2:] == ["", "End"]
+        assert not any(line.startswith(" ") or line.endswith(" ") for line in lines)
+
+
+@pytest.mark.parametrize("columns", [40, 200])
+def test_text_breaks_between_words_and_around_wide_characters(screen, columns):
+    tty = screen(columns, 24)
+    text = " A bridge of stone over the river Ouse was built in 1842 by 東京の会社が作った橋です。 It stands"
+    LiveView(tty).show(frame(*words(text)))
+    if columns == 200:
+        assert tty.lines()[0] == text.strip()
+    else:
+        assert tty.lines()[:3] == [
+            "A bridge of stone over the river Ouse",
+            "was built in 1842 by 東京の会社が作った",
+            "橋です。 It stands",
+        ]
+    assert tty.lines()[-1] == "step 1/10 · NFE 1 · 0.25 s · 0 masks"
+
+
+def test_the_status_fits_forty_columns(screen):
+    tty = screen(40, 24)
+    LiveView(tty).show(frame(*[("", MASKED)] * 256, index=10, seconds=12.25))
+    assert tty.lines()[-1] == "step 10/10  NFE 10  12.25 s  256 masks"
+
+
+def test_combining_marks_stay_with_their_letter():
+    assert clusters("e\u0301a") == [("e\u0301", 1), ("a", 1)]
+    assert clusters("✔\ufe0f") == [("✔\ufe0f", 2)]
+    assert clusters("👩\u200d👧") == [("👩\u200d👧", 4)]
+    assert [char_width(c) for c in "a京\u0301\u200b한ﾊ"] == [1, 2, 0, 0, 2, 1]
+
+
+def test_frames_replace_one_another(screen):
+    tty = screen(40, 24)
+    view = LiveView(tty)
+    view.show(frame(*[("", MASKED)] * 30, index=0))
+    assert tty.lines()[0] == " ".join(["░░░"] * 10)
+    view.show(frame(" done", index=1))
+    assert tty.lines() == ["done", "", "step 1/10 · NFE 1 · 0.25 s · 0 masks"]
+    assert tty.scrolled == 0
+
+
+def test_a_resize_is_followed(screen):
+    tty = screen(200, 24)
+    view = LiveView(tty)
+    text = words(" " + "word " * 30 + "end")
+    view.show(frame(*text))
+    assert len(tty.lines()) == 3
+    tty.size = os.terminal_size((40, 24))
+    view.show(frame(*text))
+    assert tty.lines()[:4] == ["word word word word word word word word"] * 3 + [
+        "word word word word word word end"
+    ]
+    assert len(tty.lines()) == 6
+
+
+def test_a_text_taller_than_the_window_shows_what_changes(screen):
+    tty = screen(20, 6)
+    view = LiveView(tty)
+    lines = [f"line{i}\n" for i in range(30)]
+    view.show(frame(*lines, ("", MASKED)))
+    assert tty.lines()[:4] == ["line27", "line28", "line29", "░░░"]
+    view.show(frame(*lines[:10], ("fresh\n", FRESH), *lines[11:], ("", MASKED)))
+    assert tty.lines()[0] == "fresh"
+    view.show(frame(*lines[:12], ("fresh\n", FRESH), *lines[13:], ("", MASKED)))
+    assert tty.lines()[2] == "fresh"  # already in the window, which does not move
+    assert tty.scrolled == 0
+    assert len(tty.lines()) == 6
+    view.finish()
+    assert tty.lines()[:31] == [
+        *(line.strip() for line in lines[:12]),
+        "fresh",
+        *(line.strip() for line in lines[13:]),
+        "░░░",
+    ]
+
+
+def test_the_window_moves_as_little_as_possible():
+    rows = wrap(frame(*["a\n"] * 9, ("b\n", FRESH), *["a\n"] * 10), 10)
+    assert scroll(rows, 5, 0) == 5
+    assert scroll(rows, 5, 7) == 7
+    assert scroll(rows, 5, 15) == 9
+    assert scroll(rows, 100, 0) == 0
+
+
+@pytest.mark.parametrize("size", [(2, 1), (2, 2), (5, 3)])
+def test_tiny_windows_are_survived(screen, size):
+    tty = screen(*size)
+    LiveView(tty).show(frame(*words(" ab 東 cd"), ("", MASKED)))
+    assert 0 < len(tty.lines()) <= size[1]
+
+
+def test_escape_sequences_in_the_text_are_shown_not_obeyed(screen):
+    tty = screen(60, 10)
+    with LiveView(tty) as view:
+        view.show(frame(" a\x1b[2J\x1b]0;title\x07", "\x9b", "\u202eb\rc"))
+        assert tty.lines()[0] == "a\\x1b[2J\\x1b]0;title\\x07\\x9b\\u202eb\\x0dc"
+    assert tty.lines()[0] == "a\\x1b[2J\\x1b]0;title\\x07\\x9b\\u202eb\\x0dc"
+
+
+def test_the_end_of_the_text_is_marked(screen):
+    tty = screen(60, 10)
+    LiveView(tty).show(frame(" over", "", ("", MASKED), ends=[1]))
+    assert tty.lines()[0] == "over∎ ░░░"
+
+
+def test_finish_leaves_the_text_and_a_sane_terminal(screen):
+    tty = screen(60, 10)
+    with LiveView(tty) as view:
+        view.show(frame((" Old", GIVEN), ("", MASKED), index=0))
+        assert tty.alternate and not tty.cursor and not tty.wraps
+        view.show(frame((" Old", GIVEN), (" new", FRESH)))
+        view.finish()
+        view.finish()
+    assert not tty.alternate and tty.cursor and tty.wraps
+    assert tty.lines() == ["Old new", "step 1/10 · NFE 1 · 0.25 s · 0 masks"]
+    assert tty.style_of("new") == ""
+    assert tty.screens[False] is tty.cells
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_the_terminal_is_restored_after(screen, error):
+    tty = screen(60, 10)
+    with pytest.raises(error), LiveView(tty) as view:
+        view.show(STATES)
+        raise error
+    assert not tty.alternate and tty.cursor and tty.wraps and tty.style == ""
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "tty"),
+    [("NO_COLOR", "1", True), ("TERM", "dumb", True), ("TERM", "xterm", False)],
+)
+def test_nothing_is_written_where_a_live_view_has_no_place(monkeypatch, variable, value, tty):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv(variable, value)
+    stream = io.StringIO()
+    stream.isatty = lambda: tty
+    assert not terminal.supports_live(stream)
+    with LiveView(stream) as view:
+        assert not view.live
+        view.show(STATES)
+    assert stream.getvalue() == ""
+
+
+def test_a_terminal_without_unicode_gets_plain_signs(screen):
+    class Latin(FakeTerminal):
+        encoding = "ascii"
+
+    tty = Latin(60, 10)
+    LiveView(tty).show(frame(" café", ("", MASKED), ("", REMASKED)))
+    assert tty.lines()[0] == "caf? ___ ###"
+
+
+def test_the_size_comes_from_the_stream(monkeypatch):
+    import pty
+    import termios
+
+    master, slave = pty.openpty()
+    with os.fdopen(master, "w"), os.fdopen(slave, "w") as stream:
+        termios.tcsetwinsize(stream.fileno(), (11, 33))
+        assert terminal.window_size(stream) == (33, 11)
+        termios.tcsetwinsize(stream.fileno(), (12, 44))
+        assert terminal.window_size(stream) == (44, 12)
+    monkeypatch.setenv("COLUMNS", "77")
+    assert terminal.window_size(io.StringIO()).columns == 77
