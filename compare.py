@@ -20,7 +20,8 @@ from diffusion.cli.flags import parse_flags
 from diffusion.cli.prompts import PROMPT_HELP, ask, check_prompt, piped_prompts
 from diffusion.errors import UserError, run
 from diffusion.evaluation import record
-from diffusion.options import COMPARED_SAMPLER, STEPPED, GenerationOptions, PairOptions, at_least
+from diffusion.options import COMPARED_SAMPLER, GenerationOptions, PairOptions, at_least
+from diffusion.samplers.catalog import STEPPED
 from diffusion.views import panes
 from diffusion.views.animation import check_animation_path, check_display, save_film, show_film
 from diffusion.views.film import Film, Track, check_slowdown, rate_line, synchronized
@@ -94,8 +95,7 @@ def options_for(writers: list, generation: GenerationOptions, prompt: str) -> li
         given = [prompt_ids(w.tokenizer, [prompt], generation.max_len)[0] for w in writers]
         length = generation.max_len - max(map(len, given))
     diffusion = dataclasses.replace(generation, length=length)
-    common = {name: getattr(diffusion, name) for name in generation.COMMON}
-    options = [diffusion, GenerationOptions(**common)]
+    options = [diffusion.resolved(), GenerationOptions(**diffusion.shared())]
     for writer, own in zip(writers, options, strict=True):
         writer.check(own)
         prompt_ids(writer.tokenizer, [prompt], own.max_len, own.length)

@@ -43,9 +43,9 @@ from diffusion.collator import MASK_SCHEDULES, CausalCollator, DiffusionCollator
 from diffusion.data import corpus, packing
 from diffusion.errors import UserError, run
 from diffusion.models import loading, tokenizers
-from diffusion.models.backbone import RowLogits
+from diffusion.models.backbone import Backbone
 from diffusion.models.families import max_length
-from diffusion.noise import SCHEDULES
+from diffusion.noise import SCHEDULES, Absorbing
 from diffusion.objective import LOSSES
 from diffusion.training.trainer import DiffusionTrainer, StopOnSignal, check_checkpoint
 
@@ -499,7 +499,7 @@ def main() -> None:
         collator = CausalCollator()
     else:
         collator = DiffusionCollator(
-            tokenizer.mask_token_id,
+            Absorbing.of(tokenizer),
             sorted({tokenizer.bos_token_id, tokenizer.pad_token_id}),
             diffusion.prefix_len,
             diffusion.mask_schedule,
@@ -508,7 +508,7 @@ def main() -> None:
             global_batch,
         )
     trainer = DiffusionTrainer(
-        RowLogits(model),
+        Backbone(model),
         args,
         train_blocks=blocks,
         eval_blocks=eval_blocks,

@@ -8,12 +8,13 @@ python gpt2_inference.py "The river" --model gpt2     # GPT-2 itself, from the h
 python gpt2_inference.py "The river" --save_animation river.gif
 """
 
+import time
 from dataclasses import dataclass, field
 
+from diffusion.cli.console import prepare_streams, say
 from diffusion.cli.flags import parse_flags
 from diffusion.cli.options import WritingOptions
-from diffusion.cli.prompts import PROMPT_HELP
-from diffusion.cli.serve import serve
+from diffusion.cli.prompts import PROMPT_HELP, ask, given_prompts
 from diffusion.errors import run
 from diffusion.options import GenerationOptions
 
@@ -26,19 +27,36 @@ class ScriptOptions(WritingOptions):
     )
 
 
-def load(*names):
-    # torch and transformers' models take seconds to import; --help and mistakes need neither.
-    from diffusion.models.causal import load_causal_writer
-
-    return load_causal_writer(*names)
-
-
 def main() -> None:
     generation, script, prompt = parse_flags(
         (GenerationOptions, ScriptOptions), __doc__.split("\n")[0], PROMPT_HELP
     )
     generation.check_autoregressive()
-    serve(load, generation, script, prompt)
+    script.check_flags(prompt)
+    prompts = given_prompts(prompt, script.unconditional)
+    prepare_streams()
+    say(f"RoBERTa Diffusion: loading {script.model} ...")
+    started = time.monotonic()
+
+    # torch and transformers take seconds to import; --help and mistakes need neither.
+    from diffusion.cli.show import Job, memory_told
+    from diffusion.models.causal import load_causal_writer
+
+    writer = load_causal_writer(script.model, script.tokenizer, script.device, script.dtype)
+    job = Job(writer, generation, script, asks=prompts is None)
+    job.greet(time.monotonic() - started)
+
+    def write(prompts: list[str]) -> None:
+        for texts, samples in job.batches(prompts):
+            generate = writer.generate if job.live else writer.record
+            steps = generate(texts, generation, samples)
+            job.show(steps, [{"prompt": text} for text in texts], samples)
+
+    with memory_told(job):
+        if prompts is None:
+            ask(lambda prompt: write([prompt]), generation.prefix_len)
+        else:
+            write(prompts)
 
 
 if __name__ == "__main__":

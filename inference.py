@@ -12,14 +12,15 @@ echo "The river runs." > lines.txt
 python inference.py --score lines.txt --rank
 """
 
+import time
 from dataclasses import dataclass, field
 
+from diffusion.cli.console import prepare_streams, say
 from diffusion.cli.flags import parse_flags
 from diffusion.cli.options import WritingOptions
-from diffusion.cli.prompts import PROMPT_HELP
-from diffusion.cli.serve import serve
-from diffusion.editing.modes import Editor
+from diffusion.cli.prompts import PROMPT_HELP, given_prompts
 from diffusion.editing.options import EditingOptions
+from diffusion.editing.session import Session, note_marks
 from diffusion.errors import UserError, run
 from diffusion.options import GenerationOptions, sampler_table
 
@@ -29,21 +30,13 @@ class InferenceOptions(WritingOptions):
     list_samplers: bool = field(default=False, metadata={"help": "List the samplers, and end."})
 
 
-def load(*names):
-    # torch and transformers' models take seconds to import; --help and mistakes need neither.
-    from diffusion.generate import load_writer
-
-    return load_writer(*names)
-
-
 def main() -> None:
     generation, script, editing, prompt = parse_flags(
         (GenerationOptions, InferenceOptions, EditingOptions),
         __doc__.split("\n")[0],
         PROMPT_HELP,
     )
-    editor = Editor(editing)
-    editor.check_flags(generation, script.list_samplers)
+    editing.check_flags(generation, script.list_samplers)
     if script.list_samplers:
         print(sampler_table(generation))
         return
@@ -53,7 +46,40 @@ def main() -> None:
             f"--guidance {generation.guidance} pushes towards the given text, and --unconditional "
             "gives none; leave one of them out"
         )
-    serve(load, generation, script, prompt, editor)
+    source = editing.read(generation, script, prompt)  # what a mode of editing works on
+    script.check_flags(prompt, source is not None)
+    prompts = [] if source is not None else given_prompts(prompt, script.unconditional)
+    prepare_streams()
+    say(f"RoBERTa Diffusion: loading {script.model} ...")
+    started = time.monotonic()
+
+    # torch and transformers take seconds to import; --help and mistakes need neither.
+    from diffusion.canvas import prompt_canvas
+    from diffusion.cli.show import Job, memory_told
+    from diffusion.editing.modes import MODES
+    from diffusion.generate import load_writer
+
+    writer = load_writer(script.model, script.tokenizer, script.device, script.dtype)
+    job = Job(writer, generation, script, asks=prompts is None)
+    job.greet(time.monotonic() - started)
+
+    def write(prompts: list[str], first_sample: int = 0) -> None:
+        """Continue prompts: masks behind each, which the loop turns into text."""
+        for texts, samples in job.batches(prompts, first_sample):
+            options = job.generation
+            canvas = prompt_canvas(writer.tokenizer, texts, options.max_len, options.length)
+            steps = writer.denoise(canvas, options, samples, may_end=options.length is None)
+            job.show(steps, [{"prompt": text} for text in texts], samples)
+
+    with memory_told(job):
+        if prompts is None:
+            Session(job, editing, MODES, write).run()
+        elif editing.mode:
+            note_marks(prompts, commands=True)
+            MODES[editing.mode](job, editing, prompts if source is None else source)
+        else:
+            note_marks(prompts, commands=True)
+            write(prompts)
 
 
 if __name__ == "__main__":

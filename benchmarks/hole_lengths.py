@@ -42,14 +42,14 @@ def holes(writer, dataset_dir: str | None, sentences: int):
 
 def choose(writer, template: Template, options: GenerationOptions) -> int:
     layouts = [(length,) for length in LENGTHS]
-    size = writer.denoiser.row_logits.config.vocab_size
+    size = writer.denoiser.backbone.config.vocab_size
     canvas = infill_canvas(writer.tokenizer, template, layouts, size)
-    *_, step = writer.write(canvas, options, [0] * len(layouts), may_end=False)
+    *_, step = writer.denoise(canvas, options, [0] * len(layouts), may_end=False)
     scores = pseudo_likelihood(
-        writer.denoiser.row_logits,
+        writer.denoiser.backbone,
         Canvas(step.ids, step.frozen, step.padding),
         ~step.frozen,
-        writer.denoiser.mask_id,
+        writer.denoiser.noise,
         batch_size=64,
     )
     return LENGTHS[int(scores.argmax())]

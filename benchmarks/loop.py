@@ -27,8 +27,10 @@ from diffusion.errors import run
 from diffusion.models.denoiser import Denoiser
 from diffusion.models.families import max_length
 from diffusion.models.loading import load_masked_lm
-from diffusion.options import SAMPLERS, GenerationOptions
+from diffusion.noise import Absorbing
+from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
+from diffusion.samplers.catalog import SAMPLERS
 from diffusion.samplers.make import make_sampler
 
 MASK = 4  # any id will do: the text does not matter here
@@ -38,11 +40,15 @@ class Recorder:
     """Passes calls on to a denoiser and remembers what was asked."""
 
     def __init__(self, denoiser: Denoiser):
-        self.denoiser, self.mask_id, self.calls = denoiser, denoiser.mask_id, []
+        self.denoiser, self.calls = denoiser, []
+        self.noise, self.passes = denoiser.noise, denoiser.passes
 
-    def __call__(self, ids, rows, padding=None, shadows=None, frozen=None):
-        self.calls.append((ids.clone(), rows.clone(), shadows))
-        return self.denoiser(ids, rows, padding, shadows=shadows, frozen=frozen)
+    def start(self, canvas):
+        return self
+
+    def __call__(self, question):
+        self.calls.append((question.ids.clone(), question.asked.clone(), question.shadows))
+        return self.denoiser(question)
 
 
 def canvas_of(batch: int, length: int, vocab: int, prefix: int, device) -> Canvas:
@@ -72,9 +78,9 @@ def measure(denoiser, canvas, name: str, options: GenerationOptions, repeats: in
         with torch.inference_mode():
             for ids, rows, shadows in calls:
                 if shadows is not None and shadows.any():
-                    denoiser.row_logits.shadowed(ids, rows, shadows, MASK)
+                    denoiser.backbone.shadowed(ids, rows, shadows, denoiser.noise)
                 else:
-                    denoiser.row_logits(ids, rows)
+                    denoiser.backbone(ids, rows)
         return hardware.now(device) - started
 
     recorder = Recorder(denoiser)
@@ -123,7 +129,7 @@ def main() -> None:
             RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
         ).eval()
     length = min(args.length, max_length(model.config))
-    denoiser = Denoiser(model.to(device, dtype), MASK, [0, 1, 3])
+    denoiser = Denoiser(model.to(device, dtype), Absorbing(MASK), [0, 1, 3])
     options = GenerationOptions(n_steps=args.n_steps)
     print(f"{args.model or 'roberta-base shape'}, {length} tokens, {args.n_steps} steps, "
           f"{hardware.describe(device, dtype)}")  # fmt: skip

@@ -30,8 +30,10 @@ from diffusion.errors import run
 from diffusion.generate import Writer, load_writer
 from diffusion.models.denoiser import Denoiser
 from diffusion.models.guidance import Guided, Processed
-from diffusion.options import SAMPLERS, STEPPED, GenerationOptions
+from diffusion.noise import Absorbing
+from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
+from diffusion.samplers.catalog import SAMPLERS, STEPPED
 from diffusion.samplers.make import make_sampler
 
 RESULTS = Path(__file__).parent / "results" / "samplers.json"
@@ -67,11 +69,15 @@ class Clock:
 
     def __init__(self, denoiser):
         self.denoiser, self.seconds = denoiser, 0.0
-        self.mask_id, self.device, self.passes = denoiser.mask_id, denoiser.device, denoiser.passes
+        self.noise, self.device, self.passes = denoiser.noise, denoiser.device, denoiser.passes
 
-    def __call__(self, *args, **kwargs):
+    def start(self, canvas):
+        self.denoiser = self.denoiser.start(canvas)
+        return self
+
+    def __call__(self, question):
         started = clock(self.device)
-        logits = self.denoiser(*args, **kwargs)
+        logits = self.denoiser(question)
         self.seconds += clock(self.device) - started
         return logits
 
@@ -92,7 +98,7 @@ def text_of(writer: Writer, setting: dict, args) -> dict:
 
 def share_outside(denoiser, setting: dict, args) -> dict:
     """The first ``args.steps`` steps at the large shape."""
-    own = {k: v for k, v in setting.items() if k in GenerationOptions._OWN}
+    own = GenerationOptions(**setting).sampler_options()
     stepped = {"n_steps": args.steps} if setting["sampler"] in STEPPED else {}
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, 50265, (args.batch, 256), generator=generator)
@@ -129,13 +135,12 @@ def table(record: dict) -> str:
     """Markdown. Samplers with their facts first, then the other settings."""
     by_name = {r["setting"]: r for r in record["results"]}
     options = record["options"]
-    fields = GenerationOptions._OWN
     lines = [
         "| `--sampler` | what it does | forward passes, N steps, L tokens | corrects itself | options | source | passes | seconds |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, facts in SAMPLERS.items():
-        own = [f"--{o}" for o, owners in fields.items() if name in owners != tuple(SAMPLERS)]
+        own = [f"--{option}" for option in facts.options]
         r = by_name[name]
         cells = [
             f"`{name}`",
@@ -191,7 +196,7 @@ def main() -> None:
         dtype = hardware.choose_dtype("auto", device)
         config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
         model = AutoModelForMaskedLM.from_config(config).eval().to(device, dtype)
-        large = Denoiser(model, MASK, [0, 1, 3])
+        large = Denoiser(model, Absorbing(MASK), [0, 1, 3])
         share_outside(large, {"sampler": "seed"}, args)  # warms up
     text_of(writer, SETTINGS[0], args)
     results = []

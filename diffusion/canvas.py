@@ -1,4 +1,4 @@
-"""What is given and what is to be written, as token ids."""
+"""What goes round in the loop: the canvas, what a denoiser is asked of it, and each step's outcome."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
+from diffusion.noise import Absorbing
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class Allowed:
     kinds: Tensor
     tokens: Tensor
 
-    def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """The logits (N, V) of the N positions ``rows`` (B, L), -inf where not allowed."""
-        kinds = self.kinds[rows]
+    def __call__(self, logits: Tensor, asked: Tensor) -> Tensor:
+        """The logits (N, V) of the N positions ``asked`` (B, L), -inf where not allowed."""
+        kinds = self.kinds[asked]
         some = kinds > 0
         logits[some] = logits[some].masked_fill(~self.tokens[kinds[some]], -torch.inf)
         return logits
@@ -61,6 +62,45 @@ class Canvas:
     def to(self, device: torch.device) -> "Canvas":
         allowed = None if self.allowed is None else self.allowed.to(device)
         return Canvas(self.ids.to(device), self.frozen.to(device), self.padding.to(device), allowed)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a denoiser is asked in one step. Rows of the canvas of which nothing is wanted are left
+    out: they cost nothing.
+
+    Attributes:
+        ids: (B, L) int64 as far as they are written.
+        asked: (B, L) bool, the N positions whose prediction is wanted.
+        rows: (B,) int64, which rows these are of the canvas that the denoiser was started with, so
+            that it can keep state for each; None: all, in order.
+        padding: (B, L) bool, positions that do not exist; None: there are none.
+        shadows: (B, L) bool, visible positions among ``asked`` that are predicted by a copy which
+            does not see the token there, see `Backbone.shadowed`; None: there are none.
+    """
+
+    ids: Tensor
+    asked: Tensor
+    rows: Tensor | None = None
+    padding: Tensor | None = None
+    shadows: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """The canvas after one step. All tensors belong to the reader."""
+
+    index: int  # 0 is the canvas before the first forward pass
+    total: int | None  # planned steps, None when the sampler decides as it goes
+    nfe: Tensor  # (B,) forward passes spent so far on each row
+    ids: Tensor  # (B, L) token ids; masked positions hold the mask id
+    frozen: Tensor  # (B, L) bool: given text, specials, padding; never written
+    padding: Tensor  # (B, L) bool: positions that do not exist for the row
+    masked: Tensor  # (B, L) bool: still to be written
+    revealed: Tensor  # (B, L) bool: written in this step
+    remasked: Tensor  # (B, L) bool: opened again in this step
+    confidence: Tensor  # (B, L) float: probability of the token when it was written, nan elsewhere
+    seconds: float  # measured time in model and sampler so far; what readers do is not in it
 
 
 def encode(tokenizer, text: str) -> list[int]:
@@ -102,7 +142,7 @@ def prompt_canvas(tokenizer, prompts: list[str], max_len: int, length: int | Non
     """
     given = prompt_ids(tokenizer, prompts, max_len, length)
     total = max_len if length is None else max(map(len, given)) + length
-    ids = torch.full((len(given), total), tokenizer.mask_token_id)
+    ids = torch.zeros(len(given), total, dtype=torch.int64)
     frozen = torch.zeros(ids.shape, dtype=torch.bool)
     padding = torch.zeros(ids.shape, dtype=torch.bool)
     for row, prefix in enumerate(given):
@@ -110,17 +150,23 @@ def prompt_canvas(tokenizer, prompts: list[str], max_len: int, length: int | Non
         frozen[row, : len(prefix)] = True
         if length is not None:
             padding[row, len(prefix) + length :] = True
-    ids[padding] = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    ids[padding] = padding_id(tokenizer)
+    ids = Absorbing.of(tokenizer).corrupt(ids, ~frozen & ~padding)
     return Canvas(ids, frozen | padding, padding)
 
 
-def written_ids(step, row: int) -> list[int]:
-    """The ids of one row of a `denoise.Step`, without padding."""
+def padding_id(tokenizer) -> int:
+    """What stands at positions that do not exist; any id will do."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+
+
+def written_ids(step: Step, row: int) -> list[int]:
+    """The ids of one row of a `Step`, without padding."""
     return step.ids[row][~step.padding[row]].tolist()
 
 
-def written_text(tokenizer, step, row: int, stop: bool = True) -> str:
-    """The text of one row of a `denoise.Step` without specials, given part included.
+def written_text(tokenizer, step: Step, row: int, stop: bool = True) -> str:
+    """The text of one row of a `Step` without specials, given part included.
 
     Args:
         stop: leave out what follows the first ``</s>`` that was written.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from diffusion import rng
-from diffusion.noise import MIN_TIME, SCHEDULES
+from diffusion.noise import MIN_TIME, SCHEDULES, Absorbing
 
 IGNORE = -100  # the label of a position without loss, as everywhere in transformers
 SEED_RATES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
@@ -32,7 +32,7 @@ class DiffusionCollator:
     ``seed``: one rate per global batch, drawn from {1.0, 0.9, ..., 0.1} (RoBERTaDiffusion).
 
     Args:
-        mask_id: id of ``<mask>``.
+        noise: what a masked token becomes.
         fixed_ids: ids that are never masked (``<s>``, ``<pad>``; not ``</s>``, whose place the
             model has to learn).
         prefix_len: so many first positions are never masked.
@@ -45,7 +45,7 @@ class DiffusionCollator:
 
     def __init__(
         self,
-        mask_id: int,
+        noise: Absorbing,
         fixed_ids: list[int],
         prefix_len: int = 16,
         mask_schedule: str = "stratified",
@@ -55,7 +55,7 @@ class DiffusionCollator:
     ):
         if mask_schedule not in MASK_SCHEDULES:
             raise ValueError(f"mask_schedule {mask_schedule!r} is not one of {MASK_SCHEDULES}")
-        self.mask_id = mask_id
+        self.noise = noise
         self.fixed_ids = torch.tensor(fixed_ids)
         self.prefix_len = prefix_len
         self.mask_schedule = mask_schedule
@@ -85,7 +85,7 @@ class DiffusionCollator:
         u = rng.uniform(rng.fold_in(rng.fold_in(self.key, draw), 1), clean.shape[1])
         masked = editable & (u < rate[:, None])
         return {
-            "input_ids": clean.masked_fill(masked, self.mask_id),
+            "input_ids": self.noise.corrupt(clean, masked),
             "labels": clean.masked_fill(~masked, IGNORE),
             "attention_mask": attention_mask,
             "t": t.float(),

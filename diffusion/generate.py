@@ -1,20 +1,19 @@
-"""From options to a running generation: what all scripts that write with a masked LM share."""
+"""A masked language model ready to write: canvas in, Steps out."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import transformers
 
-from diffusion import hardware, rng
-from diffusion.canvas import Canvas, prompt_canvas
-from diffusion.denoise import Step
+from diffusion import rng
+from diffusion.canvas import Canvas, Step, prompt_canvas
 from diffusion.errors import UserError
 from diffusion.models import loading, tokenizers
 from diffusion.models.denoiser import Denoiser
 from diffusion.models.families import max_length
 from diffusion.models.guidance import Guided, Processed
+from diffusion.noise import Absorbing
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler
@@ -36,44 +35,36 @@ class Writer:
     status: ClassVar = staticmethod(status_line)  # the line that views show below a text
 
     def check(self, options: GenerationOptions) -> None:
+        """Refuse options that mean nothing, or that this model has no room for."""
         options.check()
         stride = options.window_stride
         if stride is None:
-            check_positions(options, self, " or less, or --window_stride")
+            options.check_room(self.positions, self.name, " or less, or --window_stride")
         elif not 1 <= stride < self.positions:
             raise UserError(
                 f"--window_stride {stride} must be a number from 1 to {self.positions - 1}: "
                 f"{self.name} sees {self.positions} positions"
             )
 
+    def resolve(self, options: GenerationOptions) -> GenerationOptions:
+        """The options with all that this kind of model takes for granted filled in."""
+        return options.resolved()
+
     def method(self, options: GenerationOptions) -> str:
         """How it writes, for people."""
-        return options.describe()
+        return options.resolved().describe()
 
-    def generate(
-        self, prompts: Sequence[str], options: GenerationOptions, samples: Sequence[int]
-    ) -> Iterator[Step]:
-        """Write one text for each prompt.
-
-        Args:
-            prompts: B prompts, "" to write from nothing.
-            samples: B sample numbers. A text depends on its prompt, the options with their seed,
-                and this number; not on the rest of the batch.
-        """
-        self.check(options)
-        canvas = prompt_canvas(self.tokenizer, prompts, options.max_len, options.length)
-        return self.write(canvas, options, samples, may_end=options.length is None)
-
-    def write(
+    def denoise(
         self, canvas: Canvas, options: GenerationOptions, samples: Sequence[int], may_end: bool
     ) -> Iterator[Step]:
-        """Write the masks of any canvas of B rows; see `generate`.
+        """Write the masks of a canvas of B rows.
 
         Args:
+            samples: B sample numbers. A text depends on its canvas, the options with their seed,
+                and this number; not on the rest of the batch.
             may_end: whether ``</s>`` may be written. A text of a fixed length does not end before.
         """
-        canvas = canvas.to(self.device)
-        keys = row_keys(options, samples, self.device)
+        options = options.resolved()
         denoiser = self.denoiser
         if not may_end:
             denoiser = denoiser.forbidding(self.tokenizer.eos_token_id)
@@ -82,36 +73,25 @@ class Writer:
         if options.repetition_penalty != 1 or options.no_repeat_ngram_size:
             denoiser = Processed(denoiser, options.repetition_penalty, options.no_repeat_ngram_size)
         return denoise_windows(
-            canvas,
+            canvas.to(self.device),
             denoiser,
             lambda: make_sampler(options.sampler, **options.sampler_options()),
             Sampling(options.temperature, options.top_k, options.top_p),
-            keys,
+            rng.row_keys(options.seed, samples, self.device),
             window=self.positions,
             stride=options.window_stride or self.positions - 1,
         )
 
-    def record(
+    def generate(
         self, prompts: Sequence[str], options: GenerationOptions, samples: Sequence[int]
-    ) -> Iterable[Step]:
-        """The Steps of `generate`, for who only measures or wants the last."""
-        return self.generate(prompts, options, samples)
+    ) -> Iterator[Step]:
+        """Write one text for each prompt, "" to write from nothing; see `denoise`."""
+        self.check(options)
+        canvas = prompt_canvas(self.tokenizer, prompts, options.max_len, options.length)
+        return self.denoise(canvas, options, samples, may_end=options.length is None)
 
-
-def check_positions(options: GenerationOptions, writer, advice: str = " or less") -> None:
-    """Refuse a canvas that is longer than what the model of ``writer`` can see."""
-    if options.max_len > writer.positions:
-        raise UserError(
-            f"--max_len {options.max_len} exceeds the {writer.positions} positions of "
-            f"{writer.name}; use --max_len {writer.positions}{advice}"
-        )
-
-
-def row_keys(
-    options: GenerationOptions, samples: Sequence[int], device: torch.device
-) -> torch.Tensor:
-    """The random keys (B,) of sample numbers (B,): of nothing else but them and the seed."""
-    return rng.fold_in(rng.seed_key(options.seed, device), torch.tensor(samples, device=device))
+    # For who only measures, or wants the last Step; a `causal.CausalWriter` has two ways.
+    record = generate
 
 
 def load_writer(
@@ -122,7 +102,7 @@ def load_writer(
     Raises:
         UserError: see `loading.load_masked_lm`; also a model trained causally.
     """
-    torch_device, torch_dtype = prepare(device, dtype)
+    torch_device, torch_dtype = loading.prepare(device, dtype)
     config = loading.load_config(model_name)
     settings = loading.diffusion_settings(config)
     if settings.get("objective") == "causal" and loading.is_masked_lm(config):
@@ -132,11 +112,11 @@ def load_writer(
         )
     tokenizer = tokenizers.load_tokenizer(tokenizer_name or model_name)
     model = loading.load_masked_lm(model_name, tokenizer)
-    model, torch_dtype = place(model, torch_device, torch_dtype, exact=dtype == "auto")
+    model, torch_dtype = loading.place(model, torch_device, torch_dtype, exact=dtype == "auto")
     return Writer(
         denoiser=Denoiser(
             model,
-            tokenizer.mask_token_id,
+            Absorbing.of(tokenizer),
             tokenizers.forbidden_ids(tokenizer, model.config.vocab_size),
         ),
         tokenizer=tokenizer,
@@ -146,23 +126,3 @@ def load_writer(
         positions=max_length(model.config),
         trained=bool(settings),
     )
-
-
-def prepare(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
-    """The device and number format to write with, and a process that is ready to load a model."""
-    hardware.use_all_cores()
-    transformers.logging.disable_progress_bar()
-    torch_device = hardware.choose_device(device)
-    return torch_device, hardware.choose_dtype(dtype, torch_device)
-
-
-# Below so many parameters `auto` means float32: the model is fast anyway, and rounding to bfloat16
-# depends on the shape of a batch, so that a text would depend on what else is written.
-_SMALL = 50e6
-
-
-def place(model, device: torch.device, dtype: torch.dtype, exact: bool):
-    """(the model there, its number format); ``exact`` keeps small models in float32."""
-    if exact and model.num_parameters() < _SMALL:
-        dtype = torch.float32
-    return model.to(device, dtype), dtype

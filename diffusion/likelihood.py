@@ -1,8 +1,12 @@
-"""How likely a denoiser finds given texts: to compare texts, where `objective` measures models.
+"""How likely a model finds given text: of data, to compare models, or of each of several texts.
 
-Both scores read a text with some of it hidden. The likelihood bound hides random sets of every
-size and bounds the log-probability of the whole text. The pseudo-likelihood hides one token at a
-time and is no probability of a text; it is cheap, and compares short passages in one context.
+The bound (NELBO) of a sequence of E editable tokens is J = E_t[w(t) * sum of -log p over masked
+positions], in nats. It does not depend on the schedule, and equals the sum over k = 1..E of S_k/k,
+S_k being the expected summed cross-entropy with exactly k masks (arXiv:2409.02908). `objective` has
+the first form, which trains; the second, with its lower variance, is here and evaluates.
+
+The pseudo-likelihood hides one token at a time and is no probability of a text; it is cheap, and
+compares short passages in one context.
 """
 
 import math
@@ -14,6 +18,7 @@ from torch import Tensor
 
 from diffusion import rng
 from diffusion.canvas import Canvas
+from diffusion.noise import Absorbing
 from diffusion.objective import cross_entropy, nats_by_row
 
 
@@ -48,12 +53,33 @@ def choose_exactly(count: Tensor, candidates: Tensor, uniforms: Tensor) -> Tenso
     return candidates & (order < count[:, None])
 
 
+def _fixed_count_draws(
+    backbone: Callable[..., Tensor],
+    ids: Tensor,
+    free: Tensor,
+    noise: Absorbing,
+    key: Tensor,
+    number: Tensor,
+    total: int,
+    padding: Tensor | None = None,
+) -> Tensor:
+    """(B,) estimates of the bound in nats per token of the tokens ``free`` (B, L), one for each
+    row: draw ``number`` (B,) of ``total``. It hides by the same random numbers whatever the row."""
+    n = free.sum(1)
+    # One k_1 for each row length: (u * E) would differ between rows, the fraction u is shared.
+    u = rng.uniform(key, 1)[0]
+    k = fixed_counts(1 + (u * n).long(), n, number, total)
+    masked = choose_exactly(k, free, rng.uniform(rng.fold_in(key, number), ids.shape[1]))
+    logits = backbone(noise.corrupt(ids, masked), masked, _attention(padding))
+    return nats_by_row(logits, ids, masked) / k
+
+
 @torch.no_grad()
 def likelihood_bound(
-    row_logits: Callable[..., Tensor],
+    backbone: Callable[..., Tensor],
     blocks: Tensor,
     editable: Tensor,
-    mask_id: int,
+    noise: Absorbing,
     token_bytes: Tensor,
     *,
     draws: int = 1,
@@ -70,7 +96,7 @@ def likelihood_bound(
     gives exactly c on every draw, which masking each position independently would not.
 
     Args:
-        row_logits: `RowLogits` in evaluation mode, or anything called the same way.
+        backbone: `Backbone` in evaluation mode, or anything called the same way.
         editable: (N, L) bool, the tokens whose likelihood is asked for.
         token_bytes: (V,) length of each token in bytes.
         shard: (rank, world size): evaluate every world-size-th block only; ``gather`` then joins
@@ -83,25 +109,20 @@ def likelihood_bound(
     total = len(blocks) * draws
     mine = torch.arange(rank, len(blocks), world, device=device)
     key = rng.seed_key(seed, device)
-    # One k_1 for each row length: (u * E) would differ between rows, the fraction u is shared.
-    u = rng.uniform(key, 1)[0]
     values = torch.zeros(len(blocks), draws, dtype=rng.double(device), device=device)
     for start in range(0, len(mine), batch_size):
         index = mine[start : start + batch_size]
-        ids, free, n = blocks[index], editable[index], count[index]
         for draw in range(draws):
-            number = index * draws + draw
-            first = 1 + (u * n).long()
-            k = fixed_counts(first, n, number, total)
-            masked = choose_exactly(k, free, rng.uniform(rng.fold_in(key, number), ids.shape[1]))
-            logits = row_logits(ids.masked_fill(masked, mask_id), masked)
-            values[index, draw] = nats_by_row(logits, ids, masked) / k
+            values[index, draw] = _fixed_count_draws(
+                backbone, blocks[index], editable[index], noise, key, index * draws + draw, total
+            )
         if on_batch:
             on_batch(min(start + batch_size, len(mine)), len(mine))
 
     if world > 1:  # every block was computed by one process and is zero elsewhere
         values = gather(values[None]).sum(0)
     number = torch.arange(total, device=device).view(len(blocks), draws)
+    u = rng.uniform(key, 1)[0]
     k = fixed_counts(1 + (u * count).long()[:, None], count[:, None], number, total)
     by_rate = _by_mask_rate(values, (k - 0.5) / count[:, None])
     return _summary(values.mean(1), count, blocks, editable, token_bytes, by_rate)
@@ -109,10 +130,10 @@ def likelihood_bound(
 
 @torch.no_grad()
 def bernoulli_bound(
-    row_logits: Callable[..., Tensor],
+    backbone: Callable[..., Tensor],
     blocks: Tensor,
     editable: Tensor,
-    mask_id: int,
+    noise: Absorbing,
     token_bytes: Tensor,
     *,
     draws: int = 1,
@@ -140,7 +161,7 @@ def bernoulli_bound(
             rates[index, draw] = t[:, 0].to(rates.dtype)
             if not masked.any():
                 continue
-            logits = row_logits(ids.masked_fill(masked, mask_id), masked)
+            logits = backbone(noise.corrupt(ids, masked), masked)
             values[index, draw] = nats_by_row(logits, ids, masked) / t[:, 0] / count[index]
     by_rate = _by_mask_rate(values, rates)
     return _summary(values.mean(1), count, blocks, editable, token_bytes, by_rate)
@@ -148,7 +169,7 @@ def bernoulli_bound(
 
 @torch.no_grad()
 def causal_nll(
-    row_logits: Callable[..., Tensor],
+    backbone: Callable[..., Tensor],
     blocks: Tensor,
     editable: Tensor,
     token_bytes: Tensor,
@@ -160,7 +181,7 @@ def causal_nll(
     values = torch.zeros(len(blocks), dtype=rng.double(blocks.device), device=blocks.device)
     for start in range(0, len(blocks), batch_size):
         ids, rows = blocks[start : start + batch_size], editable[start : start + batch_size]
-        logits = row_logits(ids, rows, causal=True)
+        logits = backbone(ids, rows, causal=True)
         values[start : start + batch_size] = nats_by_row(logits, ids, rows) / rows.sum(1)
         if on_batch:
             on_batch(min(start + batch_size, len(blocks)), len(blocks))
@@ -193,10 +214,10 @@ def _summary(values, count, blocks, editable, token_bytes, by_rate) -> Bound:
 
 @torch.no_grad()
 def pseudo_likelihood(
-    row_logits: Callable[..., Tensor],
+    backbone: Callable[..., Tensor],
     canvas: Canvas,
     hidden: Tensor,
-    mask_id: int,
+    noise: Absorbing,
     batch_size: int = 16,
 ) -> Tensor:
     """Mean over the positions ``hidden`` (B, L) of log p(token | all other tokens), in nats (B,).
@@ -206,7 +227,7 @@ def pseudo_likelihood(
     word or a repetition every token is nearly certain once its neighbours are seen.
 
     Args:
-        row_logits: `RowLogits` in evaluation mode, or anything called the same way.
+        backbone: `Backbone` in evaluation mode, or anything called the same way.
         canvas: (B, L), written.
     """
     row, position = hidden.nonzero().unbind(1)  # (N,) passes, one token hidden in each
@@ -215,17 +236,17 @@ def pseudo_likelihood(
         ids, padding = canvas.ids[r], canvas.padding[r]
         alone = torch.zeros_like(padding)
         alone.scatter_(1, p[:, None], True)
-        logits = row_logits(ids.masked_fill(alone, mask_id), alone, _attention(padding))
+        logits = backbone(noise.corrupt(ids, alone), alone, _attention(padding))
         total.index_add_(0, r, -cross_entropy(logits, ids[alone]).to(total.dtype))
     return total / hidden.sum(1)
 
 
 @torch.no_grad()
 def text_bounds(
-    row_logits: Callable[..., Tensor],
+    backbone: Callable[..., Tensor],
     canvas: Canvas,
     editable: Tensor,
-    mask_id: int,
+    noise: Absorbing,
     *,
     draws: int = 16,
     batch_size: int = 16,
@@ -237,14 +258,13 @@ def text_bounds(
     the same seed and draws; the texts may have different lengths.
 
     Args:
-        row_logits: `RowLogits` in evaluation mode, or anything called the same way.
+        backbone: `Backbone` in evaluation mode, or anything called the same way.
         canvas: (B, L), written.
         editable: (B, L) bool, the tokens whose likelihood is asked for, at least one a row.
         on_batch: told (passes done, passes to do) after each batch.
     """
     device = canvas.ids.device
     key = rng.seed_key(seed, device)
-    u = rng.uniform(key, 1)[0]
     values = torch.zeros(len(editable) * draws, dtype=rng.double(device), device=device)
     # Texts of one length share a batch, so that little is padded.
     order = (~canvas.padding).sum(1).argsort(stable=True).repeat_interleave(draws)
@@ -252,14 +272,10 @@ def text_bounds(
     for start in range(0, len(values), batch_size):
         row, number = order[start : start + batch_size], draw[start : start + batch_size]
         width = int((~canvas.padding[row]).sum(1).max())
-        ids, padding = canvas.ids[row, :width], canvas.padding[row, :width]
-        free = editable[row, :width]
-        n = free.sum(1)
-        k = fixed_counts(1 + (u * n).long(), n, number, draws)
-        # The same draw hides by the same random numbers in every text, whatever is beside it.
-        masked = choose_exactly(k, free, rng.uniform(rng.fold_in(key, number), width))
-        logits = row_logits(ids.masked_fill(masked, mask_id), masked, _attention(padding))
-        values[row * draws + number] = nats_by_row(logits, ids, masked) / k
+        values[row * draws + number] = _fixed_count_draws(
+            backbone, canvas.ids[row, :width], editable[row, :width], noise, key, number, draws,
+            canvas.padding[row, :width],
+        )  # fmt: skip
         if on_batch:
             on_batch(min(start + batch_size, len(values)), len(values))
     return values.view(-1, draws)
@@ -287,5 +303,5 @@ class TextBound:
         return cls(nats, error, nats / tokens, nats / max(1, size), tokens)
 
 
-def _attention(padding: Tensor) -> Tensor | None:
-    return (~padding).long() if padding.any() else None
+def _attention(padding: Tensor | None) -> Tensor | None:
+    return (~padding).long() if padding is not None and padding.any() else None

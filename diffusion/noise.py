@@ -1,4 +1,8 @@
-"""Mask rates r(t) and the loss weights they imply.
+"""How text becomes noise: which tokens are replaced by what, at which rate, weighed how.
+
+`Absorbing` says what a noisy token looks like, and is asked by all that makes or reads noise: the
+collator, the likelihoods, the loop and the denoisers. A `MaskSchedule` says how much of a text is
+noise at a time, and how that weighs in the loss.
 
 A position is masked at time t with probability r(t), independently of the others; t = 0 is clean
 text and t = 1 is (almost) all masks. The weight w(t) = r'(t) / r(t) turns the cross-entropy over
@@ -19,6 +23,27 @@ from torch import Tensor
 # w grows without bound as t -> 0; times are drawn from [MIN_TIME, 1].
 MIN_TIME = 1e-3
 _EPS = 1e-3  # log-linear and cosine-b end at r(1) = 1 - _EPS
+
+
+@dataclass(frozen=True)
+class Absorbing:
+    """Noise that turns a token into ``<mask>``, which it stays (D3PM's absorbing state,
+    arXiv:2107.03006)."""
+
+    mask_id: int
+
+    def corrupt(self, ids: Tensor, where: Tensor) -> Tensor:
+        """The ids (B, L) with noise at the positions ``where`` (B, L)."""
+        return ids.masked_fill(where, self.mask_id)
+
+    def noisy(self, ids: Tensor) -> Tensor:
+        """(B, L) bool: which of ``ids`` are noise, and say nothing of the token behind it."""
+        return ids == self.mask_id
+
+    @classmethod
+    def of(cls, tokenizer) -> "Absorbing":
+        """With the ``<mask>`` of a tokenizer."""
+        return cls(tokenizer.mask_token_id)
 
 
 @dataclass(frozen=True)

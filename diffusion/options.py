@@ -1,56 +1,26 @@
-"""The options of generation, once, for every script. Imports nothing heavy: `--help` is quick."""
+"""The options of generation, once, for every script. Imports nothing heavy: `--help` is quick.
+
+What an option may be stands in the metadata of its field: ``range`` (least, most; None: no bound),
+``choices`` (names, with what they mean if it is a dict), ``owners`` (the samplers it belongs to), and
+``shared`` where an autoregressive model understands it, too. `check_values` reads them, for any
+dataclass of options.
+"""
 
 import difflib
-from dataclasses import dataclass, field, fields
-from typing import ClassVar, NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 
 from diffusion.errors import UserError
-
-
-class Facts(NamedTuple):
-    """What --list_samplers and the README say of a sampler."""
-
-    line: str  # what it does
-    nfe: str  # forward passes for N steps and L tokens to be written
-    corrects: bool  # whether it can take back what it wrote
-    source: str
-
-
-# One line each, in the order of --help and the README. The classes are in samplers.py.
-SAMPLERS = {
-    "seed": Facts("the reference loop: write everything, re-mask a shrinking random part", "at most N", True, "RoBERTaDiffusion"),
-    "ancestral": Facts("each mask opens with the probability of the reverse process", "at most N + 1", False, "MDLM, arXiv:2406.07524"),
-    "first-hitting": Facts("exact continuous time, one token at a time in random order", "L", False, "arXiv:2409.02908"),
-    "confidence": Facts("the surest predictions first, an equal share each step", "at most N", False, "LLaDA, arXiv:2502.09992; Dream, arXiv:2508.15487"),
-    "threshold": Facts("every prediction surer than --threshold, at least one", "1 to L", False, "Fast-dLLM, arXiv:2505.22618"),
-    "factor": Facts("the n surest, as many as (n + 1) (1 - probability) < --factor allows", "1 to L", False, "Fast-dLLM, arXiv:2505.22618"),
-    "entropy-bound": Facts("as many as keep the joint error bound under --entropy_bound", "1 to L", False, "arXiv:2505.24857"),
-    "klass": Facts("sure predictions that have stopped moving, at least one", "1 to L", False, "KLASS, arXiv:2511.05664"),
-    "remdm": Facts("ancestral, and written tokens become masks again with probability sigma", "at most N + 1", True, "ReMDM, arXiv:2503.00307; psi: s-sahoo/duo"),
-    "p2": Facts("keeps the best-scored k/N of all tokens, written or drawn, masks the rest", "N", True, "P2, arXiv:2502.03540"),
-    "wino": Facts("drafts many, takes back those that shadow copies doubt", "1 to L", True, "WINO, arXiv:2507.18578"),
-    "saber": Facts("surer than the average so far; takes back whose probability fell most", "1 to L", True, "Saber, arXiv:2510.18165"),
-}  # fmt: skip
-STEPPED = ("seed", "ancestral", "confidence", "remdm", "p2")  # those that heed --n_steps
-REMASK = {
-    "cap": "at most --eta",
-    "rescale": "--eta times the largest valid one",
-    "conf": "more for tokens that were written unsurely",
-    "loop": "--eta while a tenth stays masked, in the middle of the time",
-    "psi": "--kappa times ancestral, the rest as the seed loop",
-}
-P2_SCORES = {
-    "hidden": "log-probability of the token, unseen by the model",
-    "released": "of a fresh draw by a model that sees the token",
-}
-SCORES = {
-    "probability": "probability of the drawn token (LLaDA)",
-    "sharpened": "the same after temperature, top-k and top-p (Dream)",
-    "margin": "probability of the best minus the second best token",
-    "entropy": "minus the entropy of the prediction",
-}
-SCHEDULES = ("linear", "log-linear", "cosine-a", "cosine-b")
-
+from diffusion.samplers.catalog import (
+    AROUND,
+    P2_SCORES,
+    REMASK,
+    SAMPLERS,
+    SCHEDULES,
+    SCORES,
+    STEPPED,
+    owners,
+)
 
 N_STEPS = 10
 MAX_STEPS = 100_000
@@ -63,6 +33,10 @@ DEFAULT_SAMPLER = ("first-hitting", 1)
 COMPARED_SAMPLER = "seed"
 
 
+def _option(default, help: str, **metadata):
+    return field(default=default, metadata={"help": help, **metadata})
+
+
 def _describe(table: dict[str, str]) -> str:
     return "; ".join(f"{name}: {line}" for name, line in table.items())
 
@@ -71,189 +45,209 @@ def _describe(table: dict[str, str]) -> str:
 class GenerationOptions:
     """How text is generated. A value of None means: the sampler's own default."""
 
-    max_len: int = field(
-        default=256, metadata={"help": "Tokens on the canvas: prompt, new text and <s>."}
+    max_len: int = _option(
+        256, "Tokens on the canvas: prompt, new text and <s>.", range=(3, None), shared=True
     )
-    prefix_len: int = field(
-        default=16,
-        metadata={"help": "Prompt tokens the reference model was trained to see; longer and "
-                  "shorter prompts are kept whole too."},
-    )  # fmt: skip
-    length: int | None = field(
-        default=None, metadata={"help": "Write exactly so many new tokens and do not stop at </s>."}
+    prefix_len: int = _option(
+        16,
+        "Prompt tokens the reference model was trained to see; longer and "
+        "shorter prompts are kept whole too.",
+        range=(1, None),
+        shared=True,
     )
-    n_steps: int | None = field(
-        default=None,
-        metadata={"help": f"Denoising steps of {', '.join(STEPPED)}; default {N_STEPS}. The other "
-                  "samplers take as many as they need."},
-    )  # fmt: skip
-    temperature: float = field(default=1.0, metadata={"help": "0 takes the most probable token."})
-    top_k: int = field(default=50, metadata={"help": "Sample from the k best tokens; 0: from all."})
-    top_p: float = field(
-        default=0.95, metadata={"help": "Then from the fewest tokens with this probability mass."}
+    length: int | None = _option(
+        None,
+        "Write exactly so many new tokens and do not stop at </s>.",
+        range=(1, None),
+        shared=True,
     )
-    seed: int = field(default=0, metadata={"help": "Same seed, same text."})
-    sampler: str | None = field(
-        default=None,
-        metadata={"help": f"Default: {DEFAULT_SAMPLER[0]} with --block_length "
-                  f"{DEFAULT_SAMPLER[1]}. --list_samplers tells more. "
-                  + _describe({name: facts.line for name, facts in SAMPLERS.items()})},
-    )  # fmt: skip
-    certainty: str | None = field(
-        default=None,
-        metadata={"help": "What 'sure' means for confidence and threshold (default probability) and "
-                  "entropy-bound (default entropy). " + _describe(SCORES)},
-    )  # fmt: skip
-    schedule: str | None = field(
-        default=None,
-        metadata={
-            "help": f"Mask schedule of ancestral and remdm (default linear) and confidence "
-            f"(default: equal shares): {', '.join(SCHEDULES)}."
-        },
+    n_steps: int | None = _option(
+        None,
+        f"Denoising steps of {', '.join(STEPPED)}; default {N_STEPS}. The other "
+        "samplers take as many as they need.",
+        range=(1, MAX_STEPS),
+        owners=owners("n_steps"),
     )
-    time_power: float | None = field(
-        default=None,
-        metadata={"help": "seed, ancestral, remdm, p2: step k of N ends at time (1 - k/N) to this "
-                  "power; default 1, even steps; above 1 the first are the longest."},
-    )  # fmt: skip
-    clock_delay: float | None = field(
-        default=None,
-        metadata={"help": "seed, ancestral, remdm: left positions run on an earlier clock; the "
-                  "rightmost starts after this share of the time; default 0, one clock."},
-    )  # fmt: skip
-    alg_temp: float | None = field(
-        default=None, metadata={"help": "confidence: randomness of the order; default 0, none."}
+    temperature: float = _option(
+        1.0, "0 takes the most probable token.", range=(0, None), shared=True
     )
-    threshold: float | None = field(
-        default=None,
-        metadata={"help": "threshold, klass (default 0.9), wino (default 0.6): write predictions "
-                  "with at least this score."},
-    )  # fmt: skip
-    factor: float | None = field(
-        default=None, metadata={"help": "factor: the larger, the more at once; default 1."}
+    top_k: int = _option(
+        50, "Sample from the k best tokens; 0: from all.", range=(0, None), shared=True
     )
-    entropy_bound: float | None = field(
-        default=None,
-        metadata={"help": "entropy-bound: bound on the joint error in nats (gamma); default 0.1."},
+    top_p: float = _option(
+        0.95, "Then from the fewest tokens with this probability mass.", shared=True
     )
-    kl_threshold: float | None = field(
-        default=None,
-        metadata={
-            "help": "klass: a prediction is still when it moved by less, nats; default 0.01."
-        },
+    seed: int = _option(0, "Same seed, same text.", shared=True)
+    sampler: str | None = _option(
+        None,
+        f"Default: {DEFAULT_SAMPLER[0]} with --block_length "
+        f"{DEFAULT_SAMPLER[1]}. --list_samplers tells more. "
+        + _describe({name: facts.line for name, facts in SAMPLERS.items()}),
+        choices=SAMPLERS,
     )
-    history: int | None = field(
-        default=None, metadata={"help": "klass: steps a prediction must be still; default 2."}
+    certainty: str | None = _option(
+        None,
+        "What 'sure' means for confidence and threshold (default probability) and "
+        "entropy-bound (default entropy). " + _describe(SCORES),
+        choices=SCORES,
+        owners=owners("certainty"),
     )
-    remask: str | None = field(
-        default=None,
-        metadata={"help": "remdm: how sigma, the probability of masking a written token again, is "
-                  "chosen (default cap). " + _describe(REMASK)},
-    )  # fmt: skip
-    eta: float | None = field(
-        default=None,
-        metadata={"help": "remdm: default 0.04 (cap; 0.008 from 1024 steps on), 0.015 (rescale), "
-                  "0.02 (loop). p2: weight of doubt in written tokens; default 1, 0: none."},
-    )  # fmt: skip
-    kappa: float | None = field(
-        default=None, metadata={"help": "remdm --remask psi: 1 is ancestral, 0 seed; default 0.9."}
+    schedule: str | None = _option(
+        None,
+        f"Mask schedule of ancestral and remdm (default linear) and confidence "
+        f"(default: equal shares): {', '.join(SCHEDULES)}.",
+        choices=SCHEDULES,
+        owners=owners("schedule"),
     )
-    p2_score: str | None = field(
-        default=None,
-        metadata={"help": "p2: score of a written token (default hidden). " + _describe(P2_SCORES)},
+    time_power: float | None = _option(
+        None,
+        "seed, ancestral, remdm, p2: step k of N ends at time (1 - k/N) to this "
+        "power; default 1, even steps; above 1 the first are the longest.",
+        range=(0.01, 100),
+        owners=owners("time_power"),
     )
-    threshold_back: float | None = field(
-        default=None,
-        metadata={"help": "wino: written tokens less probable than this are doubted; default 0.9."},
+    clock_delay: float | None = _option(
+        None,
+        "seed, ancestral, remdm: left positions run on an earlier clock; the "
+        "rightmost starts after this share of the time; default 0, one clock.",
+        range=(0, 0.999),
+        owners=owners("clock_delay"),
     )
-    min_tokens: int | None = field(
-        default=None, metadata={"help": "saber: write at least so many a step; default 2."}
+    alg_temp: float | None = _option(
+        None,
+        "confidence: randomness of the order; default 0, none.",
+        range=(0, None),
+        owners=owners("alg_temp"),
     )
-    mu: int | None = field(
-        default=None,
-        metadata={"help": "saber: take back one token for so many written; default 8."},
+    threshold: float | None = _option(
+        None,
+        "threshold, klass (default 0.9), wino (default 0.6): write predictions "
+        "with at least this score.",
+        owners=owners("threshold"),
     )
-    block_length: int | None = field(
-        default=None,
-        metadata={"help": "Any sampler: fill blocks of so many tokens from left to right, the "
-                  "steps divided among them; default 0: the whole canvas at once."},
-    )  # fmt: skip
-    early_commit: float | None = field(
-        default=None,
-        metadata={"help": "Any sampler: write all that is left once the mean gap between the two "
-                  "best logits reaches this, 2/3 and 1/3 of it in the later thirds of the writing "
-                  "(Prophet: 7.5); default 0: never."},
-    )  # fmt: skip
-    guidance: float = field(
-        default=0.0,
-        metadata={"help": "Weight of classifier-free guidance towards the prompt; doubles the "
-                  "forward passes; 0: none."},
-    )  # fmt: skip
-    repetition_penalty: float = field(
-        default=1.0,
-        metadata={"help": "Above 1: tokens that stand anywhere in the text become less likely."},
+    factor: float | None = _option(
+        None,
+        "factor: the larger, the more at once; default 1.",
+        range=(0, None),
+        owners=owners("factor"),
     )
-    no_repeat_ngram_size: int = field(
-        default=0,
-        metadata={"help": "No n-gram that stands to the left is completed again; 0: off. Strict "
-                  "only where one token is written at a time, from left to right."},
-    )  # fmt: skip
-    window_stride: int | None = field(
-        default=None,
-        metadata={"help": "For --max_len beyond the positions of the model: write so many new "
-                  "tokens at a time, after what still fits of the text before."},
-    )  # fmt: skip
+    entropy_bound: float | None = _option(
+        None,
+        "entropy-bound: bound on the joint error in nats (gamma); default 0.1.",
+        range=(0, None),
+        owners=owners("entropy_bound"),
+    )
+    kl_threshold: float | None = _option(
+        None,
+        "klass: a prediction is still when it moved by less, nats; default 0.01.",
+        range=(0, None),
+        owners=owners("kl_threshold"),
+    )
+    history: int | None = _option(
+        None,
+        "klass: steps a prediction must be still; default 2.",
+        range=(1, None),
+        owners=owners("history"),
+    )
+    remask: str | None = _option(
+        None,
+        "remdm: how sigma, the probability of masking a written token again, is "
+        "chosen (default cap). " + _describe(REMASK),
+        choices=REMASK,
+        owners=owners("remask"),
+    )
+    eta: float | None = _option(
+        None,
+        "remdm: default 0.04 (cap; 0.008 from 1024 steps on), 0.015 (rescale), "
+        "0.02 (loop). p2: weight of doubt in written tokens; default 1, 0: none.",
+        range=(0, None),
+        owners=owners("eta"),
+    )
+    kappa: float | None = _option(
+        None,
+        "remdm --remask psi: 1 is ancestral, 0 seed; default 0.9.",
+        range=(0, 1),
+        owners=owners("kappa"),
+    )
+    p2_score: str | None = _option(
+        None,
+        "p2: score of a written token (default hidden). " + _describe(P2_SCORES),
+        choices=P2_SCORES,
+        owners=owners("p2_score"),
+    )
+    threshold_back: float | None = _option(
+        None,
+        "wino: written tokens less probable than this are doubted; default 0.9.",
+        range=(0, 1),
+        owners=owners("threshold_back"),
+    )
+    min_tokens: int | None = _option(
+        None,
+        "saber: write at least so many a step; default 2.",
+        range=(2, None),
+        owners=owners("min_tokens"),
+    )
+    mu: int | None = _option(
+        None,
+        "saber: take back one token for so many written; default 8.",
+        range=(1, None),
+        owners=owners("mu"),
+    )
+    block_length: int | None = _option(
+        None,
+        "Any sampler: fill blocks of so many tokens from left to right, the "
+        "steps divided among them; default 0: the whole canvas at once.",
+        range=(0, None),
+        owners=owners("block_length"),
+    )
+    early_commit: float | None = _option(
+        None,
+        "Any sampler: write all that is left once the mean gap between the two "
+        "best logits reaches this, 2/3 and 1/3 of it in the later thirds of the writing "
+        "(Prophet: 7.5); default 0: never.",
+        range=(0, None),
+        owners=owners("early_commit"),
+    )
+    guidance: float = _option(
+        0.0,
+        "Weight of classifier-free guidance towards the prompt; doubles the "
+        "forward passes; 0: none.",
+        range=(0, None),
+    )
+    repetition_penalty: float = _option(
+        1.0,
+        "Above 1: tokens that stand anywhere in the text become less likely.",
+        range=(0.01, None),
+        shared=True,
+    )
+    no_repeat_ngram_size: int = _option(
+        0,
+        "No n-gram that stands to the left is completed again; 0: off. Strict "
+        "only where one token is written at a time, from left to right.",
+        range=(0, None),
+        shared=True,
+    )
+    window_stride: int | None = _option(
+        None,
+        "For --max_len beyond the positions of the model: write so many new "
+        "tokens at a time, after what still fits of the text before.",
+        range=(1, None),
+    )
 
-    # Which options belong to which sampler.
-    _OWN: ClassVar = {
-        "n_steps": STEPPED,
-        "certainty": ("confidence", "threshold", "entropy-bound"),
-        "schedule": ("ancestral", "confidence", "remdm"),
-        "time_power": ("seed", "ancestral", "remdm", "p2"),
-        "clock_delay": ("seed", "ancestral", "remdm"),
-        "alg_temp": ("confidence",),
-        "threshold": ("threshold", "klass", "wino"),
-        "factor": ("factor",),
-        "entropy_bound": ("entropy-bound",),
-        "kl_threshold": ("klass",),
-        "history": ("klass",),
-        "remask": ("remdm",),
-        "eta": ("remdm", "p2"),
-        "kappa": ("remdm",),
-        "p2_score": ("p2",),
-        "threshold_back": ("wino",),
-        "min_tokens": ("saber",),
-        "mu": ("saber",),
-        "block_length": tuple(SAMPLERS),
-        "early_commit": tuple(SAMPLERS),
-    }
-    # Least and largest value of each; None: no bound.
-    _RANGES: ClassVar = {
-        "n_steps": (1, MAX_STEPS),
-        "max_len": (3, None),
-        "prefix_len": (1, None),
-        "length": (1, None),
-        "temperature": (0, None),
-        "top_k": (0, None),
-        "alg_temp": (0, None),
-        "time_power": (0.01, 100),
-        "clock_delay": (0, 0.999),
-        "factor": (0, None),
-        "entropy_bound": (0, None),
-        "kl_threshold": (0, None),
-        "history": (1, None),
-        "eta": (0, None),
-        "kappa": (0, 1),
-        "threshold_back": (0, 1),
-        "min_tokens": (2, None),
-        "mu": (1, None),
-        "block_length": (0, None),
-        "early_commit": (0, None),
-        "guidance": (0, None),
-        "repetition_penalty": (0.01, None),
-        "no_repeat_ngram_size": (0, None),
-        "window_stride": (1, None),
-    }
+    def resolved(self) -> "GenerationOptions":
+        """The same with the default sampler and its steps filled in where none were asked for."""
+        sampler, block_length, n_steps = self.sampler, self.block_length, self.n_steps
+        if sampler is None:
+            sampler, blocks = DEFAULT_SAMPLER
+            block_length = blocks if block_length is None else block_length
+        if sampler in STEPPED and n_steps is None:
+            n_steps = N_STEPS
+        return replace(self, sampler=sampler, block_length=block_length, n_steps=n_steps)
+
+    def own_options(self) -> dict:
+        """The sampler's own options that were given, by the names of their flags."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if "owners" in f.metadata}
+        return {name: value for name, value in given.items() if value is not None}
 
     def sampler_options(self) -> dict:
         """The same by the names that `samplers` has for them."""
@@ -262,57 +256,54 @@ class GenerationOptions:
             "score" if k == "certainty" else k: value for k, value in self.own_options().items()
         }
 
-    def own_options(self) -> dict:
-        """The sampler's own options that were given, by the names of their flags."""
-        given = {name: getattr(self, name) for name in self._OWN}
-        return {name: value for name, value in given.items() if value is not None}
-
     def describe(self) -> str:
         """The sampler with its options, for people."""
         own = ", ".join(f"{name} {value}" for name, value in self.own_options().items())
         return f"sampler {self.sampler}" + (f" ({own})" if own else "")
 
-    # What an autoregressive model understands, too.
-    COMMON: ClassVar = (
-        "max_len", "prefix_len", "length", "temperature", "top_k", "top_p", "seed",
-        "repetition_penalty", "no_repeat_ngram_size",
-    )  # fmt: skip
+    def shared(self) -> dict:
+        """The options that an autoregressive model understands, too."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("shared")}
 
     def check_autoregressive(self) -> None:
         """Refuse values outside their range, and options that only diffusion has."""
         for option in fields(self):
             value = getattr(self, option.name)
-            if option.name not in self.COMMON and value != option.default:
+            if not option.metadata.get("shared") and value != option.default:
                 raise UserError(
                     f"--{option.name} {value} steers diffusion; GPT-2 writes one token a forward "
                     "pass, from left to right: leave it out, or use inference.py"
                 )
-        self._check_common()
+        self._check_values()
 
     def check(self) -> None:
         """Refuse values outside their range, and options the chosen sampler does not have."""
-        self._check_common()
-        if self.sampler is None:
-            self.sampler, block_length = DEFAULT_SAMPLER
-            self.block_length = block_length if self.block_length is None else self.block_length
-        self.sampler = one_of("--sampler", self.sampler, SAMPLERS)
-        self._check_ranges(name for name in self._RANGES if name not in self.COMMON)
-        for name, owners in self._OWN.items():
-            if getattr(self, name) is not None and self.sampler not in owners:
+        self._check_values()
+        self.resolved()._check_sampler()
+
+    def check_room(self, positions: int, model: str, advice: str = " or less") -> None:
+        """Refuse a canvas that is longer than the ``positions`` that a model can see."""
+        if self.max_len > positions:
+            raise UserError(
+                f"--max_len {self.max_len} exceeds the {positions} positions of {model}; use "
+                f"--max_len {positions}{advice}"
+            )
+
+    def _check_values(self) -> None:
+        check_values(self)
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top_p {self.top_p} must be above 0 and at most 1")
+        if not -(2**63) <= self.seed < 2**63:
+            raise UserError(f"--seed {self.seed} does not fit 64 bits; use a smaller number")
+
+    def _check_sampler(self) -> None:
+        for option in fields(self):
+            owners = option.metadata.get("owners", SAMPLERS)
+            if getattr(self, option.name) is not None and self.sampler not in owners:
                 raise UserError(
-                    f"--{name} is an option of --sampler {' or '.join(owners)}, not of "
+                    f"--{option.name} is an option of --sampler {' or '.join(owners)}, not of "
                     f"{self.sampler}; leave it out or change the sampler"
                 )
-        if self.sampler in STEPPED and self.n_steps is None:
-            self.n_steps = N_STEPS
-        for name, table in (
-            ("certainty", SCORES),
-            ("schedule", SCHEDULES),
-            ("remask", REMASK),
-            ("p2_score", P2_SCORES),
-        ):
-            if getattr(self, name) is not None:
-                setattr(self, name, one_of(f"--{name}", getattr(self, name), table))
         if self.sampler == "threshold" and self.certainty == "entropy":
             if self.threshold is None or not self.threshold <= 0:
                 given = (
@@ -341,18 +332,6 @@ class GenerationOptions:
             # Beyond 1/9 a mask would stay one with a negative probability while 90 % are written.
             within("--eta", self.eta, 0, 0.111 if remask == "loop" else 1)
 
-    def _check_common(self) -> None:
-        self._check_ranges(name for name in self._RANGES if name in self.COMMON)
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"--top_p {self.top_p} must be above 0 and at most 1")
-        if not -(2**63) <= self.seed < 2**63:
-            raise UserError(f"--seed {self.seed} does not fit 64 bits; use a smaller number")
-
-    def _check_ranges(self, names) -> None:
-        for name in names:
-            if getattr(self, name) is not None:
-                within(f"--{name}", getattr(self, name), *self._RANGES[name])
-
 
 @dataclass
 class PairOptions:
@@ -372,6 +351,23 @@ class PairOptions:
     )
 
 
+def check_values(options, names: Iterable[str] | None = None) -> None:
+    """Refuse values outside the ``range`` or the ``choices`` of their fields; None is no value.
+
+    Args:
+        options: an instance of a dataclass.
+        names: look at these fields alone.
+    """
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if value is None or (names is not None and option.name not in names):
+            continue
+        if "choices" in option.metadata:
+            one_of(f"--{option.name}", value, option.metadata["choices"])
+        if "range" in option.metadata:
+            within(f"--{option.name}", value, *option.metadata["range"])
+
+
 def at_least(flag: str, value: float, least: float) -> None:
     if not value >= least or value == float("inf"):  # "not >=" catches nan
         raise UserError(f"{flag} {value} must be a number of at least {least}")
@@ -388,19 +384,18 @@ def sampler_table(options: GenerationOptions) -> str:
     """What `--list_samplers` prints: every sampler, for the length and the steps asked for."""
     tokens, steps = options.length or options.max_len, options.n_steps or N_STEPS
     rest = "" if options.length else " less the prompt"
-    any_sampler = tuple(SAMPLERS)
     lines = [
         f"for {tokens} tokens{rest} (--length, --max_len) and {steps} steps (--n_steps)\n",
         f"{'sampler':14} {'forward passes':15} {'corrects':9} what it does; its options; source",
     ]
-    for name, facts in SAMPLERS.items():
-        own = [f"--{o}" for o, owners in options._OWN.items() if name in owners != any_sampler]
-        nfe = facts.nfe.replace("N + 1", str(steps + 1)).replace("N", str(steps))
-        nfe, corrects = nfe.replace("L", str(tokens)), "yes" if facts.corrects else "no"
-        lines.append(f"{name:14} {nfe:15} {corrects:9} {facts.line}")
-        lines += [f"{'':41}{' '.join(own)}"] if own else []
-        lines.append(f"{'':41}{facts.source}")
-    shared = [f"--{o}" for o, owners in options._OWN.items() if owners == any_sampler]
+    for name, entry in SAMPLERS.items():
+        nfe = entry.nfe.replace("N + 1", str(steps + 1)).replace("N", str(steps))
+        nfe, corrects = nfe.replace("L", str(tokens)), "yes" if entry.corrects else "no"
+        lines.append(f"{name:14} {nfe:15} {corrects:9} {entry.line}")
+        if entry.options:
+            lines.append(f"{'':41}{' '.join(f'--{option}' for option in entry.options)}")
+        lines.append(f"{'':41}{entry.source}")
+    shared = [f"--{option}" for option in AROUND]
     shared += ["--guidance (twice the passes)", "--repetition_penalty", "--no_repeat_ngram_size"]
     return "\n".join([*lines, "", "with any of them: " + ", ".join(shared)])
 

@@ -97,7 +97,7 @@ class Proposal:
 
     Args:
         logits: (N, V), from a denoiser; all arithmetic on them is done in float32.
-        rows: (B, L) bool, the N positions.
+        asked: (B, L) bool, the N positions.
         sampling: how tokens are drawn.
         u: (B, L) uniforms, one for each position.
         best: (B, 1) bool, rows that take the most probable tokens whatever ``sampling`` says.
@@ -106,12 +106,12 @@ class Proposal:
     def __init__(
         self,
         logits: Tensor,
-        rows: Tensor,
+        asked: Tensor,
         sampling: Sampling,
         u: Tensor,
         best: Tensor | None = None,
     ):
-        self.rows = self._asked = rows
+        self.asked = self._drawn = asked
         self._logits = logits
         # How sure a token is has no temperature where the most probable one is taken.
         greedy = sampling.temperature < MIN_TEMPERATURE
@@ -128,20 +128,20 @@ class Proposal:
             return (short, total, peak, best) if ids is None else (short, total, peak, best, ids)
 
         short, self._total, self._peak, first, *ids = self._map(shorten)
-        pick, self._sharpened = sampling.choose(short, u[rows])
+        pick, self._sharpened = sampling.choose(short, u[asked])
         if greedy:
             self._sharpened = None  # computed when asked for
         if best is not None:  # in a sorted shortlist the best token stands first
             place = torch.zeros_like(pick) if ids else first
-            pick = torch.where(best.expand_as(rows)[rows], place, pick)
+            pick = torch.where(best.expand_as(asked)[asked], place, pick)
         pick = pick[:, None]
         self._tokens = (ids[0].gather(-1, pick) if ids else pick)[:, 0]
         self._probability = (short.gather(-1, pick)[:, 0] - self._total).exp()
 
-    def only(self, rows: Tensor) -> "Proposal":
-        """The same proposal as a sampler sees it that asked for no more than ``rows`` (B, L)."""
+    def only(self, asked: Tensor) -> "Proposal":
+        """The same proposal as a sampler sees it that asked for no more than ``asked`` (B, L)."""
         part = copy.copy(self)
-        part.rows = self.rows & rows
+        part.asked = self.asked & asked
         return part
 
     def _map(self, function: Callable[..., tuple[Tensor, ...]], *columns: Tensor) -> list[Tensor]:
@@ -152,8 +152,8 @@ class Proposal:
 
     def spread(self, values: Tensor, fill: float) -> Tensor:
         """Values (N,) of the positions asked for as (B, L), ``fill`` elsewhere."""
-        out = torch.full(self.rows.shape, fill, dtype=values.dtype, device=values.device)
-        out[self._asked] = values
+        out = torch.full(self.asked.shape, fill, dtype=values.dtype, device=values.device)
+        out[self._drawn] = values
         return out
 
     @cached_property
@@ -169,13 +169,13 @@ class Proposal:
     def probability_of(self, tokens: Tensor) -> Tensor:
         """(B, L) probability at temperature 1 of other ``tokens`` (B, L); nan where nothing was
         asked for."""
-        logits = self._logits.gather(-1, tokens[self._asked][:, None])[:, 0].float()
+        logits = self._logits.gather(-1, tokens[self._drawn][:, None])[:, 0].float()
         return self.spread((logits - self._total).exp(), torch.nan)
 
     def divergence(self, previous: "Proposal", where: Tensor) -> Tensor:
         """(B, L) KL(this || previous) in nats, over the whole vocabulary at temperature 1, at the
         positions ``where`` (B, L); inf elsewhere and where either has no prediction."""
-        here = where & self.rows & previous.rows
+        here = where & self.asked & previous.asked
         out = torch.full(here.shape, torch.inf, device=here.device)
         if here.any():
             own, other = (
@@ -251,4 +251,4 @@ class Proposal:
             score = -self.entropy()
         else:
             raise ValueError(f"unknown score {kind!r}")
-        return score.masked_fill(~self.rows, -torch.inf)
+        return score.masked_fill(~self.asked, -torch.inf)

@@ -7,6 +7,8 @@ function is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), computed on int64 t
 products wrap around modulo 2**64.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -44,9 +46,11 @@ def seed_key(seed: int, device: torch.device | str = "cpu") -> Tensor:
     return fold_in(torch.zeros((), dtype=torch.int64, device=device), seed)
 
 
-def row_keys(seed: int, rows: int, device: torch.device | str = "cpu", first: int = 0) -> Tensor:
-    """Keys (rows,) of samples first, first + 1, ... of a seed."""
-    return fold_in(seed_key(seed, device), torch.arange(first, first + rows, device=device))
+def row_keys(seed: int, samples: int | Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Keys (B,) of samples of a seed: of B sample numbers, or of 0 to B - 1. They depend on nothing
+    else."""
+    number = range(samples) if isinstance(samples, int) else samples
+    return fold_in(seed_key(seed, device), torch.tensor(list(number), device=device))
 
 
 def double(device: torch.device) -> torch.dtype:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from diffusion import rng
-from diffusion.canvas import Canvas
-from diffusion.denoise import Step, denoise
+from diffusion.canvas import Canvas, Step
+from diffusion.denoise import denoise
 from diffusion.proposal import Sampling
 from diffusion.samplers.base import Sampler
 
@@ -66,7 +66,7 @@ def denoise_windows(
                 ids=text,
                 frozen=canvas.frozen,
                 padding=canvas.padding,
-                masked=(text == denoiser.mask_id) & ~canvas.frozen,
+                masked=denoiser.noise.noisy(text) & ~canvas.frozen,
                 revealed=whole(nothing, step.revealed),
                 remasked=whole(nothing, step.remasked),
                 # What was written in an earlier window is frozen in this one, and has no value.

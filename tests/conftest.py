@@ -81,8 +81,8 @@ def run_script(monkeypatch, capsys):
         stream = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
         if typed is not None:
             stream.isatty = lambda: True
-            lines = iter([*typed, ""])
-            monkeypatch.setattr("builtins.input", lambda: next(lines))
+            lines = iter([*typed, "", ""])
+            monkeypatch.setattr("builtins.input", lambda *_: next(lines))
         monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", stream)
         code = 0

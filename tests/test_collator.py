@@ -13,7 +13,7 @@ from diffusion.collator import (
     DiffusionCollator,
     editable_positions,
 )
-from diffusion.noise import MIN_TIME
+from diffusion.noise import MIN_TIME, Absorbing
 
 BOS, PAD, EOS, MASK = 0, 1, 2, 4
 LENGTH, PREFIX = 40, 6
@@ -31,7 +31,7 @@ def features(first: int, n: int, length: int = LENGTH) -> list[dict]:
 
 
 def collator(**settings) -> DiffusionCollator:
-    return DiffusionCollator(MASK, [BOS, PAD], **{"prefix_len": PREFIX, **settings})
+    return DiffusionCollator(Absorbing(MASK), [BOS, PAD], **{"prefix_len": PREFIX, **settings})
 
 
 def clean(batch_features) -> torch.Tensor:

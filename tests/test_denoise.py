@@ -11,22 +11,17 @@ from diffusion import rng
 from diffusion.canvas import Canvas
 from diffusion.denoise import denoise
 from diffusion.proposal import Sampling
-from diffusion.samplers.make import (
-    P2,
+from diffusion.samplers.remasking import P2, ReMDM, Saber, Seed, Wino
+from diffusion.samplers.unmasking import (
     Ancestral,
-    Blocks,
     Confidence,
-    EarlyCommit,
     EntropyBound,
     Factor,
     FirstHitting,
     Klass,
-    ReMDM,
-    Saber,
-    Seed,
     Threshold,
-    Wino,
 )
+from diffusion.samplers.wrappers import Blocks, EarlyCommit
 
 LENGTH, VOCAB = 5, 4
 M = VOCAB
@@ -76,7 +71,14 @@ class Watched(TabularDenoiser):
         self.judging = judging
         self.asked, self.padding_seen = [], []
 
-    def __call__(self, ids, rows, padding=None, shadows=None, frozen=None):
+    def start(self, canvas):
+        self.canvas = canvas
+        return self
+
+    def __call__(self, question):
+        ids, rows, shadows = question.ids, question.asked, question.shadows
+        padding, frozen = question.padding, self.canvas.frozen[question.rows]
+        assert torch.equal(frozen & (ids != self.canvas.ids[question.rows]), frozen & False)
         assert rows.any(1).all(), "a row was computed of which nothing was wanted"
         assert not (rows & frozen).any(), "a prediction was wanted of what is given"
         assert self.judging or (ids[rows] == M).all(), "one was wanted of what is written"
@@ -84,7 +86,7 @@ class Watched(TabularDenoiser):
             assert torch.equal(shadows, rows & (ids != M)), "a visible token was not hidden"
         self.asked.append(rows.clone())
         self.padding_seen.append(None if padding is None else padding.clone())
-        return super().__call__(ids, rows, padding, shadows)
+        return super().__call__(question)
 
 
 def mixed_canvas(rows: int = ROWS) -> Canvas:

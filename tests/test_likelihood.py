@@ -20,7 +20,7 @@ from diffusion.training.trainer import DiffusionTrainer
 LENGTH, VOCAB = 4, 3
 TEXT = (2, 0, 1, 2)
 DENOISER = TabularDenoiser(LENGTH, VOCAB, seed=1)
-MASK = DENOISER.mask_id
+MASK, NOISE, BACKBONE = DENOISER.mask_id, DENOISER.noise, DENOISER.backbone
 BYTES = torch.tensor([1, 2, 3, 0])
 
 every_schedule = pytest.mark.parametrize("schedule", RATES)
@@ -131,10 +131,10 @@ def test_token_weights_belong_to_their_rows():
 def test_the_training_loss_estimates_the_bound(schedule):
     """Collator, weights and cross-entropy together, over many rows."""
     rows = 30_000
-    collate = DiffusionCollator(MASK, [], 0, schedule=schedule, global_batch=100)
+    collate = DiffusionCollator(NOISE, [], 0, schedule=schedule, global_batch=100)
     batch = collate([{"input_ids": torch.tensor(TEXT), "draw": i} for i in range(rows)])
     hidden = batch["labels"] != IGNORE
-    ce = cross_entropy(DENOISER(batch["input_ids"], hidden), batch["labels"][hidden])
+    ce = cross_entropy(BACKBONE(batch["input_ids"], hidden), batch["labels"][hidden])
     weights = token_weights(batch["labels"], batch["t"], batch["editable"], schedule)
     per_row = torch.zeros(hidden.shape).masked_scatter(hidden, weights * ce).sum(1)
     error = per_row.mean().item() - J / LENGTH
@@ -161,7 +161,7 @@ def trainer_loss(loss: str, parts: int, logits_of, processes: int = 1, causal: b
     """What gradient accumulation over ``parts`` sums to, for a global batch of 8 rows, and the
     batch. A mask rate of 1 for the plain mean, so that each row counts the same."""
     kind = "seed" if loss == "mean" else "stratified"
-    collate = DiffusionCollator(MASK, [], 0, mask_schedule=kind, global_batch=8, seed=5)
+    collate = DiffusionCollator(NOISE, [], 0, mask_schedule=kind, global_batch=8, seed=5)
     rows = [{"input_ids": torch.tensor(TEXT), "draw": i} for i in range(8)]
     batch = collate(rows)
     self = SimpleNamespace(
@@ -183,7 +183,7 @@ def trainer_loss(loss: str, parts: int, logits_of, processes: int = 1, causal: b
 
 @pytest.mark.parametrize("parts", [1, 2, 8])
 def test_trainer_loss_is_the_weighted_mean_however_it_is_accumulated(parts):
-    total, batch = trainer_loss("nelbo", parts, DENOISER)
+    total, batch = trainer_loss("nelbo", parts, BACKBONE)
     expected = 0.0
     for labels, t in zip(batch["labels"].tolist(), batch["t"].tolist(), strict=True):
         hidden = [i for i, label in enumerate(labels) if label != IGNORE]
@@ -193,7 +193,7 @@ def test_trainer_loss_is_the_weighted_mean_however_it_is_accumulated(parts):
 
 @pytest.mark.parametrize("parts", [1, 2, 8])
 def test_trainer_mean_loss_is_the_mean_over_masked_tokens_however_it_is_accumulated(parts):
-    total, batch = trainer_loss("mean", parts, DENOISER)
+    total, batch = trainer_loss("mean", parts, BACKBONE)
     hidden = [
         [i for i, label in enumerate(labels) if label != IGNORE] for labels in batch["labels"]
     ]
@@ -202,13 +202,13 @@ def test_trainer_mean_loss_is_the_mean_over_masked_tokens_however_it_is_accumula
 
 
 def test_trainer_loss_is_scaled_so_that_averaged_gradients_add_up():
-    alone, _ = trainer_loss("nelbo", 2, DENOISER)
-    of_two, _ = trainer_loss("nelbo", 2, DENOISER, processes=2)
+    alone, _ = trainer_loss("nelbo", 2, BACKBONE)
+    of_two, _ = trainer_loss("nelbo", 2, BACKBONE, processes=2)
     assert of_two == pytest.approx(2 * alone)
 
 
 def test_uniform_logits_lose_log_v_at_every_mask_rate():
-    uniform = lambda ids, rows: torch.zeros(int(rows.sum()), VOCAB + 1)  # noqa: E731
+    uniform = lambda ids, rows, *_: torch.zeros(int(rows.sum()), VOCAB + 1)  # noqa: E731
     assert trainer_loss("mean", 1, uniform)[0] == pytest.approx(math.log(VOCAB + 1))
 
 
@@ -265,29 +265,29 @@ def test_choose_exactly_takes_every_subset_equally_often():
 class Spy:
     """A denoiser that notes which canvases it was shown."""
 
-    def __init__(self, denoiser=DENOISER):
-        self.denoiser, self.seen = denoiser, []
+    def __init__(self, backbone=DENOISER.backbone):
+        self.backbone, self.seen = backbone, []
 
-    def __call__(self, ids, rows, **kwargs):
+    def __call__(self, ids, rows, *_, **kwargs):
         self.seen += [
             (tuple(i), tuple(r)) for i, r in zip(ids.tolist(), rows.tolist(), strict=True)
         ]
-        return self.denoiser(ids, rows)
+        return self.backbone(ids, rows)
 
 
 def texts(n: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, VOCAB, (n, LENGTH), generator=torch.Generator().manual_seed(seed))
 
 
-def evaluate(row_logits, blocks, editable=None, **settings) -> Bound:
+def evaluate(backbone, blocks, editable=None, **settings) -> Bound:
     if editable is None:
         editable = torch.ones_like(blocks, dtype=torch.bool)
-    return likelihood_bound(row_logits, blocks, editable, MASK, BYTES, **settings)
+    return likelihood_bound(backbone, blocks, editable, NOISE, BYTES, **settings)
 
 
 def test_the_evaluated_bound_is_the_exact_bound():
     blocks = torch.tensor(TEXT).expand(4000, LENGTH)
-    bound = evaluate(DENOISER, blocks, draws=10, batch_size=4000)
+    bound = evaluate(BACKBONE, blocks, draws=10, batch_size=4000)
     values = torch.tensor([J / LENGTH])
     assert bound.nats_per_token == pytest.approx(values.item(), abs=0.01)
     assert abs(bound.nats_per_token - J / LENGTH) < 4 * bound.standard_error
@@ -297,7 +297,7 @@ def test_the_evaluated_bound_is_the_exact_bound():
 def test_the_evaluated_bound_pools_the_exact_bounds_of_different_texts():
     blocks = texts(1000, seed=3)
     expected = {t: sum_over_counts(t) / LENGTH for t in set(map(tuple, blocks.tolist()))}
-    bound = evaluate(DENOISER, blocks, draws=12, batch_size=1000)
+    bound = evaluate(BACKBONE, blocks, draws=12, batch_size=1000)
     mean = numpy.mean([expected[tuple(t)] for t in blocks.tolist()])
     assert bound.nats_per_token == pytest.approx(mean, abs=0.03)
 
@@ -348,7 +348,7 @@ def test_the_standard_error_of_equal_blocks_is_the_textbook_one():
     ]
     expected = numpy.std(values, ddof=1) / math.sqrt(40)
     assert bound.standard_error == pytest.approx(expected, rel=1e-6)
-    assert math.isnan(evaluate(DENOISER, blocks[:1]).standard_error)
+    assert math.isnan(evaluate(BACKBONE, blocks[:1]).standard_error)
 
 
 def test_counts_of_an_evaluation_are_spread_evenly():
@@ -378,13 +378,13 @@ def test_seeds_change_where_the_counts_begin():
 
 
 def test_a_constant_loss_is_returned_exactly_by_every_draw_unlike_bernoulli_masks():
-    uniform = lambda ids, rows: torch.zeros(int(rows.sum()), VOCAB + 1)  # noqa: E731
+    uniform = lambda ids, rows, *_: torch.zeros(int(rows.sum()), VOCAB + 1)  # noqa: E731
     bound = evaluate(uniform, texts(50), draws=3)
     assert bound.nats_per_token == pytest.approx(math.log(VOCAB + 1), abs=1e-6)
     assert bound.standard_error < 1e-6
     assert bound.by_mask_rate[4] == pytest.approx(math.log(VOCAB + 1), abs=1e-6)
 
-    batch = DiffusionCollator(MASK, [], 0)(
+    batch = DiffusionCollator(NOISE, [], 0)(
         [{"input_ids": torch.tensor(TEXT), "draw": i} for i in range(1000)]
     )
     labels = batch["labels"]
@@ -397,8 +397,8 @@ def test_a_constant_loss_is_returned_exactly_by_every_draw_unlike_bernoulli_mask
 
 def test_batch_size_and_processes_do_not_change_the_evaluation():
     blocks, settings = texts(11), {"draws": 2, "seed": 9}
-    whole = evaluate(DENOISER, blocks, batch_size=11, **settings)
-    assert evaluate(DENOISER, blocks, batch_size=2, **settings) == whole
+    whole = evaluate(BACKBONE, blocks, batch_size=11, **settings)
+    assert evaluate(BACKBONE, blocks, batch_size=2, **settings) == whole
 
     parts = []
     for rank in range(3):
@@ -407,14 +407,14 @@ def test_batch_size_and_processes_do_not_change_the_evaluation():
         evaluate(spy, blocks, shard=(rank, 3), gather=gather, **settings)
         assert len(spy.seen) == 2 * len(range(rank, 11, 3))  # each does its share
     joined = evaluate(
-        DENOISER, blocks, shard=(0, 3), gather=lambda x: torch.cat([x, *parts[1:]]), **settings
+        BACKBONE, blocks, shard=(0, 3), gather=lambda x: torch.cat([x, *parts[1:]]), **settings
     )
     assert joined == whole
 
 
 def test_progress_is_told_after_each_batch():
     told = []
-    evaluate(DENOISER, texts(7), batch_size=3, on_batch=lambda *x: told.append(x))
+    evaluate(BACKBONE, texts(7), batch_size=3, on_batch=lambda *x: told.append(x))
     assert told == [(3, 7), (6, 7), (7, 7)]
 
 
@@ -422,7 +422,7 @@ def test_causal_loss_is_the_mean_over_the_asked_tokens():
     """The table has no notion of order: what is checked is the sum and what is asked."""
     asked = []
 
-    def row_logits(ids, rows, causal=False):
+    def backbone(ids, rows, causal=False):
         asked.append(causal)
         logits = torch.arange(VOCAB).float().expand(ids.shape[0], LENGTH, VOCAB)
         return (logits * (1 + torch.arange(LENGTH)[:, None]))[rows]
@@ -431,7 +431,7 @@ def test_causal_loss_is_the_mean_over_the_asked_tokens():
     editable = torch.ones_like(blocks, dtype=torch.bool)
     editable[:, 0] = False
     editable[3, 1] = False
-    bound = causal_nll(row_logits, blocks, editable, BYTES, batch_size=4)
+    bound = causal_nll(backbone, blocks, editable, BYTES, batch_size=4)
     total = 0.0
     for i, j in editable.nonzero().tolist():
         z = [v * (1 + j) for v in range(VOCAB)]

@@ -2,33 +2,44 @@
 
 import subprocess
 import sys
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 
 from diffusion import noise, options
 from diffusion.errors import UserError
-from diffusion.options import SAMPLERS, GenerationOptions, sampler_table
+from diffusion.options import GenerationOptions, sampler_table
 from diffusion.samplers import make, remasking, unmasking
+from diffusion.samplers.catalog import SAMPLERS, SCHEDULES, STEPPED
+
+OWNED = {f.name: f.metadata["owners"] for f in fields(GenerationOptions) if "owners" in f.metadata}
 
 
-def test_every_sampler_has_a_line_and_every_line_a_sampler():
-    assert list(options.SAMPLERS) == list(make._CLASSES)
+def test_every_sampler_has_a_class_and_every_class_an_entry():
+    named = [make.sampler_class(name) for name in SAMPLERS]
+    here = [
+        kind
+        for module in (unmasking, remasking)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and kind.__module__ == module.__name__
+    ]
+    assert sorted(named, key=str) == sorted(here, key=str)
 
 
 def test_the_stepped_samplers_are_those_with_a_planned_number_of_steps():
-    planned = [n for n in options.SAMPLERS if make.make_sampler(n, 3).total is not None]
-    assert list(options.STEPPED) == planned
+    planned = [n for n in SAMPLERS if make.make_sampler(n, 3).total is not None]
+    assert list(STEPPED) == planned
 
 
 def test_the_schedules_are_those_of_the_code():
-    assert list(options.SCHEDULES) == list(noise.SCHEDULES)
+    assert list(SCHEDULES) == list(noise.SCHEDULES)
 
 
 def test_those_that_correct_themselves_are_those_in_remasking():
-    for name, kind in make._CLASSES.items():
-        home = remasking if options.SAMPLERS[name].corrects else unmasking
-        assert kind.__module__ == home.__name__
+    for name, entry in SAMPLERS.items():
+        home = remasking if entry.corrects else unmasking
+        assert make.sampler_class(name).__module__ == home.__name__
 
 
 SOME = {
@@ -47,7 +58,7 @@ SOME = {
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_takes_its_own_options_and_no_other(name):
     """Every option reaches the class it belongs to, and is refused elsewhere."""
-    for option, owners in GenerationOptions._OWN.items():
+    for option, owners in OWNED.items():
         value = SOME.get(option, 0.5)
         if option == "kappa":
             asked = GenerationOptions(sampler=name, remask="psi", kappa=value)
@@ -123,7 +134,7 @@ def test_the_table_has_every_sampler_and_counts_for_the_length():
     for name, facts in SAMPLERS.items():
         assert name in table and facts.line in table and facts.source in table
     assert "at most 22" in table and "1 to 77" in table
-    for option in GenerationOptions._OWN:
+    for option in OWNED:
         assert f"--{option}" in table
     assert max(map(len, table.splitlines())) < 140
 
@@ -143,6 +154,23 @@ def test_listing_the_samplers_imports_no_torch():
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "first-hitting" in done.stdout
+
+
+def test_checking_changes_nothing():
+    for own in (
+        {},
+        {"sampler": "confidence"},
+        {"block_length": 4},
+        {"sampler": "seed", "n_steps": 3},
+    ):
+        asked = GenerationOptions(**own)
+        before = asdict(asked)
+        asked.check()
+        assert asdict(asked) == before
+    asked = GenerationOptions()
+    assert (asked.resolved().sampler, asked.resolved().block_length) == options.DEFAULT_SAMPLER
+    assert GenerationOptions(sampler="confidence").resolved().n_steps == options.N_STEPS
+    assert asked.resolved().resolved() == asked.resolved()
 
 
 def test_what_sure_means_reaches_the_sampler():

@@ -271,10 +271,10 @@ def test_a_proposal_seen_in_part_is_the_same_there_and_nothing_elsewhere():
     rows = torch.zeros_like(ROWS)
     rows[0, 2] = rows[0, 1] = True
     part = whole.only(rows)
-    assert part.rows.nonzero().tolist() == [[0, 2]]
+    assert part.asked.nonzero().tolist() == [[0, 2]]
     for kind in KINDS:
         assert part.score(kind)[0, 2] == whole.score(kind)[0, 2]
-        assert (part.score(kind)[~part.rows] == -torch.inf).all()
+        assert (part.score(kind)[~part.asked] == -torch.inf).all()
 
 
 def test_rows_that_take_the_best_token_are_told_apart():

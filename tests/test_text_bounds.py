@@ -11,6 +11,7 @@ from helpers.tabular import TabularDenoiser
 from diffusion.canvas import Canvas
 from diffusion.editing.canvases import canvas_of
 from diffusion.likelihood import TextBound, likelihood_bound, pseudo_likelihood, text_bounds
+from diffusion.noise import Absorbing
 
 TEXTS = ["The river runs.", "She opened the window and listened.", "He", "In 1887 the railway"]
 
@@ -41,8 +42,10 @@ def test_pseudo_likelihood_is_the_loop_written_by_hand(writer, canvas):
     hidden[:, 2] = False
     hidden[2] = False
     hidden[2, 1] = True
-    got = pseudo_likelihood(writer.denoiser.row_logits, canvas, hidden, 4, batch_size=7)
-    model = writer.denoiser.row_logits.model
+    got = pseudo_likelihood(
+        writer.denoiser.backbone, canvas, hidden, writer.denoiser.noise, batch_size=7
+    )
+    model = writer.denoiser.backbone.model
     for row in range(len(TEXTS)):
         ids = canvas.ids[row][~canvas.padding[row]]
         total = []
@@ -62,7 +65,7 @@ def test_pseudo_likelihood_of_a_table():
     ids = torch.tensor([[0, 2, 1], [1, 1, 2]])
     canvas = Canvas(ids, ids < 0, ids < 0)
     hidden = torch.tensor([[True, False, True], [True, True, True]])
-    got = pseudo_likelihood(denoiser, canvas, hidden, 3)
+    got = pseudo_likelihood(denoiser.backbone, canvas, hidden, denoiser.noise)
     assert got[0].item() == pytest.approx(
         (
             math.log(denoiser.probabilities((3, 2, 1))[0][0])
@@ -74,26 +77,28 @@ def test_pseudo_likelihood_of_a_table():
 
 
 def test_the_bound_of_a_text_is_what_evaluation_reports_for_it_alone(writer, canvas):
-    score = writer.denoiser.row_logits
-    draws = text_bounds(score, canvas, written(canvas), 4, draws=6, batch_size=5, seed=3)
+    score = writer.denoiser.backbone
+    draws = text_bounds(score, canvas, written(canvas), Absorbing(4), draws=6, batch_size=5, seed=3)
     assert draws.shape == (len(TEXTS), 6)
     sizes = torch.ones(320, dtype=torch.int64)
     for row in range(len(TEXTS)):
         ids = canvas.ids[row][~canvas.padding[row]][None]
         editable = torch.ones_like(ids, dtype=torch.bool)
         editable[:, 0] = False
-        alone = likelihood_bound(score, ids, editable, 4, sizes, draws=6, seed=3)
+        alone = likelihood_bound(score, ids, editable, Absorbing(4), sizes, draws=6, seed=3)
         assert draws[row].mean().item() == pytest.approx(alone.nats_per_token, abs=1e-4)
 
 
 def test_the_bound_of_a_text_does_not_depend_on_the_others(writer, canvas):
-    score, rows = writer.denoiser.row_logits, written(canvas)
-    all_of_them = text_bounds(score, canvas, rows, 4, draws=5, batch_size=16)
-    small = text_bounds(score, canvas, rows, 4, draws=5, batch_size=1)
+    score, rows = writer.denoiser.backbone, written(canvas)
+    all_of_them = text_bounds(score, canvas, rows, Absorbing(4), draws=5, batch_size=16)
+    small = text_bounds(score, canvas, rows, Absorbing(4), draws=5, batch_size=1)
     assert torch.allclose(all_of_them, small, atol=1e-5)
     turned = Canvas(canvas.ids.flip(0), canvas.frozen.flip(0), canvas.padding.flip(0))
     assert torch.allclose(
-        text_bounds(score, turned, rows.flip(0), 4, draws=5), all_of_them.flip(0), atol=1e-5
+        text_bounds(score, turned, rows.flip(0), Absorbing(4), draws=5),
+        all_of_them.flip(0),
+        atol=1e-5,
     )
 
 
@@ -117,7 +122,9 @@ def test_the_bound_is_the_exact_one_within_its_standard_error(editable):
     rows = torch.zeros_like(ids, dtype=torch.bool)
     rows[0, list(editable)] = True
     canvas = Canvas(ids, ~rows, torch.zeros_like(rows))
-    draws = text_bounds(denoiser, canvas, rows, 3, draws=4000, batch_size=4000)[0]
+    draws = text_bounds(denoiser.backbone, canvas, rows, Absorbing(3), draws=4000, batch_size=4000)[
+        0
+    ]
     bound = TextBound.of(draws, len(editable), 8)
     exact = exact_bound(denoiser, text, editable)
     assert abs(bound.nats - exact) <= 4 * bound.standard_error + 1e-6
@@ -130,7 +137,7 @@ def test_a_constant_loss_is_exact_in_every_draw(canvas):
     def constant(ids, rows, attention_mask=None):
         return torch.zeros(int(rows.sum()), 320)
 
-    draws = text_bounds(constant, canvas, written(canvas), 4, draws=3)
+    draws = text_bounds(constant, canvas, written(canvas), Absorbing(4), draws=3)
     assert torch.allclose(draws, torch.tensor(math.log(320), dtype=draws.dtype))
 
 

@@ -1,7 +1,10 @@
 """What is said to the person at the terminal, and how."""
 
+import os
 import signal
 import sys
+
+from tqdm import tqdm
 
 
 def prepare_streams() -> None:
@@ -15,11 +18,21 @@ def prepare_streams() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
 
 
+_bar: tqdm | None = None
+
+
 def progress(done: int, total: int, what: str = "drawing frame") -> None:
-    if sys.stderr.isatty():
-        end = "\n" if done >= total else ""
-        print(f"\r{what} {done}/{total}", end=end, file=sys.stderr, flush=True)
+    """A bar on standard error, where that is a terminal; it ends when all is done."""
+    global _bar
+    if _bar is None:
+        _bar = tqdm(total=total, desc=what, leave=False, disable=not sys.stderr.isatty())
+    _bar.update(done - _bar.n)
+    if done >= total:
+        _bar.close()
+        _bar = None
 
 
 def say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    """A line on standard error, from the first of several processes alone."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(message, file=sys.stderr, flush=True)

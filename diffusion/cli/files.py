@@ -72,3 +72,10 @@ def write_atomically(target: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise UserError(f"cannot write {target}: {error.strerror or error}") from None
+
+
+def same_file(one: str, other: str) -> bool:
+    """Whether two names, of which a file may not exist yet, are of one file."""
+    if os.path.exists(one) and os.path.exists(other):
+        return os.path.samefile(one, other)
+    return Path(one).resolve() == Path(other).resolve()

@@ -1,6 +1,14 @@
 """The options of the scripts that write."""
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from diffusion.cli.files import same_file
+from diffusion.cli.prompts import check_prompt
+from diffusion.errors import UserError
+from diffusion.options import check_values
+from diffusion.views.animation import check_animation_path, check_display
 
 
 @dataclass
@@ -12,9 +20,15 @@ class WritingOptions:
         metadata={"help": "Folder, name in weights/, or hub name such as roberta-base."},
     )
     tokenizer: str | None = field(default=None, metadata={"help": "Default: the model's."})
-    num_samples: int = field(default=1, metadata={"help": "Texts for each prompt."})
+    num_samples: int = field(
+        default=1, metadata={"help": "Texts for each prompt.", "range": (1, None)}
+    )
     batch_size: int = field(
-        default=8, metadata={"help": "Texts written at once; in float32 it does not change them."}
+        default=8,
+        metadata={
+            "help": "Texts written at once; in float32 it does not change them.",
+            "range": (1, None),
+        },
     )
     unconditional: bool = field(default=False, metadata={"help": "Write from nothing."})
     device: str = field(default="auto", metadata={"help": "auto: CUDA, then MPS, then CPU."})
@@ -39,3 +53,44 @@ class WritingOptions:
     live: bool = field(
         default=True, metadata={"help": "Show the canvas while it fills (in a terminal)."}
     )
+
+    def check_flags(self, prompt: str | None, edits: bool = False) -> None:
+        """Refuse all that can be refused without a model; ``edits``: the text to work on is given
+        by a flag."""
+        check_values(self)
+        if prompt is not None:
+            if self.unconditional:
+                raise UserError(
+                    "--unconditional writes from nothing; leave out the prompt, or the flag"
+                )
+            check_prompt(prompt)
+        if self.save_animation is not None:
+            check_animation_path(self.save_animation)
+        if self.show:
+            check_display()
+        one_text = (prompt is not None or self.unconditional or edits) and self.num_samples == 1
+        if (self.save_animation or self.show) and not one_text:
+            flag = "--save_animation" if self.save_animation else "--show"
+            if edits:
+                raise UserError(
+                    f"{flag} animates one text, and --num_samples {self.num_samples} writes several; "
+                    "leave out one of the two"
+                )
+            raise UserError(
+                f"{flag} animates one text; give one prompt (or --unconditional) and one sample"
+            )
+        if self.output is not None:
+            folder = Path(self.output).absolute().parent
+            bad = not self.output or Path(self.output).is_dir() or not folder.is_dir()
+            if bad or not os.access(folder, os.W_OK):
+                raise UserError(f"--output {self.output!r} cannot be written; give a file in a folder "
+                                "that can")  # fmt: skip
+            # The folder alone would allow it: a file is replaced whole.
+            if Path(self.output).exists() and not os.access(self.output, os.W_OK):
+                raise UserError(
+                    f"--output {self.output!r} is read-only; give another file, or make it writable"
+                )
+            if self.save_animation and same_file(self.output, self.save_animation):
+                raise UserError(
+                    f"--output and --save_animation are both {self.output!r}; give two files"
+                )

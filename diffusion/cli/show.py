@@ -1,15 +1,24 @@
 """A stream of Steps -> a live view, lines of text or JSON, a file, an animation."""
 
+import contextlib
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
+
+from diffusion import hardware
+from diffusion.canvas import Step, prompt_ids, written_ids, written_text
 from diffusion.cli.console import progress, say
+from diffusion.cli.files import write_text
 from diffusion.cli.options import WritingOptions
-from diffusion.views.animation import save_film, show_film
+from diffusion.errors import UserError
+from diffusion.options import GenerationOptions
+from diffusion.views.animation import check_animation_path, save_film, show_film
 from diffusion.views.film import film_of
-from diffusion.views.frames import Framer
+from diffusion.views.frames import Frame, Framer
 from diffusion.views.terminal import LiveView, supports_live
 
 
@@ -27,93 +36,164 @@ class Output:
         # In a pipe, a blank line ends a text that may have several lines.
         separator = "\n" if self.json or line is not None else "\n\n"
         if self.path:
-            from diffusion.cli.files import write_text
-
             self.written.append(text)
             write_text(Path(self.path), separator.join(self.written) + "\n")
         elif not shown:
             print(text, end=separator, flush=True)
 
 
-def write_texts(writer, prompts: list[str], generation, script, output: Output) -> None:
-    """Generate ``num_samples`` texts for each prompt, in batches."""
-    from diffusion.canvas import prompt_ids
+@dataclass
+class Job:
+    """A writer, what it is asked for, and where its texts go."""
 
-    # A prompt that is too long is refused before the first text is written, not in the middle.
-    prompt_ids(writer.tokenizer, prompts, generation.max_len, generation.length)
-    jobs = [(p, s) for p in prompts for s in range(script.num_samples)]
-    framer = Framer(writer.tokenizer)
-    for start in range(0, len(jobs), script.batch_size):
-        batch = jobs[start : start + script.batch_size]
-        texts, samples = zip(*batch, strict=True)
-        write = writer.generate if is_live(script) else writer.record
-        step, frames, shown = watch(write(texts, generation, samples), writer, script, framer)
-        for row, (prompt, sample) in enumerate(batch):
-            record = {"prompt": prompt, **facts(writer, generation, step, row, sample)}
-            output.write(record, shown=shown and row == 0)
-        if frames:
-            animation(frames, writer, generation, script)
+    writer: object
+    generation: GenerationOptions
+    script: WritingOptions
+    asks: bool = False  # a person sits at the loop: Ctrl-C ends a text, and the last one is kept
+    last: tuple[list[str], list[Frame]] = field(default_factory=lambda: ([], []))
+
+    def __post_init__(self):
+        self.output = Output(self.script)
+        self.generation = self.writer.resolve(self.generation)
+
+    def greet(self, seconds: float) -> None:
+        """Check the options against the model, and say what is ready after ``seconds``."""
+        writer, generation, name = self.writer, self.generation, self.script.model
+        writer.check(generation)
+        say(
+            f"ready in {seconds:.1f} s on {hardware.describe(writer.device, writer.dtype)}; "
+            f"{writer.method(generation)}, seed {generation.seed}"
+        )
+        if not writer.trained:
+            say(
+                f"note: {name} was never trained as a denoiser; expect repeated, broken text until "
+                f"you train it: python finetune.py --model {name}"
+            )
+
+    @property
+    def live(self) -> bool:
+        """Whether the terminal shows a text while it is written; files and JSON are for machines."""
+        aside = self.script.json or self.script.output
+        return self.script.live and supports_live(sys.stdout) and not aside
+
+    @property
+    def animated(self) -> bool:
+        return bool(self.script.save_animation or self.script.show)
+
+    def chunks(self, items: Iterable, size: int | None = None) -> list:
+        """The items in batches."""
+        items, size = list(items), size or self.script.batch_size
+        return [items[i : i + size] for i in range(0, len(items), size)]
+
+    def batches(
+        self, prompts: list[str], first: int = 0
+    ) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
+        """(prompts, sample numbers) of each batch: ``num_samples`` texts for each prompt, numbered
+        from ``first``. A prompt that is too long is refused before the first text is written."""
+        prompt_ids(self.writer.tokenizer, prompts, self.generation.max_len, self.generation.length)
+        numbers = range(first, first + self.script.num_samples)
+        for batch in self.chunks((prompt, n) for prompt in prompts for n in numbers):
+            yield tuple(zip(*batch, strict=True))
+
+    def show(
+        self, steps: Iterable[Step], asked: list, samples: Sequence[int], row: int | None = None
+    ) -> None:
+        """Run a generation and put out its texts, or only that of ``row``.
+
+        Args:
+            asked: for each text what was asked for, a dictionary to begin its record with, or a
+                function (last step, row, what was written) -> record.
+            samples: their numbers.
+        """
+        step, frames = self._watch(steps, row or 0)
+        records = []
+        for i in range(len(step.ids)) if row is None else [row]:
+            known = self._facts(step, i, samples[i])
+            records.append(
+                asked[i](step, i, known) if callable(asked[i]) else {**asked[i], **known}
+            )
+            self.output.write(records[-1], shown=self.live and i == (row or 0))
+        self.last = [record["text"] for record in records], frames
+        if self.animated:
+            film = self.film(frames)
+            if self.script.save_animation:
+                self.save(film, self.script.save_animation)
+            if self.script.show:
+                show_film(film)
+
+    def save_last(self, path: str) -> None:
+        """Save the last text as .txt, or how it was written as an animation."""
+        texts, frames = self.last
+        if not texts:
+            raise UserError("there is no text to save yet; type the beginning of one")
+        if Path(path).suffix.lower() != ".txt":
+            check_animation_path(path)
+            self.save(self.film(frames), path)
+            return
+        write_text(Path(path), "\n\n".join(texts) + "\n")
+        say(f"saved {path}")
+
+    def film(self, frames: list[Frame]):
+        title = f"{self.script.model}: {self.writer.method(self.generation)}, "
+        title += f"{frames[-1].nfe} forward passes"
+        return film_of(frames, title, status=self.writer.status)
+
+    def save(self, film, path: str) -> None:
+        save_film(film, path, on_progress=progress)
+        say(f"saved {path}")
+
+    def _watch(self, steps: Iterable[Step], row: int) -> tuple[Step, list[Frame]]:
+        """(the last step of a generation, the frames of a row if somebody may want them)."""
+        framer, frames, step = Framer(self.writer.tokenizer), [], None
+        live, kept = self.live, self.animated or self.asks
+        with LiveView(sys.stdout, status=self.writer.status) as view:
+            try:
+                for step in steps:
+                    if step.index == 0:
+                        view.hold = _frame_time(step)
+                    if live or kept:
+                        frame = framer.frame(step, row)
+                        if live:
+                            view.show(frame)
+                        if kept:
+                            frames.append(frame)
+            except KeyboardInterrupt:
+                if step is None or not self.asks:
+                    raise
+                say("\nstopped here")
+        return step, frames
+
+    def _facts(self, step: Step, row: int, sample: int) -> dict:
+        """What is known of one text that was written: its JSON but for what was asked."""
+        return {
+            "text": written_text(self.writer.tokenizer, step, row),
+            "ids": written_ids(step, row),
+            "sample": sample,
+            **{k: v for k, v in asdict(self.generation).items() if v is not None},
+            "steps": step.index,
+            "nfe": int(step.nfe[row]),
+            "seconds": round(step.seconds, 6),
+            "batch": len(step.ids),
+            "model": self.writer.name,
+            "device": str(self.writer.device),
+            "dtype": str(self.writer.dtype).removeprefix("torch."),
+        }
 
 
-def is_live(script) -> bool:
-    """Whether the terminal shows a text while it is written; a file or a JSON line is for machines."""
-    return script.live and supports_live(sys.stdout) and not (script.json or script.output)
-
-
-def watch(steps, writer, script, framer: Framer, row: int = 0) -> tuple:
-    """Run a generation to its end and show one row of it.
-
-    Returns:
-        (the last step, the frames of the row if an animation is wanted, whether the terminal
-        shows its text).
-    """
-    live = is_live(script)
-    animate = bool(script.save_animation or script.show)
-    frames = []
-    with LiveView(sys.stdout, status=writer.status) as view:
-        for step in steps:
-            if step.index == 0:
-                view.hold = frame_time(step)
-            if live or animate:
-                frame = framer.frame(step, row)
-                if live:
-                    view.show(frame)
-                if animate:
-                    frames.append(frame)
-    return step, frames, live
-
-
-def facts(writer, generation, step, row: int, sample: int) -> dict:
-    """What is known of one text that was written: its JSON but for what was asked."""
-    from diffusion.canvas import written_ids, written_text
-
-    return {
-        "text": written_text(writer.tokenizer, step, row),
-        "ids": written_ids(step, row),
-        "sample": sample,
-        **{k: v for k, v in asdict(generation).items() if v is not None},
-        "steps": step.index,
-        "nfe": int(step.nfe[row]),
-        "seconds": round(step.seconds, 6),
-        "batch": len(step.ids),
-        "model": writer.name,
-        "device": str(writer.device),
-        "dtype": str(writer.dtype).removeprefix("torch."),
-    }
-
-
-def frame_time(first) -> float:
+def _frame_time(first: Step) -> float:
     """Least seconds between two live frames, so that a fast model can be watched: some five
     seconds for the whole text. Not part of any measured time."""
     steps = first.total or int(first.masked.sum(1).max())
     return 5.0 / max(20, steps)
 
 
-def animation(frames, writer, generation, script) -> None:
-    title = f"{script.model}: {writer.method(generation)}, {frames[-1].nfe} forward passes"
-    film = film_of(frames, title, status=writer.status)
-    if script.save_animation:
-        save_film(film, script.save_animation, on_progress=progress)
-        say(f"saved {script.save_animation}")
-    if script.show:
-        show_film(film)
+@contextlib.contextmanager
+def memory_told(job: Job) -> Iterator[None]:
+    """Running out of memory is a `UserError` that names the flags to use less of."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"the device ran out of memory with --batch_size {job.script.batch_size} and --max_len "
+            f"{job.generation.max_len}; use less of either"
+        ) from None

@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 
 from diffusion import rng
-from diffusion.canvas import Allowed, Canvas, encode
+from diffusion.canvas import Allowed, Canvas, encode, padding_id
 from diffusion.editing.templates import Template, kept_characters
 from diffusion.errors import UserError
+from diffusion.noise import Absorbing
 from diffusion.views.frames import Framer
 
 # Random streams of a row beside those of the steps, which count from 0.
 RENOISE, MIX = -1, -2
+
+TO_WRITE = -1  # the id of a token that is not there yet
 
 # ---------------------------------------------------------------- holes
 
@@ -67,7 +70,7 @@ def infill_canvas(
         ids = [tokenizer.bos_token_id, *given[0]]
         kind = [ANY] * len(ids)
         for length, edge, behind in zip(lengths, opens, given[1:], strict=False):
-            ids += [tokenizer.mask_token_id] * length + behind
+            ids += [TO_WRITE] * length + behind
             # A hole of one token opens and closes: what may open may close, too.
             kind += [edge, *[ANY] * (length - 2), *[CLOSES] * (length > 1), *[ANY] * len(behind)]
         rows.append(torch.tensor(ids))
@@ -138,7 +141,7 @@ def rewrite_canvas(
     begins = torch.arange(len(ids)) == 0
     u = rng.uniform(rng.fold_in(keys.cpu(), RENOISE), len(ids))
     masked = (u < strength) & ~kept & ~begins
-    rows = ids.expand(masked.shape).masked_fill(masked, tokenizer.mask_token_id)
+    rows = Absorbing.of(tokenizer).corrupt(ids.expand(masked.shape), masked)
     allowed = None
     if Framer(tokenizer).kind == "ByteLevel":  # the tokens of others do not spell their spaces
         rules = edge_rules(tokenizer, vocab_size)
@@ -185,7 +188,7 @@ def interpolation_canvas(
     rows = []
     for weight, key in zip(weights, keys.cpu(), strict=True):
         length = round((1 - weight) * len(sources[0]) + weight * len(sources[1]))
-        ids = torch.full((length,), tokenizer.mask_token_id)
+        ids = torch.full((length,), TO_WRITE)
         kept = []
         for side, share in enumerate(((1 - weight) ** 2, weight**2)):
             u = rng.uniform(rng.fold_in(rng.fold_in(key, MIX), side), len(words[side])).tolist()
@@ -197,7 +200,7 @@ def interpolation_canvas(
         for _, side, first, last in sorted(kept):
             place = first * length // len(sources[side])
             slot = ids[place : place + last - first]
-            fits = len(slot) == last - first and (slot == tokenizer.mask_token_id).all()
+            fits = len(slot) == last - first and (slot == TO_WRITE).all()
             if fits and (first == 0 or place > 0):  # the space before a word is part of it
                 slot[:] = torch.tensor(sources[side][first:last])
         rows.append(torch.cat([torch.tensor([tokenizer.bos_token_id]), ids]))
@@ -215,10 +218,11 @@ def _words(framer: Framer, ids: list[int]) -> list[tuple[int, int]]:
 
 
 def canvas_of(tokenizer, rows: list[Tensor], allowed: Allowed | None = None) -> Canvas:
-    """A canvas of rows (L_b,) of different lengths, padded on the right; masks are to be written."""
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    ids, padding = _padded(rows, pad)
-    return Canvas(ids, ids != tokenizer.mask_token_id, padding, allowed)
+    """A canvas of rows (L_b,) of different lengths, padded on the right; what is `TO_WRITE` in them
+    is noise."""
+    ids, padding = _padded(rows, padding_id(tokenizer))
+    written = ids != TO_WRITE
+    return Canvas(Absorbing.of(tokenizer).corrupt(ids, ~written), written, padding, allowed)
 
 
 def _padded(rows: list[Tensor], fill: int) -> tuple[Tensor, Tensor]:

@@ -2,16 +2,18 @@
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import ClassVar
 
 from diffusion.cli.console import say
-from diffusion.editing.templates import HOLE
+from diffusion.cli.files import same_file
+from diffusion.cli.options import WritingOptions
+from diffusion.editing.templates import HOLE, kept_characters, parse_template
 from diffusion.errors import UserError
-from diffusion.options import at_least
+from diffusion.options import GenerationOptions, check_values
 from diffusion.views.frames import printable
 
+MODES = ("infill", "rewrite", "interpolate", "score", "best_of")
 STRENGTH, POINTS, DRAWS = 0.4, 5, 16
 
 
@@ -32,12 +34,12 @@ class EditingOptions:
     )  # fmt: skip
     strength: float | None = field(
         default=None,
-        metadata={"help": "rewrite: probability of masking a token, from 0 to 1; default "
+        metadata={"owners": ("rewrite",), "range": (0, 1), "help": "rewrite: probability of masking a token, from 0 to 1; default "
                   f"{STRENGTH}.", "metavar": "X"},
     )  # fmt: skip
     keep: list[str] | None = field(
         default=None,
-        metadata={"help": "rewrite: words that are never masked; several that belong together "
+        metadata={"owners": ("rewrite",), "help": "rewrite: words that are never masked; several that belong together "
                   "in quotes.",
                   "action": "extend", "metavar": "WORDS"},
     )  # fmt: skip
@@ -50,7 +52,7 @@ class EditingOptions:
     )
     points: int | None = field(
         default=None,
-        metadata={"help": f"interpolate: texts, both ends included; default {POINTS}.",
+        metadata={"owners": ("interpolate",), "range": (2, None), "help": f"interpolate: texts, both ends included; default {POINTS}.",
                   "metavar": "N"},
     )  # fmt: skip
     score: str | None = field(
@@ -60,56 +62,101 @@ class EditingOptions:
                   "metavar": "FILE"},
     )  # fmt: skip
     rank: bool = field(
-        default=False, metadata={"help": "score: the likeliest first, by nats per token."}
+        default=False,
+        metadata={"owners": ("score",), "help": "score: the likeliest first, by nats per token."},
     )
     best_of: int | None = field(
         default=None,
-        metadata={"help": "Write so many texts for each one asked for, and keep the one with the "
+        metadata={"range": (1, None), "help": "Write so many texts for each one asked for, and keep the one with the "
                   "least likelihood bound per token.", "metavar": "N"},
     )  # fmt: skip
     draws: int | None = field(
         default=None,
-        metadata={"help": f"score, best_of: random sets of masks for each text; default {DRAWS}.",
+        metadata={"owners": ("score", "best_of"), "range": (1, None), "help": f"score, best_of: random sets of masks for each text; default {DRAWS}.",
                   "metavar": "N"},
     )  # fmt: skip
 
-    # Which options belong to which mode.
-    _OWN: ClassVar = {
-        "strength": ("rewrite",),
-        "keep": ("rewrite",),
-        "points": ("interpolate",),
-        "rank": ("score",),
-        "draws": ("score", "best_of"),
-    }
+    @property
+    def mode(self) -> str | None:
+        """The mode that is asked for: infill, rewrite, interpolate, score, best_of, or None."""
+        return next((mode for mode in MODES if getattr(self, mode) is not None), None)
 
-    def check(self) -> str | None:
-        """The mode that is asked for: infill, rewrite, interpolate, score, best_of, or None.
+    def check_flags(self, generation: GenerationOptions, lists: bool = False) -> None:
+        """Refuse two modes, an option of another mode, a value outside its range, and options of
+        generation that would mean nothing.
 
-        Raises:
-            UserError: two modes, an option of another mode, a value outside its range.
+        Args:
+            lists: whether the samplers are to be listed, and nothing else.
         """
-        modes = [m for m in ("infill", "rewrite", "interpolate", "score", "best_of")
-                 if getattr(self, m) is not None]  # fmt: skip
+        modes = [mode for mode in MODES if getattr(self, mode) is not None]
         if len(modes) > 1:
             raise UserError(f"--{modes[0]} and --{modes[1]} are two tasks; give one of them")
-        mode = modes[0] if modes else None
-        for name, owners in self._OWN.items():
-            value = getattr(self, name)
+        for option in fields(self):
+            value, owners = getattr(self, option.name), option.metadata.get("owners")
             given = value is not None and value is not False  # 0.0 is a value, and equals False
-            if given and mode not in owners:
+            if given and owners and self.mode not in owners:
                 raise UserError(
-                    f"--{name} is an option of --{' or --'.join(owners)}; add that, or leave it out"
+                    f"--{option.name} is an option of --{' or --'.join(owners)}; add that, or "
+                    "leave it out"
                 )
-        if self.strength is not None and not 0 <= self.strength <= 1:
-            raise UserError(f"--strength {self.strength} must be a number from 0 to 1")
+        check_values(self)
         if self.interpolate is not None and len(self.interpolate) != 2:
             raise UserError(
                 f"--interpolate takes two texts, each in quotes, and not {len(self.interpolate)}"
             )
-        for name, least in (("points", 2), ("draws", 1), ("best_of", 1)):
-            if getattr(self, name) is not None:
-                at_least(f"--{name}", getattr(self, name), least)
-        return mode
+        if lists:
+            if self.mode is not None:
+                raise UserError(f"--list_samplers only lists; leave it out, or --{self.mode}")
+            check_values(generation, ["sampler"])
+        elif self.mode == "score":
+            for option in fields(generation):
+                value = getattr(generation, option.name)
+                if option.name not in ("seed", "max_len") and value != option.default:
+                    raise UserError(
+                        f"--{option.name} {value} is for writing, and --score only reads; leave "
+                        "it out"
+                    )
+
+    @property
+    def brings_text(self) -> bool:
+        """Whether a flag gives the text to work on."""
+        return self.mode not in (None, "best_of")
+
+    def read(self, generation: GenerationOptions, script: WritingOptions, prompt: str | None):
+        """What the mode works on, read and checked; None where prompts are what it takes."""
+        mode = self.mode
+        if not self.brings_text:
+            return None
+        if prompt is not None or script.unconditional:
+            other = "a prompt" if prompt is not None else "--unconditional"
+            raise UserError(f"--{mode} brings its own text; leave out {other}")
+        if generation.length is not None:
+            raise UserError(f"--length is for new texts; leave it out with --{mode}")
+        if generation.window_stride is not None:
+            raise UserError(
+                f"--{mode} works on a whole text, which the model must see at once; leave out "
+                "--window_stride"
+            )
+        animated = script.save_animation is not None or script.show
+        if animated and mode in ("interpolate", "score"):
+            flag = "--show" if script.show else "--save_animation"
+            raise UserError(f"{flag} animates one text; --{mode} has several, leave it out")
+        if mode == "score" and script.num_samples != 1:
+            raise UserError("--num_samples is for writing, and --score only reads; leave it out")
+        # Not a device: what is typed into /dev/stdin may go to /dev/stdout.
+        values = getattr(self, mode)
+        for name in filter(os.path.isfile, values if isinstance(values, list) else [values]):
+            if script.output and same_file(script.output, name):
+                raise UserError(f"--output {script.output!r} is what --{mode} reads; give another")
+        if mode == "infill":
+            return parse_template(text_or_file(self.infill, "--infill"))
+        if mode == "rewrite":
+            text = text_or_file(self.rewrite, "--rewrite")
+            kept_characters(text, self.keep)
+            return text
+        if mode == "interpolate":
+            return [text_or_file(text, "--interpolate") for text in self.interpolate]
+        return score_lines(self.score)
 
 
 def text_or_file(value: str, flag: str) -> str:

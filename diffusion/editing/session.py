@@ -1,34 +1,40 @@
 """The prompt loop of inference.py and its commands."""
 
 import re
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from diffusion.cli.console import say
 from diffusion.cli.options import WritingOptions
-from diffusion.cli.prompts import ask
+from diffusion.cli.prompts import Quit, ask
 from diffusion.editing.options import STRENGTH, EditingOptions, text_or_file
-from diffusion.editing.templates import parse_template
+from diffusion.editing.templates import HOLE, parse_template
 from diffusion.errors import UserError
-from diffusion.options import SAMPLERS, STEPPED, GenerationOptions
+from diffusion.options import GenerationOptions, check_values
+from diffusion.samplers.catalog import SAMPLERS, STEPPED
 from diffusion.views.frames import printable
 
 if TYPE_CHECKING:
-    from diffusion.editing.modes import Desk
-
+    from diffusion.cli.show import Job
 
 HELP = """\
 Type the beginning of a text, or
-  /infill TEXT     fill the holes of a text: /infill The <mask:4> sat on the <mask:2-5>.
-  /rewrite TEXT    write a part of a text, or of a file, anew
-  /strength X      how much of it, from 0 to 1 (now {strength})
-  /keep WORDS      that /rewrite leaves, such as river "old town"; alone: none (now {keep})
-  /sampler NAME    the order of writing (now {method}):
-                   {samplers}
-  /steps N         denoising steps of {stepped}
-  /seed N          another seed, another text (now {seed})
-  /help            this
-An empty line ends."""
+  /again             the same beginning, another text
+  /infill TEXT       fill the holes of a text: /infill The <mask:4> sat on the <mask:2-5>.
+  /rewrite TEXT      write a part of a text, or of a file, anew
+  /strength X        how much of it, from 0 to 1 (now {strength})
+  /keep WORDS        that /rewrite leaves, such as river "old town"; alone: none (now {keep})
+  /sampler NAME      the order of writing (now {method}):
+                     {samplers}
+  /steps N           denoising steps of {stepped}
+  /length N          exactly so many new tokens; alone: until the text ends (now {length})
+  /temperature X     0 takes the most probable token (now {temperature})
+  /seed N            another seed, another text (now {seed})
+  /save FILE         the last text as .txt, or how it was written as .gif, .html, .mp4 or .png
+  /quit              end; so do two empty lines, and Ctrl-D
+  /help              this
+Ctrl-C stops a text and keeps what is written."""
 
 
 FLAGS = {f.name for options in (EditingOptions, GenerationOptions, WritingOptions)
@@ -40,36 +46,63 @@ def at_the_question(message: str) -> str:
     message = message.replace("use --max_len", "start again with --max_len")
     message = message.replace("change --max_len", "start again with another --max_len")
     message = message.replace("--n_steps", "/steps")
-    return re.sub(r"--(sampler|seed|strength|keep)\b", r"/\1", message)
+    return re.sub(r"--(sampler|seed|strength|keep|length|temperature)\b", r"/\1", message)
 
 
-@dataclass
+def note_marks(prompts: list[str], commands: bool = False) -> None:
+    """Say so where a prompt holds what looks like a hole or, with ``commands``, like a command."""
+    if hole := next(filter(None, map(HOLE.search, prompts)), None):
+        say(f"note: {hole[0]} in a prompt is plain text; --infill and /infill fill holes")
+    starts = (prompt.split(maxsplit=1)[0] for prompt in prompts if prompt.startswith("/"))
+    command = next((word for word in starts if word[1:].lower() in Session.COMMANDS), None)
+    if commands and command:
+        say(
+            f"note: {command} at the beginning of a prompt is plain text; commands work only at "
+            "the question of the interactive loop"
+        )
+
+
 class Session:
-    """The prompt loop and its commands."""
+    """The prompt loop and its commands.
 
-    desk: "Desk"
-    options: EditingOptions
-    keep: list[str] = field(default_factory=list)
+    Args:
+        job: its options of generation change by commands.
+        modes: what `modes.MODES` holds.
+        write: (prompts, number of the first sample) -> None, continues prompts.
+    """
+
+    def __init__(
+        self, job: "Job", editing: EditingOptions, modes: dict[str, Callable], write: Callable
+    ):
+        self.job, self.editing, self.modes, self.write = job, editing, modes, write
+        self.prompt: str | None = None  # the last one
+        self.sample = 0  # of its last text
 
     def run(self) -> None:
         say("/help lists the commands")
-        ask(self.answer, self.desk.generation.prefix_len)
+        ask(self.answer, self.job.generation.prefix_len)
 
     def answer(self, line: str) -> None:
         """One line: a command, or the beginning of a text."""
         try:
-            self.obey(line)
+            if line.startswith("/"):
+                self.obey(line)
+            else:
+                self.continue_(line, 0)
         except UserError as error:
             raise UserError(at_the_question(str(error))) from None
 
+    def continue_(self, prompt: str, sample: int) -> None:
+        self.prompt, self.sample = prompt, sample
+        note_marks([prompt])
+        if self.editing.best_of:
+            self.modes["best_of"](self.job, self.editing, [prompt])
+        else:
+            self.write([prompt], sample)
+
     def obey(self, line: str) -> None:
-        if not line.startswith("/"):
-            self.desk.prompts([line], self.options)
-            return
         typed, _, value = line[1:].partition(" ")
         name = typed.lower()
-        if name in ("quit", "exit", "q"):
-            raise UserError(f"/{name} is no command; an empty line ends")
         if name in FLAGS and name not in self.COMMANDS:
             raise UserError(
                 f"/{name} is no command, but a flag: start again with --{name}, or see /help"
@@ -79,77 +112,117 @@ class Session:
                 f"/{printable(typed)} is no command; /help lists them, and a text that begins with "
                 "a slash can be given on the command line"
             )
-        if not value.strip() and name not in ("help", "keep"):
+        if not value.strip() and name not in self.ALONE:
             raise UserError(f"/{name} needs a value; /help shows how")
-        self.COMMANDS[name](self, value)
+        self.COMMANDS[name](self, value.strip() if name != "rewrite" else value)
+
+    # ------------------------------------------------------------ texts
+
+    def again(self, _: str) -> None:
+        if self.prompt is None:
+            raise UserError("/again needs a text before it; type the beginning of one")
+        if self.editing.best_of:
+            raise UserError(
+                "/again does not go with --best_of, which has tried several; /seed does"
+            )
+        self.continue_(self.prompt, self.sample + self.job.script.num_samples)
 
     def infill(self, value: str) -> None:
-        self.desk.infill(parse_template(text_or_file(value, "/infill")))
+        template = parse_template(text_or_file(value, "/infill"))
+        self.modes["infill"](self.job, self.editing, template)
 
     def rewrite(self, value: str) -> None:
-        self.desk.rewrite(text_or_file(value, "/rewrite"), self.strength, self.keep)
+        self.modes["rewrite"](self.job, self.editing, text_or_file(value, "/rewrite"))
+
+    def save(self, value: str) -> None:
+        self.job.save_last(value)
+
+    def quit(self, _: str) -> None:
+        raise Quit
+
+    # ------------------------------------------------------------ options
+
+    def edit(self, **options) -> None:
+        editing = replace(self.editing, **options)
+        check_values(editing)
+        self.editing = editing
 
     def set_keep(self, value: str) -> None:
         """Words, or several in double quotes; an apostrophe is part of a word."""
         words = [several or one for several, one in re.findall(r'"([^"]*)"|(\S+)', value)]
-        self.keep = [word for word in words if word.strip()]
+        self.edit(keep=[word for word in words if word.strip()])
         say(f"keep {self.kept()}")
 
     def kept(self) -> str:
-        return printable(", ".join(map(repr, self.keep))) or "no words"
+        return printable(", ".join(map(repr, self.editing.keep or []))) or "no words"
 
     @property
     def strength(self) -> float:
-        return STRENGTH if self.options.strength is None else self.options.strength
+        return STRENGTH if self.editing.strength is None else self.editing.strength
 
     def set_strength(self, value: str) -> None:
-        strength = _number(float, "/strength", value)
-        if not 0 <= strength <= 1:
-            raise UserError(f"/strength {value} must be a number from 0 to 1")
-        self.options = replace(self.options, strength=strength)
-        say(f"strength {strength}")
+        self.edit(strength=_number(float, "/strength", value))
+        say(f"strength {self.strength}")
 
     def set_sampler(self, value: str) -> None:
-        name = value.strip()
         # The options of the sampler before may mean nothing to this one.
-        own = dict.fromkeys(self.desk.generation.own_options())
-        if name in STEPPED:
+        own = dict.fromkeys(self.job.generation.own_options())
+        if value in STEPPED:
             own.pop("n_steps", None)
-        self.change(**own, sampler=None if name == "default" else name)
+        self.change(**own, sampler=None if value == "default" else value)
 
     def set_steps(self, value: str) -> None:
         self.change(n_steps=_number(int, "/steps", value))
+
+    def set_length(self, value: str) -> None:
+        self.change(length=_number(int, "/length", value) if value else None)
+
+    def set_temperature(self, value: str) -> None:
+        self.change(temperature=_number(float, "/temperature", value))
 
     def set_seed(self, value: str) -> None:
         self.change(seed=_number(int, "/seed", value))
 
     def change(self, **options) -> None:
-        generation = replace(self.desk.generation, **options)
-        self.desk.writer.check(generation)
-        self.desk.generation = generation
-        say(f"{self.desk.writer.method(generation)}, seed {generation.seed}")
+        generation = replace(self.job.generation, **options)
+        self.job.writer.check(generation)
+        self.job.generation = generation = generation.resolved()
+        told = [self.job.writer.method(generation), f"seed {generation.seed}"]
+        if "length" in options:
+            told.append(f"length {generation.length or 'as it comes'}")
+        if "temperature" in options:
+            told.append(f"temperature {generation.temperature}")
+        say(", ".join(told))
 
     def help(self, _: str) -> None:
-        generation = self.desk.generation
+        generation = self.job.generation
         say(
             HELP.format(
                 strength=self.strength,
                 keep=self.kept(),
-                method=self.desk.writer.method(generation).removeprefix("sampler "),
+                method=self.job.writer.method(generation).removeprefix("sampler "),
                 samplers=", ".join(["default", *SAMPLERS]),
                 stepped=", ".join(STEPPED),
+                length=generation.length or "none",
+                temperature=generation.temperature,
                 seed=generation.seed,
             )
         )
 
+    ALONE: ClassVar = ("again", "keep", "length", "quit", "help")  # commands without a value
     COMMANDS: ClassVar = {
+        "again": again,
         "infill": infill,
         "rewrite": rewrite,
         "strength": set_strength,
         "keep": set_keep,
         "sampler": set_sampler,
         "steps": set_steps,
+        "length": set_length,
+        "temperature": set_temperature,
         "seed": set_seed,
+        "save": save,
+        "quit": quit,
         "help": help,
     }
 
@@ -158,4 +231,4 @@ def _number(kind: type, flag: str, value: str):
     try:
         return kind(value)
     except ValueError:
-        raise UserError(f"{flag} {value.strip()!r} is no number; give one") from None
+        raise UserError(f"{flag} {value!r} is no number; give one") from None

@@ -33,6 +33,12 @@ class Template:
         """In how many ways the holes can have lengths."""
         return math.prod(map(len, self.holes))
 
+    def __str__(self) -> str:
+        """The template as it was typed."""
+        sizes = (f"{h[0]}" if len(h) == 1 else f"{h[0]}-{h[-1]}" for h in self.holes)
+        marks = [f"<mask:{size}>" for size in sizes]
+        return "".join(itertools.chain(*zip(self.texts, [*marks, ""], strict=True)))
+
     def given(self) -> list[str]:
         """The given strings without the space before each hole: in a byte-level BPE a word brings
         the space before it, so that one is the hole's to write."""
@@ -80,14 +86,14 @@ def parse_template(text: str) -> Template:
 # ---------------------------------------------------------------- words to keep
 
 
-def kept_characters(text: str, keep: list[str]) -> list[tuple[int, int]]:
+def kept_characters(text: str, keep: list[str] | None) -> list[tuple[int, int]]:
     """(start, end) of every place where the words to keep stand in a text, as whole words.
 
     Raises:
         UserError: words that are not there.
     """
     spans = []
-    for words in keep:
+    for words in keep or []:
         # A boundary only where the words themselves begin or end with a letter or digit.
         pattern = re.escape(words.strip())
         pattern = (r"(?<!\w)" if re.match(r"\w", words.strip()) else "") + pattern

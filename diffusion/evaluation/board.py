@@ -73,7 +73,7 @@ def with_room(board: Board, row: Row) -> Row:
     if options.max_len == GenerationOptions().max_len:
         options.max_len = longest + max(board.window(row), options.length or 0)
     writer.check(options)
-    return dataclasses.replace(row, options=options)
+    return dataclasses.replace(row, options=writer.resolve(options))
 
 
 def keys(board: Board, row: Row) -> tuple[str, str]:

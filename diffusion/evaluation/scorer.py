@@ -12,10 +12,9 @@ from diffusion.data import packing
 from diffusion.errors import UserError
 from diffusion.evaluation import metrics
 from diffusion.evaluation.rows import digest
-from diffusion.generate import place, prepare
 from diffusion.likelihood import bernoulli_bound, causal_nll, likelihood_bound
 from diffusion.models import loading, tokenizers
-from diffusion.models.backbone import RowLogits
+from diffusion.models.backbone import Backbone
 from diffusion.models.families import max_length
 
 # ---------------------------------------------------------------- passages of real text
@@ -101,7 +100,7 @@ def likelihood(
     else:
         estimator = settings["estimator"]
         bound = ESTIMATORS[estimator](
-            writer.denoiser.row_logits, blocks, editable, tokenizer.mask_token_id, sizes,
+            writer.denoiser.backbone, blocks, editable, writer.denoiser.noise, sizes,
             draws=settings["draws"], seed=settings["seed"], **common,
         )  # fmt: skip
     scale = bound.nats_per_byte / bound.nats_per_token
@@ -128,14 +127,14 @@ def is_causal(writer) -> bool:
 
 
 def scored_model(writer) -> torch.nn.Module:
-    return writer.model if is_causal(writer) else writer.denoiser.row_logits.model
+    return writer.model if is_causal(writer) else writer.denoiser.backbone.model
 
 
-def causal_logits(model: torch.nn.Module) -> RowLogits:
-    """`RowLogits` of an autoregressive model, whoever trained it: one of the hub does not say that
+def causal_logits(model: torch.nn.Module) -> Backbone:
+    """`Backbone` of an autoregressive model, whoever trained it: one of the hub does not say that
     its output at a slot is for the next token."""
     model.config.diffusion = {**loading.diffusion_settings(model.config), "shift": True}
-    return RowLogits(model)
+    return Backbone(model)
 
 
 def estimate_json(estimate: metrics.Estimate) -> list[float]:
@@ -242,7 +241,7 @@ class Scorer:
 def load_scorer(name: str, device: str = "auto", dtype: str = "auto") -> Scorer:
     """Load a causal LM as a scorer; `UserError` as `loading.load_causal_lm`, and with the way
     out where there is no hub."""
-    torch_device, torch_dtype = prepare(device, dtype)
+    torch_device, torch_dtype = loading.prepare(device, dtype)
     try:
         tokenizer = tokenizers.load_tokenizer(name, needs_mask=False)
         model = loading.load_causal_lm(name, tokenizer)
@@ -251,5 +250,5 @@ def load_scorer(name: str, device: str = "auto", dtype: str = "auto") -> Scorer:
             f"the scorer cannot be used: {error}; without the hub use --scorer gpt2-small-books, "
             "or name a local causal model by --scorer FOLDER"
         ) from None
-    model, _ = place(model, torch_device, torch_dtype, exact=dtype == "auto")
+    model, _ = loading.place(model, torch_device, torch_dtype, exact=dtype == "auto")
     return Scorer(model, tokenizer, name)

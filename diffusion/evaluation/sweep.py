@@ -30,10 +30,9 @@ def sweep(writers: list, generation: GenerationOptions, repeats: int, folder: Pa
     reach = min(writer.positions for writer in writers)
     longest = reach - max(len(prompt_ids(w.tokenizer, [PROMPT], reach)[0]) for w in writers)
     lengths = [n for n in LENGTHS if n < longest] + [longest]
-    common = {name: getattr(generation, name) for name in generation.COMMON}
     jobs = []
     for length in lengths:
-        own = {**common, "length": length, "max_len": reach}
+        own = {**generation.shared(), "length": length, "max_len": reach}
         jobs.append((baseline, GenerationOptions(**own)))
         for steps in STEPS:
             # The confidence order writes a token a step at least, and makes no more steps.

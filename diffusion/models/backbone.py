@@ -6,20 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
-from diffusion.models.families import _POSITIONED, first_position
+from diffusion.models.families import family, first_position
 from diffusion.models.loading import diffusion_settings, is_masked_lm
+from diffusion.noise import Absorbing
 
 
-def _prediction_head(model: nn.Module) -> nn.Module | None:
-    """The part of a masked LM that turns hidden states (..., d) into logits (..., V)."""
-    for name in ("lm_head", "cls"):  # RoBERTa and its kin; BERT
-        head = getattr(model, name, None)
-        if isinstance(head, nn.Module):
-            return head
-    return None
-
-
-class RowLogits(nn.Module):
+class Backbone(nn.Module):
     """A Hugging Face language model whose forward computes logits only where they are asked for.
 
     The vocabulary projection is the largest matrix product of a small model, and diffusion needs
@@ -45,17 +37,17 @@ class RowLogits(nn.Module):
     def forward(
         self,
         input_ids: Tensor,
-        rows: Tensor,
+        asked: Tensor,
         attention_mask: Tensor | None = None,
         causal: bool = False,
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
-        """Logits (N, V), in the model's dtype, at the N positions where ``rows`` (B, L) is true,
+        """Logits (N, V), in the model's dtype, at the N positions where ``asked`` (B, L) is true,
         in row-major order.
 
         Args:
             input_ids: (B, L).
-            rows: (B, L) bool. A shifted model has no slot for position 0.
+            asked: (B, L) bool. A shifted model has no slot for position 0.
             attention_mask: (B, L), 0 at padding; None when nothing is padded.
             causal: each position attends to itself and what is before it.
             inputs_embeds: (B, L, d) word embeddings to use in place of those of ``input_ids``.
@@ -77,20 +69,15 @@ class RowLogits(nn.Module):
                 None
             ]
         if self.shift:
-            rows = torch.cat([rows[:, 1:], rows.new_zeros(batch, 1)], dim=1)
-
-        head = _prediction_head(self.model)
-        if head is None:
-            return self.model(**inputs, **kwargs).logits[rows]
-        hidden = self.model.base_model(**inputs, **kwargs).last_hidden_state
-        return head(hidden[rows])
+            asked = torch.cat([asked[:, 1:], asked.new_zeros(batch, 1)], dim=1)
+        return self._logits(inputs | kwargs, asked)
 
     def shadowed(
         self,
         input_ids: Tensor,
-        rows: Tensor,
+        asked: Tensor,
         shadows: Tensor,
-        mask_id: int,
+        noise: Absorbing,
         padding: Tensor | None = None,
     ) -> Tensor:
         """Logits (N, V) as `forward` gives them, but at the positions ``shadows`` (B, L) from a
@@ -111,7 +98,7 @@ class RowLogits(nn.Module):
             UserError: a type of model that was not tried. Those that count distances between
                 slots instead of adding positions to tokens cannot have shadows.
         """
-        if self.config.model_type not in _POSITIONED:
+        if not family(self.config).added_positions:
             raise UserError(
                 f"models of type {self.config.model_type} cannot judge what is written without "
                 "seeing it; use a sampler without shadow copies, see --list_samplers"
@@ -122,7 +109,10 @@ class RowLogits(nn.Module):
         place = (~shadows).long().argsort(dim=1, stable=True)[:, :count]
         slot = torch.arange(length, device=device).expand(batch, -1)
         before = (place - 1).clamp(min=0)
-        copies = [input_ids.gather(1, before), torch.full_like(place, mask_id)]
+        copies = [
+            input_ids.gather(1, before),
+            noise.corrupt(place, torch.ones_like(place, dtype=torch.bool)),
+        ]
         places = [before, place]
         if not self.shift:
             copies, places = copies[1:], places[1:]
@@ -154,11 +144,15 @@ class RowLogits(nn.Module):
         taken = shadows.gather(1, place)
         read.scatter_(1, place, torch.where(taken, behind, read.gather(1, place)))
         row = torch.arange(batch, device=device)[:, None].expand(-1, length)
-        head = _prediction_head(self.model)
+        return self._logits(kwargs, (row[asked], read[asked]))
+
+    def _logits(self, inputs: dict, at) -> Tensor:
+        """Logits (N, V) at N slots, ``at`` being an index of (B, S): the head sees no others."""
+        heads = (getattr(self.model, name, None) for name in family(self.config).heads)
+        head = next((head for head in heads if isinstance(head, nn.Module)), None)
         if head is None:
-            return self.model(**kwargs).logits[row[rows], read[rows]]
-        hidden = self.model.base_model(**kwargs).last_hidden_state
-        return head(hidden[row[rows], read[rows]])
+            return self.model(**inputs).logits[at]
+        return head(self.model.base_model(**inputs).last_hidden_state[at])
 
     def _compute_dtype(self, device: torch.device) -> torch.dtype:
         if torch.is_autocast_enabled(device.type):

@@ -12,9 +12,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from diffusion import hardware, rng
-from diffusion.canvas import prompt_ids
-from diffusion.denoise import TOKENS, Step
-from diffusion.generate import check_positions, place, prepare, row_keys
+from diffusion.canvas import Step, prompt_ids
+from diffusion.denoise import TOKENS
 from diffusion.models import loading, tokenizers
 from diffusion.models.families import max_length
 from diffusion.options import GenerationOptions
@@ -117,7 +116,7 @@ def handed_over(work: Callable[[Callable], None]) -> Iterator[tuple]:
 
 @dataclass(frozen=True)
 class CausalWriter:
-    """A causal model that is ready to write; the counterpart of `generation.Writer`."""
+    """A causal model that is ready to write; the counterpart of `generate.Writer`."""
 
     model: torch.nn.Module
     tokenizer: object
@@ -130,7 +129,11 @@ class CausalWriter:
 
     def check(self, options: GenerationOptions) -> None:
         options.check_autoregressive()
-        check_positions(options, self)
+        options.check_room(self.positions, self.name)
+
+    def resolve(self, options: GenerationOptions) -> GenerationOptions:
+        """The options as they are: there is nothing to fill in."""
+        return options
 
     def method(self, options: GenerationOptions) -> str:
         """How it writes, for people."""
@@ -139,7 +142,7 @@ class CausalWriter:
     def generate(
         self, prompts: Sequence[str], options: GenerationOptions, samples: Sequence[int]
     ) -> Iterator[Step]:
-        """Write one text for each prompt, see `generation.Writer.generate`. The rows of a Step grow
+        """Write one text for each prompt, see `generate.Writer.generate`. The rows of a Step grow
         by one token a step; shorter prompts are padded on the left.
 
         The seconds are those of forward passes, sampling and the bookkeeping of `generate` between
@@ -176,7 +179,7 @@ class CausalWriter:
             forbidden.append(tokenizer.eos_token_id)
         forbidden = torch.tensor(forbidden, dtype=torch.int64, device=device)
         sampling = Sampling(options.temperature, options.top_k, options.top_p)
-        keys = row_keys(options, samples, device)
+        keys = rng.row_keys(options.seed, samples, device)
         clock = _Clock(device)
 
         def before_forward(model, args, kwargs) -> None:
@@ -244,11 +247,11 @@ def load_causal_writer(
     model_name: str, tokenizer_name: str | None = None, device: str = "auto", dtype: str = "auto"
 ) -> CausalWriter:
     """Load an autoregressive model for generation; `UserError` as `loading.load_causal_lm`."""
-    torch_device, torch_dtype = prepare(device, dtype)
+    torch_device, torch_dtype = loading.prepare(device, dtype)
     tokenizer = tokenizers.load_tokenizer(tokenizer_name or model_name, needs_mask=False)
     model = loading.load_causal_lm(model_name, tokenizer)
     model.generation_config = GenerationConfig()  # a folder's own may ask for anything
-    model, torch_dtype = place(model, torch_device, torch_dtype, exact=dtype == "auto")
+    model, torch_dtype = loading.place(model, torch_device, torch_dtype, exact=dtype == "auto")
     return CausalWriter(
         model=model,
         tokenizer=tokenizer,

@@ -1,11 +1,19 @@
-"""A masked language model seen as p(clean token | canvas), and one draw from it.
+"""A masked language model seen as p(clean token | canvas).
 
-With `row_logits` this is the only code that calls a model. The contract of every denoiser:
-probabilities are computed in float32; ``<mask>``, padding and other ids that training never
-supervised have probability 0; a visible token predicts itself (copy-through); logits exist only
-where asked for. A model trained on masks alone says nothing new about a token it sees, so whoever
-asks for a prediction at a visible position says whether the token is to be hidden there, see
-``shadows``.
+With `backbone` this is the only code that calls a model. The contract of every denoiser, this one,
+those around it (`guidance`), and any other that the loop may be given:
+
+- ``noise`` (see `noise`) and ``device`` say what it reads and where; ``passes`` is how many
+  forward passes a call costs;
+- ``start(canvas)`` is called once for each generation and gives the denoiser that answers for it,
+  so that state may be kept for each row of that canvas; ``forbidding(*ids)`` gives one that never
+  writes these ids;
+- called with a `Question` it gives logits (N, V) at the N asked positions, row-major, and nowhere
+  else. Who turns them into probabilities goes through float32;
+- ``<mask>``, padding and other ids that training never supervised have probability 0; a visible
+  token predicts itself (copy-through). A model trained on masks alone says nothing new about a
+  token it sees, so whoever asks for a prediction at a visible position says whether the token is to
+  be hidden there, see `Question.shadows`.
 """
 
 import copy
@@ -13,7 +21,9 @@ import copy
 import torch
 from torch import Tensor
 
-from diffusion.models.backbone import RowLogits
+from diffusion.canvas import Canvas, Question
+from diffusion.models.backbone import Backbone
+from diffusion.noise import Absorbing
 
 
 class Denoiser:
@@ -21,16 +31,17 @@ class Denoiser:
 
     Args:
         model: any ``AutoModelForMaskedLM`` in evaluation mode.
-        mask_id: id of ``<mask>``.
-        forbidden: ids that are never written, see `checkpoints.forbidden_ids`.
+        noise: what it was trained to remove.
+        forbidden: ids that are never written, see `tokenizers.forbidden_ids`.
     """
 
-    def __init__(self, model: torch.nn.Module, mask_id: int, forbidden: list[int]):
-        self.row_logits = RowLogits(model)
-        self.mask_id = mask_id
+    passes = 1
+
+    def __init__(self, model: torch.nn.Module, noise: Absorbing, forbidden: list[int]):
+        self.backbone = Backbone(model)
+        self.noise = noise
         self.device = next(model.parameters()).device
-        self.forbidden = torch.tensor(sorted({mask_id, *forbidden}), device=self.device)
-        self.passes = 1  # forward passes a call costs
+        self.forbidden = torch.tensor(sorted({noise.mask_id, *forbidden}), device=self.device)
 
     def forbidding(self, *ids: int) -> "Denoiser":
         """The same denoiser with more ids forbidden."""
@@ -38,36 +49,16 @@ class Denoiser:
         other.forbidden = torch.cat([self.forbidden, self.forbidden.new_tensor(ids)])
         return other
 
-    def __call__(
-        self,
-        ids: Tensor,
-        rows: Tensor,
-        padding: Tensor | None = None,
-        shadows: Tensor | None = None,
-        frozen: Tensor | None = None,
-    ) -> Tensor:
-        """Logits (N, V) at the N positions of ``rows`` (B, L), row-major; -inf where forbidden.
-        They are in the model's number format; who turns them into probabilities goes through
-        float32.
+    def start(self, canvas: Canvas) -> "Denoiser":
+        """Itself: full attention keeps nothing from one step to the next."""
+        return self
 
-        Args:
-            padding: (B, L), positions that do not exist.
-            shadows: (B, L), visible positions among ``rows`` that are predicted by a copy which
-                does not see the token there, see `RowLogits.shadowed`.
-            frozen: (B, L), what is given; of use to wrappers such as `guidance.Guided`.
-        """
-        attention_mask = None if padding is None else (~padding).long()
-        if shadows is not None and shadows.any():
-            logits = self.row_logits.shadowed(ids, rows, shadows, self.mask_id, padding)
+    def __call__(self, question: Question) -> Tensor:
+        """Logits (N, V) in the model's number format, -inf where forbidden."""
+        ids, asked, padding = question.ids, question.asked, question.padding
+        if question.shadows is not None and question.shadows.any():
+            logits = self.backbone.shadowed(ids, asked, question.shadows, self.noise, padding)
         else:
-            logits = self.row_logits(ids, rows, attention_mask)
+            attention_mask = None if padding is None else (~padding).long()
+            logits = self.backbone(ids, asked, attention_mask)
         return logits.index_fill_(1, self.forbidden, -torch.inf)
-
-
-def dense_probabilities(denoiser, ids: Tensor, mask_id: int) -> Tensor:
-    """The denoiser distribution in full, (B, L, V): predictions at masks, one-hot elsewhere."""
-    masked = ids == mask_id
-    logits = denoiser(ids, masked).float()
-    dense = torch.nn.functional.one_hot(ids, logits.shape[1]).to(logits.dtype)
-    dense[masked] = logits.softmax(-1)
-    return dense

@@ -1,16 +1,56 @@
-"""What a family of models has of its own: where positions begin, how many there are."""
+"""What a family of models has of its own, one row each: a new backbone is a row here."""
 
-# Model types that are told a token's place by a vector added to it, and nothing else.
-_POSITIONED = {"roberta", "bert", "xlm-roberta", "camembert", "electra", "distilbert"}
+from dataclasses import dataclass
 
-# Model types without "roberta" in their name that number positions as RoBERTa does.
-_ROBERTA_KIN = {"camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "xmod"}
+
+@dataclass(frozen=True)
+class Family:
+    """How the models of one ``config.model_type`` differ from others.
+
+    Attributes:
+        heads: names under which a model may have the part that turns hidden states (..., d) into
+            logits (..., V). A model with none of them computes logits at all positions.
+        after_padding: positions are numbered from pad_id + 1, as in RoBERTa; else from 0.
+        added_positions: a place is a vector added to the token there and nothing else, so that two
+            slots can stand at one place. Models that count distances between slots cannot do that.
+    """
+
+    heads: tuple[str, ...] = ("lm_head", "cls")  # RoBERTa's and GPT-2's; BERT's
+    after_padding: bool = False
+    added_positions: bool = False
+
+
+_ROBERTA = Family(after_padding=True, added_positions=True)
+_KIN = Family(after_padding=True)  # not tried with two slots at one place
+_BERT = Family(added_positions=True)
+FAMILIES = {
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "xlm-roberta-xl": _KIN,
+    "roberta-prelayernorm": _KIN,
+    "data2vec-text": _KIN,
+    "esm": _KIN,
+    "ibert": _KIN,
+    "longformer": _KIN,
+    "luke": _KIN,
+    "mpnet": _KIN,
+    "xmod": _KIN,
+    "bert": _BERT,
+    "electra": _BERT,
+    "distilbert": _BERT,
+}
+
+
+def family(config) -> Family:
+    """The row of a configuration; models of other types are taken to be like BERT, without
+    shadows."""
+    return FAMILIES.get(config.model_type, Family())
 
 
 def first_position(config) -> int:
-    """The position id of the first token: RoBERTa and its kin count from pad_id + 1, others from 0."""
-    kin = "roberta" in config.model_type or config.model_type in _ROBERTA_KIN
-    return (config.pad_token_id or 0) + 1 if kin else 0
+    """The position id of the first token."""
+    return (config.pad_token_id or 0) + 1 if family(config).after_padding else 0
 
 
 def max_length(config) -> int:

@@ -1,13 +1,16 @@
 """Denoisers around a denoiser: guidance, and transformers' logit processors on a canvas.
 
-They take the same call and give the same logits, so every sampler works with them.
+They answer the same `Question` with the same logits, so every sampler works with them.
 """
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
+
+from diffusion.canvas import Canvas, Question
 
 
 class Wrapped:
@@ -15,13 +18,19 @@ class Wrapped:
 
     def __init__(self, denoiser):
         self.denoiser = denoiser
-        self.mask_id, self.device = denoiser.mask_id, denoiser.device
-        self.passes = getattr(denoiser, "passes", 1)
+        self.noise, self.device, self.passes = denoiser.noise, denoiser.device, denoiser.passes
 
     def forbidding(self, *ids: int) -> "Wrapped":
         """The same denoiser with more ids forbidden."""
+        return self._around(self.denoiser.forbidding(*ids))
+
+    def start(self, canvas: Canvas) -> "Wrapped":
+        """The denoiser of one generation, see `models.denoiser`."""
+        return self._around(self.denoiser.start(canvas))
+
+    def _around(self, denoiser) -> "Wrapped":
         other = copy.copy(self)
-        other.denoiser = self.denoiser.forbidding(*ids)
+        other.denoiser = denoiser
         return other
 
 
@@ -40,12 +49,15 @@ class Guided(Wrapped):
         self.kept = torch.tensor(kept, dtype=torch.int64, device=denoiser.device)
         self.passes = 2 * self.passes
 
-    def __call__(self, ids, rows, padding=None, shadows=None, frozen=None) -> Tensor:
-        c = self.denoiser(ids, rows, padding, shadows=shadows, frozen=frozen).float()
-        given = frozen & ~torch.isin(ids, self.kept)
-        given = given if padding is None else given & ~padding
-        hidden = ids.masked_fill(given, self.mask_id)
-        u = self.denoiser(hidden, rows, padding, shadows=shadows, frozen=frozen).float()
+    def start(self, canvas):
+        other = super().start(canvas)
+        other.given = canvas.frozen & ~canvas.padding & ~torch.isin(canvas.ids, self.kept)
+        return other
+
+    def __call__(self, question: Question) -> Tensor:
+        given = self.given if question.rows is None else self.given[question.rows]
+        hidden = replace(question, ids=self.noise.corrupt(question.ids, given))
+        c, u = self.denoiser(question).float(), self.denoiser(hidden).float()
         # What is forbidden is -inf in both; their difference is no number.
         return (c + self.weight * (c - u)).masked_fill(c == -torch.inf, -torch.inf)
 
@@ -70,22 +82,23 @@ class Processed(Wrapped):
         if no_repeat_ngram_size:
             self.ngrams = NoRepeatNGramLogitsProcessor(no_repeat_ngram_size)
 
-    def __call__(self, ids, rows, padding=None, shadows=None, frozen=None) -> Tensor:
-        logits = self.denoiser(ids, rows, padding, shadows=shadows, frozen=frozen).float()
-        row, place = rows.nonzero(as_tuple=True)
-        if padding is not None:  # what is not there is not repeated
-            ids = ids.masked_fill(padding, self.mask_id)
+    def __call__(self, question: Question) -> Tensor:
+        logits = self.denoiser(question).float()
+        row, place = question.asked.nonzero(as_tuple=True)
+        ids = question.ids
+        if question.padding is not None:  # what is not there is not repeated
+            ids = self.noise.corrupt(ids, question.padding)
         if self.penalty:
-            # The mask id stands for nothing: it is forbidden anyway.
-            seen = ids[row].scatter(1, place[:, None], self.mask_id)
-            logits = self.penalty(seen, logits)
+            # Noise stands for nothing: it is forbidden anyway.
+            own = torch.zeros_like(ids[row], dtype=torch.bool).scatter(1, place[:, None], True)
+            logits = self.penalty(self.noise.corrupt(ids[row], own), logits)
         if self.ngrams:
             # (N, L): the row shifted so that it ends before the position. A mask becomes an id
             # of its own beyond the vocabulary, so that it matches no other mask and bans nothing.
             column = torch.arange(ids.shape[1], device=ids.device)
             source = place[:, None] + column - ids.shape[1]
             left = ids[row[:, None], source.clamp(min=0)]
-            nothing = (source < 0) | (left == self.mask_id)
+            nothing = (source < 0) | self.noise.noisy(left)
             left = torch.where(nothing, logits.shape[1] + column, left)
             banned = self.ngrams(left, logits)
             usable = (banned > -torch.inf).any(1, keepdim=True)

@@ -5,6 +5,11 @@ import re
 import sys
 from pathlib import Path
 
+import huggingface_hub
+import torch
+import transformers
+
+from diffusion import hardware
 from diffusion.errors import UserError, first_line
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
@@ -56,9 +61,6 @@ def _check_folder(folder: Path) -> None:
 def quiet_libraries() -> None:
     """No progress bars for reading or writing a file, and no warnings about what is checked here
     and told in one sentence. Downloads and training keep their progress bars."""
-    import huggingface_hub
-    import transformers
-
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()  # that of downloads, too
     huggingface_hub.utils.enable_progress_bars()
@@ -68,8 +70,6 @@ def quiet_libraries() -> None:
 def ask_hub_once() -> None:
     """Without a hub the libraries retry every file for half a minute. So ask for it once, and if
     it does not answer let them use what is in their cache: what HF_HUB_OFFLINE=1 does."""
-    import huggingface_hub
-
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return
     try:
@@ -80,14 +80,14 @@ def ask_hub_once() -> None:
             sys.modules["datasets"].config.HF_HUB_OFFLINE = True
 
 
-def _unreachable(name: str, what: str) -> UserError:
+def unreachable(name: str, what: str) -> UserError:
     return UserError(
         f"cannot get {what} {name!r} from the hub (unreachable, or no such name); give a local "
         "folder, or check the connection and the name"
     )
 
 
-def _locate(name: str) -> tuple[str, bool]:
+def locate(name: str) -> tuple[str, bool]:
     """As `resolve`, with the libraries made ready to load it."""
     where, local = resolve(name)
     quiet_libraries()
@@ -98,16 +98,16 @@ def _locate(name: str) -> tuple[str, bool]:
 
 def load_config(name: str):
     """The configuration of a model, local or on the hub."""
-    from transformers import AutoConfig
-
-    where, local = _locate(name)
+    where, local = locate(name)
     if local:
         _check_folder(Path(where))
     try:
-        return AutoConfig.from_pretrained(where, local_files_only=local, trust_remote_code=False)
+        return transformers.AutoConfig.from_pretrained(
+            where, local_files_only=local, trust_remote_code=False
+        )
     except Exception as error:  # the library raises many kinds; the user needs one sentence
         if not local:
-            raise _unreachable(name, "model") from None
+            raise unreachable(name, "model") from None
         raise UserError(
             f"cannot read the config of {where}: {first_line(error)}; it may be damaged"
         ) from None
@@ -115,8 +115,6 @@ def load_config(name: str):
 
 def is_masked_lm(config) -> bool:
     """Whether models of this configuration can fill masks; a GPT-2 cannot."""
-    import transformers
-
     return type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
 
 
@@ -127,15 +125,13 @@ def load_masked_lm(name: str, tokenizer=None):
         UserError: missing, not a masked LM, pickled, truncated, incomplete, with NaN weights, or
             of another vocabulary size than ``tokenizer``.
     """
-    from transformers import AutoModelForMaskedLM
-
     config = load_config(name)
     if not is_masked_lm(config):
         raise UserError(
             f"{name} is a {config.model_type!r} model, which has no masked-language-model head; "
             "diffusion needs a masked LM such as RoBERTa"
         )
-    model = _load_model(AutoModelForMaskedLM, name, tokenizer)
+    model = _load_model(transformers.AutoModelForMaskedLM, name, tokenizer)
     decoders = [a for a in config.architectures or [] if a.endswith("ForCausalLM")]
     if decoders or getattr(config, "is_decoder", False):
         raise UserError(
@@ -148,9 +144,6 @@ def load_masked_lm(name: str, tokenizer=None):
 def load_causal_lm(name: str, tokenizer=None):
     """An autoregressive language model in float32 and evaluation mode; errors as those of
     `load_masked_lm`."""
-    import transformers
-    from transformers import AutoModelForCausalLM
-
     config = load_config(name)
     # A masked LM would load as a causal one, and write nonsense.
     if is_masked_lm(config) or type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -158,15 +151,13 @@ def load_causal_lm(name: str, tokenizer=None):
             f"{name} is a {config.model_type!r} model, which does not write from left to right; "
             "the baseline needs a causal LM such as gpt2"
         )
-    return _load_model(AutoModelForCausalLM, name, tokenizer)
+    return _load_model(transformers.AutoModelForCausalLM, name, tokenizer)
 
 
 def _load_model(auto_class, name: str, tokenizer):
     """The model ``name`` as ``auto_class`` reads it, checked."""
-    import torch
-
     config = load_config(name)
-    where, local = _locate(name)
+    where, local = locate(name)
     try:
         model, info = auto_class.from_pretrained(
             where,
@@ -178,7 +169,7 @@ def _load_model(auto_class, name: str, tokenizer):
         )
     except Exception as error:  # the library raises many kinds; the user needs one sentence
         if not local:
-            raise _unreachable(name, "model") from None
+            raise unreachable(name, "model") from None
         raise UserError(
             f"cannot read the weights of {where}: {first_line(error)}; the file may be truncated "
             "or not fit config.json"
@@ -219,3 +210,26 @@ def diffusion_settings(config) -> dict:
     """What finetune.py recorded in the config (empty for a model it never trained)."""
     settings = getattr(config, "diffusion", None)
     return dict(settings) if isinstance(settings, dict) else {}
+
+
+# ---------------------------------------------------------------- a place to compute
+
+
+def prepare(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
+    """The device and number format to write with, and a process that is ready to load a model."""
+    hardware.use_all_cores()
+    transformers.logging.disable_progress_bar()
+    torch_device = hardware.choose_device(device)
+    return torch_device, hardware.choose_dtype(dtype, torch_device)
+
+
+# Below so many parameters `auto` means float32: the model is fast anyway, and rounding to bfloat16
+# depends on the shape of a batch, so that a text would depend on what else is written.
+_SMALL = 50e6
+
+
+def place(model, device: torch.device, dtype: torch.dtype, exact: bool):
+    """(the model there, its number format); ``exact`` keeps small models in float32."""
+    if exact and model.num_parameters() < _SMALL:
+        dtype = torch.float32
+    return model.to(device, dtype), dtype

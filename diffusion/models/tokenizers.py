@@ -4,17 +4,18 @@ import re
 from pathlib import Path
 
 import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers.trainers import BpeTrainer
 from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenizerFast
 
 from diffusion.errors import UserError, first_line
-from diffusion.models.loading import _locate, _unreachable
+from diffusion.models.loading import locate, unreachable
 
 
 def load_tokenizer(name: str, needs_mask: bool = True):
     """A tokenizer that has a beginning, an end and, unless it is for GPT-2, ``<mask>``."""
-    from transformers import AutoTokenizer
-
-    where, local = _locate(name)
+    where, local = locate(name)
     if local and not any((Path(where) / f).is_file() for f in ("tokenizer.json", "vocab.json")):
         raise UserError(
             f"{where} has no tokenizer (tokenizer.json, or vocab.json with merges.txt); give one "
@@ -27,15 +28,13 @@ def load_tokenizer(name: str, needs_mask: bool = True):
     except Exception as error:
         # A bare vocab.json + merges.txt folder has no config that says which tokenizer it is.
         if local and (Path(where) / "merges.txt").is_file():
-            from transformers import RobertaTokenizerFast
-
             tokenizer = RobertaTokenizerFast.from_pretrained(where)
         elif local:
             raise UserError(
                 f"cannot read the tokenizer in {where}: {first_line(error)}; it may be damaged"
             ) from None
         else:
-            raise _unreachable(name, "tokenizer") from None
+            raise unreachable(name, "tokenizer") from None
     # BERT calls its beginning and end [CLS] and [SEP].
     if tokenizer.bos_token is None and tokenizer.cls_token is not None:
         tokenizer.bos_token = tokenizer.cls_token
@@ -61,10 +60,6 @@ def forbidden_ids(tokenizer, vocab_size: int) -> list[int]:
 
 def train_tokenizer(documents: list[str], vocab_size: int):
     """A byte-level BPE with RoBERTa's special tokens and conventions, trained on ``documents``."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-    from tokenizers.trainers import BpeTrainer
-    from transformers import PreTrainedTokenizerFast
-
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

@@ -23,7 +23,7 @@ class Seed(Timed):
         return state.masked & ~state.memory["noise"]
 
     def decide(self, state, proposal):
-        return proposal.rows, state.memory["noise"] & ~state.masked
+        return proposal.asked, state.memory["noise"] & ~state.masked
 
     def finished(self, state):
         return (state.turn >= self.planned(state))[:, 0]
@@ -104,8 +104,8 @@ class ReMDM(Ancestral):
     def decide(self, state, proposal):
         if self.remask == "conf":
             known = state.memory["sureness"]
-            state.memory["sureness"] = torch.where(proposal.rows, proposal.probability, known)
-        return proposal.rows, state.memory["forget"]
+            state.memory["sureness"] = torch.where(proposal.asked, proposal.probability, known)
+        return proposal.asked, state.memory["forget"]
 
     def finished(self, state):
         full = ~state.masked.any(1)
@@ -150,7 +150,7 @@ class P2(Timed):
         editable = state.editable.sum(1, keepdim=True)
         masks = ((1 - kept) * editable + 1e-9).floor()  # 10 * (1 - 0.9) is one
         keep = (ranks(score) < editable - masks) | self.finished_before(state)
-        return proposal.rows & state.masked & keep, state.visible & ~keep
+        return proposal.asked & state.masked & keep, state.visible & ~keep
 
     def finished(self, state):
         return (state.turn >= self.planned(state))[:, 0]

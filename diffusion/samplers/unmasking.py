@@ -38,7 +38,7 @@ class Ancestral(Timed):
         return state.masked & (opens | self.greedy(state))
 
     def decide(self, state, proposal):
-        return proposal.rows, None
+        return proposal.asked, None
 
 
 class FirstHitting(Sampler):
@@ -57,7 +57,7 @@ class FirstHitting(Sampler):
         return state.masked & (ranks(state.uniform(0).masked_fill(~state.masked, -1)) == 0)
 
     def decide(self, state, proposal):
-        return proposal.rows, None
+        return proposal.asked, None
 
 
 class Confidence(Sampler):
@@ -100,7 +100,7 @@ class Confidence(Sampler):
             # The n largest of score / tau + Gumbel noise are n draws without replacement.
             gumbel = -(-state.uniform(0).log()).log()
             score = score / self.alg_temp + gumbel
-        return proposal.rows & (ranks(score) < self._quota(state)), None
+        return proposal.asked & (ranks(score) < self._quota(state)), None
 
 
 def quotas(masks: Tensor, n_steps: Tensor | int, schedule: str | None) -> Tensor:
@@ -134,7 +134,7 @@ class Threshold(Sampler):
 
     def decide(self, state, proposal):
         score = proposal.score(self.score)
-        return proposal.rows & ((score >= self.threshold) | (ranks(score) == 0)), None
+        return proposal.asked & ((score >= self.threshold) | (ranks(score) == 0)), None
 
 
 class Factor(Sampler):
@@ -150,7 +150,7 @@ class Factor(Sampler):
         place = ranks(score)
         # The left side grows along the order, so testing each place tests the whole prefix.
         accepted = (place + 2) * (1 - score) < self.factor
-        return proposal.rows & (accepted | (place == 0)), None
+        return proposal.asked & (accepted | (place == 0)), None
 
 
 class EntropyBound(Sampler):
@@ -168,7 +168,7 @@ class EntropyBound(Sampler):
         excess = entropy.cumsum(1) - entropy.cummax(1).values  # nan where inf - inf: not accepted
         accepted = excess <= self.gamma
         accepted[:, 0] = True
-        return proposal.rows & torch.zeros_like(accepted).scatter(1, order, accepted), None
+        return proposal.asked & torch.zeros_like(accepted).scatter(1, order, accepted), None
 
 
 class Klass(Sampler):
@@ -190,4 +190,4 @@ class Klass(Sampler):
         for now, before in itertools.pairwise(chain):  # only where it still matters
             sure = sure & (now.divergence(before, sure) < self.kl_threshold)
         surest = (ranks(score) == 0) & ~sure.any(1, keepdim=True)
-        return proposal.rows & (sure | surest), None
+        return proposal.asked & (sure | surest), None

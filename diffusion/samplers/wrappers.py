@@ -96,7 +96,7 @@ class EarlyCommit(Sampler):
 
     def decide(self, state, proposal):
         revealed, remasked = self.inner.decide(state, proposal.only(state.memory["wish"]))
-        looked = state.masked & proposal.rows
+        looked = state.masked & proposal.asked
         gap = proposal.gap().masked_fill(~looked, 0).sum(1, keepdim=True)
         left = state.masked.sum(1, keepdim=True)
         editable = state.editable.sum(1, keepdim=True)

@@ -21,7 +21,7 @@ from diffusion import likelihood, objective
 from diffusion.collator import IGNORE, CausalCollator, DiffusionCollator, editable_positions
 from diffusion.data.packing import Blocks, DrawSampler
 from diffusion.errors import UserError, first_line
-from diffusion.models.backbone import RowLogits
+from diffusion.models.backbone import Backbone
 
 _EMA_FILE = "ema.safetensors"
 _STAGING = ".writing"
@@ -118,7 +118,7 @@ def check_checkpoint(folder: Path) -> None:
 
 
 class DiffusionTrainer(Trainer):
-    """Trains a `RowLogits` as a denoiser, or (``causal``) on next-token prediction.
+    """Trains a `Backbone` as a denoiser, or (``causal``) on next-token prediction.
 
     Args:
         train_blocks, eval_blocks: (N, L) packed blocks.
@@ -131,7 +131,7 @@ class DiffusionTrainer(Trainer):
 
     def __init__(
         self,
-        row_logits: RowLogits,
+        backbone: Backbone,
         args,
         *,
         train_blocks: Tensor,
@@ -149,7 +149,7 @@ class DiffusionTrainer(Trainer):
         self.eval_draws = eval_draws
         self.token_bytes = token_bytes
         super().__init__(
-            model=row_logits,
+            model=backbone,
             args=args,
             train_dataset=Blocks(train_blocks),
             eval_dataset=Blocks(eval_blocks),
@@ -167,7 +167,7 @@ class DiffusionTrainer(Trainer):
 
     @property
     def raw_model(self) -> nn.Module:
-        """The Hugging Face model, inside `RowLogits` and whatever wraps that for several processes."""
+        """The Hugging Face model, inside `Backbone` and whatever wraps that for several processes."""
         return self.accelerator.unwrap_model(self.model).model
 
     @property
@@ -208,7 +208,7 @@ class DiffusionTrainer(Trainer):
         inference would use."""
         model = self.inference_model
         was_training = model.training
-        row_logits = RowLogits(model.eval())
+        backbone = Backbone(model.eval())
         device = self.args.device
         blocks = self.eval_dataset.blocks.long().to(device)
         with self.compute_loss_context_manager(), self.accelerator.autocast():
@@ -216,7 +216,7 @@ class DiffusionTrainer(Trainer):
                 editable = torch.ones_like(blocks, dtype=torch.bool)
                 editable[:, 0] = False
                 result = likelihood.causal_nll(
-                    row_logits,
+                    backbone,
                     blocks,
                     editable,
                     self.token_bytes,
@@ -231,10 +231,10 @@ class DiffusionTrainer(Trainer):
                     collator.fixed_ids.to(device),
                 )
                 result = likelihood.likelihood_bound(
-                    row_logits,
+                    backbone,
                     blocks,
                     editable,
-                    collator.mask_id,
+                    collator.noise,
                     self.token_bytes,
                     draws=self.eval_draws,
                     batch_size=self.args.per_device_eval_batch_size,

@@ -12,6 +12,7 @@ from diffusion import rng
 from diffusion.canvas import Canvas, encode, written_ids, written_text
 from diffusion.denoise import denoise
 from diffusion.editing.canvases import (
+    TO_WRITE,
     canvas_of,
     edge_rules,
     hole_spans,
@@ -24,7 +25,7 @@ from diffusion.errors import UserError
 from diffusion.models.tokenizers import train_tokenizer
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
-from diffusion.samplers.make import Ancestral, Confidence, FirstHitting
+from diffusion.samplers.unmasking import Ancestral, Confidence, FirstHitting
 
 TEMPLATES = [
     "The <mask:6> sat on the <mask:3> and slept.",
@@ -48,7 +49,7 @@ def writer(tiny_model):
 def write(writer, canvas, samples, **options):
     options = GenerationOptions(**options)
     options.check()
-    *_, last = writer.write(canvas, options, samples, may_end=False)
+    *_, last = writer.denoise(canvas, options, samples, may_end=False)
     return last
 
 
@@ -374,9 +375,10 @@ def test_a_point_does_not_depend_on_the_other_points(writer):
 
 def test_padding_is_not_given_text_of_the_row(tiny_model):
     tokenizer = train_tokenizer(["a b"], 270)
-    canvas = canvas_of(tokenizer, [torch.tensor([0, 4, 7]), torch.tensor([0, 4])])
+    canvas = canvas_of(tokenizer, [torch.tensor([0, TO_WRITE, 7]), torch.tensor([0, TO_WRITE])])
     assert canvas.padding.tolist() == [[False] * 3, [False, False, True]]
     assert canvas.frozen.tolist() == [[True, False, True], [True, False, True]]
+    assert (canvas.ids[:, 1] == tokenizer.mask_token_id).all()
 
 
 def test_no_space_is_written_in_front_of_a_mixture(writer):

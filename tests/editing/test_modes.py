@@ -13,8 +13,10 @@ from helpers.terminals import in_a_terminal
 from PIL import Image
 
 import inference
+from diffusion.editing import modes
 from diffusion.editing.options import text_or_file
 from diffusion.errors import UserError
+from diffusion.generate import Writer
 
 SMALL = ["--max_len", "40", "--dtype", "float32"]
 TEXT = "The river runs through the old town."
@@ -199,10 +201,10 @@ def test_score_is_the_bound_of_evaluation_for_each_line(call, lines, tiny_model)
         ids = torch.tensor([[0, *tokens]])
         editable = ids.bool()
         bound = likelihood_bound(
-            writer.denoiser.row_logits,
+            writer.denoiser.backbone,
             ids,
             editable,
-            4,
+            writer.denoiser.noise,
             torch.ones(320, dtype=torch.int64),
             draws=5,
             seed=2,
@@ -256,15 +258,13 @@ def test_best_of_keeps_the_least_bound_of_the_samples(call):
 def test_the_bound_of_a_text_that_ends_reads_up_to_its_end():
     from types import SimpleNamespace
 
-    from diffusion.editing.modes import Desk
-
-    desk = Desk(SimpleNamespace(tokenizer=SimpleNamespace(eos_token_id=2)), None, None, None)
+    job = SimpleNamespace(writer=SimpleNamespace(tokenizer=SimpleNamespace(eos_token_id=2)))
     ids = torch.tensor([[0, 2, 7, 8, 2, 9, 2]])
     frozen = torch.tensor([[True, True, True, False, False, False, False]])
     step = SimpleNamespace(ids=ids, frozen=frozen, padding=torch.zeros_like(frozen))
-    assert desk.until_end(step, 0) == ([0, 2, 7, 8, 2], 3)
+    assert modes._until_end(job, step, 0) == ([0, 2, 7, 8, 2], 3)
     step.ids = ids.masked_fill(ids == 2, 5)
-    assert desk.until_end(step, 0) == ([0, 5, 7, 8, 5, 9, 5], 3)
+    assert modes._until_end(job, step, 0) == ([0, 5, 7, 8, 5, 9, 5], 3)
 
 
 # ---------------------------------------------------------------- files, animations
@@ -447,6 +447,49 @@ def test_commands(call):
     assert records(call("The river", *flags)[1])[0]["ids"] == prompt["ids"]
 
 
+def test_another_text_of_another_length_and_what_is_saved(call, tmp_path):
+    typed = [
+        *("/length 5", "The river", "/again", "/again", f"/save {tmp_path / 'last.txt'}"),
+        *(f"/save {tmp_path / 'last.png'}", "/save nowhere/x.gif", "/temperature 0", "He"),
+        *("/length", "/quit", "not asked for"),
+    ]
+    code, out, err = call("--json", typed=typed)
+    *three, greedy = records(out)
+    assert code == 0
+    assert [r["sample"] for r in three] == [0, 1, 2] and {r["length"] for r in three} == {5}
+    assert [r["prompt"] for r in three] == ["The river"] * 3
+    # The texts are those that flags give.
+    flags = ["--length", "5", "--num_samples", "3", "--json"]
+    assert [r["ids"] for r in records(call("The river", *flags)[1])] == [r["ids"] for r in three]
+    assert (tmp_path / "last.txt").read_text() == three[-1]["text"] + "\n"
+    assert Image.open(tmp_path / "last.png").size[0] > 100
+    assert "nowhere" in err and greedy["temperature"] == 0 and greedy["length"] == 5
+    assert "length as it comes" in err and "temperature 0.0" in err
+
+
+def test_one_empty_line_asks_again_and_two_end(run_script, tiny_model):
+    arguments = ("--model", tiny_model, *SMALL, "--json")
+    out = run_script(inference, *arguments, typed=["He", "", "She", "", " ", "never"])[1]
+    assert [r["prompt"] for r in records(out)] == ["He", "She"]
+
+
+def test_ctrl_c_ends_a_text_and_keeps_the_loop(call, monkeypatch):
+    real, left = Writer.denoise, [3, 1000]
+
+    def interrupted(*arguments, **more):
+        stop = left.pop(0)
+        for step in real(*arguments, **more):
+            if step.index == stop:
+                raise KeyboardInterrupt
+            yield step
+
+    monkeypatch.setattr(Writer, "denoise", interrupted)
+    code, out, err = call("--json", typed=["The river", "He"])
+    stopped, whole = records(out)
+    assert code == 0 and "stopped here" in err
+    assert stopped["steps"] == 2 and whole["steps"] > 5
+
+
 def test_the_loop_keeps_words(call):
     text = "The river doesn't run through the old town."
     typed = ["/strength 1", '/keep doesn\'t "old town"', f"/rewrite {text}", "/help"]
@@ -477,7 +520,10 @@ def test_a_command_in_a_pipe_is_plain_text_and_said_so_once(call):
         ("/steps 5", "/steps is an option of /sampler seed"),
         ("/steps 0", "/steps 0 must be"),
         ("/interpolate a b", "a flag: start again with --interpolate"),
-        ("/quit", "an empty line ends"),
+        ("/again", "needs a text before it"),
+        ("/save x.txt", "no text to save yet"),
+        ("/length 0", "/length 0 must be a number of at least 1"),
+        ("/temperature -1", "/temperature -1.0 must be"),
         ("/SEED x", "'x' is no number"),
         ("/seed 1.5", "'1.5' is no number"),
         (f"/seed {2**70}", "64 bits"),
@@ -501,10 +547,10 @@ def test_a_wrong_command_says_so_and_the_loop_goes_on(call, line, named):
 
 
 def test_the_commands_in_a_terminal(tiny_model):
-    typed = b"/infill The <mask:2-3> runs\n/rewrite The river runs on and on\n/steps x\n\n"
+    typed = b"/infill The <mask:2-3> runs\n/rewrite The river runs on and on\n/steps x\n\n\n"
     seen = in_a_terminal("inference.py", tiny_model, typed)
     assert b"is no number" in seen
     assert b"pseudo-likelihood" in seen
     assert b"\xe2\x96\x91" in seen  # masks were shown
-    assert seen.count(b"Beginning of a text") == 4
+    assert seen.count(b"Beginning of a text") == 5
     assert seen.rstrip().endswith(b">")

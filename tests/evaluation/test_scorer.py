@@ -45,7 +45,7 @@ def test_both_estimators_give_the_exact_bound(estimator, text):
     blocks = torch.tensor(text).expand(4000, LENGTH)
     editable = torch.ones_like(blocks, dtype=torch.bool)
     bound = scoring.ESTIMATORS[estimator](
-        DENOISER, blocks, editable, DENOISER.mask_id, BYTES, draws=10, batch_size=4000
+        DENOISER.backbone, blocks, editable, DENOISER.noise, BYTES, draws=10, batch_size=4000
     )
     expected = exact_bound(text) / LENGTH
     assert bound.standard_error < 0.02
@@ -60,12 +60,12 @@ def test_only_the_asked_tokens_are_masked_and_a_constant_loss_tells_the_estimato
     editable = torch.ones_like(blocks, dtype=torch.bool)
     editable[:, :2] = False
 
-    def uniform(ids, rows):
+    def uniform(ids, rows, *_):
         assert not rows[:, :2].any() and (ids[:, :2] == 0).all()
         return torch.zeros(int(rows.sum()), VOCAB)
 
     both = [
-        estimate(uniform, blocks, editable, VOCAB, BYTES, draws=4)
+        estimate(uniform, blocks, editable, DENOISER.noise, BYTES, draws=4)
         for estimate in scoring.ESTIMATORS.values()
     ]
     assert both[0].nats_per_token == pytest.approx(math.log(VOCAB), abs=1e-6)
@@ -77,7 +77,7 @@ def test_bernoulli_does_not_depend_on_the_batches():
     blocks = torch.randint(0, VOCAB, (11, LENGTH), generator=torch.Generator().manual_seed(0))
     editable = torch.ones_like(blocks, dtype=torch.bool)
     ask = lambda size: likelihood.bernoulli_bound(  # noqa: E731
-        DENOISER, blocks, editable, DENOISER.mask_id, BYTES, draws=3, batch_size=size
+        DENOISER.backbone, blocks, editable, DENOISER.noise, BYTES, draws=3, batch_size=size
     )
     assert ask(11) == ask(2)
 
@@ -91,7 +91,7 @@ def test_the_causal_nll_is_the_exact_one():
         for prefix in itertools.product(range(VOCAB), repeat=n)
     }
 
-    def row_logits(ids, rows, causal):
+    def backbone(ids, rows, causal):
         assert causal
         where = rows.nonzero().tolist()
         return torch.stack([table[tuple(ids[i, :j].tolist())] for i, j in where])
@@ -99,7 +99,7 @@ def test_the_causal_nll_is_the_exact_one():
     texts = torch.tensor(list(itertools.product(range(VOCAB), repeat=LENGTH)))
     total = 0.0
     for text in texts:
-        bound = likelihood.causal_nll(row_logits, text[None], torch.ones(1, LENGTH).bool(), BYTES)
+        bound = likelihood.causal_nll(backbone, text[None], torch.ones(1, LENGTH).bool(), BYTES)
         nll = bound.nats_per_token * LENGTH
         chain = [table[tuple(text[:j].tolist())].double().log_softmax(0)[text[j]] for j in range(4)]
         assert nll == pytest.approx(-sum(chain).item(), rel=1e-5)

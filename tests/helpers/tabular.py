@@ -4,6 +4,9 @@ import itertools
 
 import torch
 
+from diffusion.canvas import Question
+from diffusion.noise import Absorbing
+
 
 class TabularDenoiser:
     """p(clean token | canvas) looked up in a table of random distributions.
@@ -15,6 +18,7 @@ class TabularDenoiser:
 
     def __init__(self, length: int = 3, vocab: int = 3, seed: int = 0, scale: float = 1.5):
         self.length, self.vocab, self.mask_id = length, vocab, vocab
+        self.noise, self.passes = Absorbing(vocab), 1
         generator = torch.Generator().manual_seed(seed)
         states = (vocab + 1) ** length
         self.table = torch.randn(states, length, vocab, generator=generator) * scale
@@ -23,18 +27,26 @@ class TabularDenoiser:
         self.calls = 0  # forward passes
         self.rows_seen = 0  # canvases in them
 
-    def __call__(self, ids, rows, padding=None, shadows=None, frozen=None):
+    def start(self, canvas):
+        return self
+
+    def __call__(self, question):
         """Logits (N, V + 1), the mask forbidden. A shadow is exact: it looks up the canvas with a
         mask at its one position. A canvas that is too short is taken to end in tokens 0."""
+        ids, shadows = question.ids, question.shadows
         self.calls += 1
         self.rows_seen += len(ids)
         place = self.place[: ids.shape[1]]
         state = (ids * place).sum(1, keepdim=True).expand_as(ids)
         if shadows is not None:
             state = state + (self.mask_id - ids) * place * shadows
-        row, place = rows.nonzero(as_tuple=True)
+        row, place = question.asked.nonzero(as_tuple=True)
         logits = self.table[state[row, place], place]
         return torch.cat([logits, torch.full((len(logits), 1), -torch.inf)], 1)
+
+    def backbone(self, ids, asked, *_):
+        """The same as the likelihoods call it."""
+        return self(Question(ids, asked))
 
     def probabilities(self, canvas: tuple[int, ...]) -> list[list[float]]:
         """p[position][token] of one canvas, in float64."""

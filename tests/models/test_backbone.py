@@ -16,12 +16,15 @@ from transformers import (
     XLMRobertaConfig,
 )
 
+from diffusion.canvas import Question
 from diffusion.errors import UserError
-from diffusion.models.backbone import RowLogits
-from diffusion.models.denoiser import Denoiser, dense_probabilities
+from diffusion.models.backbone import Backbone
+from diffusion.models.denoiser import Denoiser
 from diffusion.models.families import max_length
+from diffusion.noise import Absorbing
 
 VOCAB, BOS, PAD, MASK = 40, 0, 1, 4
+NOISE = Absorbing(MASK)
 LENGTH = 9
 
 _SIZES = {
@@ -83,7 +86,7 @@ with_and_without_shift = pytest.mark.parametrize("shift", [False, True])
 def test_logits_at_asked_rows_are_those_of_the_whole_model(kind):
     model, ids, rows = tiny(kind), some_ids(), some_rows()
     full = model(input_ids=ids).logits  # no padding in ids: the model's own positions are right
-    ours = RowLogits(model)(ids, rows)
+    ours = Backbone(model)(ids, rows)
     torch.testing.assert_close(ours, full[rows])
     assert ours.shape == (rows.sum(), VOCAB)
     assert ours.std() > 0.5  # a comparison of zeros would prove nothing
@@ -95,15 +98,15 @@ def test_shift_reads_each_token_one_slot_to_the_left(kind):
     full = model(input_ids=ids).logits
     left = torch.zeros_like(rows)
     left[:, :-1] = rows[:, 1:]
-    torch.testing.assert_close(RowLogits(model)(ids, rows), full[left])
+    torch.testing.assert_close(Backbone(model)(ids, rows), full[left])
     row, place = rows.nonzero()[4].tolist()
-    torch.testing.assert_close(RowLogits(model)(ids, rows)[4], full[row, place - 1])
+    torch.testing.assert_close(Backbone(model)(ids, rows)[4], full[row, place - 1])
 
 
 def test_shift_is_kept_in_the_saved_config(tmp_path):
     for shift in (True, False):
         tiny(shift=shift).save_pretrained(tmp_path)
-        assert RowLogits(AutoModelForMaskedLM.from_pretrained(tmp_path)).shift is shift
+        assert Backbone(AutoModelForMaskedLM.from_pretrained(tmp_path)).shift is shift
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,7 @@ def test_any_masked_language_model_gives_its_own_logits(kind):
     sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
     more = sizes if kind is DistilBertConfig else {}
     model, ids, rows = tiny(kind, **more), some_ids(), some_rows()
-    torch.testing.assert_close(RowLogits(model)(ids, rows), model(input_ids=ids).logits[rows])
+    torch.testing.assert_close(Backbone(model)(ids, rows), model(input_ids=ids).logits[rows])
 
 
 # ------------------------------------------------------------ positions
@@ -139,7 +142,7 @@ def test_positions_are_explicit_and_count_every_slot(kind):
     positions = torch.arange(first, first + LENGTH)[None]
     expected = model(input_ids=ids, position_ids=positions).logits
     rows = some_rows()
-    torch.testing.assert_close(RowLogits(model)(ids, rows), expected[rows])
+    torch.testing.assert_close(Backbone(model)(ids, rows), expected[rows])
     if kind is RobertaConfig:  # the trap is real: left to itself the model answers otherwise
         default = model(input_ids=ids).logits
         assert (default - expected)[:2].abs().max() > 0.1
@@ -151,10 +154,10 @@ def test_ids_and_their_embeddings_give_the_same_logits(kind, shift):
     model, ids, rows = tiny(kind, shift=shift), some_ids(), some_rows()
     ids[0, 4] = PAD
     embeddings = model.get_input_embeddings()(ids)
-    row_logits = RowLogits(model)
-    by_embeddings = row_logits(ids, rows, inputs_embeds=embeddings)
-    torch.testing.assert_close(by_embeddings, row_logits(ids, rows))
-    other = row_logits(ids, rows, inputs_embeds=embeddings.roll(1, 2))  # they are really used
+    backbone = Backbone(model)
+    by_embeddings = backbone(ids, rows, inputs_embeds=embeddings)
+    torch.testing.assert_close(by_embeddings, backbone(ids, rows))
+    other = backbone(ids, rows, inputs_embeds=embeddings.roll(1, 2))  # they are really used
     assert (other - by_embeddings).abs().max() > 0.1
 
 
@@ -163,10 +166,10 @@ def test_max_length_is_the_longest_canvas_the_model_takes():
         model = tiny(kind)
         assert max_length(model.config) == expected
         ids = some_ids(1, expected)
-        assert RowLogits(model)(ids, everywhere(ids)).isfinite().all()
+        assert Backbone(model)(ids, everywhere(ids)).isfinite().all()
         with pytest.raises((IndexError, RuntimeError)):
             longer = some_ids(1, expected + 1)
-            RowLogits(model)(longer, everywhere(longer))
+            Backbone(model)(longer, everywhere(longer))
 
 
 # ------------------------------------------------------------ what is seen
@@ -175,26 +178,26 @@ def test_max_length_is_the_longest_canvas_the_model_takes():
 @both_kinds
 @with_and_without_shift
 def test_padding_is_not_seen(kind, shift):
-    row_logits = RowLogits(tiny(kind, shift=shift))
+    backbone = Backbone(tiny(kind, shift=shift))
     short = some_ids(1, 6)
     padded = torch.cat([short, torch.full((1, 3), PAD)], 1)
     attention_mask = torch.cat([torch.ones_like(short), torch.zeros(1, 3).long()], 1)
     rows = torch.cat([everywhere(short), torch.zeros(1, 3).bool()], 1)
-    alone = row_logits(short, everywhere(short))
-    torch.testing.assert_close(row_logits(padded, rows, attention_mask), alone)
-    assert (row_logits(padded, rows) - alone).abs().max() > 0.1
+    alone = backbone(short, everywhere(short))
+    torch.testing.assert_close(backbone(padded, rows, attention_mask), alone)
+    assert (backbone(padded, rows) - alone).abs().max() > 0.1
 
 
-def influence(row_logits: RowLogits, causal: bool) -> torch.Tensor:
+def influence(backbone: Backbone, causal: bool) -> torch.Tensor:
     """(L, L) bool: does changing token j change the logits of position i?"""
     ids = some_ids(1)
     rows = everywhere(ids)
     out = torch.zeros(LENGTH, LENGTH, dtype=torch.bool)
-    base = row_logits(ids, rows, causal=causal)
+    base = backbone(ids, rows, causal=causal)
     for j in range(LENGTH):
         changed = ids.clone()
         changed[0, j] = 5 + (changed[0, j] - 4) % (VOCAB - 5)
-        out[1:, j] = (row_logits(changed, rows, causal=causal) - base).abs().amax(1) > 1e-4
+        out[1:, j] = (backbone(changed, rows, causal=causal) - base).abs().amax(1) > 1e-4
     return out
 
 
@@ -202,20 +205,20 @@ def influence(row_logits: RowLogits, causal: bool) -> torch.Tensor:
 def test_causal_sees_itself_and_the_past_alone(kind):
     past = torch.ones(LENGTH, LENGTH).tril().bool()
     past[0] = False
-    assert torch.equal(influence(RowLogits(tiny(kind)), causal=True), past)
+    assert torch.equal(influence(Backbone(tiny(kind)), causal=True), past)
 
 
 @both_kinds
 def test_causal_with_shift_predicts_each_token_from_the_ones_before_it(kind):
     before = torch.ones(LENGTH, LENGTH).tril(-1).bool()
-    assert torch.equal(influence(RowLogits(tiny(kind, shift=True)), causal=True), before)
+    assert torch.equal(influence(Backbone(tiny(kind, shift=True)), causal=True), before)
 
 
 @both_kinds
 def test_without_causal_everything_is_seen(kind):
     everything = torch.ones(LENGTH, LENGTH).bool()
     everything[0] = False
-    assert torch.equal(influence(RowLogits(tiny(kind)), causal=False), everything)
+    assert torch.equal(influence(Backbone(tiny(kind)), causal=False), everything)
 
 
 @both_kinds
@@ -224,7 +227,7 @@ def test_causal_logits_are_those_of_the_text_cut_there(kind, attention):
     """In a model of one layer the last position sees the same either way."""
     model = tiny(kind, layers=1, attn_implementation=attention)
     ids = some_ids(2)
-    causal = RowLogits(model)(ids, everywhere(ids), causal=True).view(2, LENGTH - 1, VOCAB)
+    causal = Backbone(model)(ids, everywhere(ids), causal=True).view(2, LENGTH - 1, VOCAB)
     for i in range(1, LENGTH):
         cut = model(input_ids=ids[:, : i + 1]).logits[:, -1]
         torch.testing.assert_close(causal[:, i - 1], cut, rtol=1e-4, atol=1e-4)
@@ -237,14 +240,14 @@ def test_a_gpt2_is_causal_by_itself():
     model = AutoModelForCausalLM.from_config(config).eval()
     ids = some_ids()
     expected = model(ids).logits[:, :-1].flatten(0, 1)
-    torch.testing.assert_close(RowLogits(model)(ids, everywhere(ids), causal=True), expected)
+    torch.testing.assert_close(Backbone(model)(ids, everywhere(ids), causal=True), expected)
     assert max_length(config) == 20
 
 
 def test_causal_works_in_half_precision():
     model, ids = tiny(), some_ids()
-    expected = RowLogits(model)(ids, everywhere(ids), causal=True)
-    half = RowLogits(model.bfloat16())(ids, everywhere(ids), causal=True)
+    expected = Backbone(model)(ids, everywhere(ids), causal=True)
+    half = Backbone(model.bfloat16())(ids, everywhere(ids), causal=True)
     assert half.dtype == torch.bfloat16
     assert (half.float() - expected).abs().mean() < 0.1 * expected.std()
 
@@ -279,11 +282,11 @@ def test_shadows_of_one_layer_are_the_canvas_with_that_one_mask(kind, shift):
     shadows = rows & (ids != MASK)
     shadows[0, 4:] = False
     rows[0, 4:] = ids[0, 4:] == MASK
-    ours = RowLogits(model).shadowed(ids, rows, shadows, MASK)
-    expected = RowLogits(model)(ids, everywhere(ids))
+    ours = Backbone(model).shadowed(ids, rows, shadows, NOISE)
+    expected = Backbone(model)(ids, everywhere(ids))
     expected = expected.view(3, LENGTH - 1, VOCAB).clone()
     for place in range(1, LENGTH):
-        hidden = RowLogits(model)(with_mask(ids, place), everywhere(ids))
+        hidden = Backbone(model)(with_mask(ids, place), everywhere(ids))
         alone = shadows[:, place]
         expected[alone, place - 1] = hidden.view(3, LENGTH - 1, VOCAB)[alone, place - 1]
     torch.testing.assert_close(ours, expected[rows[:, 1:]], rtol=1e-4, atol=1e-4)
@@ -296,25 +299,27 @@ def test_shadows_see_no_padding_and_not_each_other(shift):
     padding[0, 6:] = True
     rows = everywhere(ids) & ~padding
     shadows = rows & (ids != MASK)
-    ours = RowLogits(model).shadowed(ids, rows, shadows, MASK, padding)
-    short = RowLogits(model).shadowed(ids[:1, :6], rows[:1, :6], shadows[:1, :6], MASK)
+    ours = Backbone(model).shadowed(ids, rows, shadows, NOISE, padding)
+    short = Backbone(model).shadowed(ids[:1, :6], rows[:1, :6], shadows[:1, :6], NOISE)
     torch.testing.assert_close(ours[: len(short)], short, rtol=1e-4, atol=1e-4)
     one = torch.zeros_like(shadows)
     one[1, 3] = True  # alone, it predicts what it predicts among others
-    alone = RowLogits(model).shadowed(ids, one, one, MASK, padding)
+    alone = Backbone(model).shadowed(ids, one, one, NOISE, padding)
     torch.testing.assert_close(alone[0], ours[len(short) + 2], rtol=1e-4, atol=1e-4)
 
 
 @with_and_without_shift
 def test_ordinary_predictions_do_not_notice_shadows(shift):
-    denoiser, ids = Denoiser(tiny(shift=shift), MASK, [PAD]), some_ids()
+    denoiser, ids = Denoiser(tiny(shift=shift), NOISE, [PAD]), some_ids()
     rows = everywhere(ids)
     shadows = rows & (ids != MASK)
     masks = ids == MASK
     torch.testing.assert_close(
-        denoiser(ids, rows, shadows=shadows)[masks[rows]], denoiser(ids, masks)
+        denoiser(Question(ids, rows, shadows=shadows))[masks[rows]], denoiser(Question(ids, masks))
     )
-    assert torch.equal(denoiser(ids, rows, shadows=shadows & False), denoiser(ids, rows))
+    assert torch.equal(
+        denoiser(Question(ids, rows, shadows=shadows & False)), denoiser(Question(ids, rows))
+    )
 
 
 @with_and_without_shift
@@ -326,9 +331,9 @@ def test_what_a_shadow_knows_of_its_token(layers, shift):
     shadows[0, 4] = True
     other = ids.clone()
     other[0, 4] = ids[0, 4] % 30 + 6
-    a, b = (RowLogits(model).shadowed(x, shadows, shadows, MASK) for x in (ids, other))
+    a, b = (Backbone(model).shadowed(x, shadows, shadows, NOISE) for x in (ids, other))
     assert torch.equal(a, b) == (layers == 1)
-    seen = [RowLogits(model)(x, shadows) for x in (ids, other)]
+    seen = [Backbone(model)(x, shadows) for x in (ids, other)]
     assert (a - b).abs().mean() < (seen[0] - seen[1]).abs().mean()
 
 
@@ -337,10 +342,19 @@ def test_models_that_count_distances_between_slots_have_no_shadows(kind):
     model, ids = tiny(kind), some_ids()
     shadows = everywhere(ids) & (ids != MASK)
     with pytest.raises(UserError, match=r"--list_samplers"):
-        Denoiser(model, MASK, [])(ids, shadows, shadows=shadows)
+        Denoiser(model, NOISE, [])(Question(ids, shadows, shadows=shadows))
 
 
 # ------------------------------------------------------------ the denoiser's contract
+
+
+def dense_probabilities(denoiser, ids):
+    """The denoiser distribution in full, (B, L, V): predictions at masks, one-hot elsewhere."""
+    masked = denoiser.noise.noisy(ids)
+    logits = denoiser(Question(ids, masked)).float()
+    dense = torch.nn.functional.one_hot(ids, logits.shape[1]).to(logits.dtype)
+    dense[masked] = logits.softmax(-1)
+    return dense
 
 
 @with_and_without_shift
@@ -348,8 +362,8 @@ def test_models_that_count_distances_between_slots_have_no_shadows(kind):
 def test_denoiser_gives_the_model_s_logits_without_forbidden_ids(shift, dtype):
     model, ids = tiny(shift=shift).to(dtype), some_ids()
     rows = ids == MASK
-    expected = RowLogits(model)(ids, rows)
-    logits = Denoiser(model, MASK, [BOS, PAD, 39])(ids, rows)
+    expected = Backbone(model)(ids, rows)
+    logits = Denoiser(model, NOISE, [BOS, PAD, 39])(Question(ids, rows))
     assert logits.shape == (rows.sum(), VOCAB)
     forbidden = torch.tensor([BOS, PAD, MASK, 39])  # the mask though it was not listed
     assert (logits[:, forbidden] == -torch.inf).all()
@@ -360,18 +374,18 @@ def test_denoiser_gives_the_model_s_logits_without_forbidden_ids(shift, dtype):
 def test_more_ids_can_be_forbidden_for_a_while():
     model, ids = tiny(), some_ids()
     rows = ids == MASK
-    denoiser = Denoiser(model, MASK, [PAD])
-    before = denoiser(ids, rows)
-    stricter = denoiser.forbidding(7, 9)(ids, rows)
+    denoiser = Denoiser(model, NOISE, [PAD])
+    before = denoiser(Question(ids, rows))
+    stricter = denoiser.forbidding(7, 9)(Question(ids, rows))
     assert (stricter[:, [PAD, MASK, 7, 9]] == -torch.inf).all()
     assert (stricter == -torch.inf).sum() == 4 * rows.sum()
-    assert torch.equal(denoiser(ids, rows), before)
+    assert torch.equal(denoiser(Question(ids, rows)), before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_denoiser_probabilities_are_single_precision_whatever_the_model(dtype):
     model, ids = tiny().to(dtype), some_ids()
-    p = dense_probabilities(Denoiser(model, MASK, [PAD]), ids, MASK)
+    p = dense_probabilities(Denoiser(model, NOISE, [PAD]), ids)
     assert p.dtype == torch.float32
     assert (p.sum(-1) - 1).abs().max() < 1e-5
 
@@ -379,21 +393,22 @@ def test_denoiser_probabilities_are_single_precision_whatever_the_model(dtype):
 def test_denoiser_probabilities_sum_to_one_and_copy_what_is_visible():
     model, ids = tiny(), some_ids()
     forbidden = [BOS, PAD]
-    p = dense_probabilities(Denoiser(model, MASK, forbidden), ids, MASK)
+    p = dense_probabilities(Denoiser(model, NOISE, forbidden), ids)
     torch.testing.assert_close(p.sum(-1), torch.ones(ids.shape))
     masked = ids == MASK
     visible = p[~masked].gather(1, ids[~masked][:, None])
     assert (visible == 1).all()
     assert (p[masked][:, [BOS, PAD, MASK]] == 0).all()
-    logits = RowLogits(model)(ids, masked)
+    logits = Backbone(model)(ids, masked)
     logits[:, [BOS, PAD, MASK]] = -torch.inf
     torch.testing.assert_close(p[masked], logits.softmax(-1))
 
 
 def test_denoiser_does_not_see_padding():
-    denoiser = Denoiser(tiny(), MASK, [PAD])
+    denoiser = Denoiser(tiny(), NOISE, [PAD])
     short = some_ids(1, 6)
     padded = torch.cat([short, torch.full((1, 3), PAD)], 1)
     torch.testing.assert_close(
-        denoiser(padded, padded == MASK, padded == PAD), denoiser(short, short == MASK)
+        denoiser(Question(padded, padded == MASK, padding=padded == PAD)),
+        denoiser(Question(short, short == MASK)),
     )

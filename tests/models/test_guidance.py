@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ from helpers.exact import ExactLaws, assert_law, normalise
 from helpers.tabular import TabularDenoiser
 
 from diffusion import rng
-from diffusion.canvas import Allowed, Canvas
+from diffusion.canvas import Allowed, Canvas, Question
 from diffusion.denoise import denoise
 from diffusion.models.guidance import Guided, Processed
-from diffusion.options import SAMPLERS
 from diffusion.proposal import Sampling
-from diffusion.samplers.make import P2, Confidence, FirstHitting, make_sampler
+from diffusion.samplers.catalog import SAMPLERS
+from diffusion.samplers.make import make_sampler
+from diffusion.samplers.remasking import P2
+from diffusion.samplers.unmasking import Confidence, FirstHitting
 from diffusion.windows import denoise_windows
 
 ROWS = 60_000
@@ -78,15 +81,16 @@ def test_guidance_leaves_padding_and_specials_in_place():
     seen = []
 
     class Watch(TabularDenoiser):
-        def __call__(self, ids, *rest, **more):
-            seen.append(ids.clone())
-            return super().__call__(ids, *rest, **more)
+        def __call__(self, question):
+            seen.append(question.ids.clone())
+            return super().__call__(question)
 
     denoiser = Guided(Watch(5, 3), 1.0, [0])
     ids = torch.tensor([[0, 1, 2, 3, 1]])
     padding = torch.tensor([[False, False, False, False, True]])
     rows = ids == 3
-    denoiser(ids, rows, padding, frozen=~rows)
+    denoiser = denoiser.start(Canvas(ids, ~rows, padding))
+    denoiser(Question(ids, rows, padding=padding))
     assert seen[0].tolist() == ids.tolist()
     assert seen[1].tolist() == [[0, 3, 3, 3, 1]]
 
@@ -95,7 +99,8 @@ def test_forbidden_stays_forbidden():
     rows = torch.tensor([[True, False, True, True]])
     ids = torch.tensor([[M, 2, M, M]])
     for denoiser in (Guided(SMALL, 4.0, []), Processed(SMALL, 1.7, 2)):
-        logits = denoiser(ids, rows, frozen=~rows)
+        canvas = Canvas(ids, ~rows, torch.zeros_like(rows))
+        logits = denoiser.start(canvas)(Question(ids, rows))
         assert (logits[:, M] == -torch.inf).all() and logits[:, :M].isfinite().any(1).all()
 
 
@@ -149,14 +154,16 @@ def test_left_to_right_no_ngram_is_repeated():
 def test_where_everything_would_be_banned_nothing_is():
     ids = torch.tensor([[0, 1, 2, M]])
     rows = ids == M
-    assert torch.equal(Processed(SMALL, 1.0, 1)(ids, rows), SMALL(ids, rows))
+    question = Question(ids, rows)
+    assert torch.equal(Processed(SMALL, 1.0, 1)(question), SMALL(question))
 
 
 def test_a_token_is_no_repetition_of_itself():
     """It matters to the samplers that judge what is written, by shadow copies."""
     ids = torch.tensor([[0, 1, 1, 2]])
     rows = torch.tensor([[False, True, False, True]])
-    logits, plain = (d(ids, rows, shadows=rows) for d in (Processed(SMALL, 2.0), SMALL))
+    question = Question(ids, rows, shadows=rows)
+    logits, plain = (d(question) for d in (Processed(SMALL, 2.0), SMALL))
     changed = (logits != plain)[:, :3]
     # To the first the other 1 is a repetition, to the last its own 2 is none.
     assert changed.tolist() == [[True, True, True], [True, True, False]]
@@ -165,7 +172,8 @@ def test_a_token_is_no_repetition_of_itself():
 def test_padding_is_no_repetition():
     ids = torch.tensor([[0, M, 1, 1]])
     rows, padding = ids == M, ids == 1
-    logits, plain = Processed(SMALL, 2.0)(ids, rows, padding), SMALL(ids, rows)
+    question = Question(ids, rows, padding=padding)
+    logits, plain = Processed(SMALL, 2.0)(question), SMALL(question)
     assert torch.equal(logits[:, 1:], plain[:, 1:]) and not torch.equal(logits, plain)
 
 
@@ -252,8 +260,10 @@ def test_windows_of_any_sampler_write_everything_and_keep_what_is_given():
 class Padded(TabularDenoiser):
     """What stands at a position that does not exist makes no difference."""
 
-    def __call__(self, ids, rows, padding=None, shadows=None, frozen=None):
-        return super().__call__(ids if padding is None else ids.masked_fill(padding, 0), rows)
+    def __call__(self, question):
+        ids, padding = question.ids, question.padding
+        ids = ids if padding is None else ids.masked_fill(padding, 0)
+        return super().__call__(replace(question, ids=ids, shadows=None))
 
 
 def test_rows_of_different_length_are_written_in_windows_as_alone():

@@ -13,18 +13,8 @@ from diffusion import rng
 from diffusion.canvas import Canvas
 from diffusion.denoise import denoise
 from diffusion.proposal import Sampling
-from diffusion.samplers.make import (
-    P2,
-    Ancestral,
-    Confidence,
-    Factor,
-    Klass,
-    ReMDM,
-    Saber,
-    Seed,
-    Threshold,
-    Wino,
-)
+from diffusion.samplers.remasking import P2, ReMDM, Saber, Seed, Wino
+from diffusion.samplers.unmasking import Ancestral, Confidence, Factor, Klass, Threshold
 
 THREE, FOUR = (0, 2, 3), (0, 2, 3, 4)  # what is to be written in SMALL and LARGE
 ROWS = 80_000
@@ -179,8 +169,10 @@ def test_p2_counts_masks_exactly():
     """Ten positions, ten steps: 10 * (1 - 0.9) is one mask, though a computer finds less."""
 
     class Even(TabularDenoiser):
-        def __call__(self, ids, rows, *_, **__):
-            return torch.zeros(int(rows.sum()), 4).index_fill_(1, torch.tensor([M]), -torch.inf)
+        def __call__(self, question):
+            return torch.zeros(int(question.asked.sum()), 4).index_fill_(
+                1, torch.tensor([M]), -torch.inf
+            )
 
     ids = torch.full((5, 10), M)
     nowhere = torch.zeros_like(ids, dtype=torch.bool)

@@ -20,19 +20,19 @@ from helpers.exact import (
 from helpers.tabular import TabularDenoiser
 
 from diffusion import rng
-from diffusion.options import SAMPLERS
 from diffusion.proposal import Sampling
 from diffusion.samplers.base import State, ranks
-from diffusion.samplers.make import (
+from diffusion.samplers.catalog import SAMPLERS
+from diffusion.samplers.make import make_sampler
+from diffusion.samplers.remasking import Seed
+from diffusion.samplers.unmasking import (
     Ancestral,
     Confidence,
     EntropyBound,
     FirstHitting,
-    Seed,
     Threshold,
-    make_sampler,
+    quotas,
 )
-from diffusion.samplers.unmasking import quotas
 
 samplings = pytest.mark.parametrize(
     "own", [{}, {"temperature": 0.6, "top_k": 2}, {"temperature": 1.5, "top_p": 0.8}]

@@ -13,20 +13,12 @@ from helpers.tabular import TabularDenoiser
 from diffusion import rng
 from diffusion.canvas import Canvas
 from diffusion.denoise import denoise
-from diffusion.options import SAMPLERS, STEPPED
 from diffusion.proposal import Sampling
-from diffusion.samplers.make import (
-    P2,
-    Ancestral,
-    Blocks,
-    Confidence,
-    EarlyCommit,
-    FirstHitting,
-    ReMDM,
-    Saber,
-    Seed,
-    make_sampler,
-)
+from diffusion.samplers.catalog import SAMPLERS, STEPPED
+from diffusion.samplers.make import make_sampler
+from diffusion.samplers.remasking import P2, ReMDM, Saber, Seed
+from diffusion.samplers.unmasking import Ancestral, Confidence, FirstHitting
+from diffusion.samplers.wrappers import Blocks, EarlyCommit
 
 DRAWS = 40_000
 

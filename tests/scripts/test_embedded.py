@@ -12,7 +12,8 @@ from diffusion.data import packing
 from diffusion.generate import load_writer
 from diffusion.models import loading, tokenizers
 from diffusion.models.causal import load_causal_writer
-from diffusion.options import SAMPLERS, GenerationOptions
+from diffusion.options import GenerationOptions
+from diffusion.samplers.catalog import SAMPLERS
 
 TEXT = (
     "The town lies on the northern bank of the river, about ten miles from the sea. It was first "
@@ -48,7 +49,7 @@ def test_it_is_small_and_without_pickles(name):
 
 
 def test_it_has_at_most_14_million_parameters(writer):
-    model = writer.denoiser.row_logits.model
+    model = writer.denoiser.backbone.model
     assert sum(p.numel() for p in model.parameters()) <= 14e6
 
 
@@ -57,12 +58,12 @@ def test_its_bound_on_new_text_is_far_below_the_unigram_entropy(writer):
     blocks = packing.pack([TEXT], tokenizer, 128).long()
     editable = torch.ones_like(blocks, dtype=torch.bool)
     editable[:, 0] = False
-    vocab = writer.denoiser.row_logits.config.vocab_size
+    vocab = writer.denoiser.backbone.config.vocab_size
     bound = likelihood.likelihood_bound(
-        writer.denoiser.row_logits,
+        writer.denoiser.backbone,
         blocks,
         editable,
-        tokenizer.mask_token_id,
+        writer.denoiser.noise,
         tokenizers.token_byte_lengths(tokenizer, vocab),
         draws=32,
     )
@@ -92,7 +93,7 @@ def test_the_scorer_is_larger_and_has_read_other_text(gpt2):
 
 def test_the_two_are_matched(writer, gpt2):
     """What the cards claim: the same tokenizer, body shape, number of parameters, tokens seen."""
-    masked, causal = writer.denoiser.row_logits.model, gpt2.model
+    masked, causal = writer.denoiser.backbone.model, gpt2.model
     count = [sum(p.numel() for p in model.parameters()) for model in (masked, causal)]
     assert abs(count[0] / count[1] - 1) < 0.03
     assert writer.tokenizer.get_vocab() == gpt2.tokenizer.get_vocab()

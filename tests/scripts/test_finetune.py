@@ -31,7 +31,7 @@ from transformers import (
 import finetune
 from diffusion import errors
 from diffusion.data import corpus, packing
-from diffusion.models.backbone import RowLogits
+from diffusion.models.backbone import Backbone
 from diffusion.training.trainer import DiffusionTrainer
 
 ROOT = Path(finetune.__file__).resolve().parent
@@ -182,7 +182,7 @@ def test_from_scratch_by_a_causal_warm_start_to_a_denoiser(train, warm, text, tm
     average = load_file(checkpoint / "ema.safetensors")
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, average[f"module.{name}"].half())
-    assert RowLogits(model).shift
+    assert Backbone(model).shift
 
     # The bound: in the log, in the state with its error, in the card and in the config.
     history = state(final)["log_history"]
@@ -312,7 +312,7 @@ def test_evaluating_alone_reports_the_same_and_writes_nothing(train, warm, text,
     rows = torch.ones_like(again, dtype=torch.bool)
     rows[:, 0] = False
     with torch.no_grad():
-        logits = RowLogits(model)(again, rows, causal=True)
+        logits = Backbone(model)(again, rows, causal=True)
     expected = torch.nn.functional.cross_entropy(logits, again[rows]).item()
     assert float(nats[1]) == pytest.approx(expected, abs=0.002)
     code, err = train(*RUN, *only)  # as a denoiser: a bound

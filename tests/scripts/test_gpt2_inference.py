@@ -236,7 +236,7 @@ def test_animation_is_saved(call, tmp_path, ending):
 DIFFUSION_ONLY = {
     field.name: field
     for field in dataclasses.fields(GenerationOptions)
-    if field.name not in GenerationOptions.COMMON
+    if not field.metadata.get("shared")
 }
 
 
@@ -271,7 +271,7 @@ def test_a_masked_model_is_refused(call, tiny_model):
 
 
 def test_the_live_view_in_a_terminal(tiny_gpt2):
-    seen = in_a_terminal("gpt2_inference.py", tiny_gpt2, b"The river\n\n")
+    seen = in_a_terminal("gpt2_inference.py", tiny_gpt2, b"The river\n\n\n")
     assert seen.index(b"loading") < seen.index(b"ready in")
     assert b"tokens \xc2\xb7 NFE" in seen and b"mask" not in seen
 

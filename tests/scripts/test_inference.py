@@ -14,7 +14,7 @@ from helpers.terminals import in_a_terminal, records
 from PIL import Image
 
 import inference
-from diffusion.options import SAMPLERS
+from diffusion.samplers.catalog import SAMPLERS
 
 ROOT = Path(inference.__file__).parent
 SMALL = ["--max_len", "24", "--dtype", "float32"]
@@ -305,12 +305,12 @@ def test_help_is_quick_because_torch_is_not_imported():
 
 
 def test_the_interactive_loop_in_a_terminal(tiny_model):
-    """Two prompts, one of them too long, then an empty line; the banner comes before the model."""
-    typed = b"The river\n" + b"river " * 60 + b"\n\n"
+    """Two prompts, one of them too long, then two empty lines; the banner comes before the model."""
+    typed = b"The river\n" + b"river " * 60 + b"\n\n\n"
     seen = in_a_terminal("inference.py", tiny_model, typed)
     assert seen.index(b"loading") < seen.index(b"ready in")
     assert b"positions" in seen  # the long prompt was refused, and the loop went on
-    assert seen.count(b"Beginning of a text") == 3
+    assert seen.count(b"Beginning of a text") == 4
     assert b"\xe2\x96\x91" in seen  # masks were shown
     assert seen.rstrip().endswith(b">")
 
