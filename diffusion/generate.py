@@ -90,8 +90,11 @@ class Writer:
         canvas = prompt_canvas(self.tokenizer, prompts, options.max_len, options.length)
         return self.denoise(canvas, options, samples, may_end=options.length is None)
 
-    # For who only measures, or wants the last Step; a `causal.CausalWriter` has two ways.
-    record = generate
+    def record(
+        self, prompts: Sequence[str], options: GenerationOptions, samples: Sequence[int]
+    ) -> Iterator[Step]:
+        """The Steps of `generate`, for who only measures or wants the last."""
+        return self.generate(prompts, options, samples)
 
 
 def load_writer(
