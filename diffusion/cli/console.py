@@ -1,5 +1,6 @@
 """What is said to the person at the terminal, and how."""
 
+import os
 import signal
 import sys
 
@@ -22,4 +23,6 @@ def progress(done: int, total: int, what: str = "drawing frame") -> None:
 
 
 def say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    """One line to standard error; of several processes of a training the first one speaks."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(message, file=sys.stderr, flush=True)

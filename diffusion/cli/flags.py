@@ -1,11 +1,15 @@
 """Dataclasses of options -> command-line flags, the same way in every script."""
 
 import argparse
+import copy
 import difflib
 import sys
 from collections.abc import Iterable, Sequence
 
 from diffusion.errors import UserError
+
+# Metadata of a field that `options.check_values` reads and argparse does not know.
+_CHECKED = ("range", "below")
 
 
 def parse_flags(
@@ -20,6 +24,13 @@ def parse_flags(
     from transformers import HfArgumentParser  # a second to import; it does not import torch
 
     class Parser(HfArgumentParser):
+        @staticmethod
+        def _parse_dataclass_field(parser, option):
+            known = {k: v for k, v in option.metadata.items() if k not in _CHECKED}
+            option = copy.copy(option)
+            option.metadata = known
+            HfArgumentParser._parse_dataclass_field(parser, option)
+
         def error(self, message: str):
             raise UserError(f"{message}; see --help")
 

@@ -4,20 +4,19 @@ import math
 import os
 import shutil
 import signal
-import sys
 import time
-import zipfile
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from diffusion import likelihood, objective
+from diffusion.cli.console import say
 from diffusion.collator import IGNORE, CausalCollator, DiffusionCollator, editable_positions
 from diffusion.data.packing import Blocks, DrawSampler
 from diffusion.errors import UserError, first_line
@@ -59,8 +58,7 @@ class StopOnSignal(TrainerCallback):
     def _receive(self, number, frame):
         if self._asked is None:
             self._asked = time.monotonic()
-            if int(os.environ.get("RANK", 0)) == 0:
-                print("\nstopping after this step; its checkpoint is kept", file=sys.stderr)
+            say("\nstopping after this step; its checkpoint is kept")
         elif time.monotonic() - self._asked > 1:  # a launcher repeats the terminal's Ctrl-C
             raise KeyboardInterrupt
 
@@ -83,38 +81,11 @@ class _Upkeep(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         # Neither the Trainer nor accelerate reaches the sampler of a loader that is both sharded
         # over processes and resumed within an epoch.
-        self.trainer.sampler.start_at(state.global_step * self.trainer.global_batch)
+        self.trainer.sampler.start_at(state.global_step * self.trainer.args.global_batch)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.trainer.ema is not None:
             self.trainer.ema.update_parameters(self.trainer.raw_model)
-
-
-def check_checkpoint(folder: Path) -> None:
-    """Refuse a checkpoint that is not whole, before any work. Those written here are; a copy that
-    was interrupted may not be, and the Trainer would silently start anew with what is missing.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
-    name = ""
-    try:
-        for name in ("trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt"):
-            path = folder / name
-            if not path.is_file():
-                raise ValueError("it is missing")
-            if path.suffix == ".json":
-                TrainerState.load_from_json(str(path))
-            elif path.suffix == ".safetensors":
-                with safe_open(path, "pt"):  # compares the header with the length of the file
-                    pass
-            elif not zipfile.is_zipfile(path):  # as torch.save writes; their index is at the end
-                raise ValueError("it is damaged")
-    except Exception as error:
-        raise UserError(
-            f"cannot go on from {folder}: {name}: {first_line(error)}; give another checkpoint, or "
-            "start anew"
-        ) from None
 
 
 class DiffusionTrainer(Trainer):
@@ -158,7 +129,7 @@ class DiffusionTrainer(Trainer):
         )
         # compute_loss below divides by the size of the whole accumulated batch itself.
         self.model_accepts_loss_kwargs = True
-        self.sampler = DrawSampler(len(train_blocks), self.global_batch, args.seed)
+        self.sampler = DrawSampler(len(train_blocks), args.global_batch, args.seed)
         self.ema = None
         if ema_decay:
             self.ema = AveragedModel(self.raw_model, multi_avg_fn=ema_update(ema_decay))
@@ -174,12 +145,6 @@ class DiffusionTrainer(Trainer):
     def inference_model(self) -> nn.Module:
         """What generation should use: the weight average where there is one."""
         return self.raw_model if self.ema is None else self.ema.module
-
-    @property
-    def global_batch(self) -> int:
-        """Rows of one optimiser step."""
-        args = self.args
-        return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
     def _get_train_sampler(self, train_dataset=None):
         return self.sampler
@@ -197,9 +162,15 @@ class DiffusionTrainer(Trainer):
             weights = objective.token_weights(
                 labels, inputs["t"], inputs["editable"], self.schedule
             )
-            loss = (ce * weights).sum() / self.global_batch
+            loss = (ce * weights).sum() / self.args.global_batch
         # Gradients are averaged over processes; the sum is what is wanted.
         return loss * self.accelerator.num_processes
+
+    def end_processes(self) -> None:
+        """Wait for the others: a process that just ends may take them down with it."""
+        if self.args.world_size > 1:
+            self.accelerator.wait_for_everyone()
+            torch.distributed.destroy_process_group()
 
     # ------------------------------------------------------------ evaluation
 
