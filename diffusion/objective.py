@@ -13,8 +13,6 @@ from diffusion import rng
 from diffusion.collator import IGNORE
 from diffusion.noise import SCHEDULES
 
-LOSSES = ("nelbo", "mean")
-
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """-log p in nats (N,), in float32, from logits (N, V) and the tokens (N,) that are right."""
