@@ -62,7 +62,7 @@ def main() -> None:
         f"{model.num_parameters() / 1e6:.1f} M parameters; {amount}; "
         f"{hardware.describe(args.device, args.compute_dtype)}"
     )
-    collator = build.make_collator(tokenizer, diffusion, args)
+    collator = build.make_collator(model, tokenizer, diffusion, args)
     trainer = DiffusionTrainer(
         RowLogits(model),
         args,

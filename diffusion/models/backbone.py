@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
+from diffusion.models import layouts
 from diffusion.models.families import _POSITIONED, first_position
 from diffusion.models.loading import diffusion_settings, is_masked_lm
 
@@ -49,6 +50,7 @@ class RowLogits(nn.Module):
         attention_mask: Tensor | None = None,
         causal: bool = False,
         inputs_embeds: Tensor | None = None,
+        layout: layouts.Slots | None = None,
     ) -> Tensor:
         """Logits (N, V), in the model's dtype, at the N positions where ``rows`` (B, L) is true,
         in row-major order.
@@ -59,7 +61,11 @@ class RowLogits(nn.Module):
             attention_mask: (B, L), 0 at padding; None when nothing is padded.
             causal: each position attends to itself and what is before it.
             inputs_embeds: (B, L, d) word embeddings to use in place of those of ``input_ids``.
+            layout: ``input_ids`` and ``rows`` are (B, S), slots of this layout instead of positions
+                on a canvas.
         """
+        if layout is not None:
+            return self._logits(self._laid_out(input_ids, layout), rows)
         batch, length = input_ids.shape
         if causal and is_masked_lm(self.config):  # a GPT-2 is causal by itself
             blocked = torch.full((length, length), torch.finfo(torch.float32).min)
@@ -78,12 +84,33 @@ class RowLogits(nn.Module):
             ]
         if self.shift:
             rows = torch.cat([rows[:, 1:], rows.new_zeros(batch, 1)], dim=1)
+        return self._logits(inputs | kwargs, rows)
 
+    def _laid_out(self, input_ids: Tensor, layout: layouts.Slots) -> dict:
+        """What the model is called with for the slots (B, S) of a layout."""
+        if self.config.model_type not in _POSITIONED:
+            raise UserError(
+                f"models of type {self.config.model_type} were not tried with blocks; leave "
+                "--layouts full"
+            )
+        kwargs = {
+            "input_ids": input_ids,
+            "position_ids": (layout.place + first_position(self.config))[None],
+        }
+        if self.config._attn_implementation == layouts.ATTENTION:
+            kwargs["layout"] = layout
+        else:
+            kwargs["attention_mask"] = layout.bias
+        if "token_type_ids" in inspect.signature(self.model.base_model.forward).parameters:
+            kwargs["token_type_ids"] = torch.zeros_like(input_ids)
+        return kwargs
+
+    def _logits(self, inputs: dict, at) -> Tensor:
+        """Logits (N, V) at N slots, ``at`` being an index of (B, S): the head sees no others."""
         head = _prediction_head(self.model)
         if head is None:
-            return self.model(**inputs, **kwargs).logits[rows]
-        hidden = self.model.base_model(**inputs, **kwargs).last_hidden_state
-        return head(hidden[rows])
+            return self.model(**inputs).logits[at]
+        return head(self.model.base_model(**inputs).last_hidden_state[at])
 
     def shadowed(
         self,
@@ -154,11 +181,7 @@ class RowLogits(nn.Module):
         taken = shadows.gather(1, place)
         read.scatter_(1, place, torch.where(taken, behind, read.gather(1, place)))
         row = torch.arange(batch, device=device)[:, None].expand(-1, length)
-        head = _prediction_head(self.model)
-        if head is None:
-            return self.model(**kwargs).logits[row[rows], read[rows]]
-        hidden = self.model.base_model(**kwargs).last_hidden_state
-        return head(hidden[row[rows], read[rows]])
+        return self._logits(kwargs, (row[rows], read[rows]))
 
     def _compute_dtype(self, device: torch.device) -> torch.dtype:
         if torch.is_autocast_enabled(device.type):

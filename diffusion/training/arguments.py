@@ -5,6 +5,8 @@ most; None: no bound) and ``below`` (a bound that is not reached). The remaining
 Trainer are accepted, too; `training.checks` adds them.
 """
 
+import math
+import re
 import sys
 import textwrap
 from collections.abc import Iterable
@@ -92,6 +94,16 @@ class DiffusionArguments:
         "nelbo", "nelbo: the weighted likelihood bound; mean: plain mean over masked tokens.",
         choices=("nelbo", "mean")
     )  # fmt: skip
+    layouts: str = _flag(
+        "full",
+        "What a token sees, a mix drawn per batch: full, causal, and blockN, which goes left to right "
+        "from block to block of N tokens; for example causal=1,block4=1,block16=1,full=1.",
+    )
+    causal_weight: float = _flag(
+        1.67,
+        "Of the causal loss of the text before a block, beside the block's own.",
+        **_NONNEGATIVE,
+    )
     ema: float = _flag(0.0, "Decay of the weight average used for inference; 0: none.", **_SHARE)
     eval_draws: int = _flag(1, "Mask patterns per validation block in the bound.", **_COUNT)
 
@@ -183,6 +195,38 @@ def help_text(description: str, width: int = 100) -> str:
     return "\n".join(lines)
 
 
+def parse_layouts(text: str, longest: int) -> dict[str, float]:
+    """``causal=1,block16=2`` as a dict of weights that sum to 1. Without weights all are the same.
+
+    Args:
+        longest: the largest block there can be.
+
+    Raises:
+        UserError: an unknown layout, a weight that is none, a block that is too small or too large.
+    """
+    mix = {}
+    for part in text.split(","):
+        name, _, weight = part.strip().partition("=")
+        try:
+            mix[name] = float(weight or "1") if name not in mix else math.nan
+        except ValueError:
+            mix[name] = math.nan
+        if name not in ("full", "causal") and not re.fullmatch(r"block-?[0-9]+", name):
+            raise UserError(f"--layouts {name!r} is unknown; use full, causal, or blockN (block16)")
+        if name.startswith("block") and not 1 <= int(name[5:]) <= longest:
+            raise UserError(
+                f"--layouts {name}: a block has 1 to {longest} tokens (--block_size less "
+                "--prefix_len)"
+            )
+        if not 0 < mix[name] < math.inf:
+            raise UserError(
+                f"--layouts {part.strip()!r}: a layout has one weight, a number above 0; leave "
+                "out what is not wanted"
+            )
+    total = math.fsum(mix.values())
+    return {name: weight / total for name, weight in mix.items()}
+
+
 def check_values(groups: Iterable) -> None:
     """Refuse values outside the ``choices``, the ``range`` or not ``below`` the bound of their
     fields; None is no value.
@@ -201,6 +245,6 @@ def check_values(groups: Iterable) -> None:
             least, _ = allowed.get("range", (None, None))
             below = allowed.get("below")
             # "not >=" refuses nan, too.
-            if (least is not None and not value >= least) or (below and not value < below):
+            if least is not None and not least <= value < (below or math.inf):
                 bound = f" and below {below}" if below else ""
                 raise UserError(f"--{flag.name} {value} must be at least {least}{bound}")

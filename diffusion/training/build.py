@@ -7,11 +7,16 @@ from torch import Tensor
 from transformers import GPT2Config, RobertaConfig
 
 from diffusion.cli.console import say
-from diffusion.collator import CausalCollator, DiffusionCollator
+from diffusion.collator import CausalCollator, DiffusionCollator, MixCollator
 from diffusion.data import corpus, packing
 from diffusion.errors import UserError, first_line
-from diffusion.models import loading, tokenizers
-from diffusion.training.arguments import DataArguments, DiffusionArguments, ModelArguments
+from diffusion.models import layouts, loading, tokenizers
+from diffusion.training.arguments import (
+    DataArguments,
+    DiffusionArguments,
+    ModelArguments,
+    parse_layouts,
+)
 
 # ---------------------------------------------------------------- text
 
@@ -56,13 +61,29 @@ def pack_splits(
     return blocks[:-held_out], blocks[-held_out:]
 
 
-def make_collator(tokenizer, diffusion: DiffusionArguments, args):
+def make_collator(model, tokenizer, diffusion: DiffusionArguments, args):
     """What turns clean blocks into the batches of the objective."""
     if diffusion.objective == "causal":
         return CausalCollator()
+    mask_id = tokenizer.mask_token_id
+    fixed_ids = sorted({tokenizer.bos_token_id, tokenizer.pad_token_id})
+    settings = loading.diffusion_settings(model.config)
+    if list(settings["layouts"]) != ["full"]:
+        return MixCollator(
+            mask_id,
+            fixed_ids,
+            diffusion.prefix_len,
+            settings["layouts"],
+            settings["shift"],
+            diffusion.causal_weight,
+            diffusion.schedule,
+            args.seed,
+            args.global_batch,
+            args.train_batch_size * args.world_size,
+        )
     return DiffusionCollator(
-        tokenizer.mask_token_id,
-        sorted({tokenizer.bos_token_id, tokenizer.pad_token_id}),
+        mask_id,
+        fixed_ids,
         diffusion.prefix_len,
         diffusion.mask_schedule,
         diffusion.schedule,
@@ -173,10 +194,15 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, ar
         "objective": diffusion.objective,
         "shift": shift or causal,
         "prefix_len": 1 if causal else diffusion.prefix_len,
+        "layouts": {"causal": 1.0}
+        if causal
+        else parse_layouts(diffusion.layouts, data.block_size - diffusion.prefix_len),
         "tokens_seen": before.get("tokens_seen", 0),
     }
     attention = options.attn_implementation
-    if attention == "auto":
+    if attention == "auto" and not causal and list(model.config.diffusion["layouts"]) != ["full"]:
+        attention = layouts.ATTENTION
+    elif attention == "auto":
         attention = "eager" if args.device.type == "cpu" else "sdpa"
     try:
         model.set_attn_implementation(attention)

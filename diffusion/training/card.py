@@ -47,6 +47,24 @@ def command() -> str:
     return re.sub(r" --resume_from_checkpoint[ =]('[^']*'|\S+)", "", words)
 
 
+def by_layout(metrics: dict) -> str:
+    """A table of the layouts that were measured; empty where there is one."""
+    end = "_standard_error_per_byte"
+    names = [name[5 : -len(end)] for name in metrics if name.endswith(end)]
+    if not names:
+        return ""
+    lines = ["", "| layout | nats per token | per byte |", "|---|---|---|"]
+    for name in names:
+        token, error, byte, byte_error = (
+            metrics[f"eval_{name}_{kind}"]
+            for kind in ("nats_per_token", "standard_error", "nats_per_byte", end[1:])
+        )
+        told = {"causal": "causal (exact)", "full": "full canvas (bound)"}
+        told = told.get(name, f"blocks of {name[5:]} (bound)")
+        lines.append(f"| {told} | {token:.4f} ± {error:.4f} | {byte:.4f} ± {byte_error:.4f} |")
+    return "\n".join([*lines, ""])
+
+
 def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds) -> str:
     """What a reader needs to judge the model and to make it again."""
     model, settings = trainer.inference_model, trainer.inference_model.config.diffusion
@@ -56,6 +74,7 @@ def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds
         for name, value in metrics.items()
         if name.startswith("eval_nats_at_")
     )
+    mix = ", ".join(f"{name} {share:.0%}" for name, share in settings["layouts"].items())
     return f"""---
 library_name: transformers
 pipeline_tag: {"fill-mask" if loading.is_masked_lm(model.config) else "text-generation"}
@@ -74,6 +93,7 @@ Trained by `finetune.py` with
 | started from | {options.config or options.model} |
 | objective | {diffusion.objective}{" (shifted)" if settings["shift"] else ""} |
 | training text | {", ".join(data.dataset)} |
+| layouts | {mix} |
 | tokens seen in this run | {tokens:,} ({trainer.state.global_step:,} steps of {args.global_batch} blocks of {data.block_size}) |
 | tokens seen in all | {settings["tokens_seen"]:,} |
 | weights | {f"average, decay {diffusion.ema}" if diffusion.ema else "last step"}, {args.save_dtype} |
@@ -83,6 +103,6 @@ Trained by `finetune.py` with
 | per byte | {metrics["eval_nats_per_byte"]:.4f} nats |
 | perplexity | {metrics["eval_perplexity"]:.1f} per token, {math.exp(metrics["eval_nats_per_byte"]):.2f} per byte |
 {f"| nats per token by mask rate | {curve} |" if curve else ""}
-
+{by_layout(metrics)}
 WikiText-2 was detokenised, without headings and without sentences that hold the literal `<unk>`.
 """

@@ -22,6 +22,7 @@ from diffusion.training.arguments import (
     ModelArguments,
     TrainerFlags,
     check_values,
+    parse_layouts,
 )
 from diffusion.training.build import parse_size
 
@@ -103,6 +104,16 @@ def check(
         raise UserError("--mask_schedule seed draws mask rates itself; leave --schedule linear")
     if diffusion.objective == "causal" and diffusion.shift == "no":
         raise UserError("--objective causal predicts the next token: --shift cannot be no")
+    mix = parse_layouts(diffusion.layouts, data.block_size - diffusion.prefix_len)
+    if list(mix) != ["full"]:
+        if diffusion.objective == "causal":
+            raise UserError(
+                "--objective causal is a layout of its own; leave out --layouts, or the objective"
+            )
+        if diffusion.loss == "mean" or diffusion.mask_schedule == "seed":
+            raise UserError(
+                "--loss mean and --mask_schedule seed go with --layouts full alone; leave them out"
+            )
     args.resume_from_checkpoint = find_checkpoint(args)
     if args.evaluate_only:
         if model.config is not None or args.resume_from_checkpoint:
