@@ -116,9 +116,10 @@ class StreamCollator:
     """Batches in the layouts ``causal`` and ``blockN`` (see `models.layouts`). In the latter every
     block of N tokens is masked on its own, exactly k of its tokens, k uniform on 1..N.
 
-    Number b of all T blocks of a global batch takes k from the stratum (a b mod T) / T with a near
-    T / golden ratio: one block in each stratum, and any run of blocks spread evenly over them, so
-    that the batch may be split over accumulation steps and processes.
+    Number b of all T blocks of a global batch takes its k from the place (a b mod T) / T + u in the
+    circle from 0 to 1, with one random u and a near T / golden ratio: T places at equal distances,
+    and those of any run of blocks spread evenly, so that the batch may be split over accumulation
+    steps and processes.
 
     Features are those of `DiffusionCollator`, and so are the first arguments.
 
@@ -168,9 +169,9 @@ class StreamCollator:
             step += 1
         steps = rng.fold_in(self.key, -3)  # samples have the numbers from 0
         u = rng.uniform(rng.fold_in(steps, draw // self.global_batch), 1)
-        stratum = ((number * step) % total + u) / total
+        place = (number * step % total / total + u) % 1
         size = free.sum(2)
-        k = 1 + (stratum * size).long()  # in an empty block there is nothing to choose
+        k = 1 + (place * size).long()  # in an empty block there is nothing to choose
         u = rng.uniform(rng.fold_in(rng.fold_in(self.key, draw), 1), count * self.size)
         masked = choose_exactly(k, free, u.view_as(free))
         weight = masked * (size / k / editable.sum(1).clamp(min=1)[:, None])[..., None]

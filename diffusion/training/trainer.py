@@ -96,7 +96,7 @@ class _Upkeep(TrainerCallback):
             self.trainer.ema.update_parameters(self.trainer.raw_model)
 
 
-class _Nats(nn.Module):
+class Nats(nn.Module):
     """-log p (N,) of the labelled tokens. Taken inside the forward pass, because accelerate copies
     to float32 what comes out of it, and the logits are large."""
 
@@ -141,7 +141,7 @@ class DiffusionTrainer(Trainer):
         self.eval_draws = eval_draws
         self.token_bytes = token_bytes
         super().__init__(
-            model=_Nats(row_logits),
+            model=Nats(row_logits),
             args=args,
             train_dataset=Blocks(train_blocks),
             eval_dataset=Blocks(eval_blocks),
