@@ -11,14 +11,22 @@ from diffusion.cli import files
 from diffusion.data import corpus
 from diffusion.models import loading
 
+_BY_LAYOUT = re.compile("eval_(full|causal|block[0-9]+)_nats_per_token")
+
 
 def summary(metrics: dict) -> str:
     """What an evaluation found, in one line."""
+    layouts = [
+        f"{found[1]} {nats:.3f}"
+        for key, nats in metrics.items()
+        if (found := _BY_LAYOUT.match(key))
+    ]
     return (
         f"{metrics['eval_nats_per_token']:.3f} ± {metrics['eval_standard_error']:.3f} nats per "
         f"token, {metrics['eval_nats_per_byte']:.3f} per byte, perplexity "
         f"{metrics['eval_perplexity']:.1f} per token, "
         f"{math.exp(metrics['eval_nats_per_byte']):.2f} per byte"
+        + (f"; nats per token by layout: {', '.join(layouts)}" if layouts else "")
     )
 
 
@@ -49,15 +57,19 @@ def command() -> str:
 
 def by_layout(metrics: dict) -> str:
     """A table of the layouts that were measured; empty where there is one."""
-    end = "_standard_error_per_byte"
-    names = [name[5 : -len(end)] for name in metrics if name.endswith(end)]
+    names = [found[1] for key in metrics if (found := _BY_LAYOUT.match(key))]
     if not names:
         return ""
     lines = ["", "| layout | nats per token | per byte |", "|---|---|---|"]
     for name in names:
         token, error, byte, byte_error = (
             metrics[f"eval_{name}_{kind}"]
-            for kind in ("nats_per_token", "standard_error", "nats_per_byte", end[1:])
+            for kind in (
+                "nats_per_token",
+                "standard_error",
+                "nats_per_byte",
+                "standard_error_per_byte",
+            )
         )
         told = {"causal": "causal (exact)", "full": "full canvas (bound)"}
         told = told.get(name, f"blocks of {name[5:]} (bound)")
