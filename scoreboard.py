@@ -34,7 +34,7 @@ from diffusion.errors import UserError, run
 from diffusion.evaluation import report
 from diffusion.evaluation.processes import Processes
 from diffusion.evaluation.rows import REAL, SHUFFLED, Grid, Row, Store, expand, read_grid
-from diffusion.options import PairOptions, at_least
+from diffusion.options import PairOptions, at_least, check_values
 
 # torch and transformers' models take seconds to import; --help and mistakes need neither.
 
@@ -152,6 +152,7 @@ def check(args: ScoreOptions) -> None:
         if getattr(args, name) is None:
             setattr(args, name, value)
     args.scorer = args.scorer or (QUICK_SCORER if args.quick else SCORER)
+    check_values(args)
     at_least("--num_samples", args.num_samples, 2)
     at_least("--length", args.length, 4)
     for name in ("prompt_len", "batch_size", "draws"):

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from diffusion import rng
 from diffusion.canvas import Canvas
-from diffusion.noise import Absorbing
+from diffusion.collator import IGNORE, StreamCollator, editable_positions
+from diffusion.models.layouts import Slots
+from diffusion.noise import Absorbing, choose_exactly
 from diffusion.objective import cross_entropy, nats_by_row
 
 
@@ -45,12 +47,6 @@ def fixed_counts(first: Tensor, editable: Tensor, index: Tensor, total: int) -> 
     likelihood estimator, arXiv:2502.09992). All arguments broadcast; ``first`` is k_1 in 1..E.
     """
     return 1 + (first - 1 + (index * editable / total).round().long()) % editable
-
-
-def choose_exactly(count: Tensor, candidates: Tensor, uniforms: Tensor) -> Tensor:
-    """(B, L) bool: ``count`` (B,) of each row's ``candidates`` (B, L), uniformly at random."""
-    order = uniforms.masked_fill(~candidates, 2.0).argsort(1).argsort(1)
-    return candidates & (order < count[:, None])
 
 
 def _fixed_count_draws(
@@ -186,6 +182,49 @@ def causal_nll(
         if on_batch:
             on_batch(min(start + batch_size, len(blocks)), len(blocks))
     return _summary(values, editable.sum(1), blocks, editable, token_bytes, [])
+
+
+@torch.no_grad()
+def stream_bound(
+    backbone: Callable[..., Tensor],
+    blocks: Tensor,
+    collate: StreamCollator,
+    slots: Slots,
+    token_bytes: Tensor,
+    *,
+    draws: int = 1,
+    batch_size: int = 16,
+    shard: tuple[int, int] = (0, 1),
+    gather: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Bound:
+    """The bound of ``blocks`` (N, L) written from block to block, or in the layout ``causal`` their
+    exact negative log-likelihood.
+
+    Args:
+        collate: for a global batch of N * draws; with a causal weight of 0, or 1 if causal.
+        slots: of its layout, on the device and in the dtype of the model's attention.
+        others: see `likelihood_bound`.
+    """
+    rank, world = shard
+    device = blocks.device
+    values = torch.zeros(len(blocks), draws, dtype=rng.double(device), device=device)
+    for index in torch.arange(rank, len(blocks), world).split(batch_size):
+        for draw in range(draws):
+            numbers = (index * draws + draw).tolist()
+            rows = zip(blocks[index.to(device)].cpu(), numbers, strict=True)
+            batch = collate([{"input_ids": ids, "draw": number} for ids, number in rows])
+            ids, labels, weights = (batch[n].to(device) for n in ("input_ids", "labels", "weights"))
+            asked = labels != IGNORE
+            nats = cross_entropy(backbone(ids, asked, layout=slots), labels[asked])
+            total = values.new_zeros(len(ids))
+            total.index_add_(0, asked.nonzero()[:, 0], (nats * weights[asked]).to(values.dtype))
+            values[index.to(device), draw] = total
+    if world > 1:
+        values = gather(values[None]).sum(0)
+    first = 1 if collate.size is None else collate.prefix_len
+    fixed = collate.fixed_ids[:0] if collate.size is None else collate.fixed_ids
+    editable = editable_positions(blocks, torch.ones_like(blocks), first, fixed.to(device))
+    return _summary(values.mean(1), editable.sum(1), blocks, editable, token_bytes, [])
 
 
 def _by_mask_rate(values: Tensor, rates: Tensor) -> list[float]:

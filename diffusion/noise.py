@@ -78,3 +78,9 @@ SCHEDULES = {
         ),
     )
 }
+
+
+def choose_exactly(count: Tensor, candidates: Tensor, uniforms: Tensor) -> Tensor:
+    """(..., L) bool: ``count`` (...) of the ``candidates`` (..., L), uniformly at random."""
+    order = uniforms.masked_fill(~candidates, 2.0).argsort(-1).argsort(-1)
+    return candidates & (order < count[..., None])

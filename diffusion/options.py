@@ -1,7 +1,7 @@
 """The options of generation, once, for every script. Imports nothing heavy: `--help` is quick.
 
 What an option may be stands in the metadata of its field: ``range`` (least, most; None: no bound),
-``choices`` (names, with what they mean if it is a dict), ``owners`` (the samplers it belongs to), and
+``below`` (a bound that is not reached), ``choices`` (names, with what they mean if it is a dict), ``owners`` (the samplers it belongs to), and
 ``shared`` where an autoregressive model understands it, too. `check_values` reads them, for any
 dataclass of options.
 """
@@ -366,6 +366,8 @@ def check_values(options, names: Iterable[str] | None = None) -> None:
             one_of(f"--{option.name}", value, option.metadata["choices"])
         if "range" in option.metadata:
             within(f"--{option.name}", value, *option.metadata["range"])
+        if "below" in option.metadata and not value < option.metadata["below"]:
+            raise UserError(f"--{option.name} {value} must be below {option.metadata['below']}")
 
 
 def at_least(flag: str, value: float, least: float) -> None:

@@ -12,10 +12,10 @@ from helpers.exact import RATES, chi_square_p
 from helpers.tabular import TabularDenoiser
 
 from diffusion.collator import IGNORE, DiffusionCollator
-from diffusion.likelihood import Bound, causal_nll, choose_exactly, fixed_counts, likelihood_bound
-from diffusion.noise import SCHEDULES
+from diffusion.likelihood import Bound, causal_nll, fixed_counts, likelihood_bound
+from diffusion.noise import SCHEDULES, choose_exactly
 from diffusion.objective import cross_entropy, token_weights
-from diffusion.training.trainer import DiffusionTrainer
+from diffusion.training.trainer import DiffusionTrainer, Nats
 
 LENGTH, VOCAB = 4, 3
 TEXT = (2, 0, 1, 2)
@@ -150,8 +150,22 @@ def test_cross_entropy_is_the_log_probability_in_single_precision():
     )
     half = cross_entropy(logits.bfloat16(), labels)
     assert half.dtype == torch.float32
+    assert len(cross_entropy(logits[:0], labels[:0])) == 0
     rounded = -(logits.bfloat16().double().softmax(-1)[torch.arange(50), labels]).log()
     torch.testing.assert_close(half.double(), rounded, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.bfloat16, 8e-3)])
+def test_the_gradient_of_cross_entropy_is_that_of_torch(dtype, error):
+    """Over more rows than are worked on at a time, each with a weight of its own."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(150, 9, generator=generator).to(dtype).requires_grad_()
+    labels, weight = torch.arange(150) % 9, torch.rand(150, generator=generator)
+    (cross_entropy(logits, labels) * weight).sum().backward()
+    exact = logits.detach().double().requires_grad_()
+    (torch.nn.functional.cross_entropy(exact, labels, reduction="none") * weight).sum().backward()
+    assert logits.grad.dtype == dtype
+    torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=error, atol=error)
 
 
 # ------------------------------------------------------------ the loss of the trainer
@@ -168,14 +182,14 @@ def trainer_loss(loss: str, parts: int, logits_of, processes: int = 1, causal: b
         causal=causal,
         loss=loss,
         schedule="linear",
-        global_batch=8,
+        args=SimpleNamespace(global_batch=8),
         accelerator=SimpleNamespace(num_processes=processes),
     )
     items = (batch["labels"] != IGNORE).sum()
     total = 0.0
     for i in range(0, 8, 8 // parts):
         part = {name: value[i : i + 8 // parts] for name, value in batch.items()}
-        model = lambda ids, rows, causal: logits_of(ids, rows)  # noqa: E731
+        model = Nats(lambda ids, rows, causal=False: logits_of(ids, rows))
         value = DiffusionTrainer.compute_loss(self, model, part, num_items_in_batch=items)
         total += value.item()
     return total, batch

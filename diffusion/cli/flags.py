@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from diffusion.errors import UserError
 
 # Metadata of a field that `options.check_values` reads and argparse does not know.
-_CHECKED = ("range", "choices", "owners", "shared")
+_CHECKED = ("range", "below", "choices", "owners", "shared")
 
 
 def parse_flags(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
+from diffusion.models import layouts
 from diffusion.models.families import family, first_position
 from diffusion.models.loading import diffusion_settings, is_masked_lm
 from diffusion.noise import Absorbing
@@ -41,6 +42,7 @@ class Backbone(nn.Module):
         attention_mask: Tensor | None = None,
         causal: bool = False,
         inputs_embeds: Tensor | None = None,
+        layout: layouts.Slots | None = None,
     ) -> Tensor:
         """Logits (N, V), in the model's dtype, at the N positions where ``asked`` (B, L) is true,
         in row-major order.
@@ -51,7 +53,11 @@ class Backbone(nn.Module):
             attention_mask: (B, L), 0 at padding; None when nothing is padded.
             causal: each position attends to itself and what is before it.
             inputs_embeds: (B, L, d) word embeddings to use in place of those of ``input_ids``.
+            layout: ``input_ids`` and ``rows`` are (B, S), slots of this layout instead of positions
+                on a canvas.
         """
+        if layout is not None:
+            return self._logits(self._laid_out(input_ids, layout), asked)
         batch, length = input_ids.shape
         if causal and is_masked_lm(self.config):  # a GPT-2 is causal by itself
             blocked = torch.full((length, length), torch.finfo(torch.float32).min)
@@ -71,6 +77,25 @@ class Backbone(nn.Module):
         if self.shift:
             asked = torch.cat([asked[:, 1:], asked.new_zeros(batch, 1)], dim=1)
         return self._logits(inputs | kwargs, asked)
+
+    def _laid_out(self, input_ids: Tensor, layout: layouts.Slots) -> dict:
+        """What the model is called with for the slots (B, S) of a layout."""
+        if not family(self.config).added_positions:
+            raise UserError(
+                f"models of type {self.config.model_type} were not tried with blocks; leave "
+                "--layouts full"
+            )
+        kwargs = {
+            "input_ids": input_ids,
+            "position_ids": (layout.place + first_position(self.config))[None],
+        }
+        if self.config._attn_implementation == layouts.ATTENTION:
+            kwargs["layout"] = layout
+        else:
+            kwargs["attention_mask"] = layout.bias
+        if "token_type_ids" in inspect.signature(self.model.base_model.forward).parameters:
+            kwargs["token_type_ids"] = torch.zeros_like(input_ids)
+        return kwargs
 
     def shadowed(
         self,

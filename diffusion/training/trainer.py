@@ -4,27 +4,34 @@ import math
 import os
 import shutil
 import signal
-import sys
 import time
-import zipfile
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from diffusion import likelihood, objective
-from diffusion.collator import IGNORE, CausalCollator, DiffusionCollator, editable_positions
+from diffusion.cli.console import say
+from diffusion.collator import (
+    IGNORE,
+    CausalCollator,
+    DiffusionCollator,
+    MixCollator,
+    editable_positions,
+)
 from diffusion.data.packing import Blocks, DrawSampler
 from diffusion.errors import UserError, first_line
 from diffusion.models.backbone import Backbone
+from diffusion.models.layouts import Slots, arrange
 
 _EMA_FILE = "ema.safetensors"
 _STAGING = ".writing"
+_SIZES = (2, 4, 8, 16, 64)  # of blocks, in evaluations
 
 
 def ema_update(decay: float):
@@ -59,8 +66,7 @@ class StopOnSignal(TrainerCallback):
     def _receive(self, number, frame):
         if self._asked is None:
             self._asked = time.monotonic()
-            if int(os.environ.get("RANK", 0)) == 0:
-                print("\nstopping after this step; its checkpoint is kept", file=sys.stderr)
+            say("\nstopping after this step; its checkpoint is kept")
         elif time.monotonic() - self._asked > 1:  # a launcher repeats the terminal's Ctrl-C
             raise KeyboardInterrupt
 
@@ -83,38 +89,24 @@ class _Upkeep(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         # Neither the Trainer nor accelerate reaches the sampler of a loader that is both sharded
         # over processes and resumed within an epoch.
-        self.trainer.sampler.start_at(state.global_step * self.trainer.global_batch)
+        self.trainer.sampler.start_at(state.global_step * self.trainer.args.global_batch)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.trainer.ema is not None:
             self.trainer.ema.update_parameters(self.trainer.raw_model)
 
 
-def check_checkpoint(folder: Path) -> None:
-    """Refuse a checkpoint that is not whole, before any work. Those written here are; a copy that
-    was interrupted may not be, and the Trainer would silently start anew with what is missing.
+class Nats(nn.Module):
+    """-log p (N,) of the labelled tokens. Taken inside the forward pass, because accelerate copies
+    to float32 what comes out of it, and the logits are large."""
 
-    Raises:
-        UserError: a file is missing or damaged.
-    """
-    name = ""
-    try:
-        for name in ("trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt"):
-            path = folder / name
-            if not path.is_file():
-                raise ValueError("it is missing")
-            if path.suffix == ".json":
-                TrainerState.load_from_json(str(path))
-            elif path.suffix == ".safetensors":
-                with safe_open(path, "pt"):  # compares the header with the length of the file
-                    pass
-            elif not zipfile.is_zipfile(path):  # as torch.save writes; their index is at the end
-                raise ValueError("it is damaged")
-    except Exception as error:
-        raise UserError(
-            f"cannot go on from {folder}: {name}: {first_line(error)}; give another checkpoint, or "
-            "start anew"
-        ) from None
+    def __init__(self, backbone: Backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, input_ids: Tensor, labels: Tensor, **settings) -> Tensor:
+        rows = labels != IGNORE
+        return objective.cross_entropy(self.backbone(input_ids, rows, **settings), labels[rows])
 
 
 class DiffusionTrainer(Trainer):
@@ -136,7 +128,7 @@ class DiffusionTrainer(Trainer):
         *,
         train_blocks: Tensor,
         eval_blocks: Tensor,
-        collator: DiffusionCollator | CausalCollator,
+        collator: DiffusionCollator | CausalCollator | MixCollator,
         tokenizer,
         token_bytes: Tensor,
         schedule: str = "linear",
@@ -149,7 +141,7 @@ class DiffusionTrainer(Trainer):
         self.eval_draws = eval_draws
         self.token_bytes = token_bytes
         super().__init__(
-            model=backbone,
+            model=Nats(backbone),
             args=args,
             train_dataset=Blocks(train_blocks),
             eval_dataset=Blocks(eval_blocks),
@@ -158,7 +150,7 @@ class DiffusionTrainer(Trainer):
         )
         # compute_loss below divides by the size of the whole accumulated batch itself.
         self.model_accepts_loss_kwargs = True
-        self.sampler = DrawSampler(len(train_blocks), self.global_batch, args.seed)
+        self.sampler = DrawSampler(len(train_blocks), args.global_batch, args.seed)
         self.ema = None
         if ema_decay:
             self.ema = AveragedModel(self.raw_model, multi_avg_fn=ema_update(ema_decay))
@@ -168,18 +160,12 @@ class DiffusionTrainer(Trainer):
     @property
     def raw_model(self) -> nn.Module:
         """The Hugging Face model, inside `Backbone` and whatever wraps that for several processes."""
-        return self.accelerator.unwrap_model(self.model).model
+        return self.accelerator.unwrap_model(self.model).backbone.model
 
     @property
     def inference_model(self) -> nn.Module:
         """What generation should use: the weight average where there is one."""
         return self.raw_model if self.ema is None else self.ema.module
-
-    @property
-    def global_batch(self) -> int:
-        """Rows of one optimiser step."""
-        args = self.args
-        return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
     def _get_train_sampler(self, train_dataset=None):
         return self.sampler
@@ -187,68 +173,83 @@ class DiffusionTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Nats per token. The denominators count the whole global batch, so that neither
         accumulation nor the number of processes changes the loss."""
-        labels = inputs["labels"]
-        rows = labels != IGNORE
-        logits = model(inputs["input_ids"], rows, causal=self.causal)
-        ce = objective.cross_entropy(logits, labels[rows])
-        if self.causal or self.loss == "mean":
-            loss = ce.sum() / num_items_in_batch.clamp(min=1)
+        ids, labels = inputs["input_ids"], inputs["labels"]
+        if "weights" in inputs:  # by slots of a layout
+            nats = model(ids, labels, layout=self.slots(inputs["layout"]))
+            loss = (nats * inputs["weights"][labels != IGNORE]).sum() / self.args.global_batch
+        elif self.causal or self.loss == "mean":
+            nats = model(ids, labels, causal=self.causal)
+            loss = nats.sum() / num_items_in_batch.clamp(min=1)
         else:
+            nats = model(ids, labels)
             weights = objective.token_weights(
                 labels, inputs["t"], inputs["editable"], self.schedule
             )
-            loss = (ce * weights).sum() / self.global_batch
+            loss = (nats * weights).sum() / self.args.global_batch
         # Gradients are averaged over processes; the sum is what is wanted.
         return loss * self.accelerator.num_processes
 
+    def end_processes(self) -> None:
+        """Wait for the others: a process that just ends may take them down with it."""
+        if self.args.world_size > 1:
+            self.accelerator.wait_for_everyone()
+            torch.distributed.destroy_process_group()
+
+    def slots(self, layout: str) -> Slots:
+        """A layout of the blocks that are trained on."""
+        collator, length = self.data_collator, self.eval_dataset.blocks.shape[1]
+        first, shift, dtype = collator.prefix_len, collator.shift, self.args.compute_dtype
+        return arrange(layout, length, first, shift, dtype, self.args.device)
+
     # ------------------------------------------------------------ evaluation
 
-    def bound(self) -> likelihood.Bound:
-        """The bound (or exact NLL, when causal) of the validation blocks under the weights that
-        inference would use."""
+    def bounds(self) -> dict[str, likelihood.Bound]:
+        """By layout the bound (or exact NLL, when causal) of the validation blocks under the weights
+        that inference would use. First that of the objective; others where several are trained."""
         model = self.inference_model
         was_training = model.training
         backbone = Backbone(model.eval())
-        device = self.args.device
+        device, collator = self.args.device, self.data_collator
         blocks = self.eval_dataset.blocks.long().to(device)
+        batch_size = self.args.per_device_eval_batch_size
+        spread = {
+            "draws": self.eval_draws,
+            "batch_size": batch_size,
+            "shard": (self.args.process_index, self.args.world_size),
+            "gather": self.accelerator.gather,
+        }
+        found = {}
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             if self.causal:
                 editable = torch.ones_like(blocks, dtype=torch.bool)
                 editable[:, 0] = False
-                result = likelihood.causal_nll(
-                    backbone,
-                    blocks,
-                    editable,
-                    self.token_bytes,
-                    batch_size=self.args.per_device_eval_batch_size,
+                found["causal"] = likelihood.causal_nll(
+                    backbone, blocks, editable, self.token_bytes, batch_size=batch_size
                 )
             else:
-                collator = self.data_collator
-                editable = editable_positions(
-                    blocks,
-                    torch.ones_like(blocks),
-                    collator.prefix_len,
-                    collator.fixed_ids.to(device),
+                every = torch.ones_like(blocks)
+                fixed = collator.fixed_ids.to(device)
+                editable = editable_positions(blocks, every, collator.prefix_len, fixed)
+                found["full"] = likelihood.likelihood_bound(
+                    backbone, blocks, editable, collator.noise, self.token_bytes, **spread
                 )
-                result = likelihood.likelihood_bound(
-                    backbone,
-                    blocks,
-                    editable,
-                    collator.noise,
-                    self.token_bytes,
-                    draws=self.eval_draws,
-                    batch_size=self.args.per_device_eval_batch_size,
-                    shard=(self.args.process_index, self.args.world_size),
-                    gather=self.accelerator.gather,
-                )
+            if isinstance(collator, MixCollator):
+                longest = blocks.shape[1] - collator.prefix_len
+                for name in ("causal", *(f"block{size}" for size in _SIZES if size < longest)):
+                    weight = float(name == "causal")
+                    collate = collator.stream(name, weight, 0, len(blocks) * self.eval_draws)
+                    found[name] = likelihood.stream_bound(
+                        backbone, blocks, collate, self.slots(name), self.token_bytes, **spread
+                    )
         model.train(was_training)
-        return result
+        return found
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         step = self.state.global_step
         if self._evaluated and self._evaluated[0] == step:  # the last step's, at the end again
             return self._evaluated[1]
-        bound = self.bound()
+        found = self.bounds()
+        bound = next(iter(found.values()))
         metrics = {
             "loss": bound.nats_per_token,
             "nats_per_token": bound.nats_per_token,
@@ -259,6 +260,12 @@ class DiffusionTrainer(Trainer):
         for i, value in enumerate(bound.by_mask_rate):
             if not math.isnan(value):
                 metrics[f"nats_at_{20 * i}_{20 * i + 20}"] = value
+        for name, other in found.items() if len(found) > 1 else ():
+            per_byte = other.nats_per_byte / other.nats_per_token
+            metrics[f"{name}_nats_per_token"] = other.nats_per_token
+            metrics[f"{name}_standard_error"] = other.standard_error
+            metrics[f"{name}_nats_per_byte"] = other.nats_per_byte
+            metrics[f"{name}_standard_error_per_byte"] = other.standard_error * per_byte
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(

@@ -1,0 +1,226 @@
+"""The flags of finetune.py. Imports nothing heavy: `--help` is quick.
+
+What a value may be stands in the metadata of its field: ``choices`` (names), ``range`` (least,
+most; None: no bound) and ``below`` (a bound that is not reached). The remaining flags of the
+Trainer are accepted, too; `training.checks` adds them.
+"""
+
+import math
+import re
+import sys
+import textwrap
+from dataclasses import MISSING, dataclass, field, fields
+
+from diffusion.cli.flags import parse_flags
+from diffusion.errors import UserError, first_line
+
+_COUNT = {"range": (1, None)}
+_NONNEGATIVE = {"range": (0, None)}
+_SHARE = {"range": (0, None), "below": 1}
+
+
+def _flag(default, help: str, **metadata):
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass
+class ModelArguments:
+    """What to start from"""
+
+    model: str = _flag(
+        "roberta-base", "Masked LM to start from: hub name, local folder, or name in weights/."
+    )
+    tokenizer: str | None = _flag(
+        None, "Tokenizer: hub name or folder. Default: the model's; with --config, one trained on "
+        "the training text."
+    )  # fmt: skip
+    config: str | None = _flag(
+        None, "Start from random weights of this size instead of --model, for example "
+        "layers=6,width=256,heads=4,vocab=8192; with type=gpt2 a GPT-2."
+    )  # fmt: skip
+    dropout: float | None = _flag(
+        None, "Dropout rate. Default: the model's own; 0 with --config.", **_SHARE
+    )
+    attn_implementation: str = _flag(
+        "auto", "eager, sdpa, ...; auto takes eager on CPUs, where it trains faster."
+    )
+
+
+@dataclass
+class DataArguments:
+    """The text"""
+
+    dataset: list[str] = field(
+        default_factory=lambda: ["wikitext-2"],
+        metadata={"help": "One or more of: wikitext-2, a .txt or .txt.xz file, a folder, a hub "
+                  "name with a 'text' column."},
+    )  # fmt: skip
+    dataset_config: str | None = _flag(None, "Configuration name of a hub data set.")
+    dataset_dir: str | None = _flag(None, "Folder with local WikiText-2 files (else: the hub).")
+    eval_dataset: str | None = _flag(
+        None, "Validation text. Default: WikiText-2's validation split if it is trained on, else "
+        "blocks held out from the end of the training text."
+    )  # fmt: skip
+    eval_split: str = _flag(
+        "validation", "Which split of it: validation, or test.", choices=("validation", "test")
+    )
+    max_eval_blocks: int = _flag(512, "Use at most so many validation blocks.", **_COUNT)
+    block_size: int = _flag(256, "Tokens per training block.", range=(8, None))
+
+
+@dataclass
+class DiffusionArguments:
+    """What is learned"""
+
+    objective: str = _flag(
+        "diffusion", "diffusion, or causal: next-token prediction, as a warm start or for a GPT-2 "
+        "to compare with.", choices=("diffusion", "causal")
+    )  # fmt: skip
+    shift: str = _flag(
+        "auto", "Read token i from the output at slot i-1. auto: as the model was trained so far, "
+        "yes after --objective causal.", choices=("auto", "yes", "no")
+    )  # fmt: skip
+    prefix_len: int = _flag(16, "So many first tokens of a block are never masked.")
+    mask_schedule: str = _flag(
+        "stratified", "stratified: a mask rate per row over the full range; seed: one rate per "
+        "batch from {1.0, 0.9, ..., 0.1}.", choices=("stratified", "seed")
+    )  # fmt: skip
+    schedule: str = _flag(
+        "linear", "Mask rate as a function of time: linear, log-linear, cosine-a or cosine-b.",
+        choices=("linear", "log-linear", "cosine-a", "cosine-b")
+    )  # fmt: skip
+    loss: str = _flag(
+        "nelbo", "nelbo: the weighted likelihood bound; mean: plain mean over masked tokens.",
+        choices=("nelbo", "mean")
+    )  # fmt: skip
+    layouts: str = _flag(
+        "full",
+        "What a token sees, a mix drawn per batch: full, causal, and blockN, which goes left to right "
+        "from block to block of N tokens; for example causal=1,block4=1,block16=1,full=1.",
+    )
+    causal_weight: float = _flag(
+        1.67,
+        "Of the causal loss of the text before a block, beside the block's own.",
+        **_NONNEGATIVE,
+    )
+    ema: float = _flag(0.0, "Decay of the weight average used for inference; 0: none.", **_SHARE)
+    eval_draws: int = _flag(1, "Mask patterns per validation block in the bound.", **_COUNT)
+
+
+@dataclass
+class TrainerFlags:
+    """How: those flags of the Trainer that most runs need (all of them: --help_all)"""
+
+    output_dir: str | None = _flag("weights/roberta-base-wikitext", "Where the model goes.")
+    overwrite_output_dir: bool = _flag(False, "Allow a non-empty --output_dir.")
+    num_train_epochs: float = _flag(30.0, "Passes over the data.")
+    max_steps: int = _flag(-1, "Optimiser steps instead, where above 0.")
+    per_device_train_batch_size: int = _flag(16, "Rows per device.", **_COUNT)
+    per_device_eval_batch_size: int = _flag(16, "Rows per device.", **_COUNT)
+    gradient_accumulation_steps: int = _flag(1, "Batches per optimiser step.", **_COUNT)
+    learning_rate: float = _flag(5e-5, "Its highest value.", **_NONNEGATIVE)
+    lr_scheduler_type: str = _flag("linear", "linear, cosine, constant_with_warmup, ...")
+    warmup_steps: float = _flag(0, "Steps of rising learning rate; below 1: a share of all.")
+    weight_decay: float = _flag(0.0, "Of the optimiser.", **_NONNEGATIVE)
+    adam_beta1: float = _flag(0.9, "Of Adam.", **_SHARE)
+    adam_beta2: float = _flag(0.999, "Of Adam.", **_SHARE)
+    max_grad_norm: float = _flag(1.0, "Longer gradients are shortened; 0: never.")
+    seed: int = _flag(42, "Of all that is random.", range=(0, None), below=2**32)
+    dtype: str = _flag(
+        "auto", "Computing in float32 or bfloat16 (weights stay float32); auto takes bfloat16 where "
+        "the machine has it in hardware.", choices=("auto", "float32", "bfloat16")
+    )  # fmt: skip
+    save_dtype: str = _flag(
+        "float32", "Number format of the final weights.", choices=("float32", "float16")
+    )
+    use_cpu: bool = _flag(False, "Leave the GPU alone.")
+    dataloader_num_workers: int = _flag(0, "Processes that prepare batches.", **_NONNEGATIVE)
+    eval_strategy: str = _flag("epoch", "no, steps or epoch.")
+    eval_steps: float | None = _flag(None, "With --eval_strategy steps; default: --logging_steps.")
+    evaluate_only: bool = _flag(
+        False, "Train nothing and write nothing: report the bound of --model (or, with --objective "
+        "causal, its exact NLL) on the --eval_split."
+    )  # fmt: skip
+    save_strategy: str = _flag("epoch", "no, steps or epoch.")
+    save_steps: float = _flag(500, "With --save_strategy steps.")
+    save_total_limit: int | None = _flag(1, "Checkpoints kept.")
+    resume_from_checkpoint: str | None = _flag(
+        None, "'last', or a checkpoint folder to go on from."
+    )
+    logging_steps: float = _flag(50, "Log every so many steps.")
+    report_to: str = _flag("none", "tensorboard, wandb, ... or none.")
+    disable_tqdm: bool | None = _flag(None, "No progress bar.")
+
+
+_GROUPS = (ModelArguments, DataArguments, DiffusionArguments)
+
+
+def parse(description: str) -> tuple:
+    """(ModelArguments, DataArguments, DiffusionArguments, `checks.RunArguments`) of the command
+    line. `--help` prints ``description`` and the flags, without loading the Trainer, and ends.
+
+    Raises:
+        UserError: unknown flag, missing or malformed value.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text(description))
+        sys.exit()
+    if "--help_all" in sys.argv:
+        sys.argv[1:] = ["--help"]
+    # The one late import here: the Trainer's own flags cannot be known without it.
+    from diffusion.training.checks import RunArguments
+
+    try:
+        return tuple(parse_flags((*_GROUPS, RunArguments), description))
+    except (ValueError, ImportError) as error:  # TrainingArguments checks its own values
+        raise UserError(f"{first_line(error)}; see --help") from None
+
+
+def help_text(description: str, width: int = 100) -> str:
+    """Description and flags with their defaults, in groups."""
+    lines = [description.strip()]
+    for group in (*_GROUPS, TrainerFlags):
+        lines += ["", f"{group.__doc__}:"]
+        for flag in fields(group):
+            default = flag.default_factory() if flag.default is MISSING else flag.default
+            default = " ".join(default) if isinstance(default, list) else default
+            shown = "" if default is None or default is False else f" [{default}]"
+            name = f"  --{flag.name}{shown}"
+            told = textwrap.wrap(flag.metadata["help"], width - 36)
+            if len(name) > 34:
+                lines.append(name)
+                name = ""
+            lines += [f"{name:36}{told[0]}", *(f"{'':36}{line}" for line in told[1:])]
+    return "\n".join(lines)
+
+
+def parse_layouts(text: str, longest: int) -> dict[str, float]:
+    """``causal=1,block16=2`` as a dict of weights that sum to 1. Without weights all are the same.
+
+    Args:
+        longest: the largest block there can be.
+
+    Raises:
+        UserError: an unknown layout, a weight that is none, a block that is too small or too large.
+    """
+    mix = {}
+    for part in text.split(","):
+        name, _, weight = part.strip().partition("=")
+        try:
+            mix[name] = float(weight or "1") if name not in mix else math.nan
+        except ValueError:
+            mix[name] = math.nan
+        if name not in ("full", "causal") and not re.fullmatch(r"block-?[0-9]+", name):
+            raise UserError(f"--layouts {name!r} is unknown; use full, causal, or blockN (block16)")
+        if name.startswith("block") and not 1 <= int(name[5:]) <= longest:
+            raise UserError(
+                f"--layouts {name}: a block has 1 to {longest} tokens (--block_size less "
+                "--prefix_len)"
+            )
+        if not 0 < mix[name] < math.inf:
+            raise UserError(
+                f"--layouts {part.strip()!r}: a layout has one weight, a number above 0; leave "
+                "out what is not wanted"
+            )
+    total = math.fsum(mix.values())
+    return {name: weight / total for name, weight in mix.items()}

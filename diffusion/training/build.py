@@ -1,0 +1,233 @@
+"""The model, the tokenizer and the blocks of text that a run trains with."""
+
+import torch
+import transformers
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+from transformers import GPT2Config, RobertaConfig
+
+from diffusion.cli.console import say
+from diffusion.collator import CausalCollator, DiffusionCollator, MixCollator
+from diffusion.data import corpus, packing
+from diffusion.errors import UserError, first_line
+from diffusion.models import layouts, loading, tokenizers
+from diffusion.noise import Absorbing
+from diffusion.training.arguments import (
+    DataArguments,
+    DiffusionArguments,
+    ModelArguments,
+    parse_layouts,
+)
+
+# ---------------------------------------------------------------- text
+
+
+def read(data: DataArguments, train: bool = True) -> tuple[list[str], list[str] | None]:
+    """(training documents, validation documents or None when blocks are to be held out)."""
+    documents = []
+    for name in data.dataset if train else ():
+        documents += corpus.load_documents(name, "train", data.dataset_dir, data.dataset_config)
+    if data.eval_dataset is not None:
+        name = data.eval_dataset
+    elif corpus.WIKITEXT in data.dataset:
+        name = corpus.WIKITEXT
+    elif train:
+        return documents, None
+    else:
+        name = data.dataset[0]
+    return documents, corpus.load_documents(name, data.eval_split, data.dataset_dir)
+
+
+def pack_splits(
+    documents: list[str], eval_documents: list[str] | None, tokenizer, data: DataArguments
+) -> tuple[Tensor | None, Tensor]:
+    """(training blocks, or None without documents; validation blocks), each (N, block_size).
+
+    Raises:
+        UserError: too little text.
+    """
+    blocks = packing.pack(documents, tokenizer, data.block_size) if documents else None
+    if eval_documents is not None:
+        eval_blocks = packing.pack(eval_documents, tokenizer, data.block_size, "validation set")
+        # Spread over the whole text, not only its beginning.
+        keep = torch.linspace(0, len(eval_blocks) - 1, min(len(eval_blocks), data.max_eval_blocks))
+        return blocks, eval_blocks[keep.round().long()]
+    held_out = min(max(2, len(blocks) // 50), data.max_eval_blocks)  # 2 for an error
+    if len(blocks) <= held_out:
+        raise UserError(
+            f"the data set fills only {len(blocks)} blocks, none is left for validation; give "
+            "more text or an --eval_dataset"
+        )
+    say(f"no --eval_dataset: the last {held_out} blocks are held out for validation")
+    return blocks[:-held_out], blocks[-held_out:]
+
+
+def make_collator(model, tokenizer, diffusion: DiffusionArguments, args):
+    """What turns clean blocks into the batches of the objective."""
+    if diffusion.objective == "causal":
+        return CausalCollator()
+    noise = Absorbing.of(tokenizer)
+    fixed_ids = sorted({tokenizer.bos_token_id, tokenizer.pad_token_id})
+    settings = loading.diffusion_settings(model.config)
+    if list(settings["layouts"]) != ["full"]:
+        return MixCollator(
+            noise,
+            fixed_ids,
+            diffusion.prefix_len,
+            settings["layouts"],
+            settings["shift"],
+            diffusion.causal_weight,
+            diffusion.schedule,
+            args.seed,
+            args.global_batch,
+            args.train_batch_size * args.world_size,
+        )
+    return DiffusionCollator(
+        noise,
+        fixed_ids,
+        diffusion.prefix_len,
+        diffusion.mask_schedule,
+        diffusion.schedule,
+        args.seed,
+        args.global_batch,
+    )
+
+
+# ---------------------------------------------------------------- model
+
+
+def parse_size(text: str) -> dict[str, int | str]:
+    """``layers=6,width=256,heads=4,vocab=8192`` as a dict, with ``type``: roberta or gpt2."""
+    names = ("layers", "width", "heads", "vocab")
+    try:
+        size = dict(part.strip().split("=") for part in text.split(","))
+        kind = size.pop("type", "roberta")
+        size = {name: int(value) for name, value in size.items()}
+    except ValueError:
+        size = {}
+    if set(size) != set(names) or min(size.values()) < 1 or kind not in ("roberta", "gpt2"):
+        raise UserError(
+            f"--config {text!r} must give layers=N,width=N,heads=N,vocab=N, and may give "
+            "type=roberta or type=gpt2"
+        )
+    if size["width"] % size["heads"]:
+        raise UserError(f"--config: width {size['width']} is not a multiple of the heads")
+    if size["vocab"] < 300:
+        raise UserError(
+            f"--config: vocab {size['vocab']} must be at least 300 (256 bytes and more)"
+        )
+    return {"type": kind, **size}
+
+
+def random_model(size: dict, tokenizer, block_size: int, dropout: float):
+    """A RoBERTa or a GPT-2 of one body shape, with room for ``block_size`` tokens."""
+    # A short text has fewer pieces than asked for; a given tokenizer has its own number.
+    ids = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    if size["type"] == "gpt2":
+        config = GPT2Config(
+            **ids,
+            n_embd=size["width"],
+            n_layer=size["layers"],
+            n_head=size["heads"],
+            n_positions=block_size,
+            activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one fused kernel
+            resid_pdrop=dropout,
+            embd_pdrop=dropout,
+            attn_pdrop=dropout,
+        )
+        return transformers.AutoModelForCausalLM.from_config(config)
+    config = RobertaConfig(
+        **ids,
+        hidden_size=size["width"],
+        num_hidden_layers=size["layers"],
+        num_attention_heads=size["heads"],
+        intermediate_size=4 * size["width"],
+        max_position_embeddings=block_size + tokenizer.pad_token_id + 1,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    return transformers.AutoModelForMaskedLM.from_config(config)
+
+
+def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, args, documents):
+    """(model, tokenizer), pretrained or from random weights, the settings of diffusion noted in
+    the model's config.
+
+    Raises:
+        UserError: a model or tokenizer that cannot be had, or an attention it does not know.
+    """
+    if options.config is None:
+        load = loading.load_masked_lm
+        gpt2 = not loading.is_masked_lm(loading.load_config(options.model))
+        if gpt2 and diffusion.objective == "causal":
+            load = loading.load_causal_lm
+        tokenizer = tokenizers.load_tokenizer(
+            options.tokenizer or options.model, needs_mask=load is loading.load_masked_lm
+        )
+        model = load(options.model, tokenizer)
+        if options.dropout is not None:
+            set_dropout(model, options.dropout)
+    else:
+        size = parse_size(options.config)
+        if options.tokenizer:
+            tokenizer = tokenizers.load_tokenizer(options.tokenizer)
+        elif args.resume_from_checkpoint:
+            tokenizer = tokenizers.load_tokenizer(args.resume_from_checkpoint)
+        else:
+            say(f"training a byte-level BPE of {size['vocab']} tokens on the training text")
+            tokenizer = None
+            if args.process_index == 0:
+                tokenizer = tokenizers.train_tokenizer(documents, size["vocab"])
+            # The others take it over, rather than hope to arrive at the same one.
+            tokenizer = broadcast_object_list([tokenizer])[0]
+        model = random_model(size, tokenizer, data.block_size, options.dropout or 0.0)
+    before = loading.diffusion_settings(model.config)
+    shift = {"yes": True, "no": False}.get(diffusion.shift, before.get("shift", False))
+    causal = diffusion.objective == "causal"
+    model.config.diffusion = {
+        "objective": diffusion.objective,
+        "shift": shift or causal,
+        "prefix_len": 1 if causal else diffusion.prefix_len,
+        "layouts": {"causal": 1.0}
+        if causal
+        else parse_layouts(diffusion.layouts, data.block_size - diffusion.prefix_len),
+        "tokens_seen": before.get("tokens_seen", 0),
+    }
+    attention = options.attn_implementation
+    if attention == "auto" and not causal and list(model.config.diffusion["layouts"]) != ["full"]:
+        attention = layouts.ATTENTION
+    elif attention == "auto":
+        attention = "eager" if args.device.type == "cpu" else "sdpa"
+    try:
+        model.set_attn_implementation(attention)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"--attn_implementation {attention}: {first_line(error)}") from None
+    return model, tokenizer
+
+
+def set_dropout(model, rate: float) -> None:
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # RoBERTa's and its kin's
+    for name in (*names, "resid_pdrop", "embd_pdrop", "attn_pdrop"):  # GPT-2's
+        if hasattr(model.config, name):
+            setattr(model.config, name, rate)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = rate
+
+
+@torch.no_grad()
+def set_output_bias(model, blocks: Tensor) -> None:
+    """Start the output bias at the log frequencies of the tokens, which training would otherwise
+    spend its first hundreds of steps on."""
+    bias = model.get_output_embeddings().bias
+    if bias is None:  # GPT-2 has none
+        return
+    counts = torch.bincount(blocks.flatten().long(), minlength=len(bias)).double() + 0.5
+    bias.copy_((counts / counts.sum()).log())

@@ -1,0 +1,120 @@
+"""The final folder of a run: an ordinary model folder with a card."""
+
+import math
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from diffusion import hardware
+from diffusion.cli import files
+from diffusion.data import corpus
+from diffusion.models import loading
+
+_BY_LAYOUT = re.compile("eval_(full|causal|block[0-9]+)_nats_per_token")
+
+
+def summary(metrics: dict) -> str:
+    """What an evaluation found, in one line."""
+    layouts = [
+        f"{found[1]} {nats:.3f}"
+        for key, nats in metrics.items()
+        if (found := _BY_LAYOUT.match(key))
+    ]
+    return (
+        f"{metrics['eval_nats_per_token']:.3f} ± {metrics['eval_standard_error']:.3f} nats per "
+        f"token, {metrics['eval_nats_per_byte']:.3f} per byte, perplexity "
+        f"{metrics['eval_perplexity']:.1f} per token, "
+        f"{math.exp(metrics['eval_nats_per_byte']):.2f} per byte"
+        + (f"; nats per token by layout: {', '.join(layouts)}" if layouts else "")
+    )
+
+
+def save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds) -> None:
+    """The final folder: an ordinary model folder with a card."""
+    model = trainer.inference_model
+    tokens = trainer.state.global_step * args.global_batch * data.block_size
+    settings = dict(model.config.diffusion)
+    settings["tokens_seen"] += tokens
+    settings["bound_nats_per_token"] = round(metrics["eval_nats_per_token"], 4)
+    model.config.diffusion = settings
+    card = model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds)
+
+    def write(folder: Path) -> None:
+        model.to(hardware.DTYPES[args.save_dtype]).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        trainer.state.save_to_json(str(folder / "trainer_state.json"))
+
+    files.write_folder(Path(args.output_dir), write)
+
+
+def command() -> str:
+    """The command line without the flags of an interruption: a resumed run equals the whole one."""
+    words = shlex.join(["python", *sys.argv])
+    return re.sub(r" --resume_from_checkpoint[ =]('[^']*'|\S+)", "", words)
+
+
+def by_layout(metrics: dict) -> str:
+    """A table of the layouts that were measured; empty where there is one."""
+    names = [found[1] for key in metrics if (found := _BY_LAYOUT.match(key))]
+    if not names:
+        return ""
+    lines = ["", "| layout | nats per token | per byte |", "|---|---|---|"]
+    for name in names:
+        token, error, byte, byte_error = (
+            metrics[f"eval_{name}_{kind}"]
+            for kind in (
+                "nats_per_token",
+                "standard_error",
+                "nats_per_byte",
+                "standard_error_per_byte",
+            )
+        )
+        told = {"causal": "causal (exact)", "full": "full canvas (bound)"}
+        told = told.get(name, f"blocks of {name[5:]} (bound)")
+        lines.append(f"| {told} | {token:.4f} ± {error:.4f} | {byte:.4f} ± {byte_error:.4f} |")
+    return "\n".join([*lines, ""])
+
+
+def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds) -> str:
+    """What a reader needs to judge the model and to make it again."""
+    model, settings = trainer.inference_model, trainer.inference_model.config.diffusion
+    kind = "exact NLL" if diffusion.objective == "causal" else "likelihood bound (NELBO)"
+    curve = ", ".join(
+        f"{name.removeprefix('eval_nats_at_').replace('_', '-')} %: {value:.2f}"
+        for name, value in metrics.items()
+        if name.startswith("eval_nats_at_")
+    )
+    mix = ", ".join(f"{name} {share:.0%}" for name, share in settings["layouts"].items())
+    return f"""---
+library_name: transformers
+pipeline_tag: {"fill-mask" if loading.is_masked_lm(model.config) else "text-generation"}
+---
+# {Path(args.output_dir).name}
+
+Trained by `finetune.py` with
+
+```
+{command()}
+```
+
+| | |
+|---|---|
+| parameters | {model.num_parameters():,} |
+| started from | {options.config or options.model} |
+| objective | {diffusion.objective}{" (shifted)" if settings["shift"] else ""} |
+| training text | {", ".join(data.dataset)} |
+| layouts | {mix} |
+| tokens seen in this run | {tokens:,} ({trainer.state.global_step:,} steps of {args.global_batch} blocks of {data.block_size}) |
+| tokens seen in all | {settings["tokens_seen"]:,} |
+| weights | {f"average, decay {diffusion.ema}" if diffusion.ema else "last step"}, {args.save_dtype} |
+| wall time of this run | {seconds / 60:.0f} minutes |
+| {data.eval_split} text | {data.eval_dataset or (corpus.WIKITEXT if corpus.WIKITEXT in data.dataset else "held out")}, {len(trainer.eval_dataset):,} blocks of {data.block_size} tokens |
+| {kind} | {metrics["eval_nats_per_token"]:.4f} ± {metrics["eval_standard_error"]:.4f} nats per token |
+| per byte | {metrics["eval_nats_per_byte"]:.4f} nats |
+| perplexity | {metrics["eval_perplexity"]:.1f} per token, {math.exp(metrics["eval_nats_per_byte"]):.2f} per byte |
+{f"| nats per token by mask rate | {curve} |" if curve else ""}
+{by_layout(metrics)}
+WikiText-2 was detokenised, without headings and without sentences that hold the literal `<unk>`.
+"""

@@ -1,0 +1,187 @@
+"""All flags of a run, the Trainer's own among them, and what of them is refused before any work."""
+
+import os
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import TrainerState, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer_utils import SchedulerType, get_last_checkpoint
+
+from diffusion import hardware
+from diffusion.cli import files
+from diffusion.errors import UserError, first_line
+from diffusion.models import loading
+from diffusion.models.families import max_length
+from diffusion.options import check_values
+from diffusion.training.arguments import (
+    DataArguments,
+    DiffusionArguments,
+    ModelArguments,
+    TrainerFlags,
+    parse_layouts,
+)
+from diffusion.training.build import parse_size
+
+
+@dataclass
+class RunArguments(TrainerFlags, TrainingArguments):
+    """`TrainerFlags` on top of everything that the Trainer knows."""
+
+    # As the Trainer has it, so that its names are the ones allowed.
+    lr_scheduler_type: SchedulerType | str = field(
+        default=TrainerFlags.lr_scheduler_type, metadata={"help": "Course of the learning rate."}
+    )
+    adam_epsilon: float = field(default=1e-8, metadata={"help": "Of Adam.", "range": (0, None)})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Needed by models that do not use all their weights."}
+    )
+
+    def __post_init__(self):
+        # `accelerate launch --cpu` says so by a variable.
+        on_cpu = self.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+        if not on_cpu and torch.cuda.is_available():  # each of several processes takes its own
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        device = hardware.choose_device("cpu" if on_cpu else "auto")
+        self.use_cpu = device.type == "cpu"  # TrainingArguments refuses bf16 on CPUs otherwise
+        if self.fp16 and self.use_cpu:
+            raise UserError("--fp16 needs a GPU; leave it out, or use --dtype bfloat16")
+        if not (self.bf16 or self.fp16):
+            self.bf16 = hardware.choose_dtype(self.dtype, device) == torch.bfloat16
+        super().__post_init__()
+        # One process drives one device; several are what `accelerate launch` is for.
+        self._n_gpu = min(self.n_gpu, 1)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else torch.float32
+
+    @property
+    def global_batch(self) -> int:
+        """Rows of one optimiser step, over processes and accumulation."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
+
+# Flags of the Trainer that would do nothing here, or harm, with the one value they may have.
+_FIXED = {
+    "activation_checkpointing": False,
+    "auto_find_batch_size": False,  # mask rates are stratified over a batch known beforehand
+    "average_tokens_across_devices": True,
+    "gradient_checkpointing": False,
+    "label_smoothing_factor": 0.0,
+    "load_best_model_at_end": False,
+    "push_to_hub": False,
+    "remove_unused_columns": False,
+}
+
+
+def check(
+    model: ModelArguments, data: DataArguments, diffusion: DiffusionArguments, args: RunArguments
+) -> None:
+    """Everything that can be refused before any work. ``--resume_from_checkpoint last`` becomes the
+    folder it stands for; nothing else is changed.
+
+    Raises:
+        UserError: the first flag that cannot be.
+    """
+    for name, value in _FIXED.items():
+        if getattr(args, name, value) != value:  # not every version has all of them
+            raise UserError(f"--{name} {getattr(args, name)} is not supported here; leave it out")
+    for group in (model, data, diffusion, args):
+        check_values(group)
+    for name in set(args.report_to) - set(get_available_reporting_integrations()):
+        raise UserError(f"--report_to {name} is unknown or not installed; use none, or install it")
+    if not (args.max_steps > 0 or args.num_train_epochs > 0):
+        raise UserError(f"--num_train_epochs {args.num_train_epochs} must be above 0")
+    if not 1 <= diffusion.prefix_len < data.block_size:
+        raise UserError(
+            f"--prefix_len {diffusion.prefix_len} must be between 1 (<s>) and --block_size - 1"
+        )
+    if diffusion.mask_schedule == "seed" and diffusion.schedule != "linear":
+        raise UserError("--mask_schedule seed draws mask rates itself; leave --schedule linear")
+    if diffusion.objective == "causal" and diffusion.shift == "no":
+        raise UserError("--objective causal predicts the next token: --shift cannot be no")
+    mix = parse_layouts(diffusion.layouts, data.block_size - diffusion.prefix_len)
+    if list(mix) != ["full"]:
+        if diffusion.objective == "causal":
+            raise UserError(
+                "--objective causal is a layout of its own; leave out --layouts, or the objective"
+            )
+        if diffusion.loss == "mean" or diffusion.mask_schedule == "seed":
+            raise UserError(
+                "--loss mean and --mask_schedule seed go with --layouts full alone; leave them out"
+            )
+    args.resume_from_checkpoint = find_checkpoint(args)
+    if args.evaluate_only:
+        if model.config is not None or args.resume_from_checkpoint:
+            raise UserError(
+                "--evaluate_only measures a --model; leave out --config and "
+                "--resume_from_checkpoint"
+            )
+    else:
+        files.check_output_dir(
+            args.output_dir,
+            args.overwrite_output_dir,
+            args.resume_from_checkpoint is not None,
+            "--overwrite_output_dir",
+        )
+    if model.config is not None:
+        if parse_size(model.config)["type"] == "gpt2" and diffusion.objective != "causal":
+            raise UserError("--config type=gpt2 reads left to right; it needs --objective causal")
+    else:
+        positions = max_length(loading.load_config(model.model))
+        if data.block_size > positions:
+            raise UserError(
+                f"--block_size {data.block_size} exceeds the {positions} positions of {model.model}"
+            )
+
+
+def find_checkpoint(args: RunArguments) -> str | None:
+    """The folder that --resume_from_checkpoint names, checked; None without the flag."""
+    wanted = args.resume_from_checkpoint
+    if wanted is None:
+        return None
+    if wanted in ("last", "true", "True"):
+        folder = Path(args.output_dir)
+        last = get_last_checkpoint(args.output_dir) if folder.is_dir() else None
+        if last is None:
+            raise UserError(
+                f"--resume_from_checkpoint {wanted}: {args.output_dir} has no checkpoint; leave "
+                "the flag out to start anew"
+            )
+        wanted = last
+    if not Path(wanted).is_dir():
+        raise UserError(f"--resume_from_checkpoint {wanted} is not a folder; try 'last'")
+    check_checkpoint(Path(wanted))
+    return wanted
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Refuse a checkpoint that is not whole, before any work. Those written here are; a copy that
+    was interrupted may not be, and the Trainer would silently start anew with what is missing.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    name = ""
+    try:
+        for name in ("trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt"):
+            path = folder / name
+            if not path.is_file():
+                raise ValueError("it is missing")
+            if path.suffix == ".json":
+                TrainerState.load_from_json(str(path))
+            elif path.suffix == ".safetensors":
+                with safe_open(path, "pt"):  # compares the header with the length of the file
+                    pass
+            elif not zipfile.is_zipfile(path):  # as torch.save writes; their index is at the end
+                raise ValueError("it is damaged")
+    except Exception as error:
+        raise UserError(
+            f"cannot go on from {folder}: {name}: {first_line(error)}; give another checkpoint, or "
+            "start anew"
+        ) from None

@@ -1,0 +1,75 @@
+"""finetune.py as tests run it: at a size that trains in a second."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+import finetune
+
+ROOT = Path(finetune.__file__).resolve().parent
+SIZE = ["--config", "layers=1,width=16,heads=2,vocab=300"]
+RUN = [
+    *("--block_size", "32", "--per_device_train_batch_size", "4", "--use_cpu", "--dtype"),
+    *("float32", "--learning_rate", "2e-3", "--logging_steps", "1", "--disable_tqdm", "true"),
+    *("--eval_strategy", "no", "--save_strategy", "no", "--prefix_len", "1"),
+]
+
+
+def start(flags, folder: Path, launcher=()) -> subprocess.Popen:
+    """The script in a process of its own, whose home, current and temporary folders are empty."""
+    for name in ("home", "here", "tmp"):
+        (folder / name).mkdir(exist_ok=True)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "tmp"),
+        "HF_ENDPOINT": "http://127.0.0.1:9",  # a hub that does not answer
+        "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(ROOT / "finetune.py"), *map(str, flags)],
+        cwd=folder / "here",
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def state(folder: Path) -> dict:
+    return json.loads((folder / "trainer_state.json").read_text())
+
+
+def losses(folder: Path) -> dict[int, float]:
+    return {
+        entry["step"]: entry["loss"] for entry in state(folder)["log_history"] if "loss" in entry
+    }
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    first, second = load_file(a), load_file(b)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def split(rows: int, accumulation: int) -> list:
+    return ["--per_device_train_batch_size", rows, "--gradient_accumulation_steps", accumulation]
+
+
+def one_sentence(err: str, *words: str) -> None:
+    assert err.startswith("finetune.py: ") and err.count("\n") == 1, err
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err

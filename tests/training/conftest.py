@@ -1,0 +1,89 @@
+"""Texts, runs and models that the tests of training share.
+
+Most runs are in the tests' own process, where the imports cost nothing; what needs a process of its
+own (signals, several processes, nothing but one line on standard error) has one.
+"""
+
+import random
+import sys
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from helpers.training import RUN, SIZE
+
+import finetune
+from diffusion import errors
+from diffusion.training.trainer import DiffusionTrainer
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """As OMP_NUM_THREADS=1 does at the start of a process, so that sums are the same there."""
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """About 100 blocks, in which words follow each other by a rule that can be learned."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 5))) for _ in range(40)]
+    documents = []
+    for _ in range(24):
+        at, lines = draw.randrange(40), []
+        for _ in range(4):
+            at_line = []
+            for _ in range(14):
+                at = (at * 3 + draw.choice([1, 2])) % 40
+                at_line.append(words[at])
+            lines.append(" ".join(at_line).capitalize() + ".")
+        documents.append("\n\n".join(lines))
+    path = tmp_path_factory.mktemp("text") / "train.txt"
+    path.write_text("\n\n\n".join(documents))
+    return str(path)
+
+
+@pytest.fixture
+def train(monkeypatch, capfd):
+    """Runs the script here: flags -> (exit code, standard error)."""
+
+    def train(*flags):
+        AcceleratorState._reset_state(reset_partial_state=True)  # what a new process starts with
+        monkeypatch.setattr(sys, "argv", ["finetune.py", *map(str, flags)])
+        capfd.readouterr()
+        try:
+            errors.run(finetune.main)
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, capfd.readouterr().err
+
+    return train
+
+
+@pytest.fixture
+def warm(train, text, tmp_path):
+    """A causal warm start, three epochs."""
+    folder = tmp_path / "warm"
+    code, _ = train(*RUN, *SIZE, "--objective", "causal", "--dataset", text,
+                    "--num_train_epochs", 3, "--output_dir", folder)  # fmt: skip
+    assert code == 0
+    return folder
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The times and the token ids of all forward passes of training."""
+    batches = []
+    compute_loss = DiffusionTrainer.compute_loss
+
+    def record(self, model, inputs, *args, **kwargs):
+        batches.append((inputs["t"].clone(), inputs["input_ids"].clone()))
+        return compute_loss(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(DiffusionTrainer, "compute_loss", record)
+    return batches

@@ -1,0 +1,185 @@
+"""Wrong flags, texts, folders and models: one sentence, nothing written."""
+
+import time
+
+import pytest
+from helpers.training import (
+    RUN,
+    SIZE,
+    files,
+    one_sentence,
+    start,
+)
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
+
+BAD_FLAGS = [
+    (["--loss", "foo"], ["--loss", "'foo'", "nelbo"]),
+    (["--lss", "mean"], ["--lss", "did you mean --loss"]),
+    (["--schedule", "foo"], ["--schedule", "linear"]),
+    (["--mask_schedule", "foo"], ["stratified"]),
+    (["--mask_schedule", "seed", "--schedule", "log-linear"], ["--schedule linear"]),
+    (["--objective", "foo"], ["causal"]),
+    (["--objective", "causal", "--shift", "no"], ["--shift cannot be no"]),
+    (
+        ["--config", "type=gpt2,layers=1,width=16,heads=2,vocab=300"],
+        ["type=gpt2", "--objective causal"],
+    ),
+    (["--config", "type=bert,layers=1,width=16,heads=2,vocab=300"], ["type=bert", "type=gpt2"]),
+    (["--dtype", "float16"], ["float16", "bfloat16"]),
+    (["--save_dtype", "int8"], ["int8", "float16"]),
+    (["--fp16"], ["--fp16", "GPU"]),
+    (["--block_size", "7"], ["--block_size 7", "8"]),
+    (["--block_size", "x"], ["--block_size", "'x'"]),
+    (["--prefix_len", "0"], ["--prefix_len 0", "between 1"]),
+    (["--prefix_len", "32"], ["--prefix_len 32"]),
+    (["--ema", "1"], ["--ema 1.0", "below 1"]),
+    (["--dropout", "-0.1"], ["--dropout -0.1"]),
+    (["--eval_draws", "0"], ["--eval_draws 0", "at least 1"]),
+    (["--max_eval_blocks", "0"], ["--max_eval_blocks 0"]),
+    (["--per_device_train_batch_size", "0"], ["--per_device_train_batch_size 0"]),
+    (["--gradient_accumulation_steps", "0"], ["gradient_accumulation_steps"]),
+    (["--num_train_epochs", "0", "--max_steps", "-1"], ["--num_train_epochs 0"]),
+    (["--learning_rate", "nan"], ["--learning_rate nan"]),
+    (["--learning_rate", "-1"], ["--learning_rate -1.0"]),
+    (["--adam_beta2", "1"], ["--adam_beta2 1.0"]),
+    (["--seed", "-1"], ["--seed -1"]),
+    (["--seed", "4294967296"], ["--seed 4294967296"]),
+    (["--optim", "foo"], ["--optim", "'foo'"]),
+    (["--lr_scheduler_type", "foo"], ["'foo'", "cosine"]),
+    (["--eval_strategy", "foo"], ["foo", "epoch"]),
+    (["--report_to", "foo"], ["--report_to foo", "none"]),
+    (["--dataloader_num_workers", "-1"], ["--dataloader_num_workers -1"]),
+    (["--auto_find_batch_size"], ["--auto_find_batch_size", "leave it out"]),
+    (["--load_best_model_at_end"], []),
+    (["--label_smoothing_factor", "0.1"], ["--label_smoothing_factor"]),
+    (["--attn_implementation", "foo"], ["foo"]),
+    *(
+        (["--config", config], [word])
+        for config, word in [
+            ("", "layers=N"),
+            ("x", "layers=N"),
+            ("layers=1", "layers=N"),
+            ("layers=1,width=16,heads=2,vocab=x", "layers=N"),
+            ("layers=1,width=16,heads=2,vocab=300,depth=3", "layers=N"),
+            ("layers=0,width=16,heads=2,vocab=300", "layers=N"),
+            ("layers=1,width=15,heads=2,vocab=300", "multiple of the heads"),
+            ("layers=1,width=16,heads=2,vocab=299", "at least 300"),
+        ]
+    ),
+    (["--resume_from_checkpoint", "last"], ["has no checkpoint"]),
+    (["--resume_from_checkpoint", "no/such/folder"], ["no/such/folder", "'last'"]),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), BAD_FLAGS, ids=lambda x: " ".join(x))
+def test_bad_flags(train, text, tmp_path, flags, words):
+    code, err = train(*RUN, *SIZE, "--dataset", text, "--max_steps", 1,
+                      "--output_dir", tmp_path / "out", *flags)  # fmt: skip
+    assert code == 2, err
+    if "--attn_implementation" in flags:  # known only when the model is there
+        err = "".join(err.splitlines(keepends=True)[-1:])
+    one_sentence(err, *words)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["does not exist"]),
+        (b"", ["has no text"]),
+        ("é".encode("latin-1") * 100, ["is not UTF-8", "iconv"]),
+        (b"short", ["too few for one block of 32", "--block_size"]),
+        (b"one two six ten " * 20, ["fills only 2 blocks", "--eval_dataset"]),
+    ],
+)
+def test_bad_text(train, tmp_path, content, words):
+    path = tmp_path / "bad.txt"
+    if content is not None:
+        path.write_bytes(content)
+    code, err = train(*RUN, *SIZE, "--dataset", path, "--output_dir", tmp_path / "out")
+    assert code == 2
+    *before, last = err.splitlines(keepends=True)
+    one_sentence(last, *words)
+    assert all(line.startswith("training a byte-level BPE") for line in before)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_validation_text(train, text, tmp_path):
+    (tmp_path / "short.txt").write_text("short")
+    code, err = train(*RUN, *SIZE, "--dataset", text, "--eval_dataset", tmp_path / "short.txt",
+                      "--output_dir", tmp_path / "out")  # fmt: skip
+    assert code == 2
+    one_sentence(err.splitlines(keepends=True)[-1], "validation set", "too few")
+    code, err = train(*RUN, *SIZE, "--dataset", text, "--eval_dataset", tmp_path / "no.txt",
+                      "--output_dir", tmp_path / "out")  # fmt: skip
+    assert code == 2
+    one_sentence(err, "no.txt does not exist")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_output_folders(train, text, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "model.safetensors").write_text("mine")
+    bad = {"file": ["is a file"], "file/a": ["cannot be written to"],
+           "used": ["not empty", "--resume_from_checkpoint", "--overwrite_output_dir"]}  # fmt: skip
+    for name, words in bad.items():
+        code, err = train(*RUN, *SIZE, "--dataset", text, "--output_dir", tmp_path / name)
+        assert code == 2
+        one_sentence(err, str(tmp_path / name), *words)
+    assert files(tmp_path) == ["file", "used/model.safetensors"]
+    assert (tmp_path / "used" / "model.safetensors").read_text() == "mine"
+
+
+def test_bad_models(train, warm, text, tmp_path):
+    flags = [*RUN, "--dataset", text, "--output_dir", tmp_path / "out"]
+    (tmp_path / "empty").mkdir()
+    gpt2 = tmp_path / "gpt2"
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=300, n_positions=40, n_embd=8, n_layer=1, n_head=2)
+    ).save_pretrained(gpt2)
+    AutoTokenizer.from_pretrained(warm).save_pretrained(gpt2)
+    for model, words in [
+        (tmp_path / "no", ["does not exist"]),
+        (tmp_path / "empty", ["is empty"]),
+        (gpt2, ["'gpt2' model"]),
+    ]:
+        code, err = train(*flags, "--model", model)
+        assert code == 2
+        one_sentence(err, str(model), *words)
+    code, err = train(*flags, "--model", warm, "--block_size", 33)
+    assert code == 2
+    one_sentence(err, "--block_size 33", "32 positions")
+    weights = warm / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    code, err = train(*flags, "--model", warm)
+    assert code == 2
+    one_sentence(err, "cannot read the weights")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_hub_the_default_run_says_what_to_do(tmp_path):
+    """A process of its own: one line on standard error is all there is, and it comes soon."""
+    started = time.monotonic()
+    process = start([], tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert out == ""
+    one_sentence(err, "'roberta-base' from the hub", "local folder")
+    assert time.monotonic() - started < 45
+    assert files(tmp_path) == []
+
+
+def test_without_a_hub_wikitext_has_to_be_local(train, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for name in ("wikitext-2", "someone/stories"):
+        code, err = train(*RUN, *SIZE, "--dataset", name, "--output_dir", tmp_path / "out")
+        assert code == 2
+        one_sentence(err, "data set", "from the hub", "--dataset_dir")
+    assert files(tmp_path) == []

@@ -1,0 +1,87 @@
+"""The same training, however its batches are split."""
+
+import pytest
+import torch
+from helpers.training import (
+    RUN,
+    SIZE,
+    losses,
+    split,
+    start,
+    state,
+)
+from safetensors.torch import load_file
+
+from diffusion.data import packing
+
+
+@pytest.mark.parametrize("loss", ["nelbo", "mean"])
+def test_accumulation_changes_nothing(train, text, tmp_path, seen, loss):
+    runs = {}
+    for rows, accumulation in ((8, 1), (2, 4)):
+        seen.clear()
+        out = tmp_path / f"{rows}"
+        flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", 30, "--loss", loss]
+        code, _ = train(*flags, *split(rows, accumulation), "--output_dir", out)
+        assert code == 0
+        times = torch.cat([t for t, _ in seen]).view(30, 8)
+        ids = torch.cat([ids for _, ids in seen])
+        runs[rows] = (times, ids, losses(out))
+    assert torch.equal(runs[8][0], runs[2][0])
+    assert torch.equal(runs[8][1], runs[2][1])
+    for step, value in runs[8][2].items():
+        assert runs[2][2][step] == pytest.approx(value, rel=2e-5)
+    # One rate in each eighth, in every step.
+    strata = (runs[8][0] * 8).floor().sort(dim=1).values
+    assert (strata == torch.arange(8.0)).all()
+
+
+def test_two_processes_are_one_with_twice_the_batch(train, text, tmp_path):
+    """Over more than one epoch and with accumulation. `accelerate launch --cpu` alone starts one
+    process, whatever --num_processes says; --multi_gpu is its way to say several."""
+    flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", "40", "--ema", "0.9", "--eval_strategy",
+             "steps", "--eval_steps", "20", "--save_strategy", "steps", "--save_steps", "32",
+             "--save_total_limit", "2"]  # fmt: skip
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+                "--main_process_port", "0"]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    process = start([*flags, *split(2, 2), "--output_dir", two], tmp_path, launcher)
+    code, _ = train(*flags, *split(8, 1), "--output_dir", one)
+    assert code == 0
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert err.count("training a byte-level BPE") == 1  # the other process takes that one
+
+    assert state(two)["epoch"] == state(one)["epoch"] > 1
+    first, second = losses(one), losses(two)
+    assert first.keys() == second.keys()
+    for step in first:
+        assert second[step] == pytest.approx(first[step], rel=2e-5)
+    for name in ("model.safetensors", "checkpoint-40/model.safetensors"):
+        a, b = load_file(one / name), load_file(two / name)
+        for key in a:
+            torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-5)
+    bounds = [[e["eval_nats_per_token"] for e in state(f)["log_history"] if "eval_loss" in e]
+              for f in (one, two)]  # fmt: skip
+    assert bounds[0] == pytest.approx(bounds[1], rel=1e-5)
+    assert (two / "tokenizer.json").read_bytes() == (one / "tokenizer.json").read_bytes()
+
+
+def test_a_sharded_loader_resumed_within_an_epoch_draws_that_epoch(text):
+    """What two processes see after a resume; accelerate's loader alone would start epoch 0."""
+    from accelerate.data_loader import BatchSamplerShard, skip_first_batches
+    from torch.utils.data import BatchSampler, DataLoader
+
+    def loader(sampler, rank):
+        batches = BatchSamplerShard(BatchSampler(sampler, 2, drop_last=False), 2, rank)
+        blocks = packing.Blocks(torch.arange(22)[:, None])
+        return DataLoader(
+            blocks, batch_sampler=batches, collate_fn=lambda b: [f["draw"] for f in b]
+        )
+
+    for rank in (0, 1):
+        sampler = packing.DrawSampler(22, 4, seed=0)  # 20 draws an epoch
+        sampler.start_at(28)  # 2 of the 5 global batches of epoch 1 are done
+        rest = list(skip_first_batches(loader(sampler, rank), 2))
+        assert rest == [[28 + 4 * i + 2 * rank, 29 + 4 * i + 2 * rank] for i in range(3)]

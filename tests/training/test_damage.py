@@ -1,0 +1,86 @@
+"""Damaged checkpoints, full disks."""
+
+import contextlib
+import resource
+
+import pytest
+from helpers.training import (
+    RUN,
+    SIZE,
+    files,
+    one_sentence,
+)
+from safetensors.torch import load_file, save_file
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("trainer_state.json", "half", ["trainer_state.json"]),
+        ("trainer_state.json", "gone", ["trainer_state.json", "missing"]),
+        ("model.safetensors", "half", ["model.safetensors"]),
+        ("model.safetensors", "gone", ["model.safetensors", "missing"]),
+        ("optimizer.pt", "half", ["optimizer.pt", "damaged"]),
+        ("optimizer.pt", "gone", ["optimizer.pt", "missing"]),
+        ("scheduler.pt", "gone", ["scheduler.pt", "missing"]),
+        ("model.safetensors", "other", ["--config"]),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(train, text, tmp_path, name, damage, words):
+    out = tmp_path / "out"
+    flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", 4, "--output_dir", out]
+    train(*flags, "--save_strategy", "steps", "--save_steps", 2)
+    checkpoint = out / "checkpoint-4"
+    path = checkpoint / name
+    if damage == "gone":
+        path.unlink()
+    elif damage == "half":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        tensors = load_file(path)
+        save_file({k: v[..., :8].contiguous() for k, v in tensors.items()}, path, {"format": "pt"})
+    before = files(out)
+    code, err = train(*flags, "--resume_from_checkpoint", "last")
+    assert code == 2
+    one_sentence(err.splitlines(keepends=True)[-1], str(checkpoint), *words)
+    if damage != "other":
+        one_sentence(err)
+    assert files(out) == before
+
+
+@contextlib.contextmanager
+def full_disk(size: int):
+    """No file can grow beyond ``size`` bytes: writing fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [30_000, 60_000], ids=["weights", "optimiser"])
+def test_a_full_disk_while_training_keeps_the_last_checkpoint(train, text, tmp_path, size):
+    out = tmp_path / "out"
+    flags = [*RUN, *SIZE, "--dataset", text, "--output_dir", out, "--save_strategy", "steps",
+             "--save_steps", 2]  # fmt: skip
+    assert train(*flags, "--max_steps", 2)[0] == 0
+    before = files(out)
+    with full_disk(size):
+        code, err = train(*flags, "--max_steps", 4, "--resume_from_checkpoint", "last")
+    assert code == 2
+    one_sentence(
+        err.splitlines(keepends=True)[-1], "cannot write", "checkpoint-4", "free some space"
+    )
+    assert "Traceback" not in err
+    assert files(out) == before
+    assert train(*flags, "--max_steps", 4, "--resume_from_checkpoint", "last")[0] == 0
+
+
+def test_a_full_disk_at_the_end_leaves_no_half_model(train, text, tmp_path):
+    with full_disk(30_000):
+        code, err = train(*RUN, *SIZE, "--dataset", text, "--max_steps", 2,
+                          "--output_dir", tmp_path / "out")  # fmt: skip
+    assert code == 2
+    one_sentence(err.splitlines(keepends=True)[-1], "cannot write", "space")
+    assert files(tmp_path) == []

@@ -1,0 +1,113 @@
+"""A run that is stopped and goes on is the run that was never stopped."""
+
+import random
+import re
+import signal
+import time
+
+import torch
+from helpers.training import (
+    RUN,
+    SIZE,
+    assert_same_weights,
+    files,
+    losses,
+    start,
+    state,
+)
+
+
+def test_a_run_interrupted_twice_equals_the_whole_one(train, text, tmp_path):
+    """Ctrl-C at one step, SIGKILL at another, both in processes of their own; then the rest here
+    must end with bit for bit the weights, average, optimiser and losses of a run never stopped."""
+    flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", "90", "--ema", "0.95",
+             "--dropout", "0.1", "--save_strategy", "steps", "--save_steps", "7",
+             "--save_total_limit", "2", "--gradient_accumulation_steps", "2"]  # fmt: skip
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    code, _ = train(*flags, "--output_dir", whole)
+    assert code == 0
+
+    flags += ["--output_dir", out]
+    process = start(flags, tmp_path)
+    for line in process.stdout:  # the log of each step
+        if line.startswith("{'loss'"):
+            break
+    time.sleep(random.uniform(0, 0.2))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    stopped = int(re.search(r"stopped at step (\d+); go on .*--resume_from", err)[1])
+    assert 0 < stopped < 60
+    assert (out / f"checkpoint-{stopped}").is_dir()
+    assert state(out / f"checkpoint-{stopped}")["global_step"] == stopped
+    # The run has written into its output folder, and nowhere else.
+    assert [p for name in ("home", "here", "tmp") for p in files(tmp_path / name)] == []
+    assert files(out) == [p for p in files(out) if p.startswith("checkpoint-")]
+
+    flags += ["--resume_from_checkpoint", "last"]
+    process = start(flags, tmp_path)
+    for line in process.stdout:
+        if line.startswith("{'loss'"):
+            break
+    until = stopped + 15
+    while not any(int(p.name[11:]) >= until for p in out.glob("checkpoint-*")):
+        assert process.poll() is None
+        time.sleep(0.002)
+    time.sleep(random.uniform(0, 0.05))
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    killed = max(int(p.name[11:]) for p in out.glob("checkpoint-*"))
+    assert killed < 90
+
+    code, err = train(*flags)
+    assert code == 0
+    assert "training a byte-level BPE" not in err  # the checkpoint has the tokenizer
+    for name in ("model.safetensors", "checkpoint-90/model.safetensors"):
+        assert_same_weights(whole / name, out / name)
+    assert_same_weights(
+        whole / "checkpoint-90/ema.safetensors", out / "checkpoint-90/ema.safetensors"
+    )
+    for name in ("optimizer.pt", "scheduler.pt"):
+        first, second = (torch.load(f / "checkpoint-90" / name) for f in (whole, out))
+        assert str(first) == str(second)
+    assert losses(whole) == losses(out)
+    whole_card, card = ((f / "README.md").read_text() for f in (whole, out))
+    unequal = re.compile(r".*wall time.*|# .*")
+    assert unequal.sub("", whole_card).replace(str(whole), str(out)) == unequal.sub("", card)
+    assert [p.name for p in out.glob(".*")] == []
+
+
+def test_a_finished_run_is_finished(train, text, tmp_path):
+    out = tmp_path / "out"
+    flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", 4, "--save_strategy", "steps",
+             "--save_steps", 2, "--output_dir", out]  # fmt: skip
+    train(*flags)
+    before = (out / "model.safetensors").read_bytes()
+    code, _ = train(*flags, "--resume_from_checkpoint", out / "checkpoint-4")
+    assert code == 0
+    assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_overwriting_leaves_no_checkpoint_of_the_run_before(train, text, tmp_path):
+    """`--resume_from_checkpoint last` would otherwise go on with the other run."""
+    flags = [*RUN, *SIZE, "--dataset", text, "--save_strategy", "steps", "--save_steps", 2,
+             "--save_total_limit", 3, "--output_dir", tmp_path / "out"]  # fmt: skip
+    train(*flags, "--max_steps", 8)
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    code, _ = train(*flags, "--max_steps", 4, "--overwrite_output_dir")
+    assert code == 0
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert [n for n in names if n.startswith("checkpoint")] == ["checkpoint-2", "checkpoint-4"]
+    assert "notes.txt" in names
+
+
+def test_going_back_to_an_earlier_checkpoint_drops_the_later_ones(train, text, tmp_path):
+    out = tmp_path / "out"
+    flags = [*RUN, *SIZE, "--dataset", text, "--save_strategy", "steps", "--save_steps", 2,
+             "--save_total_limit", 9, "--output_dir", out]  # fmt: skip
+    train(*flags, "--max_steps", 8)
+    code, _ = train(*flags, "--max_steps", 6, "--resume_from_checkpoint", out / "checkpoint-2")
+    assert code == 0
+    assert sorted(p.name for p in out.glob("check*")) == [f"checkpoint-{n}" for n in (2, 4, 6)]

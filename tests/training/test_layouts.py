@@ -1,0 +1,241 @@
+"""Training on a mix of layouts, from the command line to the card."""
+
+import json
+import re
+
+import pytest
+import torch
+from helpers.training import (
+    RUN,
+    SIZE,
+    assert_same_weights,
+    files,
+    losses,
+    one_sentence,
+    split,
+    start,
+    state,
+)
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM
+
+from diffusion.errors import UserError
+from diffusion.training.arguments import parse_layouts
+from diffusion.training.trainer import DiffusionTrainer
+
+MIX = ["--layouts", "causal=1,block4=1,block16=1,full=1"]
+
+
+@pytest.fixture
+def laid_out(monkeypatch):
+    """The layouts of all forward passes of training."""
+    names = []
+    compute_loss = DiffusionTrainer.compute_loss
+
+    def record(self, model, inputs, *args, **kwargs):
+        names.append(inputs.get("layout", "full"))
+        return compute_loss(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(DiffusionTrainer, "compute_loss", record)
+    return names
+
+
+@pytest.mark.parametrize("shift", ["yes", "no"])
+def test_a_mix_is_learned_measured_and_noted(train, text, tmp_path, laid_out, shift):
+    out = tmp_path / "out"
+    code, err = train(*RUN, *SIZE, *MIX, "--dataset", text, "--max_steps", 96, "--shift", shift,
+                      "--ema", 0.9, "--output_dir", out)  # fmt: skip
+    assert code == 0, err
+    assert all(laid_out.count(name) == 24 for name in ("causal", "block4", "block16", "full"))
+    curve = losses(out)
+    for name in ("causal", "block4", "block16"):
+        own = [curve[step] for step, layout in enumerate(laid_out, 1) if layout == name]
+        assert sum(own[12:]) < 0.97 * sum(own[:12])
+    config = json.loads((out / "config.json").read_text())
+    assert config["diffusion"]["layouts"] == dict.fromkeys(
+        ("causal", "block4", "block16", "full"), 0.25
+    )
+    assert "attn_implementation" not in config
+
+    metrics = state(out)["log_history"][-1]
+    assert metrics["eval_full_nats_per_token"] == metrics["eval_nats_per_token"]
+    card = (out / "README.md").read_text()
+    assert "| layouts | causal 25%, block4 25%, block16 25%, full 25% |" in card
+    for name, told in [("causal", "causal (exact)"), ("full", "full canvas (bound)"),
+                       *((f"block{n}", f"blocks of {n} (bound)") for n in (2, 4, 8, 16))]:  # fmt: skip
+        nats, error, size, size_error = (
+            metrics[f"eval_{name}_{kind}"]
+            for kind in ("nats_per_token", "standard_error", "nats_per_byte",
+                         "standard_error_per_byte")
+        )  # fmt: skip
+        assert 1 < nats < 5.7 and 0 < error < 0.5
+        assert size_error / size == pytest.approx(error / nats)
+        assert f"| {told} | {nats:.4f} ± {error:.4f} | {size:.4f} ± {size_error:.4f} |" in card
+    assert "eval_block64_nats_per_token" not in metrics  # longer than the text
+
+
+def test_the_causal_loss_of_a_block_batch_has_its_weight(train, text, tmp_path):
+    first = {}
+    for weight in (0, 1, 3):
+        out = tmp_path / str(weight)
+        code, _ = train(*RUN, *SIZE, "--layouts", "block4", "--causal_weight", weight,
+                        "--dataset", text, "--max_steps", 1, "--output_dir", out)  # fmt: skip
+        assert code == 0
+        first[weight] = losses(out)[1]
+    assert first[3] - first[0] == pytest.approx(3 * (first[1] - first[0]), rel=1e-4)
+    assert 3 < first[1] - first[0] < 6
+
+
+def test_full_alone_is_the_training_of_before(train, text, tmp_path, laid_out):
+    flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", 6]
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(*flags, "--output_dir", one)
+    train(*flags, "--layouts", "full=3", "--output_dir", two)
+    assert losses(one) == losses(two) and set(laid_out) == {"full"}
+    assert_same_weights(one / "model.safetensors", two / "model.safetensors")
+    assert "eval_causal_nats_per_token" not in state(two)["log_history"][-1]
+
+
+def test_a_resumed_mix_is_the_whole_one(train, text, tmp_path):
+    """Stopped within a window of layouts, within an epoch and within an accumulation's ratio."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    flags = [*RUN, *SIZE, *MIX, "--dataset", text, "--max_steps", 40, "--ema", 0.9, "--dropout", 0.1,
+             "--save_strategy", "steps", "--save_steps", 13, "--gradient_accumulation_steps", 2,
+             "--save_total_limit", 9]  # fmt: skip
+    assert train(*flags, "--output_dir", whole)[0] == 0
+    first = [*flags, "--output_dir", out]
+    assert train(*first)[0] == 0
+    for name in ("checkpoint-26", "checkpoint-39", "checkpoint-40"):
+        for path in sorted((out / name).rglob("*")):
+            path.unlink()
+        (out / name).rmdir()
+    (out / "model.safetensors").unlink()
+    assert train(*first, "--resume_from_checkpoint", out / "checkpoint-13")[0] == 0
+    for name in ("model.safetensors", "checkpoint-39/ema.safetensors"):
+        assert_same_weights(whole / name, out / name)
+    assert losses(whole) == losses(out)
+    a, b = (state(f)["log_history"][-1] for f in (whole, out))
+    assert a["eval_block4_nats_per_token"] == b["eval_block4_nats_per_token"]
+
+
+def test_accumulation_of_one_layout_changes_nothing(train, text, tmp_path):
+    runs = {}
+    for rows, accumulation in ((8, 1), (2, 4)):
+        out = tmp_path / f"{rows}"
+        code, _ = train(*RUN, *SIZE, "--layouts", "block4", "--dataset", text, "--max_steps", 20,
+                        *split(rows, accumulation), "--output_dir", out)  # fmt: skip
+        assert code == 0
+        runs[rows] = losses(out)
+    for step, value in runs[8].items():
+        assert runs[2][step] == pytest.approx(value, rel=2e-5)
+
+
+def test_two_processes_with_a_mix_are_one_with_twice_the_batch(train, text, tmp_path):
+    flags = [*RUN, *SIZE, *MIX, "--dataset", text, "--max_steps", "24", "--ema", "0.9"]
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+                "--main_process_port", "0"]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    process = start([*flags, *split(2, 2), "--output_dir", two], tmp_path, launcher)
+    code, _ = train(*flags, *split(4, 2), "--output_dir", one)
+    assert code == 0
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    first, second = losses(one), losses(two)
+    for step in first:
+        assert second[step] == pytest.approx(first[step], rel=2e-5)
+    a, b = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-5)
+    a, b = (state(f)["log_history"][-1] for f in (one, two))
+    for name in ("causal", "block4", "block16", "full"):
+        key = f"eval_{name}_nats_per_token"
+        assert a[key] == pytest.approx(b[key], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--dtype", "bfloat16"], ["--attn_implementation", "eager"], ["--dataloader_num_workers", "2"],
+     ["--dropout", "0.1", "--attn_implementation", "sdpa"], ["--prefix_len", "5"]],
+)  # fmt: skip
+def test_other_settings_train_a_mix(train, text, tmp_path, flags):
+    out = tmp_path / "out"
+    mix = [*RUN, *SIZE, *MIX, "--dataset", text, "--max_steps", 8]
+    code, err = train(*mix, "--output_dir", out, *flags)
+    assert code == 0, err
+    assert all(0 < loss < 40 for loss in losses(out).values())
+    if flags[0] in ("--dataloader_num_workers", "--attn_implementation"):
+        reference = tmp_path / "reference"
+        train(*mix, "--output_dir", reference)
+        assert losses(out) == pytest.approx(losses(reference), rel=1e-5)
+
+
+def test_evaluating_alone_measures_the_layouts(train, warm, text):
+    code, err = train(*RUN, *MIX, "--model", warm, "--dataset", text, "--evaluate_only")
+    assert code == 0, err
+    told = r"; nats per token by layout: full [\d.]+, causal ([\d.]+), block2 [\d.]+, block4"
+    nats = re.search(told, err.splitlines()[-1])
+    code, err = train(*RUN, "--objective", "causal", "--model", warm, "--dataset", text,
+                      "--evaluate_only")  # fmt: skip
+    assert f" {nats[1]} ± " in err  # the same as that objective says
+
+
+def test_a_mix_without_weights_or_with_spaces():
+    assert parse_layouts("full", 31) == {"full": 1}
+    assert parse_layouts("causal, block4", 31) == {"causal": 0.5, "block4": 0.5}
+    assert parse_layouts("block31=3,causal=1", 31) == {"block31": 0.75, "causal": 0.25}
+    with pytest.raises(UserError):
+        parse_layouts("block32", 31)
+
+
+@pytest.mark.parametrize(
+    ("layouts", "words"),
+    [
+        ("", ["--layouts ''", "blockN"]),
+        ("half=1", ["'half'", "full, causal, or blockN"]),
+        ("block=1", ["'block'", "unknown"]),
+        ("block4.5=1", ["'block4.5'"]),
+        ("full=0", ["'full=0'", "above 0"]),
+        ("full=-1,causal=1", ["'full=-1'", "above 0"]),
+        ("full=nan", ["'full=nan'"]),
+        ("full=inf", ["'full=inf'"]),
+        ("full=x", ["'full=x'"]),
+        ("full=1,full=2", ["'full=2'", "one weight"]),
+        ("block0=1", ["block0", "1 to 31 tokens"]),
+        ("block-2=1", ["block-2", "1 to 31 tokens"]),
+        ("block32=1", ["block32", "1 to 31 tokens"]),
+    ],
+)
+def test_bad_layouts(train, text, tmp_path, layouts, words):
+    code, err = train(*RUN, *SIZE, "--dataset", text, "--layouts", layouts,
+                      "--output_dir", tmp_path / "out")  # fmt: skip
+    assert code == 2
+    one_sentence(err, *words)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--objective", "causal"], ["--objective causal", "--layouts"]),
+        (["--loss", "mean"], ["--loss mean", "--layouts full"]),
+        (["--mask_schedule", "seed"], ["--mask_schedule seed", "--layouts full"]),
+        (["--causal_weight", "-1"], ["--causal_weight -1.0"]),
+        (["--causal_weight", "nan"], ["--causal_weight nan"]),
+        (["--causal_weight", "inf"], ["--causal_weight inf"]),
+    ],
+)
+def test_flags_that_do_not_go_with_a_mix(train, text, tmp_path, flags, words):
+    code, err = train(
+        *RUN, *SIZE, *MIX, "--dataset", text, "--output_dir", tmp_path / "out", *flags
+    )
+    assert code == 2
+    one_sentence(err, *words)
+    assert files(tmp_path) == []
+
+
+def test_the_model_of_a_mix_is_an_ordinary_folder(train, text, tmp_path):
+    out = tmp_path / "out"
+    train(*RUN, *SIZE, *MIX, "--dataset", text, "--max_steps", 2, "--output_dir", out)
+    model = AutoModelForMaskedLM.from_pretrained(out)
+    assert model.config._attn_implementation in ("sdpa", "eager")

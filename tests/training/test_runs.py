@@ -1,0 +1,234 @@
+"""finetune.py from its command line to its final folder."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.training import (
+    RUN,
+    SIZE,
+    files,
+    losses,
+    one_sentence,
+    state,
+)
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    GPT2LMHeadModel,
+)
+
+from diffusion.data import corpus, packing
+from diffusion.models.backbone import Backbone
+
+
+def test_from_scratch_by_a_causal_warm_start_to_a_denoiser(train, warm, text, tmp_path):
+    curve = list(losses(warm).values())
+    assert sum(curve[-5:]) < 0.9 * sum(curve[:5])
+    config = json.loads((warm / "config.json").read_text())
+    assert config["diffusion"]["objective"] == "causal"
+    assert config["diffusion"]["shift"] is True
+
+    final = tmp_path / "final"
+    code, err = train(*RUN, "--model", warm, "--dataset", text, "--output_dir", final,
+                      "--num_train_epochs", 2, "--ema", 0.99, "--eval_strategy", "epoch",
+                      "--save_strategy", "epoch", "--save_dtype", "float16")  # fmt: skip
+    assert code == 0
+    assert "Writing" not in err and "Loading" not in err  # only what a user wants to know
+    assert err.splitlines()[-1].startswith(f"saved {final}: ")
+
+    # An ordinary model folder, beside it the last checkpoint.
+    (checkpoint,) = final.glob("checkpoint-*")
+    assert [p for p in files(final) if not p.startswith(checkpoint.name)] == sorted(
+        ["README.md", "config.json", "model.safetensors", "tokenizer.json",
+         "tokenizer_config.json", "trainer_state.json"]
+    )  # fmt: skip
+    model = AutoModelForMaskedLM.from_pretrained(final)
+    tokenizer = AutoTokenizer.from_pretrained(final)
+    assert model.dtype == torch.float16
+    settings = model.config.diffusion
+    assert settings["objective"] == "diffusion"
+    assert settings["shift"] is True  # as it was warmed up
+    assert settings["prefix_len"] == 1
+    assert tokenizer.decode(tokenizer("abc <mask>")["input_ids"]) == "<s>abc<mask></s>"
+
+    # The weights are the average, and predict better than the frequencies of tokens do.
+    average = load_file(checkpoint / "ema.safetensors")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, average[f"module.{name}"].half())
+    assert Backbone(model).shift
+
+    # The bound: in the log, in the state with its error, in the card and in the config.
+    history = state(final)["log_history"]
+    evaluations = [entry for entry in history if "eval_nats_per_token" in entry]
+    steps = state(final)["global_step"]
+    assert [entry["step"] for entry in evaluations] == [steps // 2, steps]  # none twice
+    last = evaluations[-1]
+    assert 1 < last["eval_nats_per_token"] < 5.7  # below log 300
+    assert 0 < last["eval_standard_error"] < 0.5
+    assert last["eval_perplexity"] == pytest.approx(2.718281828 ** last["eval_nats_per_token"])
+    assert 0 < last["eval_nats_per_byte"] < last["eval_nats_per_token"]
+    assert settings["bound_nats_per_token"] == round(last["eval_nats_per_token"], 4)
+    seen = steps * 4 * 32
+    before = state(warm)["global_step"] * 4 * 32
+    assert settings["tokens_seen"] == seen + before
+    card = (final / "README.md").read_text()
+    for needed in (
+        f"{last['eval_nats_per_token']:.4f} ± {last['eval_standard_error']:.4f} nats per token",
+        f"{seen:,}",
+        f"{seen + before:,}",
+        f"--model {warm} --dataset {text}",
+        "diffusion (shifted)",
+        "average, decay 0.99, float16",
+        f"| training text | {text} |",
+    ):
+        assert needed in card
+
+
+@pytest.mark.parametrize(("flag", "shift"), [("auto", True), ("no", False), ("yes", True)])
+def test_shift_after_a_causal_warm_start(train, warm, text, tmp_path, flag, shift):
+    code, _ = train(*RUN, "--model", warm, "--dataset", text, "--max_steps", 1, "--shift", flag,
+                    "--output_dir", tmp_path / "out")  # fmt: skip
+    assert code == 0
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out").config.diffusion["shift"] is shift
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--loss", "mean", "--mask_schedule", "seed"],
+        ["--schedule", "cosine-a", "--eval_draws", "2"],
+        ["--dtype", "bfloat16", "--dropout", "0.1", "--attn_implementation", "sdpa"],
+        ["--dataloader_num_workers", "2"],
+    ],
+)
+def test_other_settings_train(train, text, tmp_path, flags):
+    out = tmp_path / "out"
+    code, _ = train(*RUN, *SIZE, "--dataset", text, "--max_steps", 8, "--output_dir", out, *flags)
+    assert code == 0
+    assert all(0 < loss < 30 for loss in losses(out).values())
+    reference = tmp_path / "reference"
+    if "--dataloader_num_workers" in flags:  # the same batches, whoever prepares them
+        train(*RUN, *SIZE, "--dataset", text, "--max_steps", 8, "--output_dir", reference)
+        assert losses(out) == losses(reference)
+
+
+def test_a_short_text_gets_a_model_of_its_own_vocabulary(train, text, tmp_path):
+    """It has fewer pieces than asked for; the folder must load again all the same."""
+    out = tmp_path / "out"
+    code, _ = train(*RUN, "--config", "layers=1,width=16,heads=2,vocab=9000", "--dataset", text,
+                    "--max_steps", 1, "--output_dir", out)  # fmt: skip
+    assert code == 0
+    size = AutoModelForMaskedLM.from_pretrained(out).config.vocab_size
+    assert size == len(AutoTokenizer.from_pretrained(out)) < 2000
+    code, _ = train(*RUN, "--model", out, "--dataset", text, "--max_steps", 1,
+                    "--output_dir", tmp_path / "again")  # fmt: skip
+    assert code == 0
+
+
+def test_wikitext_by_name_from_a_folder(train, tmp_path):
+    data = tmp_path / "data" / "wikitext-2"
+    data.mkdir(parents=True)
+    line = " The cat sat on the mat @-@ like thing , and <unk> looked at it . It was happy then and sang .\n"
+    for name in ("train", "valid"):
+        (data / f"{name}.txt").write_text(f" = A title = \n\n{line * 60}")
+    out = tmp_path / "out"
+    code, err = train(*RUN, *SIZE, "--dataset_dir", data.parent, "--max_steps", 1,
+                      "--output_dir", out)  # fmt: skip
+    assert code == 0, err
+    assert "held out" not in err
+    assert "| validation text | wikitext-2," in (out / "README.md").read_text()
+
+
+def test_a_gpt2_from_scratch_and_further(train, text, tmp_path):
+    first, second = tmp_path / "gpt2", tmp_path / "further"
+    size = "type=gpt2,layers=1,width=16,heads=2,vocab=300"
+    causal = (*RUN, "--objective", "causal", "--dataset", text)
+    code, err = train(*causal, "--config", size, "--num_train_epochs", 3, "--ema", 0.9,
+                      "--output_dir", first)  # fmt: skip
+    assert code == 0, err
+    curve = list(losses(first).values())
+    assert sum(curve[-5:]) < 0.9 * sum(curve[:5])
+    model = AutoModelForCausalLM.from_pretrained(first)
+    assert isinstance(model, GPT2LMHeadModel)
+    assert model.config.n_positions == 32 and model.config.diffusion["shift"] is True
+    assert "pipeline_tag: text-generation" in (first / "README.md").read_text()
+
+    # The reported NLL is that of the library's own loss on the same held-out blocks.
+    tokenizer = AutoTokenizer.from_pretrained(first)
+    blocks = packing.pack(corpus.load_documents(text, "train"), tokenizer, 32).long()
+    held_out = blocks[-max(2, len(blocks) // 50) :]
+    with torch.no_grad():
+        expected = model.eval()(held_out, labels=held_out).loss.item()
+    assert state(first)["log_history"][-1]["eval_nats_per_token"] == pytest.approx(expected, 1e-4)
+
+    seen = model.config.diffusion["tokens_seen"]
+    code, err = train(*causal, "--model", first, "--max_steps", 2, "--output_dir", second,
+                      "--dropout", 0.25)  # fmt: skip
+    assert code == 0, err
+    config = json.loads((second / "config.json").read_text())
+    assert config["diffusion"]["tokens_seen"] == seen + 2 * 4 * 32
+    assert config["resid_pdrop"] == config["embd_pdrop"] == config["attn_pdrop"] == 0.25
+
+
+def test_evaluating_alone_reports_the_same_and_writes_nothing(train, warm, text, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(warm)
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_text(Path(text).read_text()[-900:])
+    before = files(tmp_path)
+    only = ("--evaluate_only", "--model", warm, "--dataset", held_out, "--eval_split", "test")
+    code, err = train(*RUN, *only, "--objective", "causal", "--output_dir", tmp_path / "none")
+    assert code == 0, err
+    assert files(tmp_path) == before and not (tmp_path / "none").exists()
+    nats = re.search(r"warm: ([\d.]+) ± .* nats per token, ([\d.]+) per byte", err)
+    model = AutoModelForMaskedLM.from_pretrained(warm).eval()
+    again = packing.pack(corpus.load_documents(str(held_out)), tokenizer, 32).long()
+    rows = torch.ones_like(again, dtype=torch.bool)
+    rows[:, 0] = False
+    with torch.no_grad():
+        logits = Backbone(model)(again, rows, causal=True)
+    expected = torch.nn.functional.cross_entropy(logits, again[rows]).item()
+    assert float(nats[1]) == pytest.approx(expected, abs=0.002)
+    code, err = train(*RUN, *only)  # as a denoiser: a bound
+    assert code == 0 and "nats per token" in err
+    code, err = train(*RUN, *SIZE, "--evaluate_only", "--dataset", text)
+    assert code == 2
+    one_sentence(err, "--evaluate_only", "--config")
+
+
+def test_a_gpt2_of_the_hub_has_no_mask_token_and_needs_none(train, text, tmp_path):
+    """Its tokenizer has one special token, its weights no prefix, and old buffers beside them."""
+    hub, final = tmp_path / "hub", tmp_path / "final"
+    code, _ = train(*RUN, "--objective", "causal", "--dataset", text, "--max_steps", 1, "--config",
+                    "type=gpt2,layers=1,width=16,heads=2,vocab=300", "--output_dir", hub)  # fmt: skip
+    assert code == 0
+    tensors = {
+        name.removeprefix("transformer."): tensor
+        for name, tensor in load_file(hub / "model.safetensors").items()
+        if not name.startswith("lm_head")
+    }
+    tensors["h.0.attn.bias"] = torch.ones(1, 1, 32, 32)
+    save_file(tensors, hub / "model.safetensors", metadata={"format": "pt"})
+    end = "<|endoftext|>"
+    tokenizer = json.loads((hub / "tokenizer.json").read_text().replace("</s>", end))
+    (hub / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (hub / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "bos_token": end,
+                "eos_token": end,
+                "unk_token": end,
+            }
+        )
+    )
+    code, err = train(*RUN, "--objective", "causal", "--model", hub, "--dataset", text,
+                      "--max_steps", 1, "--output_dir", final)  # fmt: skip
+    assert code == 0, err
+    code, err = train(*RUN, "--model", hub, "--dataset", text, "--output_dir", tmp_path / "no")
+    assert code == 2
+    one_sentence(err, "no mask token")
