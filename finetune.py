@@ -26,11 +26,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 from diffusion.cli.console import say
 from diffusion.errors import run
-from diffusion.training.arguments import parse
+from diffusion.training.arguments import answer_help
 
 
 def main() -> None:
-    options, data, diffusion, args = parse(__doc__)  # answers --help without what follows
+    answer_help(__doc__)  # quick: what follows takes seconds to import
     import transformers
 
     from diffusion import hardware
@@ -38,10 +38,11 @@ def main() -> None:
     from diffusion.models.loading import quiet_libraries
     from diffusion.models.tokenizers import token_byte_lengths
     from diffusion.training import build, card
-    from diffusion.training.checks import check
+    from diffusion.training.checks import check, parse
     from diffusion.training.trainer import DiffusionTrainer, StopOnSignal
 
     quiet_libraries()
+    options, data, diffusion, args = parse(__doc__)
     check(options, data, diffusion, args)
     hardware.use_all_cores()
     transformers.set_seed(args.seed)

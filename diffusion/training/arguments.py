@@ -11,8 +11,7 @@ import sys
 import textwrap
 from dataclasses import MISSING, dataclass, field, fields
 
-from diffusion.cli.flags import parse_flags
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError
 
 _COUNT = {"range": (1, None)}
 _NONNEGATIVE = {"range": (0, None)}
@@ -152,34 +151,23 @@ class TrainerFlags:
     disable_tqdm: bool | None = _flag(None, "No progress bar.")
 
 
-_GROUPS = (ModelArguments, DataArguments, DiffusionArguments)
+GROUPS = (ModelArguments, DataArguments, DiffusionArguments)
 
 
-def parse(description: str) -> tuple:
-    """(ModelArguments, DataArguments, DiffusionArguments, `checks.RunArguments`) of the command
-    line. `--help` prints ``description`` and the flags, without loading the Trainer, and ends.
-
-    Raises:
-        UserError: unknown flag, missing or malformed value.
-    """
+def answer_help(description: str) -> None:
+    """``--help`` lists the flags people use and ends, without loading anything; ``--help_all`` is
+    left for the parser that knows every flag."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(description))
         sys.exit()
     if "--help_all" in sys.argv:
         sys.argv[1:] = ["--help"]
-    # The one late import here: the Trainer's own flags cannot be known without it.
-    from diffusion.training.checks import RunArguments
-
-    try:
-        return tuple(parse_flags((*_GROUPS, RunArguments), description))
-    except (ValueError, ImportError) as error:  # TrainingArguments checks its own values
-        raise UserError(f"{first_line(error)}; see --help") from None
 
 
 def help_text(description: str, width: int = 100) -> str:
     """Description and flags with their defaults, in groups."""
     lines = [description.strip()]
-    for group in (*_GROUPS, TrainerFlags):
+    for group in (*GROUPS, TrainerFlags):
         lines += ["", f"{group.__doc__}:"]
         for flag in fields(group):
             default = flag.default_factory() if flag.default is MISSING else flag.default
@@ -224,3 +212,26 @@ def parse_layouts(text: str, longest: int) -> dict[str, float]:
             )
     total = math.fsum(mix.values())
     return {name: weight / total for name, weight in mix.items()}
+
+
+def parse_size(text: str) -> dict[str, int | str]:
+    """``layers=6,width=256,heads=4,vocab=8192`` as a dict, with ``type``: roberta or gpt2."""
+    names = ("layers", "width", "heads", "vocab")
+    try:
+        size = dict(part.strip().split("=") for part in text.split(","))
+        kind = size.pop("type", "roberta")
+        size = {name: int(value) for name, value in size.items()}
+    except ValueError:
+        size = {}
+    if set(size) != set(names) or min(size.values()) < 1 or kind not in ("roberta", "gpt2"):
+        raise UserError(
+            f"--config {text!r} must give layers=N,width=N,heads=N,vocab=N, and may give "
+            "type=roberta or type=gpt2"
+        )
+    if size["width"] % size["heads"]:
+        raise UserError(f"--config: width {size['width']} is not a multiple of the heads")
+    if size["vocab"] < 300:
+        raise UserError(
+            f"--config: vocab {size['vocab']} must be at least 300 (256 bytes and more)"
+        )
+    return {"type": kind, **size}

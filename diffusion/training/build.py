@@ -17,6 +17,7 @@ from diffusion.training.arguments import (
     DiffusionArguments,
     ModelArguments,
     parse_layouts,
+    parse_size,
 )
 
 # ---------------------------------------------------------------- text
@@ -94,29 +95,6 @@ def make_collator(model, tokenizer, diffusion: DiffusionArguments, args):
 
 
 # ---------------------------------------------------------------- model
-
-
-def parse_size(text: str) -> dict[str, int | str]:
-    """``layers=6,width=256,heads=4,vocab=8192`` as a dict, with ``type``: roberta or gpt2."""
-    names = ("layers", "width", "heads", "vocab")
-    try:
-        size = dict(part.strip().split("=") for part in text.split(","))
-        kind = size.pop("type", "roberta")
-        size = {name: int(value) for name, value in size.items()}
-    except ValueError:
-        size = {}
-    if set(size) != set(names) or min(size.values()) < 1 or kind not in ("roberta", "gpt2"):
-        raise UserError(
-            f"--config {text!r} must give layers=N,width=N,heads=N,vocab=N, and may give "
-            "type=roberta or type=gpt2"
-        )
-    if size["width"] % size["heads"]:
-        raise UserError(f"--config: width {size['width']} is not a multiple of the heads")
-    if size["vocab"] < 300:
-        raise UserError(
-            f"--config: vocab {size['vocab']} must be at least 300 (256 bytes and more)"
-        )
-    return {"type": kind, **size}
 
 
 def random_model(size: dict, tokenizer, block_size: int, dropout: float):

@@ -13,18 +13,20 @@ from transformers.trainer_utils import SchedulerType, get_last_checkpoint
 
 from diffusion import hardware
 from diffusion.cli import files
+from diffusion.cli.flags import parse_flags
 from diffusion.errors import UserError, first_line
 from diffusion.models import loading
 from diffusion.models.families import max_length
 from diffusion.options import check_values
 from diffusion.training.arguments import (
+    GROUPS,
     DataArguments,
     DiffusionArguments,
     ModelArguments,
     TrainerFlags,
     parse_layouts,
+    parse_size,
 )
-from diffusion.training.build import parse_size
 
 
 @dataclass
@@ -64,6 +66,20 @@ class RunArguments(TrainerFlags, TrainingArguments):
     def global_batch(self) -> int:
         """Rows of one optimiser step, over processes and accumulation."""
         return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
+
+def parse(
+    description: str,
+) -> tuple[ModelArguments, DataArguments, DiffusionArguments, RunArguments]:
+    """All flags of the command line.
+
+    Raises:
+        UserError: an unknown flag, a value that is none.
+    """
+    try:
+        return tuple(parse_flags((*GROUPS, RunArguments), description))
+    except (ValueError, ImportError) as error:  # TrainingArguments checks its own values
+        raise UserError(f"{first_line(error)}; see --help") from None
 
 
 # Flags of the Trainer that would do nothing here, or harm, with the one value they may have.
