@@ -1,1 +1,89 @@
-"""The core shared by the scripts: corruption, objective, denoiser, samplers and the one loop."""
+"""A masked language model as a text generator, by diffusion.
+
+Read it in this order: `noise` (how text becomes noise), `canvas` (what is given and what is to be
+written), `proposal` (one draw for each position), `denoise` (the loop), `samplers` (which positions
+are written, and which opened again), `models` (all that calls a network), `generate` (a model ready
+to write). `collator`, `objective` and `training` make the model, `likelihood` measures it;
+`editing`, `views`, `evaluation` and `cli` are what the scripts are made of.
+
+From Python, five lines:
+
+    import diffusion
+
+    writer = diffusion.load("roberta-small-wikitext")
+    texts = diffusion.write(writer, ["The city was founded in"], sampler="confidence", n_steps=32)
+    steps = list(diffusion.steps(writer, "The river", length=40))
+    bounds = diffusion.score(writer, texts)
+    diffusion.animate(writer, steps, "river.gif")
+
+Each function imports what it needs when it is called, so that what needs no torch does not load it.
+"""
+
+__all__ = ["animate", "load", "score", "steps", "write"]
+
+
+def load(model: str = "roberta-small-wikitext", device: str = "auto", dtype: str = "auto"):
+    """A model that is ready to write: a `generate.Writer`, or for a GPT-2 a `causal.CausalWriter`.
+
+    Args:
+        model: a folder, the name of one in weights/, or a name on the hub such as roberta-base.
+        device, dtype: as the flags of inference.py.
+
+    Raises:
+        errors.UserError: there is no such model, or it cannot be read; one sentence says why.
+    """
+    from diffusion.generate import load_writer
+    from diffusion.models import loading
+    from diffusion.models.causal import load_causal_writer
+
+    masked = loading.is_masked_lm(loading.load_config(model))
+    return (load_writer if masked else load_causal_writer)(model, None, device, dtype)
+
+
+def steps(writer, prompt: str = "", sample: int = 0, **options):
+    """Every `canvas.Step` of one text after a prompt; "" writes from nothing.
+
+    Args:
+        sample: the number of the text: another number, another text.
+        options: those of `options.GenerationOptions`, by the names of the flags.
+    """
+    from diffusion.options import GenerationOptions
+
+    return writer.generate([prompt], GenerationOptions(**options), [sample])
+
+
+def write(writer, prompts: list[str], **options) -> list[str]:
+    """One text for each prompt, the prompt included, all written together; options as in `steps`."""
+    from diffusion.canvas import written_text
+    from diffusion.options import GenerationOptions
+
+    *_, last = writer.record(prompts, GenerationOptions(**options), [0] * len(prompts))
+    return [written_text(writer.tokenizer, last, row) for row in range(len(prompts))]
+
+
+def score(writer, texts: list[str], draws: int = 16, seed: int = 0, batch_size: int = 16) -> list:
+    """The `likelihood.TextBound` of each text: how likely the denoiser finds it, in nats.
+
+    Args:
+        draws: random sets of masks for each text.
+    """
+    from diffusion.editing.canvases import score_texts
+
+    return score_texts(writer, texts, draws=draws, seed=seed, batch_size=batch_size)
+
+
+def animate(writer, steps, path: str, row: int = 0) -> None:
+    """Save how a text was written as .gif, .html, .mp4 or .png (a filmstrip).
+
+    Args:
+        steps: all Steps of a generation, such as a list of those of `steps`.
+        row: which text of the batch.
+    """
+    from diffusion.views.animation import check_animation_path, save_film
+    from diffusion.views.film import film_of
+    from diffusion.views.frames import Framer
+
+    check_animation_path(path)
+    framer = Framer(writer.tokenizer)
+    frames = [framer.frame(step, row) for step in steps]
+    save_film(film_of(frames, writer.name, status=writer.status), path)

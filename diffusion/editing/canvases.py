@@ -7,8 +7,9 @@ from torch import Tensor
 
 from diffusion import rng
 from diffusion.canvas import Allowed, Canvas, encode, padding_id
-from diffusion.editing.templates import Template, kept_characters
+from diffusion.editing.templates import Template, kept_characters, short
 from diffusion.errors import UserError
+from diffusion.likelihood import TextBound, text_bounds
 from diffusion.noise import Absorbing
 from diffusion.views.frames import Framer
 
@@ -230,3 +231,40 @@ def _padded(rows: list[Tensor], fill: int) -> tuple[Tensor, Tensor]:
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
     lengths = torch.tensor([len(row) for row in rows])
     return ids, torch.arange(ids.shape[1]) >= lengths[:, None]
+
+
+# ---------------------------------------------------------------- how likely a text is
+
+
+def bounds_of(
+    writer, rows: list[list[int]], given: list[int], sizes: list[int], **settings
+) -> list[TextBound]:
+    """The likelihood bound of each of several token rows.
+
+    Args:
+        given: how many first tokens of each row are not asked for.
+        sizes: bytes of what is.
+        settings: draws, batch_size, seed and on_batch of `likelihood.text_bounds`.
+    """
+    canvas = canvas_of(writer.tokenizer, [torch.tensor(ids) for ids in rows]).to(writer.device)
+    start = torch.tensor(given, device=writer.device)[:, None]
+    after = torch.arange(canvas.ids.shape[1], device=writer.device) >= start
+    denoiser = writer.denoiser
+    values = text_bounds(
+        denoiser.backbone, canvas, after & ~canvas.padding, denoiser.noise, **settings
+    )
+    counts = [len(ids) - n for ids, n in zip(rows, given, strict=True)]
+    return [TextBound.of(v, n, s) for v, n, s in zip(values, counts, sizes, strict=True)]
+
+
+def score_texts(writer, texts: list[str], **settings) -> list[TextBound]:
+    """The likelihood bound of each text; settings as in `bounds_of`.
+
+    Raises:
+        UserError: a text is longer than what the model sees.
+    """
+    rows = [[writer.tokenizer.bos_token_id, *encode(writer.tokenizer, text)] for text in texts]
+    for text, ids in zip(texts, rows, strict=True):
+        check_room(f"the text {short(text)!r}", len(ids), writer.positions, writer.positions)
+    sizes = [len(text.encode()) for text in texts]
+    return bounds_of(writer, rows, [1] * len(rows), sizes, **settings)

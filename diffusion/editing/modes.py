@@ -9,14 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 
-import torch
-
 from diffusion import rng
 from diffusion.canvas import Canvas, Step, encode, prompt_ids, written_ids
 from diffusion.cli.console import progress, say
 from diffusion.cli.show import Job
 from diffusion.editing.canvases import (
-    canvas_of,
+    bounds_of,
     check_room,
     hole_spans,
     infill_canvas,
@@ -32,7 +30,7 @@ from diffusion.editing.templates import (
     short,
 )
 from diffusion.errors import UserError
-from diffusion.likelihood import TextBound, pseudo_likelihood, text_bounds
+from diffusion.likelihood import TextBound, pseudo_likelihood
 from diffusion.views.frames import printable
 from diffusion.views.terminal import colour_enabled
 
@@ -275,26 +273,16 @@ def _pseudo_likelihood(job: Job, step: Step) -> list[float]:
 def _bounds(
     job: Job, rows: list[list[int]], given: list[int], draws: int, sizes: list[int] | None = None
 ) -> list[TextBound]:
-    """The bound of each text, of what follows its first ``given`` tokens.
-
-    Args:
-        sizes: bytes of each text; None counts those that its tokens spell.
-    """
-    device, denoiser = job.writer.device, job.writer.denoiser
-    canvas = canvas_of(job.writer.tokenizer, [torch.tensor(ids) for ids in rows]).to(device)
-    start = torch.tensor(given, device=device)[:, None]
-    after = torch.arange(canvas.ids.shape[1], device=device) >= start
-    values = text_bounds(
-        denoiser.backbone,
-        canvas,
-        after & ~canvas.padding,
-        denoiser.noise,
+    """The bound of each text, of what follows its first ``given`` tokens; see `bounds_of`."""
+    if sizes is None:
+        sizes = [len(_decode(job, ids[n:]).encode()) for ids, n in zip(rows, given, strict=True)]
+    return bounds_of(
+        job.writer,
+        rows,
+        given,
+        sizes,
         draws=draws,
         batch_size=job.script.batch_size,
         seed=job.generation.seed,
         on_batch=lambda done, total: progress(done, total, "scoring pass"),
     )
-    if sizes is None:
-        sizes = [len(_decode(job, ids[n:]).encode()) for ids, n in zip(rows, given, strict=True)]
-    counts = [len(ids) - n for ids, n in zip(rows, given, strict=True)]
-    return [TextBound.of(v, n, s) for v, n, s in zip(values, counts, sizes, strict=True)]

@@ -400,9 +400,9 @@ def test_the_help_names_the_values(call):
     assert out.count("Show the canvas while it fills") == 1 and "Turn --live off." in out
 
 
-def test_the_readme_examples_of_editing_run(call, tmp_path, monkeypatch):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    block = readme.split("### Editing with")[1].split("```")[1].removeprefix("sh\n")
+def test_the_documented_examples_of_editing_run(call, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "editing.md").read_text()
+    block = page.split("# Editing with")[1].split("```")[1].removeprefix("sh\n")
     monkeypatch.chdir(tmp_path)
     make, *examples = block.replace("\\\n", " ").splitlines()
     subprocess.run(make, shell=True, check=True)
