@@ -44,6 +44,7 @@ def main() -> None:
     quiet_libraries()
     check(options, data, diffusion, args)
     hardware.use_all_cores()
+    hardware.keep_memory()
     transformers.set_seed(args.seed)
     if args.evaluate_only:
         args.output_dir = tempfile.mkdtemp()  # the Trainer wants one
