@@ -13,6 +13,11 @@ Without a pretrained encoder, a small model from scratch learns far more from a 
     python finetune.py --objective causal --config layers=6,width=256,heads=4,vocab=8192 \\
         --output_dir weights/warm
     python finetune.py --model weights/warm --prefix_len 1 --output_dir weights/denoiser
+
+One model for every order, from left to right over blocks to the full canvas:
+
+    python finetune.py --model weights/warm --prefix_len 1 --layouts block4=1,block16=1,full=1 \\
+        --output_dir weights/mixed
 """
 
 import atexit
@@ -45,6 +50,7 @@ def main() -> None:
     options, data, diffusion, args = parse(__doc__)
     check(options, data, diffusion, args)
     hardware.use_all_cores()
+    hardware.keep_memory()
     transformers.set_seed(args.seed)
     if args.evaluate_only:
         args.output_dir = tempfile.mkdtemp()  # the Trainer wants one

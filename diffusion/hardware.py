@@ -1,5 +1,7 @@
 """What machine is this: device, number format, threads, and a clock that waits for the device."""
 
+import contextlib
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -99,6 +101,17 @@ def use_all_cores() -> None:
     """One thread for each core this process may run on (containers often allow fewer than exist)."""
     if hasattr(os, "sched_getaffinity") and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+def keep_memory() -> None:
+    """Freed memory stays with the process, where the C library is glibc. A training step on a CPU
+    frees and asks for the same large pieces again, and the kernel would clear each of them anew: a
+    tenth of the time of a small model's step."""
+    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another system's library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def now(device: torch.device) -> float:

@@ -43,7 +43,8 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, weight: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * weight[:, None].to(gradient.dtype), None
+        # In place: a graph is gone through once, and fresh memory of this size costs as much.
+        return gradient.mul_(weight[:, None]), None
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,0 +1,161 @@
+"""What a training step costs in each layout, on equal text.
+
+Forward, backward and optimiser of one micro-batch, as finetune.py does them, in turns: one step of
+every layout, then the next round. Medians are printed and kept as JSON, with the share of the
+machine's peak: matrix products done per second over those of one large product, measured in the
+same rounds.
+
+    python benchmarks/training.py --output benchmarks/results/training.json
+    python benchmarks/training.py --layouts full block16 --attn_implementation eager
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffusion import hardware
+from diffusion.cli.files import write_text
+from diffusion.collator import IGNORE, MixCollator
+from diffusion.errors import run
+from diffusion.models import layouts
+from diffusion.models.backbone import RowLogits
+from diffusion.models.layouts import arrange
+from diffusion.models.loading import load_masked_lm
+from diffusion.objective import token_weights
+from diffusion.training.trainer import Nats
+
+MASK, BOS, PAD = 4, 0, 1  # any ids will do: the text does not matter here
+
+
+class Steps:
+    """Training steps of one model on random text."""
+
+    def __init__(self, args, device: torch.device, dtype: torch.dtype):
+        self.device, self.dtype, self.batch = device, dtype, args.batch_size
+        model = load_masked_lm(args.model).to(device).train()
+        model.set_attn_implementation(args.attn_implementation)
+        self.nats = Nats(RowLogits(model))
+        self.shift = self.nats.row_logits.shift
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        self.length = args.length + 1
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(
+            5, model.config.vocab_size, (self.batch, self.length), generator=generator
+        )
+        ids[:, 0] = BOS
+        self.rows = list(ids)
+        mix = dict.fromkeys(args.layouts, 1.0)
+        self.collators = MixCollator(
+            MASK, [BOS, PAD], 1, mix, self.shift, 1.67, "linear", 0, self.batch, self.batch
+        ).collators
+        self.done = 0
+
+    def __call__(self, layout: str) -> float:
+        """Seconds of a step, the batch ready."""
+        first = self.done * self.batch
+        features = [{"input_ids": ids, "draw": first + i} for i, ids in enumerate(self.rows)]
+        batch = self.collators[layout](features)
+        self.done += 1
+        batch = {k: v.to(self.device) for k, v in batch.items() if isinstance(v, torch.Tensor)}
+        labels, settings = batch["labels"], {}
+        if layout == "full":
+            weights = token_weights(labels, batch["t"], batch["editable"], "linear")
+        else:
+            weights = batch["weights"][labels != IGNORE]
+            settings["layout"] = arrange(
+                layout, self.length, 1, self.shift, self.dtype, self.device
+            )
+        started = hardware.now(self.device)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            nats = self.nats(batch["input_ids"], labels, **settings)
+        ((nats * weights).sum() / self.batch).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return hardware.now(self.device) - started
+
+
+def peak(device, dtype) -> float:
+    """Operations per second of one product of large matrices."""
+    a, b = torch.ones(2, 2048, 2048, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(4):
+        started = hardware.now(device)
+        a @ b
+        best = min(best, hardware.now(device) - started)
+    return 2 * 2048**3 / best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="roberta-small-wikitext")
+    parser.add_argument("--layouts", nargs="+", default=["full", "causal", "block4", "block16"])
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--length", type=int, default=255, help="tokens behind <s>")
+    parser.add_argument("--attn_implementation", default=layouts.ATTENTION)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--output", help="write the numbers to this JSON file")
+    args = parser.parse_args()
+    hardware.use_all_cores()
+    hardware.keep_memory()
+    device = hardware.choose_device(args.device)
+    dtype = hardware.choose_dtype(args.dtype, device)
+    torch.manual_seed(0)
+    step = Steps(args, device, dtype)
+    operations, rounds = {}, []
+    for layout in args.layouts:
+        step(layout)
+        with FlopCounterMode(display=False) as counter:
+            step(layout)
+        operations[layout] = counter.get_total_flops()
+    for _ in range(args.repeats):
+        rounds.append({name: step(name) for name in args.layouts} | {"peak": peak(device, dtype)})
+        time.sleep(0.05)
+    top = max(r["peak"] for r in rounds)
+    print(f"{args.model}, {args.batch_size} x {args.length} tokens, {args.attn_implementation}, "
+          f"{hardware.describe(device, dtype)}; matrix products: {top / 1e9:.0f} GFLOP/s")  # fmt: skip
+    print(
+        f"{'layout':10} {'seconds':>8} {'range':>13} {'of first':>9} {'tokens/s':>9} {'of peak':>8}"
+    )
+    results = []
+    for name in args.layouts:
+        seconds = sorted(r[name] for r in rounds)
+        median = statistics.median(seconds)
+        results.append(
+            {
+                "layout": name,
+                "seconds": median,
+                "range": [seconds[0], seconds[-1]],
+                "ratio_to_first": statistics.median(r[name] / r[args.layouts[0]] for r in rounds),
+                "tokens_per_second": args.batch_size * args.length / median,
+                "flop": operations[name],
+                "share_of_peak": operations[name] / median / top,
+            }
+        )
+        r = results[-1]
+        print(
+            f"{name:10} {median:8.3f} {seconds[0]:6.3f}-{seconds[-1]:.3f} {r['ratio_to_first']:9.2f} "
+            f"{r['tokens_per_second']:9.0f} {r['share_of_peak']:8.0%}"
+        )
+    if args.output:
+        record = {
+            "benchmark": "training",
+            **hardware.record(device, dtype),
+            "options": vars(args),
+            "peak_flop_per_second": top,
+            "results": results,
+        }
+        write_text(Path(args.output), json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)
