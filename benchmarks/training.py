@@ -26,7 +26,7 @@ from diffusion.cli.files import write_text
 from diffusion.collator import IGNORE, MixCollator
 from diffusion.errors import run
 from diffusion.models import layouts
-from diffusion.models.backbone import RowLogits
+from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import arrange
 from diffusion.models.loading import load_masked_lm
 from diffusion.objective import token_weights
@@ -42,8 +42,8 @@ class Steps:
         self.device, self.dtype, self.batch = device, dtype, args.batch_size
         model = load_masked_lm(args.model).to(device).train()
         model.set_attn_implementation(args.attn_implementation)
-        self.nats = Nats(RowLogits(model))
-        self.shift = self.nats.row_logits.shift
+        self.nats = Nats(Backbone(model))
+        self.shift = self.nats.backbone.shift
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
         self.length = args.length + 1
         generator = torch.Generator().manual_seed(0)

@@ -546,6 +546,7 @@ def test_a_wrong_command_says_so_and_the_loop_goes_on(call, line, named):
     assert (record["sampler"], record["seed"]) == ("first-hitting", 0)
 
 
+@pytest.mark.slow
 def test_the_commands_in_a_terminal(tiny_model):
     typed = b"/infill The <mask:2-3> runs\n/rewrite The river runs on and on\n/steps x\n\n\n"
     seen = in_a_terminal("inference.py", tiny_model, typed)

@@ -49,6 +49,7 @@ def guided(weight):
     return ByHand(rule)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [0.7, 3.0])
 def test_guidance_follows_its_law(weight):
     exact = ExactLaws(guided(weight))
@@ -57,6 +58,7 @@ def test_guidance_follows_its_law(weight):
     assert (ours[-1].nfe == 6).all()  # two forward passes a token
 
 
+@pytest.mark.slow
 def test_guidance_reaches_what_shadows_predict():
     exact = ExactLaws(guided(1.0))
     steps = [
@@ -128,6 +130,7 @@ def penalised(penalty, ngram):
     return ByHand(rule)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("penalty", "ngram"), [(2.0, 0), (1.0, 2), (1.5, 2), (0.5, 0)])
 def test_processors_follow_their_law(penalty, ngram):
     exact = ExactLaws(penalised(penalty, ngram))
@@ -204,6 +207,7 @@ def write(denoiser, ids, window, stride, rows=ROWS, sampler=FirstHitting, frozen
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_sliding_window_follows_its_law(stride):
     """Windows of four positions over seven, each with the first token in front."""

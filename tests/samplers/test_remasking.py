@@ -40,6 +40,7 @@ def loop_alpha(t):
     return 0.9 if t > 0.05 else 1 - t * 0.1 / 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("remask", "eta", "schedule", "n"),
     [
@@ -69,6 +70,7 @@ def test_remdm_follows_its_law(remask, eta, schedule, n):
     assert_trajectory(ours, exact.trajectory(start(SMALL), [*steps, exact.argmax_step]))
 
 
+@pytest.mark.slow
 def test_remdm_conf_follows_its_law():
     exact, n, end = ExactLaws(SMALL), 3, 0.15
     times = [1 - k / n * (1 - end) for k in range(n + 1)]
@@ -99,6 +101,7 @@ def test_remdm_keeps_the_expected_share_of_masks(remask, schedule):
         assert share == pytest.approx(rate, abs=4 * math.sqrt(0.25 / 4 / rows) + 1e-4)
 
 
+@pytest.mark.slow
 def test_remdm_loop_writes_a_fixed_share_of_masks_anew():
     """With 10 % masks and sigma 0.02, a mask opens with probability 0.18."""
     sampler = ReMDM(40, "loop", eta=0.02)
@@ -141,6 +144,7 @@ def test_remdm_defaults_are_the_published_ones():
 # ------------------------------------------------------------ P2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p2_score", ["hidden", "released"])
 @pytest.mark.parametrize(("eta", "own"), [(1.0, {}), (2.0, {"temperature": 0.7}), (0.4, {})])
 def test_p2_follows_its_law(p2_score, eta, own):
@@ -198,6 +202,7 @@ def test_p2_without_doubt_never_masks_again_and_looks_at_masks_only():
 # ------------------------------------------------------------ WINO, Saber
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("threshold", "back", "own"),
     [(0.4, 0.6, {}), (0.3, 0.45, {"temperature": 0.7}), (0.6, 0.9, {"temperature": 1.4})],
@@ -237,6 +242,7 @@ def test_wino_that_doubts_nothing_is_the_threshold_rule():
     assert all(torch.equal(a.ids, b.ids) for a, b in zip(ours, plain, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("least", "mu", "own"), [(2, 1, {}), (2, 8, {"temperature": 0.6})])
 def test_saber_follows_its_law(least, mu, own):
     exact = ExactLaws(LARGE, **own)
@@ -248,6 +254,7 @@ def test_saber_follows_its_law(least, mu, own):
     assert_trajectory(ours, canvases(laws))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mu", [1, 2])
 def test_saber_follows_its_law_where_a_token_is_judged_twice(mu):
     """Five masks: the third step compares with the second, and the mean decides who is written."""
@@ -265,6 +272,7 @@ def test_saber_follows_its_law_where_a_token_is_judged_twice(mu):
 # ------------------------------------------------------------ KLASS, factor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("threshold", "kl_threshold", "history", "own"),
     [(0.4, 0.5, 1, {}), (0.3, 1.0, 2, {"temperature": 0.7}), (0.45, 0.3, 1, {"top_k": 2})],
@@ -296,6 +304,7 @@ def test_klass_waits_as_long_as_its_history():
         LARGE.table = table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "own"), [(1.0, {}), (1.8, {}), (1.2, {"temperature": 0.6})])
 def test_factor_follows_its_law(factor, own):
     exact = ExactLaws(LARGE, **own)
@@ -317,6 +326,7 @@ def test_factor_sets_are_nested_and_zero_is_one_at_a_time():
 # ------------------------------------------------------------ clocks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [0.5, 2.0])
 def test_a_bent_grid_is_the_ancestral_rule_at_other_times(power):
     exact, n = ExactLaws(SMALL), 3
@@ -326,6 +336,7 @@ def test_a_bent_grid_is_the_ancestral_rule_at_other_times(power):
     assert_trajectory(ours, exact.trajectory(start(SMALL), [*steps, exact.argmax_step]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Ancestral, Seed])
 def test_left_positions_run_on_an_earlier_clock(kind):
     exact, n, delay = ExactLaws(SMALL), 4, 0.5
@@ -366,6 +377,7 @@ def test_one_clock_for_all_is_no_clock():
         assert all(torch.equal(x.ids, y.ids) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.slow
 def test_the_laws_of_remasking_samplers_differ_from_each_other():
     """So that the tests above could tell them apart."""
     law = ExactLaws(SMALL)

@@ -42,6 +42,7 @@ samplings = pytest.mark.parametrize(
 # ------------------------------------------------------------ seed re-noise loop
 
 
+@pytest.mark.slow
 @samplings
 def test_seed_loop_follows_its_law(own):
     exact, n = ExactLaws(SMALL, **own), 4
@@ -51,6 +52,7 @@ def test_seed_loop_follows_its_law(own):
     assert_trajectory(ours, exact.trajectory(start(SMALL), steps))
 
 
+@pytest.mark.slow
 def test_seed_loop_masks_fall_by_an_equal_share_each_step():
     for k, step in enumerate(run(LARGE, Seed(5), rows=40_000)):
         share = step.masked.sum(1).double().mean().item() / 4
@@ -58,6 +60,7 @@ def test_seed_loop_masks_fall_by_an_equal_share_each_step():
     assert not step.masked.any()
 
 
+@pytest.mark.slow
 def test_seed_loop_costs_a_forward_pass_in_each_step_that_writes():
     """Every position is written in the first step it leaves the noise in, so a row of E
     positions rests with the probability that all of them stay as they were."""
@@ -72,6 +75,7 @@ def test_seed_loop_costs_a_forward_pass_in_each_step_that_writes():
 # ------------------------------------------------------------ ancestral
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", RATES)
 def test_ancestral_follows_its_law(schedule):
     """With a late end of the clock, so that the final argmax has something left to fill."""
@@ -97,6 +101,7 @@ def test_ancestral_clock_runs_evenly_from_one_to_almost_zero():
     assert times[0] == 1 and times[-1] == pytest.approx(1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 3, 6, 40])
 def test_ancestral_forward_passes_are_the_expected_distinct_opening_times(n):
     """E[NFE] = T (1 - (1 - 1/T)^E): a step in which nothing opens is free."""
@@ -109,6 +114,7 @@ def test_ancestral_forward_passes_are_the_expected_distinct_opening_times(n):
 # ------------------------------------------------------------ first hitting
 
 
+@pytest.mark.slow
 @samplings
 def test_first_hitting_follows_the_law_of_random_orders(own):
     exact = ExactLaws(LARGE, **own)
@@ -119,6 +125,7 @@ def test_first_hitting_follows_the_law_of_random_orders(own):
     assert_trajectory(ours, laws)
 
 
+@pytest.mark.slow
 def test_first_hitting_order_is_uniform_over_permutations():
     steps = run(LARGE, FirstHitting(), rows=50_000, seed=5)
     order = torch.stack([s.revealed.long().argmax(1) for s in steps[1:]], 1)
@@ -133,6 +140,7 @@ class _WatchClock(FirstHitting):
         return wanted
 
 
+@pytest.mark.slow
 def test_first_hitting_rate_falls_as_the_largest_of_the_remaining_uniforms():
     """P(r_next <= rho) = (rho / r)^n with n masks left."""
     sampler = _WatchClock()
@@ -193,6 +201,7 @@ def test_scheduled_quotas_are_exact_where_nothing_is_near_a_half():
     assert quotas(torch.tensor([2]), 4, "cosine-b").tolist() == [[1, 1, 0, 0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "own"),
     [
@@ -213,6 +222,7 @@ def test_confidence_follows_its_law(kind, own):
     assert_trajectory(ours, exact.trajectory(start(LARGE), steps))
 
 
+@pytest.mark.slow
 def test_confidence_with_a_schedule_follows_its_law():
     exact, plan = ExactLaws(LARGE), published_quotas(4, 3, "cosine-b")
     assert plan == [2, 1, 1] and published_quotas(4, 2, "cosine-b") == [3, 1]
@@ -221,6 +231,7 @@ def test_confidence_with_a_schedule_follows_its_law():
     assert_trajectory(ours, exact.trajectory(start(LARGE), steps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "alg_temp"), [("probability", 0.3), ("entropy", 0.5)])
 def test_confidence_with_alg_temp_draws_positions_without_replacement(kind, alg_temp):
     exact = ExactLaws(LARGE, temperature=0.9)
@@ -232,6 +243,7 @@ def test_confidence_with_alg_temp_draws_positions_without_replacement(kind, alg_
 # ------------------------------------------------------------ threshold, entropy bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("threshold", "kind", "own"),
     [
@@ -249,6 +261,7 @@ def test_threshold_follows_its_law(threshold, kind, own):
     assert_trajectory(ours, exact.trajectory(start(LARGE), [step] * 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gamma", "kind", "own"),
     [
@@ -314,11 +327,13 @@ def random_order_law(denoiser) -> dict:
     return exact.trajectory(start(denoiser), [exact.random_order_step] * n)[-1]
 
 
+@pytest.mark.slow
 def test_quota_one_with_random_scores_is_first_hitting_in_law():
     sampler = Confidence(4, "probability", alg_temp=1e9)
     assert_law(run(LARGE, sampler, seed=12)[-1].ids, random_order_law(LARGE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["linear", "cosine-a", "cosine-b"])
 def test_ancestral_with_many_steps_is_first_hitting_in_law(schedule):
     steps = run(SMALL, Ancestral(200, schedule), rows=20_000, seed=13)
@@ -328,6 +343,7 @@ def test_ancestral_with_many_steps_is_first_hitting_in_law(schedule):
         assert_law(shared, random_order_law(SMALL))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", RATES)
 def test_ancestral_rule_tends_to_random_orders(schedule):
     """The enumerated rules themselves: the error halves when the number of steps doubles."""
@@ -356,6 +372,7 @@ def test_strict_threshold_quota_one_and_zero_entropy_bound_are_one_trajectory(ki
         assert all(torch.equal(steps[0].ids, other.ids) for other in steps[1:])
 
 
+@pytest.mark.slow
 def test_loosest_settings_are_one_independent_draw():
     exact = ExactLaws(LARGE)
     law = exact.ancestral_step(start(LARGE), 0.0)
@@ -386,6 +403,7 @@ def test_defaults_are_the_published_ones():
     assert make_sampler("confidence", 1).alg_temp == 0
 
 
+@pytest.mark.slow
 def test_draws_without_replacement_are_a_law():
     law = dict(without_replacement({0: 1.0, 1: 2.0, 2: 3.0}, 2))
     assert sum(law.values()) == pytest.approx(1)

@@ -146,6 +146,7 @@ def test_steps_are_divided_among_the_blocks_and_rounded_up(name, length):
         assert len(steps) - 1 == max(b * e for b, e in zip([*blocks, 1], [*each, 7], strict=True))
 
 
+@pytest.mark.slow
 def test_blocks_of_confidence_follow_their_law():
     """Blocks of two of four masks, three steps: two for each block, one token a step."""
     exact = ExactLaws(LARGE)
@@ -163,6 +164,7 @@ def test_blocks_of_confidence_follow_their_law():
     assert_trajectory(ours, exact.trajectory(start(LARGE), [step] * 4))
 
 
+@pytest.mark.slow
 def test_blocks_of_the_seed_loop_follow_their_law():
     exact = ExactLaws(LARGE)
     steps = [
@@ -174,6 +176,7 @@ def test_blocks_of_the_seed_loop_follow_their_law():
     assert_trajectory(ours, exact.trajectory(start(LARGE), steps))
 
 
+@pytest.mark.slow
 def test_blocks_of_remdm_follow_their_law():
     """Each block has its own clock; its last fill takes a step only where a mask is left."""
     exact, end = ExactLaws(SMALL), 1e-5
@@ -191,6 +194,7 @@ def test_blocks_of_remdm_follow_their_law():
     assert_trajectory(ours, exact.trajectory(start(SMALL), steps))
 
 
+@pytest.mark.slow
 def test_blocks_of_p2_follow_their_law():
     exact = ExactLaws(LARGE)
     steps = [
@@ -202,6 +206,7 @@ def test_blocks_of_p2_follow_their_law():
     assert_trajectory(ours, exact.trajectory(start(LARGE), steps))
 
 
+@pytest.mark.slow
 def test_memory_begins_anew_with_each_block():
     """Saber in blocks: nothing of an earlier block is taken back or counted in the mean."""
     exact = ExactLaws(LARGE)
@@ -239,6 +244,7 @@ def test_the_quotas_of_a_block_are_those_of_its_own_masks():
 # ------------------------------------------------------------ early commit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", [1.2, 1.8])
 def test_early_commit_follows_its_law(gap):
     exact = ExactLaws(LARGE, temperature=0.8)
@@ -252,6 +258,7 @@ def test_early_commit_follows_its_law(gap):
     assert_trajectory(ours, exact.trajectory(start(LARGE), [step] * 4))
 
 
+@pytest.mark.slow
 def test_early_commit_around_blocks_fills_beyond_the_block():
     exact = ExactLaws(LARGE)
 

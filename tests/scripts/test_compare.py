@@ -214,6 +214,7 @@ class FakeWriter:
             yield SimpleNamespace(seconds=second)
 
 
+@pytest.mark.slow
 def test_runs_alternate_after_one_to_warm_up(monkeypatch):
     log, count = [], []
     monkeypatch.setattr(measuring, "progress", lambda *state: count.append(state))
@@ -263,6 +264,7 @@ def call(run_script, monkeypatch, tmp_path, tiny_model, tiny_gpt2):
     return call
 
 
+@pytest.mark.slow
 def test_one_prompt_is_compared_and_an_animation_is_there(call):
     code, out, err = call("The river", *SMALL)
     assert code == 0, err
@@ -303,6 +305,7 @@ def test_both_write_as_many_tokens_and_what_the_scripts_would(call, tiny_model, 
     assert data["hardware"] and data["versions"]["torch"] == torch.__version__
 
 
+@pytest.mark.slow
 def test_a_replay_shows_the_same_without_a_model(call, tmp_path, monkeypatch):
     films = []
     real = compare.save_film
@@ -330,6 +333,7 @@ def test_a_replay_shows_the_same_without_a_model(call, tmp_path, monkeypatch):
     assert "slowed 3×" in films[2].moments[0].note
 
 
+@pytest.mark.slow
 def test_replay_needs_no_torch(call, tmp_path):
     assert call("The river", *SMALL, "--output_dir", tmp_path / "kept", "--no_animate")[0] == 0
     kept = tmp_path / "kept" / "compare.json"
@@ -344,6 +348,7 @@ def test_replay_needs_no_torch(call, tmp_path):
     assert done.stdout.strip().endswith("False"), done.stderr
 
 
+@pytest.mark.slow
 def test_the_measurement_is_kept_before_it_is_shown(call, tmp_path, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
@@ -374,6 +379,7 @@ def test_both_models_compute_in_one_number_format(monkeypatch):
     assert [writer.dtype for writer in pair] == ["bfloat16", "bfloat16"]
 
 
+@pytest.mark.slow
 def test_several_prompts_of_a_pipe(call, tmp_path):
     code, out, err = call(*SMALL, "--output_dir", tmp_path / "k", stdin=b"The river\nHe said\n")
     assert code == 0, err
@@ -383,6 +389,7 @@ def test_several_prompts_of_a_pipe(call, tmp_path):
     assert out.count("faster") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["html", "png", "gif"])
 def test_every_special_character_stays_text(call, ending):
     prompt = "<script>alert(1)</script> $x_1^2$ 100% \\frac & é 河"
@@ -407,6 +414,7 @@ def test_nasty_pieces_survive_every_form(tmp_path):
     assert html.count("<script") == 2 and "<b>a" not in html and "</title> $" not in html
 
 
+@pytest.mark.slow
 def test_models_with_different_tokenizers(call, tiny_gpt2, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(tiny_gpt2, other)
@@ -430,6 +438,7 @@ def test_models_with_different_tokenizers(call, tiny_gpt2, tmp_path):
     assert "characters/s" in compare.table(data)
 
 
+@pytest.mark.slow
 def test_a_sweep(call, tmp_path):
     folder = tmp_path / "sweep"
     code, out, err = call("--sweep", "--repeats", "2", "--output_dir", folder)
@@ -607,6 +616,7 @@ def test_rows_fit_the_window_and_do_not_jump(columns, lines):
     assert len(heights) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [60, 100, 200])
 def test_the_whole_texts_are_left_on_the_terminal(tty, columns):
     stream, shown = tty(columns, 30), long_film()

@@ -119,6 +119,7 @@ def test_its_card_says_what_its_config_says(name):
     assert "python finetune.py" in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_same_text_alone_and_in_a_batch(writer, sampler):
     options = GenerationOptions(sampler=sampler, max_len=48)

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import finetune
 from diffusion.cli import console
 from diffusion.collator import MASK_SCHEDULES
@@ -34,6 +36,7 @@ def test_help_is_short_and_loads_neither_torch_nor_the_trainer():
         assert flag in end.stdout
 
 
+@pytest.mark.slow
 def test_help_of_all_flags_has_those_of_the_trainer():
     end = python(SCRIPT, "--help_all")
     assert end.returncode == 0

@@ -270,12 +270,14 @@ def test_a_masked_model_is_refused(call, tiny_model):
     assert code == 2 and "'roberta' model, which does not write from left to right" in err
 
 
+@pytest.mark.slow
 def test_the_live_view_in_a_terminal(tiny_gpt2):
     seen = in_a_terminal("gpt2_inference.py", tiny_gpt2, b"The river\n\n\n")
     assert seen.index(b"loading") < seen.index(b"ready in")
     assert b"tokens \xc2\xb7 NFE" in seen and b"mask" not in seen
 
 
+@pytest.mark.slow
 def test_in_a_pipe_from_a_process_of_its_own(tiny_gpt2):
     done = subprocess.run(
         [sys.executable, "gpt2_inference.py", "--model", str(tiny_gpt2), "--json", *SMALL],

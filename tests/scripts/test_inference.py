@@ -298,12 +298,14 @@ def test_show_without_a_display(call, monkeypatch):
     assert code == 2 and err.count("inference.py: ") == 1
 
 
+@pytest.mark.slow
 def test_help_is_quick_because_torch_is_not_imported():
     code = "import sys, inference; from diffusion.cli import flags; import transformers.hf_argparser; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
 
 
+@pytest.mark.slow
 def test_the_interactive_loop_in_a_terminal(tiny_model):
     """Two prompts, one of them too long, then two empty lines; the banner comes before the model."""
     typed = b"The river\n" + b"river " * 60 + b"\n\n\n"
@@ -341,6 +343,7 @@ def test_output_through_a_link_and_into_a_device(call, tmp_path):
     assert pipe.is_fifo()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence(tiny_model):
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")

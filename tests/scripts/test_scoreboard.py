@@ -126,6 +126,7 @@ def untimed(data: dict) -> dict:
     return data
 
 
+@pytest.mark.slow
 def test_a_run_and_all_that_it_leaves(score, text, tiny_gpt2):
     code, out, err = score("--output_dir", "board", "--markdown", "RESULTS.md")
     assert code == 0, err
@@ -194,6 +195,7 @@ def run_again(text):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_equals_one_that_was_not(score, monkeypatch, whole):
     real, calls = Writer.generate, []
 
@@ -230,6 +232,7 @@ def test_a_stopped_run_goes_on_and_equals_one_that_was_not(score, monkeypatch, w
     assert code == 2 and "is empty" in err
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_the_middle_loses_nothing(score, monkeypatch, whole):
     real, writes = Path.write_bytes, []
 
@@ -251,6 +254,7 @@ def test_a_full_disk_in_the_middle_loses_nothing(score, monkeypatch, whole):
     assert untimed(result("board")) == untimed(result(whole))
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(whole, text, grid, tiny_gpt2, tmp_path):
     flags = ["--dataset", text, "--settings", grid, "--scorer", tiny_gpt2, *SIZE,
              "--output_dir", tmp_path / "two", "--device", "cpu"]  # fmt: skip
@@ -470,6 +474,7 @@ def test_what_a_reader_must_know_is_said():
     assert short.startswith("10 texts are shorter than the full length")
 
 
+@pytest.mark.slow
 def test_help_is_quick_and_needs_no_torch():
     code = "import sys, scoreboard; sys.argv = ['x', '--help']\ntry:\n scoreboard.main()\nfinally:"
     done = subprocess.run(

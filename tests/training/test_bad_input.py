@@ -162,6 +162,7 @@ def test_bad_models(train, warm, text, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_without_a_hub_the_default_run_says_what_to_do(tmp_path):
     """A process of its own: one line on standard error is all there is, and it comes soon."""
     started = time.monotonic()

@@ -36,6 +36,7 @@ def test_accumulation_changes_nothing(train, text, tmp_path, seen, loss):
     assert (strata == torch.arange(8.0)).all()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_batch(train, text, tmp_path):
     """Over more than one epoch and with accumulation. `accelerate launch --cpu` alone starts one
     process, whatever --num_processes says; --multi_gpu is its way to say several."""

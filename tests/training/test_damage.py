@@ -59,6 +59,7 @@ def full_disk(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [30_000, 60_000], ids=["weights", "optimiser"])
 def test_a_full_disk_while_training_keeps_the_last_checkpoint(train, text, tmp_path, size):
     out = tmp_path / "out"

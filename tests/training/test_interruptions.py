@@ -5,6 +5,7 @@ import re
 import signal
 import time
 
+import pytest
 import torch
 from helpers.training import (
     RUN,
@@ -17,6 +18,7 @@ from helpers.training import (
 )
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_twice_equals_the_whole_one(train, text, tmp_path):
     """Ctrl-C at one step, SIGKILL at another, both in processes of their own; then the rest here
     must end with bit for bit the weights, average, optimiser and losses of a run never stopped."""

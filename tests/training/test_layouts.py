@@ -96,6 +96,7 @@ def test_full_alone_is_the_training_of_before(train, text, tmp_path, laid_out):
     assert "eval_causal_nats_per_token" not in state(two)["log_history"][-1]
 
 
+@pytest.mark.slow
 def test_a_resumed_mix_is_the_whole_one(train, text, tmp_path):
     """Stopped within a window of layouts, within an epoch and within an accumulation's ratio."""
     whole, out = tmp_path / "whole", tmp_path / "out"
@@ -130,6 +131,7 @@ def test_accumulation_of_one_layout_changes_nothing(train, text, tmp_path):
         assert runs[2][step] == pytest.approx(value, rel=2e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_with_a_mix_are_one_with_twice_the_batch(train, text, tmp_path):
     flags = [*RUN, *SIZE, *MIX, "--dataset", text, "--max_steps", "24", "--ema", "0.9"]
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",

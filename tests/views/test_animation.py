@@ -307,6 +307,7 @@ def test_a_gif_of_a_whole_canvas_is_small(tmp_path):
     assert (tmp_path / "out.gif").stat().st_size < 1_000_000
 
 
+@pytest.mark.slow
 def test_filmstrip_shows_six_to_eight_moments_with_first_and_last(tmp_path):
     frames = [frame(f" {k}", index=k) for k in range(40)]
     film = film_of(frames)
