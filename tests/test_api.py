@@ -1,5 +1,9 @@
 """Five lines of Python do what the scripts do."""
 
+import json
+from pathlib import Path
+
+import matplotlib
 import pytest
 import torch
 from PIL import Image
@@ -54,3 +58,17 @@ def test_an_animation_is_saved(writer, tmp_path):
     steps = list(diffusion.steps(writer, "The river", **OPTIONS))
     diffusion.animate(writer, steps, str(tmp_path / "river.png"))
     assert Image.open(tmp_path / "river.png").size[0] > 100
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    notebook = Path(__file__).resolve().parents[1] / "docs" / "tour.ipynb"
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("agg")
+    names: dict = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert (tmp_path / "river.gif").is_file()
+    said = capsys.readouterr().out
+    assert "step 8: 0 masks, 8 passes" in said and said.count("nats per token") == 2
