@@ -7,7 +7,7 @@ are calls of the model and count as such. On a CPU that share is of processor ti
 so that other work on the machine does not change it.
 
     python benchmarks/samplers.py --output benchmarks/results/samplers.json
-    python benchmarks/samplers.py --table              # the table of the README, from those numbers
+    python benchmarks/samplers.py --table              # the table of docs/samplers.md, from those numbers
 """
 
 import argparse

@@ -25,7 +25,7 @@ from diffusion.samplers.catalog import (
 N_STEPS = 10
 MAX_STEPS = 100_000
 
-# What reads best with the embedded model: (sampler, block length). The README says why.
+# What reads best with the embedded model: (sampler, block length). docs/samplers.md says why.
 DEFAULT_SAMPLER = ("first-hitting", 1)
 
 
