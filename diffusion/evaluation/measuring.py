@@ -1,14 +1,21 @@
 """Seconds of several ways of writing, side by side in one run."""
 
+import dataclasses
 import gc
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
+from diffusion import hardware
+from diffusion.canvas import Step, prompt_ids, written_ids, written_text
 from diffusion.cli.console import progress
-from diffusion.denoise import Step
 from diffusion.errors import UserError
+from diffusion.evaluation import record
+from diffusion.options import GenerationOptions
+from diffusion.views.frames import Framer
 
 Kept = TypeVar("Kept")
 
@@ -39,3 +46,59 @@ def measure(
             done += 1
             progress(done, len(jobs) * (repeats + 1), "run")
     return runs
+
+
+# ---------------------------------------------------------------- two models after one prompt
+
+
+def options_for(writers: list, generation: GenerationOptions, prompt: str) -> list:
+    """What each writer is asked for: the same, and exactly so many new tokens that both have
+    room."""
+    length = generation.length
+    if length is None:
+        given = [prompt_ids(w.tokenizer, [prompt], generation.max_len)[0] for w in writers]
+        length = generation.max_len - max(map(len, given))
+    diffusion = dataclasses.replace(generation, length=length)
+    options = [diffusion.resolved(), GenerationOptions(**diffusion.shared())]
+    for writer, own in zip(writers, options, strict=True):
+        writer.check(own)
+        prompt_ids(writer.tokenizer, [prompt], own.max_len, own.length)
+    return options
+
+
+def median_run(runs: list) -> list:
+    """The run with the median time: one that took place, so that its times belong together."""
+    return sorted(runs, key=lambda steps: steps[-1].seconds)[(len(runs) - 1) // 2]
+
+
+def measured(writers: list, generation: GenerationOptions, repeats: int, prompt: str) -> dict:
+    """The record of one comparison, see `record`."""
+    options = options_for(writers, generation, prompt)
+    runs = measure(list(zip(writers, options, strict=True)), prompt, repeats, keep=list)
+    same = writers[0].tokenizer.get_vocab() == writers[1].tokenizer.get_vocab()
+    sides = []
+    for writer, own, all_runs in zip(writers, options, runs, strict=True):
+        steps = median_run(all_runs)
+        framer = Framer(writer.tokenizer)
+        sides.append(
+            {
+                "model": Path(writer.name).name,
+                "method": writer.method(own),
+                "dtype": str(writer.dtype).removeprefix("torch."),
+                "text": written_text(writer.tokenizer, steps[-1], 0),
+                "ids": written_ids(steps[-1], 0),
+                "nfe": int(steps[-1].nfe[0]),
+                "seconds": [steps[-1].seconds for steps in all_runs],
+                "frames": [framer.frame(step) for step in steps],
+            }
+        )
+    return {
+        "format": record.FORMAT,
+        "version": record.VERSION,
+        "prompt": prompt,
+        "options": {k: v for k, v in asdict(options[0]).items() if v is not None},
+        # Tokens of two tokenizers are not of one length, characters are.
+        "unit": "token" if same else "character",
+        "sides": sides,
+        **hardware.record(writers[0].device, writers[0].dtype),
+    }

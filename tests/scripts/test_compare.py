@@ -21,7 +21,7 @@ from PIL import Image
 
 import compare
 from diffusion.errors import UserError
-from diffusion.evaluation import measuring, record
+from diffusion.evaluation import comparison, measuring, record
 from diffusion.options import GenerationOptions
 from diffusion.views import animation, panes, terminal
 from diffusion.views.animation import GIF_TICK, Stage
@@ -224,9 +224,9 @@ def test_runs_alternate_after_one_to_warm_up(monkeypatch):
     assert len(count) == 8
     assert [[steps[-1].seconds for steps in side] for side in runs] == [[3, 1, 2], [5, 6, 4]]
     # The run that is shown took place: its times belong together.
-    assert [step.seconds for step in compare.median_run(runs[0])] == [0.0, 1.0, 2]
-    assert compare.median_run(runs[1])[-1].seconds == 5
-    assert compare.median_run(runs[1][:2])[-1].seconds == 5  # the lower of two
+    assert [step.seconds for step in measuring.median_run(runs[0])] == [0.0, 1.0, 2]
+    assert measuring.median_run(runs[1])[-1].seconds == 5
+    assert measuring.median_run(runs[1][:2])[-1].seconds == 5  # the lower of two
 
 
 def side(model, seconds, frames):
@@ -237,13 +237,15 @@ def side(model, seconds, frames):
 def test_the_verdict():
     a = side("a", [1.0, 2.0, 4.0], diffusion_frames([0.0, 0.5, 1.0, 1.5, 2.0]))
     b = side("b", [0.5], causal_frames([0.0, 0.1, 0.2, 0.5]))
-    assert compare.verdict([a, b], "token") == "b was 4.00× faster"
-    assert compare.verdict([b, a], "token") == "b was 4.00× faster"
+    assert comparison.verdict([a, b], "token") == "b was 4.00× faster"
+    assert comparison.verdict([b, a], "token") == "b was 4.00× faster"
     # Of an even number of runs the lower one in the middle is shown, and so it is what counts.
-    assert compare.verdict([a, side("c", [9.0, 1.0], b["frames"])], "token") == "c was 2.00× faster"
+    assert (
+        comparison.verdict([a, side("c", [9.0, 1.0], b["frames"])], "token") == "c was 2.00× faster"
+    )
     letters = len(" quick brown fox jumps"), len(" lazy dog sleeps")
     ratio = (2.0 / letters[0]) / (0.5 / letters[1])
-    assert compare.verdict([a, b], "character") == f"b was {ratio:.2f}× faster per character"
+    assert comparison.verdict([a, b], "character") == f"b was {ratio:.2f}× faster per character"
 
 
 # ---------------------------------------------------------------- the script
@@ -316,7 +318,7 @@ def test_a_replay_shows_the_same_without_a_model(call, tmp_path, monkeypatch):
     code, _, err = call("The river", *SMALL, "--output_dir", kept, "--save_animation", "a.html")
     assert code == 0, err
     assert os.listdir(kept) == ["compare.json"]
-    monkeypatch.setattr(compare, "load_writers", None)
+    monkeypatch.setattr(compare, "load_pair", None)
     code, _, err = call("--replay", kept / "compare.json", "--save_animation", "b.html")
     assert code == 0, err
     direct, again = films
@@ -358,10 +360,7 @@ def test_the_measurement_is_kept_before_it_is_shown(call, tmp_path, monkeypatch)
     assert os.listdir(tmp_path / "k") == ["compare.json"]
 
 
-def test_both_models_compute_in_one_number_format(monkeypatch):
-    from diffusion import generate
-    from diffusion.models import causal
-
+def test_both_models_compute_in_one_number_format():
     asked = []
 
     def loader(own):
@@ -371,11 +370,10 @@ def test_both_models_compute_in_one_number_format(monkeypatch):
 
         return load
 
-    monkeypatch.setattr(generate, "load_writer", loader("float32"))
-    monkeypatch.setattr(causal, "load_causal_writer", loader("bfloat16"))
-    pair = compare.load_writers(compare.CompareOptions())
+    loaders = loader("float32"), loader("bfloat16")
+    pair = compare.load_pair(compare.CompareOptions(), *loaders)
     assert [writer.dtype for writer in pair] == ["float32", "float32"]
-    pair = compare.load_writers(compare.CompareOptions(dtype="bfloat16"))
+    pair = compare.load_pair(compare.CompareOptions(dtype="bfloat16"), *loaders)
     assert [writer.dtype for writer in pair] == ["bfloat16", "bfloat16"]
 
 
@@ -430,12 +428,12 @@ def test_models_with_different_tokenizers(call, tiny_gpt2, tmp_path):
     data = json.loads(out)
     assert data["unit"] == "character"
     data["sides"] = [{**s, "frames": record.unpack(s["frames"])} for s in data["sides"]]
-    shown = compare.film_of_record(data, 1.0)
+    shown = comparison.film_of_record(data, 1.0)
     assert (
         "tokenizers differ" in shown.moments[0].note and "per character" in shown.time_line.verdict
     )
     assert "characters" in shown.tracks[0].status(shown.tracks[0].frames[-1])
-    assert "characters/s" in compare.table(data)
+    assert "characters/s" in comparison.table(data)
 
 
 @pytest.mark.slow
