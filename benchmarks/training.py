@@ -29,6 +29,7 @@ from diffusion.models import layouts
 from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import arrange
 from diffusion.models.loading import load_masked_lm
+from diffusion.noise import Absorbing
 from diffusion.objective import token_weights
 from diffusion.training.trainer import Nats
 
@@ -54,7 +55,16 @@ class Steps:
         self.rows = list(ids)
         mix = dict.fromkeys(args.layouts, 1.0)
         self.collators = MixCollator(
-            MASK, [BOS, PAD], 1, mix, self.shift, 1.67, "linear", 0, self.batch, self.batch
+            Absorbing(MASK),
+            [BOS, PAD],
+            1,
+            mix,
+            self.shift,
+            1.67,
+            "linear",
+            0,
+            self.batch,
+            self.batch,
         ).collators
         self.done = 0
 

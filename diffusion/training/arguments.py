@@ -41,7 +41,7 @@ class ModelArguments:
         None, "Dropout rate. Default: the model's own; 0 with --config.", **_SHARE
     )
     attn_implementation: str = _flag(
-        "auto", "eager, sdpa, ...; auto takes eager on CPUs, where it trains faster."
+        "auto", "eager, sdpa, ...; auto takes eager on CPUs, and layouts for a mix."
     )
 
 
