@@ -13,7 +13,6 @@ from diffusion import hardware
 from diffusion.errors import UserError, first_line
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
-EMBEDDED = WEIGHTS / "roberta-small-wikitext"
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _CONVERT = (

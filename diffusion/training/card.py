@@ -87,12 +87,22 @@ def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds
         if name.startswith("eval_nats_at_")
     )
     mix = ", ".join(f"{name} {share:.0%}" for name, share in settings["layouts"].items())
+    kind_of = "fill-mask" if loading.is_masked_lm(model.config) else "text-generation"
+    tag, note = f"\npipeline_tag: {kind_of}", ""
+    if kind_of == "fill-mask" and settings["shift"]:
+        tag, note = (
+            "",
+            (
+                "\nThe prediction for a token stands one slot to its left (`diffusion.shift` in "
+                "config.json): a fill-mask pipeline would silently read it one slot off. "
+                "`inference.py --model` reads it right.\n"
+            ),
+        )
     return f"""---
-library_name: transformers
-pipeline_tag: {"fill-mask" if loading.is_masked_lm(model.config) else "text-generation"}
+library_name: transformers{tag}
 ---
 # {Path(args.output_dir).name}
-
+{note}
 Trained by `finetune.py` with
 
 ```

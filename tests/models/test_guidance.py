@@ -79,6 +79,53 @@ def test_no_weight_or_nothing_to_hide_is_the_sampler_itself(name):
             break
 
 
+def mixed_canvas():
+    """Rows with different given tokens; the first has nothing to write, so it leaves the batch."""
+    ids = torch.tensor([[0, 1, 2, 0], [M, 2, M, M], [1, M, M, M], [M, M, 0, M]])
+    return Canvas(ids, ids != M, torch.zeros_like(ids, dtype=torch.bool))
+
+
+def write_guided(denoiser, canvas, keys):
+    return denoise(canvas, denoiser, FirstHitting(), Sampling(), keys)
+
+
+def test_guidance_hides_what_is_given_in_each_row_when_others_leave_the_batch():
+    canvas, keys = mixed_canvas(), rng.row_keys(0, 4)
+    *_, together = write_guided(Guided(SMALL, 5.0, []), canvas, keys)
+    for row in range(1, 4):
+        *_, alone = write_guided(Guided(SMALL, 5.0, []), canvas.take([row]), keys[row : row + 1])
+        assert torch.equal(alone.ids[0], together.ids[row])
+    # What is hidden matters here: another row's given tokens would give another text.
+    question = Question(canvas.ids[1:2], canvas.ids[1:2] == M, torch.tensor([1]))
+    guided = Guided(SMALL, 5.0, []).start(canvas)
+    assert not torch.equal(guided(question), guided(replace(question, rows=torch.tensor([2]))))
+
+
+def test_two_generations_of_one_denoiser_do_not_mix():
+    denoiser, canvas, keys = Guided(SMALL, 5.0, []), mixed_canvas(), rng.row_keys(0, 4)
+    turned = canvas.take([3, 2, 1, 0])
+    expected = [list(write_guided(denoiser, c, keys))[-1].ids for c in (canvas, turned)]
+    pairs = itertools.zip_longest(*(write_guided(denoiser, c, keys) for c in (canvas, turned)))
+    last = [None, None]
+    for pair in pairs:
+        last = [new or old for new, old in zip(pair, last, strict=True)]
+    assert all(torch.equal(step.ids, ids) for step, ids in zip(last, expected, strict=True))
+
+
+def test_a_denoiser_inside_others_is_started_with_the_canvas():
+    started = []
+
+    class Starting(TabularDenoiser):
+        def start(self, canvas):
+            started.append(canvas)
+            return self
+
+    canvas = mixed_canvas()
+    denoiser = Processed(Guided(Starting(4, 3, seed=2), 1.0, []), 1.2)
+    *_, last = write_guided(denoiser, canvas, rng.row_keys(0, 4))
+    assert started == [canvas] and not last.masked.any()
+
+
 def test_guidance_leaves_padding_and_specials_in_place():
     seen = []
 

@@ -95,6 +95,9 @@ def test_shift_after_a_causal_warm_start(train, warm, text, tmp_path, flag, shif
                     "--output_dir", tmp_path / "out")  # fmt: skip
     assert code == 0
     assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out").config.diffusion["shift"] is shift
+    # A fill-mask pipeline reads a token at its own slot.
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert ("pipeline_tag: fill-mask" in card, "one slot off" in card) == (not shift, shift)
 
 
 @pytest.mark.parametrize(
