@@ -7,54 +7,60 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from diffusion.errors import UserError
-from diffusion.views.frames import Frame, State
+from diffusion.views.frames import Frame, State, changes
 
-FORMAT, VERSION = "roberta-diffusion comparison", 1
+FORMAT, VERSION, READABLE = "roberta-diffusion comparison", 2, (1, 2)
 
 
 def pack(frames: Sequence[Frame]) -> list[dict]:
-    """Frames as dicts with ``changes`` [[position, state, piece], ...] against the frame before;
-    ``length`` is the number of positions."""
-    out, before = [], []
-    for frame in frames:
-        cells = [[s.value, p] for s, p in zip(frame.states, frame.pieces, strict=True)]
-        changes = [
-            [i, *cell] for i, cell in enumerate(cells) if i >= len(before) or before[i] != cell
-        ]
-        out.append(
-            {
-                "index": frame.index,
-                "total": frame.total,
-                "nfe": frame.nfe,
-                "seconds": frame.seconds,
-                "ends": frame.ends,
-                "length": len(cells),
-                "changes": changes,
-            }
-        )
-        before = cells
-    return out
+    """Frames as dicts with ``changes`` [[position, state, piece, confidence], ...] against the
+    frame before; ``length`` is the number of positions."""
+    cells = [
+        [list(cell) for cell in zip_longest((s.value for s in f.states), f.pieces, f.confidence)]
+        for f in frames
+    ]
+    return [
+        {
+            "index": frame.index,
+            "total": frame.total,
+            "nfe": frame.nfe,
+            "seconds": frame.seconds,
+            "ends": frame.ends,
+            "length": len(frame.pieces),
+            "changes": changed,
+        }
+        for frame, changed in zip(frames, changes(cells), strict=True)
+    ]
 
 
 def unpack(data: Sequence[dict]) -> list[Frame]:
     """The frames that `pack` described; ValueError, TypeError, KeyError or IndexError if none."""
-    frames, states, pieces = [], [], []
+    frames, cells = [], []
     for entry in data:
         length = entry["length"]
-        states = [*states[:length], *[State.MASKED] * (length - len(states))]
-        pieces = [*pieces[:length], *[""] * (length - len(pieces))]
-        for i, state, piece in entry["changes"]:
+        cells = cells[:length] + [(State.MASKED, "", None)] * (length - len(cells))
+        for i, state, piece, *sure in entry["changes"]:  # version 1 had no confidence
             if i < 0:
                 raise IndexError("a position before the first")
-            states[i], pieces[i] = State(state), str(piece)
+            known = None if not sure or sure[0] is None else _finite(sure[0])
+            cells[i] = State(state), str(piece), known
+        states, pieces, confidence = ([cell[k] for cell in cells] for k in range(3))
         numbers = {name: int(entry[name]) for name in ("index", "nfe")}
-        total = None if entry["total"] is None else int(entry["total"])
-        ends = [int(end) for end in entry["ends"]]
-        seconds = _finite(entry["seconds"])
-        frames.append(Frame(pieces, states, total=total, ends=ends, seconds=seconds, **numbers))
+        frames.append(
+            Frame(
+                pieces,
+                states,
+                total=None if entry["total"] is None else int(entry["total"]),
+                ends=[int(end) for end in entry["ends"]],
+                seconds=_finite(entry["seconds"]),
+                confidence=confidence,
+                **numbers,
+            )
+        )
     if not frames or frames[0].seconds < 0:
         raise ValueError("it holds no frames, or time before the start")
     if any(a.seconds > b.seconds for a, b in itertools.pairwise(frames)):
@@ -85,10 +91,10 @@ def load(path: str) -> dict:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise UserError(f"--replay {path} is not a comparison; give a file that compare.py "
                         "--output_dir wrote")  # fmt: skip
-    if record.get("version") != VERSION:
+    if record.get("version") not in READABLE:
         raise UserError(
             f"--replay {path} is of version {record.get('version')!r}, and this program reads "
-            f"version {VERSION}; {again}"
+            f"versions {READABLE[0]} to {VERSION}; {again}"
         )
     try:
         for side in record["sides"]:

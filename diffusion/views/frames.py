@@ -11,9 +11,10 @@ import codecs
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Self
+from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 
 END_MARK = "∎"  # drawn where a written </s> ends the text
+DOUBTS = (0.5, 0.2, 0.05)  # a token of lower probability is marked as that much less sure
 
 
 class State(StrEnum):
@@ -46,7 +48,8 @@ class Frame:
     ``pieces`` is the text at each position, "" where it is masked or has nothing to show: the
     first bytes of a character whose last byte stands further on, or text after the end. ``ends``
     lists the positions of written ``</s>``. ``nfe`` counts forward passes, ``seconds`` is the
-    time spent in model and sampler so far.
+    time spent in model and sampler so far. ``confidence`` is the probability that each written
+    token had when it was written, None where there is none; empty: nothing is known.
     """
 
     pieces: list[str]
@@ -56,10 +59,13 @@ class Frame:
     nfe: int
     seconds: float
     ends: list[int] = field(default_factory=list)
+    confidence: list[float | None] = field(default_factory=list)
 
     def __post_init__(self):
         if len(self.pieces) != len(self.states):
             raise ValueError(f"{len(self.pieces)} pieces but {len(self.states)} states")
+        if not self.confidence:
+            object.__setattr__(self, "confidence", [None] * len(self.pieces))
 
     @property
     def text(self) -> str:
@@ -71,32 +77,55 @@ class Frame:
         """Positions still to be written."""
         return sum(state.open for state in self.states)
 
+    @property
+    def written(self) -> int:
+        """Positions that were written, and are not open again."""
+        return sum(state in (State.FRESH, State.SETTLED) for state in self.states)
+
     def shown(self, position: int) -> str:
         """The string to draw at a written position, with nothing in it that can do harm."""
         return END_MARK if position in self.ends else printable(self.pieces[position])
 
-    def to_dict(self) -> dict:
-        """Plain lists, strings and numbers, for JSON."""
-        return asdict(self) | {"states": [state.value for state in self.states]}
+    def doubt(self, position: int) -> int:
+        """How unsure the model was of the token that stands here: 0 (sure, or not known) to 3."""
+        known = self.confidence[position]
+        if known is None or self.states[position] not in (State.FRESH, State.SETTLED):
+            return 0
+        return sum(known < bound for bound in DOUBTS)
 
-    @classmethod
-    def from_dict(cls, data: dict) -> Self:
-        """The frame that `to_dict` described; ValueError, TypeError or KeyError if it is none."""
-        return cls(**data | {"states": [State(state) for state in data["states"]]})
+
+def changes(rows: Sequence[Sequence[list]]) -> list[list[list]]:
+    """Delta coding: for each row of cells the [position, *cell] that differ from the row before.
+    Of any number of steps it is about as long as the text."""
+    out, before = [], []
+    for row in rows:
+        out.append(
+            [[i, *cell] for i, cell in enumerate(row) if i >= len(before) or before[i] != cell]
+        )
+        before = row
+    return out
 
 
 def status_line(frame: Frame, separator: str = " · ") -> str:
-    """Step, forward passes, measured seconds and open positions in one line."""
+    """Step, forward passes, measured seconds, open positions and written tokens a second."""
     step = f"step {frame.index}" + (f"/{frame.total}" if frame.total is not None else "")
     masks = f"{frame.masks} mask" + ("" if frame.masks == 1 else "s")
-    return separator.join((step, f"NFE {frame.nfe}", f"{frame.seconds:.2f} s", masks))
+    return separator.join((step, *_cost(frame), masks, *_speed(frame)))
 
 
 def token_line(frame: Frame, separator: str = " · ") -> str:
-    """The same for a model without masks: new tokens, forward passes, measured seconds."""
-    tokens = sum(state is not State.GIVEN for state in frame.states)
-    count = f"{tokens} token" + ("" if tokens == 1 else "s")
-    return separator.join((count, f"NFE {frame.nfe}", f"{frame.seconds:.2f} s"))
+    """The same for a model without masks, with the number of new tokens."""
+    count = f"{frame.written} token" + ("" if frame.written == 1 else "s")
+    return separator.join((count, *_cost(frame), *_speed(frame)))
+
+
+def _cost(frame: Frame) -> list[str]:
+    return [f"NFE {frame.nfe}", f"{frame.seconds:.2f} s"]
+
+
+def _speed(frame: Frame) -> list[str]:
+    rate = frame.written / frame.seconds if frame.seconds > 0 else 0
+    return [f"{rate:.0f} tokens/s"] if rate else []
 
 
 def printable(text: str) -> str:
@@ -161,6 +190,7 @@ class Framer:
             total=step.total,
             nfe=int(step.nfe[row]),
             seconds=float(step.seconds),
+            confidence=[None if p != p else round(p, 4) for p in step.confidence[row].tolist()],
         )
 
     def build(
@@ -172,8 +202,9 @@ class Framer:
         total: int | None,
         nfe: int,
         seconds: float,
+        confidence: Sequence[float | None] = (),
     ) -> Frame:
-        """A frame from token ids and their states, both (L,).
+        """A frame from token ids, their states and, where known, probabilities, all (L,).
 
         Given special tokens (``<s>``, the closing ``</s>``, padding) are left out. The text ends
         at the first written ``</s>`` that is settled (any, when no mask is left) unless given text
@@ -181,16 +212,17 @@ class Framer:
         are still worked on and a sampler that re-masks may yet move the end.
         """
         kept = [
-            (token, state)
-            for token, state in zip(ids, states, strict=True)
+            (token, state, sure)
+            for token, state, sure in zip_longest(ids, states, confidence)
             if not (state is State.GIVEN and token in self.hidden)
         ]
-        states = [state for _, state in kept]
+        states = [state for _, state, _ in kept]
+        confidence = [sure for *_, sure in kept] if confidence else []
         last_given = max((i for i, s in enumerate(states) if s is State.GIVEN), default=-1)
         final = (State.SETTLED,) if any(s.open for s in states) else (State.SETTLED, State.FRESH)
         ends = [
             i
-            for i, (token, state) in enumerate(kept)
+            for i, (token, state, _) in enumerate(kept)
             if token in self.ends and state in (State.SETTLED, State.FRESH)
         ]
         cut = next((i for i in ends if states[i] in final and i > last_given), len(kept))
@@ -200,10 +232,10 @@ class Framer:
             else b""
             if i >= cut or token in self.hidden
             else self.bytes_of(token)
-            for i, (token, state) in enumerate(kept)
+            for i, (token, state, _) in enumerate(kept)
         ]
         ends = [i for i in ends if i <= cut]
-        return Frame(_decode(chunks), states, index, total, nfe, seconds, ends)
+        return Frame(_decode(chunks), states, index, total, nfe, seconds, ends, confidence)
 
     def bytes_of(self, token_id: int) -> bytes:
         """The UTF-8 bytes that a token adds to the text; they need not be whole characters."""

@@ -186,15 +186,14 @@ def scroll(rows: list[Row], height: int, top: int) -> int:
 
 
 def fit_status(frame: Frame, columns: int, status: Callable = status_line) -> str:
-    """The status line in the widest form that fits, without its last parts if none does."""
-    for separator in (" · ", "  ", " "):
-        line = status(frame, separator)
-        if len(line) <= columns:
-            return line
+    """The status line with as many of its parts as fit, the last ones left out first."""
     parts = status(frame, "\n").split("\n")
-    while len(parts) > 1 and len(" ".join(parts)) > columns:
-        parts.pop()
-    return " ".join(parts)[:columns]
+    for count in range(len(parts), 0, -1):
+        for separator in (" · ", "  ", " "):
+            line = separator.join(parts[:count])
+            if len(line) <= columns:
+                return line
+    return parts[0][:columns]
 
 
 class Screen:

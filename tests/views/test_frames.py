@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -6,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from diffusion.evaluation import record
 from diffusion.views.frames import Frame, Framer, State, printable, status_line
 
 GIVEN, MASKED, FRESH, SETTLED, REMASKED = State
@@ -70,6 +72,7 @@ def step_of(ids, frozen=(), masked=(), revealed=(), remasked=()):
         masked=flags(masked),
         revealed=flags(revealed),
         remasked=flags(remasked),
+        confidence=torch.tensor([[math.nan] * length, [0.25] * length]),
         seconds=0.25,
     )
 
@@ -141,20 +144,36 @@ def test_an_end_before_given_text_hides_nothing_given():
     assert frame.text == "az" and frame.ends == [1]
 
 
-def test_frames_survive_json():
-    frame = build(
-        [*ids_of(" é"), MASK, EOS], [GIVEN, FRESH, SETTLED, REMASKED, SETTLED], total=None
-    )
-    again = Frame.from_dict(json.loads(json.dumps(frame.to_dict())))
-    assert again == frame
-    assert all(isinstance(state, State) for state in again.states)
+def test_frames_survive_delta_coding_and_json():
+    frames = [
+        Frame([" é", "", ""], [GIVEN, MASKED, MASKED], 0, None, 0, 0.0),
+        Frame([" é", " a", ""], [GIVEN, FRESH, MASKED], 1, None, 1, 0.5, [], [None, 0.25, None]),
+        Frame([" é", "", ""], [GIVEN, REMASKED, SETTLED], 2, None, 2, 0.75, [2], [None, None, 1.0]),
+        Frame([" é", "x", "", "!"], [GIVEN, FRESH, SETTLED, FRESH], 3, None, 3, 0.75),
+    ]
+    packed = json.loads(json.dumps(record.pack(frames)))
+    assert [len(entry["changes"]) for entry in packed] == [3, 1, 2, 3]
+    assert record.unpack(packed) == frames
+    assert all(isinstance(state, State) for state in record.unpack(packed)[1].states)
+    for entry in packed:  # as version 1 wrote it
+        entry["changes"] = [change[:3] for change in entry["changes"]]
+    assert [frame.pieces for frame in record.unpack(packed)] == [frame.pieces for frame in frames]
     with pytest.raises(ValueError, match="1 pieces but 2 states"):
         Frame(["a"], [GIVEN, GIVEN], 0, None, 0, 0.0)
 
 
+def test_doubt_follows_the_probability_of_written_tokens():
+    frame = Frame(
+        list("abcdefg"),
+        [GIVEN, FRESH, SETTLED, SETTLED, SETTLED, SETTLED, MASKED],
+        1, None, 1, 0.0, [], [0.01, 0.01, 0.1, 0.4, 0.5, None, 0.01],
+    )  # fmt: skip
+    assert [frame.doubt(i) for i in range(7)] == [0, 3, 2, 1, 0, 0, 0]
+
+
 def test_status_line():
     frame = build([MASK, *ids_of("a")], [MASKED, FRESH])
-    assert status_line(frame) == "step 1/4 · NFE 1 · 0.50 s · 1 mask"
+    assert status_line(frame) == "step 1/4 · NFE 1 · 0.50 s · 1 mask · 2 tokens/s"
     assert status_line(build(ids_of("a"), [FRESH], total=None)).startswith("step 1 ·")
 
 
