@@ -7,41 +7,27 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TextIO
 
+from rich.cells import set_cell_size
+from rich.text import Text
+
 from diffusion.views.film import Film, Moment
 from diffusion.views.frames import Frame, State, printable
 from diffusion.views.terminal import (
     GLYPHS,
-    Row,
+    WIDEST,
+    Lines,
     Screen,
-    clusters,
     fit_status,
-    glyphs_of,
+    legend,
     scroll,
+    settled,
     supports_live,
-    window_size,
-    wrap,
 )
 
 NARROWEST = 34  # columns of a pane; below that they stand one above the other
 GAP = 3
 BAR = "█", "░"  # what is over, what is to come
 ASCII_BAR = "#", "-"
-
-
-def fit(text: str, columns: int) -> str:
-    """The text cut or filled with spaces to so many columns."""
-    out, used = "", 0
-    for cluster, width in clusters(text):
-        if used + width > columns:
-            break
-        out, used = out + cluster, used + width
-    return out + " " * (columns - used)
-
-
-def fit_row(row: Row, columns: int) -> str:
-    """A wrapped row with its styles, filled with spaces."""
-    used = sum(width for text, _ in row.runs for _, width in clusters(text))
-    return row.styled() + " " * max(0, columns - used)
 
 
 class Panes:
@@ -51,65 +37,75 @@ class Panes:
         self.film, self.glyphs = film, glyphs
         self.bar = BAR if glyphs is GLYPHS else ASCII_BAR
         self.tops = [0] * len(film.tracks)
-        self.heights: dict[tuple[int, int], int] = {}
+        self.lines: dict[tuple[int, int], tuple[Lines, int]] = {}
 
-    def rows(self, moment: Moment, columns: int, lines: int | None) -> list[str]:
-        """The styled rows of a window; ``lines`` None: as many as it takes."""
+    def rows(self, moment: Moment, columns: int, lines: int | None) -> list[Text]:
+        """The rows of a window; ``lines`` None: as many as it takes."""
         n = len(self.film.tracks)
-        beside = (columns - GAP * (n - 1)) // n
         frames = self.film.frames(moment)
-        foot = self._foot(moment, columns)
+        columns = min(columns, n * (WIDEST + GAP) - GAP)
+        beside = (columns - GAP * (n - 1)) // n
+        foot = self._foot(moment, min(columns, WIDEST), lines)
         if beside >= NARROWEST:
-            height = None if lines is None else max(1, lines - 3 - len(foot))
-            tallest = max(self._final_height(i, beside) for i in range(n))
-            height = tallest if height is None else min(height, tallest)
+            height = max(self._lines(i, beside)[1] for i in range(n))
+            if lines is not None:
+                height = min(height, max(1, lines - 3 - len(foot)))
             panes = [self._pane(i, frame, beside, height) for i, frame in enumerate(frames)]
-            body = [(" " * GAP).join(parts) for parts in zip(*panes, strict=True)]
+            body = [Text(" " * GAP).join(parts) for parts in zip(*panes, strict=True)]
         else:
             body = []
             for i, frame in enumerate(frames):
-                height = self._final_height(i, columns)
+                height = self._lines(i, columns)[1]
                 if lines is not None:
                     height = max(1, min(height, (lines - len(foot)) // n - 3))
                 body += self._pane(i, frame, columns, height)
         rows = body + foot
         return rows if lines is None else rows[:lines]
 
-    def _final_height(self, i: int, columns: int) -> int:
-        """Rows of the finished text: room that is kept from the start, so that nothing moves."""
-        if (i, columns) not in self.heights:
-            final = self.film.tracks[i].frames[-1]
-            self.heights[i, columns] = len(wrap(final, columns, self.glyphs))
-        return self.heights[i, columns]
+    def _lines(self, i: int, columns: int) -> tuple[Lines, int]:
+        """The line breaks of a track, and the rows of its finished text: room that is kept from
+        the start, so that nothing moves."""
+        if (i, columns) not in self.lines:
+            frames = self.film.tracks[i].frames
+            lines = Lines(columns, self.glyphs, frames)
+            self.lines[i, columns] = lines, len(lines.rows(frames[-1]))
+        return self.lines[i, columns]
 
-    def _pane(self, i: int, frame: Frame, columns: int, height: int) -> list[str]:
+    def _pane(self, i: int, frame: Frame, columns: int, height: int) -> list[Text]:
         """Name, ``height`` rows of text, and status line of one track."""
         track = self.film.tracks[i]
-        text = wrap(frame, columns, self.glyphs)
+        text = self._lines(i, columns)[0].rows(frame)
         self.tops[i] = scroll(text, height, self.tops[i])
-        rows = [fit_row(row, columns) for row in text[self.tops[i] : self.tops[i] + height]]
-        rows += [" " * columns] * (height - len(rows))
-        name = f"\x1b[7m{fit(' ' + printable(track.name), columns)}\x1b[0m"
-        status = f"\x1b[2m{fit(fit_status(frame, columns, track.status), columns)}\x1b[0m"
-        return [name, *rows, " " * columns, status]
+        rows = text[self.tops[i] : self.tops[i] + height]
+        rows += [Text()] * (height - len(rows))
+        name = Text(set_cell_size(" " + printable(track.name), columns), "reverse")
+        status = Text(fit_status(frame, columns, track.status), "dim")
+        pane = [name, *rows, Text(), status]
+        for row in pane:
+            row.truncate(columns, pad=True)
+        return pane
 
-    def _foot(self, moment: Moment, columns: int) -> list[str]:
-        """A time line for each track on one scale, and the note or the verdict."""
+    def _foot(self, moment: Moment, columns: int, lines: int | None) -> list[Text]:
+        """A time line for each track on one scale, the note or the verdict, and a legend."""
         line = self.film.time_line
         if line is None:
             return []
         label = min(24, columns // 4)
         whole = max(1, columns - label - 10)
-        out = [""]
+        out = [Text()]
         for i, (track, end) in enumerate(zip(self.film.tracks, line.ends, strict=True)):
             reach = max(1, round(whole * line.filled(i, end)))
             over = round(whole * line.filled(i, moment.time))
             bar = self.bar[0] * over + self.bar[1] * (reach - over)
-            seconds = f" {end:.2f} s"
-            out.append(fit(printable(track.name), label) + " " + bar + seconds)
+            name = set_cell_size(printable(track.name), label)
+            out.append(Text(f"{name} {bar} {end:.2f} s"))
         final = moment is self.film.moments[-1]
-        closing = printable(line.verdict if final and line.verdict else moment.note)
-        out.append(fit(closing, columns).rstrip())
+        out.append(Text(printable(line.verdict if final and line.verdict else moment.note)))
+        if lines is not None and lines >= 16:
+            known = any(p is not None for t in self.film.tracks for p in t.frames[-1].confidence)
+            out.append(legend(self.glyphs, columns, known))
+        for row in out:
+            row.truncate(columns)
         return out
 
 
@@ -125,17 +121,17 @@ def play(
     stream = stream or sys.stdout
     if not supports_live(stream):
         return
-    panes = Panes(film, glyphs_of(stream))
+    screen = Screen(stream)
+    panes = Panes(film, screen.glyphs)
     starts, start = [], 0.0
     for moment in film.moments:
         starts.append(start)
         start += moment.hold
-    with Screen(stream) as screen:
+    with screen.full():
         began = clock()
         i, last = 0, len(film.moments) - 1
         while True:
-            size = window_size(stream)
-            screen.draw(panes.rows(film.moments[i], size.columns, size.lines))
+            screen.draw(panes.rows(film.moments[i], *screen.measure()))
             if i == last:
                 break
             sleep(max(0.0, began + starts[i + 1] - clock()))
@@ -145,15 +141,11 @@ def play(
         sleep(min(1.0, film.moments[last].hold))
     final = film.moments[-1]
     calm = [
-        replace(track, frames=[*track.frames[:-1], _settled(track.frames[-1])])
+        replace(track, frames=[*track.frames[:-1], settled(track.frames[-1])])
         for track in film.tracks
     ]
-    rows = Panes(replace(film, tracks=calm), panes.glyphs).rows(
-        final, window_size(stream).columns, None
-    )
-    screen.write("\n".join(row.rstrip(" ") for row in rows) + "\n")
-
-
-def _settled(frame: Frame) -> Frame:
-    states = [State.SETTLED if s is State.FRESH else s for s in frame.states]
-    return replace(frame, states=states)
+    panes = Panes(replace(film, tracks=calm), screen.glyphs)
+    rows = panes.rows(final, screen.measure()[0], None)
+    for row in rows:
+        row.rstrip()
+    screen.leave(rows)

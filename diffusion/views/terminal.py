@@ -7,31 +7,41 @@ one row of one frame at most. When it is finished, the whole text stays on the n
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
 import time
-import unicodedata
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Self, TextIO
 
-from diffusion.views.frames import Frame, State, status_line
+from rich.cells import cell_len
+from rich.console import Console, Group
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from diffusion.views.frames import END_MARK, Frame, State, status_line
 
 # Told apart by glyph and weight first, by colour second.
 STYLES = {
-    State.GIVEN: "1",  # bold
-    State.MASKED: "2",  # dim
-    State.FRESH: "1;4;32",  # bold, underlined, green
+    State.GIVEN: "bold",
+    State.MASKED: "dim",
+    State.FRESH: "bold underline green",
     State.SETTLED: "",
-    State.REMASKED: "33",  # yellow
+    State.REMASKED: "yellow",
 }
+# Settled tokens by `Frame.doubt`: equally light, so that they read on a dark and on a light screen.
+DOUBT_STYLES = ("", "#857391", "#9b5fb0", "#b13fd0")
 # An open position takes about the width of a token, so that the text around it moves little.
 GLYPHS = {State.MASKED: " ░░░", State.REMASKED: " ▓▓▓"}
 ASCII_GLYPHS = {State.MASKED: " ___", State.REMASKED: " ###"}
 
-_ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"  # alternate screen, no cursor, no line wrapping
-_LEAVE = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
+WIDEST = 100  # columns of a text: longer lines are hard to read
+# Columns of a token that is still to be written, with its space: mean and standard deviation.
+TOKEN, SPREAD = 4.6, 2.6
 
 
 def colour_enabled(stream: TextIO) -> bool:
@@ -47,7 +57,7 @@ def supports_live(stream: TextIO) -> bool:
 def glyphs_of(stream: TextIO) -> dict[State, str]:
     """What open positions look like on a terminal of this encoding."""
     try:
-        "░▓█∎·".encode(stream.encoding or "utf-8")
+        "░▓█∎·━".encode(stream.encoding or "utf-8")
         return GLYPHS
     except UnicodeEncodeError:
         return ASCII_GLYPHS
@@ -64,125 +74,153 @@ def window_size(stream: TextIO) -> os.terminal_size:
     return shutil.get_terminal_size()
 
 
-def char_width(char: str) -> int:
-    """Columns of one character: 0 for combining and format characters, 2 for wide ones."""
-    if " " <= char <= "~":
-        return 1
-    if unicodedata.category(char) in ("Mn", "Me", "Cf") or "\u1160" <= char <= "\u11ff":
-        return 0 if char != "\N{SOFT HYPHEN}" else 1
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+class Screen:
+    """A terminal that is drawn on: `full` is the alternate screen, as large as the window."""
 
-
-def clusters(text: str) -> list[tuple[str, int]]:
-    """(characters that share a place, columns): combining marks stay with what they modify.
-
-    Terminals disagree about joined emoji; the width is that of the widest reading.
-    """
-    out: list[tuple[str, int]] = []
-    for char in text:
-        width = char_width(char)
-        joined = bool(out) and out[-1][0].endswith("\N{ZERO WIDTH JOINER}")
-        if out and (width == 0 or joined) and out[-1][0] != "\n":
-            base, base_width = out[-1]
-            wide_form = char == "\N{VARIATION SELECTOR-16}"
-            out[-1] = (base + char, max(base_width + width, 2 if wide_form else 0))
-        else:
-            out.append((char, width))
-    return out
-
-
-@dataclass
-class Row:
-    """One line on the screen: runs of text in one state each."""
-
-    runs: list[tuple[str, State]]
-
-    def has(self, *states: State) -> bool:
-        return any(state in states for _, state in self.runs)
-
-    def styled(self) -> str:
-        """The row with its escape sequences."""
-        return "".join(
-            f"\x1b[{STYLES[state]}m{text}\x1b[0m" if STYLES[state] else text
-            for text, state in self.runs
+    def __init__(self, stream: TextIO):
+        self.stream, self.glyphs = stream, glyphs_of(stream)
+        self.console = Console(
+            file=stream,
+            force_terminal=True,
+            legacy_windows=False,
+            markup=False,
+            emoji=False,
+            highlight=False,
         )
+        self.measure()
+
+    def measure(self) -> tuple[int, int]:
+        """(columns, lines) as they are now."""
+        self.console.size = size = window_size(self.stream)
+        return size.columns, size.lines
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """The alternate screen, restored on leaving whatever happens."""
+        with self.console.screen():
+            self.stream.write("\x1b[?7l")  # no line wrapping: a row that is too wide stays one
+            try:
+                yield
+            finally:
+                self.stream.write("\x1b[0m\x1b[?7h")
+
+    def draw(self, rows: Sequence) -> None:
+        """Replace what the full screen shows by ``rows``, one renderable a line."""
+        self.console.update_screen(Group(*rows[: self.console.height]))
+        self.stream.flush()
+
+    def leave(self, rows: Sequence) -> None:
+        """Print the rows on the normal screen, where they stay."""
+        self.console.print(Group(*rows))
 
 
-class _Wrapper:
-    """Greedy line breaking of (text, width, state) cells at spaces and around wide characters."""
+class Lines:
+    """Breaks the frames of one generation into lines, between words. While masks are left, each
+    line keeps its positions, so that a token that comes in moves what follows it on its line and
+    nothing else.
 
-    def __init__(self, columns: int):
-        self.columns = columns
-        self.rows: list[list[tuple[str, State]]] = [[]]
-        self.used = 0
-        self.gap: list[tuple[str, int, State]] = []  # spaces that wait for a word to follow
-        self.word: list[tuple[str, int, State]] = []
+    Args:
+        columns: of the window; a wide character that does not fit it is left out.
+        final: all frames, where they are known: lines then have room for the widest token that
+            each position ever shows. Otherwise a mask is given the room of an average token.
+    """
 
-    def add(self, text: str, width: int, state: State) -> None:
-        if text == "\n":
-            self.flush()
-            self.new_row()
-        elif text == " ":
-            self.flush()
-            # Spaces carry no state, so that neighbouring fresh words stay apart.
-            self.gap.append((text, width, State.SETTLED))
-        else:
-            if width > 1 or (self.word and self.word[-1][1] > 1):
-                self.flush()
-            self.word.append((text, width, state))
+    def __init__(self, columns: int, glyphs: dict[State, str], final: Sequence[Frame] = ()):
+        self.columns, self.glyphs, self.final = max(1, columns), glyphs, final
+        self.starts: list[int] = []  # the positions at which lines begin
 
-    def flush(self) -> None:
-        if not self.word:
-            return
-        cells = self.gap + self.word
-        if self.used + sum(width for _, width, _ in cells) > self.columns:
-            if self.used:
-                self.new_row()
-            cells = self.word
-        self.gap, self.word = [], []
-        for text, width, state in cells:
-            if self.used and self.used + width > self.columns:
-                self.new_row()
-            self.rows[-1].append((text, state))
-            self.used += width
+    def rows(self, frame: Frame) -> list[Text]:
+        """The frame as lines of at most ``columns`` columns."""
+        if not self.starts:
+            self.starts = self._break(frame)
+        pieces = [
+            self.glyphs[state] if state.open else frame.shown(i)
+            for i, state in enumerate(frame.states)
+        ]
+        rows: list[Text] = []
+        begins = self._whole_words(frame, pieces)
+        for begin, end in zip(begins, [*begins[1:], len(pieces)], strict=True):
+            line = Text()
+            for i in range(begin, end):
+                core = pieces[i].lstrip(" ")
+                if line:  # spaces have no style, so that neighbouring new words stay apart
+                    line.append(pieces[i][: len(pieces[i]) - len(core)])
+                line.append(core, style_of(frame, i))
+            if line.plain.endswith("\n") and end < len(pieces):
+                line.right_crop()  # the line ends there anyway
+            rows += line.wrap(None, self.columns, overflow="fold") if line else [line]
+        for row in rows:
+            row.rstrip()
+        return rows
 
-    def new_row(self) -> None:
-        self.rows.append([])
-        self.used, self.gap = 0, []
+    def _break(self, frame: Frame) -> list[int]:
+        """Where lines begin: as many words as surely fit, while masks are left."""
+        if not self.final and not frame.masks:
+            return [0]
+        frames = self.final or [frame]
+        starts, used, unknown = [0], 0.0, 0  # of the line so far
+        word, width, hidden = 0, 0.0, 0  # where the word began, and the same of it
+        length = max(len(f.pieces) for f in frames)
+        for i in range(length + 1):
+            texts = [f.shown(i) for f in frames if i < len(f.pieces) and not f.states[i].open]
+            if i == length or not texts or texts[-1].startswith((" ", "\n")):
+                if used + width + 1.5 * SPREAD * math.sqrt(unknown + hidden) > self.columns:
+                    starts.append(word)
+                    used, unknown = 0.0, 0
+                used, unknown = used + width, unknown + hidden
+                word, width, hidden = i, 0.0, 0
+            if self.final and any(f.states[i].open for f in frames if i < len(f.pieces)):
+                texts.insert(0, self.glyphs[State.MASKED])
+            width += max(map(cell_len, texts), default=TOKEN)
+            hidden += not texts
+            if texts and texts[-1].endswith("\n"):
+                starts.append(i + 1)
+                used, unknown, word, width, hidden = 0.0, 0, i + 1, 0.0, 0
+        return sorted({start for start in starts if start < length} | {0})
+
+    def _whole_words(self, frame: Frame, pieces: list[str]) -> list[int]:
+        """The starts, moved to the right over the rest of a word that began on the line before."""
+        if self.final:
+            return [start for start in self.starts if start < max(1, len(pieces))]
+        moved = []
+        for start in self.starts:
+            while (
+                0 < start < len(pieces)
+                and not frame.states[start].open
+                and not pieces[start].startswith(" ")
+                and pieces[start - 1][-1:].strip()
+            ):
+                start += 1
+            if start < len(pieces) and start > (moved[-1] if moved else -1):
+                moved.append(start)
+        return moved
 
 
-def wrap(frame: Frame, columns: int, glyphs: dict[State, str] = GLYPHS) -> list[Row]:
-    """The frame as rows of at most ``columns`` columns (a lone wide character may need two)."""
-    wrapper = _Wrapper(columns)
-    for position, state in enumerate(frame.states):
-        piece = glyphs[state] if state.open else frame.shown(position)
-        if not wrapper.used and not wrapper.word and (state.open or len(wrapper.rows) == 1):
-            piece = piece.lstrip(" ")  # the space that begins the first word, or a mask's own
-        for text, width in clusters(piece):
-            wrapper.add(text, width, state)
-    wrapper.flush()
-    rows = []
-    for cells in wrapper.rows:
-        runs: list[tuple[str, State]] = []
-        for text, state in cells:
-            if runs and runs[-1][1] == state:
-                runs[-1] = (runs[-1][0] + text, state)
-            else:
-                runs.append((text, state))
-        rows.append(Row(runs))
-    return rows
+def style_of(frame: Frame, position: int) -> str:
+    state = frame.states[position]
+    return DOUBT_STYLES[frame.doubt(position)] if state is State.SETTLED else STYLES[state]
 
 
-def scroll(rows: list[Row], height: int, top: int) -> int:
+def scroll(rows: Sequence[Text], height: int, top: int) -> int:
     """The first row to show in a window of ``height`` rows that showed ``top`` first: it moves as
     little as possible, and only to reach the row nearest to it that changes."""
-    busy = [i for i, row in enumerate(rows) if row.has(State.FRESH, State.REMASKED)]
-    busy = busy or [i for i, row in enumerate(rows) if row.has(State.MASKED)] or [len(rows) - 1]
+
+    def having(*states: State) -> list[int]:
+        styles = {STYLES[state] for state in states}
+        return [i for i, row in enumerate(rows) if any(s.style in styles for s in row.spans)]
+
+    busy = having(State.FRESH, State.REMASKED) or having(State.MASKED) or [len(rows) - 1]
     limit = max(0, len(rows) - height)
     return min(
         (min(max(top, row - height + 1), row, limit) for row in busy),
         key=lambda moved: abs(moved - top),
     )
+
+
+def settled(frame: Frame) -> Frame:
+    """The frame as it stays: nothing in it is new any more."""
+    states = [State.SETTLED if s is State.FRESH else s for s in frame.states]
+    return replace(frame, states=states)
 
 
 def fit_status(frame: Frame, columns: int, status: Callable = status_line) -> str:
@@ -196,38 +234,32 @@ def fit_status(frame: Frame, columns: int, status: Callable = status_line) -> st
     return parts[0][:columns]
 
 
-class Screen:
-    """The alternate screen of a terminal, restored on leaving whatever happens.
+def legend(glyphs: dict[State, str], columns: int, doubt: bool, masks: bool = True) -> Text:
+    """What styles and signs mean, as far as they fit."""
+    parts = [Text("given", STYLES[State.GIVEN]), Text("just written", STYLES[State.FRESH])]
+    if masks:
+        for state, name in ((State.MASKED, "masked"), (State.REMASKED, "re-masked")):
+            parts.append(Text(glyphs[state].strip(), STYLES[state]).append(f" {name}", "dim"))
+    if doubt:
+        ramp = Text("less", DOUBT_STYLES[1]).append(" and ", "dim")
+        parts.append(ramp.append("less", DOUBT_STYLES[2]).append(" sure", DOUBT_STYLES[3]))
+    if glyphs is GLYPHS:
+        parts.append(Text(f"{END_MARK} end", "dim"))
+    while parts and sum(part.cell_len + 3 for part in parts) - 3 > columns:
+        parts.pop()
+    return Text("   ").join(parts)
 
-    >>> with Screen(sys.stdout) as screen:
-    ...     screen.draw(["first row", "second row"])
-    """
 
-    def __init__(self, stream: TextIO):
-        self.stream = stream
-
-    def __enter__(self) -> Self:
-        if os.name == "nt":
-            os.system("")  # switches escape sequences on in the Windows console
-        self.write(_ENTER)
-        return self
-
-    def __exit__(self, *exc) -> None:
-        self.write(_LEAVE)
-
-    def write(self, text: str) -> None:
-        encoding = self.stream.encoding or "utf-8"
-        self.stream.write(text.encode(encoding, "replace").decode(encoding))
-        self.stream.flush()
-
-    def draw(self, rows: list[str]) -> None:
-        """Replace what the screen shows by ``rows`` (styled, no longer than the window)."""
-        # Each row is erased before it is written: erasing to the right of a full row would take
-        # its last character.
-        painted = [f"\x1b[{i};1H\x1b[2K{row}" for i, row in enumerate(rows, start=1)]
-        if len(rows) < window_size(self.stream).lines:
-            painted.append(f"\x1b[{len(rows) + 1};1H\x1b[J")
-        self.write("".join(painted))
+def progress(frame: Frame, columns: int, status: str):
+    """A bar of what is written, and the status line beside it if there is room for both."""
+    line = Text(status, "dim")
+    room, whole = columns - len(status) - 2, frame.written + frame.masks
+    if room < 10 or not frame.masks:
+        return line
+    bar = ProgressBar(whole, frame.written, min(30, room), "dim", "green", "green")
+    row = Table.grid(padding=(0, 2, 0, 0))
+    row.add_row(bar, line)
+    return row
 
 
 class LiveView:
@@ -256,11 +288,13 @@ class LiveView:
         self.hold = hold
         self.status = status
         self.live = supports_live(self.stream)
-        self.screen: Screen | None = None
         self.last: Frame | None = None
+        self._screen: Screen | None = None
+        self._full = None  # the context of the full screen, once there is something to show
+        self._lines: Lines | None = None
+        self._masks = self._doubt = False  # what the legend has to explain
         self._top = 0
         self._next_draw = 0.0
-        self.glyphs = glyphs_of(self.stream)
 
     def __enter__(self) -> Self:
         return self
@@ -276,40 +310,52 @@ class LiveView:
         self.last = frame
         if not self.live:
             return
-        if self.screen is None:
-            self.screen = Screen(self.stream)
-            self.screen.__enter__()
+        if self._full is None:
+            self._screen = Screen(self.stream)
+            self._full = self._screen.full()
+            self._full.__enter__()
         time.sleep(max(0.0, self._next_draw - time.monotonic()))
-        columns, lines = window_size(self.stream)
-        rows = wrap(frame, columns, self.glyphs)
-        height = max(1, lines - 2)  # a blank row and the status below
+        columns, lines = self._screen.measure()
+        width = min(columns, WIDEST)
+        if self._lines is None or self._lines.columns != width:
+            self._lines = Lines(width, self._screen.glyphs)
+        self._masks |= frame.masks > 0
+        self._doubt |= any(p is not None for p in frame.confidence)
+        rows = self._lines.rows(frame)
+        foot = self._foot(frame, columns, lines)
+        height = max(1, lines - len(foot))
         self._top = scroll(rows, height, self._top)
-        shown = [row.styled() for row in rows[self._top : self._top + height]]
-        if lines > 2:
-            status = fit_status(frame, columns, self.status)
+        shown = rows[self._top : self._top + height]
+        if len(rows) > height and len(foot) > 1:
             where = f" · rows {self._top + 1}-{self._top + len(shown)} of {len(rows)}"
-            if len(rows) > height and len(status + where) <= columns:
-                status += where
-            shown += ["", f"\x1b[2m{status}\x1b[0m"]
-        self.screen.draw(shown)
+            foot = self._foot(frame, columns, lines, where)
+        self._screen.draw([*shown, *foot])
         self._next_draw = time.monotonic() + self.hold
+
+    def _foot(self, frame: Frame, columns: int, lines: int, where: str = "") -> list:
+        """What stands below the text: nothing in a window of two lines, a legend in one of ten."""
+        if lines <= 2:
+            return []
+        status = fit_status(frame, columns, self.status)
+        status += where if len(status + where) <= columns else ""
+        foot = [Text(), progress(frame, columns, status)]
+        if lines >= 10:
+            foot.append(legend(self._screen.glyphs, columns, self._doubt, self._masks))
+        return foot
 
     def finish(self) -> None:
         """Back to the normal screen, and leave the last frame there. A second call does nothing."""
-        if self.screen is None or self.last is None:
+        if self._full is None or self.last is None:
             return
         time.sleep(max(0.0, self._next_draw - time.monotonic()))
-        screen = self.screen
         self._close()
-        columns = window_size(self.stream).columns
-        calm = [State.SETTLED if s is State.FRESH else s for s in self.last.states]
-        rows = wrap(replace(self.last, states=calm), columns, self.glyphs)
-        lines = [row.styled() for row in rows] + [
-            f"\x1b[2m{fit_status(self.last, columns, self.status)}\x1b[0m"
-        ]
-        screen.write("\n".join(lines) + "\n")
+        columns, _ = self._screen.measure()
+        last = settled(self.last)
+        lines = Lines(min(columns, WIDEST), self._screen.glyphs)
+        status = Text(fit_status(last, columns, self.status), "dim")
+        self._screen.leave([*lines.rows(last), status])
 
     def _close(self) -> None:
-        if self.screen is not None:
-            self.screen.__exit__(None, None, None)
-            self.screen = None
+        if self._full is not None:
+            full, self._full = self._full, None
+            full.__exit__(None, None, None)

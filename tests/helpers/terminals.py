@@ -10,7 +10,7 @@ import sys
 import unicodedata
 from pathlib import Path
 
-from diffusion.views.terminal import clusters
+from rich.cells import cell_len
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,6 +72,7 @@ class FakeTerminal(io.StringIO):
         return self.screens[self.alternate]
 
     def write(self, text):
+        text = text.encode(self.encoding, "replace").decode(self.encoding)
         for match in re.finditer(r"\x1b\[(\??)([\d;]*)([A-Za-z])|(.)", text, re.DOTALL):
             private, numbers, letter, char = match.groups()
             if char is None:
@@ -82,7 +83,7 @@ class FakeTerminal(io.StringIO):
 
     def sequence(self, letter, numbers):
         if letter == "H":
-            row, column = (int(n) for n in numbers.split(";"))
+            row, column = (int(n) for n in (numbers or "1;1").split(";"))
             self.row, self.column = min(row, self.size.lines) - 1, column - 1
         elif letter == "K" and numbers == "2":
             for place in [p for p in self.cells if p[0] == self.row]:
@@ -130,7 +131,7 @@ class FakeTerminal(io.StringIO):
         self.column += width
 
     def lines(self):
-        """What the screen shows, without spaces at the end of lines."""
+        """What the screen shows, without spaces at the end of lines and empty lines at its end."""
         last = max((row for row, _ in self.cells), default=-1)
         out = []
         for row in range(last + 1):
@@ -139,12 +140,14 @@ class FakeTerminal(io.StringIO):
                 line += " " * (at - column) + text
                 column = at + (2 if unicodedata.east_asian_width(text[0]) in "WF" else 1)
             out.append(line.rstrip())
+        while out and not out[-1]:
+            out.pop()
         return out
 
     def style_of(self, word):
         """The style of the first cell of ``word``."""
         for row, line in enumerate(self.lines()):
             if word in line:
-                column = sum(w for _, w in clusters(line[: line.index(word)]))
+                column = cell_len(line[: line.index(word)])
                 return self.cells[row, column][1]
         raise AssertionError(f"{word!r} is not on the screen: {self.lines()}")
