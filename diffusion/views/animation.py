@@ -140,7 +140,7 @@ class Stage:
             size = 19 if len(film.tracks) == 1 else 16
             line = (left, self.status_line, "", size)
             self.lines.append(drawing.write(axes, *line, self.ruler, color=drawing.INK))
-        drawing.draw_legend(axes, WIDTH - margin, HEIGHT - 26, 16, self.ruler)
+        drawing.draw_legend(axes, WIDTH - margin, HEIGHT - 26, 16, self.ruler, film.knows_doubt)
 
     def _draw_time_line(self, axes) -> tuple[list, object]:
         """A line for each track on one scale, with its end in seconds; returns what changes: the
@@ -261,7 +261,8 @@ def _palette() -> Image.Image:
         for k in range(shades):
             blend = k / shades
             colours += [round(255 * (c + (1 - c) * blend)) for c in to_rgb(colour)]
-    colours += [round(255 * c) for c in to_rgb(drawing.GREY)] + [255, 255, 255]
+    for colour in (drawing.GREY, *filter(None, drawing.TINTS), drawing.PAPER):
+        colours += [round(255 * c) for c in to_rgb(colour)]
     palette = Image.new("P", (1, 1))
     palette.putpalette(colours)
     return palette
@@ -388,7 +389,7 @@ def filmstrip(film: Film) -> Figure:
         axes.hlines(y + 34, left, left + column, color=drawing.INK, linewidth=0.5)
         rect = (left, y + head, column, row - head)
         drawing.Panel(axes, rect, track.frames, ruler, size).draw(frame)
-    drawing.draw_legend(axes, width - margin, height - 24, 17, ruler)
+    drawing.draw_legend(axes, width - margin, height - 24, 17, ruler, film.knows_doubt)
     return figure
 
 

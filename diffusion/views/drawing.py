@@ -41,10 +41,20 @@ LABELS = {
     State.REMASKED: "re-masked",
 }
 
+
+def tint(doubt: int) -> dict:
+    """The block behind a settled token."""
+    return {"facecolor": TINTS[doubt], "edgecolor": TINTS[doubt]}
+
+
 BASE_FONT = "DejaVu Sans"  # comes with matplotlib
 UNKNOWN = " word"  # gives its width to a position that never shows text
 LINE = 1.45  # ems from one line to the next
-SMALLEST_TEXT = 0.4  # how far a passing token shrinks to fit the place of the final one
+# How far a token that is replaced later shrinks: at the end of a word, where the place of the final
+# token can be made wider for it, and inside one, where a wider place would part the word.
+SMALLEST_TEXT, SMALLEST_INSIDE = 0.8, 0.6
+# Settled tokens by `Frame.doubt`: tinted more, the less sure the model was.
+TINTS = ("", "#f6eff9", "#eadbf1", "#dbc0e6")
 
 
 @contextmanager
@@ -194,9 +204,29 @@ def _starts_word(previous: str, piece: str) -> bool:
     )
 
 
-def lay_out(pieces: list[str], bold: list[bool], ruler: Ruler, width: float) -> Layout:
+def passing_rooms(frames: Sequence[Frame], pieces: list[str], ruler: Ruler) -> list[float]:
+    """The ems that each position must have so that tokens which are replaced later can be read."""
+    seen: list[set[str]] = [set() for _ in pieces]
+    for frame in frames:
+        for i, state in enumerate(frame.states):
+            if not state.open:
+                seen[i].add(split_piece(frame.shown(i))[1])
+    out = []
+    for texts, piece, after in zip(seen, pieces, [*pieces[1:], " "], strict=True):
+        share = SMALLEST_TEXT if _starts_word(piece, after) else SMALLEST_INSIDE
+        out.append(share * max(map(ruler.width, texts), default=0.0))
+    return out
+
+
+def lay_out(
+    pieces: list[str], bold: list[bool], ruler: Ruler, width: float, rooms: Sequence[float] = ()
+) -> Layout:
     """Break ``pieces`` into lines of ``width`` ems: between words, inside one only if it is wider
-    than a line."""
+    than a line. A piece takes at least ``rooms`` ems."""
+
+    def room_of(i: int, core: str) -> float:
+        return max(ruler.width(core, bold[i]), rooms[i] if rooms else 0.0) if core else 0.0
+
     words: list[list[int]] = []
     empty: list[int] = []  # the first bytes of a character: they go where the character goes
     previous = ""
@@ -214,11 +244,13 @@ def lay_out(pieces: list[str], bold: list[bool], ruler: Ruler, width: float) -> 
     line, x = 0, 0.0
     for word in words:
         parts = {i: split_piece(pieces[i]) for i in word}
-        need = sum(ruler.width(lead + core, bold[i]) for i, (lead, core, _) in parts.items())
+        need = sum(
+            ruler.width(lead, bold[i]) + room_of(i, core) for i, (lead, core, _) in parts.items()
+        )
         wrapped = x > 0 and x + need > width
         waiting: list[int] = []  # positions whose character ends at a later position
         for i, (lead, core, breaks) in parts.items():
-            room = min(ruler.width(core, bold[i]), width)
+            room = min(room_of(i, core), width)
             gap = ruler.width(lead, bold[i]) if lead and i > 0 else 0.0
             if wrapped or (x > 0 and x + gap + room > width and core):
                 line, x, gap = line + 1, 0.0, 0.0
@@ -277,7 +309,7 @@ class Panel:
         self.points = self.size * 72 / axes.figure.dpi
         self.blocks, self.texts = [], []
         self.final = [split_piece(piece)[1] for piece in join(reserved_text(frames))]
-        self._now: list[tuple] = [(None, "")] * len(self.layout.places)
+        self._now: list[tuple] = [(None, "", 0)] * len(self.layout.places)
         for place in self.layout.places:
             block = Rectangle(
                 (0, self._baseline(place.line) - 0.9 * self.size),
@@ -317,9 +349,10 @@ class Panel:
         for i, (block, text) in enumerate(zip(self.blocks, self.texts, strict=True)):
             state = frame.states[i] if i < len(frame.states) else None
             shown = split_piece(written[i])[1] if state else ""
-            if self._now[i] == (state, shown):
+            doubt = frame.doubt(i) if state is State.SETTLED else 0
+            if self._now[i] == (state, shown, doubt):
                 continue
-            self._now[i] = (state, shown)
+            self._now[i] = (state, shown, doubt)
             changed.add(self.layout.places[i].line)
             text.set_visible(bool(shown))
             x, width = self._span(i, shown)
@@ -329,9 +362,10 @@ class Panel:
             # A little short, so that neighbouring tokens stay apart.
             block.set_x(self.left + x * self.size + 0.5)
             block.set_width(max(width * self.size - 1.0, 1.0))
-            block.set_visible(state in BLOCKS and (state.open or bool(shown.strip())))
+            look = tint(doubt) if doubt else BLOCKS.get(state)
+            block.set_visible(look is not None and (state.open or bool(shown.strip())))
             if block.get_visible():
-                block.set(**{"hatch": None} | BLOCKS[state])
+                block.set(**{"hatch": None} | look)
         return changed
 
     def repaint(self, canvas: FigureCanvasAgg, line: int) -> None:
@@ -346,7 +380,7 @@ class Panel:
     def _write(self, artist: Text, text: str, state: State, room: float) -> None:
         bold = state is State.GIVEN
         need = self.ruler.width(text, bold)
-        scale = 1.0 if need <= room * 1.02 else max(SMALLEST_TEXT, room / need)
+        scale = 1.0 if need <= room * 1.02 else max(SMALLEST_INSIDE, room / need)
         if need * scale > room * 1.02:
             text = self.ruler.clip(text, room / scale, bold)
         artist.set(
@@ -364,11 +398,12 @@ def fit(
     pieces = join(reserved_text(frames))
     bold = [state is State.GIVEN for state in frames[-1].states]
     bold += [False] * (len(pieces) - len(bold))
+    rooms = passing_rooms(frames, pieces, ruler)
     if size is not None:
-        return size, lay_out(pieces, bold, ruler, width / size)
+        return size, lay_out(pieces, bold, ruler, width / size, rooms)
     size = 30.0
     while True:
-        layout = lay_out(pieces, bold, ruler, width / size)
+        layout = lay_out(pieces, bold, ruler, width / size, rooms)
         if layout.lines * LINE * size <= height or size <= 3:
             return size, layout
         size -= 0.5
@@ -398,17 +433,26 @@ def write(axes: Axes, x: float, y: float, text: str, size: float, ruler: Ruler, 
     return axes.add_artist(artist)
 
 
-def draw_legend(axes: Axes, right: float, y: float, size: float, ruler: Ruler) -> None:
-    """What the states look like, in one line that ends at ``right`` on the baseline ``y``."""
+def draw_legend(axes: Axes, right: float, y: float, size: float, ruler: Ruler, doubt: bool) -> None:
+    """What the looks mean, in one line that ends at ``right`` on the baseline ``y``; with
+    ``doubt`` also what the tints do."""
+
+    def swatch(x: float, width: float, look: dict) -> None:
+        corner = (x, y - 0.9 * size)
+        axes.add_patch(Rectangle(corner, width, 1.1 * size, clip_on=False, **look))
+
     x = right
-    for state, label in reversed([*LABELS.items(), (None, f"{END_MARK} end")]):
+    looks = [*LABELS.items(), *([("tints", "less and less sure")] if doubt else [])]
+    for state, label in reversed([*looks, (None, f"{END_MARK} end")]):
         bold = state is State.GIVEN
         x -= ruler.width(label, bold) * size
         write(axes, x, y, label, size, ruler, bold=bold, color=INK)
-        if state in BLOCKS:
+        if state == "tints":
+            for step in (3, 2, 1):
+                x -= 0.9 * size
+                swatch(x - 0.4 * size, 0.9 * size, tint(step))
+            x -= 0.4 * size
+        elif state in BLOCKS:
             x -= 2 * size
-            corner = (x, y - 0.9 * size)
-            axes.add_patch(
-                Rectangle(corner, 1.6 * size, 1.1 * size, clip_on=False, **BLOCKS[state])
-            )
+            swatch(x, 1.6 * size, BLOCKS[state])
         x -= 1.4 * size

@@ -56,6 +56,12 @@ class Film:
     title: str = ""
     time_line: TimeLine | None = None
 
+    @property
+    def knows_doubt(self) -> bool:
+        """Whether any probability is known, so that there is something to explain."""
+        frames = (track.frames[-1] for track in self.tracks)
+        return any(p is not None for frame in frames for p in frame.confidence)
+
     def frames(self, moment: Moment) -> list[Frame]:
         """The frame of each track."""
         return [track.frames[i] for track, i in zip(self.tracks, moment.shown, strict=True)]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 END_MARK = "∎"  # drawn where a written </s> ends the text
-DOUBTS = (0.5, 0.2, 0.05)  # a token of lower probability is marked as that much less sure
+DOUBTS = (0.3, 0.1, 0.02)  # a token of lower probability is marked as that much less sure
 
 
 class State(StrEnum):

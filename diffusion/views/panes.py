@@ -102,8 +102,7 @@ class Panes:
         final = moment is self.film.moments[-1]
         out.append(Text(printable(line.verdict if final and line.verdict else moment.note)))
         if lines is not None and lines >= 16:
-            known = any(p is not None for t in self.film.tracks for p in t.frames[-1].confidence)
-            out.append(legend(self.glyphs, columns, known))
+            out.append(legend(self.glyphs, columns, self.film.knows_doubt))
         for row in out:
             row.truncate(columns)
         return out

@@ -256,7 +256,8 @@ def progress(frame: Frame, columns: int, status: str):
     room, whole = columns - len(status) - 2, frame.written + frame.masks
     if room < 10 or not frame.masks:
         return line
-    bar = ProgressBar(whole, frame.written, min(30, room), "dim", "green", "green")
+    looks = {"style": "dim", "complete_style": "green", "finished_style": "green"}
+    bar = ProgressBar(whole, frame.written, min(30, room), **looks)
     row = Table.grid(padding=(0, 2, 0, 0))
     row.add_row(bar, line)
     return row

@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import warnings
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.terminals import NASTY
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from diffusion.errors import UserError
@@ -245,6 +247,41 @@ def test_a_passing_token_stays_in_the_place_of_the_final_one():
     stage.figure.canvas.draw()
     extent = stage.panels[0].texts[1].get_window_extent()
     assert extent.x1 <= right + 4 and extent.x0 >= left - 4
+
+
+def test_a_token_that_is_replaced_is_drawn_whole_and_large_enough():
+    """At the end of a word at 0.8 of the size at least, inside one at 0.6."""
+    frames = [frame(" ab", " extraordinarily", " high", " z"), frame(" ab", " it", " an", "d")]
+    stage = Stage(film_of(frames))
+    panel = stage.panels[0]
+    stage.show(Moment((0,), 1))
+    shown = [(t.get_text(), t.get_fontsize() / panel.points) for t in panel.texts]
+    assert shown[:3] == [
+        ("ab", 1.0),
+        ("extraordinarily", pytest.approx(0.8, abs=0.02)),
+        ("high", pytest.approx(0.6, abs=0.02)),
+    ]
+    stage.show(Moment((1,), 1))
+    assert [t.get_fontsize() for t in panel.texts] == [panel.points] * 4
+
+
+def test_settled_tokens_are_tinted_by_doubt_and_the_legend_says_so():
+    known = frame(*[" word"] * 4, (" word", FRESH))
+    known = replace(known, confidence=[0.9, 0.2, 0.05, 0.01, 0.01])
+    film = film_of([known])
+    stage = Stage(film)
+    image = np.asarray(stage.image(Moment((0,), 1)))
+    for i, tint in enumerate([drawing.PAPER, *drawing.TINTS[1:], drawing.BLUE]):
+        top, bottom, left, right = block_of(stage, i)
+        colours, counts = np.unique(
+            image[top + 3 : bottom - 3, left + 3 : right - 3].reshape(-1, 3), axis=0,
+            return_counts=True,
+        )  # fmt: skip
+        assert tuple(colours[counts.argmax()]) == tuple(round(255 * c) for c in to_rgb(tint)), i
+    texts = [t.get_text() for t in stage.figure.axes[0].texts]
+    assert "less and less sure" in texts
+    plain = Stage(film_of([frame(" word")]))
+    assert "less and less sure" not in [t.get_text() for t in plain.figure.axes[0].texts]
 
 
 def test_nothing_moves_between_frames():

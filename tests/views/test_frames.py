@@ -166,7 +166,7 @@ def test_doubt_follows_the_probability_of_written_tokens():
     frame = Frame(
         list("abcdefg"),
         [GIVEN, FRESH, SETTLED, SETTLED, SETTLED, SETTLED, MASKED],
-        1, None, 1, 0.0, [], [0.01, 0.01, 0.1, 0.4, 0.5, None, 0.01],
+        1, None, 1, 0.0, [], [0.01, 0.01, 0.05, 0.2, 0.3, None, 0.01],
     )  # fmt: skip
     assert [frame.doubt(i) for i in range(7)] == [0, 3, 2, 1, 0, 0, 0]
 

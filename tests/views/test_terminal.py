@@ -44,7 +44,7 @@ def test_states_differ_without_colour(screen):
     assert tty.lines() == [
         "Old new calm ░░░ ▓▓▓",
         "",
-        "━" * 29 + "  step 1/10 · NFE 1 · 0.25 s · 2 masks · 8 tokens/s",
+        "━" * 14 + "╸" + "━" * 14 + "  step 1/10 · NFE 1 · 0.25 s · 2 masks · 8 tokens/s",
         "given   just written   ░░░ masked   ▓▓▓ re-masked   ∎ end",
     ]
     styles = {word: tty.style_of(word) for word in ("Old", "new", "calm")}
@@ -179,7 +179,7 @@ def test_a_film_that_is_known_never_moves_a_word_to_another_line():
 def test_settled_tokens_show_how_sure_the_model_was(screen):
     tty = screen(100, 24)
     view = LiveView(tty)
-    sure = [None, 0.9, 0.4, 0.1, 0.01, 0.01]
+    sure = [None, 0.9, 0.2, 0.05, 0.01, 0.01]
     texts = ((" Old", GIVEN), " sure", " so-so", " unsure", " wild", (" new", FRESH))
     view.show(frame(*texts, ("", MASKED), confidence=[*sure, None]))
     styles = [tty.style_of(word) for word in ("sure", "so-so", "unsure", "wild")]
