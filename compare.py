@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffusion.cli import console
-from diffusion.cli.files import write_text
+from diffusion.cli.files import check_animation_path, check_display, write_text
 from diffusion.cli.flags import parse_flags
 from diffusion.cli.prompts import PROMPT_HELP, ask, check_prompt, given_prompts
 from diffusion.errors import UserError, run
@@ -24,7 +24,7 @@ from diffusion.evaluation.comparison import film_of_record, free_name, table
 from diffusion.options import COMPARED_SAMPLER, GenerationOptions, PairOptions, at_least
 from diffusion.samplers.catalog import STEPPED
 from diffusion.views import panes
-from diffusion.views.animation import check_animation_path, check_display, save_film, show_film
+from diffusion.views.animation import save_film, show_film
 from diffusion.views.film import Film, check_slowdown
 from diffusion.views.terminal import supports_live
 

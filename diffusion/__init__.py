@@ -79,7 +79,8 @@ def animate(writer, steps, path: str, row: int = 0) -> None:
         steps: all Steps of a generation, such as a list of those of `steps`.
         row: which text of the batch.
     """
-    from diffusion.views.animation import check_animation_path, save_film
+    from diffusion.cli.files import check_animation_path
+    from diffusion.views.animation import save_film
     from diffusion.views.film import film_of
     from diffusion.views.frames import Framer
 

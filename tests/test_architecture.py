@@ -112,7 +112,7 @@ LATE = {
     *("inference.py", "gpt2_inference.py", "finetune.py", "compare.py", "scoreboard.py"),
     *("cli.flags", "data.corpus", "evaluation.sweep", "evaluation.processes", "hardware"),
     *("evaluation.metrics", "evaluation.pictures", "evaluation.rows"),
-    *("views.animation", "views.drawing", "__init__"),
+    *("views.animation", "views.stage", "__init__"),
 }
 
 

@@ -4,8 +4,9 @@ import contextlib
 import os
 import secrets
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from diffusion.errors import UserError, first_line
@@ -60,18 +61,26 @@ def write_text(target: Path, text: str) -> None:
 
 def write_atomically(target: Path, content: bytes) -> None:
     """Write a file such that it is there whole or not at all."""
+    with unfinished(target) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def unfinished(target: Path) -> Iterator[Path]:
+    """A path to write to, which becomes ``target`` when all is written and vanishes otherwise."""
     target = target.resolve()  # a link stays one; what it points to is written
-    temporary = target.with_name(f".{secrets.token_hex(4)}.writing")
+    temporary = target.with_name(f".{secrets.token_hex(4)}.writing{target.suffix.lower()}")
     try:
         if target.exists() and not target.is_file():  # a pipe or a device has no atomic form
-            target.write_bytes(content)
+            yield target
             return
-        temporary.write_bytes(content)
+        yield temporary
         os.replace(temporary, target)
     except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from None
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from None
 
 
 def same_file(one: str, other: str) -> bool:
@@ -79,3 +88,35 @@ def same_file(one: str, other: str) -> bool:
     if os.path.exists(one) and os.path.exists(other):
         return os.path.samefile(one, other)
     return Path(one).resolve() == Path(other).resolve()
+
+
+ANIMATIONS = (".gif", ".mp4", ".html", ".png")
+
+
+def check_animation_path(path: str | os.PathLike) -> None:
+    """Raise `UserError` if no animation can be written to ``path``. For the start of a script,
+    before any work; imports nothing heavy and writes nothing."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in ANIMATIONS:
+        what = f"the ending {path.suffix!r}" if suffix else "no ending"
+        raise UserError(f"{path}: {what}; an animation ends in one of {', '.join(ANIMATIONS)}.")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file.")
+    if not path.parent.is_dir():
+        raise UserError(f"The folder {path.parent} does not exist; create it first.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"The folder {path.parent} is not writable; choose another.")
+    if suffix == ".mp4" and shutil.which("ffmpeg") is None:
+        raise UserError(
+            f"{path}: writing MP4 needs the program ffmpeg, which is not installed; "
+            "install it or write a .gif or .html."
+        )
+
+
+def check_display() -> None:
+    """Raise `UserError` if there is surely no display for `show_film`. For the start of a
+    script; imports nothing heavy."""
+    unix = os.name == "posix" and sys.platform != "darwin"
+    if unix and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise UserError("There is no display to open a window on; save the animation instead.")

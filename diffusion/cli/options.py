@@ -4,11 +4,10 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffusion.cli.files import same_file
+from diffusion.cli.files import check_animation_path, check_display, same_file
 from diffusion.cli.prompts import check_prompt
 from diffusion.errors import UserError
 from diffusion.options import check_values
-from diffusion.views.animation import check_animation_path, check_display
 
 
 @dataclass

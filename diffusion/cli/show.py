@@ -12,11 +12,11 @@ import torch
 from diffusion import hardware
 from diffusion.canvas import Step, prompt_ids, written_ids, written_text
 from diffusion.cli.console import progress, say
-from diffusion.cli.files import write_text
+from diffusion.cli.files import check_animation_path, write_text
 from diffusion.cli.options import WritingOptions
 from diffusion.errors import UserError
 from diffusion.options import GenerationOptions
-from diffusion.views.animation import check_animation_path, save_film, show_film
+from diffusion.views.animation import save_film, show_film
 from diffusion.views.film import film_of
 from diffusion.views.frames import Frame, Framer
 from diffusion.views.terminal import LiveView, supports_live

@@ -1,17 +1,13 @@
-"""Frames drawn with matplotlib: fonts, a layout that never moves, and panels that use it.
+"""Frames drawn with matplotlib: fonts, and panels on which a `layout` is filled.
 
-Everything is placed in pixels from the top left corner of the figure. A layout is computed once
-per generation from the text it ends with, so each position keeps its place from first mask to last
-word. States differ by shape and lightness before they differ by hue.
+Everything is placed in pixels from the top left corner of the figure. States differ by shape and lightness before they differ by hue.
 """
 
 import logging
 import re
-import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import font_manager
@@ -23,8 +19,22 @@ from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
 from diffusion.views.frames import END_MARK, Frame, State
-
-INK, PAPER, GREY, BLUE, ORANGE = "#1a1a1a", "#ffffff", "#d4d4d4", "#14558f", "#b34700"
+from diffusion.views.layout import (
+    BLUE,
+    GREY,
+    INK,
+    LABELS,
+    ORANGE,
+    PAPER,
+    SMALLEST_INSIDE,
+    TINTS,
+    Layout,
+    join,
+    lay_out,
+    passing_rooms,
+    reserved_text,
+    split_piece,
+)
 
 # State -> the block behind it, if any, and its text colour.
 BLOCKS = {
@@ -33,13 +43,6 @@ BLOCKS = {
     State.REMASKED: {"facecolor": PAPER, "edgecolor": ORANGE, "hatch": "/////"},
 }
 TEXT_COLOURS = {State.GIVEN: INK, State.FRESH: PAPER, State.SETTLED: INK}
-LABELS = {
-    State.GIVEN: "given",
-    State.MASKED: "masked",
-    State.FRESH: "just revealed",
-    State.SETTLED: "settled",
-    State.REMASKED: "re-masked",
-}
 
 
 def tint(doubt: int) -> dict:
@@ -48,13 +51,7 @@ def tint(doubt: int) -> dict:
 
 
 BASE_FONT = "DejaVu Sans"  # comes with matplotlib
-UNKNOWN = " word"  # gives its width to a position that never shows text
 LINE = 1.45  # ems from one line to the next
-# How far a token that is replaced later shrinks: at the end of a word, where the place of the final
-# token can be made wider for it, and inside one, where a wider place would part the word.
-SMALLEST_TEXT, SMALLEST_INSIDE = 0.8, 0.6
-# Settled tokens by `Frame.doubt`: tinted more, the less sure the model was.
-TINTS = ("", "#f6eff9", "#eadbf1", "#dbc0e6")
 
 
 @contextmanager
@@ -130,159 +127,6 @@ class Ruler:
         while text and self.width(text + "…", bold) > width:
             text = text[:-1]
         return text + "…"
-
-
-@dataclass
-class Place:
-    """Where a position stands, in ems; ``line`` counts from 0. The text of a character that is
-    spread over several tokens covers the blocks of all of them."""
-
-    line: int = 0
-    x: float = 0.0
-    width: float = 0.0
-    text_x: float = 0.0
-    text_width: float = 0.0
-
-
-@dataclass
-class Layout:
-    """The places of all positions at one line width, and the number of lines."""
-
-    places: list[Place]
-    lines: int
-
-
-def reserved_text(frames: Sequence[Frame]) -> list[str]:
-    """The string whose room each position gets (L of the longest frame): its final text, or where
-    the final frame shows none (masked, or after the end) the last that was shown."""
-    final = frames[-1]
-    cut = final.ends[-1] if final.ends else len(final.pieces)
-    out = []
-    for i in range(max(len(frame.pieces) for frame in frames)):
-        if i <= cut and i < len(final.pieces) and not final.states[i].open:
-            out.append(final.shown(i))
-        else:
-            shown = (f.shown(i) for f in reversed(frames) if i < len(f.pieces))
-            out.append(next((text for text in shown if text), UNKNOWN))
-    return out
-
-
-def join(pieces: list[str | None]) -> list[str]:
-    """Move what must be drawn in one go (a letter and its marks, letters of a script that is
-    written from the right) to the last of its positions; None, an open position, parts."""
-    out = ["" if piece is None else piece for piece in pieces]
-    last = None  # the position of the text that stands directly before
-    for i, piece in enumerate(pieces):
-        if piece is None:
-            last = None
-        elif piece:
-            if last is not None and _drawn_together(out[last][-1], piece[0]):
-                out[last], out[i] = "", out[last] + piece
-            last = i
-    return out
-
-
-def _drawn_together(before: str, after: str) -> bool:
-    joiner = "\N{ZERO WIDTH JOINER}"
-    marks = unicodedata.category(after) in ("Mn", "Mc", "Me") or joiner in (before, after)
-    virama = unicodedata.combining(before) == 9
-    from_right = all(unicodedata.bidirectional(c) in ("R", "AL", "NSM") for c in (before, after))
-    return marks or virama or from_right
-
-
-def _is_wide(char: str) -> bool:
-    return bool(char) and unicodedata.east_asian_width(char) in "WF"
-
-
-def _starts_word(previous: str, piece: str) -> bool:
-    """Whether a line may break between two pieces."""
-    return (
-        piece[:1].isspace()
-        or previous[-1:].isspace()
-        or _is_wide(piece[:1])
-        or _is_wide(previous[-1:])
-    )
-
-
-def passing_rooms(frames: Sequence[Frame], pieces: list[str], ruler: Ruler) -> list[float]:
-    """The ems that each position must have so that tokens which are replaced later can be read."""
-    seen: list[set[str]] = [set() for _ in pieces]
-    for frame in frames:
-        for i, state in enumerate(frame.states):
-            if not state.open:
-                seen[i].add(split_piece(frame.shown(i))[1])
-    out = []
-    for texts, piece, after in zip(seen, pieces, [*pieces[1:], " "], strict=True):
-        share = SMALLEST_TEXT if _starts_word(piece, after) else SMALLEST_INSIDE
-        out.append(share * max(map(ruler.width, texts), default=0.0))
-    return out
-
-
-def lay_out(
-    pieces: list[str], bold: list[bool], ruler: Ruler, width: float, rooms: Sequence[float] = ()
-) -> Layout:
-    """Break ``pieces`` into lines of ``width`` ems: between words, inside one only if it is wider
-    than a line. A piece takes at least ``rooms`` ems."""
-
-    def room_of(i: int, core: str) -> float:
-        return max(ruler.width(core, bold[i]), rooms[i] if rooms else 0.0) if core else 0.0
-
-    words: list[list[int]] = []
-    empty: list[int] = []  # the first bytes of a character: they go where the character goes
-    previous = ""
-    for i, piece in enumerate(pieces):
-        if not piece:
-            empty.append(i)
-            continue
-        if not words or _starts_word(previous, piece):
-            words.append([])
-        words[-1] += [*empty, i]
-        empty, previous = [], piece
-    words.append(empty)
-
-    places = [Place() for _ in pieces]
-    line, x = 0, 0.0
-    for word in words:
-        parts = {i: split_piece(pieces[i]) for i in word}
-        need = sum(
-            ruler.width(lead, bold[i]) + room_of(i, core) for i, (lead, core, _) in parts.items()
-        )
-        wrapped = x > 0 and x + need > width
-        waiting: list[int] = []  # positions whose character ends at a later position
-        for i, (lead, core, breaks) in parts.items():
-            room = min(room_of(i, core), width)
-            gap = ruler.width(lead, bold[i]) if lead and i > 0 else 0.0
-            if wrapped or (x > 0 and x + gap + room > width and core):
-                line, x, gap = line + 1, 0.0, 0.0
-            wrapped = False
-            x += gap
-            if core:
-                sharers = [*waiting, i]
-                for k, j in enumerate(sharers):
-                    part = room / len(sharers)
-                    places[j] = Place(line, x + k * part, part, x, room)
-                waiting = []
-            else:
-                # Nothing but a line break, or the first bytes of a character: a block that takes
-                # no room.
-                places[i] = Place(line, x, 0.6, x, 0.6)
-                waiting.append(i)
-            x += room if core else 0.0
-            if breaks:
-                line, x, waiting = line + breaks, 0.0, []
-    return Layout(places, line + 1)
-
-
-def split_piece(piece: str) -> tuple[str, str, int]:
-    """(leading spaces, text, line breaks after it). Breaks inside a token, which byte-level BPE
-    does not have, become a visible arrow."""
-    core = piece.strip(" \n")
-    if not core:
-        breaks = piece.count("\n")
-        return ("", "", breaks) if breaks else ("", piece, 0)
-    lead = piece[: len(piece) - len(piece.lstrip(" "))]
-    tail = piece[len(piece.rstrip("\n")) :]
-    return lead, piece[len(lead) : len(piece) - len(tail)].replace("\n", "↵"), len(tail)
 
 
 class Panel:
@@ -398,12 +242,12 @@ def fit(
     pieces = join(reserved_text(frames))
     bold = [state is State.GIVEN for state in frames[-1].states]
     bold += [False] * (len(pieces) - len(bold))
-    rooms = passing_rooms(frames, pieces, ruler)
+    rooms = passing_rooms(frames, pieces, ruler.width)
     if size is not None:
-        return size, lay_out(pieces, bold, ruler, width / size, rooms)
+        return size, lay_out(pieces, bold, ruler.width, width / size, rooms)
     size = 30.0
     while True:
-        layout = lay_out(pieces, bold, ruler, width / size, rooms)
+        layout = lay_out(pieces, bold, ruler.width, width / size, rooms)
         if layout.lines * LINE * size <= height or size <= 3:
             return size, layout
         size -= 0.5

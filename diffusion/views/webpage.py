@@ -8,9 +8,9 @@ model or a user is escaped on its way into the page and set as text, never as HT
 import html
 import json
 
-from diffusion.views.drawing import BLUE, GREY, INK, LABELS, ORANGE, reserved_text, split_piece
 from diffusion.views.film import Film, Track
 from diffusion.views.frames import END_MARK, Frame, State, printable
+from diffusion.views.layout import BLUE, GREY, INK, LABELS, ORANGE, reserved_text, split_piece
 
 _PLAIN = (State.GIVEN, State.SETTLED)  # without a block behind them
 _CODES = {state: code for code, state in enumerate(State)}

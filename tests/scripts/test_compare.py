@@ -24,9 +24,9 @@ from diffusion.errors import UserError
 from diffusion.evaluation import comparison, measuring, record
 from diffusion.options import GenerationOptions
 from diffusion.views import animation, panes, terminal
-from diffusion.views.animation import GIF_TICK, Stage
 from diffusion.views.film import Track, rate_line, synchronized, ticks
 from diffusion.views.frames import Frame, State
+from diffusion.views.stage import GIF_TICK, Stage, strip_moments
 
 GIVEN, MASKED, FRESH, SETTLED, REMASKED = State
 ROOT = Path(compare.__file__).parent
@@ -152,7 +152,7 @@ def test_every_form_shows_the_states_of_the_film(tmp_path):
                 assert cells[i][0] == -1
     assert data["verdict"] == "right was 8× faster"
 
-    strip = animation.strip_moments(shown, 8)
+    strip = strip_moments(shown, 8)
     assert 6 <= len(strip) <= 8
     assert strip[0] is shown.moments[0] and strip[-1] is shown.moments[-1]
     for moment in strip:

@@ -14,13 +14,19 @@ from helpers.terminals import NASTY
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from diffusion.cli.files import check_animation_path
 from diffusion.errors import UserError
-from diffusion.views import animation, drawing
-from diffusion.views.animation import Stage, check_animation_path, save_animation
+from diffusion.views import drawing, layout
+from diffusion.views.animation import save_film, show_film
 from diffusion.views.film import LAST_HOLD, Film, Moment, Track, film_of, ticks
 from diffusion.views.frames import Frame, State
+from diffusion.views.stage import STRIP_WIDTH, WRITERS, Stage, filmstrip, strip_moments
 
 GIVEN, MASKED, FRESH, SETTLED, REMASKED = State
+
+
+def save_animation(frames, path, on_progress=None, **film):
+    save_film(film_of(frames, **film), path, on_progress)
 
 
 def frame(*cells, index=0, seconds=0.0, ends=()):
@@ -101,8 +107,8 @@ def test_a_full_disk_is_a_user_error(tmp_path, monkeypatch):
         path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(animation, "_html", fail)
-    with pytest.raises(UserError, match=r"out\.html could not be written: No space left"):
+    monkeypatch.setitem(WRITERS, ".html", fail)
+    with pytest.raises(UserError, match=r"cannot write .*out\.html: No space left"):
         save_animation(generation(), tmp_path / "out.html")
     assert os.listdir(tmp_path) == []
 
@@ -147,24 +153,24 @@ def ruler():
 def test_lines_break_between_words_and_nothing_overlaps():
     pieces = ["", "The", "quick", "brown", "foxes,", "unbeliev", "ably", "jump"]
     pieces = [" " + p for p in pieces[1:]] + ["ing", "ly", ",", " over"]
-    layout = drawing.lay_out(pieces, [False] * len(pieces), ruler(), 12)
+    laid = layout.lay_out(pieces, [False] * len(pieces), ruler().width, 12)
     by_line = {}
-    for i, place in enumerate(layout.places):
+    for i, place in enumerate(laid.places):
         assert place.x + place.width <= 12 + 1e-9
         by_line.setdefault(place.line, []).append(i)
     for on_line in by_line.values():
         for a, b in pairwise(on_line):
-            assert layout.places[a].x + layout.places[a].width <= layout.places[b].x + 1e-9
+            assert laid.places[a].x + laid.places[a].width <= laid.places[b].x + 1e-9
         if on_line[0]:
             assert pieces[on_line[0]].startswith(" ")  # never inside a word
-            assert layout.places[on_line[0]].x == 0
-    assert len(by_line) == layout.lines > 2
+            assert laid.places[on_line[0]].x == 0
+    assert len(by_line) == laid.lines > 2
 
 
 def test_breaks_long_words_and_shared_characters():
     pieces = ["x" * 10] * 8 + ["\n\n", " y", "", "", "😀", "=" * 300]
-    layout = drawing.lay_out(pieces, [False] * len(pieces), ruler(), 20)
-    places = layout.places
+    laid = layout.lay_out(pieces, [False] * len(pieces), ruler().width, 20)
+    places = laid.places
     assert all(p.x + p.width <= 20 + 1e-9 for p in places[:8])
     assert places[7].line > places[0].line
     assert places[9].line == places[7].line + 2 and places[8].line == places[7].line
@@ -176,12 +182,12 @@ def test_breaks_long_words_and_shared_characters():
 
 
 def test_letters_that_are_shaped_together_are_drawn_together():
-    assert drawing.join([" ह", "ि", "न", "्", "द", "ी", " a"]) == [
+    assert layout.join([" ह", "ि", "न", "्", "द", "ी", " a"]) == [
         "", " हि", "", "", "", "न्दी", " a"
     ]  # fmt: skip
-    assert drawing.join(["ال", "ع", "ر", " بي"]) == ["", "", "العر", " بي"]
-    assert drawing.join(["e", None, "\u0301", "x"]) == ["e", "", "\u0301", "x"]
-    assert drawing.join([" an", "other", "東", "京"]) == [" an", "other", "東", "京"]
+    assert layout.join(["ال", "ع", "ر", " بي"]) == ["", "", "العر", " بي"]
+    assert layout.join(["e", None, "\u0301", "x"]) == ["e", "", "\u0301", "x"]
+    assert layout.join([" an", "other", "東", "京"]) == [" an", "other", "東", "京"]
 
 
 def test_a_fresh_character_of_several_tokens_stands_on_one_block():
@@ -195,16 +201,16 @@ def test_a_fresh_character_of_several_tokens_stands_on_one_block():
 
 def test_the_font_is_as_large_as_fits():
     frames = [frame(*[" word"] * 256)]
-    size, layout = drawing.fit(frames, ruler(), 1200, 560)
+    size, laid = drawing.fit(frames, ruler(), 1200, 560)
     assert 16 <= size <= 30  # legible
-    assert layout.lines * drawing.LINE * size <= 560
-    larger = drawing.lay_out([" word"] * 256, [False] * 256, ruler(), 1200 / (size + 0.5))
+    assert laid.lines * drawing.LINE * size <= 560
+    larger = layout.lay_out([" word"] * 256, [False] * 256, ruler().width, 1200 / (size + 0.5))
     assert size == 30 or larger.lines * drawing.LINE * (size + 0.5) > 560
 
 
 def test_places_are_reserved_for_the_final_text():
     frames = [frame(None, " old", None, None), frame(" a", " b", " after", None, ends=[1])]
-    assert drawing.reserved_text(frames) == [" a", "∎", " after", drawing.UNKNOWN]
+    assert layout.reserved_text(frames) == [" a", "∎", " after", layout.UNKNOWN]
 
 
 # What it looks like
@@ -271,7 +277,7 @@ def test_settled_tokens_are_tinted_by_doubt_and_the_legend_says_so():
     film = film_of([known])
     stage = Stage(film)
     image = np.asarray(stage.image(Moment((0,), 1)))
-    for i, tint in enumerate([drawing.PAPER, *drawing.TINTS[1:], drawing.BLUE]):
+    for i, tint in enumerate([layout.PAPER, *layout.TINTS[1:], layout.BLUE]):
         top, bottom, left, right = block_of(stage, i)
         colours, counts = np.unique(
             image[top + 3 : bottom - 3, left + 3 : right - 3].reshape(-1, 3), axis=0,
@@ -348,15 +354,15 @@ def test_a_gif_of_a_whole_canvas_is_small(tmp_path):
 def test_filmstrip_shows_six_to_eight_moments_with_first_and_last(tmp_path):
     frames = [frame(f" {k}", index=k) for k in range(40)]
     film = film_of(frames)
-    shown = [m.shown[0] for m in animation.strip_moments(film, 8)]
+    shown = [m.shown[0] for m in strip_moments(film, 8)]
     assert len(shown) == 8 and shown[0] == 0 and shown[-1] == 39 and shown == sorted(set(shown))
     save_animation(frames, tmp_path / "out.png")
-    headings = {t.get_text() for t in animation.filmstrip(film).axes[0].texts}
+    headings = {t.get_text() for t in filmstrip(film).axes[0].texts}
     assert sum(text.startswith("step ") for text in headings) == 8
     with Image.open(tmp_path / "out.png") as picture:
-        assert picture.width == animation.STRIP_WIDTH and grey(picture).min() < 60
+        assert picture.width == STRIP_WIDTH and grey(picture).min() < 60
     long = film_of([frame(*[" word"] * 400, index=k) for k in range(40)])
-    texts = [t.get_text() for t in animation.filmstrip(long).axes[0].texts]
+    texts = [t.get_text() for t in filmstrip(long).axes[0].texts]
     assert sum(text.startswith("step ") for text in texts) == 6
 
 
@@ -435,7 +441,7 @@ def test_growing_frames_of_an_autoregressive_model(tmp_path):
 def test_two_tracks_stand_side_by_side(tmp_path, ending):
     tracks = [Track(generation(), "Diffusion"), Track(generation()[:2], "GPT-2", lambda f: "own")]
     film = Film(tracks, [Moment((0, 0), 0.1), Moment((3, 1), 0.1)], "both")
-    animation.save_film(film, tmp_path / f"out.{ending}")
+    save_film(film, tmp_path / f"out.{ending}")
     left, right = Stage(film).panels
     assert left.left + left.width < right.left
     if ending == "html":
@@ -450,7 +456,7 @@ def test_without_a_display_no_window_is_tried(monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(UserError, match="no display"):
-        animation.show_animation(generation())
+        show_film(film_of(generation()))
 
 
 def test_a_backend_without_windows_is_a_user_error(monkeypatch):
@@ -460,7 +466,7 @@ def test_a_backend_without_windows_is_a_user_error(monkeypatch):
     before = matplotlib.get_backend()
     monkeypatch.setattr("matplotlib.pyplot.get_backend", lambda: "agg")
     with pytest.raises(UserError, match="No window can be opened"):
-        animation.show_animation(generation())
+        show_film(film_of(generation()))
     assert matplotlib.get_backend() == before
 
 

@@ -227,8 +227,8 @@ def test_a_hugging_face_tokenizer_gives_its_own_decoding():
 
 def test_the_views_start_without_heavy_imports():
     code = (
-        "import sys, diffusion.views.frames, diffusion.views.terminal, diffusion.views.animation as animation;"
-        "animation.check_animation_path('x.gif');"
+        "import sys, diffusion.views.frames, diffusion.views.terminal, diffusion.cli.files as files, diffusion.views.animation;"
+        "files.check_animation_path('x.gif');"
         "print(sorted({'torch', 'transformers', 'matplotlib', 'numpy', 'PIL'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
