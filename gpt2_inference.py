@@ -8,10 +8,8 @@ python gpt2_inference.py "The river" --model gpt2     # GPT-2 itself, from the h
 python gpt2_inference.py "The river" --save_animation river.gif
 """
 
-import time
 from dataclasses import dataclass, field
 
-from diffusion.cli.console import prepare_streams, say
 from diffusion.cli.flags import parse_flags
 from diffusion.cli.options import WritingOptions
 from diffusion.cli.prompts import PROMPT_HELP, ask, given_prompts
@@ -34,17 +32,13 @@ def main() -> None:
     generation.check_autoregressive()
     script.check_flags(prompt)
     prompts = given_prompts(prompt, script.unconditional)
-    prepare_streams()
-    say(f"RoBERTa Diffusion: loading {script.model} ...")
-    started = time.monotonic()
 
     # torch and transformers take seconds to import; --help and mistakes need neither.
     from diffusion.cli.show import Job, memory_told
     from diffusion.models.causal import load_causal_writer
 
-    writer = load_causal_writer(script.model, script.tokenizer, script.device, script.dtype)
-    job = Job(writer, generation, script, asks=prompts is None)
-    job.greet(time.monotonic() - started)
+    job = Job.load(load_causal_writer, generation, script, asks=prompts is None)
+    writer = job.writer
 
     def write(prompts: list[str]) -> None:
         for texts, samples in job.batches(prompts):

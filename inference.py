@@ -12,10 +12,8 @@ echo "The river runs." > lines.txt
 python inference.py --score lines.txt --rank
 """
 
-import time
 from dataclasses import dataclass, field
 
-from diffusion.cli.console import prepare_streams, say
 from diffusion.cli.flags import parse_flags
 from diffusion.cli.options import WritingOptions
 from diffusion.cli.prompts import PROMPT_HELP, given_prompts
@@ -49,9 +47,6 @@ def main() -> None:
     source = editing.read(generation, script, prompt)  # what a mode of editing works on
     script.check_flags(prompt, source is not None)
     prompts = [] if source is not None else given_prompts(prompt, script.unconditional)
-    prepare_streams()
-    say(f"RoBERTa Diffusion: loading {script.model} ...")
-    started = time.monotonic()
 
     # torch and transformers take seconds to import; --help and mistakes need neither.
     from diffusion.canvas import prompt_canvas
@@ -59,9 +54,8 @@ def main() -> None:
     from diffusion.editing.modes import MODES
     from diffusion.generate import load_writer
 
-    writer = load_writer(script.model, script.tokenizer, script.device, script.dtype)
-    job = Job(writer, generation, script, asks=prompts is None)
-    job.greet(time.monotonic() - started)
+    job = Job.load(load_writer, generation, script, asks=prompts is None)
+    writer = job.writer
 
     def write(prompts: list[str], first_sample: int = 0) -> None:
         """Continue prompts: masks behind each, which the loop turns into text."""

@@ -58,16 +58,29 @@ def _fixed_count_draws(
     number: Tensor,
     total: int,
     padding: Tensor | None = None,
-) -> Tensor:
-    """(B,) estimates of the bound in nats per token of the tokens ``free`` (B, L), one for each
-    row: draw ``number`` (B,) of ``total``. It hides by the same random numbers whatever the row."""
+) -> tuple[Tensor, Tensor]:
+    """Estimates of the bound in nats per token of the tokens ``free`` (B, L), and their mask rates,
+    (B,) both: draw ``number`` (B,) of ``total``. It hides by the same random numbers whatever the
+    row."""
     n = free.sum(1)
     # One k_1 for each row length: (u * E) would differ between rows, the fraction u is shared.
     u = rng.uniform(key, 1)[0]
     k = fixed_counts(1 + (u * n).long(), n, number, total)
     masked = choose_exactly(k, free, rng.uniform(rng.fold_in(key, number), ids.shape[1]))
     logits = backbone(noise.corrupt(ids, masked), masked, _attention(padding))
-    return nats_by_row(logits, ids, masked) / k
+    return nats_by_row(logits, ids, masked) / k, (k - 0.5) / n
+
+
+def _bernoulli_draws(backbone, ids, free, noise, key, block, draw, draws) -> tuple[Tensor, Tensor]:
+    """The same by the bound's definition: each token is masked with probability t, and the summed
+    cross-entropy weighs 1/t; t is spread evenly over (0, 1) among the ``draws`` of a block."""
+    t = (rng.uniform(rng.fold_in(key, block), 1) + draw) / draws
+    u = rng.uniform(rng.fold_in(rng.fold_in(key, block), draw + 1), ids.shape[1])
+    masked = free & (u < t)
+    nats = torch.zeros_like(t[:, 0])
+    if masked.any():
+        nats = nats_by_row(backbone(noise.corrupt(ids, masked), masked), ids, masked)
+    return nats / t[:, 0] / free.sum(1), t[:, 0]
 
 
 @torch.no_grad()
@@ -81,6 +94,7 @@ def likelihood_bound(
     draws: int = 1,
     batch_size: int = 16,
     seed: int = 0,
+    estimator: str = "fixed-count",
     shard: tuple[int, int] = (0, 1),
     on_batch: Callable[[int, int], None] | None = None,
     gather: Callable[[Tensor], Tensor] = lambda x: x,
@@ -95,72 +109,37 @@ def likelihood_bound(
         backbone: `Backbone` in evaluation mode, or anything called the same way.
         editable: (N, L) bool, the tokens whose likelihood is asked for.
         token_bytes: (V,) length of each token in bytes.
+        estimator: "fixed-count", or "bernoulli" for the bound's definition: the same mean with a
+            higher variance, so that the two can be held against each other.
         shard: (rank, world size): evaluate every world-size-th block only; ``gather`` then joins
             a tensor (M, ...) over processes.
         on_batch: told (blocks done, blocks to do) after each batch.
     """
     rank, world = shard
     device = blocks.device
-    count = editable.sum(1)
-    total = len(blocks) * draws
     mine = torch.arange(rank, len(blocks), world, device=device)
     key = rng.seed_key(seed, device)
-    values = torch.zeros(len(blocks), draws, dtype=rng.double(device), device=device)
+    found = torch.zeros(2, len(blocks), draws, dtype=rng.double(device), device=device)
     for start in range(0, len(mine), batch_size):
         index = mine[start : start + batch_size]
+        text = backbone, blocks[index], editable[index], noise, key
         for draw in range(draws):
-            values[index, draw] = _fixed_count_draws(
-                backbone, blocks[index], editable[index], noise, key, index * draws + draw, total
-            )
+            if estimator == "bernoulli":
+                pair = _bernoulli_draws(*text, index, draw, draws)
+            else:
+                pair = _fixed_count_draws(*text, index * draws + draw, len(blocks) * draws)
+            found[:, index, draw] = torch.stack(pair).to(found.dtype)
         if on_batch:
             on_batch(min(start + batch_size, len(mine)), len(mine))
 
     if world > 1:  # every block was computed by one process and is zero elsewhere
-        values = gather(values[None]).sum(0)
-    number = torch.arange(total, device=device).view(len(blocks), draws)
-    u = rng.uniform(key, 1)[0]
-    k = fixed_counts(1 + (u * count).long()[:, None], count[:, None], number, total)
-    by_rate = _by_mask_rate(values, (k - 0.5) / count[:, None])
-    return _summary(values.mean(1), count, blocks, editable, token_bytes, by_rate)
-
-
-@torch.no_grad()
-def bernoulli_bound(
-    backbone: Callable[..., Tensor],
-    blocks: Tensor,
-    editable: Tensor,
-    noise: Absorbing,
-    token_bytes: Tensor,
-    *,
-    draws: int = 1,
-    batch_size: int = 16,
-    seed: int = 0,
-) -> Bound:
-    """The bound of ``blocks`` (N, L) by the NELBO's definition: each token is masked with
-    probability t, and the summed cross-entropy weighs 1/t, with t spread evenly over (0, 1) among
-    the draws of a block. The same mean as `likelihood_bound`'s with a higher variance:
-    the two can be held against each other. Arguments as there.
-    """
-    device = blocks.device
-    count = editable.sum(1)
-    values = torch.zeros(len(blocks), draws, dtype=rng.double(device), device=device)
-    rates = torch.zeros_like(values)
-    key = rng.seed_key(seed, device)
-    shift = rng.uniform(rng.fold_in(key, torch.arange(len(blocks), device=device)), 1)
-    for start in range(0, len(blocks), batch_size):
-        index = torch.arange(start, min(start + batch_size, len(blocks)), device=device)
-        ids, free = blocks[index], editable[index]
-        for draw in range(draws):
-            t = (shift[index] + draw) / draws
-            u = rng.uniform(rng.fold_in(rng.fold_in(key, index), draw + 1), ids.shape[1])
-            masked = free & (u < t)
-            rates[index, draw] = t[:, 0].to(rates.dtype)
-            if not masked.any():
-                continue
-            logits = backbone(noise.corrupt(ids, masked), masked)
-            values[index, draw] = nats_by_row(logits, ids, masked) / t[:, 0] / count[index]
-    by_rate = _by_mask_rate(values, rates)
-    return _summary(values.mean(1), count, blocks, editable, token_bytes, by_rate)
+        found = gather(found[None]).sum(0)
+    values, rates = found
+    # In the fifths of the mask rates; nan where there is none.
+    fifth = (rates * 5).long().clamp(max=4)
+    by_rate = [values[fifth == k].mean().item() if (fifth == k).any() else math.nan
+               for k in range(5)]  # fmt: skip
+    return _summary(values.mean(1), editable.sum(1), blocks, editable, token_bytes, by_rate)
 
 
 @torch.no_grad()
@@ -225,12 +204,6 @@ def stream_bound(
     fixed = collate.fixed_ids[:0] if collate.size is None else collate.fixed_ids
     editable = editable_positions(blocks, torch.ones_like(blocks), first, fixed.to(device))
     return _summary(values.mean(1), editable.sum(1), blocks, editable, token_bytes, [])
-
-
-def _by_mask_rate(values: Tensor, rates: Tensor) -> list[float]:
-    """Mean of the draws (N, D) in each fifth of the mask rates (N, D); nan where there is none."""
-    bins = (rates * 5).long().clamp(max=4)
-    return [values[bins == b].mean().item() if (bins == b).any() else math.nan for b in range(5)]
 
 
 def _summary(values, count, blocks, editable, token_bytes, by_rate) -> Bound:
@@ -311,7 +284,7 @@ def text_bounds(
     for start in range(0, len(values), batch_size):
         row, number = order[start : start + batch_size], draw[start : start + batch_size]
         width = int((~canvas.padding[row]).sum(1).max())
-        values[row * draws + number] = _fixed_count_draws(
+        values[row * draws + number], _ = _fixed_count_draws(
             backbone, canvas.ids[row, :width], editable[row, :width], noise, key, number, draws,
             canvas.padding[row, :width],
         )  # fmt: skip

@@ -3,15 +3,17 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Self
 
 import torch
 
 from diffusion import hardware
 from diffusion.canvas import Step, prompt_ids, written_ids, written_text
-from diffusion.cli.console import progress, say
+from diffusion.cli.console import prepare_streams, progress, say
 from diffusion.cli.files import check_animation_path, write_text
 from diffusion.cli.options import WritingOptions
 from diffusion.errors import UserError
@@ -56,12 +58,21 @@ class Job:
         self.output = Output(self.script)
         self.generation = self.writer.resolve(self.generation)
 
-    def greet(self, seconds: float) -> None:
-        """Check the options against the model, and say what is ready after ``seconds``."""
-        writer, generation, name = self.writer, self.generation, self.script.model
+    @classmethod
+    def load(
+        cls, loader: Callable, generation: GenerationOptions, script: WritingOptions, asks: bool
+    ) -> Self:
+        """Load the model of ``script`` and check the options against it, and say what is going
+        on."""
+        prepare_streams()
+        name, started = script.model, time.monotonic()
+        say(f"RoBERTa Diffusion: loading {name} ...")
+        writer = loader(name, script.tokenizer, script.device, script.dtype)
+        job = cls(writer, generation, script, asks)
+        generation = job.generation
         writer.check(generation)
         say(
-            f"ready in {seconds:.1f} s on {hardware.describe(writer.device, writer.dtype)}; "
+            f"ready in {time.monotonic() - started:.1f} s on {hardware.describe(writer.device, writer.dtype)}; "
             f"{writer.method(generation)}, seed {generation.seed}"
         )
         if not writer.trained:
@@ -69,6 +80,7 @@ class Job:
                 f"note: {name} was never trained as a denoiser; expect repeated, broken text until "
                 f"you train it: python finetune.py --model {name}"
             )
+        return job
 
     @property
     def live(self) -> bool:

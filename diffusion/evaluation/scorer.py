@@ -12,7 +12,7 @@ from diffusion.data import packing
 from diffusion.errors import UserError
 from diffusion.evaluation import metrics
 from diffusion.evaluation.rows import digest
-from diffusion.likelihood import bernoulli_bound, causal_nll, likelihood_bound
+from diffusion.likelihood import causal_nll, likelihood_bound
 from diffusion.models import loading, tokenizers
 from diffusion.models.backbone import Backbone
 from diffusion.models.families import max_length
@@ -69,9 +69,6 @@ def shuffled(text: str, index: int, seed: int = 0) -> str:
 # ---------------------------------------------------------------- likelihood
 
 
-ESTIMATORS = {"fixed-count": likelihood_bound, "bernoulli": bernoulli_bound}
-
-
 def likelihood(
     writer, documents: Sequence[str], block_size: int, prefix_len: int, max_blocks: int, **settings
 ) -> dict:
@@ -93,16 +90,16 @@ def likelihood(
     editable[:, :prefix_len] = False
     model = scored_model(writer)
     sizes = tokenizers.token_byte_lengths(tokenizer, model.config.vocab_size)
-    common = {"batch_size": settings["batch_size"]}
     if is_causal(writer):
         estimator = "exact"
-        bound = causal_nll(causal_logits(model), blocks, editable, sizes, **common)
+        size = settings["batch_size"]
+        bound = causal_nll(causal_logits(model), blocks, editable, sizes, batch_size=size)
     else:
         estimator = settings["estimator"]
-        bound = ESTIMATORS[estimator](
-            writer.denoiser.backbone, blocks, editable, writer.denoiser.noise, sizes,
-            draws=settings["draws"], seed=settings["seed"], **common,
-        )  # fmt: skip
+        denoiser = writer.denoiser
+        bound = likelihood_bound(
+            denoiser.backbone, blocks, editable, denoiser.noise, sizes, **settings
+        )
     scale = bound.nats_per_byte / bound.nats_per_token
     per_token = metrics.within(bound.nats_per_token, bound.standard_error, 0.0)
     return {
