@@ -20,7 +20,8 @@ TORCH_FREE = [
     *(f"editing.{name}" for name in ("options", "session", "templates")),
     *(f"views.{p.stem}" for p in sorted((PACKAGE / "views").glob("*.py")) if p.stem[0] != "_"),
     *(f"evaluation.{name}" for name in (
-        "comparison", "metrics", "options", "pictures", "processes", "record", "report", "results", "rows")),
+        "comparison", "metrics", "options", "pictures", "processes", "record", "report", "results", "rows",
+        "tables")),
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from diffusion.cli import console
 from diffusion.cli.files import write_atomically, write_text
 from diffusion.errors import UserError
 from diffusion.evaluation.measuring import measure
+from diffusion.evaluation.tables import aligned
 from diffusion.options import GenerationOptions
 
 PROMPT = "The"
@@ -82,11 +83,11 @@ def _curves(data: dict) -> dict[str, list[dict]]:
 def table(data: dict) -> str:
     """Median seconds, a row for each curve."""
     lengths = sorted({r["new_tokens"] for r in data["results"]})
-    lines = [f"{'seconds for new tokens':34}" + "".join(f"{n:>9}" for n in lengths)]
+    rows = [["seconds for new tokens", *map(str, lengths)]]
     for name, curve in _curves(data).items():
         by_length = {r["new_tokens"]: f"{r['median']:.3f}" for r in curve}
-        lines.append(f"{name[:33]:34}" + "".join(f"{by_length.get(n, '-'):>9}" for n in lengths))
-    return "\n".join(lines)
+        rows.append([name, *(by_length.get(n, "-") for n in lengths)])
+    return "\n".join(aligned(rows, 1))
 
 
 def draw(data: dict) -> bytes:
