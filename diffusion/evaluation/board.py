@@ -172,9 +172,7 @@ def keys(board: Board, row: Row) -> tuple[Key, Key]:
     texts = {
         "version": rows.VERSION,
         "model": board.digests.get(row.model, row.model),
-        "options": {k: v for k, v in asdict(row.options).items() if v is not None}
-        if row.options
-        else None,
+        "options": row.options and {k: v for k, v in asdict(row.options).items() if v is not None},
         "passages": [asdict(p) for p in board.passages],
         "tokenizer": sorted(board.tokenizer.get_vocab().items()),
         "conditional": row.conditional,
