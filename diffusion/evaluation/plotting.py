@@ -17,7 +17,7 @@ PALETTE = (
 )
 MARKERS = "osD^vPX<>*phd"
 # How far from its point a label may be, in pixels, and where: to the upper right first.
-DISTANCES = (7, 12, 20, 30, 45, 60, 80, 110, 150)
+DISTANCES = (8, 14, 23, 35, 52, 70, 92, 127, 173)
 ANGLES = [math.radians(a) for a in (35, 0, -35, 145, 180, -145, 90, -90, 65, -65, 115, -115)]
 NEAR = (
     15  # a label that is further away, or nearly as near to another point, gets a line to its own
@@ -37,7 +37,7 @@ class Plot:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        self.figure = Figure(figsize=(7 * panels, 5), dpi=130, layout="constrained")
+        self.figure = Figure(figsize=(7 * panels, 5), dpi=150, layout="constrained")
         FigureCanvasAgg(self.figure)
         self.panels = self.figure.subplots(1, panels, squeeze=False)[0]
         # What is to stand where: (panel, text, places in data coordinates, colour of its line).
@@ -49,7 +49,7 @@ class Plot:
         """Points with bars of ``errors``, each (below, above), for x and y."""
         axes.errorbar(x, y, errors[1], errors[0], label=label, capsize=2, markersize=6,
                       elinewidth=1, **style(i), **line)  # fmt: skip
-        self.marks += [(axes, *point, 11) for point in zip(x, y, strict=True)]
+        self.marks += [(axes, *point, 13) for point in zip(x, y, strict=True)]
         for k, bars in enumerate(errors):
             for point, low, high in zip(zip(x, y, strict=True), *(bars or ((), ())), strict=False):
                 ends = [list(point), list(point)]
@@ -64,7 +64,7 @@ class Plot:
                   label="Pareto front")  # fmt: skip
         axes.plot(x, y, linestyle="none", marker="o", markersize=12, markerfacecolor="none",
                   markeredgecolor=PALETTE[0], markeredgewidth=0.8)  # fmt: skip
-        self.marks += [(axes, *point, 23) for point in zip(x, y, strict=True)]
+        self.marks += [(axes, *point, 27) for point in zip(x, y, strict=True)]
         self.lines.append((axes, np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]))
 
     def label(self, axes, text: str, x: float, y: float, i: int) -> None:
