@@ -27,7 +27,7 @@ def progress(done: int, total: int, what: str = "drawing frame") -> None:
     global _bar
     if _bar is None:
         shown = _is_first() and sys.stderr.isatty()
-        _bar = tqdm(total=total, leave=False, disable=not shown)
+        _bar = tqdm(total=total, desc=what, leave=False, disable=not shown)
     _bar.set_description(what, refresh=False)
     _bar.update(done - _bar.n)
     if done >= total:
