@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -121,3 +122,12 @@ def now(device: torch.device) -> float:
     elif device.type == "mps":
         torch.mps.synchronize()
     return time.perf_counter()
+
+
+@contextlib.contextmanager
+def memory_told(used: Callable[[], str]):
+    """Running out of memory is a `UserError` that says with what, and what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(f"the device ran out of memory with {used()}") from None

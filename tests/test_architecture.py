@@ -20,7 +20,8 @@ TORCH_FREE = [
     *(f"editing.{name}" for name in ("options", "session", "templates")),
     *(f"views.{p.stem}" for p in sorted((PACKAGE / "views").glob("*.py")) if p.stem[0] != "_"),
     *(f"evaluation.{name}" for name in (
-        "comparison", "metrics", "pictures", "processes", "record", "report", "results", "rows")),
+        "comparison", "metrics", "options", "pictures", "plotting", "processes", "record", "report", "results", "rows",
+        "tables")),
 ]  # fmt: skip
 
 
@@ -110,8 +111,8 @@ def test_what_answers_help_loads_no_torch():
 # need, and what the torch-free modules above must not load.
 LATE = {
     *("inference.py", "gpt2_inference.py", "finetune.py", "compare.py", "scoreboard.py"),
-    *("cli.flags", "data.corpus", "evaluation.sweep", "evaluation.processes", "hardware"),
-    *("evaluation.metrics", "evaluation.pictures", "evaluation.rows"),
+    *("cli.flags", "data.corpus", "evaluation.processes", "hardware"),
+    *("evaluation.metrics", "evaluation.plotting", "evaluation.rows"),
     *("views.animation", "views.stage", "__init__"),
 }
 

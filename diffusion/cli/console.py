@@ -22,10 +22,13 @@ _bar: tqdm | None = None
 
 
 def progress(done: int, total: int, what: str = "drawing frame") -> None:
-    """A bar on standard error, where that is a terminal; it ends when all is done."""
+    """A bar on standard error, where that is a terminal, of the first of several processes; it ends
+    when all is done."""
     global _bar
     if _bar is None:
-        _bar = tqdm(total=total, desc=what, leave=False, disable=not sys.stderr.isatty())
+        shown = _is_first() and sys.stderr.isatty()
+        _bar = tqdm(total=total, desc=what, leave=False, disable=not shown)
+    _bar.set_description(what, refresh=False)
     _bar.update(done - _bar.n)
     if done >= total:
         _bar.close()
@@ -34,5 +37,11 @@ def progress(done: int, total: int, what: str = "drawing frame") -> None:
 
 def say(message: str) -> None:
     """A line on standard error, from the first of several processes alone."""
-    if int(os.environ.get("RANK", 0)) == 0:
+    if _is_first():
+        if _bar is not None:
+            _bar.clear()
         print(message, file=sys.stderr, flush=True)
+
+
+def _is_first() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0

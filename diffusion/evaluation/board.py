@@ -7,7 +7,7 @@ neither their number nor an interruption changes a result.
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,22 +18,28 @@ import transformers
 
 from diffusion import hardware
 from diffusion.canvas import encode, prompt_ids, written_ids
+from diffusion.cli.console import progress
+from diffusion.data.corpus import load_documents
+from diffusion.errors import UserError
 from diffusion.evaluation import metrics, rows, scorer
-from diffusion.evaluation.processes import Processes, Progress
-from diffusion.evaluation.rows import REAL, SHUFFLED, Row, Store, check_distinct, digest
+from diffusion.evaluation.options import ScoreOptions
+from diffusion.evaluation.processes import Processes
+from diffusion.evaluation.rows import REAL, SHUFFLED, Key, Row, Store, check_distinct, model_digest
 from diffusion.evaluation.scorer import Scorer, estimate_json, shuffled
+from diffusion.models import loading
 from diffusion.options import GenerationOptions
 
 # More texts to compare with give a higher self-BLEU, so there are always so many if possible.
 BLEU_REFERENCES = 63
 ENOUGH_FOR_MAUVE = 1000
+ESTIMATES = ("draws", "batch_size", "seed", "estimator")  # flags of the likelihood
 
 
 @dataclass
 class Board:
     """Everything the rows share."""
 
-    args: object  # the script's options
+    args: ScoreOptions
     processes: Processes
     writers: dict  # name of a model -> its writer
     digests: dict  # name of a model -> hash of its weights, config and tokenizer
@@ -66,6 +72,90 @@ class Board:
         return short if sum(Path(n).name == short for n in self.writers) < 2 else name
 
 
+def check_rows(rows: Sequence[Row]) -> None:
+    """What can be refused of the rows before a model is loaded."""
+    for row in rows:
+        (row.options.check if _is_masked(row.model) else row.options.check_autoregressive)()
+
+
+def _is_masked(name: str) -> bool:
+    return loading.is_masked_lm(loading.load_config(name))
+
+
+def load_board(
+    args: ScoreOptions, rows: Sequence[Row], processes: Processes, *loaders: Callable
+) -> Board:
+    """Models, scorer and text; ``loaders``: of a masked writer, and of a causal one.
+
+    Raises:
+        UserError: a text has too few passages for ``--num_samples``.
+    """
+    splits = (args.split, args.reference_split)
+    documents, more = (load_documents(args.dataset, s, args.dataset_dir) for s in splits)
+    if documents == more:  # a file is one split: no passage may be prompt and reference
+        documents, more = documents[::2], documents[1::2]
+    writers, digests = {}, {}
+    for name in dict.fromkeys(row.model for row in rows):
+        processes.say(f"loading {name} ...")
+        load = loaders[0 if _is_masked(name) else 1]
+        writers[name] = writer = load(name, None, processes.device, args.dtype)
+        digests[name] = model_digest(scorer.scored_model(writer), writer.tokenizer)
+    processes.say(f"loading the scorer {args.scorer} ...")
+    # In float32 whatever the models write in: its opinion is the measure.
+    judge = scorer.load_scorer(args.scorer, processes.device, "float32")
+    tokenizer = next(iter(writers.values())).tokenizer
+    found = []
+    for split, texts in zip(splits, (documents, more), strict=True):
+        passages = scorer.passages(texts, tokenizer, args.prompt_len, args.length)
+        if len(passages) < args.num_samples:
+            raise UserError(
+                f"--num_samples {args.num_samples}: the {split} text has only {len(passages)} "
+                f"passages of {args.prompt_len} + {args.length} tokens; use fewer or shorter texts"
+            )
+        found.append(passages[: args.num_samples])
+    args.clusters = args.clusters or metrics.default_clusters(args.num_samples, args.num_samples)
+    return Board(
+        args, processes, writers, digests, judge, model_digest(judge.model, judge.tokenizer),
+        *found, documents, Store(Path(args.output_dir)),
+    )  # fmt: skip
+
+
+def measure(board: Board, rows: Sequence[Row]) -> dict:
+    """The results, see `results`, but for what they are called."""
+    args = board.args
+    kinds = dict.fromkeys(row.conditional for row in rows)
+    real = [Row(name, kind) for kind in kinds for name in (REAL, SHUFFLED)]
+    planned = [(row, *keys(board, row)) for row in [*real, *(with_room(board, r) for r in rows)]]
+    bounds = likelihood_jobs(board)
+    wanted = [row_key for *_, row_key in planned] + [key for *_, key in bounds]
+    if misfits := board.store.misfits(wanted):
+        board.processes.say(f"note: {misfits}")
+    entries = generations(board, planned)
+    name, differences = paired(entries)
+    same = [board.label(n) for n, value in board.digests.items() if value == board.scorer_digest]
+    writer = next(iter(board.writers.values()))
+    return {
+        "data": {
+            "name": Path(args.dataset).name,
+            "split": args.split,
+            "reference_split": args.reference_split,
+        },
+        "samples": args.num_samples,
+        **{n: getattr(args, n) for n in ("prompt_len", "length", "clusters", "batch_size")},
+        "scorer": {
+            "name": Path(args.scorer).name,
+            "hash": board.scorer_digest,
+            "compared": ", ".join(same),
+        },
+        "notes": notes(board, entries),
+        "likelihood": likelihoods(board, bounds),
+        "rows": [{k: v for k, v in entry.items() if k != "nats"} for entry in entries],
+        "paired_with": name,
+        "paired": differences,
+        **hardware.record(writer.device, writer.dtype, "scikit-learn"),
+    }
+
+
 def with_room(board: Board, row: Row) -> Row:
     """The row with its options checked, and positions for prompt and new text."""
     writer, options = board.writers[row.model], dataclasses.replace(row.options)
@@ -76,37 +166,36 @@ def with_room(board: Board, row: Row) -> Row:
     return dataclasses.replace(row, options=writer.resolve(options))
 
 
-def keys(board: Board, row: Row) -> tuple[str, str]:
+def keys(board: Board, row: Row) -> tuple[Key, Key]:
     """(key of the texts, key of the row): everything that determines them."""
     args = board.args
     texts = {
         "version": rows.VERSION,
         "model": board.digests.get(row.model, row.model),
-        "options": {k: v for k, v in asdict(row.options).items() if v is not None}
-        if row.options
-        else None,
+        "options": row.options and {k: v for k, v in asdict(row.options).items() if v is not None},
         "passages": [asdict(p) for p in board.passages],
         "tokenizer": sorted(board.tokenizer.get_vocab().items()),
         "conditional": row.conditional,
         "length": args.length,
         "batch_size": args.batch_size,
         "processor": hardware.processor(),
-        "versions": [torch.__version__, transformers.__version__],
-        "code": rows.code_digest("generate", "models.causal", "evaluation.scorer"),
     }
     if row.options:
         writer = board.writers[row.model]
         texts |= {"device": writer.device.type, "dtype": str(writer.dtype)}
-    key = digest(texts)
+    written = Key.of(
+        texts,
+        versions=[torch.__version__, transformers.__version__],
+        code=rows.code_digest("generate", "models.causal", "evaluation.scorer"),
+    )
     judged = {
-        "texts": key,
+        "texts": written.asked,
         "scorer": board.scorer_digest,
         "references": [asdict(p) for p in board.references],
         "clusters": args.clusters,
-        "sklearn": sklearn.__version__,
-        "code": rows.code_digest("evaluation.metrics"),
     }
-    return key, digest(judged)
+    code = rows.code_digest("evaluation.metrics")
+    return written, Key.of(judged, texts=written.name, sklearn=sklearn.__version__, code=code)
 
 
 def write_batch(board: Board, row: Row, indices: range) -> list[dict]:
@@ -218,36 +307,40 @@ def method(row: Row) -> str:
     return f"{name} ({own})" if own else name
 
 
-def likelihoods(board: Board) -> list[dict]:
-    """The likelihood of every model, from the beginning of a block and after a prompt."""
-    args = board.args
-    if not args.likelihood_blocks:
-        return []
+def likelihood_jobs(board: Board) -> list[tuple[str, dict, Key]]:
+    """(model, settings, key) of every likelihood: of each model from the beginning of a block and
+    after a prompt."""
+    args, jobs = board.args, []
     size = min(args.block_size, *(w.positions for w in board.writers.values()))
-    settings = {"draws": args.draws, "batch_size": args.batch_size, "seed": args.seed,
-                "estimator": args.estimator}  # fmt: skip
-    jobs = []
-    for name in board.writers:
+    for name in board.writers if args.likelihood_blocks else ():
         for prefix in dict.fromkeys((1, args.prompt_len)):
-            what = {"model": board.digests[name], "dtype": str(board.writers[name].dtype),
-                    "documents": board.documents, "prefix": prefix,
-                    "size": size, "blocks": args.likelihood_blocks, **settings,
-                    "version": rows.VERSION, "code": rows.code_digest("evaluation.scorer")}  # fmt: skip
-            jobs.append((name, prefix, digest(what)))
-    done = board.processes.agree({key for *_, key in jobs if board.store.has_row(key)})
+            what = {"size": size, "prefix": prefix, "blocks": args.likelihood_blocks,
+                    **{k: getattr(args, k) for k in ESTIMATES}}  # fmt: skip
+            given = {"model": board.digests[name], "dtype": str(board.writers[name].dtype),
+                     "documents": board.documents, "version": rows.VERSION}  # fmt: skip
+            key = Key.of(what | given, code=rows.code_digest("evaluation.scorer"))
+            jobs.append((name, what, key))
+    return jobs
+
+
+def likelihoods(board: Board, jobs: list[tuple[str, dict, Key]]) -> list[dict]:
+    """What `likelihood_jobs` asks for, from the store where it is there."""
+    store = board.store
+    done = board.processes.agree({key.name for *_, key in jobs if store.has_row(key.name)})
 
     def measure(job):
-        name, prefix, key = job
-        if key in done:
-            return {**board.store.read_row(key), "model": board.label(name)}
-        entry = scorer.likelihood(
-            board.writers[name], board.documents, size, prefix, args.likelihood_blocks, **settings
-        )
-        entry = {"model": board.label(name), **entry}
-        board.store.write_row(key, entry)
+        name, what, key = job
+        if key.name in done:
+            return {**store.read_row(key.name), "model": board.label(name)}
+        place = (what[k] for k in ("size", "prefix", "blocks"))
+        settings = {k: what[k] for k in ESTIMATES}
+        bound = scorer.likelihood(board.writers[name], board.documents, *place, **settings)
+        entry = {"model": board.label(name), **bound}
+        store.write_row(key, entry)
         return entry
 
-    board.processes.say("measuring likelihoods ...")
+    if jobs:
+        board.processes.say("measuring likelihoods ...")
     entries = board.processes.spread(jobs, measure)
     return [compared(entry, entries) for entry in entries]
 
@@ -263,53 +356,52 @@ def compared(entry: dict, entries: list[dict]) -> dict:
     return {**kept, "more": estimate_json(more), "more_than": first["model"]}
 
 
-def generations(board: Board, rows: list[Row]) -> list[dict]:
-    """Every row of the generation tables, from the store where it is there."""
-    processes, store = board.processes, board.store
-    pairs = [keys(board, row) for row in rows]
-    asked = [(key, row) for (_, key), row in zip(pairs, rows, strict=True) if row.options]
+def generations(board: Board, planned: list[tuple[Row, Key, Key]]) -> list[dict]:
+    """Every row of the generation tables, from the store where it is there; ``planned``: each row
+    with its `keys`."""
+    processes, store, n = board.processes, board.store, board.args.num_samples
+    asked = [(key.name, row) for row, _, key in planned if row.options]
     check_distinct([key for key, _ in asked], [f"{r.model}, {method(r)}" for _, r in asked])
-    written = processes.agree({key for key, _ in pairs if store.has_texts(key)})
-    judged = processes.agree({key for _, key in pairs if store.has_row(key)})
+    written = processes.agree({key.name for _, key, _ in planned if store.has_texts(key.name)})
+    judged = processes.agree({key.name for *_, key in planned if store.has_row(key.name)})
+    # In forward passes over the canvas; with a cache they cost an eighth.
     cost = [
-        0 if row.options is None or texts in written or key in judged
-        else (row.options.n_steps or board.window(row)) / (1 if row.options.sampler else 8)
-        for row, (texts, key) in zip(rows, pairs, strict=True)
+        0 if row.options is None or texts.name in written or key.name in judged
+        else row.options.n_steps or board.window(row) // (1 if row.options.sampler else 8)
+        for row, texts, key in planned
     ]  # fmt: skip
-    bar = Progress(sum(cost) * len(board.batches()), processes.rank > 0)
     features, out, warm = None, [], set()
-    for number, (row, (texts_key, key)) in enumerate(zip(rows, pairs, strict=True)):
-        if key in judged:
-            out.append({**store.read_row(key), "model": board.label(row.model)})
+    for number, (row, texts, key) in enumerate(planned):
+        what = f"row {number + 1}/{len(planned)}: "
+        if key.name in judged:
+            out.append({**store.read_row(key.name), "model": board.label(row.model)})
             continue
-        if texts_key in written:
-            samples = store.read_texts(texts_key, board.args.num_samples)
+        if texts.name in written:
+            samples = store.read_texts(texts.name, n)
         else:
 
-            def work(batch, row=row, number=number):
+            def work(batch, row=row, number=number, what=what):
                 if row.options and row.model not in warm:
                     warm_up(board, row, batch)
                     warm.add(row.model)
-                texts = write_batch(board, row, batch)
-                bar.add(
-                    cost[number] * processes.world, f"row {number + 1}/{len(rows)}: {method(row)}"
-                )
-                return texts
+                samples = write_batch(board, row, batch)
+                done = sum(cost[:number]) * n + cost[number] * batch.stop
+                progress(done, sum(cost) * n, (what + method(row))[:40])
+                return samples
 
             parts = processes.spread(board.batches(), work)
             samples = [sample for part in parts for sample in part]
             if processes.rank == 0:
-                store.write_texts(texts_key, samples)
+                store.write_texts(texts.name, samples)
         if features is None:
             real = opinions(board, [(p.prompt, p.continuation, False) for p in board.references])
             features = np.stack([opinion.feature for opinion in real])
         entry = judge(board, row, samples, features)
-        entry["texts"] = f"generations/{texts_key}.jsonl"
+        entry["texts"] = f"generations/{texts.name}.jsonl"
         if processes.rank == 0:
             store.write_row(key, entry)
         out.append(entry)
-        bar.end()
-        processes.say(f"row {number + 1}/{len(rows)}: {row.model} {method(row)}".rstrip())
+        processes.say(f"{what}{row.model} {method(row)}".rstrip())
     return out
 
 

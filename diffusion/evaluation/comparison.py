@@ -4,6 +4,7 @@ import statistics
 from functools import partial
 from pathlib import Path
 
+from diffusion.evaluation.tables import aligned, wrapped
 from diffusion.views.film import Film, Track, rate_line, synchronized
 
 
@@ -47,23 +48,22 @@ def film_of_record(data: dict, slowdown: float) -> Film:
 
 def table(data: dict) -> str:
     """The numbers as plain text."""
-    unit = data["unit"]
-    head = f"{'':28}{'seconds (range)':>22}  {unit + 's/s':>12}  {'passes':>6}  tokens/pass"
-    lines = [head]
+    unit, length, notes = data["unit"], data["options"]["length"], []
+    rows = [["", "seconds (range)", f"{unit}s/s", "passes", "tokens/pass"]]
     for side in data["sides"]:
         seconds = max(middle(side), 1e-9)
         spread = f"{seconds:.3f} ({min(side['seconds']):.3f}-{max(side['seconds']):.3f})"
-        count = data["options"]["length"] if unit == "token" else written(side)
-        lines.append(
-            f"{side['model'][:27]:28}{spread:>22}  {count / seconds:12.1f}  {side['nfe']:6}  "
-            f"{data['options']['length'] / max(1, side['nfe']):.2f}"
-        )
+        count = length if unit == "token" else written(side)
+        a_pass = f"{length / max(1, side['nfe']):.2f}"
+        rows.append([side["model"], spread, f"{count / seconds:.1f}", str(side["nfe"]), a_pass])
         if max(side["seconds"]) > 1.5 * seconds:
-            lines.append(f"{'':28}note: runs differ much; was the machine busy with other work?")
+            notes.append(
+                f"note: runs of {side['model']} differ much; was the machine busy with other work?"
+            )
     repeats = len(data["sides"][0]["seconds"])
-    lines.append(f"{verdict(data['sides'], unit)} (medians of {repeats}, {data['hardware']}, "
-                 f"{data.get('processor', '')})")  # fmt: skip
-    return "\n".join(lines)
+    machine = f"{data['hardware']}, {data.get('processor', '')}"
+    said = f"{verdict(data['sides'], unit)} (medians of {repeats}, {machine})"
+    return "\n".join([*aligned(rows, 1), *wrapped("\n".join([*notes, said]))])
 
 
 def free_name(path: Path, endings: tuple[str, ...]) -> Path:

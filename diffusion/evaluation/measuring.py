@@ -7,12 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from diffusion import hardware
 from diffusion.canvas import Step, prompt_ids, written_ids, written_text
 from diffusion.cli.console import progress
-from diffusion.errors import UserError
 from diffusion.evaluation import record
 from diffusion.options import GenerationOptions
 from diffusion.views.frames import Framer
@@ -34,13 +31,13 @@ def measure(
         for i in order if repeat % 2 == 0 else reversed(order):
             writer, options = jobs[i]
             gc.collect()
-            try:
+            with hardware.memory_told(
+                lambda options=options: (
+                    f"one text of {options.length} new tokens; try --length "
+                    f"{max(1, options.length // 2)}, or a smaller model"
+                )
+            ):
                 kept = keep(writer.record([prompt], options, [0]))
-            except torch.OutOfMemoryError:
-                raise UserError(
-                    f"the device ran out of memory with one text of {options.length} new tokens; "
-                    f"try --length {max(1, options.length // 2)}, or a smaller model"
-                ) from None
             if repeat >= 0:
                 runs[i].append(kept)
             done += 1

@@ -1,32 +1,14 @@
-"""The pictures of a scoreboard, made from its results alone and readable in greyscale."""
+"""The pictures of a scoreboard, made from its results alone."""
 
-import io
 import json
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 from diffusion.evaluation.metrics import Estimate, pareto
-from diffusion.evaluation.results import estimate, machine_line
+from diffusion.evaluation.plotting import Plot, plain_log, png, style
+from diffusion.evaluation.results import estimate, machine_line, measured
 from diffusion.evaluation.rows import REAL, SHUFFLED
-
-MARKERS = "osD^vPX<>*"
-
-
-def _figure(draw: Callable, data: dict, title: str, panels: int = 1) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7 * panels, 5), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    draw(axes)
-    for one in axes:
-        one.grid(alpha=0.3)
-    figure.suptitle(f"{title}\n{machine_line(data)}", fontsize=8, parse_math=False)
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
 
 
 def _series(data: dict, conditional: bool) -> dict[tuple[str, str], list[dict]]:
@@ -56,149 +38,115 @@ def _difference(row: dict, rows: list[dict]) -> str:
     )
 
 
-def _shade(i: int, n: int) -> str:
-    return str(round(0.65 * i / max(1, n - 1), 2))  # from black to a grey that prints
-
-
-def _levels(axes, data: dict, conditional: bool, metric: str) -> None:
+def _levels(plot: Plot, axes, data: dict, conditional: bool, metric: str) -> None:
     """Real and shuffled text, the ceiling and the floor, as lines."""
     for row in data["rows"]:
-        style = {REAL: "--", SHUFFLED: ":"}.get(row["model"])
-        if style and row["conditional"] == conditional:
-            value = estimate(row["metrics"][metric])
-            if not math.isnan(value.value):
-                axes.axhline(value.value, color="0.4", linestyle=style, linewidth=1.2)
-                real = row["model"] == REAL  # the two may be on one height
-                axes.annotate(
-                    row["model"], (0.01 if real else 0.99, value.value), fontsize=8, color="0.3",
-                    xycoords=("axes fraction", "data"), ha="left" if real else "right", va="bottom",
-                )  # fmt: skip
+        linestyle = {REAL: "--", SHUFFLED: ":"}.get(row["model"])
+        value = measured(row, metric).value
+        if linestyle and row["conditional"] == conditional and not math.isnan(value):
+            plot.level(axes, row["model"], value, linestyle)
 
 
-def _plain_log(axis) -> None:
-    """Ticks at 1, 2, 5, 10, 20, ... as plain numbers."""
-    from matplotlib.ticker import LogLocator, NullLocator
+def _points(plot: Plot, axes, i: int, label: str | None, rows: list[dict], *metrics: str, **line):
+    """A series of rows by two metrics; (x, y) of each."""
+    both = [[measured(row, metric) for row in rows] for metric in metrics]
+    x, y = ([e.value for e in values] for values in both)
+    plot.series(axes, x, y, i, label, list(map(_errors, both)), **line)
+    return list(zip(x, y, strict=True))
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(lambda value, position: f"{value:g}")
+
+def _log(axis, data: dict, metric: str, conditional: bool) -> None:
+    values = [measured(row, metric).value for row in data["rows"] if row["conditional"] == conditional]  # fmt: skip
+    known = [value for value in values if value > 0]
+    plain_log(axis, min(known, default=1), max(known, default=1))
 
 
-def _against(data: dict, cost: str, label: str) -> bytes | None:
+def _against(data: dict, cost: str, label: str):
     conditional = any(row["conditional"] for row in data["rows"])
     series = _series(data, conditional)
     if not series:
         return None
-
-    def panel(axes, metric, sign):
+    plot = Plot(2)
+    scorer, n = data["scorer"]["name"], data["samples"]
+    for axes, metric, sign, name in (
+        (plot.panels[0], "gen_ppl", 1, f"generative perplexity ({scorer}), lower is likelier"),
+        (plot.panels[1], "mauve", -1, f"MAUVE ({n} texts), higher is better"),
+    ):
         points = []
         for i, ((model, sampler), rows) in enumerate(series.items()):
-            x = [estimate(row["metrics"][cost]) for row in rows]
-            y = [estimate(row["metrics"][metric]) for row in rows]
-            axes.errorbar(
-                [e.value for e in x], [e.value for e in y], _errors(y), _errors(x), linestyle="none",
-                marker=MARKERS[i % len(MARKERS)], color=_shade(i, len(series)), capsize=2,
-                markersize=6, label=f"{model}: {sampler}",
-            )  # fmt: skip
-            points += [
-                (a.value, b.value) for a, b in zip(x, y, strict=True) if not math.isnan(b.value)
-            ]
-            for row, a, b in zip(rows, x, y, strict=True):
-                if not math.isnan(b.value):
-                    axes.annotate(_difference(row, rows), (a.value, b.value), (5, 5), fontsize=7,
-                                  textcoords="offset points")  # fmt: skip
+            names = f"{model}: {sampler}"
+            found = _points(plot, axes, i, names, rows, cost, metric, linestyle="none")
+            points += [point for point in found if not math.isnan(point[1])]
+            for row, point in zip(rows, found, strict=True):
+                plot.label(axes, _difference(row, rows), *point, i)
         best = pareto([p[0] for p in points], [sign * p[1] for p in points])
-        front = [[points[i][axis] for i in best] for axis in (0, 1)]
-        axes.plot(*front, color="black", linewidth=1, drawstyle="steps-post", label="Pareto front")
-        axes.plot(*front, linestyle="none", marker="o", markersize=13, markerfacecolor="none",
-                  markeredgecolor="black")  # fmt: skip
-        _levels(axes, data, conditional, metric)
-        axes.set_xscale("log")
-        _plain_log(axes.xaxis)
+        plot.front(axes, *([points[i][axis] for i in best] for axis in (0, 1)))
+        _levels(plot, axes, data, conditional, metric)
+        _log(axes.xaxis, data, cost, conditional)
         axes.set_xlabel(label)
-
-    def draw(panels):
-        panel(panels[0], "gen_ppl", 1)
-        panels[0].set_yscale("log")
-        _plain_log(panels[0].yaxis)
-        panels[0].set_ylabel(f"generative perplexity ({data['scorer']['name']}), lower is likelier")
-        panel(panels[1], "mauve", -1)
-        panels[1].set_ylabel(f"MAUVE ({data['samples']} texts), higher is better")
-        panels[0].legend(fontsize=8)
-
-    return _figure(draw, data, f"Quality against {label}, 95 % intervals", 2)
+        axes.set_ylabel(name)
+    _log(plot.panels[0].yaxis, data, "gen_ppl", conditional)
+    return plot.finish(f"Quality against {label}, 95 % intervals\n{machine_line(data)}")
 
 
-def _temperature(data: dict) -> bytes | None:
+def _temperature(data: dict):
     conditional = any(row["conditional"] for row in data["rows"])
     series = _series(data, conditional)
     if not series:
         return None
-
-    def draw(panels):
-        axes = panels[0]
-        for i, ((model, sampler), rows) in enumerate(series.items()):
-            # Rows that differ in the temperature alone are a line.
-            lines: dict[str, list[dict]] = {}
-            for row in rows:
-                others = {k: v for k, v in row["settings"].items() if k != "temperature"}
-                lines.setdefault(json.dumps(others, sort_keys=True), []).append(row)
-            label = f"{model}: {sampler}"
-            for line in lines.values():
-                line.sort(key=lambda row: row["settings"].get("temperature", 1.0))
-                x = [estimate(row["metrics"]["gen_ppl"]) for row in line]
-                y = [estimate(row["metrics"]["entropy"]) for row in line]
-                axes.errorbar(
-                    [e.value for e in x], [e.value for e in y], _errors(y), _errors(x),
-                    marker=MARKERS[i % len(MARKERS)], color=_shade(i, len(series)), capsize=2,
-                    linewidth=1, label=label,
-                )  # fmt: skip
-                label = None
-                if len(line) > 1:
-                    for row, a, b in zip(line, x, y, strict=True):
-                        text = f"T {row['settings'].get('temperature', 1.0):g}"
-                        if not math.isnan(a.value + b.value):
-                            axes.annotate(text, (a.value, b.value), (4, 4), fontsize=7,
-                                          textcoords="offset points")  # fmt: skip
-        _levels(axes, data, conditional, "entropy")
-        axes.set_xscale("log")
-        _plain_log(axes.xaxis)
-        axes.set_xlabel(f"generative perplexity ({data['scorer']['name']})")
-        axes.set_ylabel("entropy of a text's tokens, nats")
-        axes.legend(fontsize=8)
-
-    return _figure(draw, data, "Entropy against generative perplexity, 95 % intervals")
+    plot = Plot()
+    (axes,) = plot.panels
+    for i, ((model, sampler), rows) in enumerate(series.items()):
+        # Rows that differ in the temperature alone are a line.
+        lines: dict[str, list[dict]] = {}
+        for row in rows:
+            others = {k: v for k, v in row["settings"].items() if k != "temperature"}
+            lines.setdefault(json.dumps(others, sort_keys=True), []).append(row)
+        label = f"{model}: {sampler}"
+        for line in lines.values():
+            line.sort(key=lambda row: row["settings"].get("temperature", 1.0))
+            points = _points(plot, axes, i, label, line, "gen_ppl", "entropy", linewidth=1)
+            label = None
+            for row, point in zip(line, points, strict=True):
+                text = f"T {row['settings'].get('temperature', 1.0):g}"
+                plot.label(axes, text if len(line) > 1 else "", *point, i)
+    _levels(plot, axes, data, conditional, "entropy")
+    _log(axes.xaxis, data, "gen_ppl", conditional)
+    axes.set_xlabel(f"generative perplexity ({data['scorer']['name']})")
+    axes.set_ylabel("entropy of a text's tokens, nats")
+    title = "Entropy against generative perplexity, 95 % intervals"
+    return plot.finish(f"{title}\n{machine_line(data)}")
 
 
-def _mask_rate(data: dict) -> bytes | None:
+def _mask_rate(data: dict):
     shown = [entry for entry in data["likelihood"] if entry["prefix_len"] == 1]
     if not any(entry["by_mask_rate"] for entry in shown):
         return None
-
-    def draw(panels):
-        axes = panels[0]
-        for i, entry in enumerate(shown):
-            colour = _shade(i, len(shown))
-            if entry["by_mask_rate"]:
-                rates = [10, 30, 50, 70, 90]
-                values = [math.nan if v is None else v for v in entry["by_mask_rate"]]
-                axes.plot(rates, values, marker=MARKERS[i % len(MARKERS)], color=colour,
-                          label=entry["model"])  # fmt: skip
-            level = estimate(entry["nats_per_token"])
-            name = "exact NLL" if entry["estimator"] == "exact" else "its bound"
-            axes.axhline(level.value, color=colour, linestyle="--" if name == "its bound" else "-.",
-                         label=f"{entry['model']}: {name}")  # fmt: skip
-            axes.axhspan(level.low, level.high, color=colour, alpha=0.12)
-        axes.set_xlabel("masked tokens, % (bins of 20)")
-        axes.set_ylabel("nats per masked token")
-        axes.legend(fontsize=8)
-
-    return _figure(draw, data, "Likelihood over the mask rate")
+    plot = Plot()
+    (axes,) = plot.panels
+    for i, entry in enumerate(shown):
+        if entry["by_mask_rate"]:
+            values = [math.nan if v is None else v for v in entry["by_mask_rate"]]
+            plot.series(axes, [10, 30, 50, 70, 90], values, i, entry["model"])
+        level = estimate(entry["nats_per_token"])
+        name = "exact NLL" if entry["estimator"] == "exact" else "its bound"
+        axes.axhline(level.value, linestyle="--" if name == "its bound" else "-.", **style(i),
+                     label=f"{entry['model']}: {name}")  # fmt: skip
+        axes.axhspan(level.low, level.high, color=style(i)["color"], linewidth=0,
+                     alpha=min(0.15, 0.6 / len(shown)))  # fmt: skip
+    axes.set_xlabel("masked tokens, % (bins of 20)")
+    axes.set_ylabel("nats per masked token")
+    return plot.finish(f"Likelihood over the mask rate\n{machine_line(data)}")
 
 
 class Picture(NamedTuple):
     title: str
-    draw: Callable[[dict], bytes | None]  # None: there is nothing to show
+    figure: Callable  # results -> matplotlib's Figure, or None: there is nothing to show
+
+    def draw(self, data: dict) -> bytes | None:
+        """As PNG."""
+        figure = self.figure(data)
+        return None if figure is None else png(figure)
 
 
 PICTURES = {

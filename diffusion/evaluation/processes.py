@@ -1,8 +1,6 @@
-"""Work shared by the processes that `accelerate launch` starts, and a bar for it."""
+"""Work shared by the processes that `accelerate launch` starts."""
 
 import os
-import sys
-import time
 from collections.abc import Callable, Sequence
 
 from diffusion.cli import console
@@ -52,25 +50,3 @@ class Processes:
 
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
-
-
-class Progress:
-    """A bar with the time left, from the forward passes that are planned."""
-
-    def __init__(self, total: float, quiet: bool):
-        self.total, self.done, self.quiet = max(total, 1e-9), 0.0, quiet
-        self.started = time.monotonic()
-
-    def add(self, amount: float, what: str) -> None:
-        self.done += amount
-        if self.quiet or not sys.stderr.isatty():
-            return
-        share = min(1.0, self.done / self.total)
-        left = (time.monotonic() - self.started) * (1 - share) / max(share, 1e-9)
-        bar = "#" * int(24 * share)
-        print(f"\r\x1b[K[{bar:24}] {share:4.0%}, {left / 60:.1f} min left, {what[:40]}", end="",
-              file=sys.stderr, flush=True)  # fmt: skip
-
-    def end(self) -> None:
-        if not self.quiet and sys.stderr.isatty():
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

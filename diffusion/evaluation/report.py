@@ -28,6 +28,7 @@ from diffusion.evaluation.results import (
     measured,
 )
 from diffusion.evaluation.rows import REAL, SHUFFLED
+from diffusion.evaluation.tables import aligned, wrapped
 
 
 def load(path: str) -> dict:
@@ -260,27 +261,13 @@ def examples(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
 
 def plain_text(data: dict) -> str:
     """The tables for a terminal."""
-    lines = [f"=== {data['title']}", *([data["about"]] if data["about"] else []), ""]
+    lines = [*wrapped(f"=== {data['title']}"), *wrapped(data["about"]), ""]
     for title, sentences, table in sections(data):
         lines += [f"== {title}"] if title else []
-        lines += [*sentences, *_aligned(table), ""]
-    return "\n".join([*lines, machine_line(data)])
-
-
-def _aligned(table: list[list[str]]) -> list[str]:
-    if not table:
-        return []
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    words = (
-        2 if table[0][1] in ("how", "estimate") else 1
-    )  # names to the left, numbers to the right
-    return [
-        "  ".join(
-            cell.ljust(width) if i < words else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
+        lines += [line for sentence in sentences for line in wrapped(sentence)]
+        names = 2 if table and table[0][1] in ("how", "estimate") else 1
+        lines += [*aligned(table, names), ""]
+    return "\n".join([*lines, *wrapped(machine_line(data))])
 
 
 def markdown(parts: dict[str, dict], target: str = "RESULTS.md") -> str:

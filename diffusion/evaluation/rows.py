@@ -17,6 +17,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from diffusion.cli.files import write_text
 from diffusion.errors import UserError
@@ -145,6 +146,18 @@ def digest(value) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
+class Key(NamedTuple):
+    """What something is kept under."""
+
+    name: str  # a hash of all that determines it
+    asked: str  # the same without the program
+
+    @classmethod
+    def of(cls, asked: dict, **program) -> "Key":
+        """``program``: versions and code, and what of ``asked`` depends on them."""
+        return cls(digest({**asked, **program}), digest(asked))
+
+
 def model_digest(model, tokenizer) -> str:
     """A hash of all weights, the configuration and the tokenizer, wherever they came from."""
     import torch
@@ -223,9 +236,7 @@ class Store:
         return self.row_path(key).exists()
 
     def write_texts(self, key: str, samples: Sequence[dict]) -> None:
-        path = self.texts_path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
+        self._write(self.texts_path(key), samples)
 
     def read_texts(self, key: str, number: int) -> list[dict]:
         """The samples of a file of generations.
@@ -252,16 +263,20 @@ class Store:
                             f"expected; {again}")  # fmt: skip
         return samples
 
-    def write_row(self, key: str, row: dict) -> None:
-        path = self.row_path(key)
+    def write_row(self, key: Key, row: dict) -> None:
+        row = {"version": VERSION, "asked": key.asked, **row}
+        self._write(self.row_path(key.name), [row])
+
+    @staticmethod
+    def _write(path: Path, lines: Sequence[dict]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps({"version": VERSION, **row}, ensure_ascii=False) + "\n")
+        write_text(path, "".join(json.dumps(v, ensure_ascii=False) + "\n" for v in lines))
 
     def read_row(self, key: str) -> dict:
         path = self.row_path(key)
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
-            version = row.pop("version")
+            version, _ = row.pop("version"), row.pop("asked", None)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"the row {path} is damaged; delete it, and it is measured again") from None  # fmt: skip
         if version != VERSION:
@@ -270,3 +285,33 @@ class Store:
                 f"{VERSION}; delete it, or use another --output_dir"
             )
         return row
+
+    def misfits(self, keys: Sequence[Key]) -> str | None:
+        """A sentence on the stored rows that none of ``keys`` finds, if some of these are missing."""
+        stored = {path.stem: path for path in (self.folder / "rows").glob("*.json")}
+        missing = [key.asked for key in keys if key.name not in stored]
+        others = set(stored) - {key.name for key in keys}
+        if not missing or not others:
+            return None
+        # A row that does not say what was asked is from before rows said it.
+        asked = [_asked(stored[name]) for name in others]
+        changed = sum(one is None or one in missing for one in asked)
+        reasons = [
+            f"{number} because {what} changed since"
+            for number, what in (
+                (changed, "the program or its libraries"),
+                (len(others) - changed, "the settings or the machine"),
+            )
+            if number
+        ]
+        return (
+            f"{len(others)} of {len(stored)} stored rows in {self.folder} do not fit "
+            f"({', '.join(reasons)}); {len(missing)} are measured anew"
+        )
+
+
+def _asked(path: Path) -> str | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("asked")
+    except (OSError, ValueError, AttributeError):
+        return None

@@ -12,6 +12,8 @@ from diffusion.cli import console
 from diffusion.cli.files import write_atomically, write_text
 from diffusion.errors import UserError
 from diffusion.evaluation.measuring import measure
+from diffusion.evaluation.plotting import Plot, plain_log, png
+from diffusion.evaluation.tables import aligned
 from diffusion.options import GenerationOptions
 
 PROMPT = "The"
@@ -63,7 +65,7 @@ def sweep(writers: list, generation: GenerationOptions, repeats: int, folder: Pa
         "results": results,
     }
     write_text(folder / "sweep.json", json.dumps(data, indent=1) + "\n")
-    write_atomically(folder / "sweep.png", draw(data))
+    write_atomically(folder / "sweep.png", png(figure(data)))
     print(table(data))
     console.say(f"saved {folder / 'sweep.json'} and {folder / 'sweep.png'}")
 
@@ -82,54 +84,32 @@ def _curves(data: dict) -> dict[str, list[dict]]:
 def table(data: dict) -> str:
     """Median seconds, a row for each curve."""
     lengths = sorted({r["new_tokens"] for r in data["results"]})
-    lines = [f"{'seconds for new tokens':34}" + "".join(f"{n:>9}" for n in lengths)]
+    rows = [["seconds for new tokens", *map(str, lengths)]]
     for name, curve in _curves(data).items():
         by_length = {r["new_tokens"]: f"{r['median']:.3f}" for r in curve}
-        lines.append(f"{name[:33]:34}" + "".join(f"{by_length.get(n, '-'):>9}" for n in lengths))
-    return "\n".join(lines)
+        rows.append([name, *(by_length.get(n, "-") for n in lengths)])
+    return "\n".join(aligned(rows, 1))
 
 
-def draw(data: dict) -> bytes:
-    """The picture as PNG: medians, with bars from the fastest to the slowest run."""
-    import io
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from diffusion.views.drawing import BLUE, INK
-
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    markers = iter("osD^vP")
-    shades = iter(("#9ecae9", "#6baed6", "#4292c6", "#2171b5", BLUE))
-    for name, curve in _curves(data).items():
-        x = [r["new_tokens"] for r in curve]
-        y = [r["median"] for r in curve]
+def figure(data: dict):
+    """The picture: medians, with bars from the fastest to the slowest run."""
+    plot, ends = Plot(), []
+    (axes,) = plot.panels
+    for i, (name, curve) in enumerate(_curves(data).items()):
+        x, y = ([r[key] for r in curve] for key in ("new_tokens", "median"))
         low = [r["median"] - min(r["seconds"]) for r in curve]
         high = [max(r["seconds"]) - r["median"] for r in curve]
-        baseline = curve[0]["steps"] is None
-        axes.errorbar(
-            x, y, yerr=(low, high), label=name, capsize=3, marker=next(markers), markersize=6,
-            color=INK if baseline else next(shades), linestyle="--" if baseline else "-",
-        )  # fmt: skip
+        linestyle = "--" if curve[0]["steps"] is None else "-"
+        plot.series(axes, x, y, i, name, (None, (low, high)), linestyle=linestyle)
+        ends.append(y[-1])
     ticks = sorted({r["new_tokens"] for r in data["results"]})
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
     axes.set_xticks(ticks, [str(n) for n in ticks])
     axes.minorticks_off()
+    medians = [r["median"] for r in data["results"]]
+    plain_log(axes.yaxis, min(medians), max(medians))
     axes.set_xlabel("new tokens")
     axes.set_ylabel(f"seconds (median of {data['repeats']} and range)")
-    axes.set_title(
-        f"One text, {data['hardware']}\n{data['processor']}; {data['sampler']}".rstrip("; "),
-        fontsize=10, parse_math=False,
-    )  # fmt: skip
-    axes.grid(alpha=0.3)
-    # Names in the order in which the curves end, beside them.
-    handles, labels = axes.get_legend_handles_labels()
-    ends = [curve[-1]["median"] for curve in _curves(data).values()]
-    order = sorted(range(len(ends)), key=lambda i: -ends[i])
-    axes.legend([handles[i] for i in order], [labels[i] for i in order], fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    machine = f"One text, {data['hardware']}\n{data['processor']}; {data['sampler']}"
+    # Names in the order in which the curves end.
+    return plot.finish(machine.rstrip("; "), sorted(range(len(ends)), key=lambda i: -ends[i]))

@@ -1,0 +1,30 @@
+"""Draw the pictures of docs/ again from the JSON beside them; nothing is measured.
+
+python benchmarks/redraw.py
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from diffusion.cli.files import write_atomically
+from diffusion.evaluation import report, sweep
+from diffusion.evaluation.pictures import PICTURES
+from diffusion.evaluation.plotting import png
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    """Those that are there: docs/ shows no others."""
+    for path in sorted((ROOT / "docs" / "results").glob("*/*.png")):
+        drawn = PICTURES[path.name].draw(report.load(str(path.with_name("results.json"))))
+        write_atomically(path, drawn)
+    path = ROOT / "docs" / "sweep" / "sweep.png"
+    write_atomically(path, png(sweep.figure(json.loads(path.with_suffix(".json").read_text()))))
+
+
+if __name__ == "__main__":
+    main()
