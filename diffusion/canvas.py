@@ -54,6 +54,13 @@ class Canvas:
     padding: Tensor
     allowed: Allowed | None = None
 
+    @property
+    def left_to_right(self) -> bool:
+        """Whether all there is to write stands behind all that is given, in every row."""
+        there = ~self.padding
+        editable = there & ~self.frozen
+        return not ((editable.cumsum(1) > 0) & there & ~editable).any()
+
     def take(self, rows) -> "Canvas":
         """Some rows, as a slice or a list of numbers."""
         allowed = None if self.allowed is None else self.allowed.take(rows)
@@ -95,12 +102,13 @@ class Step:
     nfe: Tensor  # (B,) forward passes spent so far on each row
     ids: Tensor  # (B, L) token ids; masked positions hold the mask id
     frozen: Tensor  # (B, L) bool: given text, specials, padding; never written
-    padding: Tensor  # (B, L) bool: positions that do not exist for the row
+    padding: Tensor  # (B, L) bool: positions that do not exist, or not any more: the text has ended
     masked: Tensor  # (B, L) bool: still to be written
     revealed: Tensor  # (B, L) bool: written in this step
     remasked: Tensor  # (B, L) bool: opened again in this step
     confidence: Tensor  # (B, L) float: probability of the token when it was written, nan elsewhere
     seconds: float  # measured time in model and sampler so far; what readers do is not in it
+    slots: Tensor  # (B,) slots of the model computed so far for each row, see `models.denoiser`
 
 
 def encode(tokenizer, text: str) -> list[int]:

@@ -32,14 +32,16 @@ def denoise(
     number = torch.arange(len(ids), device=device)
     confidence = torch.full(ids.shape, torch.nan, device=device)
     nfe = torch.zeros(len(ids), dtype=torch.int64, device=device)
+    slots = torch.zeros_like(nfe)
     nothing = torch.zeros_like(masked)
     seconds = 0.0
     denoiser = denoiser.start(canvas)
     sampler.start(state)
     given = canvas.frozen, canvas.padding
-    yield Step(0, sampler.total, nfe, ids, *given, masked, nothing, nothing, confidence, 0.0)
+    yield Step(0, sampler.total, nfe, ids, *given, masked, nothing, nothing, confidence, 0.0, slots)
 
-    while not sampler.finished(state).all():
+    finished = sampler.finished(state)
+    while not finished.all():
         started = hardware.now(device)
         with torch.inference_mode():
             state.step += 1
@@ -55,6 +57,7 @@ def denoise(
                     padding=None if padding is None else padding[some],
                     shadows=(asked & ~masked)[some] if sampler.hides else None,
                 )
+                slots = slots.index_add(0, number[some], denoiser.slots(question))
                 logits = denoiser(question)
                 if canvas.allowed is not None:
                     logits = canvas.allowed(logits, asked)
@@ -71,8 +74,12 @@ def denoise(
             confidence = confidence.masked_fill(remasked, torch.nan)
             masked = (masked & ~revealed) | remasked
             state.ids, state.masked = ids, masked
+            finished = sampler.finished(state)
+            ended = masked & finished[:, None]
+            if ended.any():  # masks behind the end of a text are not there any more
+                masked, given = masked & ~ended, tuple(part | ended for part in given)
         seconds += hardware.now(device) - started
         yield Step(
             state.step, sampler.total, nfe, ids, *given, masked, revealed, remasked, confidence,
-            seconds,
+            seconds, slots,
         )  # fmt: skip

@@ -10,6 +10,7 @@ from diffusion import rng
 from diffusion.canvas import Canvas, Step, prompt_canvas
 from diffusion.errors import UserError
 from diffusion.models import loading, tokenizers
+from diffusion.models.cached import InBlocks
 from diffusion.models.denoiser import Denoiser
 from diffusion.models.families import max_length
 from diffusion.models.guidance import Guided, Processed
@@ -17,6 +18,7 @@ from diffusion.noise import Absorbing
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler
+from diffusion.samplers.speculative import DRAFTS, speculate
 from diffusion.views.frames import status_line
 from diffusion.windows import denoise_windows
 
@@ -32,6 +34,7 @@ class Writer:
     dtype: torch.dtype
     positions: int  # tokens the model can see at once
     trained: bool  # whether finetune.py made it a denoiser
+    blocks: bool = False  # whether it was trained to write from left to right, block by block
     status: ClassVar = staticmethod(status_line)  # the line that views show below a text
 
     def check(self, options: GenerationOptions) -> None:
@@ -46,13 +49,14 @@ class Writer:
                 f"{self.name} sees {self.positions} positions"
             )
 
-    def resolve(self, options: GenerationOptions) -> GenerationOptions:
-        """The options with all that this kind of model takes for granted filled in."""
-        return options.resolved()
+    def resolve(self, options: GenerationOptions, left_to_right: bool = True) -> GenerationOptions:
+        """The options with all that this model takes for granted filled in, for a canvas that is
+        to be written ``left_to_right``, behind what is given, or for one with holes."""
+        return options.resolved(self.blocks and left_to_right)
 
     def method(self, options: GenerationOptions) -> str:
         """How it writes, for people."""
-        return options.resolved().describe()
+        return self.resolve(options).describe()
 
     def denoise(
         self, canvas: Canvas, options: GenerationOptions, samples: Sequence[int], may_end: bool
@@ -64,22 +68,41 @@ class Writer:
                 and this number; not on the rest of the batch.
             may_end: whether ``</s>`` may be written. A text of a fixed length does not end before.
         """
-        options = options.resolved()
-        denoiser = self.denoiser
+        left_to_right = canvas.left_to_right
+        options = self.resolve(options, left_to_right)
+        if options.attention == "block" and not left_to_right:
+            raise UserError(
+                f"--attention block and --sampler {options.sampler} write from left to right, "
+                "behind what is given; leave them out where there are holes"
+            )
+        denoiser, ends = self.denoiser, None  # the id that ends a text that is read in order
         if not may_end:
             denoiser = denoiser.forbidding(self.tokenizer.eos_token_id)
+        elif options.attention == "block":
+            ends = self.tokenizer.eos_token_id
+        canvas, keys = canvas.to(self.device), rng.row_keys(options.seed, samples, self.device)
+        sampling = Sampling(options.temperature, options.top_k, options.top_p)
+        own = options.sampler_options()
+        if options.sampler == "speculative":
+            drafts = options.draft_length or DRAFTS
+            return speculate(canvas, denoiser, sampling, keys, drafts, ends, options.cache)
+        if options.attention == "block":
+            clean = options.sampler == "causal"
+            denoiser = InBlocks(denoiser, options.block_length or 0, options.cache, clean)
+            own["end_id"] = ends
         if options.guidance:
             denoiser = Guided(denoiser, options.guidance, self.tokenizer.all_special_ids)
         if options.repetition_penalty != 1 or options.no_repeat_ngram_size:
             denoiser = Processed(denoiser, options.repetition_penalty, options.no_repeat_ngram_size)
         return denoise_windows(
-            canvas.to(self.device),
+            canvas,
             denoiser,
-            lambda: make_sampler(options.sampler, **options.sampler_options()),
-            Sampling(options.temperature, options.top_k, options.top_p),
-            rng.row_keys(options.seed, samples, self.device),
+            lambda: make_sampler(options.sampler, **own),
+            sampling,
+            keys,
             window=self.positions,
             stride=options.window_stride or self.positions - 1,
+            end_id=ends,
         )
 
     def generate(
@@ -128,4 +151,5 @@ def load_writer(
         dtype=torch_dtype,
         positions=max_length(model.config),
         trained=bool(settings),
+        blocks=set(settings.get("layouts", {})) > {"full"},
     )

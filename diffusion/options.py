@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, fields, replace
 from diffusion.errors import UserError
 from diffusion.samplers.catalog import (
     AROUND,
+    CAUSAL,
+    METHODS,
     P2_SCORES,
     REMASK,
-    SAMPLERS,
     SCHEDULES,
     SCORES,
     STEPPED,
@@ -27,7 +28,13 @@ MAX_STEPS = 100_000
 
 # What reads best with the embedded model: (sampler, block length). docs/samplers.md says why.
 DEFAULT_SAMPLER = ("first-hitting", 1)
-
+# The same of a model that was trained for blocks, and the blocks of its other samplers.
+BLOCK_SAMPLER, BLOCK_LENGTH = "speculative", 4
+ATTENTION = {
+    "auto": "block where the model was trained for it and the task goes from left to right",
+    "block": "the block being written sees what is before it, whose keys and values are kept",
+    "full": "all positions see each other",
+}
 
 # A comparison is about many tokens a pass: the reference loop.
 COMPARED_SAMPLER = "seed"
@@ -80,10 +87,16 @@ class GenerationOptions:
     seed: int = _option(0, "Same seed, same text.", shared=True)
     sampler: str | None = _option(
         None,
-        f"Default: {DEFAULT_SAMPLER[0]} with --block_length "
-        f"{DEFAULT_SAMPLER[1]}. --list_samplers tells more. "
-        + _describe({name: facts.line for name, facts in SAMPLERS.items()}),
-        choices=SAMPLERS,
+        f"Default: {BLOCK_SAMPLER} in block attention, else {DEFAULT_SAMPLER[0]} with "
+        f"--block_length {DEFAULT_SAMPLER[1]}. --list_samplers tells more. "
+        + _describe({name: facts.line for name, facts in METHODS.items()}),
+        choices=METHODS,
+    )
+    attention: str = _option(
+        "auto", "What a position sees. " + _describe(ATTENTION) + ".", choices=ATTENTION
+    )
+    cache: bool = _option(
+        True, "Whether block attention keeps keys and values. Without, the same text in more time."
     )
     certainty: str | None = _option(
         None,
@@ -196,9 +209,16 @@ class GenerationOptions:
     block_length: int | None = _option(
         None,
         "Any sampler: fill blocks of so many tokens from left to right, the "
-        "steps divided among them; default 0: the whole canvas at once.",
+        "steps divided among them; default 0: the whole canvas at once; in block "
+        f"attention {BLOCK_LENGTH}.",
         range=(0, None),
         owners=owners("block_length"),
+    )
+    draft_length: int | None = _option(
+        None,
+        "speculative: the longest draft, tokens; default 3.",
+        range=(1, 64),
+        owners=owners("draft_length"),
     )
     early_commit: float | None = _option(
         None,
@@ -234,15 +254,40 @@ class GenerationOptions:
         range=(1, None),
     )
 
-    def resolved(self) -> "GenerationOptions":
-        """The same with the default sampler and its steps filled in where none were asked for."""
+    def resolved(self, blocks: bool = False) -> "GenerationOptions":
+        """The same with the default sampler and its steps filled in where none were asked for.
+
+        Args:
+            blocks: the model was trained for blocks, and the canvas is written from left to right.
+        """
         sampler, block_length, n_steps = self.sampler, self.block_length, self.n_steps
+        attention = self.attention
+        if attention == "auto":
+            attention = "block" if blocks or sampler in CAUSAL else "full"
         if sampler is None:
-            sampler, blocks = DEFAULT_SAMPLER
-            block_length = blocks if block_length is None else block_length
+            # Whoever asks for blocks of a certain length asks for something to fill them with.
+            drafts = attention == "block" and block_length is None and not self.plain_needed
+            sampler = BLOCK_SAMPLER if drafts else DEFAULT_SAMPLER[0]
+            if attention == "full" and block_length is None:
+                block_length = DEFAULT_SAMPLER[1]
+        if attention == "block" and block_length is None and sampler not in CAUSAL:
+            block_length = BLOCK_LENGTH
         if sampler in STEPPED and n_steps is None:
             n_steps = N_STEPS
-        return replace(self, sampler=sampler, block_length=block_length, n_steps=n_steps)
+        return replace(
+            self, sampler=sampler, attention=attention, block_length=block_length, n_steps=n_steps
+        )
+
+    @property
+    def plain_needed(self) -> bool:
+        """Whether options were given that a draft cannot follow."""
+        return bool(
+            self.guidance
+            or self.repetition_penalty != 1
+            or self.no_repeat_ngram_size
+            or self.early_commit is not None
+            or self.window_stride is not None
+        )
 
     def own_options(self) -> dict:
         """The sampler's own options that were given, by the names of their flags."""
@@ -270,8 +315,9 @@ class GenerationOptions:
         for option in fields(self):
             value = getattr(self, option.name)
             if not option.metadata.get("shared") and value != option.default:
+                flag = f"no_{option.name}" if value is False else f"{option.name} {value}"
                 raise UserError(
-                    f"--{option.name} {value} steers diffusion; GPT-2 writes one token a forward "
+                    f"--{flag} steers diffusion; GPT-2 writes one token a forward "
                     "pass, from left to right: leave it out, or use inference.py"
                 )
         self._check_values()
@@ -298,7 +344,7 @@ class GenerationOptions:
 
     def _check_sampler(self) -> None:
         for option in fields(self):
-            owners = option.metadata.get("owners", SAMPLERS)
+            owners = option.metadata.get("owners", METHODS)
             if getattr(self, option.name) is not None and self.sampler not in owners:
                 raise UserError(
                     f"--{option.name} is an option of --sampler {' or '.join(owners)}, not of "
@@ -319,6 +365,26 @@ class GenerationOptions:
             at_least("--threshold", self.threshold, 0)
         if self.sampler == "remdm":
             self._check_remask()
+        if self.sampler in CAUSAL:
+            self._check_causal()
+        if not self.cache and self.attention != "block":
+            raise UserError("--no_cache: only block attention keeps anything; leave it out")
+
+    def _check_causal(self) -> None:
+        if self.attention == "full":
+            raise UserError(
+                f"--sampler {self.sampler} reads from left to right; leave out --attention full"
+            )
+        if self.guidance:
+            raise UserError(
+                f"--sampler {self.sampler} has no --guidance {self.guidance}; leave one of them out"
+            )
+        if self.sampler == "speculative" and self.plain_needed:
+            raise UserError(
+                "--sampler speculative verifies what it has drafted by the model alone; use "
+                "--sampler causal with --repetition_penalty, --no_repeat_ngram_size and "
+                "--window_stride"
+            )
 
     def _check_remask(self) -> None:
         remask = self.remask or "cap"
@@ -390,7 +456,7 @@ def sampler_table(options: GenerationOptions) -> str:
         f"for {tokens} tokens{rest} (--length, --max_len) and {steps} steps (--n_steps)\n",
         f"{'sampler':14} {'forward passes':15} {'corrects':9} what it does; its options; source",
     ]
-    for name, entry in SAMPLERS.items():
+    for name, entry in METHODS.items():
         nfe = entry.nfe.replace("N + 1", str(steps + 1)).replace("N", str(steps))
         nfe, corrects = nfe.replace("L", str(tokens)), "yes" if entry.corrects else "no"
         lines.append(f"{name:14} {nfe:15} {corrects:9} {entry.line}")

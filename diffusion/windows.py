@@ -20,6 +20,7 @@ def denoise_windows(
     keys: Tensor,
     window: int,
     stride: int,
+    end_id: int | None = None,
 ) -> Iterator[Step]:
     """As `denoise`, with a model that sees ``window`` positions (MDLM's semi-autoregressive
     sampling, arXiv:2406.07524): write the first window, keep its last window - stride positions
@@ -27,22 +28,24 @@ def denoise_windows(
 
     Each window begins with the canvas's own first token, ``<s>``, in place of the token that
     stands there, as in training. The Steps are one stream over the whole canvas; forward passes
-    and seconds add up. A text that fits the window is what `denoise` writes.
+    and seconds add up. A text that fits the window is what `denoise` writes. One that has written
+    ``end_id`` goes no further.
     """
     batch, length = canvas.ids.shape
     ids = canvas.ids
     confidence = torch.full(ids.shape, torch.nan, device=ids.device)
     nfe = torch.zeros(batch, dtype=torch.int64, device=ids.device)
+    slots, ended = nfe, torch.zeros_like(canvas.padding)
     index, seconds = 0, 0.0
     starts = range(0, max(length - window, 0) + stride, stride)
     for number, start in enumerate(starts):
         here = slice(start, start + window)
-        seen, frozen = ids[:, here].clone(), canvas.frozen[:, here].clone()
+        seen, frozen = ids[:, here].clone(), (canvas.frozen | ended)[:, here].clone()
         if number:
             seen[:, 0] = canvas.ids[:, 0]
             frozen[:, : window - stride] = True
         allowed = None if canvas.allowed is None else canvas.allowed.at(here)
-        part = Canvas(seen, frozen, canvas.padding[:, here], allowed)
+        part = Canvas(seen, frozen, (canvas.padding | ended)[:, here], allowed)
         part_keys = rng.fold_in(keys, number) if number else keys
         write = slice(start + bool(number), start + window)  # not the slot of <s>
 
@@ -59,14 +62,18 @@ def denoise_windows(
             if number and step.index == 0:
                 continue
             text = whole(ids, step.ids)
+            gone = ended | whole(nothing, step.padding)
+            if end_id is not None:
+                over = ((text == end_id) & ~canvas.frozen).any(1) & ~step.masked.any(1)
+                gone[:, start + window :] |= over[:, None]
             last = Step(
                 index=index + step.index,
                 total=step.total if len(starts) == 1 else None,
                 nfe=nfe + step.nfe,
                 ids=text,
-                frozen=canvas.frozen,
-                padding=canvas.padding,
-                masked=denoiser.noise.noisy(text) & ~canvas.frozen,
+                frozen=canvas.frozen | gone,
+                padding=canvas.padding | gone,
+                masked=denoiser.noise.noisy(text) & ~canvas.frozen & ~gone,
                 revealed=whole(nothing, step.revealed),
                 remasked=whole(nothing, step.remasked),
                 # What was written in an earlier window is frozen in this one, and has no value.
@@ -75,7 +82,9 @@ def denoise_windows(
                     torch.where(frozen, confidence[:, here], step.confidence),
                 ),
                 seconds=seconds + step.seconds,
+                slots=slots + step.slots,
             )
             yield last
-        ids, confidence, nfe = last.ids, last.confidence, last.nfe
+        ids, confidence, nfe, slots = last.ids, last.confidence, last.nfe, last.slots
         index, seconds = last.index, last.seconds
+        ended = last.padding & ~canvas.padding

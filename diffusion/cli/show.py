@@ -56,7 +56,13 @@ class Job:
 
     def __post_init__(self):
         self.output = Output(self.script)
-        self.generation = self.writer.resolve(self.generation)
+        self.asked = self.generation  # as they were given
+        self.ready()
+
+    def ready(self, left_to_right: bool = True) -> GenerationOptions:
+        """The options as they are for the canvas to come."""
+        self.generation = self.writer.resolve(self.asked, left_to_right)
+        return self.generation
 
     @classmethod
     def load(
@@ -102,6 +108,7 @@ class Job:
     ) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
         """(prompts, sample numbers) of each batch: ``num_samples`` texts for each prompt, numbered
         from ``first``. A prompt that is too long is refused before the first text is written."""
+        self.ready()
         prompt_ids(self.writer.tokenizer, prompts, self.generation.max_len, self.generation.length)
         numbers = range(first, first + self.script.num_samples)
         for batch in self.chunks((prompt, n) for prompt in prompts for n in numbers):

@@ -226,7 +226,8 @@ def _room(job: Job) -> tuple[int, int]:
 
 
 def _denoise(job: Job, canvas: Canvas, samples):
-    return job.writer.denoise(canvas, job.generation, samples, may_end=False)
+    options = job.ready(canvas.left_to_right)
+    return job.writer.denoise(canvas, options, samples, may_end=False)
 
 
 def _decode(job: Job, ids: list[int]) -> str:

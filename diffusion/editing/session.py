@@ -184,9 +184,10 @@ class Session:
         self.change(seed=_number(int, "/seed", value))
 
     def change(self, **options) -> None:
-        generation = replace(self.job.generation, **options)
-        self.job.writer.check(generation)
-        self.job.generation = generation = generation.resolved()
+        asked = replace(self.job.asked, **options)
+        self.job.writer.check(asked)
+        self.job.asked = asked
+        generation = self.job.ready()
         told = [self.job.writer.method(generation), f"seed {generation.seed}"]
         if "length" in options:
             told.append(f"length {generation.length or 'as it comes'}")

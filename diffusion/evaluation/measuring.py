@@ -56,7 +56,7 @@ def options_for(writers: list, generation: GenerationOptions, prompt: str) -> li
         given = [prompt_ids(w.tokenizer, [prompt], generation.max_len)[0] for w in writers]
         length = generation.max_len - max(map(len, given))
     diffusion = dataclasses.replace(generation, length=length)
-    options = [diffusion.resolved(), GenerationOptions(**diffusion.shared())]
+    options = [writers[0].resolve(diffusion), GenerationOptions(**diffusion.shared())]
     for writer, own in zip(writers, options, strict=True):
         writer.check(own)
         prompt_ids(writer.tokenizer, [prompt], own.max_len, own.length)

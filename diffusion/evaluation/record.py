@@ -28,6 +28,7 @@ def pack(frames: Sequence[Frame]) -> list[dict]:
             "index": frame.index,
             "total": frame.total,
             "nfe": frame.nfe,
+            "slots": frame.slots,
             "seconds": frame.seconds,
             "ends": frame.ends,
             "length": len(frame.pieces),
@@ -58,6 +59,7 @@ def unpack(data: Sequence[dict]) -> list[Frame]:
                 ends=[int(end) for end in entry["ends"]],
                 seconds=_finite(entry["seconds"]),
                 confidence=confidence,
+                slots=int(entry.get("slots", 0)),
                 **numbers,
             )
         )

@@ -131,7 +131,7 @@ class CausalWriter:
         options.check_autoregressive()
         options.check_room(self.positions, self.name)
 
-    def resolve(self, options: GenerationOptions) -> GenerationOptions:
+    def resolve(self, options: GenerationOptions, left_to_right: bool = True) -> GenerationOptions:
         """The options as they are: there is nothing to fill in."""
         return options
 
@@ -217,6 +217,7 @@ class CausalWriter:
         frozen, end = torch.ones_like(padding), self.tokenizer.eos_token_id
         going = torch.ones(batch, dtype=torch.bool, device=ids.device)  # rows still being written
         nfe = torch.zeros(batch, dtype=torch.int64, device=ids.device)
+        given = (~padding).sum(1)  # slots of the first pass; then one each
 
         def step(index: int, new: Tensor, seconds: float) -> Step:
             """``new`` (B, n): which of the last n columns were written in this step."""
@@ -227,7 +228,7 @@ class CausalWriter:
             confidence = torch.full(ids.shape, torch.nan, device=ids.device)
             return Step(
                 index, total, nfe, ids, frozen, padding, nothing, revealed, nothing, confidence,
-                seconds,
+                seconds, torch.where(nfe > 0, given + nfe - 1, 0),
             )  # fmt: skip
 
         yield step(0, going.new_zeros(batch, 0), 0.0)

@@ -8,6 +8,7 @@ those around it (`guidance`), and any other that the loop may be given:
 - ``start(canvas)`` is called once for each generation and gives the denoiser that answers for it,
   so that state may be kept for each row of that canvas; ``forbidding(*ids)`` gives one that never
   writes these ids;
+- ``slots(question)`` is how many slots of each row (R,) that call would compute;
 - called with a `Question` it gives logits (N, V) at the N asked positions, row-major, and nowhere
   else. Who turns them into probabilities goes through float32;
 - ``<mask>``, padding and other ids that training never supervised have probability 0; a visible
@@ -52,6 +53,15 @@ class Denoiser:
     def start(self, canvas: Canvas) -> "Denoiser":
         """Itself: full attention keeps nothing from one step to the next."""
         return self
+
+    def slots(self, question: Question) -> Tensor:
+        """(R,) the canvas, and shadows."""
+        count = torch.full_like(question.ids[:, 0], question.ids.shape[1])
+        if question.padding is not None:
+            count = count - question.padding.sum(1)
+        if question.shadows is not None:
+            count = count + question.shadows.sum(1) * (1 + int(self.backbone.shift))
+        return count
 
     def __call__(self, question: Question) -> Tensor:
         """Logits (N, V) in the model's number format, -inf where forbidden."""

@@ -28,6 +28,10 @@ class Wrapped:
         """The denoiser of one generation, see `models.denoiser`."""
         return self._around(self.denoiser.start(canvas))
 
+    def slots(self, question: Question) -> Tensor:
+        """(R,) slots that a call computes."""
+        return self.denoiser.slots(question)
+
     def _around(self, denoiser) -> "Wrapped":
         other = copy.copy(self)
         other.denoiser = denoiser
@@ -52,12 +56,17 @@ class Guided(Wrapped):
     def start(self, canvas):
         other = super().start(canvas)
         other.given = canvas.frozen & ~canvas.padding & ~torch.isin(canvas.ids, self.kept)
+        # What is kept from step to step of the canvas without its given tokens is something else.
+        other.unconditional = self.denoiser.start(canvas)
         return other
+
+    def slots(self, question):
+        return self.denoiser.slots(question) + self.unconditional.slots(question)
 
     def __call__(self, question: Question) -> Tensor:
         given = self.given if question.rows is None else self.given[question.rows]
         hidden = replace(question, ids=self.noise.corrupt(question.ids, given))
-        c, u = self.denoiser(question).float(), self.denoiser(hidden).float()
+        c, u = self.denoiser(question).float(), self.unconditional(hidden).float()
         # What is forbidden is -inf in both; their difference is no number.
         return (c + self.weight * (c - u)).masked_fill(c == -torch.inf, -torch.inf)
 

@@ -72,9 +72,24 @@ SAMPLERS = {
         "remasking.Saber",
         "surer than the average so far; takes back whose probability fell most",
         "1 to L", True, ("min_tokens", "mu"), "Saber, arXiv:2510.18165"),
+    "causal": Entry(
+        "unmasking.LeftToRight",
+        "left to right, a token a pass, each from what is before it (models for blocks)",
+        "L", False, (), "the model as its own autoregressive baseline"),
 }  # fmt: skip
 
-# What goes round any of them, see `wrappers`.
+# Written by a loop of its own, see `speculative`.
+DRAFTING = {
+    "speculative": Entry(
+        "",
+        "the law of causal in fewer passes: drafts of the noisy stream are verified",
+        "1 to L", False, ("draft_length",),
+        "arXiv:2211.17192 with one model as both, as TiDAR, arXiv:2511.08923"),
+}  # fmt: skip
+METHODS = SAMPLERS | DRAFTING
+CAUSAL = ("causal", *DRAFTING)  # those that read from left to right
+
+# What goes round any other, see `wrappers`.
 AROUND = ("block_length", "early_commit")
 
 STEPPED = tuple(name for name, entry in SAMPLERS.items() if "n_steps" in entry.options)
@@ -102,5 +117,5 @@ SCHEDULES = ("linear", "log-linear", "cosine-a", "cosine-b")
 def owners(option: str) -> tuple[str, ...]:
     """The samplers that an option belongs to; those around any sampler belong to all."""
     if option in AROUND:
-        return tuple(SAMPLERS)
-    return tuple(name for name, entry in SAMPLERS.items() if option in entry.options)
+        return tuple(name for name in SAMPLERS if name not in CAUSAL)
+    return tuple(name for name, entry in METHODS.items() if option in entry.options)

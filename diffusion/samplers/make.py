@@ -15,11 +15,18 @@ def sampler_class(name: str) -> type[Sampler]:
 
 
 def make_sampler(
-    name: str, n_steps: int = 0, block_length: int = 0, early_commit: float = 0, **own
+    name: str,
+    n_steps: int = 0,
+    block_length: int = 0,
+    early_commit: float = 0,
+    end_id: int | None = None,
+    **own,
 ) -> Sampler:
     """The sampler ``name`` of the `catalog` with its own options, in blocks and with early commit
-    if asked."""
+    if asked; ``end_id`` ends a text that is written in blocks, see `Blocks`."""
     kind = sampler_class(name)
     sampler = kind(n_steps, **own) if name in STEPPED else kind(**own)
-    sampler = Blocks(sampler, block_length) if block_length else sampler
+    if kind is unmasking.LeftToRight and end_id is not None:
+        block_length = 1
+    sampler = Blocks(sampler, block_length, end_id) if block_length else sampler
     return EarlyCommit(sampler, early_commit) if early_commit else sampler

@@ -41,6 +41,17 @@ class Ancestral(Timed):
         return proposal.asked, None
 
 
+class LeftToRight(Sampler):
+    """The leftmost mask first, one a step: with a denoiser that reads causally (see
+    `models.cached`), ordinary autoregressive sampling."""
+
+    def wanted(self, state):
+        return state.masked & (state.masked.cumsum(1) == 1)
+
+    def decide(self, state, proposal):
+        return proposal.asked, None
+
+
 class FirstHitting(Sampler):
     """Exact continuous-time sampling without empty steps (arXiv:2409.02908): with n masks left
     the next one opens when the rate has fallen from r to r * u**(1/n), at a position chosen

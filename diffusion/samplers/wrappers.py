@@ -14,12 +14,16 @@ class Blocks(Sampler):
     model. Each row goes on to its next block when its own is done. A fixed number of steps is
     divided among the blocks of a row, equally and rounded up.
 
+    With ``end_id`` a row is finished when it has written that token in a block that is done; the
+    blocks behind it are never begun.
+
     ``memory["block"]`` (B, 1) is each row's block, ``memory["since"]`` (B, 1) the step before it
     began.
     """
 
-    def __init__(self, inner: Sampler, block_length: int):
+    def __init__(self, inner: Sampler, block_length: int, end_id: int | None = None):
         self.inner, self.block_length, self.hides = inner, block_length, inner.hides
+        self.end_id = end_id
 
     def _count(self, state: State) -> Tensor:
         """(B, 1) blocks of each row."""
@@ -55,9 +59,12 @@ class Blocks(Sampler):
     def finished(self, state):
         """Rows whose last block is done. The others turn to the next block here."""
         memory, count = state.memory, self._count(state)
+        ended = torch.zeros_like(memory["block"], dtype=torch.bool)
+        if self.end_id is not None:
+            ended = (state.visible & (state.ids == self.end_id)).any(1, keepdim=True)
         while True:  # once, or once for each block that has nothing to write
             done = self.inner.finished(self._block(state))[:, None]
-            turning = done & (memory["block"] + 1 < count)
+            turning = done & ~ended & (memory["block"] + 1 < count)
             if not turning.any():
                 return done[:, 0]
             memory["block"] = memory["block"] + turning

@@ -47,8 +47,8 @@ class Frame:
 
     ``pieces`` is the text at each position, "" where it is masked or has nothing to show: the
     first bytes of a character whose last byte stands further on, or text after the end. ``ends``
-    lists the positions of written ``</s>``. ``nfe`` counts forward passes, ``seconds`` is the
-    time spent in model and sampler so far. ``confidence`` is the probability that each written
+    lists the positions of written ``</s>``. ``nfe`` counts forward passes, ``slots`` what they
+    computed, ``seconds`` is the time spent in model and sampler so far. ``confidence`` is the probability that each written
     token had when it was written, None where there is none; empty: nothing is known.
     """
 
@@ -60,6 +60,7 @@ class Frame:
     seconds: float
     ends: list[int] = field(default_factory=list)
     confidence: list[float | None] = field(default_factory=list)
+    slots: int = 0
 
     def __post_init__(self):
         if len(self.pieces) != len(self.states):
@@ -120,7 +121,8 @@ def token_line(frame: Frame, separator: str = " · ") -> str:
 
 
 def _cost(frame: Frame) -> list[str]:
-    return [f"NFE {frame.nfe}", f"{frame.seconds:.2f} s"]
+    slots = f" ({frame.slots} slots)" if frame.slots else ""
+    return [f"NFE {frame.nfe}{slots}", f"{frame.seconds:.2f} s"]
 
 
 def _speed(frame: Frame) -> list[str]:
@@ -168,14 +170,10 @@ class Framer:
         self._bytes: dict[int, bytes] = {}
 
     def frame(self, step: Step, row: int = 0) -> Frame:
-        """The frame of one row of a batched step."""
-        flags = zip(
-            step.frozen[row].tolist(),
-            step.remasked[row].tolist(),
-            step.masked[row].tolist(),
-            step.revealed[row].tolist(),
-            strict=True,
-        )
+        """The frame of one row of a batched step, without padding."""
+        there = ~step.padding[row]
+        masks = step.frozen, step.remasked, step.masked, step.revealed
+        flags = zip(*(mask[row][there].tolist() for mask in masks), strict=True)
         order = (State.GIVEN, State.REMASKED, State.MASKED, State.FRESH)
         states = [
             next(
@@ -184,13 +182,16 @@ class Framer:
             for position in flags
         ]
         return self.build(
-            step.ids[row].tolist(),
+            step.ids[row][there].tolist(),
             states,
             index=step.index,
             total=step.total,
             nfe=int(step.nfe[row]),
+            slots=int(step.slots[row]),
             seconds=float(step.seconds),
-            confidence=[None if p != p else round(p, 4) for p in step.confidence[row].tolist()],
+            confidence=[
+                None if p != p else round(p, 4) for p in step.confidence[row][there].tolist()
+            ],
         )
 
     def build(
@@ -202,6 +203,7 @@ class Framer:
         total: int | None,
         nfe: int,
         seconds: float,
+        slots: int = 0,
         confidence: Sequence[float | None] = (),
     ) -> Frame:
         """A frame from token ids, their states and, where known, probabilities, all (L,).
@@ -235,7 +237,7 @@ class Framer:
             for i, (token, state, _) in enumerate(kept)
         ]
         ends = [i for i in ends if i <= cut]
-        return Frame(_decode(chunks), states, index, total, nfe, seconds, ends, confidence)
+        return Frame(_decode(chunks), states, index, total, nfe, seconds, ends, confidence, slots)
 
     def bytes_of(self, token_id: int) -> bytes:
         """The UTF-8 bytes that a token adds to the text; they need not be whole characters."""

@@ -30,6 +30,9 @@ class TabularDenoiser:
     def start(self, canvas):
         return self
 
+    def slots(self, question):
+        return torch.full_like(question.ids[:, 0], question.ids.shape[1])
+
     def __call__(self, question):
         """Logits (N, V + 1), the mask forbidden. A shadow is exact: it looks up the canvas with a
         mask at its one position. A canvas that is too short is taken to end in tokens 0."""

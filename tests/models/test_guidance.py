@@ -123,7 +123,7 @@ def test_a_denoiser_inside_others_is_started_with_the_canvas():
     canvas = mixed_canvas()
     denoiser = Processed(Guided(Starting(4, 3, seed=2), 1.0, []), 1.2)
     *_, last = write_guided(denoiser, canvas, rng.row_keys(0, 4))
-    assert started == [canvas] and not last.masked.any()
+    assert started == [canvas] * 2 and not last.masked.any()
 
 
 def test_guidance_leaves_padding_and_specials_in_place():

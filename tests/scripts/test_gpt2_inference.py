@@ -242,9 +242,11 @@ DIFFUSION_ONLY = {
 
 @pytest.mark.parametrize("name", DIFFUSION_ONLY)
 def test_flags_that_steer_diffusion_are_refused(call, name):
-    code, out, err = call("He", f"--{name}", "2" if name != "sampler" else "seed", *SMALL)
+    words = {"sampler": "seed", "attention": "full"}
+    flag = ["--no_cache"] if name == "cache" else [f"--{name}", words.get(name, "2")]
+    code, out, err = call("He", *flag, *SMALL)
     assert (code, out) == (2, "")
-    assert f"--{name}" in err and err.count("\n") == 1
+    assert flag[0] in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

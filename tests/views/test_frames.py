@@ -73,6 +73,8 @@ def step_of(ids, frozen=(), masked=(), revealed=(), remasked=()):
         revealed=flags(revealed),
         remasked=flags(remasked),
         confidence=torch.tensor([[math.nan] * length, [0.25] * length]),
+        padding=torch.tensor([[True] * length, [False] * length]),
+        slots=torch.tensor([40, 60]),
         seconds=0.25,
     )
 

@@ -1,0 +1,196 @@
+"""Block attention for generation, with keys and values kept exactly (BD3-LM, arXiv:2503.09573).
+
+The prompt and all finished blocks go through the *clean stream* once (see `layouts`): a slot of it
+sees itself and what is before it, so its keys and values never change and are kept. The block that
+is being written stands in the *noisy stream*, whose slots see the kept ones before the block and
+one another. A forward pass computes the clean slots that are not kept yet, as a rule those of the
+block just finished, and the noisy slots; nothing else of the canvas.
+"""
+
+import copy
+import inspect
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.canvas import Canvas, Question
+from diffusion.models import layouts
+from diffusion.models.backbone import Backbone
+from diffusion.models.families import first_position
+from diffusion.models.guidance import Wrapped
+from diffusion.models.shadows import block_slots
+
+
+class CleanStream:
+    """The clean stream of B rows of L tokens: what is kept of it, and passes that go on from there.
+
+    Args:
+        keep: False computes everything anew in each pass: the same numbers, for who doubts.
+    """
+
+    def __init__(self, backbone: Backbone, rows: int, length: int, keep: bool = True):
+        self.backbone, self.rows, self.length, self.keep = backbone, rows, length, keep
+        self.device = next(backbone.parameters()).device
+        # (B,) how many slots of each row are kept.
+        self.done = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        self._layers: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # of (B, H, columns, d)
+        self._at: tuple = ()  # of the pass that is going on: rows, columns of its slots, last column
+        self._spare = 0  # columns for the noisy slots of a pass
+        parameters = inspect.signature(backbone.model.base_model.forward).parameters
+        self._types = "token_type_ids" in parameters
+
+    def missing(self, rows: Tensor, until: Tensor) -> Tensor:
+        """(R,) clean slots that a pass to ``until`` (R,) has to compute."""
+        return until - self.done[rows] if self.keep else until
+
+    def run(
+        self,
+        rows: Tensor,
+        ids: Tensor,
+        until: Tensor,
+        noisy: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
+        clean_at: tuple[Tensor, Tensor] | None = None,
+        noisy_at: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Logits (N, V) of one forward pass over R of the rows.
+
+        Args:
+            rows: (R,) their numbers.
+            ids: (R, L) the true text as far as it is known.
+            until: (R,) the first clean slot that is not wanted.
+            noisy: of S noisy slots their ids, their places on the canvas and how many clean slots
+                they see, (R, S) each, and what they see of one another (R, S, S).
+            clean_at, noisy_at: where logits are read, in this order: (rows of the R, places on the
+                canvas), (rows of the R, noisy slots).
+        """
+        if not self.keep:
+            self.done[rows] = 0
+        begin = self.done[rows]
+        count, width = int((until - begin).max()), int(until.max())
+        column = torch.arange(width, device=self.device)
+        place = begin[:, None] + torch.arange(count, device=self.device)
+        known = place < until[:, None]  # shorter rows are filled up
+        shown = ids.gather(1, place.clamp(max=ids.shape[1] - 1))
+        sees = column <= place[..., None]
+        extra = 0
+        if noisy is not None:
+            noisy_ids, noisy_place, behind, among = noisy
+            extra = noisy_ids.shape[1]
+            shown, where = torch.cat([shown, noisy_ids], 1), torch.cat([place, noisy_place], 1)
+            sees = torch.cat([sees, column < behind[..., None]], 1)
+            others = torch.cat([among.new_zeros(len(rows), count, extra), among], 1)
+            sees = torch.cat([sees, others], 2)
+        else:
+            where = place
+        self._spare = max(self._spare, extra)
+        # The last column takes what nobody reads.
+        columns = torch.where(known, place, -1)
+        columns = torch.cat([columns, width + columns.new_zeros(len(rows), extra)], 1)
+        columns[:, count:] += torch.arange(extra, device=self.device)
+        whole = len(rows) == self.rows
+        self._at = rows[:, None], columns, slice(None) if whole else rows, width + extra
+
+        position = where.clamp(max=self.length - 1) + first_position(self.backbone.config)
+        inputs = {"input_ids": shown, "position_ids": position, "kept": self}
+        if self._types:
+            inputs["token_type_ids"] = torch.zeros_like(shown)
+        if not sees.all():
+            dtype = self.backbone.compute_dtype(self.device)
+            bias = torch.zeros(sees.shape, dtype=dtype, device=self.device)
+            inputs["bias"] = bias.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
+        at = []
+        if clean_at is not None:
+            at.append((clean_at[0], clean_at[1] - begin[clean_at[0]]))
+        if noisy_at is not None:
+            at.append((noisy_at[0], noisy_at[1] + count))
+        at = tuple(torch.cat(parts) for parts in zip(*at, strict=True))
+        with layouts.attending(self.backbone.model):
+            logits = self.backbone.logits(inputs, at)
+        self.done[rows] = until
+        return logits
+
+    def extend(self, module: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Called by the attention of each layer with the keys and values (R, H, S, d) of all slots
+        of the pass: keeps those of clean slots, and gives all that the pass sees."""
+        rows, columns, some, last = self._at
+        need = self.length + self._spare + 1
+        store = self._layers.get(module)
+        if store is None or store[0].shape[2] < need:
+            fresh = tuple(
+                new.new_zeros(self.rows, new.shape[1], need, new.shape[3]) for new in (key, value)
+            )
+            for old, new in zip(store or (), fresh, strict=bool(store)):
+                new[:, :, : self.length] = old[:, :, : self.length]
+            self._layers[module] = store = fresh
+        for part, new in zip(store, (key, value), strict=True):
+            part[rows, :, columns] = new.transpose(1, 2)
+        return tuple(part[some, :, :last] for part in store)
+
+
+class InBlocks(Wrapped):
+    """A masked LM that writes from left to right, block by block: the same contract as `Denoiser`.
+
+    Rows may be at different blocks. All positions asked for in one row must be of one block.
+
+    Args:
+        denoiser: a `Denoiser`.
+        block_length: tokens of a block, counted from the first one to be written; 0: all of them.
+        keep: see `CleanStream`.
+        clean: predict from the clean stream, one token at a time: the model as it reads causally.
+    """
+
+    def __init__(self, denoiser, block_length: int, keep: bool = True, clean: bool = False):
+        super().__init__(denoiser)
+        self.block_length, self.keep, self.clean = block_length, keep, clean
+
+    def start(self, canvas: Canvas) -> "InBlocks":
+        other = copy.copy(self)
+        editable = ~canvas.frozen & ~canvas.padding
+        length = canvas.ids.shape[1]
+        number = torch.arange(length, device=editable.device)
+        other.first = torch.where(editable, number, length).amin(1)  # (B,)
+        other.end = torch.where(editable, number + 1, 0).amax(1)
+        other.stream = CleanStream(self.denoiser.backbone, *canvas.ids.shape, self.keep)
+        return other
+
+    def _blocks(self, question: Question) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(R,) each: numbers of the rows, the first token asked for, where clean slots end, and
+        where the block does."""
+        rows, device = question.rows, question.ids.device
+        rows = torch.arange(len(question.ids), device=device) if rows is None else rows
+        asked = question.asked.int().argmax(1)
+        if self.clean:
+            return rows, asked, asked, asked
+        first, end = self.first[rows], self.end[rows]
+        size = self.block_length or int((end - first).max())
+        start = first + (asked - first) // size * size
+        return rows, asked, start - int(self.denoiser.backbone.shift), (start + size).minimum(end)
+
+    def slots(self, question: Question) -> Tensor:
+        rows, _, until, end = self._blocks(question)
+        shadows = 0
+        if question.shadows is not None:
+            shadows = question.shadows.sum(1) * (1 + int(self.denoiser.backbone.shift))
+        return self.stream.missing(rows, until) + end - until + shadows
+
+    def __call__(self, question: Question) -> Tensor:
+        """Logits (N, V) in the model's number format, -inf where forbidden."""
+        rows, asked, until, end = self._blocks(question)
+        row = torch.arange(len(rows), device=rows.device)
+        if self.clean:
+            logits = self.stream.run(rows, question.ids, until, clean_at=(row, asked - 1))
+        else:
+            block = block_slots(
+                until, end, question.ids.shape[1], self.denoiser.backbone.shift, question.shadows
+            )
+            ids = self.noise.corrupt(question.ids.gather(1, block.place), block.hidden)
+            behind = until[:, None].expand_as(ids)
+            here, at = question.asked.nonzero().unbind(1)
+            logits = self.stream.run(
+                rows,
+                question.ids,
+                until,
+                (ids, block.place, behind, block.seen),
+                noisy_at=(here, block.read[here, at]),
+            )
+        return logits.index_fill_(1, self.denoiser.forbidden, -torch.inf)

@@ -1,0 +1,226 @@
+"""Block attention with kept keys and values, against the two-stream pass of training."""
+
+import pytest
+import torch
+from helpers.tabular import TabularDenoiser
+from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+
+from diffusion import rng
+from diffusion.canvas import Canvas, Question
+from diffusion.denoise import denoise
+from diffusion.models.cached import InBlocks
+from diffusion.models.denoiser import Denoiser
+from diffusion.models.guidance import Guided
+from diffusion.models.layouts import arrange
+from diffusion.noise import Absorbing
+from diffusion.proposal import Sampling
+from diffusion.samplers.catalog import CAUSAL, SAMPLERS
+from diffusion.samplers.make import make_sampler
+from diffusion.windows import denoise_windows
+
+MASK, VOCAB, END = 31, 32, 2
+NOISE = Absorbing(MASK)
+
+
+def tiny(kind=RobertaConfig, shift=True):
+    torch.manual_seed(0)
+    config = kind(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=64, pad_token_id=1,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    config.diffusion = {"shift": shift}
+    model = {RobertaConfig: RobertaForMaskedLM, BertConfig: BertForMaskedLM}[kind](config).eval()
+    for weight in model.parameters():  # far from linear: a wrong slot must show
+        weight.data.mul_(4)
+    return model
+
+
+def prompts(*sizes, total=20, new=None):
+    """A canvas with prompts of these lengths; with ``new`` every row has so many masks."""
+    ids = torch.randint(3, 30, (len(sizes), total), generator=torch.Generator().manual_seed(1))
+    column = torch.arange(total)
+    given = column < torch.tensor(sizes)[:, None]
+    padding = torch.zeros_like(given)
+    if new is not None:
+        padding = column >= torch.tensor(sizes)[:, None] + new
+    ids[~given & ~padding] = MASK
+    ids[padding] = 1
+    return Canvas(ids, given | padding, padding)
+
+
+class Checked(InBlocks):
+    """Compares every answer with the two-stream pass over the whole text, row by row."""
+
+    worst, answers = 0.0, 0
+
+    def __call__(self, question):
+        logits = super().__call__(question)
+        rows = torch.arange(len(question.ids)) if question.rows is None else question.rows
+        parts = []
+        for i, row in enumerate(rows.tolist()):
+            first, end = int(self.first[row]), int(self.end[row])
+            asked = question.asked[i, :end].nonzero()[:, 0]
+            size = self.block_length or end - first
+            layout = "causal" if self.clean else f"block{size}"
+            slots = arrange(layout, end, first, self.denoiser.backbone.shift)
+            ids = question.ids[i : i + 1, :end]
+            at = (slots.clean_read if self.clean else slots.noisy_read)[asked]
+            where = torch.zeros(1, len(slots.place), dtype=torch.bool)
+            where[0, at] = True
+            parts.append(self.denoiser.backbone(slots.fill(ids, ids), where, layout=slots))
+        expected = torch.cat(parts).index_fill_(1, self.denoiser.forbidden, -torch.inf)
+        known = torch.isfinite(expected)
+        assert torch.equal(known, torch.isfinite(logits))
+        scale = expected[known].abs().max()
+        Checked.worst = max(Checked.worst, ((logits - expected)[known].abs().max() / scale).item())
+        Checked.answers += len(logits)
+        return logits
+
+
+def written(model, canvas, name, block, seed=0, end_id=None, keep=True, kind=InBlocks, steps=6):
+    denoiser = kind(Denoiser(model, NOISE, [0, 1]), block, keep, name == "causal")
+    sampler = make_sampler(
+        name, steps, **{} if name == "causal" else {"block_length": block}, end_id=end_id
+    )
+    keys = rng.row_keys(seed, range(len(canvas.ids)))
+    return list(denoise(canvas, denoiser, sampler, Sampling(), keys))
+
+
+NO_SHADOWS = [name for name in SAMPLERS if not make_sampler(name, 1).hides]
+
+
+@pytest.mark.parametrize("shift", [True, False])
+@pytest.mark.parametrize("name", NO_SHADOWS)
+def test_every_logit_is_that_of_the_two_stream_pass(name, shift):
+    """Rows at different blocks, with different prompts and room, some done before others."""
+    model = tiny(shift=shift)
+    Checked.worst, Checked.answers = 0.0, 0
+    for canvas in (prompts(1, 7, 4, 13), prompts(3, 9, 5, new=6)):
+        *_, last = written(model, canvas, name, 4, kind=Checked)
+        assert not last.masked.any()
+    assert Checked.answers > 60 and Checked.worst < 1e-5
+
+
+@pytest.mark.parametrize("kind", [RobertaConfig, BertConfig])
+@pytest.mark.parametrize("block", [1, 3, 0])
+def test_blocks_of_any_size_and_family(kind, block):
+    Checked.worst, Checked.answers = 0.0, 0
+    denoiser = Checked(Denoiser(tiny(kind), NOISE, [0, 1]), block)
+    keys = rng.row_keys(3, range(3))
+    canvas = prompts(2, 8, 5)
+    sampler = make_sampler("confidence", 8, block_length=block or 20)
+    list(denoise(canvas, denoiser, sampler, Sampling(), keys))
+    assert Checked.answers and Checked.worst < 1e-5
+
+
+@pytest.mark.parametrize("shift", [True, False])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_texts_are_equal_without_the_cache_and_in_other_batches(name, shift):
+    model, canvas = tiny(shift=shift), prompts(1, 7, 4, 13)
+    ours = written(model, canvas, name, 3)[-1]
+    anew = written(model, canvas, name, 3, keep=False)[-1]
+    assert torch.equal(ours.ids, anew.ids) and torch.equal(ours.nfe, anew.nfe)
+    assert (anew.slots >= ours.slots).all() and (anew.slots > ours.slots).any()
+    keys = rng.row_keys(0, range(4))
+    for row in (1, 3):
+        one = canvas.take(slice(row, row + 1))
+        denoiser = InBlocks(Denoiser(model, NOISE, [0, 1]), 3, clean=name == "causal")
+        own = {} if name == "causal" else {"block_length": 3}
+        sampler = make_sampler(name, 6, **own)
+        *_, alone = denoise(one, denoiser, sampler, Sampling(), keys[row : row + 1])
+        assert torch.equal(alone.ids[0], ours.ids[row])
+        assert alone.slots[0] == ours.slots[row] and alone.nfe[0] == ours.nfe[row]
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_a_shadow_is_the_block_with_that_one_mask_in_a_model_of_one_layer(shift):
+    """As `Backbone.shadowed`: exact where nothing else has seen the token."""
+    model = tiny(shift=shift)
+    model.base_model.encoder.layer = model.base_model.encoder.layer[:1]
+    canvas = prompts(4, 4, total=16)
+    ids = canvas.ids.clone()
+    ids[:, 4:8] = torch.tensor([[5, 6, 7, 8], [9, MASK, 11, 12]])
+    denoiser = InBlocks(Denoiser(model, NOISE, [0]), 4).start(canvas)
+    asked = torch.zeros_like(canvas.frozen)
+    asked[:, 4:8] = True
+    shadows = asked & (ids != MASK)
+    with torch.no_grad():
+        ours = denoiser(Question(ids, asked, shadows=shadows)).view(2, 4, VOCAB)
+        for place in range(4, 8):
+            hidden = ids.clone()
+            hidden[:, place] = MASK
+            alone = InBlocks(Denoiser(model, NOISE, [0]), 4).start(canvas)
+            expected = alone(Question(hidden, asked)).view(2, 4, VOCAB)
+            torch.testing.assert_close(
+                ours[:, place - 4], expected[:, place - 4], rtol=1e-4, atol=1e-4
+            )
+
+
+def test_slots_are_counted_by_hand():
+    """Prompt of 5 (slots 0..4), blocks of 4 behind it, one pass each, shifted."""
+    canvas = prompts(5, total=17)
+    steps = written(tiny(), canvas, "confidence", 4, steps=3)
+    # Before a block at s the clean slots end at s - 1; its own are s - 1 .. s + 3.
+    assert [int(step.slots) for step in steps] == [0, 4 + 5, 9 + 4 + 5, 18 + 4 + 5]
+    steps = written(tiny(shift=False), canvas, "confidence", 4, steps=3)
+    assert [int(step.slots) for step in steps] == [0, 5 + 4, 9 + 4 + 4, 17 + 4 + 4]
+    steps = written(tiny(), canvas, "causal", 1)
+    assert [int(step.slots) for step in steps] == [0, *range(5, 17)]
+
+
+def test_an_end_ends_the_text_and_the_cost():
+    """Blocks behind the one with ``</s>`` are never computed; other rows go on."""
+    model = tiny()
+    model.lm_head.bias.data[END] += 200.0  # every prediction
+    for name in ("confidence", "causal"):
+        *_, last = written(model, prompts(5, 3), name, 4, end_id=END, steps=4)
+        block = 1 if name == "causal" else 4
+        assert last.nfe.tolist() == [1, 1] and not last.masked.any()
+        assert last.padding.sum(1).tolist() == [15 - block, 17 - block]
+        assert (last.frozen >= last.padding).all()
+        assert (last.ids[0, 5 : 5 + block] == END).all()
+    *_, last = written(model, prompts(5, 3), "confidence", 4, steps=5)
+    assert not last.padding.any()  # no id ends a text of a fixed length
+
+
+def test_texts_that_ended_stay_so_in_later_windows():
+    class Even(TabularDenoiser):
+        def __call__(self, question):
+            return torch.tensor([0.0, 0, 0, -torch.inf]).expand(int(question.asked.sum()), -1)
+
+    ids = torch.full((2, 12), 3)
+    ids[:, 0] = 0
+    frozen = torch.zeros(2, 12, dtype=torch.bool)
+    frozen[:, 0] = True
+    canvas = Canvas(ids, frozen, torch.zeros_like(frozen))
+    keys = rng.row_keys(1, range(2))
+    make = lambda: make_sampler("first-hitting", block_length=2, end_id=2)  # noqa: E731
+    steps = list(denoise_windows(canvas, Even(4, 3), make, Sampling(), keys, 6, 3, end_id=2))
+    last = steps[-1]
+    assert not last.masked.any()
+    for row in range(2):
+        place = (last.ids[row] == 2).nonzero()[:, 0]
+        assert len(place)  # with a third of all tokens an end, both have one
+        assert last.padding[row].any() and not last.padding[row, : place[0] + 1].any()
+        kept = int((~last.padding[row]).sum())
+        assert kept - 1 - int(place[0]) in (0, 1)  # the block of the end is written whole
+    assert all((step.nfe <= last.nfe).all() for step in steps)
+
+
+def test_guidance_keeps_two_streams_apart():
+    model = tiny()
+    canvas = prompts(4, 6, total=14)
+    for keep in (True, False):
+        inner = InBlocks(Denoiser(model, NOISE, [0, 1]), 4, keep)
+        guided = Guided(inner, 1.5, [])
+        sampler = make_sampler("confidence", 8, block_length=4)
+        *_, last = denoise(canvas, guided, sampler, Sampling(), rng.row_keys(0, range(2)))
+        if keep:
+            kept = last
+    assert torch.equal(kept.ids, last.ids) and (kept.nfe == last.nfe).all()
+    assert kept.nfe.min() >= 4 and kept.nfe[0] % 2 == 0
+
+
+def test_what_reads_from_left_to_right_is_listed():
+    assert set(CAUSAL) == {"causal", "speculative"}

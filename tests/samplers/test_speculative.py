@@ -1,0 +1,200 @@
+"""Self-speculation has the causal law, whatever the noisy stream drafts."""
+
+import itertools
+
+import pytest
+import torch
+from models.test_cached import END, NOISE, VOCAB, prompts, tiny
+
+from diffusion import rng
+from diffusion.denoise import denoise
+from diffusion.models.cached import InBlocks
+from diffusion.models.denoiser import Denoiser
+from diffusion.proposal import Sampling
+from diffusion.samplers.make import make_sampler
+from diffusion.samplers.speculative import dense, draw, speculate, verify
+
+LETTERS = [5, 6, 7]  # all that may be written
+FORBIDDEN = [i for i in range(VOCAB) if i not in LETTERS]
+
+
+def test_verification_turns_drafts_of_any_law_into_the_target_law():
+    """Joint law of up to three tokens from one draft of two: the product of the targets."""
+    torch.manual_seed(0)
+    n = 200_000
+    p = torch.rand(3, 4, dtype=torch.float64) + 0.05
+    q = torch.rand(2, 4, dtype=torch.float64) + 0.05
+    p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)
+    draft = torch.stack([torch.multinomial(row, n, True) for row in q], 1)
+    count = torch.full((n,), 2)
+    accepted, weights = verify(
+        p.expand(n, -1, -1), q.expand(n, -1, -1), draft, count, torch.rand(n, 2)
+    )
+    token = draw(weights, torch.rand(n))
+    # Where nothing was accepted the token is the first one, and so on.
+    first = torch.where(accepted > 0, draft[:, 0], token)
+    expected = p[0] * n
+    seen = torch.bincount(first, minlength=4)
+    assert ((seen - expected) ** 2 / expected).sum() < 16.3  # 0.001 of chi-square, 3 df
+    second = torch.where(accepted > 1, draft[:, 1], token)[accepted > 0]
+    expected = p[1] * len(second)
+    assert ((torch.bincount(second, minlength=4) - expected) ** 2 / expected).sum() < 16.3
+    third = token[accepted == 2]
+    expected = p[2] * len(third)
+    assert ((torch.bincount(third, minlength=4) - expected) ** 2 / expected).sum() < 16.3
+    # As many as the two laws have in common.
+    overlap = torch.minimum(p[:2], q).sum(1)
+    assert (accepted > 0).double().mean() == pytest.approx(overlap[0].item(), abs=0.005)
+    assert (accepted > 1).double().mean() == pytest.approx(overlap.prod().item(), abs=0.005)
+
+
+def test_a_shorter_draft_is_not_verified_beyond_its_end():
+    p = torch.tensor([[[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
+    q = torch.tensor([[[0.5, 0.5], [1.0, 0.0]]], dtype=torch.float64)
+    for count, expected in ((0, p[0, 0]), (1, p[0, 1]), (2, p[0, 2])):
+        accepted, weights = verify(
+            p,
+            q,
+            torch.zeros(1, 2, dtype=torch.int64),
+            torch.tensor([count]),
+            torch.full((1, 2), 0.9),
+        )
+        assert accepted == count and torch.equal(weights[0], expected)
+
+
+def causal_law(model, prompt, length, sampling):
+    """{text: probability} of all texts of ``length`` letters, one token after the other."""
+    backbone = Denoiser(model, NOISE, FORBIDDEN).backbone
+    law = {(): 1.0}
+    for _ in range(length):
+        texts = list(law)
+        ids = torch.tensor([[*prompt, *text, 3] for text in texts])
+        asked = torch.zeros_like(ids, dtype=torch.bool)
+        asked[:, -1] = True
+        # The clean stream reads at the slot before, whatever the model.
+        slots = torch.zeros_like(asked)
+        slots[:, -1 - int(not backbone.shift)] = True
+        with torch.no_grad():
+            logits = backbone(ids, slots if not backbone.shift else asked, causal=True)
+        logits = logits.index_fill(1, torch.tensor(FORBIDDEN), -torch.inf)
+        p = dense(sampling, logits)
+        law = {
+            (*text, letter): law[text] * p[i, letter].item()
+            for i, text in enumerate(texts)
+            for letter in LETTERS
+        }
+    return law
+
+
+def chi_square(rows, law, length):
+    base = torch.tensor([len(LETTERS) ** k for k in range(length)])
+    codes = ((rows - LETTERS[0]) * base).sum(1)
+    seen = torch.bincount(codes, minlength=len(LETTERS) ** length).double()
+    expected = torch.zeros_like(seen)
+    for text in itertools.product(LETTERS, repeat=length):
+        code = sum((t - LETTERS[0]) * int(b) for t, b in zip(text, base, strict=True))
+        expected[code] = law[text] * len(rows)
+    possible = expected > 0
+    assert (seen[~possible] == 0).all()
+    seen, expected = seen[possible], expected[possible]
+    return ((seen - expected) ** 2 / expected).sum().item(), len(seen) - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [True, False])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(0.7, 2, 1.0), Sampling(1.0, 0, 0.8)], ids=str
+)
+def test_the_law_of_whole_texts_is_the_causal_one(shift, sampling):
+    """20,000 texts of 4 tokens, 81 in all, drafts of 2: chi-square; and not all of it is easy."""
+    model, length, n = tiny(shift=shift), 4, 20_000
+    canvas = prompts(5, total=5 + length).take([0] * n)
+    denoiser = Denoiser(model, NOISE, FORBIDDEN)
+    keys = rng.row_keys(7, range(n))
+    *_, last = speculate(canvas, denoiser, sampling, keys, drafts=2)
+    law = causal_law(model, canvas.ids[0, :5].tolist(), length, sampling)
+    assert sum(law.values()) == pytest.approx(1)
+    value, freedom = chi_square(last.ids[:, 5:], law, length)
+    assert value < freedom + 4 * (2 * freedom) ** 0.5
+    passes = last.nfe.double().mean()
+    assert 1.6 < passes < 3.9  # some drafts were accepted, some were not
+    # The sampler `causal` has the law too, in a pass a token.
+    causal = InBlocks(denoiser, 1, clean=True)
+    *_, other = denoise(canvas, causal, make_sampler("causal"), sampling, keys)
+    value, freedom = chi_square(other.ids[:, 5:], law, length)
+    assert value < freedom + 4 * (2 * freedom) ** 0.5
+    assert (other.nfe == length).all()
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_texts_depend_on_no_cache_and_no_batch(shift):
+    model = tiny(shift=shift)
+    denoiser = Denoiser(model, NOISE, [0, 1])
+    canvas, keys = prompts(1, 7, 4, 13), rng.row_keys(0, range(4))
+    *_, ours = speculate(canvas, denoiser, Sampling(), keys)
+    *_, anew = speculate(canvas, denoiser, Sampling(), keys, keep=False)
+    assert torch.equal(ours.ids, anew.ids) and torch.equal(ours.nfe, anew.nfe)
+    assert (anew.slots > ours.slots).all() and not ours.masked.any()
+    for row in range(4):
+        one = canvas.take(slice(row, row + 1))
+        *_, alone = speculate(one, denoiser, Sampling(), keys[row : row + 1])
+        assert torch.equal(alone.ids[0], ours.ids[row])
+        assert alone.slots[0] == ours.slots[row] and alone.nfe[0] == ours.nfe[row]
+
+
+def test_greedy_texts_are_those_of_the_causal_sampler():
+    for shift in (True, False):
+        denoiser = Denoiser(tiny(shift=shift), NOISE, [0, 1])
+        canvas, keys = prompts(2, 9, 5, new=8), rng.row_keys(0, range(3))
+        greedy = Sampling(0.0)
+        causal = InBlocks(denoiser, 1, clean=True)
+        *_, expected = denoise(canvas, causal, make_sampler("causal"), greedy, keys)
+        for drafts in (1, 3, 5):
+            *_, last = speculate(canvas, denoiser, greedy, keys, drafts)
+            assert torch.equal(last.ids, expected.ids)
+            assert (last.nfe <= expected.nfe).all()
+        torch.testing.assert_close(last.confidence, expected.confidence, equal_nan=True)
+
+
+def test_each_step_reveals_what_it_confirms_and_slots_add_up():
+    model = tiny()
+    canvas = prompts(5, total=17)
+    steps = list(
+        speculate(canvas, Denoiser(model, NOISE, [0, 1]), Sampling(), rng.row_keys(3, [0]))
+    )
+    assert steps[0].slots == 0 and steps[0].nfe == 0
+    # The prompt, and one group of the token before, the one at the stop and three behind it.
+    assert steps[1].slots == 5 + 5 and steps[1].revealed.sum() == 1
+    written = torch.zeros(1, 17, dtype=torch.bool)
+    for before, step in itertools.pairwise(steps):
+        assert step.nfe == before.nfe + 1 and step.slots > before.slots
+        assert 1 <= step.revealed.sum() <= 4 and not (step.revealed & written).any()
+        new = step.revealed[0].nonzero()[:, 0]
+        assert torch.equal(new, torch.arange(new[0], new[0] + len(new)))
+        written |= step.revealed
+        assert torch.equal(step.masked, ~written & ~canvas.frozen)
+    assert torch.equal(written, ~canvas.frozen)
+
+
+def test_an_end_in_a_draft_ends_the_text_there():
+    model = tiny()
+    model.lm_head.bias.data[END] += 200.0
+    canvas = prompts(5, 3)
+    *_, last = speculate(
+        canvas, Denoiser(model, NOISE, [0, 1]), Sampling(), rng.row_keys(0, range(2)), end_id=END
+    )
+    assert last.nfe.tolist() == [1, 1] and not last.masked.any()
+    assert last.padding.sum(1).tolist() == [14, 16]
+    # In the middle of an accepted draft, too: with certain predictions all is accepted.
+    model.lm_head.bias.data[END] -= 400.0
+    model.lm_head.bias.data[7] += 200.0
+    steps = list(
+        speculate(
+            canvas, Denoiser(model, NOISE, [0, 1]), Sampling(), rng.row_keys(0, range(2)), end_id=7
+        )
+    )
+    assert steps[-1].nfe.tolist() == [1, 1]
+    steps = list(
+        speculate(canvas, Denoiser(model, NOISE, [0, 1]), Sampling(), rng.row_keys(0, range(2)), 3)
+    )
+    assert steps[2].revealed.sum(1).tolist() == [4, 4]  # three drafts and one more
