@@ -91,7 +91,7 @@ def _is_wide(char: str) -> bool:
     return bool(char) and unicodedata.east_asian_width(char) in "WF"
 
 
-def _starts_word(previous: str, piece: str) -> bool:
+def starts_word(previous: str, piece: str) -> bool:
     """Whether a line may break between two pieces."""
     return (
         piece[:1].isspace()
@@ -112,7 +112,7 @@ def passing_rooms(
                 seen[i].add(split_piece(frame.shown(i))[1])
     out = []
     for texts, piece, after in zip(seen, pieces, [*pieces[1:], " "], strict=True):
-        share = SMALLEST_TEXT if _starts_word(piece, after) else SMALLEST_INSIDE
+        share = SMALLEST_TEXT if starts_word(piece, after) else SMALLEST_INSIDE
         out.append(share * max(map(measure, texts), default=0.0))
     return out
 
@@ -137,7 +137,7 @@ def lay_out(
         if not piece:
             empty.append(i)
             continue
-        if not words or _starts_word(previous, piece):
+        if not words or starts_word(previous, piece):
             words.append([])
         words[-1] += [*empty, i]
         empty, previous = [], piece

@@ -414,7 +414,7 @@ def test_html_holds_the_states_of_every_frame_and_nothing_from_outside(tmp_path)
     data = json.loads(page.scripts[0])
     cells = {}
     for frame_, changes in zip(frames, data["tracks"][0]["changes"], strict=True):
-        cells |= {i: (data["states"][code], text) for i, code, text in changes}
+        cells |= {i: (data["states"][code], text) for i, code, text, _ in changes}
         for i, state in enumerate(frame_.states):
             assert cells[i] == (state.value, "" if state.open else frame_.pieces[i].strip())
     assert [moment[0] for moment in data["moments"]] == [[0], [1], [2], [3]]
@@ -425,13 +425,31 @@ def test_html_holds_the_states_of_every_frame_and_nothing_from_outside(tmp_path)
     assert {"play", "scrub"} <= controls
 
 
+def test_the_page_knows_probabilities_and_steps_and_has_room_for_what_is_replaced(tmp_path):
+    known = [
+        replace(frame(" ab", " extraordinarily", index=3), confidence=[None, 0.05]),
+        replace(frame(" ab", (" {{ 7 * 7 }}", FRESH), index=8), confidence=[None, 0.25]),
+    ]
+    save_animation(known, tmp_path / "out.html")
+    page, text = Page(tmp_path / "out.html"), (tmp_path / "out.html").read_text("utf-8")
+    track = json.loads(page.scripts[0])["tracks"][0]
+    assert track["steps"] == [3, 8] and track["changes"][0][1] == [1, 3, "extraordinarily", 0.05]
+    assert track["changes"][1] == [[1, 2, "{{ 7 * 7 }}", 0.25]]
+    assert "ab {{ 7 * 7 }}" in page.text  # nothing in a text is a template
+    assert [a["data-widest"] for _, a in page.tags if "data-widest" in a] == ["extraordinarily"]
+    assert "less and less sure" in page.text
+    assert all(colour in text for colour in (*layout.TINTS, layout.BLUE, layout.GREY))
+    save_animation([frame(" ab")], tmp_path / "plain.html")
+    assert "less and less sure" not in Page(tmp_path / "plain.html").text
+
+
 def test_growing_frames_of_an_autoregressive_model(tmp_path):
     words = [" one", " two", " three"]
     frames = [frame(*words[:k], (words[k], FRESH), index=k) for k in range(3)]
     save_animation(frames, tmp_path / "out.html")
     changes = json.loads(Page(tmp_path / "out.html").scripts[0])["tracks"][0]["changes"]
-    assert changes[0] == [[0, 2, "one"], [1, -1, ""], [2, -1, ""]]
-    assert changes[1] == [[0, 3, "one"], [1, 2, "two"]]
+    assert changes[0] == [[0, 2, "one", None], [1, -1, "", None], [2, -1, "", None]]
+    assert changes[1] == [[0, 3, "one", None], [1, 2, "two", None]]
     stage = Stage(film_of(frames))
     stage.show(Moment((0,), 1))
     assert [t.get_visible() for t in stage.panels[0].texts] == [True, False, False]
