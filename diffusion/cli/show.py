@@ -184,6 +184,7 @@ class Job:
 
     def _facts(self, step: Step, row: int, sample: int) -> dict:
         """What is known of one text that was written: its JSON but for what was asked."""
+        written = int((~step.frozen[row] & ~step.masked[row]).sum())
         return {
             "text": written_text(self.writer.tokenizer, step, row),
             "ids": written_ids(step, row),
@@ -191,6 +192,8 @@ class Job:
             **{k: v for k, v in asdict(self.generation).items() if v is not None},
             "steps": step.index,
             "nfe": int(step.nfe[row]),
+            "slots": int(step.slots[row]),
+            "tokens_per_pass": round(written / max(1, int(step.nfe[row])), 3),
             "seconds": round(step.seconds, 6),
             "batch": len(step.ids),
             "model": self.writer.name,

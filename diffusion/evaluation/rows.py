@@ -38,14 +38,13 @@ class Row:
     options: GenerationOptions | None = None
 
     def settings(self) -> dict:
-        """The options that differ from the defaults, for tables."""
+        """The options that differ from the defaults, for tables; full attention is none."""
         if self.options is None:
             return {}
-        return {
-            f.name: getattr(self.options, f.name)
-            for f in dataclasses.fields(self.options)
-            if getattr(self.options, f.name) != f.default
-        }
+        default, given = (dataclasses.asdict(o) for o in (GenerationOptions(), self.options))
+        if given["attention"] == "full":  # nothing to speak of
+            default["attention"] = "full"
+        return {name: value for name, value in given.items() if value != default[name]}
 
 
 # ---------------------------------------------------------------- grids
