@@ -142,11 +142,10 @@ def speculate(
             ahead = logits[len(clean[0]) :].view(len(rows), drafts + 1, drafts, -1)
 
             keyed = rng.fold_in(keys[rows], step)
-            u = [rng.uniform(rng.fold_in(keyed, part), length) for part in (ACCEPT, TOKEN, DRAFT)]
-            spot = behind.clamp(max=length - 1)
+            u = [rng.uniform(rng.fold_in(keyed, part), drafts) for part in (ACCEPT, TOKEN, DRAFT)]
             old = torch.zeros_like(p[:, :-1]) if q is None else q[rows]
-            accepted, weights = verify(p, old, draft[rows], n, u[ACCEPT].gather(1, spot))
-            token = draw(weights, u[TOKEN].gather(1, here[:, None])[:, 0])
+            accepted, weights = verify(p, old, draft[rows], n, u[ACCEPT])
+            token = draw(weights, u[TOKEN][:, 0])
             done = torch.arange(drafts + 1, device=device)
             new = torch.cat([draft[rows], token[:, None]], 1)
             new = new.scatter(1, accepted[:, None], token[:, None])  # accepted, then the token
@@ -175,8 +174,7 @@ def speculate(
             count = count.index_copy(0, rows, room)
             chosen = ahead[row, accepted]  # (R, K, V)
             nexts = dense(sampling, chosen.flatten(0, 1)).view_as(chosen)
-            place = (at[rows][:, None] + torch.arange(drafts, device=device)).clamp(max=length - 1)
-            draft = draft.index_copy(0, rows, draw(nexts, u[DRAFT].gather(1, place)))
+            draft = draft.index_copy(0, rows, draw(nexts, u[DRAFT]))
             q = nexts.new_zeros(batch, *nexts.shape[1:]) if q is None else q
             q = q.index_copy(0, rows, nexts)
             nfe, slots = (
