@@ -34,7 +34,8 @@ def main() -> None:
     prompts = given_prompts(prompt, script.unconditional)
 
     # torch and transformers take seconds to import; --help and mistakes need neither.
-    from diffusion.cli.show import Job, memory_told
+    from diffusion.cli.show import Job
+    from diffusion.hardware import memory_told
     from diffusion.models.causal import load_causal_writer
 
     job = Job.load(load_causal_writer, generation, script, asks=prompts is None)
@@ -46,7 +47,7 @@ def main() -> None:
             steps = generate(texts, generation, samples)
             job.show(steps, [{"prompt": text} for text in texts], samples)
 
-    with memory_told(job):
+    with memory_told(job.used):
         if prompts is None:
             ask(lambda prompt: write([prompt]), generation.prefix_len)
         else:

@@ -50,9 +50,10 @@ def main() -> None:
 
     # torch and transformers take seconds to import; --help and mistakes need neither.
     from diffusion.canvas import prompt_canvas
-    from diffusion.cli.show import Job, memory_told
+    from diffusion.cli.show import Job
     from diffusion.editing.modes import MODES
     from diffusion.generate import load_writer
+    from diffusion.hardware import memory_told
 
     job = Job.load(load_writer, generation, script, asks=prompts is None)
     writer = job.writer
@@ -65,7 +66,7 @@ def main() -> None:
             steps = writer.denoise(canvas, options, samples, may_end=options.length is None)
             job.show(steps, [{"prompt": text} for text in texts], samples)
 
-    with memory_told(job):
+    with memory_told(job.used):
         if prompts is None:
             Session(job, editing, MODES, write).run()
         elif editing.mode:

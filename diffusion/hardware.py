@@ -129,5 +129,7 @@ def memory_told(used: Callable[[], str]):
     """Running out of memory is a `UserError` that says with what, and what to do."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:  # on a CPU the allocator's is no class of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
         raise UserError(f"the device ran out of memory with {used()}") from None

@@ -1,6 +1,5 @@
 """A stream of Steps -> a live view, lines of text or JSON, a file, an animation."""
 
-import contextlib
 import json
 import sys
 import time
@@ -8,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
-
-import torch
 
 from diffusion import hardware
 from diffusion.canvas import Step, prompt_ids, written_ids, written_text
@@ -86,7 +83,19 @@ class Job:
                 f"note: {name} was never trained as a denoiser; expect repeated, broken text until "
                 f"you train it: python finetune.py --model {name}"
             )
+        elif generation.attention == "block" and not writer.blocks:
+            say(
+                f"note: {name} was never trained to write block by block; expect broken text, or "
+                f"train it: python finetune.py --model {name} --layouts causal=1,block4=1,full=1"
+            )
         return job
+
+    def used(self) -> str:
+        """What takes memory, and what to do."""
+        return (
+            f"--batch_size {self.script.batch_size} and --max_len {self.generation.max_len}; use "
+            "less of either"
+        )
 
     @property
     def live(self) -> bool:
@@ -207,15 +216,3 @@ def _frame_time(first: Step) -> float:
     seconds for the whole text. Not part of any measured time."""
     steps = first.total or int(first.masked.sum(1).max())
     return 5.0 / max(20, steps)
-
-
-@contextlib.contextmanager
-def memory_told(job: Job) -> Iterator[None]:
-    """Running out of memory is a `UserError` that names the flags to use less of."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise UserError(
-            f"the device ran out of memory with --batch_size {job.script.batch_size} and --max_len "
-            f"{job.generation.max_len}; use less of either"
-        ) from None

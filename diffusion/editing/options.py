@@ -11,9 +11,11 @@ from diffusion.cli.options import WritingOptions
 from diffusion.editing.templates import HOLE, kept_characters, parse_template
 from diffusion.errors import UserError
 from diffusion.options import GenerationOptions, check_values
+from diffusion.samplers.catalog import CAUSAL
 from diffusion.views.frames import printable
 
 MODES = ("infill", "rewrite", "interpolate", "score", "best_of")
+HOLES = MODES[:3]  # what is given stands behind what is written, too
 STRENGTH, POINTS, DRAWS = 0.4, 5, 16
 
 
@@ -108,6 +110,15 @@ class EditingOptions:
             if self.mode is not None:
                 raise UserError(f"--list_samplers only lists; leave it out, or --{self.mode}")
             check_values(generation, ["sampler"])
+        elif self.mode in HOLES and (
+            generation.sampler in CAUSAL or generation.attention == "block"
+        ):
+            flag = "--attention block"
+            if generation.sampler in CAUSAL:
+                flag = f"--sampler {generation.sampler}"
+            raise UserError(
+                f"{flag} writes from left to right, and --{self.mode} fills holes; leave it out"
+            )
         elif self.mode == "score":
             for option in fields(generation):
                 value = getattr(generation, option.name)

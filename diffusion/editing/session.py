@@ -12,7 +12,7 @@ from diffusion.editing.options import STRENGTH, EditingOptions, text_or_file
 from diffusion.editing.templates import HOLE, parse_template
 from diffusion.errors import UserError
 from diffusion.options import GenerationOptions, check_values
-from diffusion.samplers.catalog import SAMPLERS, STEPPED
+from diffusion.samplers.catalog import METHODS, STEPPED
 from diffusion.views.frames import printable
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class Session:
                 strength=self.strength,
                 keep=self.kept(),
                 method=self.job.writer.method(generation).removeprefix("sampler "),
-                samplers=", ".join(["default", *SAMPLERS]),
+                samplers=", ".join(["default", *METHODS]),
                 stepped=", ".join(STEPPED),
                 length=generation.length or "none",
                 temperature=generation.temperature,

@@ -47,6 +47,58 @@ def test_a_pipe_reads_one_prompt_a_line_and_skips_blank_lines(call):
     assert [r["prompt"] for r in records(out)] == ["The river", "She opened"]
 
 
+@pytest.fixture(scope="session")
+def block_model(tmp_path_factory, tiny_model):
+    """The tiny model as one that was trained for blocks."""
+    folder = tmp_path_factory.mktemp("blocks") / "tiny"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["diffusion"] = {**config.get("diffusion", {}), "layouts": {"block4": 0.5, "full": 0.5}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_model_for_blocks_writes_in_blocks_and_fills_holes_on_the_full_canvas(call, block_model):
+    def one(*arguments):
+        code, out, err = call(*arguments, "--json", *SMALL, model=block_model)
+        assert code == 0 and "never trained" not in err, err
+        return records(out)[0]
+
+    text = one("The river")
+    assert (text["sampler"], text["attention"]) == ("speculative", "block")
+    assert text["nfe"] < len(text["ids"]) <= text["slots"]
+    assert text["tokens_per_pass"] >= 1
+    assert one("The river", "--no_cache")["ids"] == text["ids"]
+    assert one("The river", "--attention", "full")["sampler"] == "first-hitting"
+    blocks = one("The river", "--sampler", "confidence")
+    assert (blocks["attention"], blocks["block_length"]) == ("block", 4)
+    assert one("The river", "--guidance", "1.0")["sampler"] == "first-hitting"
+    holes = one("--infill", "The <mask:3> sat")
+    assert (holes["sampler"], holes["attention"]) == ("first-hitting", "full")
+
+
+def test_texts_end_with_their_end_in_block_attention(call, block_model):
+    """What stands behind </s> is not computed, and is not in the record."""
+    code, out, _ = call("He", "--json", "--num_samples", "40", "--sampler", "causal",
+                        "--temperature", "3", "--top_k", "0", "--top_p", "1", "--max_len", "64",
+                        model=block_model)  # fmt: skip
+    assert code == 0
+    ended = [r for r in records(out) if len(r["ids"]) < 64]
+    assert ended and all(r["nfe"] < 64 - 2 for r in ended)
+
+
+def test_a_model_without_blocks_is_told_so(call):
+    code, _, err = call("The river", "--sampler", "causal", *SMALL)
+    assert code == 0 and "was never trained to write block by block" in err
+
+
+@pytest.mark.parametrize("flags", [["--sampler", "speculative"], ["--attention", "block"]])
+@pytest.mark.parametrize("mode", ["infill", "rewrite"])
+def test_holes_are_not_filled_from_left_to_right(call, flags, mode):
+    code, out, err = call(f"--{mode}", "The <mask:2> sat", *flags)
+    assert (code, out) == (2, "") and "leave it out" in err and err.count("\n") == 1
+
+
 def test_texts_in_a_pipe_are_plain(call):
     code, out, _ = call("The river", *SMALL)
     assert code == 0
