@@ -262,6 +262,8 @@ class GenerationOptions:
         """
         sampler, block_length, n_steps = self.sampler, self.block_length, self.n_steps
         attention = self.attention
+        if sampler is None and self.draft_length is not None:
+            sampler = "speculative"
         if attention == "auto":
             attention = "block" if blocks or sampler in CAUSAL else "full"
         if sampler is None:
@@ -325,6 +327,8 @@ class GenerationOptions:
     def check(self) -> None:
         """Refuse values outside their range, and options the chosen sampler does not have."""
         self._check_values()
+        if not self.cache and self.attention == "full":
+            raise UserError("--no_cache: only block attention keeps anything; leave it out")
         self.resolved()._check_sampler()
 
     def check_room(self, positions: int, model: str, advice: str = " or less") -> None:
@@ -367,8 +371,6 @@ class GenerationOptions:
             self._check_remask()
         if self.sampler in CAUSAL:
             self._check_causal()
-        if not self.cache and self.attention != "block":
-            raise UserError("--no_cache: only block attention keeps anything; leave it out")
 
     def _check_causal(self) -> None:
         if self.attention == "full":
