@@ -164,6 +164,35 @@ def causal_nll(
 
 
 @torch.no_grad()
+def ordered_nll(
+    backbone: Callable[..., Tensor],
+    blocks: Tensor,
+    editable: Tensor,
+    noise: Absorbing,
+    token_bytes: Tensor,
+    *,
+    batch_size: int = 16,
+    shard: tuple[int, int] = (0, 1),
+    gather: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Bound:
+    """The exact negative log-likelihood of ``blocks`` (N, L) under what a denoiser writes on the
+    full canvas from left to right (arXiv:2603.01367): each token is predicted with itself and all
+    editable ones behind it hidden. A forward pass for each token."""
+    values = torch.zeros(len(blocks), dtype=rng.double(blocks.device), device=blocks.device)
+    row, place = editable.nonzero().unbind(1)
+    mine = row % shard[1] == shard[0]
+    column = torch.arange(blocks.shape[1], device=blocks.device)
+    for r, p in zip(row[mine].split(batch_size), place[mine].split(batch_size), strict=True):
+        ids = noise.corrupt(blocks[r], editable[r] & (column >= p[:, None]))
+        nats = cross_entropy(backbone(ids, column == p[:, None]), blocks[r, p])
+        values.index_add_(0, r, nats.to(values.dtype))
+    if shard[1] > 1:
+        values = gather(values[None]).sum(0)
+    count = editable.sum(1)
+    return _summary(values / count, count, blocks, editable, token_bytes, [])
+
+
+@torch.no_grad()
 def stream_bound(
     backbone: Callable[..., Tensor],
     blocks: Tensor,

@@ -12,7 +12,7 @@ from helpers.exact import RATES, chi_square_p
 from helpers.tabular import TabularDenoiser
 
 from diffusion.collator import IGNORE, DiffusionCollator
-from diffusion.likelihood import Bound, causal_nll, fixed_counts, likelihood_bound
+from diffusion.likelihood import Bound, causal_nll, fixed_counts, likelihood_bound, ordered_nll
 from diffusion.noise import SCHEDULES, choose_exactly
 from diffusion.objective import cross_entropy, token_weights
 from diffusion.training.trainer import DiffusionTrainer, Nats
@@ -453,3 +453,44 @@ def test_causal_loss_is_the_mean_over_the_asked_tokens():
     assert all(asked)
     assert bound.nats_per_token == pytest.approx(total / 26, rel=1e-6)
     assert (bound.tokens, bound.blocks) == (26, 9)
+
+
+def test_the_nll_in_order_is_the_law_of_writing_from_left_to_right_on_the_full_canvas():
+    """The probabilities of all texts sum to 1, and each is the product along the one order; what
+    is not editable is seen from the start."""
+    every = torch.tensor(list(itertools.product(range(VOCAB), repeat=LENGTH)))
+    editable = torch.ones_like(every, dtype=torch.bool)
+    bound = ordered_nll(DENOISER.backbone, every, editable, NOISE, BYTES, batch_size=7)
+    nats = torch.tensor(bound.by_block, dtype=torch.float64) * LENGTH
+    assert (-nats).exp().sum().item() == pytest.approx(1, abs=1e-6)
+    for text, value in list(zip(every.tolist(), nats.tolist(), strict=True))[::17]:
+        canvas = [VOCAB] * LENGTH
+        expected = 0.0
+        for i, token in enumerate(text):
+            expected -= math.log(DENOISER.probabilities(tuple(canvas))[i][token])
+            canvas[i] = token
+        assert value == pytest.approx(expected, abs=1e-5)
+    editable[:, 2] = False
+    (text,) = every[50:51].tolist()
+    some = ordered_nll(DENOISER.backbone, every[50:51], editable[50:51], NOISE, BYTES)
+    canvas, expected = [VOCAB, VOCAB, text[2], VOCAB], 0.0
+    for i in (0, 1, 3):
+        expected -= math.log(DENOISER.probabilities(tuple(canvas))[i][text[i]])
+        canvas[i] = text[i]
+    assert some.nats_per_token == pytest.approx(expected / 3, abs=1e-5) and some.tokens == 3
+
+    parts = [None, None]
+
+    def gather(rank):
+        def gather(values):
+            parts[rank] = values
+            return torch.cat([part for part in parts if part is not None])
+
+        return gather
+
+    for rank in range(2):
+        whole = ordered_nll(
+            DENOISER.backbone, every, torch.ones_like(editable), NOISE, BYTES,
+            shard=(rank, 2), gather=gather(rank),
+        )  # fmt: skip
+    assert whole.by_block == pytest.approx(bound.by_block, abs=1e-6)

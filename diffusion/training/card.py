@@ -11,7 +11,7 @@ from diffusion.cli import files
 from diffusion.data import corpus
 from diffusion.models import loading
 
-_BY_LAYOUT = re.compile("eval_(full|causal|block[0-9]+)_nats_per_token")
+_BY_LAYOUT = re.compile("eval_(full|causal|ordered|block[0-9]+)_nats_per_token")
 
 
 def summary(metrics: dict) -> str:
@@ -71,7 +71,11 @@ def by_layout(metrics: dict) -> str:
                 "standard_error_per_byte",
             )
         )
-        told = {"causal": "causal (exact)", "full": "full canvas (bound)"}
+        told = {
+            "causal": "causal (exact)",
+            "full": "full canvas (bound)",
+            "ordered": "full canvas, from left to right (exact)",
+        }
         told = told.get(name, f"blocks of {name[5:]} (bound)")
         lines.append(f"| {told} | {token:.4f} ± {error:.4f} | {byte:.4f} ± {byte_error:.4f} |")
     return "\n".join([*lines, ""])

@@ -32,6 +32,7 @@ from diffusion.models.layouts import Slots, arrange
 _EMA_FILE = "ema.safetensors"
 _STAGING = ".writing"
 _SIZES = (2, 4, 8, 16, 64)  # of blocks, in evaluations
+_IN_ORDER = 16  # validation blocks that are read in order on the full canvas, at the end
 
 
 def ema_update(decay: float):
@@ -241,6 +242,12 @@ class DiffusionTrainer(Trainer):
                     found[name] = likelihood.stream_bound(
                         backbone, blocks, collate, self.slots(name), self.token_bytes, **spread
                     )
+                if self.state.global_step >= self.state.max_steps:  # a pass for each token: once
+                    keep = torch.linspace(0, len(blocks) - 1, min(len(blocks), _IN_ORDER)).long()
+                    found["ordered"] = likelihood.ordered_nll(
+                        backbone, blocks[keep], editable[keep], collator.noise, self.token_bytes,
+                        **{name: value for name, value in spread.items() if name != "draws"},
+                    )  # fmt: skip
         model.train(was_training)
         return found
 
