@@ -3,6 +3,7 @@
 python benchmarks/redraw.py
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -19,10 +20,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     """Those that are there: docs/ shows no others."""
-    for path in sorted((ROOT / "docs" / "results").glob("*/*.png")):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="the folder")
+    docs = parser.parse_args().docs
+    for path in sorted((docs / "results").glob("*/*.png")):
         drawn = PICTURES[path.name].draw(report.load(str(path.with_name("results.json"))))
         write_atomically(path, drawn)
-    path = ROOT / "docs" / "sweep" / "sweep.png"
+    path = docs / "sweep" / "sweep.png"
     write_atomically(path, png(sweep.figure(json.loads(path.with_suffix(".json").read_text()))))
 
 
