@@ -33,7 +33,7 @@ from diffusion.models.guidance import Guided, Processed
 from diffusion.noise import Absorbing
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
-from diffusion.samplers.catalog import SAMPLERS, STEPPED
+from diffusion.samplers.catalog import CAUSAL, METHODS, STEPPED
 from diffusion.samplers.make import make_sampler
 
 RESULTS = Path(__file__).parent / "results" / "samplers.json"
@@ -41,12 +41,16 @@ MASK = 4
 
 # One row each: the sampler, and what is not its default. Sampled with top-k 50 and top-p 0.95.
 SETTINGS = [
-    *({"sampler": name} for name in SAMPLERS),
+    *({"sampler": name} for name in METHODS),
     *({"sampler": "remdm", "remask": kind} for kind in ("rescale", "conf", "loop", "psi")),
     {"sampler": "p2", "p2_score": "released"},
     {"sampler": "first-hitting", "block_length": 1},
     {"sampler": "confidence", "block_length": 8},
     {"sampler": "remdm", "block_length": 8},
+    *(
+        {"sampler": name, "attention": "block", "block_length": 4}
+        for name in ("first-hitting", "confidence", "ancestral")
+    ),
     {"sampler": "ancestral", "clock_delay": 0.8},
     {"sampler": "confidence", "early_commit": 3.0},
     {"sampler": "ancestral", "guidance": 1.0},
@@ -75,6 +79,9 @@ class Clock:
         self.denoiser = self.denoiser.start(canvas)
         return self
 
+    def slots(self, question):
+        return self.denoiser.slots(question)
+
     def __call__(self, question):
         started = clock(self.device)
         logits = self.denoiser(question)
@@ -82,15 +89,24 @@ class Clock:
         return logits
 
 
+def attention_of(setting: dict) -> str:
+    """The full canvas, but for what cannot be read on it."""
+    return setting.get("attention", "block" if setting["sampler"] in CAUSAL else "full")
+
+
 def text_of(writer: Writer, setting: dict, args) -> dict:
     options = GenerationOptions(
-        **setting, length=args.length, seed=args.seed, max_len=args.length + 32
+        **{"attention": attention_of(setting), **setting},
+        length=args.length,
+        seed=args.seed,
+        max_len=args.length + 32,
     )
     options.n_steps = args.n_steps if options.sampler in STEPPED else None
     *_, last = writer.generate([args.prompt], options, [0])
     text = written_text(writer.tokenizer, last, 0, stop=False)
     return {
         "nfe": int(last.nfe[0]),
+        "slots": int(last.slots[0]),
         "seconds": last.seconds,
         "text": " ".join(text[len(args.prompt) :].split()),
     }
@@ -139,7 +155,7 @@ def table(record: dict) -> str:
         "| `--sampler` | what it does | forward passes, N steps, L tokens | corrects itself | options | source | passes | seconds |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, facts in SAMPLERS.items():
+    for name, facts in METHODS.items():
         own = [f"--{option}" for option in facts.options]
         r = by_name[name]
         cells = [
@@ -205,10 +221,10 @@ def main() -> None:
         if args.only and setting["sampler"] not in args.only:
             continue
         r = {"setting": named(setting), **text_of(writer, setting, args)}
-        if large:
+        if large and attention_of(setting) == "full":
             r |= share_outside(large, setting, args)
         results.append(r)
-        outside = f"{r['outside']:8.1%}" if large else ""
+        outside = f"{r['outside']:8.1%}" if "outside" in r else ""
         print(f"{r['setting']:62} {r['nfe']:4} {r['seconds']:8.2f} {outside}  {r['text'][:60]}",
               flush=True)  # fmt: skip
     if args.output:

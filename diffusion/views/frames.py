@@ -108,7 +108,7 @@ def changes(rows: Sequence[Sequence[list]]) -> list[list[list]]:
 
 
 def status_line(frame: Frame, separator: str = " · ") -> str:
-    """Step, forward passes, measured seconds, open positions and written tokens a second."""
+    """Step, forward passes, measured seconds, open positions, written tokens a second and a pass."""
     step = f"step {frame.index}" + (f"/{frame.total}" if frame.total is not None else "")
     masks = f"{frame.masks} mask" + ("" if frame.masks == 1 else "s")
     return separator.join((step, *_cost(frame), masks, *_speed(frame)))
@@ -126,8 +126,10 @@ def _cost(frame: Frame) -> list[str]:
 
 
 def _speed(frame: Frame) -> list[str]:
-    rate = frame.written / frame.seconds if frame.seconds > 0 else 0
-    return [f"{rate:.0f} tokens/s"] if rate else []
+    if not (frame.written and frame.seconds > 0 and frame.nfe):
+        return []
+    rate, each = frame.written / frame.seconds, frame.written / frame.nfe
+    return [f"{rate:.0f} tokens/s", f"{each:.1f} a pass"]
 
 
 def printable(text: str) -> str:

@@ -175,7 +175,7 @@ def test_doubt_follows_the_probability_of_written_tokens():
 
 def test_status_line():
     frame = build([MASK, *ids_of("a")], [MASKED, FRESH])
-    assert status_line(frame) == "step 1/4 · NFE 1 · 0.50 s · 1 mask · 2 tokens/s"
+    assert status_line(frame) == "step 1/4 · NFE 1 · 0.50 s · 1 mask · 2 tokens/s · 1.0 a pass"
     assert status_line(build(ids_of("a"), [FRESH], total=None)).startswith("step 1 ·")
 
 

@@ -44,7 +44,10 @@ def test_states_differ_without_colour(screen):
     assert tty.lines() == [
         "Old new calm ░░░ ▓▓▓",
         "",
-        "━" * 14 + "╸" + "━" * 14 + "  step 1/10 · NFE 1 · 0.25 s · 2 masks · 8 tokens/s",
+        "━" * 14
+        + "╸"
+        + "━" * 14
+        + "  step 1/10 · NFE 1 · 0.25 s · 2 masks · 8 tokens/s · 2.0 a pass",
         "given   just written   ░░░ masked   ▓▓▓ re-masked   ∎ end",
     ]
     styles = {word: tty.style_of(word) for word in ("Old", "new", "calm")}
@@ -254,7 +257,10 @@ def test_finish_leaves_the_text_and_a_sane_terminal(screen):
         view.finish()
         view.finish()
     assert not tty.alternate and tty.cursor and tty.wraps
-    assert tty.lines() == ["Old new", "step 1/10 · NFE 1 · 0.25 s · 0 masks · 4 tokens/s"]
+    assert tty.lines() == [
+        "Old new",
+        "step 1/10 · NFE 1 · 0.25 s · 0 masks · 4 tokens/s · 1.0 a pass",
+    ]
     assert tty.style_of("new") == ""
     assert tty.screens[False] is tty.cells
 
