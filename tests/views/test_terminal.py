@@ -44,9 +44,9 @@ def test_states_differ_without_colour(screen):
     assert tty.lines() == [
         "Old new calm ░░░ ▓▓▓",
         "",
-        "━" * 14
-        + "╸"
-        + "━" * 14
+        "━" * 8
+        + "╺"
+        + "━" * 7
         + "  step 1/10 · NFE 1 · 0.25 s · 2 masks · 8 tokens/s · 2.0 a pass",
         "given   just written   ░░░ masked   ▓▓▓ re-masked   ∎ end",
     ]
@@ -259,7 +259,7 @@ def test_finish_leaves_the_text_and_a_sane_terminal(screen):
     assert not tty.alternate and tty.cursor and tty.wraps
     assert tty.lines() == [
         "Old new",
-        "step 1/10 · NFE 1 · 0.25 s · 0 masks · 4 tokens/s · 1.0 a pass",
+        "step 1/10  NFE 1  0.25 s  0 masks  4 tokens/s  1.0 a pass",
     ]
     assert tty.style_of("new") == ""
     assert tty.screens[False] is tty.cells
