@@ -176,9 +176,11 @@ def check_flags(generation: GenerationOptions, args: CompareOptions, prompt: str
         only(SWEEPS, "--sweep has its own prompt, lengths and steps, and draws no animation",
              generation, args, prompt)  # fmt: skip
         generation.sampler = generation.sampler or "confidence"
+        generation.attention = generation.attention.replace("auto", "full")
         if generation.sampler not in STEPPED:
             raise UserError(f"--sweep needs a sampler with a number of steps: {', '.join(STEPPED)}")
-    generation.sampler = generation.sampler or COMPARED_SAMPLER
+    if generation.n_steps is not None:
+        generation.sampler = generation.sampler or COMPARED_SAMPLER
     generation.check()
     at_least("--repeats", args.repeats, 1)
     check_slowdown(args.slowdown)

@@ -36,7 +36,7 @@ ATTENTION = {
     "full": "all positions see each other",
 }
 
-# A comparison is about many tokens a pass: the reference loop.
+# A comparison is about many tokens a pass: of a model without blocks, the reference loop.
 COMPARED_SAMPLER = "seed"
 
 

@@ -11,7 +11,7 @@ from diffusion import hardware
 from diffusion.canvas import Step, prompt_ids, written_ids, written_text
 from diffusion.cli.console import progress
 from diffusion.evaluation import record
-from diffusion.options import GenerationOptions
+from diffusion.options import COMPARED_SAMPLER, GenerationOptions
 from diffusion.views.frames import Framer
 
 Kept = TypeVar("Kept")
@@ -55,7 +55,8 @@ def options_for(writers: list, generation: GenerationOptions, prompt: str) -> li
     if length is None:
         given = [prompt_ids(w.tokenizer, [prompt], generation.max_len)[0] for w in writers]
         length = generation.max_len - max(map(len, given))
-    diffusion = dataclasses.replace(generation, length=length)
+    sampler = generation.sampler or (None if writers[0].blocks else COMPARED_SAMPLER)
+    diffusion = dataclasses.replace(generation, length=length, sampler=sampler)
     options = [writers[0].resolve(diffusion), GenerationOptions(**diffusion.shared())]
     for writer, own in zip(writers, options, strict=True):
         writer.check(own)
