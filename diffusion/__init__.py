@@ -11,7 +11,7 @@ From Python, five lines:
     import diffusion
 
     writer = diffusion.load("roberta-small-wikitext")
-    texts = diffusion.write(writer, ["The city was founded in"], sampler="confidence", n_steps=32)
+    texts = diffusion.write(writer, ["The city was founded in"], temperature=0.9)
     steps = list(diffusion.steps(writer, "The river", length=40))
     bounds = diffusion.score(writer, texts)
     diffusion.animate(writer, steps, "river.gif")
