@@ -75,7 +75,8 @@ class Stage:
             size = 19 if len(film.tracks) == 1 else 16
             line = (left, self.status_line, "", size)
             self.lines.append(drawing.write(axes, *line, self.ruler, color=INK))
-        drawing.draw_legend(axes, WIDTH - margin, HEIGHT - 26, 16, self.ruler, film.knows_doubt)
+        size = 13 if film.time_line else 16  # beside the verdict
+        drawing.draw_legend(axes, WIDTH - margin, HEIGHT - 26, size, self.ruler, film.knows_doubt)
 
     def _draw_time_line(self, axes) -> tuple[list, object]:
         """A line for each track on one scale, with its end in seconds; returns what changes: the
