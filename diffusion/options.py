@@ -26,7 +26,7 @@ from diffusion.samplers.catalog import (
 N_STEPS = 10
 MAX_STEPS = 100_000
 
-# What reads best with the embedded model: (sampler, block length). docs/samplers.md says why.
+# What reads best on the full canvas at this size: (sampler, block length).
 DEFAULT_SAMPLER = ("first-hitting", 1)
 # The same of a model that was trained for blocks, and the blocks of its other samplers.
 BLOCK_SAMPLER, BLOCK_LENGTH = "speculative", 4

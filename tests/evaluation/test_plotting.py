@@ -93,7 +93,7 @@ def test_the_committed_pictures_are_readable(path):
         assert len(set(seen)) == 2
     else:
         colours, markers = zip(*seen, strict=True)
-        assert len(seen) == 8 == len(set(colours)) == len(set(markers))
+        assert len(seen) == len(set(colours)) == len(set(markers)) >= 5
 
 
 @pytest.mark.slow
