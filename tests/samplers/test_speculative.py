@@ -4,12 +4,13 @@ import itertools
 
 import pytest
 import torch
-from models.test_cached import END, NOISE, VOCAB, prompts, tiny
+from models.test_cached import END, MASK, NOISE, VOCAB, prompts, tiny
 
 from diffusion import rng
 from diffusion.denoise import denoise
-from diffusion.models.cached import InBlocks
+from diffusion.models.cached import CleanStream, InBlocks
 from diffusion.models.denoiser import Denoiser
+from diffusion.models.layouts import arrange
 from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler
 from diffusion.samplers.speculative import dense, draw, speculate, verify
@@ -198,3 +199,34 @@ def test_an_end_in_a_draft_ends_the_text_there():
         speculate(canvas, Denoiser(model, NOISE, [0, 1]), Sampling(), rng.row_keys(0, range(2)), 3)
     )
     assert steps[2].revealed.sum(1).tolist() == [4, 4]  # three drafts and one more
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_drafts_are_the_predictions_of_the_noisy_stream_at_every_stop(shift, monkeypatch):
+    """From each place at which the verification can stop: the logits of the two-stream pass over a
+    block that begins there. Without this a draft would be worse, and its law the same."""
+    drafts, checked = 2, 0
+    real = CleanStream.run
+
+    def run(self, rows, ids, until, noisy, clean_at, noisy_at):
+        nonlocal checked
+        logits = real(self, rows, ids, until, noisy, clean_at, noisy_at)
+        here, behind = int(clean_at[1][0]) + 1, logits[len(clean_at[0]) :]
+        for j in range(int(until[0]) - here + 1):
+            first, end = here + j, min(here + j + drafts + 1, ids.shape[1])
+            slots = arrange(f"block{drafts + 1}", end, first, shift)
+            masked = ids[:, :end].clone()
+            masked[:, first:] = MASK
+            at = slots.noisy_read[first + 1 : end]
+            where = torch.zeros(1, len(slots.place), dtype=torch.bool)
+            where[0, at] = True
+            expected = self.backbone(slots.fill(ids[:, :end], masked), where, layout=slots)
+            ours = behind[j * drafts : j * drafts + len(at)]
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+            checked += len(at)
+        return logits
+
+    monkeypatch.setattr(CleanStream, "run", run)
+    denoiser = Denoiser(tiny(shift=shift), NOISE, FORBIDDEN)
+    list(speculate(prompts(5), denoiser, Sampling(), rng.row_keys(0, [0]), drafts))
+    assert checked > 20
