@@ -11,24 +11,19 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from diffusion.views import layout
 from diffusion.views.film import Film, Track
 from diffusion.views.frames import DOUBTS, END_MARK, Frame, State, changes, printable
-from diffusion.views.layout import (
-    BLUE,
-    GREY,
-    INK,
-    LABELS,
-    ORANGE,
-    PAPER,
-    TINTS,
-    reserved_text,
-    split_piece,
-    starts_word,
-)
 
 ASSETS = Path(__file__).parent / "assets"
 _CODES = {state: code for code, state in enumerate(State)}
-_COLOURS = {"ink": INK, "paper": PAPER, "grey": GREY, "blue": BLUE, "orange": ORANGE}
+_COLOURS = {
+    "ink": layout.INK,
+    "paper": layout.PAPER,
+    "grey": layout.GREY,
+    "blue": layout.BLUE,
+    "orange": layout.ORANGE,
+}
 
 
 def page(film: Film) -> str:
@@ -51,7 +46,7 @@ def page(film: Film) -> str:
     }
     # "<" would let a text close the script element; the escape is the same string to JSON.
     encoded = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
-    colours = _COLOURS | {f"tint{i}": tint for i, tint in enumerate(TINTS) if tint}
+    colours = _COLOURS | {f"tint{i}": tint for i, tint in enumerate(layout.TINTS) if tint}
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True)
     return environment.get_template("page.html.jinja").render(
         title=printable(film.title),
@@ -64,7 +59,7 @@ def page(film: Film) -> str:
             for i, track in enumerate(film.tracks)
         ],
         last=sum(moment.hold for moment in film.moments[:-1]),
-        labels={state.value: label for state, label in LABELS.items()},
+        labels={state.value: label for state, label in layout.LABELS.items()},
         plain=(State.GIVEN.value, State.SETTLED.value),  # without a block behind them
         doubt=film.knows_doubt,
         end_mark=END_MARK,
@@ -86,7 +81,7 @@ def _cell(frame: Frame, position: int) -> list:
     if position >= len(frame.states):
         return [-1, "", None]
     state = frame.states[position]
-    text = "" if state.open else split_piece(frame.shown(position))[1]
+    text = "" if state.open else layout.split_piece(frame.shown(position))[1]
     if state is State.FRESH and text.isspace():
         state = State.SETTLED  # as in the pictures: a space has no block
     return [_CODES[state], text, frame.confidence[position]]
@@ -95,17 +90,17 @@ def _cell(frame: Frame, position: int) -> list:
 def _words(track: Track) -> list[dict]:
     """The reserved text as words of cells, which the script covers or reveals. ``widest`` is a
     longer token that stands in the cell for a while, and needs room, too."""
-    reserved = reserved_text(track.frames)
+    reserved = layout.reserved_text(track.frames)
     shown: list[set[str]] = [set() for _ in reserved]
     for frame in track.frames:
         for i, state in enumerate(frame.states):
             if not state.open:
-                shown[i].add(split_piece(frame.shown(i))[1])
+                shown[i].add(layout.split_piece(frame.shown(i))[1])
     words: list[dict] = []
     before = " "
     for i, piece in enumerate(reserved):
-        lead, core, breaks = split_piece(piece)
-        if not words or (piece and starts_word(before, piece)):
+        lead, core, breaks = layout.split_piece(piece)
+        if not words or (piece and layout.starts_word(before, piece)):
             words.append({"lead": lead if words else "", "cells": [], "breaks": ""})
         longest = max(shown[i], key=len, default="")
         words[-1]["cells"].append(
