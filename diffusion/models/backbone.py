@@ -1,5 +1,6 @@
 """The language model behind one call: token ids in, logits at the asked positions out."""
 
+import functools
 import inspect
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from diffusion.errors import UserError
 from diffusion.models import layouts
+from diffusion.models.encoder import Encoder
 from diffusion.models.families import family, first_position
 from diffusion.models.loading import diffusion_settings, is_masked_lm
 from diffusion.models.shadows import block_slots
@@ -132,16 +134,25 @@ class Backbone(nn.Module):
 
     def _two_at_a_place(self, what: str) -> None:
         """Refuse models for which two slots cannot stand at one place."""
-        if not family(self.config).added_positions:
+        if family(self.config).encoder is None:
             raise UserError(f"models of type {self.config.model_type} {what}")
+
+    @functools.cached_property
+    def encoder(self) -> Encoder:
+        """The layers as plain calls, for models that write in blocks."""
+        return Encoder(self.model.base_model)
+
+    @functools.cached_property
+    def head(self) -> nn.Module | None:
+        """Hidden states (..., d) in, logits (..., V) out; None where it is not a part of its own."""
+        heads = (getattr(self.model, name, None) for name in family(self.config).heads)
+        return next((head for head in heads if isinstance(head, nn.Module)), None)
 
     def logits(self, inputs: dict, at) -> Tensor:
         """Logits (N, V) at N slots, ``at`` being an index of (B, S): the head sees no others."""
-        heads = (getattr(self.model, name, None) for name in family(self.config).heads)
-        head = next((head for head in heads if isinstance(head, nn.Module)), None)
-        if head is None:
+        if self.head is None:
             return self.model(**inputs).logits[at]
-        return head(self.model.base_model(**inputs).last_hidden_state[at])
+        return self.head(self.model.base_model(**inputs).last_hidden_state[at])
 
     def compute_dtype(self, device: torch.device) -> torch.dtype:
         if torch.is_autocast_enabled(device.type):

@@ -8,13 +8,11 @@ block just finished, and the noisy slots; nothing else of the canvas.
 """
 
 import copy
-import inspect
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion.canvas import Canvas, Question
-from diffusion.models import layouts
 from diffusion.models.backbone import Backbone
 from diffusion.models.families import first_position
 from diffusion.models.guidance import Wrapped
@@ -33,11 +31,9 @@ class CleanStream:
         self.device = next(backbone.parameters()).device
         # (B,) how many slots of each row are kept.
         self.done = torch.zeros(rows, dtype=torch.int64, device=self.device)
-        self._layers: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # of (B, H, columns, d)
+        self._kept: list[Tensor] = []  # of each layer keys and values, (2, B, H, columns, d / H)
         self._at: tuple = ()  # of the pass that is going on: rows, columns of its slots, last column
         self._spare = 0  # columns for the noisy slots of a pass
-        parameters = inspect.signature(backbone.model.base_model.forward).parameters
-        self._types = "token_type_ids" in parameters
 
     def missing(self, rows: Tensor, until: Tensor) -> Tensor:
         """(R,) clean slots that a pass to ``until`` (R,) has to compute."""
@@ -91,40 +87,31 @@ class CleanStream:
         self._at = rows[:, None], columns, slice(None) if whole else rows, width + extra
 
         position = where.clamp(max=self.length - 1) + first_position(self.backbone.config)
-        inputs = {"input_ids": shown, "position_ids": position, "kept": self}
-        if self._types:
-            inputs["token_type_ids"] = torch.zeros_like(shown)
-        if not sees.all():
-            dtype = self.backbone.compute_dtype(self.device)
-            bias = torch.zeros(sees.shape, dtype=dtype, device=self.device)
-            inputs["bias"] = bias.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
+        seen = None if sees.all() else sees[:, None]
+        hidden = self.backbone.encoder(shown, position, self._keep, seen)
+        self.done[rows] = until
         at = []
         if clean_at is not None:
             at.append((clean_at[0], clean_at[1] - begin[clean_at[0]]))
         if noisy_at is not None:
             at.append((noisy_at[0], noisy_at[1] + count))
         at = tuple(torch.cat(parts) for parts in zip(*at, strict=True))
-        with layouts.attending(self.backbone.model):
-            logits = self.backbone.logits(inputs, at)
-        self.done[rows] = until
-        return logits
+        return self.backbone.head(hidden[at])
 
-    def extend(self, module: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Called by the attention of each layer with the keys and values (R, H, S, d) of all slots
-        of the pass: keeps those of clean slots, and gives all that the pass sees."""
+    def _keep(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keeps the keys and values (R, S, H, d) of clean slots, and gives all that the pass
+        sees, see `Encoder`."""
         rows, columns, some, last = self._at
         need = self.length + self._spare + 1
-        store = self._layers.get(module)
-        if store is None or store[0].shape[2] < need:
-            fresh = tuple(
-                new.new_zeros(self.rows, new.shape[1], need, new.shape[3]) for new in (key, value)
-            )
-            for old, new in zip(store or (), fresh, strict=bool(store)):
-                new[:, :, : self.length] = old[:, :, : self.length]
-            self._layers[module] = store = fresh
-        for part, new in zip(store, (key, value), strict=True):
-            part[rows, :, columns] = new.transpose(1, 2)
-        return tuple(part[some, :, :last] for part in store)
+        if layer == len(self._kept):
+            self._kept.append(key.new_empty(2, self.rows, key.shape[2], 0, key.shape[3]))
+        kept = self._kept[layer]
+        if kept.shape[3] < need:  # zeros: nothing may come of what a slot does not see
+            more = kept.new_zeros(*kept.shape[:3], need - kept.shape[3], kept.shape[4])
+            self._kept[layer] = kept = torch.cat([kept, more], 3)
+        for part, new in zip(kept, (key, value), strict=True):
+            part[rows, :, columns] = new
+        return tuple(part[some, :, :last] for part in kept)
 
 
 class InBlocks(Wrapped):

@@ -4,6 +4,31 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Names:
+    """Where the parts of an encoder of BERT's kind are, which normalises behind each sum.
+
+    Attributes:
+        layers: the list of layers, from the model without its head; the others are within a layer.
+        attend: the maps to queries, keys and values.
+        out, norm: the map behind the attention, and the normalisation behind that.
+        up, activation, down, last: the same of the two maps with the activation between them.
+    """
+
+    layers: str = "encoder.layer"
+    attend: tuple[str, ...] = (
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+    )
+    out: str = "attention.output.dense"
+    norm: str = "attention.output.LayerNorm"
+    up: str = "intermediate.dense"
+    activation: str = "intermediate.intermediate_act_fn"
+    down: str = "output.dense"
+    last: str = "output.LayerNorm"
+
+
+@dataclass(frozen=True)
 class Family:
     """How the models of one ``config.model_type`` differ from others.
 
@@ -11,18 +36,31 @@ class Family:
         heads: names under which a model may have the part that turns hidden states (..., d) into
             logits (..., V). A model with none of them computes logits at all positions.
         after_padding: positions are numbered from pad_id + 1, as in RoBERTa; else from 0.
-        added_positions: a place is a vector added to the token there and nothing else, so that two
-            slots can stand at one place. Models that count distances between slots cannot do that.
+        encoder: for models where a place is a vector added to the token there and nothing else, so
+            that two slots can stand at one place: what `encoder` needs to know. Models that count
+            distances between slots cannot do that.
     """
 
     heads: tuple[str, ...] = ("lm_head", "cls")  # RoBERTa's and GPT-2's; BERT's
     after_padding: bool = False
-    added_positions: bool = False
+    encoder: Names | None = None
 
 
-_ROBERTA = Family(after_padding=True, added_positions=True)
+_ROBERTA = Family(after_padding=True, encoder=Names())
 _KIN = Family(after_padding=True)  # not tried with two slots at one place
-_BERT = Family(added_positions=True)
+_BERT = Family(encoder=Names())
+_DISTILBERT = Family(
+    encoder=Names(
+        layers="transformer.layer",
+        attend=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        out="attention.out_lin",
+        norm="sa_layer_norm",
+        up="ffn.lin1",
+        activation="ffn.activation",
+        down="ffn.lin2",
+        last="output_layer_norm",
+    )
+)
 FAMILIES = {
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
@@ -38,7 +76,7 @@ FAMILIES = {
     "xmod": _KIN,
     "bert": _BERT,
     "electra": _BERT,
-    "distilbert": _BERT,
+    "distilbert": _DISTILBERT,
 }
 
 

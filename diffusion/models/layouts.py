@@ -18,8 +18,6 @@ batch nor a head dimension.
 """
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -160,17 +158,11 @@ def layout_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     layout: Slots | None = None,
-    kept=None,
-    bias: Tensor | None = None,
     **kwargs,
 ) -> tuple[Tensor, None]:
     """An attention of transformers, for ``set_attn_implementation``: group by group where the
-    forward pass has a ``layout``, with ``kept`` keys and values (see `cached`) where it has a
-    ``bias`` of its own, else as usual."""
+    forward pass has a ``layout``, else as usual."""
     scaling = scaling or query.shape[-1] ** -0.5
-    if kept is not None:
-        key, value = kept.extend(module, key, value)
-        attention_mask = bias
     if layout is None:
         return _attend(query, key, value, attention_mask, scaling, dropout).transpose(1, 2), None
     clean, noisy = [], []
@@ -187,14 +179,3 @@ def layout_attention(
 
 
 AttentionInterface.register(ATTENTION, layout_attention)
-
-
-@contextmanager
-def attending(model: nn.Module) -> Iterator[None]:
-    """The model with this attention, and then again with its own."""
-    config, own = model.config, model.config._attn_implementation
-    config._attn_implementation = ATTENTION
-    try:
-        yield
-    finally:
-        config._attn_implementation = own
