@@ -22,7 +22,7 @@ from diffusion.proposal import Sampling
 
 # Random streams of a step: whether a draft is accepted, the token at the stop, the next draft.
 ACCEPT, TOKEN, DRAFT = range(3)
-DRAFTS = 3  # tokens of a draft, if nothing else is asked for
+DRAFTS = 2  # tokens of a draft, if nothing else is asked for
 
 
 def dense(sampling: Sampling, logits: Tensor) -> Tensor:
@@ -96,6 +96,7 @@ def speculate(
     width = drafts + 1 + shift
     group = torch.arange(drafts + 1, device=device).repeat_interleave(width)
     within = torch.arange(width, device=device).repeat(drafts + 1) - shift
+    streams = torch.tensor([ACCEPT, TOKEN, DRAFT], device=device)
     step, seconds = 0, 0.0
     yield Step(0, None, nfe, ids, *given, masked, nothing, nothing, confidence, 0.0, slots)
 
@@ -142,7 +143,7 @@ def speculate(
             ahead = logits[len(clean[0]) :].view(len(rows), drafts + 1, drafts, -1)
 
             keyed = rng.fold_in(keys[rows], step)
-            u = [rng.uniform(rng.fold_in(keyed, part), drafts) for part in (ACCEPT, TOKEN, DRAFT)]
+            u = rng.uniform(rng.fold_in(keyed[:, None], streams), drafts).unbind(1)
             old = torch.zeros_like(p[:, :-1]) if q is None else q[rows]
             accepted, weights = verify(p, old, draft[rows], n, u[ACCEPT])
             token = draw(weights, u[TOKEN][:, 0])

@@ -117,6 +117,10 @@ class TrainerFlags:
     per_device_train_batch_size: int = _flag(16, "Rows per device.", **_COUNT)
     per_device_eval_batch_size: int = _flag(16, "Rows per device.", **_COUNT)
     gradient_accumulation_steps: int = _flag(1, "Batches per optimiser step.", **_COUNT)
+    optim: str = _flag(
+        "adamw_torch", "adamw_torch, or muon: Muon for the matrices of the layers and Adam for the "
+        "rest, at one learning rate; others by the names of the Trainer."
+    )  # fmt: skip
     learning_rate: float = _flag(5e-5, "Its highest value.", **_NONNEGATIVE)
     lr_scheduler_type: str = _flag("linear", "linear, cosine, constant_with_warmup, ...")
     warmup_steps: float = _flag(0, "Steps of rising learning rate; below 1: a share of all.")

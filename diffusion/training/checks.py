@@ -27,6 +27,7 @@ from diffusion.training.arguments import (
     parse_layouts,
     parse_size,
 )
+from diffusion.training.optimizer import MUON
 
 
 @dataclass
@@ -44,6 +45,9 @@ class RunArguments(TrainerFlags, TrainingArguments):
     )
 
     def __post_init__(self):
+        self.muon = self.optim == MUON
+        if self.muon:  # which the Trainer does not know
+            self.optim = TrainerFlags.optim
         # `accelerate launch --cpu` says so by a variable.
         on_cpu = self.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
         if not on_cpu and torch.cuda.is_available():  # each of several processes takes its own

@@ -28,6 +28,7 @@ from diffusion.data.packing import Blocks, DrawSampler
 from diffusion.errors import UserError, first_line
 from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import Slots, arrange
+from diffusion.training.optimizer import MuonAndAdam
 
 _EMA_FILE = "ema.safetensors"
 _STAGING = ".writing"
@@ -170,6 +171,19 @@ class DiffusionTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         return self.sampler
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None and self.args.muon:
+            args = self.args
+            self.optimizer = MuonAndAdam(
+                self.model,
+                set(self.get_decay_parameter_names(self.model)),
+                lr=args.learning_rate,
+                weight_decay=args.weight_decay,
+                betas=(args.adam_beta1, args.adam_beta2),
+                eps=args.adam_epsilon,
+            )
+        return super().create_optimizer(model)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Nats per token. The denominators count the whole global batch, so that neither
@@ -365,6 +379,15 @@ class DiffusionTrainer(Trainer):
             raise UserError(
                 f"cannot go on from {folder}: {first_line(error)}; it was written with another "
                 "--model or --config, or is damaged"
+            ) from None
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"cannot go on from {checkpoint}: optimizer.pt: {first_line(error)}; it was written "
+                "with another --optim"
             ) from None
 
 

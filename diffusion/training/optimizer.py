@@ -1,0 +1,78 @@
+"""Muon for the matrices of the layers, AdamW for the rest (Jordan et al., 2024; arXiv:2502.16982)."""
+
+import torch
+from torch import Tensor, nn
+
+MUON = "muon"
+
+
+def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(matrices of the layers, all other weights), by name. Embeddings and the output matrix are
+    tables of vectors, for which Muon was not made."""
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    output = next((m.get_output_embeddings() for m in model.modules() if _has_output(m)), None)
+    if output is not None:
+        tables.add(id(output.weight))
+    matrices, others = {}, {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            hidden = weight.ndim == 2 and id(weight) not in tables
+            (matrices if hidden else others)[name] = weight
+    return matrices, others
+
+
+def _has_output(module: nn.Module) -> bool:
+    return hasattr(module, "get_output_embeddings") and (
+        module.get_output_embeddings() is not None
+    )
+
+
+class MuonAndAdam(torch.optim.Optimizer):
+    """Both as one optimiser. Muon's steps are scaled to the size of Adam's, so that one learning
+    rate does for the two.
+
+    Args:
+        decayed: names of the weights that weight decay is for; those of matrices are among them.
+        adam: settings of AdamW, ``lr`` and ``weight_decay`` among them.
+    """
+
+    def __init__(self, model: nn.Module, decayed: set[str], **adam):
+        matrices, others = split(model)
+        lr, decay = adam["lr"], adam["weight_decay"]
+        self.parts = (
+            torch.optim.Muon(
+                matrices.values(), lr=lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(
+                [
+                    {"params": [w for name, w in others.items() if name in decayed]},
+                    {
+                        "params": [w for name, w in others.items() if name not in decayed],
+                        "weight_decay": 0.0,
+                    },
+                ],
+                **adam,
+            ),
+        )
+        super().__init__(self._groups(), {})
+        self._share()
+
+    def _groups(self) -> list[dict]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    def _share(self) -> None:
+        """The same groups, not copies: who sets a learning rate here sets that of the part."""
+        self.param_groups = self._groups()
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state: dict) -> None:
+        for part, saved in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+        self._share()
