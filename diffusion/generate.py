@@ -15,10 +15,10 @@ from diffusion.models.denoiser import Denoiser
 from diffusion.models.families import max_length
 from diffusion.models.guidance import Guided, Processed
 from diffusion.noise import Absorbing
-from diffusion.options import GenerationOptions
+from diffusion.options import DRAFT_LENGTH, GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler
-from diffusion.samplers.speculative import DRAFTS, speculate
+from diffusion.samplers.speculative import speculate
 from diffusion.views.frames import status_line
 from diffusion.windows import denoise_windows
 
@@ -84,7 +84,7 @@ class Writer:
         sampling = Sampling(options.temperature, options.top_k, options.top_p)
         own = options.sampler_options()
         if options.sampler == "speculative":
-            drafts = options.draft_length or DRAFTS
+            drafts = options.draft_length or DRAFT_LENGTH
             return speculate(canvas, denoiser, sampling, keys, drafts, ends, options.cache)
         if options.attention == "block":
             clean = options.sampler == "causal"

@@ -1,9 +1,9 @@
 """The options of generation, once, for every script. Imports nothing heavy: `--help` is quick.
 
 What an option may be stands in the metadata of its field: ``range`` (least, most; None: no bound),
-``below`` (a bound that is not reached), ``choices`` (names, with what they mean if it is a dict), ``owners`` (the samplers it belongs to), and
-``shared`` where an autoregressive model understands it, too. `check_values` reads them, for any
-dataclass of options.
+``below`` (a bound that is not reached), ``choices`` (names, with what they mean if it is a dict),
+``owners`` (the samplers it belongs to), and ``shared`` where an autoregressive model understands
+it, too. `check_values` reads them, for any dataclass of options.
 """
 
 import difflib
@@ -30,6 +30,7 @@ MAX_STEPS = 100_000
 DEFAULT_SAMPLER = ("first-hitting", 1)
 # The same of a model that was trained for blocks, and the blocks of its other samplers.
 BLOCK_SAMPLER, BLOCK_LENGTH = "speculative", 4
+DRAFT_LENGTH = 2
 ATTENTION = {
     "auto": "block where the model was trained for it and the task goes from left to right",
     "block": "the block being written sees what is before it, whose keys and values are kept",
@@ -216,7 +217,7 @@ class GenerationOptions:
     )
     draft_length: int | None = _option(
         None,
-        "speculative: the longest draft, tokens; default 3.",
+        f"speculative: the longest draft, tokens; default {DRAFT_LENGTH}.",
         range=(1, 64),
         owners=owners("draft_length"),
     )

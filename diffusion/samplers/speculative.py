@@ -22,7 +22,6 @@ from diffusion.proposal import Sampling
 
 # Random streams of a step: whether a draft is accepted, the token at the stop, the next draft.
 ACCEPT, TOKEN, DRAFT = range(3)
-DRAFTS = 2  # tokens of a draft, if nothing else is asked for
 
 
 def dense(sampling: Sampling, logits: Tensor) -> Tensor:
@@ -64,7 +63,7 @@ def speculate(
     denoiser,
     sampling: Sampling,
     keys: Tensor,
-    drafts: int = DRAFTS,
+    drafts: int,
     end_id: int | None = None,
     keep: bool = True,
 ) -> Iterator[Step]:

@@ -22,9 +22,7 @@ def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def _has_output(module: nn.Module) -> bool:
-    return hasattr(module, "get_output_embeddings") and (
-        module.get_output_embeddings() is not None
-    )
+    return hasattr(module, "get_output_embeddings") and (module.get_output_embeddings() is not None)
 
 
 class MuonAndAdam(torch.optim.Optimizer):

@@ -132,13 +132,13 @@ def test_texts_depend_on_no_cache_and_no_batch(shift):
     model = tiny(shift=shift)
     denoiser = Denoiser(model, NOISE, [0, 1])
     canvas, keys = prompts(1, 7, 4, 13), rng.row_keys(0, range(4))
-    *_, ours = speculate(canvas, denoiser, Sampling(), keys)
-    *_, anew = speculate(canvas, denoiser, Sampling(), keys, keep=False)
+    *_, ours = speculate(canvas, denoiser, Sampling(), keys, 3)
+    *_, anew = speculate(canvas, denoiser, Sampling(), keys, 3, keep=False)
     assert torch.equal(ours.ids, anew.ids) and torch.equal(ours.nfe, anew.nfe)
     assert (anew.slots > ours.slots).all() and not ours.masked.any()
     for row in range(4):
         one = canvas.take(slice(row, row + 1))
-        *_, alone = speculate(one, denoiser, Sampling(), keys[row : row + 1])
+        *_, alone = speculate(one, denoiser, Sampling(), keys[row : row + 1], 3)
         assert torch.equal(alone.ids[0], ours.ids[row])
         assert alone.slots[0] == ours.slots[row] and alone.nfe[0] == ours.nfe[row]
 
@@ -161,7 +161,7 @@ def test_each_step_reveals_what_it_confirms_and_slots_add_up():
     model = tiny()
     canvas = prompts(5, total=17)
     steps = list(
-        speculate(canvas, Denoiser(model, NOISE, [0, 1]), Sampling(), rng.row_keys(3, [0]))
+        speculate(canvas, Denoiser(model, NOISE, [0, 1]), Sampling(), rng.row_keys(3, [0]), 3)
     )
     assert steps[0].slots == 0 and steps[0].nfe == 0
     # The prompt, and one group of the token before, the one at the stop and three behind it.
@@ -182,7 +182,7 @@ def test_an_end_in_a_draft_ends_the_text_there():
     model.lm_head.bias.data[END] += 200.0
     canvas = prompts(5, 3)
     *_, last = speculate(
-        canvas, Denoiser(model, NOISE, [0, 1]), Sampling(), rng.row_keys(0, range(2)), end_id=END
+        canvas, Denoiser(model, NOISE, [0, 1]), Sampling(), rng.row_keys(0, range(2)), 3, end_id=END
     )
     assert last.nfe.tolist() == [1, 1] and not last.masked.any()
     assert last.padding.sum(1).tolist() == [14, 16]
@@ -191,7 +191,12 @@ def test_an_end_in_a_draft_ends_the_text_there():
     model.lm_head.bias.data[7] += 200.0
     steps = list(
         speculate(
-            canvas, Denoiser(model, NOISE, [0, 1]), Sampling(), rng.row_keys(0, range(2)), end_id=7
+            canvas,
+            Denoiser(model, NOISE, [0, 1]),
+            Sampling(),
+            rng.row_keys(0, range(2)),
+            3,
+            end_id=7,
         )
     )
     assert steps[-1].nfe.tolist() == [1, 1]
