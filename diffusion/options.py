@@ -130,7 +130,7 @@ class GenerationOptions:
     alg_temp: float | None = _option(
         None,
         "confidence: randomness of the order; default 0, none.",
-        range=(0, None),
+        range=(0, 1e6),
         owners=owners("alg_temp"),
     )
     threshold: float | None = _option(

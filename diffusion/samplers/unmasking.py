@@ -110,7 +110,8 @@ class Confidence(Sampler):
         if self.alg_temp > 0:
             # The n largest of score / tau + Gumbel noise are n draws without replacement.
             gumbel = -(-state.uniform(0).log()).log()
-            score = score / self.alg_temp + gumbel
+            # In float64, where no temperature that is allowed becomes 0 or infinite.
+            score = score.to(gumbel.dtype) / self.alg_temp + gumbel
         return proposal.asked & (ranks(score) < self._quota(state)), None
 
 
