@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffusion.cli import console
-from diffusion.cli.files import check_animation_path, check_display, write_text
+from diffusion.cli.files import check_animation_path, check_apart, check_display, write_text
 from diffusion.cli.flags import parse_flags
 from diffusion.cli.prompts import PROMPT_HELP, ask, check_prompt, given_prompts
 from diffusion.errors import UserError, run
@@ -190,6 +190,7 @@ def check_flags(generation: GenerationOptions, args: CompareOptions, prompt: str
         check_prompt(prompt)
     if args.save_animation is not None:
         check_animation_path(args.save_animation)
+        check_apart({"--save_animation": args.save_animation}, {"--replay": args.replay})
     if args.show:
         check_display()
     folder = Path(args.output_dir or ".")

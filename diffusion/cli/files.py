@@ -83,7 +83,46 @@ def unfinished(target: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def same_file(one: str, other: str) -> bool:
+def check_file(flag: str, path: str) -> None:
+    """Refuse a name to which no file can be written, before any work; writes nothing."""
+    file, advice = Path(path), "give a file in a folder that can be written to"
+    try:
+        if not path or path.endswith(("/", os.sep)) or file.is_dir():
+            raise UserError(f"{flag} {path!r} is a folder; give the name of a file")
+        folder = file.absolute().parent
+        if not folder.is_dir():
+            raise UserError(f"{flag} {path!r}: the folder {folder} does not exist; make it first")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"{flag} {path!r}: the folder {folder} is not writable; {advice}")
+        # The folder alone would allow it: a file is replaced whole.
+        if file.exists() and not os.access(file, os.W_OK):
+            raise UserError(f"{flag} {path!r} is read-only; give another, or make it writable")
+    except (OSError, ValueError) as error:  # a name that is too long, a loop of links, a null byte
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{flag} {path!r} cannot be written ({why}); {advice}") from None
+
+
+def check_apart(outputs: dict[str, str | None], inputs: dict[str, str | None]) -> None:
+    """Refuse an output that would replace an input or another output of the command; both are
+    flags with what was given for them, None: nothing. An input may be no file, or a device: what is
+    typed into /dev/stdin may go to /dev/stdout."""
+    taken = {flag: path for flag, path in inputs.items() if path and _exists(path)}
+    for flag, path in outputs.items():
+        for other, name in taken.items() if path else ():
+            if _same(path, name):
+                raise UserError(f"{other} and {flag} are both {path!r}; give two files")
+        if path:
+            taken[flag] = path
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.isfile(path)
+    except ValueError:
+        return False
+
+
+def _same(one: str, other: str) -> bool:
     """Whether two names, of which a file may not exist yet, are of one file."""
     if os.path.exists(one) and os.path.exists(other):
         return os.path.samefile(one, other)
@@ -93,20 +132,14 @@ def same_file(one: str, other: str) -> bool:
 ANIMATIONS = (".gif", ".mp4", ".html", ".png")
 
 
-def check_animation_path(path: str | os.PathLike) -> None:
+def check_animation_path(path: str | os.PathLike, flag: str = "--save_animation") -> None:
     """Raise `UserError` if no animation can be written to ``path``. For the start of a script,
     before any work; imports nothing heavy and writes nothing."""
-    path = Path(path)
-    suffix = path.suffix.lower()
+    suffix = Path(path).suffix.lower()
     if suffix not in ANIMATIONS:
-        what = f"the ending {path.suffix!r}" if suffix else "no ending"
+        what = f"the ending {Path(path).suffix!r}" if suffix else "no ending"
         raise UserError(f"{path}: {what}; an animation ends in one of {', '.join(ANIMATIONS)}.")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the name of a file.")
-    if not path.parent.is_dir():
-        raise UserError(f"The folder {path.parent} does not exist; create it first.")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UserError(f"The folder {path.parent} is not writable; choose another.")
+    check_file(flag, str(path))
     if suffix == ".mp4" and shutil.which("ffmpeg") is None:
         raise UserError(
             f"{path}: writing MP4 needs the program ffmpeg, which is not installed; "

@@ -1,10 +1,8 @@
 """The options of the scripts that write."""
 
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from diffusion.cli.files import check_animation_path, check_display, same_file
+from diffusion.cli.files import check_animation_path, check_apart, check_display, check_file
 from diffusion.cli.prompts import check_prompt
 from diffusion.errors import UserError
 from diffusion.options import check_values
@@ -53,6 +51,11 @@ class WritingOptions:
         default=True, metadata={"help": "Show the canvas while it fills (in a terminal)."}
     )
 
+    @property
+    def outputs(self) -> dict[str, str | None]:
+        """The files that are written, by their flags."""
+        return {"--output": self.output, "--save_animation": self.save_animation}
+
     def check_flags(self, prompt: str | None, edits: bool = False) -> None:
         """Refuse all that can be refused without a model; ``edits``: the text to work on is given
         by a flag."""
@@ -79,17 +82,5 @@ class WritingOptions:
                 f"{flag} animates one text; give one prompt (or --unconditional) and one sample"
             )
         if self.output is not None:
-            folder = Path(self.output).absolute().parent
-            bad = not self.output or Path(self.output).is_dir() or not folder.is_dir()
-            if bad or not os.access(folder, os.W_OK):
-                raise UserError(f"--output {self.output!r} cannot be written; give a file in a folder "
-                                "that can")  # fmt: skip
-            # The folder alone would allow it: a file is replaced whole.
-            if Path(self.output).exists() and not os.access(self.output, os.W_OK):
-                raise UserError(
-                    f"--output {self.output!r} is read-only; give another file, or make it writable"
-                )
-            if self.save_animation and same_file(self.output, self.save_animation):
-                raise UserError(
-                    f"--output and --save_animation are both {self.output!r}; give two files"
-                )
+            check_file("--output", self.output)
+        check_apart(self.outputs, {})

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from diffusion.cli.console import say
-from diffusion.cli.files import same_file
+from diffusion.cli.files import check_apart
 from diffusion.cli.options import WritingOptions
 from diffusion.editing.templates import HOLE, kept_characters, parse_template
 from diffusion.errors import UserError
@@ -154,11 +154,9 @@ class EditingOptions:
             raise UserError(f"{flag} animates one text; --{mode} has several, leave it out")
         if mode == "score" and script.num_samples != 1:
             raise UserError("--num_samples is for writing, and --score only reads; leave it out")
-        # Not a device: what is typed into /dev/stdin may go to /dev/stdout.
         values = getattr(self, mode)
-        for name in filter(os.path.isfile, values if isinstance(values, list) else [values]):
-            if script.output and same_file(script.output, name):
-                raise UserError(f"--output {script.output!r} is what --{mode} reads; give another")
+        for name in values if isinstance(values, list) else [values]:
+            check_apart(script.outputs, {f"--{mode}": name})
         if mode == "infill":
             return parse_template(text_or_file(self.infill, "--infill"))
         if mode == "rewrite":

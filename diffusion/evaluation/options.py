@@ -1,9 +1,8 @@
 """The options of scoreboard.py, and the rows that it measures by default."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from diffusion.cli.files import check_output_dir
+from diffusion.cli.files import check_apart, check_file, check_output_dir
 from diffusion.errors import UserError
 from diffusion.evaluation.rows import Grid, read_grid
 from diffusion.options import PairOptions, check_values
@@ -94,10 +93,12 @@ class ScoreOptions(PairOptions):
 
     def check_flags(self) -> None:
         """Everything that can be refused before a model is loaded; fills in `DEFAULTS`."""
-        if self.markdown is not None and not Path(self.markdown).absolute().parent.is_dir():
-            raise UserError(
-                f"--markdown {self.markdown!r} is in no folder that exists; make it first"
-            )
+        if self.markdown is not None:
+            check_file("--markdown", self.markdown)
+            for path in self.results:
+                check_apart({"--markdown": self.markdown}, {"--results": path})
+            read = {"--settings": self.settings, "--dataset": self.dataset}
+            check_apart({"--markdown": self.markdown}, read)
         if self.results:
             if self.settings or self.quick:
                 raise UserError("--results measures nothing; leave out --settings and --quick")

@@ -367,10 +367,10 @@ BAD = {
     "blocks of a score": (["--score", "long", "--block_length", "1"], "--block_length 1"),
     "samplers and a mode": (["--list_samplers", "--rewrite", TEXT], "--list_samplers"),
     "list of an unknown sampler": (["--list_samplers", "--sampler", "confidnce"], "'confidence'"),
-    "scores over the lines": (["--score", "long", "--output", "./long"], "is what --score reads"),
-    "rewrite over the text": (["--rewrite", "long", "--output", "long"], "--rewrite reads"),
+    "scores over the lines": (["--score", "long", "--output", "./long"], "--score and --output are both"),
+    "rewrite over the text": (["--rewrite", "long", "--output", "long"], "--rewrite and --output are both"),
     "points over an end": (
-        ["--interpolate", TEXT, "long", "--output", "long"], "--interpolate reads",
+        ["--interpolate", TEXT, "long", "--output", "long"], "--interpolate and --output are both",
     ),
     "samples of a score": (["--score", "long", "--num_samples", "2"], "--num_samples"),
 }  # fmt: skip
