@@ -123,11 +123,13 @@ class TrainerFlags:
     )  # fmt: skip
     learning_rate: float = _flag(5e-5, "Its highest value.", **_NONNEGATIVE)
     lr_scheduler_type: str = _flag("linear", "linear, cosine, constant_with_warmup, ...")
-    warmup_steps: float = _flag(0, "Steps of rising learning rate; below 1: a share of all.")
+    warmup_steps: float = _flag(
+        0, "Steps of rising learning rate; below 1: a share of all.", **_NONNEGATIVE
+    )
     weight_decay: float = _flag(0.0, "Of the optimiser.", **_NONNEGATIVE)
     adam_beta1: float = _flag(0.9, "Of Adam.", **_SHARE)
     adam_beta2: float = _flag(0.999, "Of Adam.", **_SHARE)
-    max_grad_norm: float = _flag(1.0, "Longer gradients are shortened; 0: never.")
+    max_grad_norm: float = _flag(1.0, "Longer gradients are shortened; 0: never.", **_NONNEGATIVE)
     seed: int = _flag(42, "Of all that is random.", range=(0, None), below=2**32)
     dtype: str = _flag(
         "auto", "Computing in float32 or bfloat16 (weights stay float32); auto takes bfloat16 where "
@@ -146,7 +148,7 @@ class TrainerFlags:
     )  # fmt: skip
     save_strategy: str = _flag("epoch", "no, steps or epoch.")
     save_steps: float = _flag(500, "With --save_strategy steps.")
-    save_total_limit: int | None = _flag(1, "Checkpoints kept.")
+    save_total_limit: int | None = _flag(1, "Checkpoints kept.", **_COUNT)
     resume_from_checkpoint: str | None = _flag(
         None, "'last', or a checkpoint folder to go on from."
     )

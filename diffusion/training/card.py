@@ -32,6 +32,7 @@ def summary(metrics: dict) -> str:
 
 def save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds) -> None:
     """The final folder: an ordinary model folder with a card."""
+    trainer.check_finite("validation loss", metrics["eval_nats_per_token"])
     model = trainer.inference_model
     tokens = trainer.state.global_step * args.global_batch * data.block_size
     settings = dict(model.config.diffusion)

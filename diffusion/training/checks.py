@@ -1,8 +1,10 @@
 """All flags of a run, the Trainer's own among them, and what of them is refused before any work."""
 
+import contextlib
+import math
 import os
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -10,6 +12,7 @@ from safetensors import safe_open
 from transformers import TrainerState, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import SchedulerType, get_last_checkpoint
+from transformers.training_args import OptimizerNames
 
 from diffusion import hardware
 from diffusion.cli import files
@@ -17,7 +20,7 @@ from diffusion.cli.flags import parse_flags
 from diffusion.errors import UserError, first_line
 from diffusion.models import loading
 from diffusion.models.families import max_length
-from diffusion.options import check_values
+from diffusion.options import check_values, one_of
 from diffusion.training.arguments import (
     GROUPS,
     DataArguments,
@@ -38,6 +41,8 @@ class RunArguments(TrainerFlags, TrainingArguments):
     lr_scheduler_type: SchedulerType | str = field(
         default=TrainerFlags.lr_scheduler_type, metadata={"help": "Course of the learning rate."}
     )
+    # What is not finite would be left out of the loss that is logged, and so would its warning.
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must stay false."})
     adam_epsilon: float = field(default=1e-8, metadata={"help": "Of Adam.", "range": (0, None)})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false."})
     ddp_find_unused_parameters: bool | None = field(
@@ -45,6 +50,7 @@ class RunArguments(TrainerFlags, TrainingArguments):
     )
 
     def __post_init__(self):
+        one_of("--optim", str(self.optim), [MUON, *(name.value for name in OptimizerNames)])
         self.muon = self.optim == MUON
         if self.muon:  # which the Trainer does not know
             self.optim = TrainerFlags.optim
@@ -80,10 +86,20 @@ def parse(
     Raises:
         UserError: an unknown flag, a value that is none.
     """
-    try:
+    with told():
         return tuple(parse_flags((*GROUPS, RunArguments), description))
-    except (ValueError, ImportError) as error:  # TrainingArguments checks its own values
-        raise UserError(f"{first_line(error)}; see --help") from None
+
+
+@contextlib.contextmanager
+def told():
+    """The Trainer, its arguments and what it builds check their own values: whatever they raise is
+    a `UserError`."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise UserError(f"{first_line(error)}; see --help and --help_all") from None
 
 
 # Flags of the Trainer that would do nothing here, or harm, with the one value they may have.
@@ -94,6 +110,7 @@ _FIXED = {
     "gradient_checkpointing": False,
     "label_smoothing_factor": 0.0,
     "load_best_model_at_end": False,
+    "logging_nan_inf_filter": False,
     "push_to_hub": False,
     "remove_unused_columns": False,
 }
@@ -111,8 +128,18 @@ def check(
     for name, value in _FIXED.items():
         if getattr(args, name, value) != value:  # not every version has all of them
             raise UserError(f"--{name} {getattr(args, name)} is not supported here; leave it out")
+    for option in fields(args):
+        value = getattr(args, option.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{option.name} {value} must be a finite number")
     for group in (model, data, diffusion, args):
         check_values(group)
+    for name in ("save_steps", "eval_steps", "logging_steps"):
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise UserError(f"--{name} {value} must be above 0; below 1 it is a share of all steps")
+    if args.max_steps == 0 or args.max_steps < -1:
+        raise UserError(f"--max_steps {args.max_steps} must be 1 or more; leave it out for epochs")
     for name in set(args.report_to) - set(get_available_reporting_integrations()):
         raise UserError(f"--report_to {name} is unknown or not installed; use none, or install it")
     if not (args.max_steps > 0 or args.num_train_epochs > 0):

@@ -1,5 +1,6 @@
 """The Trainer that both objectives share: loss, evaluation, weight EMA, safe checkpoints."""
 
+import contextlib
 import math
 import os
 import shutil
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from diffusion import likelihood, objective
@@ -28,6 +29,7 @@ from diffusion.data.packing import Blocks, DrawSampler
 from diffusion.errors import UserError, first_line
 from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import Slots, arrange
+from diffusion.training.checks import told
 from diffusion.training.optimizer import MuonAndAdam
 
 _EMA_FILE = "ema.safetensors"
@@ -142,14 +144,15 @@ class DiffusionTrainer(Trainer):
         self.schedule, self.loss = schedule, loss
         self.eval_draws = eval_draws
         self.token_bytes = token_bytes
-        super().__init__(
-            model=Nats(backbone),
-            args=args,
-            train_dataset=Blocks(train_blocks),
-            eval_dataset=Blocks(eval_blocks),
-            data_collator=collator,
-            processing_class=tokenizer,
-        )
+        with told():
+            super().__init__(
+                model=Nats(backbone),
+                args=args,
+                train_dataset=Blocks(train_blocks),
+                eval_dataset=Blocks(eval_blocks),
+                data_collator=collator,
+                processing_class=tokenizer,
+            )
         # compute_loss below divides by the size of the whole accumulated batch itself.
         self.model_accepts_loss_kwargs = True
         self.sampler = DrawSampler(len(train_blocks), args.global_batch, args.seed)
@@ -169,6 +172,19 @@ class DiffusionTrainer(Trainer):
         """What generation should use: the weight average where there is one."""
         return self.raw_model if self.ema is None else self.ema.module
 
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        """As the Trainer's, which would take one more step from where nothing is left to train."""
+        if resume_from_checkpoint is not None:
+            state = TrainerState.load_from_json(f"{resume_from_checkpoint}/trainer_state.json")
+            *_, planned = self.set_initial_training_values(self.args, self.get_train_dataloader())
+            if state.global_step >= planned:
+                say(f"{resume_from_checkpoint} is the end of the run: nothing is left to train")
+                self.state = state
+                self.state.max_steps = planned
+                self._load_from_checkpoint(resume_from_checkpoint)
+                return
+        super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
     def _get_train_sampler(self, train_dataset=None):
         return self.sampler
 
@@ -183,7 +199,12 @@ class DiffusionTrainer(Trainer):
                 betas=(args.adam_beta1, args.adam_beta2),
                 eps=args.adam_epsilon,
             )
-        return super().create_optimizer(model)
+        with told():
+            return super().create_optimizer(model)
+
+    def create_scheduler(self, *args, **kwargs):
+        with told():
+            return super().create_scheduler(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Nats per token. The denominators count the whole global batch, so that neither
@@ -203,6 +224,25 @@ class DiffusionTrainer(Trainer):
             loss = (nats * weights).sum() / self.args.global_batch
         # Gradients are averaged over processes; the sum is what is wanted.
         return loss * self.accelerator.num_processes
+
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
+        """Nothing is logged or saved of a run that has broken down. The sum of losses stays broken
+        until it is logged; to look at it in every step would make a GPU wait."""
+        control = self.control
+        if control.should_log or control.should_save or control.should_evaluate:
+            self.check_finite("loss", tr_loss)
+            if not self.args.fp16:  # whose scaler skips steps that are too large
+                self.check_finite("gradient", grad_norm)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def check_finite(self, what: str, value: Tensor | float | None) -> None:
+        """Stop where a number that has to be finite is not."""
+        if value is not None and not math.isfinite(float(value)):
+            raise UserError(
+                f"the {what} is not finite at step {self.state.global_step}, and the run ends; "
+                "checkpoints from before are kept: go on from one with a lower --learning_rate, "
+                "or with --max_grad_norm"
+            )
 
     def end_processes(self) -> None:
         """Wait for the others: a process that just ends may take them down with it."""
@@ -308,6 +348,8 @@ class DiffusionTrainer(Trainer):
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+        total = sum(weight.detach().sum() for weight in self.raw_model.parameters())
+        self.check_finite("sum of the weights", total)
         try:
             super()._save_checkpoint(model, trial)
         except Exception as error:  # safetensors, tokenizers and torch each raise their own kind
@@ -382,13 +424,32 @@ class DiffusionTrainer(Trainer):
             ) from None
 
     def _load_optimizer_and_scheduler(self, checkpoint):
-        try:
+        with _state_of(checkpoint, "optimizer.pt, scheduler.pt"):
             super()._load_optimizer_and_scheduler(checkpoint)
-        except (KeyError, ValueError) as error:
-            raise UserError(
-                f"cannot go on from {checkpoint}: optimizer.pt: {first_line(error)}; it was written "
-                "with another --optim"
-            ) from None
+
+    def _load_rng_state(self, checkpoint):
+        if checkpoint is None:
+            return
+        number = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
+        if not Path(checkpoint, f"rng_state{number}.pth").is_file():
+            say(
+                f"note: {checkpoint} has no rng_state{number}.pth, as that of another number of "
+                "processes has none; with dropout the run will not be the one that was stopped"
+            )
+        with _state_of(checkpoint, f"rng_state{number}.pth"):
+            super()._load_rng_state(checkpoint)
+
+
+@contextlib.contextmanager
+def _state_of(checkpoint: str | None, names: str):
+    """Whatever a damaged file of a state makes a library raise is a `UserError`."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f"cannot go on from {checkpoint}: {names}: {first_line(error)}; it is damaged, or was "
+            "written with another --optim"
+        ) from None
 
 
 @torch.no_grad()

@@ -44,6 +44,21 @@ BAD_FLAGS = [
     (["--gradient_accumulation_steps", "0"], ["gradient_accumulation_steps"]),
     (["--num_train_epochs", "0", "--max_steps", "-1"], ["--num_train_epochs 0"]),
     (["--learning_rate", "nan"], ["--learning_rate nan"]),
+    (["--learning_rate", "inf"], ["--learning_rate inf"]),
+    (["--max_grad_norm", "nan"], ["--max_grad_norm nan"]),
+    (["--max_grad_norm", "-1"], ["--max_grad_norm -1.0"]),
+    (["--weight_decay", "inf"], ["--weight_decay inf"]),
+    (["--warmup_steps", "-1"], ["warmup_steps"]),
+    (["--save_steps", "nan"], ["--save_steps nan"]),
+    (["--save_steps", "0"], ["--save_steps 0.0"]),
+    (["--save_total_limit", "-3"], ["--save_total_limit -3", "at least 1"]),
+    (["--max_steps", "0"], ["--max_steps 0"]),
+    (["--max_steps", "-3"], ["--max_steps -3"]),
+    (["--neftune_noise_alpha", "inf"], ["--neftune_noise_alpha inf"]),
+    (["--lr_scheduler_kwargs", "x"], ["mapping"]),
+    (["--optim_args", "x"], ["x"]),
+    (["--optim", "adamw_bnb_8bit"], ["bitsandbytes"]),
+    (["--save_strategy", "best"], []),
     (["--learning_rate", "-1"], ["--learning_rate -1.0"]),
     (["--adam_beta2", "1"], ["--adam_beta2 1.0"]),
     (["--seed", "-1"], ["--seed -1"]),
@@ -75,12 +90,19 @@ BAD_FLAGS = [
 ]
 
 
+LATE = {
+    *("--attn_implementation", "--save_strategy", "--optim", "--optim_args"),
+    "--lr_scheduler_kwargs",
+}
+
+
 @pytest.mark.parametrize(("flags", "words"), BAD_FLAGS, ids=lambda x: " ".join(x))
 def test_bad_flags(train, text, tmp_path, flags, words):
     code, err = train(*RUN, *SIZE, "--dataset", text, "--max_steps", 1,
                       "--output_dir", tmp_path / "out", *flags)  # fmt: skip
     assert code == 2, err
-    if "--attn_implementation" in flags:  # known only when the model is there
+    if LATE & set(flags):
+        # known only when there is a model
         err = "".join(err.splitlines(keepends=True)[-1:])
     one_sentence(err, *words)
     assert files(tmp_path) == []

@@ -1,5 +1,6 @@
 """A run that is stopped and goes on is the run that was never stopped."""
 
+import pickle
 import random
 import re
 import signal
@@ -16,6 +17,7 @@ from helpers.training import (
     start,
     state,
 )
+from safetensors.torch import load_file
 
 
 @pytest.mark.slow
@@ -113,3 +115,56 @@ def test_going_back_to_an_earlier_checkpoint_drops_the_later_ones(train, text, t
     code, _ = train(*flags, "--max_steps", 6, "--resume_from_checkpoint", out / "checkpoint-2")
     assert code == 0
     assert sorted(p.name for p in out.glob("check*")) == [f"checkpoint-{n}" for n in (2, 4, 6)]
+
+
+@pytest.mark.parametrize("length", [("--max_steps", 5), ("--num_train_epochs", 0.3)], ids=str)
+def test_the_end_of_a_run_is_not_trained_further(train, text, tmp_path, length):
+    """Neither when all was written, nor when the process died before the final files were."""
+    out = tmp_path / "out"
+    flags = [*RUN, *SIZE, "--dataset", text, *length, "--save_strategy", "steps", "--save_steps", 1,
+             "--dropout", 0.1, "--ema", 0.9, "--output_dir", out]  # fmt: skip
+    train(*flags)
+    before = (out / "model.safetensors").read_bytes()
+    card = (out / "README.md").read_text()
+    for left in ([], ["model.safetensors", "README.md"]):
+        for name in left:
+            (out / name).unlink()
+        code, err = train(*flags, "--resume_from_checkpoint", "last")
+        assert code == 0 and "nothing is left to train" in err
+        assert (out / "model.safetensors").read_bytes() == before
+        unequal = re.compile(r".*wall time.*")
+        assert unequal.sub("", (out / "README.md").read_text()) == unequal.sub("", card)
+
+
+@pytest.mark.parametrize("clip", [1.0, 0.0])
+def test_a_run_that_breaks_down_ends_and_keeps_what_was_good(train, text, tmp_path, clip):
+    """The first step has a learning rate of 0, the second one that is far too large."""
+    out = tmp_path / "out"
+    code, err = train(*RUN, *SIZE, "--dataset", text, "--save_strategy", "steps", "--save_steps", 1,
+                      "--save_total_limit", 9, "--output_dir", out, "--max_steps", 20,
+                      "--learning_rate", "1e30", "--max_grad_norm", clip,
+                      "--lr_scheduler_type", "constant_with_warmup", "--warmup_steps", 2)  # fmt: skip
+    assert code == 2 and "is not finite at step" in err and "Traceback" not in err
+    kept = sorted(out.glob("checkpoint-*"))
+    assert out / "checkpoint-1" in kept and len(kept) < 4
+    for checkpoint in kept:
+        weights = load_file(checkpoint / "model.safetensors").values()
+        assert all(weight.isfinite().all() for weight in weights)
+    assert not (out / "model.safetensors").exists()
+
+
+def test_lost_or_damaged_random_numbers_are_told(train, text, tmp_path):
+    out = tmp_path / "out"
+    flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", 4, "--save_strategy", "steps",
+             "--save_steps", 2, "--save_total_limit", 9, "--output_dir", out]  # fmt: skip
+    train(*flags)
+    numbers = out / "checkpoint-2" / "rng_state.pth"
+    whole = numbers.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", pickle.dumps(["a", 1])):
+        numbers.write_bytes(content)
+        code, err = train(*flags, "--resume_from_checkpoint", numbers.parent)
+        said = [line for line in err.splitlines() if line.startswith("finetune.py: ")]
+        assert code == 2 and len(said) == 1 and "rng_state.pth" in said[0]
+    numbers.unlink()
+    code, err = train(*flags, "--resume_from_checkpoint", numbers.parent)
+    assert code == 0 and "has no rng_state.pth" in err
