@@ -133,12 +133,12 @@ def show(data: dict, film: Film, args: CompareOptions) -> None:
     if live:
         panes.play(film, sys.stdout)
     if args.json:
-        print(record.dump(data), flush=True)
+        console.put(record.dump(data))
     else:
         if not live:
             for side in data["sides"]:
-                print(f"== {side['model']}: {side['method']}\n{side['text']}\n")
-        print(table(data), flush=True)
+                console.put(f"== {side['model']}: {side['method']}\n{side['text']}\n")
+        console.put(table(data))
     if target is not None:
         save_film(film, target, on_progress=console.progress)
         console.say(f"saved {target}")

@@ -31,7 +31,7 @@ def main() -> None:
     )
     generation.check_autoregressive()
     script.check_flags(prompt)
-    prompts = given_prompts(prompt, script.unconditional)
+    prompts = given_prompts(prompt, script.unconditional, script.skip_bad)
 
     # torch and transformers take seconds to import; --help and mistakes need neither.
     from diffusion.cli.show import Job
@@ -47,7 +47,7 @@ def main() -> None:
             steps = generate(texts, generation, samples)
             job.show(steps, [{"prompt": text} for text in texts], samples)
 
-    with memory_told(job.used):
+    with job.output, memory_told(job.used):
         if prompts is None:
             ask(lambda prompt: write([prompt]), generation.prefix_len)
         else:

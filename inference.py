@@ -46,7 +46,9 @@ def main() -> None:
         )
     source = editing.read(generation, script, prompt)  # what a mode of editing works on
     script.check_flags(prompt, source is not None)
-    prompts = [] if source is not None else given_prompts(prompt, script.unconditional)
+    prompts = (
+        [] if source is not None else given_prompts(prompt, script.unconditional, script.skip_bad)
+    )
 
     # torch and transformers take seconds to import; --help and mistakes need neither.
     from diffusion.canvas import prompt_canvas
@@ -66,7 +68,7 @@ def main() -> None:
             steps = writer.denoise(canvas, options, samples, may_end=options.length is None)
             job.show(steps, [{"prompt": text} for text in texts], samples)
 
-    with memory_told(job.used):
+    with job.output, memory_told(job.used):
         if prompts is None:
             Session(job, editing, MODES, write).run()
         elif editing.mode:

@@ -67,7 +67,7 @@ def main() -> None:
 
 def show(parts: dict[str, dict], page: str | None) -> None:
     """The tables of several results, in the terminal and on a page of Markdown."""
-    print("\n\n".join(map(report.plain_text, parts.values())), flush=True)
+    console.put("\n\n".join(map(report.plain_text, parts.values())))
     if page is not None:
         report.write_markdown(parts, page)
         console.say(f"saved {page}")

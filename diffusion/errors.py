@@ -1,15 +1,43 @@
-"""Mistakes a user can mend, told in one sentence."""
+"""Mistakes a user can mend, told in one sentence, and what may stand on a terminal."""
 
 import contextlib
 import errno
 import os
 import sys
+import unicodedata
 from collections.abc import Callable
 
 
 def first_line(error: Exception) -> str:
     """What a library's error says, short enough for one sentence of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(" .")
+
+
+def printable(text: str) -> str:
+    """The text with tabs as spaces and every character that could steer a terminal or reorder a
+    line (control codes, line separators, bidirectional overrides, lone surrogates) written as a
+    backslash escape. Newlines stay."""
+    return "".join(
+        _escape(char) if not (" " <= char <= "~") else char
+        for char in text.replace("\r\n", "\n").expandtabs(4)
+    )
+
+
+def _escape(char: str) -> str:
+    steers = unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
+    reorders = unicodedata.bidirectional(char) in _BIDI_CONTROLS
+    if char == "\n" or not (steers or reorders):
+        return char
+    return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}"
+
+
+_BIDI_CONTROLS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
+
+def sentence(message: str, most: int = 1000) -> str:
+    """A message on one line, printable, its middle left out where it is long."""
+    line = printable(" ".join(message.split()))
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
 
 
 class UserError(Exception):
@@ -26,7 +54,7 @@ def run(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
+        print(f"{os.path.basename(sys.argv[0])}: {sentence(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

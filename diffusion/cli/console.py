@@ -6,6 +6,8 @@ import sys
 
 from tqdm import tqdm
 
+from diffusion.errors import printable
+
 
 def prepare_streams() -> None:
     """Any text can be written, and SIGTERM leaves the terminal in order."""
@@ -35,12 +37,18 @@ def progress(done: int, total: int, what: str = "drawing frame") -> None:
         _bar = None
 
 
-def say(message: str) -> None:
-    """A line on standard error, from the first of several processes alone."""
+def put(text: str, end: str = "\n") -> None:
+    """On standard output: into a pipe as it is, on a terminal without what would steer it."""
+    print(printable(text) if sys.stdout.isatty() else text, end=end, flush=True)
+
+
+def say(message: str, styled: bool = False) -> None:
+    """A line on standard error, from the first of several processes alone; ``styled``: it is
+    printable already, but for its colours."""
     if _is_first():
         if _bar is not None:
             _bar.clear()
-        print(message, file=sys.stderr, flush=True)
+        print(message if styled else printable(message), file=sys.stderr, flush=True)
 
 
 def _is_first() -> bool:

@@ -28,6 +28,9 @@ class WritingOptions:
         },
     )
     unconditional: bool = field(default=False, metadata={"help": "Write from nothing."})
+    skip_bad: bool = field(
+        default=False, metadata={"help": "Leave out piped prompts that are not UTF-8 text."}
+    )
     device: str = field(default="auto", metadata={"help": "auto: CUDA, then MPS, then CPU."})
     dtype: str = field(
         default="auto",

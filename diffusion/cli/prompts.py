@@ -1,11 +1,12 @@
 """Prompts: from the command line, from a pipe, or asked for in a loop."""
 
+import codecs
 import contextlib
 import sys
 from collections.abc import Callable
 
 from diffusion.cli.console import say
-from diffusion.errors import UserError
+from diffusion.errors import UserError, sentence
 
 with contextlib.suppress(ImportError):  # Windows has none: lines cannot be edited there
     import readline  # noqa: F401  (input() takes it: arrow keys, and the lines typed before)
@@ -23,25 +24,34 @@ def check_prompt(prompt: str) -> None:
         raise UserError("the prompt is not UTF-8 text; re-encode it as UTF-8") from None
 
 
-def given_prompts(prompt: str | None, unconditional: bool) -> list[str] | None:
+def given_prompts(
+    prompt: str | None, unconditional: bool, skip_bad: bool = False
+) -> list[str] | None:
     """The one of the command line, an empty one to write from nothing, the non-empty lines of a
     pipe, or None where somebody sits at a terminal and can be asked."""
     if unconditional:
         return [""]
     if prompt is not None:
         return [prompt]
-    return None if sys.stdin.isatty() else piped_prompts()
+    return None if sys.stdin.isatty() else piped_prompts(skip_bad)
 
 
-def piped_prompts() -> list[str]:
-    """The non-empty lines of standard input."""
-    try:
-        lines = sys.stdin.buffer.read().decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"standard input is not UTF-8 text (byte {error.start}); re-encode it as UTF-8"
-        ) from None
-    prompts = [line.removesuffix("\r") for line in lines if line.strip()]
+def piped_prompts(skip_bad: bool = False) -> list[str]:
+    """The non-empty lines of standard input; ``skip_bad``: without those that are no text."""
+    content = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+    prompts, bad = [], []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        try:
+            prompts.append(line.decode("utf-8").removesuffix("\r"))
+        except UnicodeDecodeError:
+            bad.append(number)
+    if bad:
+        which = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+        what = f"{len(bad)} lines of standard input are not UTF-8 text (line {which})"
+        if not skip_bad:
+            raise UserError(f"{what}; re-encode them as UTF-8, or leave them out by --skip_bad")
+        say(f"note: {what} and are left out")
+    prompts = [prompt for prompt in prompts if prompt.strip()]
     if not prompts:
         raise UserError("no prompt on standard input; give one a line")
     return prompts
@@ -72,7 +82,7 @@ def ask(answer: Callable[[str], None], prefix_len: int) -> None:
         except UnicodeDecodeError:
             say("that line is not UTF-8 text; try again")
         except UserError as error:  # a prompt that is too long
-            say(str(error))
+            say(sentence(str(error)))
 
 
 def _input(question: str) -> str:

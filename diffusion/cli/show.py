@@ -10,7 +10,7 @@ from typing import Self
 
 from diffusion import hardware
 from diffusion.canvas import Step, prompt_ids, written_ids, written_text
-from diffusion.cli.console import prepare_streams, progress, say
+from diffusion.cli.console import prepare_streams, progress, put, say
 from diffusion.cli.files import check_animation_path, write_text
 from diffusion.cli.options import WritingOptions
 from diffusion.errors import UserError
@@ -22,10 +22,26 @@ from diffusion.views.terminal import LiveView, supports_live
 
 
 class Output:
-    """Where texts go: standard output as they come, or one file, written whole each time."""
+    """Where texts go: standard output as they come, or one file, written whole each time. That is
+    done less and less often as it grows, and at the end of the ``with`` that is around all."""
 
     def __init__(self, script: WritingOptions):
         self.json, self.path, self.written = script.json, script.output, []
+        self._kept, self._next, self._separator = 0, 0.0, ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self._keep()
+
+    def _keep(self) -> None:
+        """Write all texts into the file."""
+        if self._kept < len(self.written):
+            started = time.monotonic()
+            write_text(Path(self.path), self._separator.join(self.written) + "\n")
+            self._kept, now = len(self.written), time.monotonic()
+            self._next = now + 10 * (now - started)  # at most a tenth of the time goes into it
 
     def write(self, record: dict, shown: bool, line: str | None = None) -> None:
         """``shown``: the live view has left this text on the terminal already; ``line``: one line
@@ -36,9 +52,11 @@ class Output:
         separator = "\n" if self.json or line is not None else "\n\n"
         if self.path:
             self.written.append(text)
-            write_text(Path(self.path), separator.join(self.written) + "\n")
+            self._separator = separator
+            if time.monotonic() >= self._next:
+                self._keep()
         elif not shown:
-            print(text, end=separator, flush=True)
+            put(text, separator)
 
 
 @dataclass

@@ -8,11 +8,11 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from diffusion import rng
 from diffusion.canvas import Canvas, Step, encode, prompt_ids, written_ids
 from diffusion.cli.console import progress, say
-from diffusion.cli.show import Job
 from diffusion.editing.canvases import (
     bounds_of,
     check_room,
@@ -29,13 +29,15 @@ from diffusion.editing.templates import (
     marked_changes,
     short,
 )
-from diffusion.errors import UserError
+from diffusion.errors import UserError, printable
 from diffusion.likelihood import TextBound, pseudo_likelihood
-from diffusion.views.frames import printable
 from diffusion.views.terminal import colour_enabled
 
+if TYPE_CHECKING:
+    from diffusion.cli.show import Job
 
-def best_of(job: Job, editing: EditingOptions, prompts: list[str]) -> None:
+
+def best_of(job: "Job", editing: EditingOptions, prompts: list[str]) -> None:
     """Continue each prompt, and keep the best of several texts."""
     writer, generation = job.writer, job.generation
     if generation.max_len > writer.positions:
@@ -70,7 +72,7 @@ def best_of(job: Job, editing: EditingOptions, prompts: list[str]) -> None:
         )
 
 
-def infill(job: Job, editing: EditingOptions, template: Template) -> None:
+def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
     """Fill the holes of a template; of several lengths, keep the best."""
     tokenizer = job.writer.tokenizer
     layouts = list(itertools.product(*template.holes))
@@ -121,7 +123,7 @@ def infill(job: Job, editing: EditingOptions, template: Template) -> None:
         )
 
 
-def rewrite(job: Job, editing: EditingOptions, text: str) -> None:
+def rewrite(job: "Job", editing: EditingOptions, text: str) -> None:
     """Mask a part of a text and write it anew; tell what changed."""
     tokenizer, keep = job.writer.tokenizer, editing.keep or []
     strength = STRENGTH if editing.strength is None else editing.strength
@@ -148,10 +150,10 @@ def rewrite(job: Job, editing: EditingOptions, text: str) -> None:
         if not (job.script.json or job.script.output):
             for new in job.last[0]:
                 marked = marked_changes(text, new, colour_enabled(sys.stderr))
-                say("nothing changed" if new == text else marked)
+                say("nothing changed" if new == text else marked, styled=True)
 
 
-def interpolate(job: Job, editing: EditingOptions, texts: list[str]) -> None:
+def interpolate(job: "Job", editing: EditingOptions, texts: list[str]) -> None:
     """Texts on the way from one text to another."""
     tokenizer, points = job.writer.tokenizer, editing.points or POINTS
     for text, ids in zip(texts, prompt_ids(tokenizer, texts, sys.maxsize), strict=True):
@@ -170,7 +172,7 @@ def interpolate(job: Job, editing: EditingOptions, texts: list[str]) -> None:
         job.show(_denoise(job, canvas, samples), known, samples)
 
 
-def score(job: Job, editing: EditingOptions, lines: list[tuple[int, str]]) -> None:
+def score(job: "Job", editing: EditingOptions, lines: list[tuple[int, str]]) -> None:
     """Bound the likelihood of each line."""
     texts, draws = [text for _, text in lines], editing.draws or DRAWS
     ids = prompt_ids(job.writer.tokenizer, texts, sys.maxsize)
@@ -216,27 +218,27 @@ MODES = {
 # ---------------------------------------------------------------- what the modes share
 
 
-def _vocab_size(job: Job) -> int:
+def _vocab_size(job: "Job") -> int:
     return job.writer.denoiser.backbone.config.vocab_size
 
 
-def _room(job: Job) -> tuple[int, int]:
+def _room(job: "Job") -> tuple[int, int]:
     """The most positions of a text, and of one that the model sees whole."""
     return job.generation.max_len, job.writer.positions
 
 
-def _denoise(job: Job, canvas: Canvas, samples):
+def _denoise(job: "Job", canvas: Canvas, samples):
     options = job.ready(canvas.left_to_right)
     return job.writer.denoise(canvas, options, samples, may_end=False)
 
 
-def _decode(job: Job, ids: list[int]) -> str:
+def _decode(job: "Job", ids: list[int]) -> str:
     return job.writer.tokenizer.decode(
         ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
 
 
-def _candidates(job: Job, items, begin: Callable) -> list[tuple]:
+def _candidates(job: "Job", items, begin: Callable) -> list[tuple]:
     """Write texts of which one will be shown.
 
     Args:
@@ -255,7 +257,7 @@ def _candidates(job: Job, items, begin: Callable) -> list[tuple]:
     return places
 
 
-def _until_end(job: Job, step: Step, row: int) -> tuple[list[int], int]:
+def _until_end(job: "Job", step: Step, row: int) -> tuple[list[int], int]:
     """(the ids of a text up to its written end, how many of them were given)."""
     ids = written_ids(step, row)
     given = int((step.frozen[row] & ~step.padding[row]).sum())
@@ -263,7 +265,7 @@ def _until_end(job: Job, step: Step, row: int) -> tuple[list[int], int]:
     return (ids[: ids.index(end, given) + 1] if end in ids[given:] else ids), given
 
 
-def _pseudo_likelihood(job: Job, step: Step) -> list[float]:
+def _pseudo_likelihood(job: "Job", step: Step) -> list[float]:
     """Of the written tokens of each row of a step."""
     denoiser, canvas = job.writer.denoiser, Canvas(step.ids, step.frozen, step.padding)
     return pseudo_likelihood(
@@ -272,7 +274,7 @@ def _pseudo_likelihood(job: Job, step: Step) -> list[float]:
 
 
 def _bounds(
-    job: Job, rows: list[list[int]], given: list[int], draws: int, sizes: list[int] | None = None
+    job: "Job", rows: list[list[int]], given: list[int], draws: int, sizes: list[int] | None = None
 ) -> list[TextBound]:
     """The bound of each text, of what follows its first ``given`` tokens; see `bounds_of`."""
     if sizes is None:

@@ -9,10 +9,9 @@ from diffusion.cli.console import say
 from diffusion.cli.files import check_apart
 from diffusion.cli.options import WritingOptions
 from diffusion.editing.templates import HOLE, kept_characters, parse_template
-from diffusion.errors import UserError
+from diffusion.errors import UserError, printable
 from diffusion.options import GenerationOptions, check_values
 from diffusion.samplers.catalog import CAUSAL
-from diffusion.views.frames import printable
 
 MODES = ("infill", "rewrite", "interpolate", "score", "best_of")
 HOLES = MODES[:3]  # what is given stands behind what is written, too

@@ -10,10 +10,9 @@ from diffusion.cli.options import WritingOptions
 from diffusion.cli.prompts import Quit, ask
 from diffusion.editing.options import STRENGTH, EditingOptions, text_or_file
 from diffusion.editing.templates import HOLE, parse_template
-from diffusion.errors import UserError
+from diffusion.errors import UserError, printable
 from diffusion.options import GenerationOptions, check_values
 from diffusion.samplers.catalog import METHODS, STEPPED
-from diffusion.views.frames import printable
 
 if TYPE_CHECKING:
     from diffusion.cli.show import Job

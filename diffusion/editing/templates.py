@@ -9,8 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from diffusion.errors import UserError
-from diffusion.views.frames import printable
+from diffusion.errors import UserError, printable
 
 # ---------------------------------------------------------------- holes
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from diffusion.cli.files import write_atomically, write_text
-from diffusion.errors import UserError
+from diffusion.errors import UserError, printable
 from diffusion.evaluation.pictures import PICTURES
 from diffusion.evaluation.results import (
     FORMAT,
@@ -233,7 +233,12 @@ def first_text(row: dict) -> str:
 
 def literal(text: str) -> str:
     """On one line, and nothing in it is Markdown."""
-    return re.sub(r"([\\`*_<>~#$\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_~#$\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def plain(markdown: str) -> str:
+    """Without HTML, and without what could steer a terminal."""
+    return printable(markdown).replace("<", "&lt;")
 
 
 def samples_table(data: dict, conditional: bool) -> list[list[str]]:
@@ -275,7 +280,7 @@ def markdown(parts: dict[str, dict], target: str = "RESULTS.md") -> str:
     are shown that lie beside a results.json, named from the folder of ``target``."""
 
     def cells(row):
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+        return "| " + " | ".join(plain(cell).replace("|", "\\|") for cell in row) + " |"
 
     command = shlex.join(["python", "scoreboard.py", "--results", *parts, "--markdown", target])
     lines = [
@@ -284,13 +289,13 @@ def markdown(parts: dict[str, dict], target: str = "RESULTS.md") -> str:
     ]
     for path, data in parts.items():
         lines += [
-            f"## {literal(data['title'])}\n",
-            *([data["about"] + "\n"] if data["about"] else []),
+            f"## {plain(literal(data['title']))}\n",
+            *([plain(data["about"]) + "\n"] if data["about"] else []),
         ]
         lines += [f"Measured by `{data['command']}` on {machine_line(data)}.\n"]
         for title, sentences, table in [*sections(data), *examples(data)]:
             lines += [f"### {title}\n"] if title else []
-            lines += [" ".join(sentences) + "\n"] if sentences else []
+            lines += [plain(" ".join(sentences)) + "\n"] if sentences else []
             if table:
                 lines += [cells(table[0]), "|---" * len(table[0]) + "|", *map(cells, table[1:]), ""]
         for name, picture in PICTURES.items():

@@ -66,7 +66,7 @@ def sweep(writers: list, generation: GenerationOptions, repeats: int, folder: Pa
     }
     write_text(folder / "sweep.json", json.dumps(data, indent=1) + "\n")
     write_atomically(folder / "sweep.png", png(figure(data)))
-    print(table(data))
+    console.put(table(data))
     console.say(f"saved {folder / 'sweep.json'} and {folder / 'sweep.png'}")
 
 

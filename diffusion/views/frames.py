@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import codecs
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import zip_longest
 from typing import TYPE_CHECKING
+
+from diffusion.errors import printable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,27 +131,6 @@ def _speed(frame: Frame) -> list[str]:
         return []
     rate, each = frame.written / frame.seconds, frame.written / frame.nfe
     return [f"{rate:.0f} tokens/s", f"{each:.1f} a pass"]
-
-
-def printable(text: str) -> str:
-    """The text with tabs as spaces and every character that could steer a terminal or reorder a
-    line (control codes, line separators, bidirectional overrides, lone surrogates) written as a
-    backslash escape. Newlines stay."""
-    return "".join(
-        _escape(char) if not (" " <= char <= "~") else char
-        for char in text.replace("\r\n", "\n").expandtabs(4)
-    )
-
-
-def _escape(char: str) -> str:
-    steers = unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
-    reorders = unicodedata.bidirectional(char) in _BIDI_CONTROLS
-    if char == "\n" or not (steers or reorders):
-        return char
-    return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}"
-
-
-_BIDI_CONTROLS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 class Framer:

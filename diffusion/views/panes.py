@@ -10,8 +10,9 @@ from typing import TextIO
 from rich.cells import set_cell_size
 from rich.text import Text
 
+from diffusion.errors import printable
 from diffusion.views.film import Film, Moment
-from diffusion.views.frames import Frame, State, printable
+from diffusion.views.frames import Frame, State
 from diffusion.views.terminal import (
     GLYPHS,
     WIDEST,

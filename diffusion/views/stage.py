@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from diffusion.errors import UserError
+from diffusion.errors import UserError, printable
 from diffusion.views import drawing
 from diffusion.views.film import Film, Moment, ticks
-from diffusion.views.frames import printable
 from diffusion.views.layout import BLUE, GREY, INK, ORANGE, PAPER, TINTS
 from diffusion.views.webpage import page
 

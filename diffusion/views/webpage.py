@@ -11,9 +11,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from diffusion.errors import printable
 from diffusion.views import layout
 from diffusion.views.film import Film, Track
-from diffusion.views.frames import DOUBTS, END_MARK, Frame, State, changes, printable
+from diffusion.views.frames import DOUBTS, END_MARK, Frame, State, changes
 
 ASSETS = Path(__file__).parent / "assets"
 _CODES = {state: code for code, state in enumerate(State)}

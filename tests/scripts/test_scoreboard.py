@@ -355,7 +355,15 @@ def test_where_it_goes_wrong_is_the_extreme_row():
         ("repeats itself most", "m, seed 4", "0.50 ± 0.05", "0.010 ± 0.001"),
         ("has the least varied tokens", "m, seed 8", "2.0 ± 0.2", "4.0 ± 0.4"),
     ]
-    assert found[0][5] == r"\[A\] \*a\* \<b\>"  # and not Markdown
+    assert found[0][5] == r"\[A\] \*a\* <b>"  # and not Markdown
+
+
+def test_a_page_has_no_html_of_a_text_or_a_name():
+    data = tiny_results(rows=[row(text=" <img src=x>\x1b]0;t\x07")], about="<script>")
+    data["rows"][0]["model"] = "<b>m"
+    page = report.markdown({"r.json": report.json.loads(report.dump(data))})
+    assert "<" not in page.replace("&lt;", "") and "\x1b" not in page
+    assert "&lt;img src=x>" in page and "&lt;script>" in page and "&lt;b>m" in page
 
 
 def test_several_results_are_one_page(call, tmp_path):

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from diffusion.errors import printable
 from diffusion.evaluation import record
-from diffusion.views.frames import Frame, Framer, State, printable, status_line
+from diffusion.views.frames import Frame, Framer, State, status_line
 
 GIVEN, MASKED, FRESH, SETTLED, REMASKED = State
 BOS, PAD, EOS, MASK = 0, 1, 2, 3
