@@ -26,10 +26,13 @@ import shutil
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
+from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 from diffusion.cli.console import say
+from diffusion.cli.files import locked
 from diffusion.errors import run
 from diffusion.training.arguments import answer_help
 
@@ -90,14 +93,15 @@ def main() -> None:
     stop = StopOnSignal()
     trainer.add_callback(stop)
     started = time.monotonic()
-    if args.resume_from_checkpoint is None:
-        trainer.discard_checkpoints()  # there are some only after --overwrite_output_dir
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    if not stop.stopped:
-        metrics = trainer.evaluate()
-        seconds = time.monotonic() - started
-        if args.should_save:
-            card.save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds)
+    with locked(Path(args.output_dir)) if args.should_save else nullcontext():
+        if args.resume_from_checkpoint is None:
+            trainer.discard_checkpoints()  # there are some only after --overwrite_output_dir
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+        if not stop.stopped:
+            metrics = trainer.evaluate()
+            seconds = time.monotonic() - started
+            if args.should_save:
+                card.save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds)
     trainer.end_processes()
     if stop.stopped:
         say(

@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import os
+import signal
 import sys
+import time
 import unicodedata
 from collections.abc import Callable
 
@@ -50,6 +52,14 @@ def run(main: Callable[[], None]) -> None:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell
             setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
+    interrupted: list[float] = []
+
+    def interrupt(number, frame):
+        interrupted.append(time.monotonic())
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         main()
         sys.stdout.flush()
@@ -62,8 +72,12 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        # A library that was being imported may make of a Ctrl-C what it likes.
+        if interrupted and time.monotonic() - interrupted[-1] < 2:
+            print("stopped", file=sys.stderr)
+            sys.exit(130)
+        if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
             raise
         with contextlib.suppress(OSError, ValueError):  # what is left cannot be written either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,16 +8,20 @@ from tqdm import tqdm
 
 from diffusion.errors import printable
 
+# Ctrl-C, the system's wish that a process ends, and a terminal that is closed (not on Windows).
+STOPS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+
 
 def prepare_streams() -> None:
-    """Any text can be written, and SIGTERM leaves the terminal in order."""
+    """Any text can be written, and what ends a process leaves the terminal in order."""
     # A text may hold any character, whatever the locale of the pipe.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(
             **({"errors": "replace"} if sys.stdout.isatty() else {"encoding": "utf-8"})
         )
     # An exception, not sudden death: the live view puts the terminal back in order.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    for number in STOPS[1:]:
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
 _bar: tqdm | None = None

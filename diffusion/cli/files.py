@@ -11,6 +11,14 @@ from pathlib import Path
 
 from diffusion.errors import UserError, first_line
 
+try:
+    import fcntl
+except ImportError:  # Windows has none: nothing is locked there
+    fcntl = None
+
+LOCK, STAGING, MODEL_STAGING = ".lock", ".writing", ".writing-model"
+LEFT = {LOCK, STAGING, MODEL_STAGING}  # names that a killed process may leave behind
+
 # ---------------------------------------------------------------- writing
 
 
@@ -23,7 +31,8 @@ def check_output_dir(path: str, overwrite: bool, resume: bool, overwrite_flag: s
     try:
         # Permissions do not tell all (a full or read-only disk, root): try. It has no name on disk.
         tempfile.TemporaryFile(dir=existing).close()
-        used = os.path.isdir(folder) and os.listdir(folder)
+        # What a killed run has left of a first checkpoint is nothing to go on from.
+        used = os.path.isdir(folder) and not set(os.listdir(folder)) <= LEFT
     except OSError as error:
         raise UserError(
             f"--output_dir {path} cannot be written to ({error.strerror}); give a folder that can"
@@ -36,10 +45,34 @@ def check_output_dir(path: str, overwrite: bool, resume: bool, overwrite_flag: s
     return folder
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """No two processes in a folder: a file that the system releases when its process dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                raise UserError(
+                    f"--output_dir {folder} is being written by process {file.read().strip()}; "
+                    "wait for it, or give another folder"
+                ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink()
+
+
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     """Fill a folder atomically, file by file: ``write`` fills a temporary folder beside
     ``target``, whose files then take their places in it by renaming."""
-    staging = target / ".writing-model"
+    staging = target / MODEL_STAGING
     try:
         shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed
         staging.mkdir(parents=True)

@@ -17,7 +17,8 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from diffusion import likelihood, objective
-from diffusion.cli.console import say
+from diffusion.cli.console import STOPS, say
+from diffusion.cli.files import STAGING
 from diffusion.collator import (
     IGNORE,
     CausalCollator,
@@ -33,7 +34,6 @@ from diffusion.training.checks import told
 from diffusion.training.optimizer import MuonAndAdam
 
 _EMA_FILE = "ema.safetensors"
-_STAGING = ".writing"
 _SIZES = (2, 4, 8, 16, 64)  # of blocks, in evaluations
 _IN_ORDER = 16  # validation blocks that are read in order on the full canvas, at the end
 
@@ -51,7 +51,7 @@ def ema_update(decay: float):
 
 
 class StopOnSignal(TrainerCallback):
-    """While training, the first Ctrl-C (or SIGTERM) lets the step finish and saves; another one
+    """While training, the first Ctrl-C (or SIGTERM, or SIGHUP) lets the step finish and saves; another one
     stops at once. With several processes all stop after the same step."""
 
     def __init__(self):
@@ -60,7 +60,7 @@ class StopOnSignal(TrainerCallback):
         self._before = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPS:
             self._before[number] = signal.signal(number, self._receive)
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -338,12 +338,12 @@ class DiffusionTrainer(Trainer):
     # ------------------------------------------------------------ checkpoints
 
     def _get_output_dir(self, trial=None) -> str:
-        return os.path.join(super()._get_output_dir(trial), _STAGING)
+        return os.path.join(super()._get_output_dir(trial), STAGING)
 
     def _save_checkpoint(self, model, trial=None):
         """A checkpoint is written aside and renamed when complete, so one that exists is whole."""
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        staging = Path(self.args.output_dir, _STAGING)
+        staging = Path(self.args.output_dir, STAGING)
         target = Path(self.args.output_dir, name)
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
@@ -383,7 +383,7 @@ class DiffusionTrainer(Trainer):
     def _discard(self, checkpoint: Path) -> None:
         """Delete a checkpoint such that it is never there in part."""
         if checkpoint.exists():
-            staging = Path(self.args.output_dir, _STAGING)
+            staging = Path(self.args.output_dir, STAGING)
             staging.mkdir(exist_ok=True)
             os.replace(checkpoint, staging / f"old-{checkpoint.name}")
             shutil.rmtree(staging / f"old-{checkpoint.name}", ignore_errors=True)
@@ -393,7 +393,7 @@ class DiffusionTrainer(Trainer):
         if self.args.should_save:
             for checkpoint in self._checkpoints().values():
                 self._discard(checkpoint)
-            shutil.rmtree(Path(self.args.output_dir, _STAGING), ignore_errors=True)
+            shutil.rmtree(Path(self.args.output_dir, STAGING), ignore_errors=True)
 
     def _save(self, output_dir=None, state_dict=None):
         """The Hugging Face model itself, not the wrapper; the average beside it."""

@@ -1,5 +1,6 @@
 """A run that is stopped and goes on is the run that was never stopped."""
 
+import os
 import pickle
 import random
 import re
@@ -18,6 +19,8 @@ from helpers.training import (
     state,
 )
 from safetensors.torch import load_file
+
+from diffusion.cli.files import locked
 
 
 @pytest.mark.slow
@@ -168,3 +171,49 @@ def test_lost_or_damaged_random_numbers_are_told(train, text, tmp_path):
     numbers.unlink()
     code, err = train(*flags, "--resume_from_checkpoint", numbers.parent)
     assert code == 0 and "has no rng_state.pth" in err
+
+
+def test_what_a_killed_first_checkpoint_leaves_is_no_obstacle(train, text, tmp_path):
+    out = tmp_path / "out"
+    for name in (".writing", ".writing-model"):
+        (out / name / "checkpoint-2").mkdir(parents=True)
+    (out / ".lock").write_text("1\n")
+    code, _ = train(*RUN, *SIZE, "--dataset", text, "--max_steps", 2, "--output_dir", out)
+    assert code == 0 and (out / "model.safetensors").is_file()
+    assert [p.name for p in out.glob(".*")] == []
+
+
+def test_two_runs_do_not_share_a_folder(train, text, tmp_path):
+    out = tmp_path / "out"
+    flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", 2, "--output_dir", out]
+    with locked(out):
+        code, err = train(*flags)
+        assert code == 2 and f"is being written by process {os.getpid()};" in err
+        assert files(out) == [".lock"]
+    assert train(*flags)[0] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_closed_terminal_and_a_wish_to_end_keep_what_was_trained(text, tmp_path, number):
+    out = tmp_path / "out"
+    process = start([*RUN, *SIZE, "--dataset", text, "--max_steps", 5000, "--output_dir", out],
+                    tmp_path)  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("{'loss'"):
+            break
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert re.search(r"stopped at step \d+", err) and len(list(out.glob("checkpoint-*"))) == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_the_libraries_are_read_is_no_traceback(text, tmp_path):
+    for wait in (0.6, 1.5):
+        process = start([*RUN, *SIZE, "--dataset", text, "--max_steps", 5000,
+                         "--output_dir", tmp_path / "out"], tmp_path)  # fmt: skip
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130 and "Traceback" not in err, err
