@@ -56,10 +56,12 @@ class Canvas:
 
     @property
     def left_to_right(self) -> bool:
-        """Whether all there is to write stands behind all that is given, in every row."""
+        """Whether all there is to write stands behind all that is given, in every row, and is the
+        model's choice alone."""
         there = ~self.padding
         editable = there & ~self.frozen
-        return not ((editable.cumsum(1) > 0) & there & ~editable).any()
+        behind = (editable.cumsum(1) > 0) & there & ~editable
+        return self.allowed is None and not behind.any()
 
     def take(self, rows) -> "Canvas":
         """Some rows, as a slice or a list of numbers."""

@@ -89,7 +89,7 @@ class Writer:
         if options.attention == "block":
             clean = options.sampler == "causal"
             denoiser = InBlocks(denoiser, options.block_length or 0, options.cache, clean)
-            own["end_id"] = ends
+            own |= {"end_id": ends, "apart": True}
         if options.guidance:
             denoiser = Guided(denoiser, options.guidance, self.tokenizer.all_special_ids)
         if options.repetition_penalty != 1 or options.no_repeat_ngram_size:
@@ -151,5 +151,5 @@ def load_writer(
         dtype=torch_dtype,
         positions=max_length(model.config),
         trained=bool(settings),
-        blocks=set(settings.get("layouts", {})) > {"full"},
+        blocks=any(name.startswith("block") for name in settings.get("layouts", ())),
     )

@@ -56,7 +56,7 @@ class Backbone(nn.Module):
             attention_mask: (B, L), 0 at padding; None when nothing is padded.
             causal: each position attends to itself and what is before it.
             inputs_embeds: (B, L, d) word embeddings to use in place of those of ``input_ids``.
-            layout: ``input_ids`` and ``rows`` are (B, S), slots of this layout instead of positions
+            layout: ``input_ids`` and ``asked`` are (B, S), slots of this layout instead of positions
                 on a canvas.
         """
         if layout is not None:
@@ -139,12 +139,15 @@ class Backbone(nn.Module):
 
     @functools.cached_property
     def encoder(self) -> Encoder:
-        """The layers as plain calls, for models that write in blocks."""
+        """The layers as plain calls, for models that write in blocks. Made of the weights as they
+        are at its first use: a model that writes is not trained or moved any more."""
         return Encoder(self.model.base_model)
 
     @functools.cached_property
     def head(self) -> nn.Module | None:
         """Hidden states (..., d) in, logits (..., V) out; None where it is not a part of its own."""
+        if parts := family(self.config).head_parts:
+            return nn.Sequential(*(getattr(self.model, name) for name in parts))
         heads = (getattr(self.model, name, None) for name in family(self.config).heads)
         return next((head for head in heads if isinstance(head, nn.Module)), None)
 

@@ -48,7 +48,7 @@ class CleanStream:
         clean_at: tuple[Tensor, Tensor] | None = None,
         noisy_at: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Logits (N, V) of one forward pass over R of the rows.
+        """Hidden states (N, d), for the head, of one forward pass over R of the rows.
 
         Args:
             rows: (R,) their numbers.
@@ -56,7 +56,7 @@ class CleanStream:
             until: (R,) the first clean slot that is not wanted.
             noisy: of S noisy slots their ids, their places on the canvas and how many clean slots
                 they see, (R, S) each, and what they see of one another (R, S, S).
-            clean_at, noisy_at: where logits are read, in this order: (rows of the R, places on the
+            clean_at, noisy_at: where they are read, in this order: (rows of the R, places on the
                 canvas), (rows of the R, noisy slots).
         """
         if not self.keep:
@@ -96,7 +96,7 @@ class CleanStream:
         if noisy_at is not None:
             at.append((noisy_at[0], noisy_at[1] + count))
         at = tuple(torch.cat(parts) for parts in zip(*at, strict=True))
-        return self.backbone.head(hidden[at])
+        return hidden[at]
 
     def _keep(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Keeps the keys and values (R, S, H, d) of clean slots, and gives all that the pass
@@ -164,8 +164,14 @@ class InBlocks(Wrapped):
         """Logits (N, V) in the model's number format, -inf where forbidden."""
         rows, asked, until, end = self._blocks(question)
         row = torch.arange(len(rows), device=rows.device)
+        behind = (
+            torch.arange(question.ids.shape[1], device=rows.device)
+            >= ((asked + 1) if self.clean else end)[:, None]
+        )
+        if (question.asked & behind).any():
+            raise ValueError("a pass predicts positions of one block")
         if self.clean:
-            logits = self.stream.run(rows, question.ids, until, clean_at=(row, asked - 1))
+            hidden = self.stream.run(rows, question.ids, until, clean_at=(row, asked - 1))
         else:
             block = block_slots(
                 until, end, question.ids.shape[1], self.denoiser.backbone.shift, question.shadows
@@ -173,11 +179,12 @@ class InBlocks(Wrapped):
             ids = self.noise.corrupt(question.ids.gather(1, block.place), block.hidden)
             behind = until[:, None].expand_as(ids)
             here, at = question.asked.nonzero().unbind(1)
-            logits = self.stream.run(
+            hidden = self.stream.run(
                 rows,
                 question.ids,
                 until,
                 (ids, block.place, behind, block.seen),
                 noisy_at=(here, block.read[here, at]),
             )
+        logits = self.denoiser.backbone.head(hidden)
         return logits.index_fill_(1, self.denoiser.forbidden, -torch.inf)

@@ -35,6 +35,7 @@ class Family:
     Attributes:
         heads: names under which a model may have the part that turns hidden states (..., d) into
             logits (..., V). A model with none of them computes logits at all positions.
+        head_parts: names of what does that together, one after the other, where it is not one part.
         after_padding: positions are numbered from pad_id + 1, as in RoBERTa; else from 0.
         encoder: for models where a place is a vector added to the token there and nothing else, so
             that two slots can stand at one place: what `encoder` needs to know. Models that count
@@ -42,6 +43,7 @@ class Family:
     """
 
     heads: tuple[str, ...] = ("lm_head", "cls")  # RoBERTa's and GPT-2's; BERT's
+    head_parts: tuple[str, ...] = ()
     after_padding: bool = False
     encoder: Names | None = None
 
@@ -49,7 +51,9 @@ class Family:
 _ROBERTA = Family(after_padding=True, encoder=Names())
 _KIN = Family(after_padding=True)  # not tried with two slots at one place
 _BERT = Family(encoder=Names())
+_ELECTRA = Family(head_parts=("generator_predictions", "generator_lm_head"), encoder=Names())
 _DISTILBERT = Family(
+    head_parts=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
     encoder=Names(
         layers="transformer.layer",
         attend=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
@@ -59,7 +63,7 @@ _DISTILBERT = Family(
         activation="ffn.activation",
         down="ffn.lin2",
         last="output_layer_norm",
-    )
+    ),
 )
 FAMILIES = {
     "roberta": _ROBERTA,
@@ -75,7 +79,7 @@ FAMILIES = {
     "mpnet": _KIN,
     "xmod": _KIN,
     "bert": _BERT,
-    "electra": _BERT,
+    "electra": _ELECTRA,
     "distilbert": _DISTILBERT,
 }
 

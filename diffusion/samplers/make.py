@@ -20,13 +20,17 @@ def make_sampler(
     block_length: int = 0,
     early_commit: float = 0,
     end_id: int | None = None,
+    apart: bool = False,
     **own,
 ) -> Sampler:
     """The sampler ``name`` of the `catalog` with its own options, in blocks and with early commit
-    if asked; ``end_id`` ends a text that is written in blocks, see `Blocks`."""
+    if asked; ``end_id`` ends a text that is written in blocks, see `Blocks`; ``apart``: no block sees
+    those behind it, so that early commit is about one block."""
     kind = sampler_class(name)
     sampler = kind(n_steps, **own) if name in STEPPED else kind(**own)
     if kind is unmasking.LeftToRight and end_id is not None:
         block_length = 1
+    if early_commit and apart:
+        sampler, early_commit = EarlyCommit(sampler, early_commit), 0
     sampler = Blocks(sampler, block_length, end_id) if block_length else sampler
     return EarlyCommit(sampler, early_commit) if early_commit else sampler

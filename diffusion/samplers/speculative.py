@@ -91,10 +91,11 @@ def speculate(
     draft = torch.zeros(batch, drafts, dtype=torch.int64, device=device)
     count = torch.zeros(batch, dtype=torch.int64, device=device)  # tokens of each draft
     q: Tensor | None = None  # (B, K, V) what they were drawn from
-    # The noisy slots: K + 1 groups of K + 1 masks, with the token before them if shifted.
-    width = drafts + 1 + shift
-    group = torch.arange(drafts + 1, device=device).repeat_interleave(width)
-    within = torch.arange(width, device=device).repeat(drafts + 1) - shift
+    width = drafts + 1 + shift  # of a group of noisy slots: masks, the token before them if shifted
+
+    def logits(hidden: Tensor) -> Tensor:
+        return denoiser.backbone.head(hidden).index_fill_(1, denoiser.forbidden, -torch.inf)
+
     streams = torch.tensor([ACCEPT, TOKEN, DRAFT], device=device)
     step, seconds = 0, 0.0
     yield Step(0, None, nfe, ids, *given, masked, nothing, nothing, confidence, 0.0, slots)
@@ -105,6 +106,9 @@ def speculate(
             step += 1
             rows = masked.any(1).nonzero()[:, 0]
             here, n = at[rows], count[rows]
+            stops = int(n.max()) + 1  # groups, one for each place where the verification can stop
+            group = torch.arange(stops, device=device).repeat_interleave(width)
+            within = torch.arange(width, device=device).repeat(stops) - shift
             behind = here[:, None] + torch.arange(drafts, device=device)
             text = ids[rows].scatter(1, behind.clamp(max=length - 1), draft[rows]) if step > 1 else (
                 ids[rows]
@@ -128,7 +132,7 @@ def speculate(
             reads = ((within + shift >= 1) & (within + shift <= drafts)).nonzero()[:, 0]
             noisy = row.repeat_interleave(len(reads)), reads.repeat(len(rows))
             cost = stream.missing(rows, until) + real.sum(1)
-            logits = stream.run(
+            hidden = stream.run(
                 rows,
                 text,
                 until,
@@ -136,10 +140,11 @@ def speculate(
                 clean,
                 noisy,
             )
-            logits = logits.index_fill_(1, denoiser.forbidden, -torch.inf)
-            known = logits[: len(clean[0])]
+            # (R, K + 1, d) and (R, stops, K, d): the head sees what is used of them.
+            known, ahead = hidden[: len(clean[0])], hidden[len(clean[0]) :]
+            ahead = ahead.view(len(rows), stops, drafts, -1)
+            known = logits(known)
             p = dense(sampling, known).view(len(rows), drafts + 1, -1)
-            ahead = logits[len(clean[0]) :].view(len(rows), drafts + 1, drafts, -1)
 
             keyed = rng.fold_in(keys[rows], step)
             u = rng.uniform(rng.fold_in(keyed[:, None], streams), drafts).unbind(1)
@@ -172,8 +177,8 @@ def speculate(
             # Behind a draft there is always a place for one more token.
             room = (stop[rows] - at[rows] - 1).clamp(0, drafts)
             count = count.index_copy(0, rows, room)
-            chosen = ahead[row, accepted]  # (R, K, V)
-            nexts = dense(sampling, chosen.flatten(0, 1)).view_as(chosen)
+            nexts = dense(sampling, logits(ahead[row, accepted].flatten(0, 1)))
+            nexts = nexts.view(len(rows), drafts, -1)
             draft = draft.index_copy(0, rows, draw(nexts, u[DRAFT]))
             q = nexts.new_zeros(batch, *nexts.shape[1:]) if q is None else q
             q = q.index_copy(0, rows, nexts)

@@ -118,7 +118,7 @@ class TrainerFlags:
     per_device_eval_batch_size: int = _flag(16, "Rows per device.", **_COUNT)
     gradient_accumulation_steps: int = _flag(1, "Batches per optimiser step.", **_COUNT)
     optim: str = _flag(
-        "adamw_torch", "adamw_torch, or muon: Muon for the matrices of the layers and Adam for the "
+        "adamw_torch", "adamw_torch, or muon: Muon for all matrices but embeddings, and Adam for the "
         "rest, at one learning rate; others by the names of the Trainer."
     )  # fmt: skip
     learning_rate: float = _flag(5e-5, "Its highest value.", **_NONNEGATIVE)

@@ -1,4 +1,4 @@
-"""Muon for the matrices of the layers, AdamW for the rest (Jordan et al., 2024; arXiv:2502.16982)."""
+"""Muon for matrices, AdamW for tables and vectors (Jordan et al., 2024; arXiv:2502.16982)."""
 
 import torch
 from torch import Tensor, nn
@@ -7,8 +7,8 @@ MUON = "muon"
 
 
 def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(matrices of the layers, all other weights), by name. Embeddings and the output matrix are
-    tables of vectors, for which Muon was not made."""
+    """(matrices, all other weights), by name. Embeddings and the output matrix are tables of
+    vectors, for which Muon was not made."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     output = next((m.get_output_embeddings() for m in model.modules() if _has_output(m)), None)
     if output is not None:

@@ -3,7 +3,13 @@
 import pytest
 import torch
 from helpers.tabular import TabularDenoiser
-from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    AutoModelForMaskedLM,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    RobertaConfig,
+)
 
 from diffusion import rng
 from diffusion.canvas import Canvas, Question
@@ -22,15 +28,24 @@ MASK, VOCAB, END = 31, 32, 2
 NOISE = Absorbing(MASK)
 
 
+# A configuration, and what it calls by other names or has besides.
+KINDS = {
+    RobertaConfig: {},
+    BertConfig: {},
+    ElectraConfig: {"embedding_size": 8},
+    DistilBertConfig: {"dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 32},
+}
+
+
 def tiny(kind=RobertaConfig, shift=True):
     torch.manual_seed(0)
     config = kind(
         vocab_size=VOCAB, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
         intermediate_size=32, max_position_embeddings=64, pad_token_id=1,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **KINDS[kind],
     )  # fmt: skip
     config.diffusion = {"shift": shift}
-    model = {RobertaConfig: RobertaForMaskedLM, BertConfig: BertForMaskedLM}[kind](config).eval()
+    model = AutoModelForMaskedLM.from_config(config).eval()
     for weight in model.parameters():  # far from linear: a wrong slot must show
         weight.data.mul_(4)
     return model
@@ -102,7 +117,7 @@ def test_every_logit_is_that_of_the_two_stream_pass(name, shift):
     assert Checked.answers > 60 and Checked.worst < 1e-5
 
 
-@pytest.mark.parametrize("kind", [RobertaConfig, BertConfig])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("block", [1, 3, 0])
 def test_blocks_of_any_size_and_family(kind, block):
     Checked.worst, Checked.answers = 0.0, 0
@@ -155,6 +170,40 @@ def test_a_shadow_is_the_block_with_that_one_mask_in_a_model_of_one_layer(shift)
             torch.testing.assert_close(
                 ours[:, place - 4], expected[:, place - 4], rtol=1e-4, atol=1e-4
             )
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_slots_of_shadows_are_counted(shift):
+    """A shadow is a slot, and of a shifted model a pair of slots."""
+    canvas = prompts(5, total=13)
+    ids = canvas.ids.clone()
+    ids[0, 5:7] = 9
+    asked = torch.zeros_like(canvas.frozen)
+    asked[0, 5:9] = True
+    denoiser = InBlocks(Denoiser(tiny(shift=shift), NOISE, [0]), 4).start(canvas)
+    plain, shadowed = (
+        int(denoiser.slots(Question(ids, asked, shadows=shadows)))
+        for shadows in (None, asked & (ids != MASK))
+    )
+    assert shadowed - plain == 2 * (1 + shift)
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_pass_is_about_one_block(clean):
+    canvas = prompts(5, total=13)
+    asked = ~canvas.frozen
+    denoiser = InBlocks(Denoiser(tiny(), NOISE, [0]), 4, clean=clean).start(canvas)
+    with pytest.raises(ValueError, match="one block"):
+        denoiser(Question(canvas.ids, asked))
+
+
+def test_early_commit_is_about_the_block_that_is_seen():
+    """With a rule that always holds each block is written in one pass, by its own predictions."""
+    model, canvas, keys = tiny(), prompts(5, total=17), rng.row_keys(0, [0])
+    denoiser = InBlocks(Denoiser(model, NOISE, [0, 1]), 4)
+    sampler = make_sampler("first-hitting", block_length=4, early_commit=1e-30, apart=True)
+    *_, last = denoise(canvas, denoiser, sampler, Sampling(), keys)
+    assert last.nfe.tolist() == [3] and not last.masked.any()
 
 
 def test_slots_are_counted_by_hand():

@@ -7,6 +7,7 @@ import torch
 from models.test_cached import END, MASK, NOISE, VOCAB, prompts, tiny
 
 from diffusion import rng
+from diffusion.canvas import Canvas
 from diffusion.denoise import denoise
 from diffusion.models.cached import CleanStream, InBlocks
 from diffusion.models.denoiser import Denoiser
@@ -186,7 +187,7 @@ def test_an_end_in_a_draft_ends_the_text_there():
     )
     assert last.nfe.tolist() == [1, 1] and not last.masked.any()
     assert last.padding.sum(1).tolist() == [14, 16]
-    # In the middle of an accepted draft, too: with certain predictions all is accepted.
+    # And where another token is all there is, drafts are accepted whole.
     model.lm_head.bias.data[END] -= 400.0
     model.lm_head.bias.data[7] += 200.0
     steps = list(
@@ -206,6 +207,36 @@ def test_an_end_in_a_draft_ends_the_text_there():
     assert steps[2].revealed.sum(1).tolist() == [4, 4]  # three drafts and one more
 
 
+def test_nothing_stands_behind_an_end_within_an_accepted_draft():
+    """Texts of which every third token is an end: some ends come from drafts."""
+    model, n = tiny(), 200
+    model.lm_head.bias.data[END] += 1.0
+    canvas = prompts(5, total=17).take([0] * n)
+    keys = rng.row_keys(0, range(n))
+    steps = list(speculate(canvas, Denoiser(model, NOISE, [0, 1]), Sampling(), keys, 3, end_id=END))
+    last = steps[-1]
+    end = ((last.ids == END) & ~canvas.frozen & ~last.padding).int().argmax(1)
+    column = torch.arange(17)
+    ended = end > 0
+    assert ended.sum() > n / 2
+    assert torch.equal(last.padding[ended], (column > end[:, None])[ended])
+    several = sum(((s.ids == END) & s.revealed).any(1) & (s.revealed.sum(1) > 1) for s in steps[1:])
+    assert several.sum() > 5  # an end behind accepted tokens, where it was cut
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_a_row_is_the_same_whatever_padding_stands_behind_it(shift):
+    denoiser = Denoiser(tiny(shift=shift), NOISE, [0, 1])
+    canvas, keys = prompts(2, 9, 5, new=6), rng.row_keys(0, range(3))
+    *_, together = speculate(canvas, denoiser, Sampling(), keys, 3)
+    for row, size in enumerate((2, 9, 5)):
+        one = prompts(2, 9, 5, new=6).take([row])
+        cut = Canvas(*(part[:, : size + 6] for part in (one.ids, one.frozen, one.padding)))
+        *_, alone = speculate(cut, denoiser, Sampling(), keys[row : row + 1], 3)
+        assert torch.equal(alone.ids[0], together.ids[row, : size + 6])
+        assert alone.slots[0] == together.slots[row] and alone.nfe[0] == together.nfe[row]
+
+
 @pytest.mark.parametrize("shift", [True, False])
 def test_drafts_are_the_predictions_of_the_noisy_stream_at_every_stop(shift, monkeypatch):
     """From each place at which the verification can stop: the logits of the two-stream pass over a
@@ -215,7 +246,8 @@ def test_drafts_are_the_predictions_of_the_noisy_stream_at_every_stop(shift, mon
 
     def run(self, rows, ids, until, noisy, clean_at, noisy_at):
         nonlocal checked
-        logits = real(self, rows, ids, until, noisy, clean_at, noisy_at)
+        hidden = real(self, rows, ids, until, noisy, clean_at, noisy_at)
+        logits = self.backbone.head(hidden)
         here, behind = int(clean_at[1][0]) + 1, logits[len(clean_at[0]) :]
         for j in range(int(until[0]) - here + 1):
             first, end = here + j, min(here + j + drafts + 1, ids.shape[1])
@@ -229,7 +261,7 @@ def test_drafts_are_the_predictions_of_the_noisy_stream_at_every_stop(shift, mon
             ours = behind[j * drafts : j * drafts + len(at)]
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
             checked += len(at)
-        return logits
+        return hidden
 
     monkeypatch.setattr(CleanStream, "run", run)
     denoiser = Denoiser(tiny(shift=shift), NOISE, FORBIDDEN)

@@ -71,6 +71,24 @@ def test_weight_decay_is_for_matrices_and_for_what_is_named():
     assert {name for name, w in model.named_parameters() if (w == 1).all()}.isdisjoint(decayed)
 
 
+def test_an_untied_output_matrix_is_a_table():
+    model = MODELS["gpt2"]()
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    matrices, others = split(Backbone(model))
+    assert len(matrices) == MATRICES["gpt2"] and any("lm_head" in name for name in others)
+
+
+def test_a_schedule_reaches_both_after_they_were_loaded():
+    model = MODELS["gpt2"]()
+    settings = {"lr": 0.1, "weight_decay": 0.0, "betas": (0.9, 0.9), "eps": 1e-8}
+    optimizer = MuonAndAdam(model, set(), **settings)
+    optimizer.load_state_dict(MuonAndAdam(model, set(), **settings).state_dict())
+    for group in optimizer.param_groups:
+        group["lr"] = 0.3
+    assert {g["lr"] for part in optimizer.parts for g in part.param_groups} == {0.3}
+
+
 def test_a_run_goes_on_bit_for_bit_and_tells_optimisers_apart(train, text, tmp_path):
     flags = [*RUN, *SIZE, "--dataset", text, "--optim", "muon", "--save_strategy", "steps",
              "--save_steps", 3, "--save_total_limit", 9, "--lr_scheduler_type", "cosine",
