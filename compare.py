@@ -179,8 +179,9 @@ def check_flags(generation: GenerationOptions, args: CompareOptions, prompt: str
         generation.attention = generation.attention.replace("auto", "full")
         if generation.sampler not in STEPPED:
             raise UserError(f"--sweep needs a sampler with a number of steps: {', '.join(STEPPED)}")
-    if generation.n_steps is not None:
-        generation.sampler = generation.sampler or COMPARED_SAMPLER
+    if generation.n_steps is not None and generation.sampler is None:
+        generation.sampler = COMPARED_SAMPLER  # the reference loop, which has the full canvas
+        generation.attention = generation.attention.replace("auto", "full")
     generation.check()
     at_least("--repeats", args.repeats, 1)
     check_slowdown(args.slowdown)
