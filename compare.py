@@ -196,9 +196,9 @@ def check_flags(generation: GenerationOptions, args: CompareOptions, prompt: str
         check_display()
     folder = Path(args.output_dir or ".")
     if args.output_dir is not None:
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"--output_dir {folder} is a file; give a folder")
         try:
+            if folder.exists() and not folder.is_dir():
+                raise UserError(f"--output_dir {folder} is a file; give a folder")
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--output_dir {folder} cannot be made ({error.strerror})") from None

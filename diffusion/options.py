@@ -54,7 +54,7 @@ class GenerationOptions:
     """How text is generated. A value of None means: the sampler's own default."""
 
     max_len: int = _option(
-        256, "Tokens on the canvas: prompt, new text and <s>.", range=(3, None), shared=True
+        256, "Tokens on the canvas: prompt, new text and <s>.", range=(3, 10**6), shared=True
     )
     prefix_len: int = _option(
         16,

@@ -15,6 +15,8 @@ from diffusion.views.frames import Frame, State, changes
 
 FORMAT, VERSION, READABLE = "roberta-diffusion comparison", 2, (1, 2)
 
+LONGEST = 100_000  # positions of a frame
+
 
 def pack(frames: Sequence[Frame]) -> list[dict]:
     """Frames as dicts with ``changes`` [[position, state, piece, confidence], ...] against the
@@ -43,6 +45,8 @@ def unpack(data: Sequence[dict]) -> list[Frame]:
     frames, cells = [], []
     for entry in data:
         length = entry["length"]
+        if not 0 <= length <= LONGEST:  # a damaged number must not fill the memory
+            raise ValueError(f"{length} positions")
         cells = cells[:length] + [(State.MASKED, "", None)] * (length - len(cells))
         for i, state, piece, *sure in entry["changes"]:  # version 1 had no confidence
             if i < 0:

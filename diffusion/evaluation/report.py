@@ -42,7 +42,7 @@ def load(path: str) -> dict:
     except OSError as error:
         raise UserError(f"--results {path} cannot be read ({error.strerror}); give the results.json "
                         "of a scoreboard") from None  # fmt: skip
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(
             f"--results {path} is not complete JSON; run the scoreboard again"
         ) from None

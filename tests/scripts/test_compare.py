@@ -521,6 +521,7 @@ DAMAGE = {
     "endless seconds": (lambda text: text.replace('"seconds": 0.31,', '"seconds": Infinity,'), "damaged"),
     "no seconds": (lambda text: text.replace('"seconds": 0.31,', '"seconds": NaN,'), "damaged"),
     "ends that are none": (lambda text: text.replace('"ends": []', '"ends": null'), "damaged"),
+    "a frame of a billion": (lambda text: text.replace('"length": 4,', '"length": 1000000000,'), "damaged"),
     "a position before the first": (lambda text: text.replace('[[1, "', '[[-1, "'), "damaged"),
     "another unit": (lambda text: text.replace('"unit": "token"', '"unit": "foo"'), "damaged"),
     "deep nesting": (lambda text: "[" * 200_000, "not complete JSON"),
