@@ -173,7 +173,7 @@ class Job:
         if not texts:
             raise UserError("there is no text to save yet; type the beginning of one")
         if Path(path).suffix.lower() != ".txt":
-            check_animation_path(path)
+            check_animation_path(path, "/save")
             self.save(self.film(frames), path)
             return
         write_text(Path(path), "\n\n".join(texts) + "\n")

@@ -164,11 +164,9 @@ class InBlocks(Wrapped):
         """Logits (N, V) in the model's number format, -inf where forbidden."""
         rows, asked, until, end = self._blocks(question)
         row = torch.arange(len(rows), device=rows.device)
-        behind = (
-            torch.arange(question.ids.shape[1], device=rows.device)
-            >= ((asked + 1) if self.clean else end)[:, None]
-        )
-        if (question.asked & behind).any():
+        column = torch.arange(question.ids.shape[1], device=rows.device)
+        beyond = column >= (asked + 1 if self.clean else end)[:, None]
+        if (question.asked & beyond).any():
             raise ValueError("a pass predicts positions of one block")
         if self.clean:
             hidden = self.stream.run(rows, question.ids, until, clean_at=(row, asked - 1))

@@ -1,7 +1,7 @@
 """The layers of an encoder of BERT's kind as plain calls, for passes over a few slots.
 
 Writing from left to right, a pass computes a handful of slots. There the products are small, and
-half of the time of a model of transformers goes into what is around them. Here a layer is eight
+much of the time of a model of transformers goes into what is around them. Here a layer is eight
 calls, with queries, keys and values from one product of the matrices side by side.
 """
 
@@ -29,20 +29,13 @@ class Encoder:
         self.heads = base.config.num_attention_heads
         self.embeddings = base.embeddings
         self.project = getattr(base, "embeddings_project", None)  # ELECTRA's
+        rest = (names.out, names.norm, names.up, names.activation, names.down, names.last)
         self.layers = []
         for layer in attrgetter(names.layers)(base):
-            parts = [attrgetter(name)(layer) for name in names.attend]
-            self.layers.append(
-                (
-                    torch.cat([part.weight for part in parts]).detach(),
-                    torch.cat([part.bias for part in parts]).detach(),
-                    *(
-                        attrgetter(name)(layer)
-                        for name in (names.out, names.norm, names.up, names.activation)
-                    ),
-                    *(attrgetter(name)(layer) for name in (names.down, names.last)),
-                )
-            )
+            attend = [attrgetter(name)(layer) for name in names.attend]
+            weight = torch.cat([part.weight for part in attend]).detach()
+            bias = torch.cat([part.bias for part in attend]).detach()
+            self.layers.append((weight, bias, *(attrgetter(name)(layer) for name in rest)))
 
     def __call__(
         self,

@@ -131,7 +131,7 @@ def speculate(
             )
             reads = ((within + shift >= 1) & (within + shift <= drafts)).nonzero()[:, 0]
             noisy = row.repeat_interleave(len(reads)), reads.repeat(len(rows))
-            cost = stream.missing(rows, until) + real.sum(1)
+            cost = stream.missing(rows, until) + (n + 1) * width
             hidden = stream.run(
                 rows,
                 text,
