@@ -226,15 +226,19 @@ def test_nothing_stands_behind_an_end_within_an_accepted_draft():
 
 @pytest.mark.parametrize("shift", [True, False])
 def test_a_row_is_the_same_whatever_padding_stands_behind_it(shift):
+    """Nothing of a draft looks beyond the end of its own row."""
     denoiser = Denoiser(tiny(shift=shift), NOISE, [0, 1])
-    canvas, keys = prompts(2, 9, 5, new=6), rng.row_keys(0, range(3))
+    sizes, n = (2, 9, 5), 30
+    canvas = prompts(*sizes, new=6).take([i % 3 for i in range(3 * n)])
+    keys = rng.row_keys(0, range(3 * n))
     *_, together = speculate(canvas, denoiser, Sampling(), keys, 3)
-    for row, size in enumerate((2, 9, 5)):
-        one = prompts(2, 9, 5, new=6).take([row])
-        cut = Canvas(*(part[:, : size + 6] for part in (one.ids, one.frozen, one.padding)))
-        *_, alone = speculate(cut, denoiser, Sampling(), keys[row : row + 1], 3)
-        assert torch.equal(alone.ids[0], together.ids[row, : size + 6])
-        assert alone.slots[0] == together.slots[row] and alone.nfe[0] == together.nfe[row]
+    for row, size in enumerate(sizes):
+        some = canvas.take(slice(row, None, 3))
+        cut = Canvas(*(part[:, : size + 6] for part in (some.ids, some.frozen, some.padding)))
+        *_, alone = speculate(cut, denoiser, Sampling(), keys[row::3], 3)
+        assert torch.equal(alone.ids, together.ids[row::3, : size + 6])
+        assert torch.equal(alone.slots, together.slots[row::3])
+        assert torch.equal(alone.nfe, together.nfe[row::3])
 
 
 @pytest.mark.parametrize("shift", [True, False])
