@@ -15,7 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffusion.cli import console
-from diffusion.cli.files import check_animation_path, check_apart, check_display, write_text
+from diffusion.cli.files import (
+    check_animation_path,
+    check_apart,
+    check_display,
+    check_output_dir,
+    write_text,
+)
 from diffusion.cli.flags import parse_flags
 from diffusion.cli.prompts import PROMPT_HELP, ask, check_prompt, given_prompts
 from diffusion.errors import UserError, run
@@ -125,6 +131,7 @@ def show(data: dict, film: Film, args: CompareOptions) -> None:
     if args.replay is None:
         name = free_name(Path(args.output_dir or ".") / "compare", (".json", ".gif"))
         if args.output_dir:
+            name.parent.mkdir(parents=True, exist_ok=True)
             write_text(name.with_suffix(".json"), record.dump(data) + "\n")
             console.say(f"saved {name.with_suffix('.json')}")
         if target is None and args.animate and not args.json:
@@ -194,19 +201,12 @@ def check_flags(generation: GenerationOptions, args: CompareOptions, prompt: str
         check_apart({"--save_animation": args.save_animation}, {"--replay": args.replay})
     if args.show:
         check_display()
-    folder = Path(args.output_dir or ".")
     if args.output_dir is not None:
-        try:
-            if folder.exists() and not folder.is_dir():
-                raise UserError(f"--output_dir {folder} is a file; give a folder")
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--output_dir {folder} cannot be made ({error.strerror})") from None
-    writes = args.output_dir or (args.animate and not (args.json or args.save_animation))
-    if writes and not os.access(folder, os.W_OK):
+        check_output_dir(args.output_dir, False, True, "")  # what is there is kept
+    elif args.animate and not (args.json or args.save_animation) and not os.access(".", os.W_OK):
         raise UserError(
-            f"the folder {folder.absolute()} cannot be written; give another by --output_dir, or "
-            "use --no_animate"
+            "the current folder cannot be written; give another by --output_dir, or use "
+            "--no_animate"
         )
 
 

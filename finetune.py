@@ -52,6 +52,11 @@ def main() -> None:
     quiet_libraries()
     options, data, diffusion, args = parse(__doc__)
     check(options, data, diffusion, args)
+    if hardware.launched_alone():
+        say(
+            "note: accelerate launch has started one process; several on CPUs: accelerate launch "
+            "--multi_gpu --num_processes 2 finetune.py --use_cpu ..."
+        )
     hardware.use_all_cores()
     hardware.keep_memory()
     transformers.set_seed(args.seed)

@@ -98,6 +98,26 @@ def record(device: torch.device, dtype: torch.dtype, *packages: str) -> dict:
     }
 
 
+def check_memory(needed: float, what: str) -> None:
+    """Refuse what takes more bytes than the machine has, where the system tells how many."""
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > there:
+            raise UserError(
+                f"{what} takes {needed / 1e9:.0f} GB of memory, and this machine has "
+                f"{there / 1e9:.0f}; use a smaller one"
+            )
+
+
+def launched_alone() -> bool:
+    """Whether `accelerate launch` was asked for CPUs or for several processes and has started this
+    one alone, which is what it does without --multi_gpu, whatever --num_processes says."""
+    ours = os.environ
+    asked = ours.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") or "MASTER_PORT" in ours
+    several = {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"}
+    return "ACCELERATE_MIXED_PRECISION" in ours and asked and not several & set(ours)
+
+
 def use_all_cores() -> None:
     """One thread for each core this process may run on (containers often allow fewer than exist)."""
     if hasattr(os, "sched_getaffinity") and "OMP_NUM_THREADS" not in os.environ:

@@ -38,7 +38,12 @@ class Bound:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(min(self.nats_per_token, 700.0))
+        return perplexity(self.nats_per_token)
+
+
+def perplexity(nats: float) -> float:
+    """Of so many nats a token or byte; as large as a float can be, at most."""
+    return math.exp(min(nats, 700.0))
 
 
 def fixed_counts(first: Tensor, editable: Tensor, index: Tensor, total: int) -> Tensor:

@@ -25,6 +25,7 @@ from diffusion.samplers.catalog import (
 
 N_STEPS = 10
 MAX_STEPS = 100_000
+MOST = 10**9  # of anything that is counted, where an option has no bound of its own
 
 # What reads best on the full canvas at this size: (sampler, block length).
 DEFAULT_SAMPLER = ("first-hitting", 1)
@@ -445,6 +446,8 @@ def at_least(flag: str, value: float, least: float) -> None:
 
 
 def within(flag: str, value: float, least: float, most: float | None) -> None:
+    if most is None and isinstance(value, int) and value > MOST:
+        raise UserError(f"{flag} {value} must be at most {MOST}")
     if most is None:
         at_least(flag, value, least)
     elif not least <= value <= most:

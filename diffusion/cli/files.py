@@ -1,6 +1,7 @@
 """Files and folders are written whole or not at all."""
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -17,7 +18,39 @@ except ImportError:  # Windows has none: nothing is locked there
     fcntl = None
 
 LOCK, STAGING, MODEL_STAGING = ".lock", ".writing", ".writing-model"
+MOST_BYTES = 2**28  # of a file of JSON, settings or text to work on
 LEFT = {LOCK, STAGING, MODEL_STAGING}  # names that a killed process may leave behind
+
+
+def given_path(name: str) -> Path:
+    """The path that a user gave, with ~ expanded; what it names need not exist.
+
+    Raises:
+        UserError: no file could have that name: too long, a null byte, an unknown user.
+    """
+    try:
+        path = Path(name).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return path
+    except (OSError, RuntimeError, ValueError) as error:
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"{name!r} names no file ({why}); give another name") from None
+    return path
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a file that a user names, which may be a pipe, or a device without end.
+
+    Raises:
+        OSError: it cannot be read, or has more than `MOST_BYTES`.
+    """
+    with open(path, "rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {MOST_BYTES >> 20} MiB")
+    return content
+
 
 # ---------------------------------------------------------------- writing
 
@@ -25,9 +58,11 @@ LEFT = {LOCK, STAGING, MODEL_STAGING}  # names that a killed process may leave b
 def check_output_dir(path: str, overwrite: bool, resume: bool, overwrite_flag: str) -> Path:
     """An output folder that can be written to, empty unless the user said otherwise."""
     folder = Path(path)
+    if len(folder.parts) > 100:
+        raise UserError(f"--output_dir {path} has {len(folder.parts)} folders; give a shorter name")
     if os.path.isfile(folder):
         raise UserError(f"--output_dir {path} is a file; give a folder")
-    existing = next(p for p in [folder, *folder.absolute().parents] if os.path.exists(p))
+    existing = next(p for p in [folder, *folder.absolute().parents] if os.path.lexists(p))
     try:
         # Permissions do not tell all (a full or read-only disk, root): try. It has no name on disk.
         tempfile.TemporaryFile(dir=existing).close()
@@ -89,7 +124,8 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(target: Path, text: str) -> None:
     """Write a text file atomically."""
-    write_atomically(target, text.encode("utf-8"))
+    # A name of a file that is not UTF-8 may stand in it.
+    write_atomically(target, text.encode("utf-8", "backslashreplace"))
 
 
 def write_atomically(target: Path, content: bytes) -> None:
@@ -130,8 +166,10 @@ def check_file(flag: str, path: str) -> None:
         # The folder alone would allow it: a file is replaced whole.
         if file.exists() and not os.access(file, os.W_OK):
             raise UserError(f"{flag} {path!r} is read-only; give another, or make it writable")
-    except (OSError, ValueError) as error:  # a name that is too long, a loop of links, a null byte
-        why = getattr(error, "strerror", None) or error
+        file.resolve()
+    # A name that is too long, a null byte, a loop of links.
+    except (OSError, ValueError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"{flag} {path!r} cannot be written ({why}); {advice}") from None
 
 

@@ -5,6 +5,7 @@ import re
 import tempfile
 from pathlib import Path
 
+from diffusion.cli.files import given_path
 from diffusion.errors import UserError, first_line
 from diffusion.models.loading import ask_hub_once
 
@@ -100,7 +101,7 @@ def _table_documents(name: str, config: str | None, split: str) -> list[str]:
     """Documents of a data set with a ``text`` column, from the hub or a local file or folder."""
     import datasets
 
-    path = Path(name).expanduser()
+    path = given_path(name)
     try:
         if path.exists():
             with tempfile.TemporaryDirectory() as cache:  # the library insists on copying it
@@ -160,9 +161,9 @@ def load_documents(
     Raises:
         UserError: missing, unreadable, not UTF-8, or empty.
     """
-    path = Path(name).expanduser()
+    path = given_path(name)
     if name == WIKITEXT:
-        folder = Path(dataset_dir).expanduser() if dataset_dir else None
+        folder = given_path(dataset_dir) if dataset_dir else None
         local = _wikitext_file(folder, split) if folder else None
         if local:
             documents = wikitext_documents(read_text(local))

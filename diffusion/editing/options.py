@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from diffusion.cli.console import say
-from diffusion.cli.files import check_apart
+from diffusion.cli.files import check_apart, read_bytes
 from diffusion.cli.options import WritingOptions
 from diffusion.editing.templates import HOLE, kept_characters, parse_template
 from diffusion.errors import UserError, printable
@@ -197,7 +197,7 @@ def check_text(text: str, what: str) -> str:
 
 def read_utf8(path: str, flag: str) -> str:
     try:
-        return Path(path).read_bytes().decode("utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{flag} {path!r} is not UTF-8 text (byte {error.start}); re-encode it as UTF-8"

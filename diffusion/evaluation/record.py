@@ -8,8 +8,8 @@ import json
 import math
 from collections.abc import Sequence
 from itertools import zip_longest
-from pathlib import Path
 
+from diffusion.cli.files import read_bytes
 from diffusion.errors import UserError
 from diffusion.views.frames import Frame, State, changes
 
@@ -88,7 +88,7 @@ def load(path: str) -> dict:
     """
     again = "make it again with compare.py --output_dir"
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = json.loads(read_bytes(path))
     except OSError as error:
         raise UserError(f"--replay {path} cannot be read ({error.strerror}); give a file that "
                         "compare.py --output_dir wrote") from None  # fmt: skip

@@ -13,7 +13,7 @@ import shlex
 from pathlib import Path
 from urllib.parse import quote
 
-from diffusion.cli.files import write_atomically, write_text
+from diffusion.cli.files import read_bytes, write_atomically, write_text
 from diffusion.errors import UserError, printable
 from diffusion.evaluation.pictures import PICTURES
 from diffusion.evaluation.results import (
@@ -38,7 +38,7 @@ def load(path: str) -> dict:
         UserError: it cannot be read, is damaged, or of another format or version.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = json.loads(read_bytes(path))
     except OSError as error:
         raise UserError(f"--results {path} cannot be read ({error.strerror}); give the results.json "
                         "of a scoreboard") from None  # fmt: skip

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import itertools
 import json
+import math
 import tomllib
 import types
 import typing
@@ -19,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from diffusion.cli.files import write_text
-from diffusion.errors import UserError
+from diffusion.cli.files import read_bytes, write_text
+from diffusion.errors import UserError, first_line
 from diffusion.options import GenerationOptions
 
 PACKAGE = Path(__file__).resolve().parents[1]
 VERSION = 2  # of the files; another number makes older ones unreadable
+
+MOST_ROWS = 10_000
 
 REAL, SHUFFLED = "real text", "shuffled text"
 
@@ -63,12 +66,11 @@ def read_grid(path: str) -> Grid:
     """A TOML file: ``title`` and ``about``, and ``[[row]]`` tables, each of which gets the
     ``[defaults]`` it does not replace."""
     try:
-        with open(path, "rb") as file:
-            data = tomllib.load(file)
+        data = tomllib.loads(read_bytes(path).decode("utf-8"))
     except OSError as error:
         raise UserError(f"--settings {path} cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"--settings {path} is not TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, an integer without end
+        raise UserError(f"--settings {path} is not TOML: {first_line(error)}") from None
     tables, defaults = data.get("row"), data.get("defaults", {})
     words = {name: data[name] for name in ("title", "about") if name in data}
     unknown = set(data) - {"row", "defaults", *words}
@@ -110,6 +112,9 @@ def expand(tables: Sequence[dict], models: Sequence[str]) -> list[Row]:
                 _check_type(where, name, value, fields[name])
             if not choices:
                 raise UserError(f"{where} has no value for {name!r}; give at least one")
+        number_of_rows = len(rows) + math.prod(len(choices) for choices in values)
+        if number_of_rows > MOST_ROWS:
+            raise UserError(f"{where} makes {number_of_rows} rows; ask for at most {MOST_ROWS}")
         for combination in itertools.product(*values):
             chosen = dict(zip(full, combination, strict=True))
             model, conditional = chosen.pop("model"), chosen.pop("conditional")

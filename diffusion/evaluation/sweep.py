@@ -64,6 +64,7 @@ def sweep(writers: list, generation: GenerationOptions, repeats: int, folder: Pa
         **hardware.record(diffusion.device, diffusion.dtype),
         "results": results,
     }
+    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "sweep.json", json.dumps(data, indent=1) + "\n")
     write_atomically(folder / "sweep.png", png(figure(data)))
     console.put(table(data))

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from diffusion import hardware
+from diffusion.cli.files import given_path
 from diffusion.errors import UserError, first_line
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
@@ -27,7 +28,7 @@ def resolve(name: str) -> tuple[str, bool]:
     A folder is used as it is; the name of a folder in ``weights/`` works too; anything that looks
     like a path must exist; the rest are names on the hub.
     """
-    path = Path(name).expanduser()
+    path = given_path(name)
     if path.is_dir():
         return str(path), True
     if not name.startswith((".", "/", "~")) and (WEIGHTS / name).is_dir():
@@ -101,15 +102,44 @@ def load_config(name: str):
     if local:
         _check_folder(Path(where))
     try:
-        return transformers.AutoConfig.from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(
             where, local_files_only=local, trust_remote_code=False
         )
+        if not all(isinstance(name, str) for name in config.architectures or []):
+            raise ValueError("its architectures are no list of names")
+        if local:
+            _check_size(config, Path(where))
+        return config
     except Exception as error:  # the library raises many kinds; the user needs one sentence
         if not local:
             raise unreachable(name, "model") from None
         raise UserError(
             f"cannot read the config of {where}: {first_line(error)}; it may be damaged"
         ) from None
+
+
+def parameters(layers: int, width: int, inner: int, vocab: int, positions: int) -> int:
+    """About how many parameters a transformer has, whose feed-forward layers are ``inner`` wide."""
+    return layers * width * (4 * width + 2 * inner) + (vocab + positions) * width
+
+
+def _check_size(config, folder: Path) -> None:
+    """Refuse a configuration of far more parameters than the weights beside it hold, before a
+    library allocates them."""
+    width = getattr(config, "hidden_size", 0)
+    described = parameters(
+        getattr(config, "num_hidden_layers", 0),
+        width,
+        getattr(config, "intermediate_size", None) or 4 * width,
+        config.vocab_size,
+        getattr(config, "max_position_embeddings", None) or 0,
+    )
+    held = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if described > 32 * held + 10**8:  # layers may share theirs
+        raise ValueError(
+            f"it describes some {described / 1e9:.1f} billion parameters ({4e-9 * described:.0f} "
+            f"GB), and the weights beside it have {held / 1e6:.1f} MB"
+        )
 
 
 def is_masked_lm(config) -> bool:

@@ -25,7 +25,9 @@ def load_tokenizer(name: str, needs_mask: bool = True):
         tokenizer = AutoTokenizer.from_pretrained(
             where, local_files_only=local, trust_remote_code=False
         )
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a damaged file makes the library panic, which is no Exception
         # A bare vocab.json + merges.txt folder has no config that says which tokenizer it is.
         if local and (Path(where) / "merges.txt").is_file():
             tokenizer = RobertaTokenizerFast.from_pretrained(where)
@@ -35,6 +37,12 @@ def load_tokenizer(name: str, needs_mask: bool = True):
             ) from None
         else:
             raise unreachable(name, "tokenizer") from None
+    try:
+        tokenizer("a")
+    except Exception as error:  # what a damaged configuration breaks comes out in use
+        raise UserError(
+            f"the tokenizer of {name} does not work: {first_line(error)}; it may be damaged"
+        ) from None
     # BERT calls its beginning and end [CLS] and [SEP].
     if tokenizer.bos_token is None and tokenizer.cls_token is not None:
         tokenizer.bos_token = tokenizer.cls_token

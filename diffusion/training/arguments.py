@@ -229,7 +229,8 @@ def parse_size(text: str) -> dict[str, int | str]:
         size = {name: int(value) for name, value in size.items()}
     except ValueError:
         size = {}
-    if set(size) != set(names) or min(size.values()) < 1 or kind not in ("roberta", "gpt2"):
+    in_range = all(1 <= value <= 10**9 for value in size.values())
+    if set(size) != set(names) or not in_range or kind not in ("roberta", "gpt2"):
         raise UserError(
             f"--config {text!r} must give layers=N,width=N,heads=N,vocab=N, and may give "
             "type=roberta or type=gpt2"

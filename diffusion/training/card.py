@@ -1,6 +1,5 @@
 """The final folder of a run: an ordinary model folder with a card."""
 
-import math
 import re
 import shlex
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 from diffusion import hardware
 from diffusion.cli import files
 from diffusion.data import corpus
+from diffusion.likelihood import perplexity
 from diffusion.models import loading
 
 _BY_LAYOUT = re.compile("eval_(full|causal|ordered|block[0-9]+)_nats_per_token")
@@ -25,7 +25,7 @@ def summary(metrics: dict) -> str:
         f"{metrics['eval_nats_per_token']:.3f} ± {metrics['eval_standard_error']:.3f} nats per "
         f"token, {metrics['eval_nats_per_byte']:.3f} per byte, perplexity "
         f"{metrics['eval_perplexity']:.1f} per token, "
-        f"{math.exp(metrics['eval_nats_per_byte']):.2f} per byte"
+        f"{perplexity(metrics['eval_nats_per_byte']):.2f} per byte"
         + (f"; nats per token by layout: {', '.join(layouts)}" if layouts else "")
     )
 
@@ -128,7 +128,7 @@ Trained by `finetune.py` with
 | {data.eval_split} text | {data.eval_dataset or (corpus.WIKITEXT if corpus.WIKITEXT in data.dataset else "held out")}, {len(trainer.eval_dataset):,} blocks of {data.block_size} tokens |
 | {kind} | {metrics["eval_nats_per_token"]:.4f} ± {metrics["eval_standard_error"]:.4f} nats per token |
 | per byte | {metrics["eval_nats_per_byte"]:.4f} nats |
-| perplexity | {metrics["eval_perplexity"]:.1f} per token, {math.exp(metrics["eval_nats_per_byte"]):.2f} per byte |
+| perplexity | {metrics["eval_perplexity"]:.1f} per token, {perplexity(metrics["eval_nats_per_byte"]):.2f} per byte |
 {f"| nats per token by mask rate | {curve} |" if curve else ""}
 {by_layout(metrics)}
 WikiText-2 was detokenised, without headings and without sentences that hold the literal `<unk>`.

@@ -1,7 +1,6 @@
 """All flags of a run, the Trainer's own among them, and what of them is refused before any work."""
 
 import contextlib
-import math
 import os
 import zipfile
 from dataclasses import dataclass, field, fields
@@ -20,7 +19,7 @@ from diffusion.cli.flags import parse_flags
 from diffusion.errors import UserError, first_line
 from diffusion.models import loading
 from diffusion.models.families import max_length
-from diffusion.options import check_values, one_of
+from diffusion.options import MOST, check_values, one_of
 from diffusion.training.arguments import (
     GROUPS,
     DataArguments,
@@ -111,6 +110,7 @@ _FIXED = {
     "label_smoothing_factor": 0.0,
     "load_best_model_at_end": False,
     "logging_nan_inf_filter": False,
+    "neftune_noise_alpha": None,
     "push_to_hub": False,
     "remove_unused_columns": False,
 }
@@ -130,8 +130,10 @@ def check(
             raise UserError(f"--{name} {getattr(args, name)} is not supported here; leave it out")
     for option in fields(args):
         value = getattr(args, option.name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"--{option.name} {value} must be a finite number")
+        if isinstance(value, float) and not abs(value) < 1e30:  # what float32 can multiply
+            raise UserError(f"--{option.name} {value} must be a finite number below 1e30")
+        if type(value) is int and abs(value) > MOST and "seed" not in option.name:
+            raise UserError(f"--{option.name} {value} must be at most {MOST}")
     for group in (model, data, diffusion, args):
         check_values(group)
     for name in ("save_steps", "eval_steps", "logging_steps"):
@@ -177,8 +179,13 @@ def check(
             "--overwrite_output_dir",
         )
     if model.config is not None:
-        if parse_size(model.config)["type"] == "gpt2" and diffusion.objective != "causal":
+        size = parse_size(model.config)
+        if size["type"] == "gpt2" and diffusion.objective != "causal":
             raise UserError("--config type=gpt2 reads left to right; it needs --objective causal")
+        width, rest = size["width"], (size["vocab"], data.block_size)
+        weights = 4 * loading.parameters(size["layers"], width, 4 * width, *rest)
+        what = f"--config {model.config} with --block_size {data.block_size}"
+        hardware.check_memory(4 * weights, what)  # with gradients and Adam's two averages
     else:
         positions = max_length(loading.load_config(model.model))
         if data.block_size > positions:
@@ -207,6 +214,23 @@ def find_checkpoint(args: RunArguments) -> str | None:
     return wanted
 
 
+def check_state(state: TrainerState) -> None:
+    """Refuse a state whose numbers are none; the Trainer counts with them.
+
+    Raises:
+        ValueError: which.
+    """
+    counts = ("global_step", "max_steps", "train_batch_size", "num_train_epochs", "epoch")
+    for name in (*counts, "logging_steps", "eval_steps", "save_steps", "total_flos"):
+        value = getattr(state, name)
+        most = 1e30 if name == "total_flos" else MOST
+        number = isinstance(value, (int, float)) and 0 <= value < most
+        if not number and not (value is None and name.endswith("steps") and name != "max_steps"):
+            raise ValueError(f"{name} = {str(value)[:50]} is no such number")
+    if not all(isinstance(entry, dict) for entry in state.log_history):
+        raise ValueError("log_history is no list of entries")
+
+
 def check_checkpoint(folder: Path) -> None:
     """Refuse a checkpoint that is not whole, before any work. Those written here are; a copy that
     was interrupted may not be, and the Trainer would silently start anew with what is missing.
@@ -221,7 +245,7 @@ def check_checkpoint(folder: Path) -> None:
             if not path.is_file():
                 raise ValueError("it is missing")
             if path.suffix == ".json":
-                TrainerState.load_from_json(str(path))
+                check_state(TrainerState.load_from_json(str(path)))
             elif path.suffix == ".safetensors":
                 with safe_open(path, "pt"):  # compares the header with the length of the file
                     pass

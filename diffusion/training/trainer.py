@@ -427,6 +427,10 @@ class DiffusionTrainer(Trainer):
         with _state_of(checkpoint, "optimizer.pt, scheduler.pt"):
             super()._load_optimizer_and_scheduler(checkpoint)
 
+    def _load_scaler(self, checkpoint):
+        with _state_of(checkpoint, "scaler.pt"):
+            super()._load_scaler(checkpoint)
+
     def _load_rng_state(self, checkpoint):
         if checkpoint is None:
             return

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import SENTENCES
+from helpers.models import SENTENCES
 from helpers.tabular import TabularDenoiser
 
 from diffusion import likelihood

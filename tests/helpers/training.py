@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 from safetensors.torch import load_file
 
@@ -20,8 +21,22 @@ RUN = [
 ]
 
 
-def start(flags, folder: Path, launcher=()) -> subprocess.Popen:
-    """The script in a process of its own, whose home, current and temporary folders are empty."""
+# `accelerate launch --cpu` alone starts one process; --multi_gpu is its way to say several.
+TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+       "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+DOUBLED = Path(__file__).with_name("doubled.py")
+
+
+def kill_a_rank(process: subprocess.Popen) -> None:
+    """SIGKILL for the second of the processes that `TWO` has started."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    (second,) = (child for child in children if child.environ().get("RANK") == "1")
+    second.kill()
+
+
+def start(flags, folder: Path, launcher=(), script: Path | None = None) -> subprocess.Popen:
+    """finetune.py, or another ``script``, in a process of its own, whose home, current and temporary
+    folders are empty."""
     for name in ("home", "here", "tmp"):
         (folder / name).mkdir(exist_ok=True)
     environment = {
@@ -34,7 +49,7 @@ def start(flags, folder: Path, launcher=()) -> subprocess.Popen:
         "PYTHONUNBUFFERED": "1",
     }
     return subprocess.Popen(
-        [sys.executable, *launcher, str(ROOT / "finetune.py"), *map(str, flags)],
+        [sys.executable, *launcher, str(script or ROOT / "finetune.py"), *map(str, flags)],
         cwd=folder / "here",
         env=environment,
         stdout=subprocess.PIPE,

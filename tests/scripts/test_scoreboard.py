@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from time import sleep
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import SENTENCES
+from helpers.models import SENTENCES
+from helpers.training import TWO, kill_a_rank, start
 from PIL import Image
 
 import scoreboard
@@ -276,21 +278,24 @@ def test_a_full_disk_in_the_middle_loses_nothing(score, monkeypatch, whole):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(whole, text, grid, tiny_gpt2, tmp_path):
+def test_two_processes_equal_one_also_when_one_was_killed(whole, text, grid, tiny_gpt2, tmp_path):
     flags = ["--dataset", text, "--settings", grid, "--scorer", tiny_gpt2, *SIZE,
              "--output_dir", tmp_path / "two", "--device", "cpu"]  # fmt: skip
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-                "--main_process_port", "0"]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, *launcher, str(ROOT / "scoreboard.py"), *map(str, flags)],
-        capture_output=True, text=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    rows = tmp_path / "two" / "rows"
+    killed = start(flags, tmp_path, TWO, ROOT / "scoreboard.py")
+    while not (rows.is_dir() and os.listdir(rows)):
+        sleep(0.02)
+        assert killed.poll() is None
+    kill_a_rank(killed)
+    killed.communicate(timeout=30)
+    assert killed.returncode != 0
+    assert 0 < len(os.listdir(rows)) < len(os.listdir(whole / "rows"))
+    done = start(flags, tmp_path, TWO, ROOT / "scoreboard.py")
+    out, err = done.communicate(timeout=120)
+    assert done.returncode == 0, err
     assert untimed(result(tmp_path / "two")) == untimed(result(whole))
-    assert done.stdout.count("== After prompts") == 1  # one process speaks
-    assert sorted(os.listdir(tmp_path / "two" / "rows")) == sorted(os.listdir(whole / "rows"))
+    assert out.count("== After prompts") == 1  # one process speaks
+    assert sorted(os.listdir(rows)) == sorted(os.listdir(whole / "rows"))
 
 
 # ---------------------------------------------------------------- tables

@@ -5,6 +5,7 @@ import torch
 from helpers.training import (
     RUN,
     SIZE,
+    TWO,
     losses,
     split,
     start,
@@ -38,16 +39,12 @@ def test_accumulation_changes_nothing(train, text, tmp_path, seen, loss):
 
 @pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_batch(train, text, tmp_path):
-    """Over more than one epoch and with accumulation. `accelerate launch --cpu` alone starts one
-    process, whatever --num_processes says; --multi_gpu is its way to say several."""
+    """Over more than one epoch and with accumulation."""
     flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", "40", "--ema", "0.9", "--eval_strategy",
              "steps", "--eval_steps", "20", "--save_strategy", "steps", "--save_steps", "32",
              "--save_total_limit", "2"]  # fmt: skip
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-                "--main_process_port", "0"]  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
-    process = start([*flags, *split(2, 2), "--output_dir", two], tmp_path, launcher)
+    process = start([*flags, *split(2, 2), "--output_dir", two], tmp_path, TWO)
     code, _ = train(*flags, *split(8, 1), "--output_dir", one)
     assert code == 0
     _, err = process.communicate(timeout=120)

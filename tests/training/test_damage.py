@@ -1,9 +1,11 @@
 """Damaged checkpoints, full disks."""
 
 import contextlib
+import pickle
 import resource
 
 import pytest
+import torch
 from helpers.training import (
     RUN,
     SIZE,
@@ -85,3 +87,38 @@ def test_a_full_disk_at_the_end_leaves_no_half_model(train, text, tmp_path):
     assert code == 2
     one_sentence(err.splitlines(keepends=True)[-1], "cannot write", "space")
     assert files(tmp_path) == []
+
+
+class Runs:
+    """A pickle that, when it is read without care, leaves a file behind."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return (open, (self.marker, "w"))
+
+
+@pytest.mark.parametrize("zipped", [False, True], ids=["pickle", "torch"])
+def test_no_pickle_is_run_wherever_one_is_read(train, text, tmp_path, zipped):
+    """In a checkpoint, whose optimiser, schedule and random numbers torch reads, and beside weights."""
+    out, marker = tmp_path / "out", tmp_path / "marker"
+    flags = [*RUN, *SIZE, "--dataset", text, "--output_dir", out]
+    train(*flags, "--max_steps", 2, "--save_strategy", "steps", "--save_steps", 2)
+    checkpoint = out / "checkpoint-2"
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "scaler.pt",
+                 "pytorch_model.bin", "ema.bin"):  # fmt: skip
+        kept = (checkpoint / name).read_bytes() if (checkpoint / name).exists() else None
+        if zipped:
+            torch.save(Runs(marker), checkpoint / name)
+        else:
+            (checkpoint / name).write_bytes(pickle.dumps(Runs(marker)))
+        code, err = train(*flags, "--max_steps", 3, "--resume_from_checkpoint", checkpoint)
+        assert not marker.exists(), name
+        if name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt"):  # which are read
+            assert code == 2 and name in err.splitlines()[-1] and "Traceback" not in err
+        else:
+            assert code == 0, err
+        (checkpoint / name).unlink()
+        if kept is not None:
+            (checkpoint / name).write_bytes(kept)

@@ -12,14 +12,18 @@ import torch
 from helpers.training import (
     RUN,
     SIZE,
+    TWO,
     assert_same_weights,
     files,
+    kill_a_rank,
     losses,
+    split,
     start,
     state,
 )
 from safetensors.torch import load_file
 
+from diffusion import hardware
 from diffusion.cli.files import locked
 
 
@@ -217,3 +221,37 @@ def test_ctrl_c_while_the_libraries_are_read_is_no_traceback(text, tmp_path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130 and "Traceback" not in err, err
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_others_and_one_goes_on_alone(train, text, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    flags = [*RUN, *SIZE, "--dataset", text, "--save_strategy", "steps", "--save_steps", 4,
+             "--lr_scheduler_type", "constant"]  # fmt: skip
+    process = start([*flags, "--max_steps", 5000, *split(2, 1), "--output_dir", two], tmp_path, TWO)
+    for line in process.stdout:
+        if line.startswith("{'loss'") and list(two.glob("checkpoint-*")):
+            break
+    kill_a_rank(process)
+    process.communicate(timeout=30)
+    assert process.returncode not in (0, None)
+    step = max(int(p.name.split("-")[1]) for p in two.glob("checkpoint-*"))
+    rest = ["--max_steps", step + 4, *split(4, 1)]
+    code, err = train(*flags, *rest, "--output_dir", two, "--resume_from_checkpoint", "last")
+    assert code == 0 and "note" in err and "rng_state.pth" in err
+    code, _ = train(*flags, *rest, "--output_dir", one)
+    assert code == 0
+    assert {i: v for i, v in losses(two).items() if i > step} == pytest.approx(
+        {i: v for i, v in losses(one).items() if i > step}, rel=2e-5
+    )
+
+
+def test_accelerate_that_starts_one_process_is_told(train, text, tmp_path, monkeypatch):
+    """`accelerate launch --cpu --num_processes 2` does, by these variables."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", 1, "--output_dir", tmp_path / "out"]
+    code, err = train(*flags)
+    assert code == 0 and "accelerate launch has started one process" in err
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    assert not hardware.launched_alone()
