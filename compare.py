@@ -27,7 +27,7 @@ from diffusion.cli.prompts import PROMPT_HELP, ask, check_prompt, given_prompts
 from diffusion.errors import UserError, run
 from diffusion.evaluation import record
 from diffusion.evaluation.comparison import film_of_record, free_name, table
-from diffusion.options import COMPARED_SAMPLER, GenerationOptions, PairOptions, at_least
+from diffusion.options import COMPARED_SAMPLER, GenerationOptions, PairOptions, check_values
 from diffusion.samplers.catalog import STEPPED
 from diffusion.views import panes
 from diffusion.views.animation import save_film, show_film
@@ -38,7 +38,8 @@ from diffusion.views.terminal import supports_live
 @dataclass
 class CompareOptions(PairOptions):
     repeats: int = field(
-        default=5, metadata={"help": "Measured runs of each model, after one to warm up."}
+        default=5,
+        metadata={"help": "Measured runs of each model, after one to warm up.", "range": (1, None)},
     )
     slowdown: float = field(
         default=1.0, metadata={"help": "Show everything so many times slower; 1 is true time."}
@@ -190,7 +191,7 @@ def check_flags(generation: GenerationOptions, args: CompareOptions, prompt: str
         generation.sampler = COMPARED_SAMPLER  # the reference loop, which has the full canvas
         generation.attention = generation.attention.replace("auto", "full")
     generation.check()
-    at_least("--repeats", args.repeats, 1)
+    check_values(args)
     check_slowdown(args.slowdown)
     if args.sweep and args.output_dir is None:
         raise UserError("--sweep writes sweep.png and sweep.json; say where by --output_dir")

@@ -77,11 +77,19 @@ def run(main: Callable[[], None]) -> None:
         if interrupted and time.monotonic() - interrupted[-1] < 2:
             print("stopped", file=sys.stderr)
             sys.exit(130)
-        if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            with contextlib.suppress(OSError, ValueError):  # what is left cannot be written either
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            message = "the disk is full; free some space"
+        elif _no_memory(error):
+            message = "there is not enough memory, or too little is allowed (ulimit -v); free some"
+        else:
             raise
-        with contextlib.suppress(OSError, ValueError):  # what is left cannot be written either
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(
-            f"{os.path.basename(sys.argv[0])}: the disk is full; free some space", file=sys.stderr
-        )
+        print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
         sys.exit(2)
+
+
+def _no_memory(error: Exception) -> bool:
+    """Whether memory has run out: for an object, a tensor, or a library that is being loaded."""
+    signs = ("allocate memory", "failed to map segment", "out of memory")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)

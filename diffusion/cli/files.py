@@ -57,6 +57,7 @@ def read_bytes(path: str) -> bytes:
 
 def check_output_dir(path: str, overwrite: bool, resume: bool, overwrite_flag: str) -> Path:
     """An output folder that can be written to, empty unless the user said otherwise."""
+    given_path(path)
     folder = Path(path)
     if len(folder.parts) > 100:
         raise UserError(f"--output_dir {path} has {len(folder.parts)} folders; give a shorter name")

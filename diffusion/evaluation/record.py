@@ -80,6 +80,11 @@ def _finite(value) -> float:
     return float(value)
 
 
+def _text(value) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{str(value)[:50]} is no text")
+
+
 def load(path: str) -> dict:
     """A record as compare.py wrote it, with real `Frame`s.
 
@@ -106,7 +111,7 @@ def load(path: str) -> dict:
         for side in record["sides"]:
             side["frames"] = unpack(side["frames"])
             for name in ("model", "method", "text"):
-                side[name] = str(side[name])
+                _text(side[name])
             side["nfe"] = int(side["nfe"])
             side["seconds"] = [_finite(x) for x in side["seconds"]]
         if len(record["sides"]) != 2 or not all(side["seconds"] for side in record["sides"]):
@@ -115,7 +120,7 @@ def load(path: str) -> dict:
             raise ValueError("unknown unit")
         record["options"]["length"] = int(record["options"]["length"])
         for name in ("prompt", "hardware", "processor"):
-            record[name] = str(record[name])
+            _text(record[name])
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         raise UserError(f"--replay {path} is damaged; {again}") from None
     return record

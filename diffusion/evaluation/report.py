@@ -54,7 +54,7 @@ def load(path: str) -> dict:
             f"version {VERSION}; run the scoreboard again"
         )
     try:
-        markdown({path: data}), as_csv(data)
+        markdown({path: data}), as_csv(data), plain_text(data)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise UserError(f"--results {path} is damaged; run the scoreboard again") from None
     return data

@@ -124,9 +124,14 @@ class Ruler:
         """``text`` cut to ``width`` ems with an ellipsis."""
         if self.width(text, bold) <= width:
             return text
-        while text and self.width(text + "…", bold) > width:
-            text = text[:-1]
-        return text + "…"
+        fits, most = 0, len(text)  # so many characters fit, at least and at most
+        while fits < most:
+            middle = (fits + most + 1) // 2
+            if self.width(text[:middle] + "…", bold) <= width:
+                fits = middle
+            else:
+                most = middle - 1
+        return text[:fits] + "…"
 
 
 class Panel:

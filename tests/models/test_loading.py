@@ -391,3 +391,19 @@ def test_output_folders(tmp_path):
 def test_an_output_folder_where_even_root_cannot_write():
     with pytest.raises(UserError, match=r"/proc/model cannot be written to"):
         files.check_output_dir("/proc/model", False, False, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("num_hidden_layers", 10**6, "billion parameters"),
+        ("max_position_embeddings", 10**9, "billion parameters"),
+        ("architectures", 5, "config"),
+    ],
+)
+def test_a_config_beyond_its_weights_is_refused_before_it_is_built(
+    folder, capfd, name, value, words
+):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {name: value}))
+    assert words in refusal(folder, capfd)

@@ -425,3 +425,15 @@ def test_prompts_of_a_pipe_may_hold_any_line_character_but_the_newline(call):
     line = "a\u2028b\x0bc"
     out = call(*SMALL, "--json", stdin=f"\ufeff{line}\r\n".encode())[1]
     assert records(out)[0]["prompt"] == line
+
+
+@pytest.mark.parametrize("gigabytes", [0.3, 1, 2])
+def test_too_little_memory_is_one_sentence(gigabytes):
+    """For the libraries; a model would need more."""
+    limit = f"ulimit -v {int(gigabytes * 2**20)}"
+    command = f"{limit}; exec {sys.executable} {ROOT / 'inference.py'} 'The river'"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == (
+        "inference.py: there is not enough memory, or too little is allowed (ulimit -v); free some\n"
+    )
