@@ -78,6 +78,7 @@ def main() -> None:
         f"{hardware.describe(args.device, args.compute_dtype)}"
     )
     collator = build.make_collator(model, tokenizer, diffusion, args)
+    soft = build.make_soft_mask(options, diffusion, model)
     trainer = DiffusionTrainer(
         Backbone(model),
         args,
@@ -90,6 +91,8 @@ def main() -> None:
         loss=diffusion.loss,
         ema_decay=diffusion.ema,
         eval_draws=diffusion.eval_draws,
+        soft=soft,
+        soft_learning_rate=diffusion.soft_learning_rate,
     )
     if args.evaluate_only:
         say(f"{options.model}: {card.summary(trainer.evaluate())}")

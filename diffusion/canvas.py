@@ -73,6 +73,50 @@ class Canvas:
         return Canvas(self.ids.to(device), self.frozen.to(device), self.padding.to(device), allowed)
 
 
+@dataclass
+class Feedback:
+    """What masks remember of earlier predictions, see `models.soft`. The first dimensions are (B, L)
+    or, for some positions alone, (N,).
+
+    Attributes:
+        ids: (..., k) tokens.
+        weights: (..., k + 1), of the mask itself and of the tokens.
+        spherical: how they are mixed.
+    """
+
+    ids: Tensor
+    weights: Tensor
+    spherical: bool = False
+
+    @classmethod
+    def plain(cls, rows: int, length: int, k: int, device: torch.device) -> "Feedback":
+        """No memory: masks that are masks."""
+        weights = torch.zeros(rows, length, k + 1, device=device)
+        weights[..., 0] = 1
+        return cls(torch.zeros(rows, length, k, dtype=torch.int64, device=device), weights)
+
+    def take(self, index) -> "Feedback":
+        return Feedback(self.ids[index], self.weights[index], self.spherical)
+
+    def replaced(self, where: Tensor, by: "Feedback") -> "Feedback":
+        """The same with others (N,) at the N positions ``where`` (B, L)."""
+        where = where[..., None]
+        ids = self.ids.masked_scatter(where, by.ids)
+        return Feedback(ids, self.weights.masked_scatter(where, by.weights), by.spherical)
+
+    def gathered(self, place: Tensor, fresh: Tensor) -> "Feedback":
+        """That of slots (B, S) which show the positions ``place``; ``fresh`` (B, S): without any."""
+        ids = self.ids.gather(1, place[..., None].expand(*place.shape, self.ids.shape[-1]))
+        weights = self.weights.gather(1, place[..., None].expand(*place.shape, ids.shape[-1] + 1))
+        plain = torch.zeros_like(weights)
+        plain[..., 0] = 1
+        return Feedback(ids, torch.where(fresh[..., None], plain, weights), self.spherical)
+
+    def put(self, rows, by: "Feedback") -> None:
+        """Set some rows."""
+        self.ids[rows], self.weights[rows] = by.ids, by.weights
+
+
 @dataclass(frozen=True)
 class Question:
     """What a denoiser is asked in one step. Rows of the canvas of which nothing is wanted are left
@@ -86,6 +130,7 @@ class Question:
         padding: (B, L) bool, positions that do not exist; None: there are none.
         shadows: (B, L) bool, visible positions among ``asked`` that are predicted by a copy which
             does not see the token there, see `Backbone.shadowed`; None: there are none.
+        feedback: (B, L) what the masks remember; None: nothing.
     """
 
     ids: Tensor
@@ -93,6 +138,7 @@ class Question:
     rows: Tensor | None = None
     padding: Tensor | None = None
     shadows: Tensor | None = None
+    feedback: Feedback | None = None
 
 
 @dataclass(frozen=True)

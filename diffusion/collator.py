@@ -271,3 +271,29 @@ class MixCollator:
 
     def __call__(self, features: list[dict]) -> dict[str, Tensor]:
         return self.collators[self.layout(features[0]["draw"] // self.micro_batch)](features)
+
+
+class TwoPassCollator:
+    """The batches of another collator, each with ``two_pass``: whether it is one of those that go
+    through the model twice (see `models.soft`).
+
+    It is a function of the seed and of the number of the micro-batch in the whole run: of any run of
+    micro-batches a ``share`` of them, up to one.
+
+    Args:
+        collate: what makes the batches; `MixCollator` says what a micro-batch is.
+        micro_batch: its rows.
+    """
+
+    def __init__(self, collate, share: float, seed: int, micro_batch: int):
+        self.collate, self.share, self.micro_batch = collate, share, micro_batch
+        self.start = float(rng.uniform(rng.fold_in(rng.seed_key(seed), -4), 1)[0])
+
+    def two_pass(self, number: int) -> bool:
+        """Whether micro-batch ``number`` is."""
+        before, after = (math.floor(n * self.share + self.start) for n in (number, number + 1))
+        return after > before
+
+    def __call__(self, features: list[dict]) -> dict:
+        number = features[0]["draw"] // self.micro_batch
+        return {**self.collate(features), "two_pass": self.two_pass(number)}

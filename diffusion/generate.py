@@ -1,7 +1,7 @@
 """A masked language model ready to write: canvas in, Steps out."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -14,9 +14,11 @@ from diffusion.models.cached import InBlocks
 from diffusion.models.denoiser import Denoiser
 from diffusion.models.families import max_length
 from diffusion.models.guidance import Guided, Processed
+from diffusion.models.soft import SoftMask, SoftMasked, load_soft_mask
 from diffusion.noise import Absorbing
 from diffusion.options import DRAFT_LENGTH, GenerationOptions
 from diffusion.proposal import Sampling
+from diffusion.samplers.catalog import CAUSAL
 from diffusion.samplers.make import make_sampler
 from diffusion.samplers.speculative import speculate
 from diffusion.views.frames import status_line
@@ -36,6 +38,15 @@ class Writer:
     trained: bool  # whether finetune.py made it a denoiser
     blocks: bool = False  # whether it was trained to write from left to right, block by block
     status: ClassVar = staticmethod(status_line)  # the line that views show below a text
+
+    @property
+    def soft(self) -> SoftMask | None:
+        """What its masks remember, where it was trained so."""
+        return self.denoiser.soft
+
+    def without_soft_masking(self) -> "Writer":
+        """The same model whose masks remember nothing."""
+        return replace(self, denoiser=self.denoiser.without_memory())
 
     def check(self, options: GenerationOptions) -> None:
         """Refuse options that mean nothing, or that this model has no room for."""
@@ -90,6 +101,9 @@ class Writer:
             clean = options.sampler == "causal"
             denoiser = InBlocks(denoiser, options.block_length or 0, options.cache, clean)
             own |= {"end_id": ends, "apart": True}
+        soft = self.denoiser.soft if options.soft_masking else None
+        if soft is not None and options.sampler not in CAUSAL:  # where nothing stays a mask
+            denoiser = SoftMasked(denoiser, soft, options.forget_remasked)
         if options.guidance:
             denoiser = Guided(denoiser, options.guidance, self.tokenizer.all_special_ids)
         if options.repetition_penalty != 1 or options.no_repeat_ngram_size:
@@ -144,6 +158,7 @@ def load_writer(
             model,
             Absorbing.of(tokenizer),
             tokenizers.forbidden_ids(tokenizer, model.config.vocab_size),
+            load_soft_mask(model, model_name),
         ),
         tokenizer=tokenizer,
         name=model_name,

@@ -236,6 +236,12 @@ class GenerationOptions:
         "forward passes; 0: none.",
         range=(0, None),
     )
+    soft_masking: bool = _option(
+        True, "Let masks remember what was predicted for them, where the model was trained so."
+    )
+    forget_remasked: bool = _option(
+        False, "With soft-masking: a mask that was a token before remembers nothing."
+    )
     repetition_penalty: float = _option(
         1.0,
         "Above 1: tokens that stand anywhere in the text become less likely.",

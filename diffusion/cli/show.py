@@ -89,6 +89,9 @@ class Job:
         name, started = script.model, time.monotonic()
         say(f"RoBERTa Diffusion: loading {name} ...")
         writer = loader(name, script.tokenizer, script.device, script.dtype)
+        unsoftened = writer.soft is None and not generation.soft_masking
+        if not (unsoftened or generation.soft_masking):
+            writer = writer.without_soft_masking()
         job = cls(writer, generation, script, asks)
         generation = job.generation
         writer.check(generation)
@@ -96,6 +99,8 @@ class Job:
             f"ready in {time.monotonic() - started:.1f} s on {hardware.describe(writer.device, writer.dtype)}; "
             f"{writer.method(generation)}, seed {generation.seed}"
         )
+        if unsoftened:
+            say(f"note: {name} has no soft-masking; --no_soft_masking changes nothing")
         if not writer.trained:
             say(
                 f"note: {name} was never trained as a denoiser; expect repeated, broken text until "

@@ -251,7 +251,7 @@ def bounds_of(
     after = torch.arange(canvas.ids.shape[1], device=writer.device) >= start
     denoiser = writer.denoiser
     values = text_bounds(
-        denoiser.backbone, canvas, after & ~canvas.padding, denoiser.noise, **settings
+        denoiser.reader, canvas, after & ~canvas.padding, denoiser.noise, **settings
     )
     counts = [len(ids) - n for ids, n in zip(rows, given, strict=True)]
     return [TextBound.of(v, n, s) for v, n, s in zip(values, counts, sizes, strict=True)]

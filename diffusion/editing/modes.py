@@ -269,7 +269,7 @@ def _pseudo_likelihood(job: "Job", step: Step) -> list[float]:
     """Of the written tokens of each row of a step."""
     denoiser, canvas = job.writer.denoiser, Canvas(step.ids, step.frozen, step.padding)
     return pseudo_likelihood(
-        denoiser.backbone, canvas, ~step.frozen, denoiser.noise, job.script.batch_size
+        denoiser.reader, canvas, ~step.frozen, denoiser.noise, job.script.batch_size
     ).tolist()
 
 

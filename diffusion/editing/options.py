@@ -121,7 +121,10 @@ class EditingOptions:
         elif self.mode == "score":
             for option in fields(generation):
                 value = getattr(generation, option.name)
-                if option.name not in ("seed", "max_len") and value != option.default:
+                if (
+                    option.name not in ("seed", "max_len", "soft_masking")
+                    and value != option.default
+                ):
                     raise UserError(
                         f"--{option.name} {value} is for writing, and --score only reads; leave "
                         "it out"

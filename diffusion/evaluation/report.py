@@ -81,6 +81,7 @@ def likelihood_table(data: dict) -> list[list[str]]:
     for entry in data["likelihood"]:
         kind = "exact NLL" if entry["estimator"] == "exact" else (
             f"bound, {entry['estimator']}, {entry['draws']} draws"
+            + (", two passes" if entry.get("two_pass") else "")
         )  # fmt: skip
         values = [
             str(estimate(entry[n])) for n in ("nats_per_token", "nats_per_byte", "perplexity")

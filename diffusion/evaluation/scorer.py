@@ -98,13 +98,14 @@ def likelihood(
         estimator = settings["estimator"]
         denoiser = writer.denoiser
         bound = likelihood_bound(
-            denoiser.backbone, blocks, editable, denoiser.noise, sizes, **settings
+            denoiser.reader, blocks, editable, denoiser.noise, sizes, **settings
         )
     scale = bound.nats_per_byte / bound.nats_per_token
     per_token = metrics.within(bound.nats_per_token, bound.standard_error, 0.0)
     return {
         "estimator": estimator,
         "draws": None if estimator == "exact" else settings["draws"],
+        "two_pass": not is_causal(writer) and writer.denoiser.soft is not None,
         "prefix_len": prefix_len,
         "block_size": block_size,
         "blocks": bound.blocks,

@@ -60,7 +60,7 @@ class Backbone(nn.Module):
                 on a canvas.
         """
         if layout is not None:
-            return self.logits(self._laid_out(input_ids, layout), asked)
+            return self.logits(self._laid_out(input_ids, layout, inputs_embeds), asked)
         batch, length = input_ids.shape
         if causal and is_masked_lm(self.config):  # a GPT-2 is causal by itself
             blocked = torch.full((length, length), torch.finfo(torch.float32).min)
@@ -81,11 +81,12 @@ class Backbone(nn.Module):
             asked = torch.cat([asked[:, 1:], asked.new_zeros(batch, 1)], dim=1)
         return self.logits(inputs | kwargs, asked)
 
-    def _laid_out(self, input_ids: Tensor, layout: layouts.Slots) -> dict:
+    def _laid_out(self, input_ids: Tensor, layout: layouts.Slots, embeds: Tensor | None) -> dict:
         """What the model is called with for the slots (B, S) of a layout."""
         self._two_at_a_place("were not tried with blocks; leave --layouts full")
+        shown = {"input_ids": input_ids} if embeds is None else {"inputs_embeds": embeds}
         kwargs = {
-            "input_ids": input_ids,
+            **shown,
             "position_ids": (layout.place + first_position(self.config))[None],
         }
         if self.config._attn_implementation == layouts.ATTENTION:
@@ -103,6 +104,7 @@ class Backbone(nn.Module):
         shadows: Tensor,
         noise: Absorbing,
         padding: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
     ) -> Tensor:
         """Logits (N, V) as `forward` gives them, but at the positions ``shadows`` (B, L) from a
         prediction that does not look at the token there, all in one forward pass: see
@@ -122,8 +124,17 @@ class Backbone(nn.Module):
         ids = noise.corrupt(input_ids.gather(1, slots.place), slots.hidden)
         dtype = self.compute_dtype(device)
         bias = torch.zeros(slots.seen.shape, dtype=dtype, device=device)
+        shown = {"input_ids": ids}
+        if inputs_embeds is not None:
+            place = slots.place[..., None].expand(-1, -1, inputs_embeds.shape[-1])
+            own = self.model.get_input_embeddings()(ids)
+            shown = {
+                "inputs_embeds": torch.where(
+                    slots.hidden[..., None], own, inputs_embeds.gather(1, place)
+                )
+            }
         kwargs = {
-            "input_ids": ids,
+            **shown,
             "position_ids": slots.place + first_position(self.config),
             "attention_mask": bias.masked_fill_(~slots.seen, torch.finfo(dtype).min)[:, None],
         }

@@ -17,6 +17,7 @@ from diffusion.models.backbone import Backbone
 from diffusion.models.families import first_position
 from diffusion.models.guidance import Wrapped
 from diffusion.models.shadows import block_slots
+from diffusion.models.soft import blend
 
 
 class CleanStream:
@@ -47,6 +48,7 @@ class CleanStream:
         noisy: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
         clean_at: tuple[Tensor, Tensor] | None = None,
         noisy_at: tuple[Tensor, Tensor] | None = None,
+        embeds: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (N, d), for the head, of one forward pass over R of the rows.
 
@@ -58,6 +60,7 @@ class CleanStream:
                 they see, (R, S) each, and what they see of one another (R, S, S).
             clean_at, noisy_at: where they are read, in this order: (rows of the R, places on the
                 canvas), (rows of the R, noisy slots).
+            embeds: (R, S, d) word embeddings of the noisy slots in place of those of their ids.
         """
         if not self.keep:
             self.done[rows] = 0
@@ -88,7 +91,12 @@ class CleanStream:
 
         position = where.clamp(max=self.length - 1) + first_position(self.backbone.config)
         seen = None if sees.all() else sees[:, None]
-        hidden = self.backbone.encoder(shown, position, self._keep, seen)
+        inputs = {"input_ids": shown}
+        if embeds is not None:
+            table = self.backbone.model.get_input_embeddings()
+            embeds = torch.cat([table(shown[:, :count]), embeds], 1)
+            inputs = {"input_ids": None, "inputs_embeds": embeds}
+        hidden = self.backbone.encoder(inputs, position, self._keep, seen)
         self.done[rows] = until
         at = []
         if clean_at is not None:
@@ -153,6 +161,15 @@ class InBlocks(Wrapped):
         start = first + (asked - first) // size * size
         return rows, asked, start - int(self.denoiser.backbone.shift), (start + size).minimum(end)
 
+    def scope(self, question: Question) -> Tensor:
+        """(R, L) the block."""
+        _, asked, until, end = self._blocks(question)
+        column = torch.arange(question.ids.shape[1], device=end.device)
+        if self.clean:
+            return column == asked[:, None]
+        start = until + int(self.denoiser.backbone.shift)
+        return (column >= start[:, None]) & (column < end[:, None])
+
     def slots(self, question: Question) -> Tensor:
         rows, _, until, end = self._blocks(question)
         shadows = 0
@@ -176,6 +193,10 @@ class InBlocks(Wrapped):
             )
             ids = self.noise.corrupt(question.ids.gather(1, block.place), block.hidden)
             behind = until[:, None].expand_as(ids)
+            embeds = None
+            if question.feedback is not None:
+                memory = question.feedback.gathered(block.place, block.hidden)
+                embeds = blend(self.denoiser.table, ids, self.noise, memory)
             here, at = question.asked.nonzero().unbind(1)
             hidden = self.stream.run(
                 rows,
@@ -183,6 +204,7 @@ class InBlocks(Wrapped):
                 until,
                 (ids, block.place, behind, block.seen),
                 noisy_at=(here, block.read[here, at]),
+                embeds=embeds,
             )
         logits = self.denoiser.backbone.head(hidden)
         return logits.index_fill_(1, self.denoiser.forbidden, -torch.inf)

@@ -125,6 +125,7 @@ class CausalWriter:
     dtype: torch.dtype
     positions: int  # tokens the model can see at once
     trained: ClassVar = True
+    soft: ClassVar = None
     blocks: ClassVar = False
     status: ClassVar = staticmethod(token_line)  # the line that views show below a text
 

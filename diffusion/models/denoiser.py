@@ -8,6 +8,7 @@ those around it (`guidance`), and any other that the loop may be given:
 - ``start(canvas)`` is called once for each generation and gives the denoiser that answers for it,
   so that state may be kept for each row of that canvas; ``forbidding(*ids)`` gives one that never
   writes these ids;
+- ``scope(question)`` is where (R, L) a pass can predict; what of it is not asked for costs the head;
 - ``slots(question)`` is how many slots of each row (R,) that call would compute;
 - called with a `Question` it gives logits (N, V) at the N asked positions, row-major, and nowhere
   else. Who turns them into probabilities goes through float32;
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from diffusion.canvas import Canvas, Question
 from diffusion.models.backbone import Backbone
+from diffusion.models.soft import SoftMask, TwoPass, blend
 from diffusion.noise import Absorbing
 
 
@@ -34,15 +36,35 @@ class Denoiser:
         model: any ``AutoModelForMaskedLM`` in evaluation mode.
         noise: what it was trained to remove.
         forbidden: ids that are never written, see `tokenizers.forbidden_ids`.
+        soft: what its masks remember, where it was trained so; see `soft.SoftMasked`.
     """
 
     passes = 1
 
-    def __init__(self, model: torch.nn.Module, noise: Absorbing, forbidden: list[int]):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        noise: Absorbing,
+        forbidden: list[int],
+        soft: SoftMask | None = None,
+    ):
         self.backbone = Backbone(model)
-        self.noise = noise
+        self.noise, self.soft = noise, soft
         self.device = next(model.parameters()).device
         self.forbidden = torch.tensor(sorted({noise.mask_id, *forbidden}), device=self.device)
+
+    @property
+    def reader(self) -> torch.nn.Module:
+        """What tells the likelihood of given text, called as `Backbone` is."""
+        if self.soft is None:
+            return self.backbone
+        return TwoPass(self.backbone, self.soft, self.noise, self.forbidden.tolist())
+
+    def without_memory(self) -> "Denoiser":
+        """The same model whose masks are masks."""
+        other = copy.copy(self)
+        other.soft = None
+        return other
 
     def forbidding(self, *ids: int) -> "Denoiser":
         """The same denoiser with more ids forbidden."""
@@ -53,6 +75,16 @@ class Denoiser:
     def start(self, canvas: Canvas) -> "Denoiser":
         """Itself: full attention keeps nothing from one step to the next."""
         return self
+
+    @property
+    def table(self) -> torch.nn.Embedding:
+        """The word embeddings."""
+        return self.backbone.model.get_input_embeddings()
+
+    def scope(self, question: Question) -> Tensor:
+        """(R, L) every position that is there."""
+        padding = question.padding
+        return torch.ones_like(question.asked) if padding is None else ~padding
 
     def slots(self, question: Question) -> Tensor:
         """(R,) the canvas, and shadows."""
@@ -66,9 +98,14 @@ class Denoiser:
     def __call__(self, question: Question) -> Tensor:
         """Logits (N, V) in the model's number format, -inf where forbidden."""
         ids, asked, padding = question.ids, question.asked, question.padding
+        embeds = None
+        if question.feedback is not None:
+            embeds = blend(self.table, ids, self.noise, question.feedback)
         if question.shadows is not None and question.shadows.any():
-            logits = self.backbone.shadowed(ids, asked, question.shadows, self.noise, padding)
+            logits = self.backbone.shadowed(
+                ids, asked, question.shadows, self.noise, padding, embeds
+            )
         else:
             attention_mask = None if padding is None else (~padding).long()
-            logits = self.backbone(ids, asked, attention_mask)
+            logits = self.backbone(ids, asked, attention_mask, inputs_embeds=embeds)
         return logits.index_fill_(1, self.forbidden, -torch.inf)

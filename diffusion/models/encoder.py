@@ -39,7 +39,7 @@ class Encoder:
 
     def __call__(
         self,
-        input_ids: Tensor,
+        inputs: dict[str, Tensor],
         position_ids: Tensor,
         keep: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]],
         seen: Tensor | None,
@@ -47,15 +47,16 @@ class Encoder:
         """Hidden states (R, S, d) of S slots.
 
         Args:
-            input_ids, position_ids: (R, S).
+            inputs: ``input_ids`` (R, S), or those None and ``inputs_embeds`` (R, S, d).
+            position_ids: (R, S).
             keep: called in each layer with its number and the keys and values (R, S, H, d / H) of
                 the slots; gives those (R, H, K, d / H) that are attended to.
             seen: (R, 1, S, K) bool, which of them each slot attends to; None: all.
         """
-        hidden = self.embeddings(input_ids=input_ids, position_ids=position_ids)
+        hidden = self.embeddings(**inputs, position_ids=position_ids)
         if self.project is not None:
             hidden = self.project(hidden)
-        rows, slots = input_ids.shape
+        rows, slots = position_ids.shape
         for number, layer in enumerate(self.layers):
             weight, bias, out, norm, up, activation, down, last = layer
             both = F.linear(hidden, weight, bias).view(rows, slots, 3, self.heads, -1)

@@ -28,6 +28,10 @@ class Wrapped:
         """The denoiser of one generation, see `models.denoiser`."""
         return self._around(self.denoiser.start(canvas))
 
+    def scope(self, question: Question) -> Tensor:
+        """(R, L) where a call can predict."""
+        return self.denoiser.scope(question)
+
     def slots(self, question: Question) -> Tensor:
         """(R,) slots that a call computes."""
         return self.denoiser.slots(question)

@@ -235,6 +235,17 @@ def check_vocabulary(config, tokenizer, name: str) -> None:
         )
 
 
+def companion(name: str, file: str) -> Path:
+    """Where a file beside the weights of a model lies, local or on the hub; it may be missing."""
+    where, local = locate(name)
+    if local:
+        return Path(where, file)
+    try:
+        return Path(huggingface_hub.hf_hub_download(where, file))
+    except Exception:  # the library raises many kinds
+        raise unreachable(name, f"{file} of model") from None
+
+
 def diffusion_settings(config) -> dict:
     """What finetune.py recorded in the config (empty for a model it never trained)."""
     settings = getattr(config, "diffusion", None)

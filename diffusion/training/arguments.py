@@ -102,6 +102,24 @@ class DiffusionArguments:
         "Of the causal loss of the text before a block, beside the block's own.",
         **_NONNEGATIVE,
     )
+    soft_masking: bool = _flag(
+        False, "Train masks that remember what was predicted for them, in two passes."
+    )
+    soft_k: int = _flag(3, "soft_masking: tokens that a mask remembers.", **_COUNT)
+    soft_share: float = _flag(
+        0.8, "soft_masking: share of batches with the second pass.", range=(0, 1)
+    )
+    soft_start: float = _flag(
+        0.05, "soft_masking: the share of a mask's embedding that memory may take, at the start.",
+        range=(0, None), below=1
+    )  # fmt: skip
+    soft_learning_rate: float = _flag(
+        1e-2, "soft_masking: learning rate of its three scalars.", **_NONNEGATIVE
+    )
+    mixing: str = _flag(
+        "linear", "soft_masking: how embeddings are mixed, linear or spherical.",
+        choices=("linear", "spherical")
+    )  # fmt: skip
     ema: float = _flag(0.0, "Decay of the weight average used for inference; 0: none.", **_SHARE)
     eval_draws: int = _flag(1, "Mask patterns per validation block in the bound.", **_COUNT)
 

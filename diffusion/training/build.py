@@ -7,10 +7,11 @@ from torch import Tensor
 from transformers import GPT2Config, RobertaConfig
 
 from diffusion.cli.console import say
-from diffusion.collator import CausalCollator, DiffusionCollator, MixCollator
+from diffusion.collator import CausalCollator, DiffusionCollator, MixCollator, TwoPassCollator
 from diffusion.data import corpus, packing
 from diffusion.errors import UserError, first_line
 from diffusion.models import layouts, loading, tokenizers
+from diffusion.models.soft import SoftMask, load_soft_mask
 from diffusion.noise import Absorbing
 from diffusion.training.arguments import (
     DataArguments,
@@ -63,8 +64,44 @@ def pack_splits(
     return blocks[:-held_out], blocks[-held_out:]
 
 
+def make_soft_mask(options: ModelArguments, diffusion: DiffusionArguments, model):
+    """The scalars of ``--soft_masking``, those of the model where it has been trained so already;
+    None without the flag.
+
+    Raises:
+        UserError: a model without word embeddings to mix, or a smaller vocabulary than ``--soft_k``.
+    """
+    known = loading.diffusion_settings(model.config).get("soft")
+    if not diffusion.soft_masking:
+        return None
+    if not isinstance(model.get_input_embeddings(), torch.nn.Embedding):
+        raise UserError(f"--soft_masking: {options.model} has no table of word embeddings to mix")
+    if diffusion.soft_k > model.config.vocab_size:
+        raise UserError(
+            f"--soft_k {diffusion.soft_k} exceeds the {model.config.vocab_size} tokens of the model"
+        )
+    if known is not None:
+        say(f"going on with the soft-masking of {options.model}")
+        soft = load_soft_mask(model, options.model).requires_grad_(True).train()
+        if (soft.k, soft.mixing) != (diffusion.soft_k, diffusion.mixing):
+            raise UserError(
+                f"{options.model} was trained with --soft_k {soft.k} --mixing {soft.mixing}; give the "
+                "same"
+            )
+        return soft
+    return SoftMask(diffusion.soft_k, diffusion.mixing, diffusion.soft_start)
+
+
 def make_collator(model, tokenizer, diffusion: DiffusionArguments, args):
     """What turns clean blocks into the batches of the objective."""
+    collate = _objective_collator(model, tokenizer, diffusion, args)
+    if not diffusion.soft_masking:
+        return collate
+    micro_batch = args.train_batch_size * args.world_size
+    return TwoPassCollator(collate, diffusion.soft_share, args.seed, micro_batch)
+
+
+def _objective_collator(model, tokenizer, diffusion: DiffusionArguments, args):
     if diffusion.objective == "causal":
         return CausalCollator()
     noise = Absorbing.of(tokenizer)
@@ -178,6 +215,10 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, ar
         else parse_layouts(diffusion.layouts, data.block_size - diffusion.prefix_len),
         "tokens_seen": before.get("tokens_seen", 0),
     }
+    if diffusion.soft_masking and "soft" in before:
+        model.config.diffusion["soft"] = before["soft"]
+    elif "soft" in before:
+        say(f"note: without --soft_masking that of {options.model} is lost")
     attention = options.attn_implementation
     if attention == "auto" and not causal and list(model.config.diffusion["layouts"]) != ["full"]:
         attention = layouts.ATTENTION

@@ -39,11 +39,15 @@ def save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds) -
     settings["tokens_seen"] += tokens
     settings["bound_nats_per_token"] = round(metrics["eval_nats_per_token"], 4)
     model.config.diffusion = settings
+    if trainer.soft is not None:
+        trainer.note_soft(model.config)
     card = model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds)
 
     def write(folder: Path) -> None:
         model.to(hardware.DTYPES[args.save_dtype]).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        if trainer.soft is not None:
+            trainer.soft.save(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
 
@@ -91,6 +95,11 @@ def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds
         for name, value in metrics.items()
         if name.startswith("eval_nats_at_")
     )
+    soft = settings.get("soft")
+    memory = ""
+    if soft:
+        memory = "\n| soft-masking | " + ", ".join(f"{k} {v}" for k, v in soft.items())
+        memory += "; likelihoods are of its two passes |"
     mix = ", ".join(f"{name} {share:.0%}" for name, share in settings["layouts"].items())
     kind_of = "fill-mask" if loading.is_masked_lm(model.config) else "text-generation"
     tag, note = f"\npipeline_tag: {kind_of}", ""
@@ -120,7 +129,7 @@ Trained by `finetune.py` with
 | started from | {options.config or options.model} |
 | objective | {diffusion.objective}{" (shifted)" if settings["shift"] else ""} |
 | training text | {", ".join(data.dataset)} |
-| layouts | {mix} |
+| layouts | {mix} |{memory}
 | tokens seen in this run | {tokens:,} ({trainer.state.global_step:,} steps of {args.global_batch} blocks of {data.block_size}) |
 | tokens seen in all | {settings["tokens_seen"]:,} |
 | weights | {f"average, decay {diffusion.ema}" if diffusion.ema else "last step"}, {args.save_dtype} |

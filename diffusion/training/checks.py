@@ -164,6 +164,17 @@ def check(
             raise UserError(
                 "--loss mean and --mask_schedule seed go with --layouts full alone; leave them out"
             )
+    if diffusion.soft_masking and diffusion.objective == "causal":
+        raise UserError("--objective causal has no masks; leave out --soft_masking, or train a mix")
+    if diffusion.soft_masking and args.muon:
+        raise UserError("--soft_masking has a learning rate of its own, which --optim muon has not")
+    defaults = DiffusionArguments()
+    for name in ("soft_k", "soft_share", "soft_start", "soft_learning_rate", "mixing"):
+        given = getattr(diffusion, name)
+        if not diffusion.soft_masking and given != getattr(defaults, name):
+            raise UserError(
+                f"--{name} {given} is an option of --soft_masking; add that, or leave it out"
+            )
     args.resume_from_checkpoint = find_checkpoint(args)
     if args.evaluate_only:
         if model.config is not None or args.resume_from_checkpoint:

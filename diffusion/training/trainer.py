@@ -24,12 +24,15 @@ from diffusion.collator import (
     CausalCollator,
     DiffusionCollator,
     MixCollator,
+    TwoPassCollator,
     editable_positions,
 )
 from diffusion.data.packing import Blocks, DrawSampler
 from diffusion.errors import UserError, first_line
 from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import Slots, arrange
+from diffusion.models.soft import SoftMask, TwoPass
+from diffusion.models.tokenizers import forbidden_ids
 from diffusion.training.checks import told
 from diffusion.training.optimizer import MuonAndAdam
 
@@ -104,13 +107,19 @@ class Nats(nn.Module):
     """-log p (N,) of the labelled tokens. Taken inside the forward pass, because accelerate copies
     to float32 what comes out of it, and the logits are large."""
 
-    def __init__(self, backbone: Backbone):
+    def __init__(self, backbone: Backbone, reader: TwoPass | None = None):
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.reader = backbone, reader
 
-    def forward(self, input_ids: Tensor, labels: Tensor, **settings) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, labels: Tensor, two_pass: bool = False, **settings
+    ) -> Tensor:
         rows = labels != IGNORE
-        return objective.cross_entropy(self.backbone(input_ids, rows, **settings), labels[rows])
+        model = self.reader if two_pass else self.backbone
+        nats = objective.cross_entropy(model(input_ids, rows, **settings), labels[rows])
+        if self.reader is not None:  # several processes want a gradient of all, in every batch
+            nats = nats + 0 * sum(self.reader.soft.parameters())
+        return nats
 
 
 class DiffusionTrainer(Trainer):
@@ -123,6 +132,7 @@ class DiffusionTrainer(Trainer):
         ema_decay: 0 for no average.
         token_bytes: (V,), see `corpus.token_byte_lengths`.
         eval_draws: mask patterns per validation block.
+        soft: what masks remember, with its learning rate; None: nothing.
     """
 
     def __init__(
@@ -132,21 +142,29 @@ class DiffusionTrainer(Trainer):
         *,
         train_blocks: Tensor,
         eval_blocks: Tensor,
-        collator: DiffusionCollator | CausalCollator | MixCollator,
+        collator: DiffusionCollator | CausalCollator | MixCollator | TwoPassCollator,
         tokenizer,
         token_bytes: Tensor,
         schedule: str = "linear",
         loss: str = "nelbo",
         ema_decay: float = 0.0,
         eval_draws: int = 1,
+        soft: SoftMask | None = None,
+        soft_learning_rate: float = 1e-2,
     ):
-        self.causal = isinstance(collator, CausalCollator)
+        two_pass = isinstance(collator, TwoPassCollator)
+        self.batches = collator.collate if two_pass else collator  # as the objective wants them
+        self.causal = isinstance(self.batches, CausalCollator)
+        self.soft, self.soft_learning_rate = soft, soft_learning_rate
+        if soft is not None:
+            forbidden = forbidden_ids(tokenizer, backbone.config.vocab_size)
+            self.settings_of_two_passes = self.batches.noise, forbidden
         self.schedule, self.loss = schedule, loss
         self.eval_draws = eval_draws
         self.token_bytes = token_bytes
         with told():
             super().__init__(
-                model=Nats(backbone),
+                model=Nats(backbone, self.reader(backbone) if soft else None),
                 args=args,
                 train_dataset=Blocks(train_blocks),
                 eval_dataset=Blocks(eval_blocks),
@@ -161,6 +179,12 @@ class DiffusionTrainer(Trainer):
             self.ema = AveragedModel(self.raw_model, multi_avg_fn=ema_update(ema_decay))
         self.add_callback(_Upkeep(self))
         self._evaluated: tuple[int, dict] | None = None  # (step, metrics)
+
+    def reader(self, backbone: Backbone) -> nn.Module:
+        """What training and evaluation call: with soft-masking two passes."""
+        if self.soft is None:
+            return backbone
+        return TwoPass(backbone, self.soft, *self.settings_of_two_passes)
 
     @property
     def raw_model(self) -> nn.Module:
@@ -200,7 +224,14 @@ class DiffusionTrainer(Trainer):
                 eps=args.adam_epsilon,
             )
         with told():
-            return super().create_optimizer(model)
+            super().create_optimizer(model)
+        if self.soft is not None:
+            own = list(self.soft.parameters())
+            for group in self.optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if all(p is not q for q in own)]
+            rate = self.soft_learning_rate
+            self.optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0})
+        return self.optimizer
 
     def create_scheduler(self, *args, **kwargs):
         with told():
@@ -210,14 +241,15 @@ class DiffusionTrainer(Trainer):
         """Nats per token. The denominators count the whole global batch, so that neither
         accumulation nor the number of processes changes the loss."""
         ids, labels = inputs["input_ids"], inputs["labels"]
+        passes = {"two_pass": bool(inputs["two_pass"])} if "two_pass" in inputs else {}
         if "weights" in inputs:  # by slots of a layout
-            nats = model(ids, labels, layout=self.slots(inputs["layout"]))
+            nats = model(ids, labels, layout=self.slots(inputs["layout"]), **passes)
             loss = (nats * inputs["weights"][labels != IGNORE]).sum() / self.args.global_batch
         elif self.causal or self.loss == "mean":
-            nats = model(ids, labels, causal=self.causal)
+            nats = model(ids, labels, causal=self.causal, **passes)
             loss = nats.sum() / num_items_in_batch.clamp(min=1)
         else:
-            nats = model(ids, labels)
+            nats = model(ids, labels, **passes)
             weights = objective.token_weights(
                 labels, inputs["t"], inputs["editable"], self.schedule
             )
@@ -252,7 +284,7 @@ class DiffusionTrainer(Trainer):
 
     def slots(self, layout: str) -> Slots:
         """A layout of the blocks that are trained on."""
-        collator, length = self.data_collator, self.eval_dataset.blocks.shape[1]
+        collator, length = self.batches, self.eval_dataset.blocks.shape[1]
         first, shift, dtype = collator.prefix_len, collator.shift, self.args.compute_dtype
         return arrange(layout, length, first, shift, dtype, self.args.device)
 
@@ -263,8 +295,8 @@ class DiffusionTrainer(Trainer):
         that inference would use. First that of the objective; others where several are trained."""
         model = self.inference_model
         was_training = model.training
-        backbone = Backbone(model.eval())
-        device, collator = self.args.device, self.data_collator
+        backbone = self.reader(Backbone(model.eval()))
+        device, collator = self.args.device, self.batches
         blocks = self.eval_dataset.blocks.long().to(device)
         batch_size = self.args.per_device_eval_batch_size
         spread = {
@@ -399,6 +431,9 @@ class DiffusionTrainer(Trainer):
         """The Hugging Face model itself, not the wrapper; the average beside it."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
+        if self.soft is not None:
+            self.note_soft(self.raw_model.config)
+            self.soft.save(folder)
         self.raw_model.save_pretrained(folder)
         self.processing_class.save_pretrained(folder)
         if self.ema is not None:
@@ -408,8 +443,14 @@ class DiffusionTrainer(Trainer):
                 folder / _EMA_FILE,
             )
 
+    def note_soft(self, config) -> None:
+        """Write into a model's config what its masks remember."""
+        config.diffusion = {**config.diffusion, "soft": self.soft.settings()}
+
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         folder = Path(resume_from_checkpoint)
+        if self.soft is not None:
+            self.soft.load(folder)
         try:
             # Tied tensors are stored once; the parameter list, too, has each tensor once.
             _copy_into(self.raw_model, load_file(folder / "model.safetensors"))

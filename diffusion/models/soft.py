@@ -1,0 +1,278 @@
+"""Soft-masking: masks that remember what was predicted for them (Soft-Masked Diffusion Language
+Models, 2025).
+
+A step of masked diffusion throws away every prediction that it does not write. Here the word
+embedding of a mask, which is otherwise that of ``<mask>``, is mixed with those of the k tokens that
+were the most probable there in the forward pass before, weighed by their probabilities π:
+
+    e = (1 - λ) W[mask] + λ Σ π_v W[v],    λ = ω_s sigmoid(ω_a (-H - ω_b)),
+
+where H is the entropy of that prediction in nats: the surer, the more is fed back. Three scalars are
+learned. Nothing else of the model changes; ω_s = 0 is the model without.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion.canvas import Canvas, Feedback, Question
+from diffusion.errors import UserError, first_line
+from diffusion.models.guidance import Wrapped
+from diffusion.models.loading import companion, diffusion_settings
+from diffusion.noise import Absorbing
+from diffusion.proposal import largest
+
+FILE = "soft.safetensors"
+MIXINGS = {
+    "linear": "the weighted mean of embeddings",
+    "spherical": "its direction moves on the arc from the mask to the mean of the tokens, and its "
+    "length from the one's to the others'",
+}
+LEAST = 1e-6  # of ω_s, ω_a and -ω_b
+
+
+class SoftMask(nn.Module):
+    """How strong and of what the memory of a mask is.
+
+    ω_s = sigmoid(rho) is in (0, 1), ω_a = softplus(alpha) + 1e-6 is positive and
+    ω_b = -softplus(beta) - 1e-6 negative.
+
+    Args:
+        k: tokens that are mixed in.
+        mixing: see `MIXINGS`.
+        omega_s, omega_a, omega_b: where the three start; the last two are the published start, at
+            which λ / ω_s is 0.99, 0.50, 0.16 and 0.0002 at an entropy of 0, 0.75, 1 and 2.
+    """
+
+    def __init__(
+        self,
+        k: int = 3,
+        mixing: str = "linear",
+        omega_s: float = 0.05,
+        omega_a: float = 6.66,
+        omega_b: float = -0.75,
+    ):
+        super().__init__()
+        self.k, self.mixing = k, mixing
+        share = min(max(omega_s, LEAST), 1 - LEAST)
+        self.rho = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
+        self.alpha = nn.Parameter(torch.tensor(_softplus_inverse(omega_a - LEAST)))
+        self.beta = nn.Parameter(torch.tensor(_softplus_inverse(-omega_b - LEAST)))
+
+    def omegas(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(ω_s, ω_a, ω_b)"""
+        return self.rho.sigmoid(), F.softplus(self.alpha) + LEAST, -F.softplus(self.beta) - LEAST
+
+    def strength(self, entropy: Tensor) -> Tensor:
+        """λ for entropies in nats, any shape."""
+        share, slope, middle = self.omegas()
+        return share * (slope * (-entropy - middle)).sigmoid()
+
+    def feedback(self, logits: Tensor) -> Feedback:
+        """What N masks remember of their predictions, logits (N, V): token ids (N, k) and weights
+        (N, k + 1), the first being that of the mask itself. The weights sum to 1."""
+        entropy, ids, chances = summary(logits, self.k)
+        strength = self.strength(entropy)[:, None]
+        weights = torch.cat([1 - strength, strength * chances], 1)
+        return Feedback(ids, weights, self.mixing == "spherical")
+
+    def settings(self) -> dict:
+        """For the config of a model: what a reader wants to know, and what loading checks."""
+        share, slope, middle = (round(x.item(), 6) for x in self.omegas())
+        return {"k": self.k, "mixing": self.mixing, "omega_s": share, "omega_a": slope,
+                "omega_b": middle}  # fmt: skip
+
+    def save(self, folder: Path) -> None:
+        save_file({name: p.detach().cpu().clone() for name, p in self.named_parameters()},
+                  folder / FILE)  # fmt: skip
+
+    def load(self, folder: Path) -> None:
+        """Take over the three scalars of a folder.
+
+        Raises:
+            UserError: they are missing, or not finite.
+        """
+        try:
+            values = load_file(folder / FILE)
+            for name, parameter in self.named_parameters():
+                if values[name].shape != () or not values[name].isfinite():
+                    raise ValueError(f"{name} is no finite number")
+                parameter.data.copy_(values[name])
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise UserError(
+                f"cannot read the soft-masking of {folder}: {FILE}: {first_line(error)}; copy the "
+                "whole folder that finetune.py wrote"
+            ) from None
+
+
+def _softplus_inverse(x: float) -> float:
+    return x + math.log(-math.expm1(-x))
+
+
+@torch.no_grad()
+def summary(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of predictions (N, V), without a copy of all: entropies (N,) in nats, the k most probable
+    tokens (N, k), and their probabilities among one another (N, k)."""
+    rows = max(1, 2**20 // logits.shape[1]) if logits.is_cpu else max(1, len(logits))
+    found = []
+    for some in logits.split(rows):
+        some = some.float()
+        log_p = some.log_softmax(-1)
+        # 0 log 0 = 0: what is forbidden has the logit -inf.
+        entropy = -(log_p.exp() * log_p.clamp(min=-1e30)).sum(-1)
+        best, ids = largest(some, k)
+        found.append((entropy, ids, best.softmax(-1)))
+    if not found:
+        none = logits.new_zeros(0, k)
+        return none[:, 0].float(), none.long(), none.float()
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+def blend(table: nn.Embedding, ids: Tensor, noise: Absorbing, feedback: Feedback) -> Tensor:
+    """Word embeddings (B, L, d) of ``ids`` (B, L), with a memory at the masks.
+
+    Args:
+        table: the word embeddings of the model.
+        feedback: (B, L), read at masks alone.
+    """
+    masks = noise.noisy(ids)
+    weights = feedback.weights[masks].to(table.weight.dtype)  # (M, k + 1)
+    tokens = F.embedding(feedback.ids[masks], table.weight)  # (M, k, d)
+    mask = table.weight[noise.mask_id]
+    mixed = weights[:, :1] * mask + (weights[:, 1:, None] * tokens).sum(1)
+    if feedback.spherical:
+        mixed = _on_the_arc(mask, tokens, weights, mixed)
+    return table(ids).masked_scatter(masks[..., None], mixed)
+
+
+def _on_the_arc(mask: Tensor, tokens: Tensor, weights: Tensor, mixed: Tensor) -> Tensor:
+    """(M, d) spherical interpolation by λ from ``mask`` (d,) to the mean of ``tokens`` (M, k, d);
+    lengths are interpolated linearly, that of the mean being the mean of the tokens' lengths."""
+    strength = 1 - weights[:, :1]
+    chances = weights[:, 1:] / strength.clamp(min=1e-12)
+    mean = (chances[..., None] * tokens).sum(1)
+    start, end = F.normalize(mask, dim=-1), F.normalize(mean, dim=-1)
+    cosine = (end * start).sum(-1, keepdim=True).clamp(-0.999999, 0.999999)
+    angle = cosine.acos()
+    direction = ((1 - strength) * angle).sin() * start + (strength * angle).sin() * end
+    lengths = torch.cat([mask.norm().expand(len(tokens), 1), tokens.norm(dim=-1)], 1)
+    on_the_arc = direction / angle.sin() * (weights * lengths).sum(1, keepdim=True)
+    return torch.where(strength > 0, on_the_arc, mixed)  # no rounding where nothing is fed back
+
+
+class TwoPass(nn.Module):
+    """A `Backbone` as it is trained and evaluated with soft-masking, called the same way: a first
+    pass without gradient, then one whose masks remember its predictions.
+
+    The bound of this denoiser is a bound of the likelihood; what writes feeds back the predictions
+    of an earlier state of the canvas instead.
+
+    Args:
+        forbidden: ids that are never written, as those of `Denoiser`.
+    """
+
+    def __init__(self, backbone: nn.Module, soft: SoftMask, noise: Absorbing, forbidden: list[int]):
+        super().__init__()
+        self.backbone, self.soft, self.noise = backbone, soft, noise
+        self.config = backbone.config
+        self.forbidden = torch.tensor(sorted({noise.mask_id, *forbidden}))
+
+    def forward(self, input_ids: Tensor, asked: Tensor, *settings, **more) -> Tensor:
+        masks = self.noise.noisy(input_ids)
+        if not masks.any():
+            return self.backbone(input_ids, asked, *settings, **more)
+        read = masks
+        if more.get("layout") is not None and self.backbone.shift:  # by slots, not by positions
+            read = torch.cat([masks[:, 1:], masks.new_zeros(len(masks), 1)], 1)
+        with torch.no_grad():
+            logits = self.backbone(input_ids, read, *settings, **more)
+            forbidden = self.forbidden.to(logits.device)
+            logits = logits.detach().index_fill(1, forbidden, -torch.inf)
+        found = self.soft.feedback(logits)
+        feedback = Feedback.plain(*input_ids.shape, self.soft.k, input_ids.device)
+        feedback = feedback.replaced(masks, found)
+        table = self.backbone.model.get_input_embeddings()
+        embeds = blend(table, input_ids, self.noise, feedback)
+        return self.backbone(input_ids, asked, *settings, inputs_embeds=embeds, **more)
+
+
+class SoftMasked(Wrapped):
+    """A denoiser whose masks remember the predictions of the step before.
+
+    All masks that a pass can predict are asked for, since all are fed back; who asks gets what it
+    asked for. A token that is written and masked again remembers itself, as in the published code,
+    unless ``forget``.
+
+    Args:
+        denoiser: `Denoiser` or `InBlocks`.
+        forget: a mask that was a token in the pass before remembers nothing.
+    """
+
+    def __init__(self, denoiser, soft: SoftMask, forget: bool = False):
+        super().__init__(denoiser)
+        self.soft, self.forget = soft, forget
+
+    def start(self, canvas: Canvas) -> "SoftMasked":
+        other = super().start(canvas)
+        other.feedback = Feedback.plain(*canvas.ids.shape, self.soft.k, canvas.ids.device)
+        other.feedback.spherical = self.soft.mixing == "spherical"
+        return other
+
+    def __call__(self, question: Question) -> Tensor:
+        rows = slice(None) if question.rows is None else question.rows
+        ids, feedback = question.ids, self.feedback.take(rows)
+        masks = self.noise.noisy(ids)
+        asked = question.asked | (masks & self.denoiser.scope(question))
+        more = Question(ids, asked, question.rows, question.padding, question.shadows, feedback)
+        logits = self.denoiser(more)
+        found = self.soft.feedback(logits[masks[asked]])
+        feedback = feedback.replaced(~masks, self._written(ids[~masks]))
+        self.feedback.put(rows, feedback.replaced(masks & asked, found))
+        return logits[question.asked[asked]]
+
+    def _written(self, tokens: Tensor) -> Feedback:
+        """What tokens (N,) would remember as masks: themselves, a prediction without doubt."""
+        sure = self.soft.strength(torch.zeros((), device=tokens.device))
+        strength = 0 if self.forget else sure.detach()
+        weights = torch.zeros(len(tokens), self.soft.k + 1, device=tokens.device)
+        weights[:, 0], weights[:, 1] = 1 - strength, strength
+        ids = tokens[:, None].expand(-1, self.soft.k)
+        return Feedback(ids, weights, self.soft.mixing == "spherical")
+
+
+def load_soft_mask(model: nn.Module, folder: str) -> SoftMask | None:
+    """The soft-masking that finetune.py noted in the config of a model and wrote beside it; None
+    where it has none.
+
+    Raises:
+        UserError: settings that cannot be, or scalars that are missing or others than the config's.
+    """
+    noted = diffusion_settings(model.config).get("soft")
+    if noted is None:
+        return None
+    try:
+        k, mixing = noted["k"], noted["mixing"]
+        omegas = [float(noted[name]) for name in ("omega_s", "omega_a", "omega_b")]
+        in_range = 0 <= omegas[0] < 1 and 0 < omegas[1] < math.inf and -math.inf < omegas[2] < 0
+        size = type(k) is int and 1 <= k <= model.config.vocab_size
+        if mixing not in MIXINGS or not in_range or not size:
+            raise ValueError("a value is out of its range")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"the config of {folder} has no soft-masking that can be: {json.dumps(noted)[:200]} "
+            f"({first_line(error)}); copy the folder that finetune.py wrote"
+        ) from None
+    soft = SoftMask(k, mixing)
+    soft.load(companion(folder, FILE).parent)
+    if any(abs(a.item() - b) > 1e-4 * max(1, abs(b)) for a, b in zip(soft.omegas(), omegas, strict=True)):  # fmt: skip
+        raise UserError(
+            f"the soft-masking of {folder}: config.json and {FILE} do not agree; copy both from the "
+            "folder that finetune.py wrote"
+        )
+    return soft.to(next(model.parameters()).device).eval().requires_grad_(False)

@@ -1,0 +1,518 @@
+"""Soft-masking: the mixture against its formula, memory against enumeration, and what it leaves alone."""
+
+import dataclasses
+import math
+from collections import defaultdict
+
+import pytest
+import torch
+from helpers.draws import M, assert_trajectory, run, start
+from helpers.exact import ExactLaws
+from helpers.tabular import TabularDenoiser
+from transformers import (
+    AutoModelForMaskedLM,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    RobertaConfig,
+)
+
+from diffusion import rng
+from diffusion.canvas import Canvas, Feedback, Question
+from diffusion.collator import TwoPassCollator
+from diffusion.denoise import denoise
+from diffusion.errors import UserError
+from diffusion.models import layouts
+from diffusion.models.backbone import Backbone
+from diffusion.models.cached import InBlocks
+from diffusion.models.denoiser import Denoiser
+from diffusion.models.guidance import Guided
+from diffusion.models.soft import SoftMask, SoftMasked, TwoPass, blend, load_soft_mask, summary
+from diffusion.noise import Absorbing
+from diffusion.proposal import Sampling
+from diffusion.samplers.make import make_sampler
+
+MASK, VOCAB, BOS = 4, 40, 0
+NOISE = Absorbing(MASK)
+KINDS = {
+    RobertaConfig: {},
+    BertConfig: {},
+    ElectraConfig: {"embedding_size": 8},
+    DistilBertConfig: {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
+    MPNetConfig: {},
+    ModernBertConfig: {},
+}
+every_family = pytest.mark.parametrize("kind", KINDS)
+every_mixing = pytest.mark.parametrize("mixing", ["linear", "spherical"])
+
+
+def tiny(kind=RobertaConfig, shift=False):
+    torch.manual_seed(0)
+    config = kind(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=40, pad_token_id=1, bos_token_id=BOS,
+        eos_token_id=2, initializer_range=0.5, **KINDS[kind],
+    )  # fmt: skip
+    config.diffusion = {"shift": shift}
+    return AutoModelForMaskedLM.from_config(config).eval()
+
+
+def some_ids(rows=3, length=12, masks=(3, 4, 7, 11)):
+    ids = torch.randint(5, VOCAB, (rows, length), generator=torch.Generator().manual_seed(0))
+    ids[:, 0] = BOS
+    ids[:, list(masks)] = MASK
+    ids[0, 3] = 9  # rows differ
+    return ids
+
+
+def strong(k=3, mixing="linear"):
+    """Fed back a lot, whatever the entropy."""
+    return SoftMask(k, mixing, omega_s=0.7, omega_a=0.5, omega_b=-3.0).requires_grad_(False)
+
+
+# ---------------------------------------------------------------- the formula
+
+
+def test_the_published_start():
+    soft = SoftMask(omega_s=0.5)
+    assert [x.item() for x in soft.omegas()] == pytest.approx([0.5, 6.66, -0.75], rel=1e-5)
+    shares = soft.strength(torch.tensor([0.0, 0.75, 1.0, 2.0])) / 0.5
+    assert shares.tolist() == pytest.approx([0.99, 0.50, 0.16, 0.0002], abs=0.005)
+    lambdas = soft.strength(torch.linspace(0, 8, 50))
+    assert (lambdas.diff() < 0).all()
+    least = SoftMask(omega_s=0.0).omegas()[0]
+    assert float(least) == pytest.approx(1e-6, rel=1e-3)
+
+
+def test_the_summary_of_predictions():
+    logits = torch.randn(70_000, VOCAB, generator=torch.Generator().manual_seed(0)) * 3
+    logits[:, MASK] = -torch.inf
+    entropy, ids, chances = summary(logits, 3)
+    p = logits.double().softmax(-1)
+    torch.testing.assert_close(
+        entropy.double(), torch.special.entr(p).sum(-1), rtol=1e-4, atol=1e-5
+    )
+    best = p.topk(3)
+    assert torch.equal(ids, best.indices)
+    expected = best.values / best.values.sum(1, keepdim=True)
+    torch.testing.assert_close(chances.double(), expected, rtol=1e-4, atol=1e-6)
+    assert [len(part) for part in summary(logits[:0], 3)] == [0, 0, 0]
+
+
+@every_mixing
+def test_k_of_all_tokens_is_the_dense_mixture(mixing):
+    soft, table = strong(VOCAB, mixing), torch.nn.Embedding(VOCAB, 8)
+    logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(1))
+    feedback = soft.feedback(logits)
+    torch.testing.assert_close(feedback.weights.sum(1), torch.ones(4))
+    ids = torch.full((1, 4), MASK)
+    found = blend(table, ids, NOISE, Feedback(feedback.ids[None], feedback.weights[None],
+                                              feedback.spherical))[0]  # fmt: skip
+    p, w, mask = logits.softmax(-1), table.weight, table.weight[MASK]
+    share, slope, middle = soft.omegas()
+    strength = share / (1 + torch.exp(-slope * (-torch.special.entr(p).sum(-1) - middle)))
+    mean = p @ w
+    for i, one in enumerate(strength.tolist()):
+        if mixing == "linear":
+            expected = (1 - one) * mask + one * mean[i]
+        else:
+            a, b = mask / mask.norm(), mean[i] / mean[i].norm()
+            angle = math.acos(float(a @ b))
+            arc = (math.sin((1 - one) * angle) * a + math.sin(one * angle) * b) / math.sin(angle)
+            expected = arc * ((1 - one) * mask.norm() + one * (p[i] @ w.norm(dim=1)))
+        torch.testing.assert_close(found[i], expected, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- the model, unchanged elsewhere
+
+
+@every_family
+@pytest.mark.parametrize("path", ["full", "layout", "shadows", "blocks"])
+def test_embeddings_are_the_ids_they_stand_for(kind, path):
+    """Without memory, bit for bit, on every way through the model."""
+    if path != "full" and kind in (MPNetConfig, ModernBertConfig):
+        pytest.skip("counts distances: no layouts and shadows")
+    model, ids = tiny(kind, shift=path == "layout"), some_ids()
+    backbone, asked = Backbone(model), NOISE.noisy(ids)
+    plain = Feedback.plain(*ids.shape, 3, ids.device)
+    embeds = blend(model.get_input_embeddings(), ids, NOISE, plain)
+    if path == "full":
+        got, expected = backbone(ids, asked, inputs_embeds=embeds), backbone(ids, asked)
+    elif path == "layout":
+        slots = layouts.arrange("block4", ids.shape[1])
+        ids = slots.fill(ids, ids)
+        asked = NOISE.noisy(ids)
+        embeds = model.get_input_embeddings()(ids)
+        got = backbone(ids, asked, layout=slots, inputs_embeds=embeds)
+        expected = backbone(ids, asked, layout=slots)
+    elif path == "shadows":
+        shadows = torch.zeros_like(asked)
+        shadows[:, 5] = True
+        got = backbone.shadowed(ids, asked | shadows, shadows, NOISE, None, embeds)
+        expected = backbone.shadowed(ids, asked | shadows, shadows, NOISE)
+    else:
+        canvas = Canvas(ids, torch.arange(12).expand(3, -1) < 3, torch.zeros_like(asked))
+        asked = asked & (torch.arange(12) < 7) & (torch.arange(12) >= 3)
+        one, other = (InBlocks(Denoiser(model, NOISE, [1]), 4).start(canvas) for _ in range(2))
+        with torch.inference_mode():
+            got = one(Question(ids, asked, feedback=plain))
+            expected = other(Question(ids, asked))
+    assert torch.equal(got, expected)
+
+
+@every_mixing
+@pytest.mark.parametrize("name", ["seed", "remdm", "confidence", "p2", "wino"])
+@pytest.mark.parametrize("where", ["full", "blocks", "guided"])
+def test_no_strength_is_no_soft_masking(mixing, name, where):
+    soft = SoftMask(3, mixing).requires_grad_(False)
+    soft.rho.fill_(-torch.inf)
+    model, ids = tiny(shift=True), some_ids(masks=range(3, 12))
+    frozen = ~NOISE.noisy(ids)
+    canvas = Canvas(ids, frozen, torch.zeros_like(frozen))
+
+    def texts(wrap):
+        inner = Denoiser(model, NOISE, [0, 1])
+        denoiser = wrap(InBlocks(inner, 4) if where == "blocks" else inner)
+        if where == "guided":
+            denoiser = Guided(denoiser, 0.5, [0])
+        more = {"n_steps": 6} if name != "wino" else {}
+        block = {"block_length": 4, "apart": True} if where == "blocks" else {}
+        sampler = make_sampler(name, **more, **block)
+        return [s.ids for s in denoise(canvas, denoiser, sampler, Sampling(), rng.row_keys(0, 3))]
+
+    if where == "blocks" and name == "wino":
+        pytest.skip("asks across blocks")
+    plain, softened = texts(lambda d: d), texts(lambda d: SoftMasked(d, soft))
+    assert len(plain) == len(softened)
+    assert all(torch.equal(a, b) for a, b in zip(plain, softened, strict=True))
+
+
+def test_memory_matters_here():
+    """What the tests below compare would not be told apart by a model that ignores it."""
+    model, ids = tiny(), some_ids()
+    asked = NOISE.noisy(ids)
+    once, twice = Backbone(model), TwoPass(Backbone(model), strong(), NOISE, [0, 1])
+    assert (once(ids, asked) - twice(ids, asked)).abs().max() > 0.1
+
+
+# ---------------------------------------------------------------- two passes, as trained
+
+
+@every_mixing
+@pytest.mark.parametrize("layout", [None, "block4"])
+@pytest.mark.parametrize("shift", [True, False])
+def test_the_second_pass_sees_the_first(mixing, layout, shift):
+    """Computed anew from the formula, mask by mask."""
+    model, soft, ids = tiny(shift=shift), strong(2, mixing), some_ids()
+    backbone, more = Backbone(model), {}
+    if layout:
+        more["layout"] = slots = layouts.arrange(layout, ids.shape[1], shift=shift)
+        ids = slots.fill(ids.masked_fill(ids == MASK, 7), ids)
+    masks = NOISE.noisy(ids)
+    asked = masks.roll(-1, 1) if layout and shift else masks
+    first = backbone(ids, asked, **more).index_fill(1, torch.tensor([0, 1, MASK]), -torch.inf)
+    embeds = model.get_input_embeddings()(ids).clone()
+    table = model.get_input_embeddings().weight
+    for n, (row, place) in enumerate(masks.nonzero().tolist()):
+        one = soft.feedback(first[n : n + 1])
+        weights = one.weights[0, :, None]
+        parts = torch.cat([table[MASK][None], table[one.ids[0]]])
+        if mixing == "linear":
+            embeds[row, place] = (weights * parts).sum(0)
+        else:
+            fake = Feedback(one.ids[None], one.weights[None], True)
+            embeds[row, place] = blend(
+                model.get_input_embeddings(), torch.tensor([[MASK]]), NOISE, fake
+            )[0, 0]
+    expected = backbone(ids, asked, inputs_embeds=embeds, **more)
+    got = TwoPass(backbone, soft, NOISE, [0, 1])(ids, asked, **more)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@every_mixing
+def test_gradients_are_those_of_the_second_pass_alone(mixing, monkeypatch):
+    """By finite differences in double precision."""
+
+    def doubled(logits, k):
+        entropy, tokens, chances = summary(logits, k)
+        return entropy.double(), tokens, chances.double()
+
+    plain = Feedback.plain
+    monkeypatch.setattr("diffusion.models.soft.summary", doubled)
+    monkeypatch.setattr(Feedback, "plain", lambda *a: _doubled(plain(*a)))
+    model, soft = tiny().double(), SoftMask(3, mixing, 0.6, 1.5, -1.0).double()
+    ids, backbone = some_ids(), Backbone(model)
+    masks = NOISE.noisy(ids)
+    goal = torch.randn(int(masks.sum()), VOCAB, dtype=torch.float64)
+    table = model.get_input_embeddings()
+    with torch.no_grad():
+        first = backbone(ids, masks).index_fill(1, torch.tensor([0, 1, MASK]), -torch.inf)
+        entropy, tokens, chances = doubled(first, 3)
+
+    def loss():
+        """With the first pass as it was, whatever the weights are now."""
+        strength = soft.strength(entropy)[:, None]
+        weights = torch.cat([1 - strength, strength * chances], 1)
+        found = Feedback(tokens, weights, mixing == "spherical")
+        found = Feedback.plain(*ids.shape, 3, ids.device).replaced(masks, found)
+        return (backbone(ids, masks, inputs_embeds=blend(table, ids, NOISE, found)) * goal).sum()
+
+    (TwoPass(backbone, soft, NOISE, [0, 1])(ids, masks) * goal).sum().backward()
+    layer = model.roberta.encoder.layer[0].output.dense.weight
+    for weight, places in (
+        (soft.rho, [()]), (soft.alpha, [()]), (soft.beta, [()]),
+        (table.weight, [(MASK, 3), (int(tokens[0, 0]), 5)]), (layer, [(2, 3)]),
+    ):  # fmt: skip
+        for place in places:
+            slope = weight.grad[place].item()
+            with torch.no_grad():
+                weight[place] += 1e-5
+                up = loss()
+                weight[place] -= 2e-5
+                down = loss()
+                weight[place] += 1e-5
+            assert slope == pytest.approx((up - down).item() / 2e-5, rel=2e-3, abs=1e-6)
+            assert slope != 0
+
+
+def _doubled(feedback: Feedback) -> Feedback:
+    return dataclasses.replace(feedback, weights=feedback.weights.double())
+
+
+# ---------------------------------------------------------------- what is remembered
+
+
+class Remembering(TabularDenoiser):
+    """A table for each strongest token that position 0 remembers; nothing has a table, too."""
+
+    def __init__(self):
+        super().__init__(length=4, vocab=3, seed=2)
+        self.tables = [TabularDenoiser(4, 3, seed).table for seed in (2, 11, 12, 13)]
+
+    def scope(self, question):
+        return torch.ones_like(question.asked)
+
+    def __call__(self, question):
+        memory = torch.zeros(len(question.ids), dtype=torch.int64)
+        if question.feedback is not None:
+            strongest = question.feedback.weights[:, 0, 1:].argmax(-1)
+            token = question.feedback.ids[:, 0].gather(1, strongest[:, None])[:, 0]
+            told = question.feedback.weights[:, 0, 1:].amax(-1) > 0.2
+            memory = torch.where(told & (question.ids[:, 0] == M), token + 1, 0)
+        state = (question.ids * self.place).sum(1)
+        row, place = question.asked.nonzero(as_tuple=True)
+        tables = torch.stack(self.tables)
+        logits = tables[memory[row], state[row], place]
+        return torch.cat([logits, torch.full((len(logits), 1), -torch.inf)], 1)
+
+    def given(self, memory):
+        other = TabularDenoiser(4, 3)
+        other.table = self.tables[memory]
+        return other
+
+
+@pytest.mark.parametrize("forget", [False, True])
+@pytest.mark.parametrize("name", ["seed", "ancestral"])
+def test_texts_have_the_law_that_follows_from_memory(name, forget):
+    """Steps of a sampler whose next prediction depends on the one before, enumerated."""
+    denoiser, n = Remembering(), 4
+    soft = SoftMask(1, omega_s=0.6, omega_a=1.0, omega_b=-0.9).requires_grad_(False)
+    laws_of = [ExactLaws(denoiser.given(memory)) for memory in range(4)]
+
+    def after(canvas, memory):
+        """What position 0 remembers of a pass over this canvas, if it says enough."""
+        if canvas[0] != M:
+            strength = float(soft.strength(torch.zeros(())))
+            return 0 if forget or strength <= 0.2 else canvas[0] + 1
+        p = laws_of[memory].p(canvas)[0]
+        strength = float(soft.strength(torch.tensor(-sum(x * math.log(x) for x in p))))
+        return p.index(max(p)) + 1 if strength > 0.2 else 0
+
+    states, laws = {(start(denoiser), 0): 1.0}, [None]
+    for k in range(1, n + 1):
+        law = defaultdict(float)
+        for (canvas, memory), chance in states.items():
+            exact, stay = laws_of[memory if canvas[0] == M else 0], 1 - k / n
+            if name == "seed":
+                step = exact.seed_step(canvas, {0, 2, 3}, stay)
+            else:
+                step = exact.ancestral_step(canvas, (1 - k / n) / (1 - (k - 1) / n))
+            for new, x in step.items():
+                # Without a mask to open there is no pass, and nothing is remembered anew.
+                opened = any(old == M != now for old, now in zip(canvas, new, strict=True))
+                law[new, after(canvas, memory) if opened else memory] += chance * x
+        states = dict(law)
+        canvases = defaultdict(float)
+        for (canvas, _), x in states.items():
+            canvases[canvas] += x
+        laws.append(dict(canvases))
+    steps = run(SoftMasked(denoiser, soft, forget), make_sampler(name, n_steps=n), rows=60_000)
+    assert_trajectory(steps[: n + 1], laws)
+
+
+class Recorder:
+    """Notes what it is asked, and predicts token ``place + 5`` with certainty."""
+
+    noise, passes, device = NOISE, 1, torch.device("cpu")
+
+    def __init__(self, scope=None):
+        self.questions, self.limit = [], scope
+
+    def start(self, canvas):
+        return self
+
+    def scope(self, question):
+        all_of = torch.ones_like(question.asked)
+        return all_of if self.limit is None else all_of & self.limit
+
+    def __call__(self, question):
+        self.questions.append(question)
+        place = question.asked.nonzero()[:, 1]
+        return torch.zeros(len(place), VOCAB).scatter(1, place[:, None] + 5, 30.0)
+
+
+def remembered(question, row, place):
+    feedback = question.feedback
+    return int(feedback.ids[row, place, 0]), float(1 - feedback.weights[row, place, 0])
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_memory_stays_with_its_row_and_follows_real_passes(forget):
+    inner, soft = Recorder(), strong(1)
+    ids = some_ids(rows=3, masks=(3, 7))
+    ids[0, 3] = MASK
+    frozen = ids != MASK
+    memory = SoftMasked(inner, soft, forget).start(Canvas(ids, frozen, torch.zeros_like(frozen)))
+    asked = torch.zeros_like(frozen)
+    asked[:, 3] = True
+    logits = memory(Question(ids, asked, torch.arange(3)))
+    assert logits.shape == (3, VOCAB) and (logits.argmax(1) == 8).all()  # what was asked for
+    assert inner.questions[0].asked[:, 7].all()  # and all masks besides
+    assert remembered(inner.questions[0], 0, 3) == (0, 0.0)  # nothing yet
+    sure = float(soft.strength(torch.zeros(())))
+
+    written = ids.clone()
+    written[1:, 3] = 30
+    memory(Question(written[1:], asked[1:] & False | (written[1:] == MASK), torch.tensor([1, 2])))
+    assert remembered(inner.questions[1], 0, 7) == (12, pytest.approx(sure, abs=1e-4))
+    # Row 0 was left out: it remembers the first pass; position 3 of the others was a token.
+    memory(Question(ids, NOISE.noisy(ids), torch.arange(3)))
+    assert remembered(inner.questions[2], 0, 3) == (8, pytest.approx(sure, abs=1e-4))
+    token, strength = remembered(inner.questions[2], 1, 3)
+    assert (token, strength) == (30, pytest.approx(0 if forget else sure, abs=1e-4))
+
+
+def test_masks_beyond_the_scope_remember_nothing():
+    limit = torch.arange(12) < 5
+    inner = Recorder(limit)
+    ids = some_ids(masks=(3, 4, 7))
+    memory = SoftMasked(inner, strong(1)).start(Canvas(ids, ids != MASK, ids == 99))
+    asked = (ids == MASK) & limit
+    for _ in range(2):
+        memory(Question(ids, asked, torch.arange(3)))
+    assert not inner.questions[1].asked[:, 7].any()
+    assert remembered(inner.questions[1], 1, 7)[1] == 0 < remembered(inner.questions[1], 1, 4)[1]
+
+
+@pytest.mark.parametrize("shift", [True, False])
+@pytest.mark.parametrize("name", ["confidence", "remdm", "ancestral"])
+def test_in_blocks_the_kept_keys_change_nothing(name, shift):
+    model, ids = tiny(shift=shift), some_ids(masks=range(4, 12))
+    frozen = ~NOISE.noisy(ids)
+    frozen[0, :6] = True
+    canvas = Canvas(ids.clone(), frozen, torch.zeros_like(frozen))
+    canvas.ids[0, 4:6] = 9
+
+    def texts(keep):
+        denoiser = SoftMasked(InBlocks(Denoiser(model, NOISE, [0, 1]), 3, keep), strong())
+        sampler = make_sampler(name, n_steps=9, block_length=3, apart=True)
+        return [s.ids for s in denoise(canvas, denoiser, sampler, Sampling(), rng.row_keys(1, 3))]
+
+    kept, anew = texts(True), texts(False)
+    assert all(torch.equal(a, b) for a, b in zip(kept, anew, strict=True))
+
+
+def test_a_block_is_the_two_stream_pass():
+    """The logits of a block whose masks remember, against the layout that is trained."""
+    model, ids = tiny(shift=True), some_ids(masks=range(4, 8))
+    ids[0, 3] = ids[0, 3].clamp(min=5)
+    canvas = Canvas(ids, ~NOISE.noisy(ids), torch.zeros_like(ids, dtype=torch.bool))
+    soft, inner = strong(2), Denoiser(model, NOISE, [0, 1])
+    memory = SoftMasked(InBlocks(inner, 4), soft).start(canvas)
+    with torch.inference_mode():
+        memory(Question(ids, NOISE.noisy(ids)))
+        got = memory(Question(ids, NOISE.noisy(ids)))
+    slots = layouts.arrange("block4", 8, first=4)
+    shown = slots.fill(ids[:, :8], ids[:, :8])
+    shown[:, ~slots.noisy] = shown[:, ~slots.noisy].masked_fill(shown[:, ~slots.noisy] == MASK, 7)
+    asked = NOISE.noisy(shown).roll(-1, 1)
+    expected = TwoPass(inner.backbone, soft, NOISE, [0, 1])(shown, asked, layout=slots)
+    finite = got > -torch.inf
+    torch.testing.assert_close(got[finite], expected[finite], rtol=1e-4, atol=1e-4)
+
+
+# ---------------------------------------------------------------- files and batches
+
+
+def test_shares_of_batches():
+    for share in (0.0, 0.3, 0.5, 0.8, 1.0):
+        for seed in range(3):
+            collate = TwoPassCollator(None, share, seed, 4)
+            chosen = [collate.two_pass(n) for n in range(200)]
+            for first in range(0, 150, 7):
+                assert abs(sum(chosen[first : first + 50]) - 50 * share) <= 1
+    assert len({tuple(TwoPassCollator(None, 0.5, s, 4).two_pass(n) for n in range(9))
+                for s in range(20)}) > 1  # fmt: skip
+
+
+def saved(tmp_path, soft=None, **changes):
+    model = tiny()
+    soft = soft or SoftMask(3, "linear", 0.2, 2.0, -1.5)
+    model.config.diffusion = {"soft": soft.settings() | changes}
+    model.save_pretrained(tmp_path)
+    soft.save(tmp_path)
+    return model
+
+
+def test_the_scalars_are_read_back_and_a_plain_load_ignores_them(tmp_path):
+    model = saved(tmp_path)
+    soft = load_soft_mask(model, str(tmp_path))
+    assert [float(x) for x in soft.omegas()] == pytest.approx([0.2, 2.0, -1.5], rel=1e-5)
+    assert (soft.k, soft.mixing) == (3, "linear") and not soft.rho.requires_grad
+    again = AutoModelForMaskedLM.from_pretrained(tmp_path)
+    ids = some_ids()
+    assert torch.equal(again(ids).logits, model(ids).logits)
+    assert load_soft_mask(tiny(), str(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"k": 0}, {"k": 41}, {"k": 2.0}, {"k": None}, {"mixing": "cubic"}, {"omega_s": 1.0},
+     {"omega_s": -0.1}, {"omega_a": 0}, {"omega_b": 0.5}, {"omega_s": "x"}, {"omega_a": math.inf},
+     {"omega_b": math.nan}, {"omega_s": 0.3}],
+)  # fmt: skip
+def test_a_tampered_config_is_refused(tmp_path, changes):
+    with pytest.raises(UserError, match="soft-masking") as caught:
+        load_soft_mask(saved(tmp_path, **changes), str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["gone", "half", "nan", "fewer"])
+def test_damaged_scalars_are_refused(tmp_path, damage):
+    model, path = saved(tmp_path), tmp_path / "soft.safetensors"
+    if damage == "gone":
+        path.unlink()
+    elif damage == "half":
+        path.write_bytes(path.read_bytes()[:20])
+    elif damage == "nan":
+        soft = SoftMask(3)
+        soft.alpha.data.fill_(torch.nan)
+        soft.save(tmp_path)
+    else:
+        from safetensors.torch import save_file
+
+        save_file({"rho": torch.zeros(())}, path)
+    with pytest.raises(UserError, match=r"soft\.safetensors"):
+        load_soft_mask(model, str(tmp_path))
