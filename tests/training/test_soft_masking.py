@@ -182,7 +182,9 @@ def test_what_was_trained_so_writes_so(train, text, sure, tmp_path, monkeypatch,
     sizes[1] = tmp_path / "plain"
     assert "has no soft-masking" in written("--no_soft_masking")[1]
     lines = tmp_path / "lines.txt"
-    lines.write_text("abc abd\n")
+    lines.write_text("The river runs to the town.\n")
     sizes[1] = out
-    two, one = (call(*sizes, "--score", lines, *no)[0] for no in ([], ["--no_soft_masking"]))
+    two, one = (
+        call(*sizes, "--json", "--score", lines, *no)[0] for no in ([], ["--no_soft_masking"])
+    )
     assert one != two
