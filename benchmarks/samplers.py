@@ -79,6 +79,9 @@ class Clock:
         self.denoiser = self.denoiser.start(canvas)
         return self
 
+    def recall(self):
+        return None
+
     def slots(self, question):
         return self.denoiser.slots(question)
 

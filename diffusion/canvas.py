@@ -157,6 +157,8 @@ class Step:
     confidence: Tensor  # (B, L) float: probability of the token when it was written, nan elsewhere
     seconds: float  # measured time in model and sampler so far; what readers do is not in it
     slots: Tensor  # (B,) slots of the model computed so far for each row, see `models.denoiser`
+    # (B, L) each: the token that a mask remembers first, and how strongly, from 0 to 1.
+    guesses: tuple[Tensor, Tensor] | None = None
 
 
 def encode(tokenizer, text: str) -> list[int]:

@@ -81,5 +81,5 @@ def denoise(
         seconds += hardware.now(device) - started
         yield Step(
             state.step, sampler.total, nfe, ids, *given, masked, revealed, remasked, confidence,
-            seconds, slots,
+            seconds, slots, denoiser.recall(),
         )  # fmt: skip

@@ -83,6 +83,8 @@ def denoise_windows(
                 ),
                 seconds=seconds + step.seconds,
                 slots=slots + step.slots,
+                guesses=step.guesses
+                and (whole(ids, step.guesses[0]), whole(confidence, step.guesses[1])),
             )
             yield last
         ids, confidence, nfe, slots = last.ids, last.confidence, last.nfe, last.slots

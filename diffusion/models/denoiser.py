@@ -9,6 +9,7 @@ those around it (`guidance`), and any other that the loop may be given:
   so that state may be kept for each row of that canvas; ``forbidding(*ids)`` gives one that never
   writes these ids;
 - ``scope(question)`` is where (R, L) a pass can predict; what of it is not asked for costs the head;
+- ``recall()`` is what its masks remember best, for `Step.guesses`; None: nothing;
 - ``slots(question)`` is how many slots of each row (R,) that call would compute;
 - called with a `Question` it gives logits (N, V) at the N asked positions, row-major, and nowhere
   else. Who turns them into probabilities goes through float32;
@@ -85,6 +86,10 @@ class Denoiser:
         """(R, L) every position that is there."""
         padding = question.padding
         return torch.ones_like(question.asked) if padding is None else ~padding
+
+    def recall(self) -> None:
+        """Nothing: a mask is a mask."""
+        return None
 
     def slots(self, question: Question) -> Tensor:
         """(R,) the canvas, and shadows."""

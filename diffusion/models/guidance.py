@@ -32,6 +32,10 @@ class Wrapped:
         """(R, L) where a call can predict."""
         return self.denoiser.scope(question)
 
+    def recall(self) -> tuple[Tensor, Tensor] | None:
+        """What its masks remember best."""
+        return self.denoiser.recall()
+
     def slots(self, question: Question) -> Tensor:
         """(R,) slots that a call computes."""
         return self.denoiser.slots(question)

@@ -236,6 +236,9 @@ class SoftMasked(Wrapped):
         self.feedback.put(rows, feedback.replaced(masks & asked, found))
         return logits[question.asked[asked]]
 
+    def recall(self) -> tuple[Tensor, Tensor]:
+        return self.feedback.ids[..., 0].clone(), 1 - self.feedback.weights[..., 0]
+
     def _written(self, tokens: Tensor) -> Feedback:
         """What tokens (N,) would remember as masks: themselves, a prediction without doubt."""
         sure = self.soft.strength(torch.zeros((), device=tokens.device))

@@ -42,6 +42,8 @@ BLOCKS = {
     State.FRESH: {"facecolor": BLUE, "edgecolor": BLUE},
     State.REMASKED: {"facecolor": PAPER, "edgecolor": ORANGE, "hatch": "/////"},
 }
+# What a mask remembers, by `Frame.guess`, on the grey of a mask.
+GUESS_COLOURS = ("", "#b8b8b8", "#9c9c9c", "#7a7a7a")
 TEXT_COLOURS = {State.GIVEN: INK, State.FRESH: PAPER, State.SETTLED: INK}
 
 
@@ -199,15 +201,16 @@ class Panel:
             state = frame.states[i] if i < len(frame.states) else None
             shown = split_piece(written[i])[1] if state else ""
             doubt = frame.doubt(i) if state is State.SETTLED else 0
-            if self._now[i] == (state, shown, doubt):
+            guess, shade = frame.guess(i) if state and state.open else ("", 0)
+            if self._now[i] == (state, shown or guess, doubt or shade):
                 continue
-            self._now[i] = (state, shown, doubt)
+            self._now[i] = (state, shown or guess, doubt or shade)
             changed.add(self.layout.places[i].line)
-            text.set_visible(bool(shown))
+            text.set_visible(bool(shown or shade))
             x, width = self._span(i, shown)
             text.set_x(self.left + x * self.size)
-            if shown:
-                self._write(text, shown, state, width)
+            if shown or shade:
+                self._write(text, shown or guess, state, width, GUESS_COLOURS[shade])
             # A little short, so that neighbouring tokens stay apart.
             block.set_x(self.left + x * self.size + 0.5)
             block.set_width(max(width * self.size - 1.0, 1.0))
@@ -226,7 +229,7 @@ class Panel:
         for artist in [self.blocks[i] for i in on_line] + [self.texts[i] for i in on_line]:
             artist.draw(canvas.get_renderer())
 
-    def _write(self, artist: Text, text: str, state: State, room: float) -> None:
+    def _write(self, artist: Text, text: str, state: State, room: float, colour: str = "") -> None:
         bold = state is State.GIVEN
         need = self.ruler.width(text, bold)
         scale = 1.0 if need <= room * 1.02 else max(SMALLEST_INSIDE, room / need)
@@ -234,7 +237,7 @@ class Panel:
             text = self.ruler.clip(text, room / scale, bold)
         artist.set(
             text=text,
-            color=TEXT_COLOURS[state],
+            color=colour or TEXT_COLOURS[state],
             fontproperties=self.ruler.bold if bold else self.ruler.regular,
         )
         artist.set_fontsize(self.points * scale)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 END_MARK = "∎"  # drawn where a written </s> ends the text
+GUESSES = (0.02, 0.1, 0.3)  # a mask that remembers a token as strongly shows it, three shades
 DOUBTS = (0.3, 0.1, 0.02)  # a token of lower probability is marked as that much less sure
 
 
@@ -50,7 +51,8 @@ class Frame:
     first bytes of a character whose last byte stands further on, or text after the end. ``ends``
     lists the positions of written ``</s>``. ``nfe`` counts forward passes, ``slots`` what they
     computed, ``seconds`` is the time spent in model and sampler so far. ``confidence`` is the probability that each written
-    token had when it was written, None where there is none; empty: nothing is known.
+    token had when it was written, None where there is none; empty: nothing is known. ``guesses`` are
+    what masks remember, (text, strength) or None; empty: nothing.
     """
 
     pieces: list[str]
@@ -62,6 +64,7 @@ class Frame:
     ends: list[int] = field(default_factory=list)
     confidence: list[float | None] = field(default_factory=list)
     slots: int = 0
+    guesses: list[tuple[str, float] | None] = field(default_factory=list)
 
     def __post_init__(self):
         if len(self.pieces) != len(self.states):
@@ -87,6 +90,14 @@ class Frame:
     def shown(self, position: int) -> str:
         """The string to draw at a written position, with nothing in it that can do harm."""
         return END_MARK if position in self.ends else printable(self.pieces[position])
+
+    def guess(self, position: int) -> tuple[str, int]:
+        """What an open position remembers, and how clearly it is to be shown: 0 (not at all) to 3."""
+        if not self.guesses or not self.states[position].open or self.guesses[position] is None:
+            return "", 0
+        text, strength = self.guesses[position]
+        shade = sum(strength >= bound for bound in GUESSES)
+        return (printable(text.strip()), shade) if text.strip() and shade else ("", 0)
 
     def doubt(self, position: int) -> int:
         """How unsure the model was of the token that stands here: 0 (sure, or not known) to 3."""
@@ -174,6 +185,9 @@ class Framer:
             confidence=[
                 None if p != p else round(p, 4) for p in step.confidence[row][there].tolist()
             ],
+            guesses=()
+            if step.guesses is None
+            else list(zip(*(part[row][there].tolist() for part in step.guesses), strict=True)),
         )
 
     def build(
@@ -187,8 +201,9 @@ class Framer:
         seconds: float,
         slots: int = 0,
         confidence: Sequence[float | None] = (),
+        guesses: Sequence[tuple[int, float]] = (),
     ) -> Frame:
-        """A frame from token ids, their states and, where known, probabilities, all (L,).
+        """A frame from token ids, their states and, where known, probabilities and guesses, all (L,).
 
         Given special tokens (``<s>``, the closing ``</s>``, padding) are left out. The text ends
         at the first written ``</s>`` that is settled (any, when no mask is left) unless given text
@@ -196,17 +211,22 @@ class Framer:
         are still worked on and a sampler that re-masks may yet move the end.
         """
         kept = [
-            (token, state, sure)
-            for token, state, sure in zip_longest(ids, states, confidence)
+            (token, state, sure, guess)
+            for token, state, sure, guess in zip_longest(ids, states, confidence, guesses)
             if not (state is State.GIVEN and token in self.hidden)
         ]
-        states = [state for _, state, _ in kept]
-        confidence = [sure for *_, sure in kept] if confidence else []
+        states = [state for _, state, *_ in kept]
+        confidence = [sure for *_, sure, _ in kept] if confidence else []
+        told = [
+            (self.bytes_of(guess[0]).decode("utf-8", "replace"), guess[1]) if state.open else None
+            for _, state, _, guess in kept
+            if guesses
+        ]
         last_given = max((i for i, s in enumerate(states) if s is State.GIVEN), default=-1)
         final = (State.SETTLED,) if any(s.open for s in states) else (State.SETTLED, State.FRESH)
         ends = [
             i
-            for i, (token, state, _) in enumerate(kept)
+            for i, (token, state, *_) in enumerate(kept)
             if token in self.ends and state in (State.SETTLED, State.FRESH)
         ]
         cut = next((i for i in ends if states[i] in final and i > last_given), len(kept))
@@ -216,10 +236,12 @@ class Framer:
             else b""
             if i >= cut or token in self.hidden
             else self.bytes_of(token)
-            for i, (token, state, _) in enumerate(kept)
+            for i, (token, state, *_) in enumerate(kept)
         ]
         ends = [i for i in ends if i <= cut]
-        return Frame(_decode(chunks), states, index, total, nfe, seconds, ends, confidence, slots)
+        return Frame(
+            _decode(chunks), states, index, total, nfe, seconds, ends, confidence, slots, told
+        )
 
     def bytes_of(self, token_id: int) -> bytes:
         """The UTF-8 bytes that a token adds to the text; they need not be whole characters."""

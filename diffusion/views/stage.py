@@ -147,6 +147,7 @@ def ruler_of(film: Film):
     }
     for track in film.tracks:
         shown.update(*(frame.pieces for frame in track.frames))
+        shown.update(text for frame in track.frames for text, _ in filter(None, frame.guesses))
     return drawing.Ruler(printable("".join(shown)))
 
 

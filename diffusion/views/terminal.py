@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Self, TextIO
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -35,6 +35,9 @@ STYLES = {
 }
 # Settled tokens by `Frame.doubt`: equally light, so that they read on a dark and on a light screen.
 DOUBT_STYLES = ("", "#857391", "#9b5fb0", "#b13fd0")
+# What a mask remembers, by `Frame.guess`, as the doubts: readable on dark and on light screens.
+GUESS_STYLES = ("", "italic #8f8f8f", "italic #7d8a99", "italic #6b87a8")
+GUESS_COLUMNS = 6
 # An open position takes about the width of a token, so that the text around it moves little.
 GLYPHS = {State.MASKED: " ░░░", State.REMASKED: " ▓▓▓"}
 ASCII_GLYPHS = {State.MASKED: " ___", State.REMASKED: " ###"}
@@ -134,7 +137,7 @@ class Lines:
         if not self.starts:
             self.starts = self._break(frame)
         pieces = [
-            self.glyphs[state] if state.open else frame.shown(i)
+            self._open(frame, i) if state.open else frame.shown(i)
             for i, state in enumerate(frame.states)
         ]
         rows: list[Text] = []
@@ -152,6 +155,13 @@ class Lines:
         for row in rows:
             row.rstrip()
         return rows
+
+    def _open(self, frame: Frame, position: int) -> str:
+        """A mask, or what it remembers."""
+        text, shade = frame.guess(position)
+        if not shade:
+            return self.glyphs[frame.states[position]]
+        return " " + set_cell_size(text, min(GUESS_COLUMNS, max(3, cell_len(text))))
 
     def _break(self, frame: Frame) -> list[int]:
         """Where lines begin: as many words as surely fit, while masks are left."""
@@ -198,6 +208,8 @@ class Lines:
 
 def style_of(frame: Frame, position: int) -> str:
     state = frame.states[position]
+    if shade := frame.guess(position)[1]:
+        return GUESS_STYLES[shade]
     return DOUBT_STYLES[frame.doubt(position)] if state is State.SETTLED else STYLES[state]
 
 

@@ -72,8 +72,8 @@ def page(film: Film) -> str:
 
 
 def _rows(track: Track) -> list[list[list]]:
-    """For each frame the cells [state code, text, probability]; code -1 is a position that is not
-    there yet."""
+    """For each frame the cells [state code, text, probability], and a shade where a mask shows what
+    it remembers; code -1 is a position that is not there yet."""
     length = max(len(frame.pieces) for frame in track.frames)
     return [[_cell(frame, i) for i in range(length)] for frame in track.frames]
 
@@ -82,6 +82,9 @@ def _cell(frame: Frame, position: int) -> list:
     if position >= len(frame.states):
         return [-1, "", None]
     state = frame.states[position]
+    guess, shade = frame.guess(position)
+    if shade:
+        return [_CODES[state], guess, None, shade]
     text = "" if state.open else layout.split_piece(frame.shown(position))[1]
     if state is State.FRESH and text.isspace():
         state = State.SETTLED  # as in the pictures: a space has no block

@@ -271,6 +271,28 @@ def test_a_token_that_is_replaced_is_drawn_whole_and_large_enough():
     assert [t.get_fontsize() for t in panel.texts] == [panel.points] * 4
 
 
+def test_a_mask_shows_what_it_remembers(tmp_path):
+    first = replace(
+        frame(" ab", None, None, " z"), guesses=[None, (" high", 0.5), (" high", 0.03), None]
+    )
+    frames = [first, frame(" ab", " higher", " higher", " z")]
+    stage = Stage(film_of(frames))
+    stage.show(Moment((0,), 1))
+    texts, blocks = stage.panels[0].texts, stage.panels[0].blocks
+    assert [t.get_text() for t in texts[1:3]] == ["high", "high"]
+    assert all(block.get_visible() for block in blocks[1:3])
+    strong, weak = (to_rgb(t.get_color())[0] for t in texts[1:3])
+    assert strong < weak < to_rgb(layout.GREY)[0]
+    stage.show(Moment((1,), 1))
+    assert texts[1].get_text() == "higher"
+    page = tmp_path / "film.html"
+    save_animation(frames, page)
+    data = json.loads(re.search(r'id="data"[^>]*>(.*?)</script>', page.read_text(), re.S)[1])
+    assert [cell[2:] for cell in data["tracks"][0]["changes"][0] if len(cell) == 5] == [
+        ["high", None, 3], ["high", None, 1]
+    ]  # fmt: skip
+
+
 def test_settled_tokens_are_tinted_by_doubt_and_the_legend_says_so():
     known = frame(*[" word"] * 4, (" word", FRESH))
     known = replace(known, confidence=[0.9, 0.2, 0.05, 0.01, 0.01])

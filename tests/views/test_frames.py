@@ -77,6 +77,7 @@ def step_of(ids, frozen=(), masked=(), revealed=(), remasked=()):
         padding=torch.tensor([[True] * length, [False] * length]),
         slots=torch.tensor([40, 60]),
         seconds=0.25,
+        guesses=None,
     )
 
 
@@ -89,6 +90,21 @@ def test_a_step_becomes_pieces_and_states_of_the_asked_row():
     assert (frame.index, frame.total, frame.nfe, frame.seconds) == (3, 10, 5, 0.25)
     assert frame.masks == 2
     assert frame.ends == []  # the given </s> closes the canvas; nothing was written there
+
+
+def test_masks_show_what_they_remember_by_its_strength():
+    ids = [BOS, *ids_of("a"), MASK, MASK, MASK, *ids_of("b"), MASK]
+    step = step_of(ids, frozen=[0, 1], masked=[2, 3, 4, 6], remasked=[6])
+    told = torch.tensor([[0] * 7, [9, 9, *ids_of("x\x1b z"), 9]])
+    strength = torch.tensor([[0.0] * 7, [0.9, 0.9, 0.05, 0.5, 0.01, 0.9, 0.2]])
+    step.guesses = told[:, :7], strength
+    frame = Framer(ByteTokenizer()).frame(step, row=1)
+    assert [frame.guess(i) for i in range(6)] == [
+        ("", 0), ("x", 1), ("\\x1b", 3), ("", 0), ("", 0), ("\\x05", 2)
+    ]  # fmt: skip
+    assert frame.pieces == ["a", "", "", "", "b", ""]  # a guess is no text
+    step.guesses = None
+    assert Framer(ByteTokenizer()).frame(step, row=1).guess(1) == ("", 0)
 
 
 def test_each_token_is_looked_up_once():

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import os
 import random
@@ -54,6 +55,15 @@ def test_states_differ_without_colour(screen):
     assert styles == {"Old": "1", "new": "1;4;32", "calm": ""}
     without_colour = {re.sub(r";?\b3\d\b", "", style) for style in styles.values()}
     assert len(without_colour) == 3
+
+
+def test_a_mask_shows_what_it_remembers(screen):
+    tty = screen(80, 24)
+    guesses = [None, None, None, (" extraordinary", 0.5), (" of", 0.05)]
+    LiveView(tty).show(dataclasses.replace(STATES, guesses=guesses))
+    assert tty.lines()[0] == "Old new calm extrao of"
+    strong, weak = tty.style_of("extrao"), tty.style_of("of")
+    assert strong.startswith("3;") and weak.startswith("3;") and strong != weak
 
 
 @pytest.mark.parametrize("columns", [2, 7, 40, 200])

@@ -14,10 +14,10 @@ const frames = film.tracks.map(track => {
   let cells = [];
   return track.changes.map((list, frame) => {
     cells = cells.slice();
-    for (const [i, state, text, sure] of list) {
+    for (const [i, state, text, sure, guess] of list) {
       const before = cells[i], same = before && before[1] === text && text !== "";
-      const again = film.states[state] === "fresh" || !same;
-      cells[i] = [state, text, sure, again ? track.steps[frame] : before[3]];
+      const again = film.states[state] === "fresh" || !same || before[4];
+      cells[i] = [state, text, sure, again ? track.steps[frame] : before[3], guess];
     }
     return cells;
   });
@@ -45,11 +45,14 @@ function show(moment) {
   const [shown, , note] = film.moments[moment];
   shown.forEach((frame, t) => {
     cells[t].forEach((cell, i) => {
-      const [state, text, sure] = frames[t][frame][i];
+      const [state, text, sure, , guess] = frames[t][frame][i];
       const kind = kindOf(state, text, sure), final = cell.firstChild.textContent;
       cell.querySelector("b")?.remove();
       cell.className = (final ? "" : "none ") + kind;
-      if (text !== "" && kind !== "hidden" && text !== final) {
+      if (guess) {  // what a mask remembers
+        cell.classList.add("guess" + guess);
+        cover(cell, text);
+      } else if (text !== "" && kind !== "hidden" && text !== final) {
         cell.classList.add("over");
         cover(cell, text);
       }
@@ -100,6 +103,7 @@ function tell(event) {  // how sure the model was of the token under the pointer
     told = (sure === null ? "" : "p " + sure.toPrecision(2) + " · ") + "step " + step;
   }
   cell.title = told ?? "";
+  if (name === "masked" || name === "remasked") told += text === "" ? "" : ", remembered";
   document.getElementById("tip").textContent = text === "" ? "" : "“" + text + "” " + told;
 }
 
