@@ -78,7 +78,7 @@ def main() -> None:
         f"{hardware.describe(args.device, args.compute_dtype)}"
     )
     collator = build.make_collator(model, tokenizer, diffusion, args)
-    soft = build.make_soft_mask(options, diffusion, model)
+    soft = build.make_soft_mask(options, diffusion, args, model, tokenizer)
     trainer = DiffusionTrainer(
         Backbone(model),
         args,
@@ -95,7 +95,7 @@ def main() -> None:
         soft_learning_rate=diffusion.soft_learning_rate,
     )
     if args.evaluate_only:
-        say(f"{options.model}: {card.summary(trainer.evaluate())}")
+        say(f"{options.model}: {card.summary(trainer.evaluate(), soft is not None)}")
         return
 
     stop = StopOnSignal()
@@ -117,7 +117,7 @@ def main() -> None:
             "--resume_from_checkpoint last"
         )
         sys.exit(130)
-    say(f"saved {args.output_dir}: {card.summary(metrics)}")
+    say(f"saved {args.output_dir}: {card.summary(metrics, soft is not None)}")
 
 
 if __name__ == "__main__":

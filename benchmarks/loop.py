@@ -6,6 +6,7 @@ of their ratio are printed and kept as JSON.
 
     python benchmarks/loop.py                        # the shape of roberta-base, batch 1 and 8
     python benchmarks/loop.py --model roberta-small-wikitext
+    python benchmarks/loop.py --soft_masking         # the loop whose masks remember, against the plain one
 """
 
 import argparse
@@ -27,6 +28,7 @@ from diffusion.errors import run
 from diffusion.models.denoiser import Denoiser
 from diffusion.models.families import max_length
 from diffusion.models.loading import load_masked_lm
+from diffusion.models.soft import SoftMask, SoftMasked
 from diffusion.noise import Absorbing
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
@@ -66,7 +68,11 @@ def canvas_of(batch: int, length: int, vocab: int, prefix: int, device) -> Canva
     return Canvas(ids, frozen, torch.zeros_like(frozen)).to(device)
 
 
-def measure(denoiser, canvas, name: str, options: GenerationOptions, repeats: int) -> dict:
+def measure(
+    denoiser, canvas, name: str, options: GenerationOptions, repeats: int, soft: bool
+) -> dict:
+    """Seconds of the loop over those of the bare passes; ``soft``: of the loop with soft-masking over
+    those of the loop without."""
     device = canvas.ids.device
     keys = rng.row_keys(0, len(canvas.ids), device)
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
@@ -92,11 +98,15 @@ def measure(denoiser, canvas, name: str, options: GenerationOptions, repeats: in
     recorder = Recorder(denoiser)
     through_the_loop(recorder)  # also warms up
     bare(recorder.calls)
+    remembering = SoftMasked(denoiser, SoftMask().to(device))
     pairs = []
     for i in range(repeats):  # which goes first alternates
-        first = bare(recorder.calls) if i % 2 else None
-        loop = through_the_loop(denoiser)
-        pairs.append((loop, first if first is not None else bare(recorder.calls)))
+        tasks = [lambda: bare(recorder.calls), lambda: through_the_loop(denoiser)]
+        if soft:
+            tasks = [tasks[1], lambda: through_the_loop(remembering)]
+        order = (0, 1) if i % 2 else (1, 0)
+        seconds = {which: tasks[which]() for which in order}
+        pairs.append((seconds[1], seconds[0]))
     ratios = sorted(loop / alone for loop, alone in pairs)
     return {
         "sampler": name,
@@ -122,6 +132,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument(
+        "--soft_masking", action="store_true", help="compare loops with and without it"
+    )
     parser.add_argument("--output", help="write the numbers to this JSON file")
     args = parser.parse_args()
     hardware.use_all_cores()
@@ -139,12 +152,13 @@ def main() -> None:
     options = GenerationOptions(n_steps=args.n_steps)
     print(f"{args.model or 'roberta-base shape'}, {length} tokens, {args.n_steps} steps, "
           f"{hardware.describe(device, dtype)}")  # fmt: skip
-    print(f"{'sampler':14} {'batch':>5} {'NFE':>4} {'bare s':>8} {'loop s':>8} {'ratio':>7}  range")
+    head = ("loop s", "soft s") if args.soft_masking else ("bare s", "loop s")
+    print(f"{'sampler':14} {'batch':>5} {'NFE':>4} {head[0]:>8} {head[1]:>8} {'ratio':>7}  range")
     results = []
     for name in args.samplers:
         for batch in args.batch_sizes:
             canvas = canvas_of(batch, length, model.config.vocab_size, options.prefix_len, device)
-            r = measure(denoiser, canvas, name, options, args.repeats)
+            r = measure(denoiser, canvas, name, options, args.repeats, args.soft_masking)
             results.append(r)
             print(
                 f"{name:14} {batch:5} {r['forwards']:4} {r['bare_seconds']:8.3f} "
@@ -154,7 +168,7 @@ def main() -> None:
             )
     if args.output:
         record = {
-            "benchmark": "loop",
+            "benchmark": "loop with soft-masking" if args.soft_masking else "loop",
             "model": args.model or "roberta-base shape",
             **hardware.record(device, dtype),
             "options": vars(args),

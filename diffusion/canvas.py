@@ -131,6 +131,8 @@ class Question:
         shadows: (B, L) bool, visible positions among ``asked`` that are predicted by a copy which
             does not see the token there, see `Backbone.shadowed`; None: there are none.
         feedback: (B, L) what the masks remember; None: nothing.
+        touched: (B, L) bool, positions that were written or masked again since the last question about
+            their row; None: none.
     """
 
     ids: Tensor
@@ -139,6 +141,7 @@ class Question:
     padding: Tensor | None = None
     shadows: Tensor | None = None
     feedback: Feedback | None = None
+    touched: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -277,22 +277,26 @@ class TwoPassCollator:
     """The batches of another collator, each with ``two_pass``: whether it is one of those that go
     through the model twice (see `models.soft`).
 
-    It is a function of the seed and of the number of the micro-batch in the whole run: of any run of
-    micro-batches a ``share`` of them, up to one.
+    It is a function of the seed and of the number of the micro-batch in the whole run: among any 20
+    that begin at a multiple of 20 it is a ``share`` of them up to rounding, in random order, so that it
+    has nothing to do with what else goes by that number.
 
     Args:
         collate: what makes the batches; `MixCollator` says what a micro-batch is.
         micro_batch: its rows.
     """
 
+    WINDOW = 20
+
     def __init__(self, collate, share: float, seed: int, micro_batch: int):
         self.collate, self.share, self.micro_batch = collate, share, micro_batch
-        self.start = float(rng.uniform(rng.fold_in(rng.seed_key(seed), -4), 1)[0])
+        self.key = rng.fold_in(rng.seed_key(seed), -4)
 
     def two_pass(self, number: int) -> bool:
         """Whether micro-batch ``number`` is."""
-        before, after = (math.floor(n * self.share + self.start) for n in (number, number + 1))
-        return after > before
+        u = rng.uniform(rng.fold_in(self.key, number // self.WINDOW), self.WINDOW + 1)
+        place = (u[1:].argsort().argsort()[number % self.WINDOW] + u[0]) / self.WINDOW
+        return bool(place < self.share)
 
     def __call__(self, features: list[dict]) -> dict:
         number = features[0]["draw"] // self.micro_batch

@@ -33,7 +33,7 @@ def denoise(
     confidence = torch.full(ids.shape, torch.nan, device=device)
     nfe = torch.zeros(len(ids), dtype=torch.int64, device=device)
     slots = torch.zeros_like(nfe)
-    nothing = torch.zeros_like(masked)
+    nothing = touched = torch.zeros_like(masked)
     seconds = 0.0
     denoiser = denoiser.start(canvas)
     sampler.start(state)
@@ -56,6 +56,7 @@ def denoise(
                     number[some],
                     padding=None if padding is None else padding[some],
                     shadows=(asked & ~masked)[some] if sampler.hides else None,
+                    touched=touched[some],
                 )
                 slots = slots.index_add(0, number[some], denoiser.slots(question))
                 logits = denoiser(question)
@@ -68,6 +69,7 @@ def denoise(
             revealed, remasked = sampler.decide(state, proposal)
             remasked = nothing if remasked is None else remasked
             nfe = nfe + need * denoiser.passes
+            touched = (touched & ~need[:, None]) | revealed | remasked
             ids = torch.where(revealed, proposal.tokens, ids)
             confidence = torch.where(revealed, proposal.probability, confidence)
             ids = noise.corrupt(ids, remasked)

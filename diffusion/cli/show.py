@@ -15,6 +15,7 @@ from diffusion.cli.files import check_animation_path, write_text
 from diffusion.cli.options import WritingOptions
 from diffusion.errors import UserError
 from diffusion.options import GenerationOptions
+from diffusion.samplers.catalog import CAUSAL
 from diffusion.views.animation import save_film, show_film
 from diffusion.views.film import film_of
 from diffusion.views.frames import Frame, Framer
@@ -99,6 +100,10 @@ class Job:
             f"ready in {time.monotonic() - started:.1f} s on {hardware.describe(writer.device, writer.dtype)}; "
             f"{writer.method(generation)}, seed {generation.seed}"
         )
+        if writer.soft is not None and generation.sampler in CAUSAL:
+            say(f"note: --sampler {generation.sampler} has no masks that stay, and no soft-masking")
+        if generation.forget_remasked and writer.soft is None:
+            say("note: without soft-masking --forget_remasked changes nothing")
         if unsoftened:
             say(f"note: {name} has no soft-masking; --no_soft_masking changes nothing")
         if not writer.trained:

@@ -174,6 +174,8 @@ def interpolate(job: "Job", editing: EditingOptions, texts: list[str]) -> None:
 
 def score(job: "Job", editing: EditingOptions, lines: list[tuple[int, str]]) -> None:
     """Bound the likelihood of each line."""
+    if job.writer.soft is not None:
+        say("note: the bounds are those of the two passes of soft-masking")
     texts, draws = [text for _, text in lines], editing.draws or DRAWS
     ids = prompt_ids(job.writer.tokenizer, texts, sys.maxsize)
     for (number, text), tokens in zip(lines, ids, strict=True):

@@ -318,7 +318,9 @@ def likelihood_jobs(board: Board) -> list[tuple[str, dict, Key]]:
                     **{k: getattr(args, k) for k in ESTIMATES}}  # fmt: skip
             given = {"model": board.digests[name], "dtype": str(board.writers[name].dtype),
                      "documents": board.documents, "version": rows.VERSION}  # fmt: skip
-            key = Key.of(what | given, code=rows.code_digest("evaluation.scorer"))
+            key = Key.of(
+                what | given, code=rows.code_digest("evaluation.scorer", "models.denoiser")
+            )
             jobs.append((name, what, key))
     return jobs
 

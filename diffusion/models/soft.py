@@ -13,6 +13,7 @@ learned. Nothing else of the model changes; ω_s = 0 is the model without.
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -85,6 +86,7 @@ class SoftMask(nn.Module):
     def settings(self) -> dict:
         """For the config of a model: what a reader wants to know, and what loading checks."""
         share, slope, middle = (round(x.item(), 6) for x in self.omegas())
+        share = min(share, 1 - LEAST)
         return {"k": self.k, "mixing": self.mixing, "omega_s": share, "omega_a": slope,
                 "omega_b": middle}  # fmt: skip
 
@@ -119,7 +121,7 @@ def _softplus_inverse(x: float) -> float:
 def summary(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Of predictions (N, V), without a copy of all: entropies (N,) in nats, the k most probable
     tokens (N, k), and their probabilities among one another (N, k)."""
-    rows = max(1, 2**20 // logits.shape[1]) if logits.is_cpu else max(1, len(logits))
+    rows = max(1, 2 ** (20 if logits.is_cpu else 26) // logits.shape[1])
     found = []
     for some in logits.split(rows):
         some = some.float()
@@ -142,13 +144,14 @@ def blend(table: nn.Embedding, ids: Tensor, noise: Absorbing, feedback: Feedback
         feedback: (B, L), read at masks alone.
     """
     masks = noise.noisy(ids)
-    weights = feedback.weights[masks].to(table.weight.dtype)  # (M, k + 1)
-    tokens = F.embedding(feedback.ids[masks], table.weight)  # (M, k, d)
-    mask = table.weight[noise.mask_id]
+    # In float32: in fewer digits a small λ would be none.
+    weights = feedback.weights[masks]  # (M, k + 1)
+    tokens = F.embedding(feedback.ids[masks], table.weight).to(weights.dtype)  # (M, k, d)
+    mask = table.weight[noise.mask_id].to(weights.dtype)
     mixed = weights[:, :1] * mask + (weights[:, 1:, None] * tokens).sum(1)
     if feedback.spherical:
         mixed = _on_the_arc(mask, tokens, weights, mixed)
-    return table(ids).masked_scatter(masks[..., None], mixed)
+    return table(ids).masked_scatter(masks[..., None], mixed.to(table.weight.dtype))
 
 
 def _on_the_arc(mask: Tensor, tokens: Tensor, weights: Tensor, mixed: Tensor) -> Tensor:
@@ -193,7 +196,7 @@ class TwoPass(nn.Module):
         with torch.no_grad():
             logits = self.backbone(input_ids, read, *settings, **more)
             forbidden = self.forbidden.to(logits.device)
-            logits = logits.detach().index_fill(1, forbidden, -torch.inf)
+            logits = logits.index_fill_(1, forbidden, -torch.inf)
         found = self.soft.feedback(logits)
         feedback = Feedback.plain(*input_ids.shape, self.soft.k, input_ids.device)
         feedback = feedback.replaced(masks, found)
@@ -206,12 +209,12 @@ class SoftMasked(Wrapped):
     """A denoiser whose masks remember the predictions of the step before.
 
     All masks that a pass can predict are asked for, since all are fed back; who asks gets what it
-    asked for. A token that is written and masked again remembers itself, as in the published code,
-    unless ``forget``.
+    asked for. A mask remembers what the last pass over its row had there: a token that stood there and
+    is masked again remembers itself, as in the published code, unless ``forget``.
 
     Args:
         denoiser: `Denoiser` or `InBlocks`.
-        forget: a mask that was a token in the pass before remembers nothing.
+        forget: a mask that was a token since the last pass over its row remembers nothing.
     """
 
     def __init__(self, denoiser, soft: SoftMask, forget: bool = False):
@@ -220,6 +223,7 @@ class SoftMasked(Wrapped):
 
     def start(self, canvas: Canvas) -> "SoftMasked":
         other = super().start(canvas)
+        other.allowed = canvas.allowed
         other.feedback = Feedback.plain(*canvas.ids.shape, self.soft.k, canvas.ids.device)
         other.feedback.spherical = self.soft.mixing == "spherical"
         return other
@@ -228,13 +232,17 @@ class SoftMasked(Wrapped):
         rows = slice(None) if question.rows is None else question.rows
         ids, feedback = question.ids, self.feedback.take(rows)
         masks = self.noise.noisy(ids)
+        if self.forget and question.touched is not None:
+            again = masks & question.touched
+            feedback = feedback.replaced(again, self._written(ids[again]))
         asked = question.asked | (masks & self.denoiser.scope(question))
-        more = Question(ids, asked, question.rows, question.padding, question.shadows, feedback)
-        logits = self.denoiser(more)
-        found = self.soft.feedback(logits[masks[asked]])
+        logits = self.denoiser(replace(question, asked=asked, feedback=feedback))
+        if self.allowed is not None:  # nobody remembers what may not be written
+            logits = self.allowed.take(rows)(logits, asked)
+        found = self.soft.feedback(_some(logits, masks[asked]))
         feedback = feedback.replaced(~masks, self._written(ids[~masks]))
         self.feedback.put(rows, feedback.replaced(masks & asked, found))
-        return logits[question.asked[asked]]
+        return _some(logits, question.asked[asked])
 
     def recall(self) -> tuple[Tensor, Tensor]:
         return self.feedback.ids[..., 0].clone(), 1 - self.feedback.weights[..., 0]
@@ -247,6 +255,11 @@ class SoftMasked(Wrapped):
         weights[:, 0], weights[:, 1] = 1 - strength, strength
         ids = tokens[:, None].expand(-1, self.soft.k)
         return Feedback(ids, weights, self.soft.mixing == "spherical")
+
+
+def _some(logits: Tensor, rows: Tensor) -> Tensor:
+    """The logits (N, V) of some rows; without a copy where these are all."""
+    return logits if rows.all() else logits[rows]
 
 
 def load_soft_mask(model: nn.Module, folder: str) -> SoftMask | None:

@@ -11,6 +11,7 @@ from diffusion.collator import CausalCollator, DiffusionCollator, MixCollator, T
 from diffusion.data import corpus, packing
 from diffusion.errors import UserError, first_line
 from diffusion.models import layouts, loading, tokenizers
+from diffusion.models.backbone import Backbone
 from diffusion.models.soft import SoftMask, load_soft_mask
 from diffusion.noise import Absorbing
 from diffusion.training.arguments import (
@@ -64,18 +65,48 @@ def pack_splits(
     return blocks[:-held_out], blocks[-held_out:]
 
 
-def make_soft_mask(options: ModelArguments, diffusion: DiffusionArguments, model):
+@torch.no_grad()
+def check_embeddings(model: torch.nn.Module, noise: Absorbing, name: str) -> None:
+    """Refuse a model that answers otherwise when it is given word embeddings than when it is given
+    the ids they stand for: what is mixed would not be what it reads.
+
+    Raises:
+        UserError: it does, or takes none.
+    """
+    table, backbone, wrong = model.get_input_embeddings(), Backbone(model), True
+    if isinstance(table, torch.nn.Embedding):
+        was_training = model.training
+        model.eval()
+        ids = torch.full((1, 4), noise.mask_id, device=table.weight.device)
+        ids[0, 1:3] = torch.arange(5, 7)
+        asked = noise.noisy(ids)
+        asked[0, 0] = False  # which a shifted model has no slot for
+        try:
+            plain, mixed = backbone(ids, asked), backbone(ids, asked, inputs_embeds=table(ids))
+            wrong = not torch.allclose(plain.float(), mixed.float(), rtol=1e-2, atol=1e-2)
+        except (TypeError, ValueError):
+            pass
+        model.train(was_training)
+    if wrong:
+        raise UserError(
+            f"{name} cannot have soft-masking: models of type {model.config.model_type} do not read "
+            "word embeddings as they read the tokens they stand for"
+        )
+
+
+def make_soft_mask(options: ModelArguments, diffusion: DiffusionArguments, args, model, tokenizer):
     """The scalars of ``--soft_masking``, those of the model where it has been trained so already;
-    None without the flag.
+    None without the flag. What is only evaluated is read as it was trained.
 
     Raises:
         UserError: a model without word embeddings to mix, or a smaller vocabulary than ``--soft_k``.
     """
     known = loading.diffusion_settings(model.config).get("soft")
+    if args.evaluate_only:
+        return load_soft_mask(model, options.model)
     if not diffusion.soft_masking:
         return None
-    if not isinstance(model.get_input_embeddings(), torch.nn.Embedding):
-        raise UserError(f"--soft_masking: {options.model} has no table of word embeddings to mix")
+    check_embeddings(model, Absorbing.of(tokenizer), options.model)
     if diffusion.soft_k > model.config.vocab_size:
         raise UserError(
             f"--soft_k {diffusion.soft_k} exceeds the {model.config.vocab_size} tokens of the model"
@@ -83,10 +114,12 @@ def make_soft_mask(options: ModelArguments, diffusion: DiffusionArguments, model
     if known is not None:
         say(f"going on with the soft-masking of {options.model}")
         soft = load_soft_mask(model, options.model).requires_grad_(True).train()
-        if (soft.k, soft.mixing) != (diffusion.soft_k, diffusion.mixing):
+        fresh = DiffusionArguments.soft_start
+        same = (soft.k, soft.mixing) == (diffusion.soft_k, diffusion.mixing)
+        if not same or diffusion.soft_start != fresh:
             raise UserError(
                 f"{options.model} was trained with --soft_k {soft.k} --mixing {soft.mixing}; give the "
-                "same"
+                "same, and no --soft_start"
             )
         return soft
     return SoftMask(diffusion.soft_k, diffusion.mixing, diffusion.soft_start)
@@ -215,7 +248,7 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, ar
         else parse_layouts(diffusion.layouts, data.block_size - diffusion.prefix_len),
         "tokens_seen": before.get("tokens_seen", 0),
     }
-    if diffusion.soft_masking and "soft" in before:
+    if "soft" in before and (diffusion.soft_masking or args.evaluate_only):
         model.config.diffusion["soft"] = before["soft"]
     elif "soft" in before:
         say(f"note: without --soft_masking that of {options.model} is lost")

@@ -14,8 +14,8 @@ from diffusion.models import loading
 _BY_LAYOUT = re.compile("eval_(full|causal|ordered|block[0-9]+)_nats_per_token")
 
 
-def summary(metrics: dict) -> str:
-    """What an evaluation found, in one line."""
+def summary(metrics: dict, two_pass: bool = False) -> str:
+    """What an evaluation found, in one line; ``two_pass``: of a denoiser with soft-masking."""
     layouts = [
         f"{found[1]} {nats:.3f}"
         for key, nats in metrics.items()
@@ -26,6 +26,7 @@ def summary(metrics: dict) -> str:
         f"token, {metrics['eval_nats_per_byte']:.3f} per byte, perplexity "
         f"{metrics['eval_perplexity']:.1f} per token, "
         f"{perplexity(metrics['eval_nats_per_byte']):.2f} per byte"
+        + ("; of the two passes of soft-masking" if two_pass else "")
         + (f"; nats per token by layout: {', '.join(layouts)}" if layouts else "")
     )
 

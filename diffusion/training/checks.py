@@ -166,6 +166,10 @@ def check(
             )
     if diffusion.soft_masking and diffusion.objective == "causal":
         raise UserError("--objective causal has no masks; leave out --soft_masking, or train a mix")
+    if diffusion.soft_masking and list(mix) == ["causal"]:
+        raise UserError("--layouts causal has no masks; leave out --soft_masking, or train a mix")
+    if diffusion.soft_masking and args.evaluate_only:
+        raise UserError("--evaluate_only reads a model as it was trained; leave out --soft_masking")
     if diffusion.soft_masking and args.muon:
         raise UserError("--soft_masking has a learning rate of its own, which --optim muon has not")
     defaults = DiffusionArguments()

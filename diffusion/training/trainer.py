@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import AutoConfig, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from diffusion import likelihood, objective
@@ -31,6 +31,7 @@ from diffusion.data.packing import Blocks, DrawSampler
 from diffusion.errors import UserError, first_line
 from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import Slots, arrange
+from diffusion.models.loading import diffusion_settings
 from diffusion.models.soft import SoftMask, TwoPass
 from diffusion.models.tokenizers import forbidden_ids
 from diffusion.training.checks import told
@@ -443,25 +444,39 @@ class DiffusionTrainer(Trainer):
                 folder / _EMA_FILE,
             )
 
+    def _load_soft(self, folder: Path) -> None:
+        """The scalars of a checkpoint, which has to be of the same kind."""
+        noted = diffusion_settings(AutoConfig.from_pretrained(folder)).get("soft")
+        ours = None if self.soft is None else self.soft.settings()
+        kinds = [
+            settings and (settings.get("k"), settings.get("mixing")) for settings in (noted, ours)
+        ]
+        if kinds[0] != kinds[1]:
+            raise UserError(
+                f"cannot go on from {folder}: it was written with other settings of --soft_masking, "
+                "--soft_k or --mixing; give those"
+            )
+        if self.soft is not None:
+            self.soft.load(folder)
+
     def note_soft(self, config) -> None:
         """Write into a model's config what its masks remember."""
         config.diffusion = {**config.diffusion, "soft": self.soft.settings()}
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         folder = Path(resume_from_checkpoint)
-        if self.soft is not None:
-            self.soft.load(folder)
+        self._load_soft(folder)
         try:
             # Tied tensors are stored once; the parameter list, too, has each tensor once.
             _copy_into(self.raw_model, load_file(folder / "model.safetensors"))
-            if self.ema is not None and (folder / _EMA_FILE).is_file():
+            if self.ema is not None:
                 averages = load_file(folder / _EMA_FILE)
                 self.ema.n_averaged.copy_(averages.pop("n_averaged"))
                 _copy_into(self.ema, averages)
-        except (KeyError, RuntimeError, SafetensorError) as error:
+        except (KeyError, RuntimeError, OSError, SafetensorError) as error:
             raise UserError(
                 f"cannot go on from {folder}: {first_line(error)}; it was written with another "
-                "--model or --config, or is damaged"
+                "--model, --config or --ema, or is damaged"
             ) from None
 
     def _load_optimizer_and_scheduler(self, checkpoint):

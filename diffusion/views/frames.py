@@ -92,8 +92,10 @@ class Frame:
         return END_MARK if position in self.ends else printable(self.pieces[position])
 
     def guess(self, position: int) -> tuple[str, int]:
-        """What an open position remembers, and how clearly it is to be shown: 0 (not at all) to 3."""
-        if not self.guesses or not self.states[position].open or self.guesses[position] is None:
+        """What a mask remembers, and how clearly it is to be shown: 0 (not at all) to 3. One that was
+        masked again in this step shows that alone."""
+        known = self.guesses and self.states[position] is State.MASKED
+        if not known or self.guesses[position] is None:
             return "", 0
         text, strength = self.guesses[position]
         shade = sum(strength >= bound for bound in GUESSES)
@@ -218,7 +220,7 @@ class Framer:
         states = [state for _, state, *_ in kept]
         confidence = [sure for *_, sure, _ in kept] if confidence else []
         told = [
-            (self.bytes_of(guess[0]).decode("utf-8", "replace"), guess[1]) if state.open else None
+            (self._guess(guess[0]), guess[1]) if state.open else None
             for _, state, _, guess in kept
             if guesses
         ]
@@ -242,6 +244,9 @@ class Framer:
         return Frame(
             _decode(chunks), states, index, total, nfe, seconds, ends, confidence, slots, told
         )
+
+    def _guess(self, token: int) -> str:
+        return END_MARK if token in self.ends else self.bytes_of(token).decode("utf-8", "replace")
 
     def bytes_of(self, token_id: int) -> bytes:
         """The UTF-8 bytes that a token adds to the text; they need not be whole characters."""

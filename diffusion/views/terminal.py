@@ -219,6 +219,7 @@ def scroll(rows: Sequence[Text], height: int, top: int) -> int:
 
     def having(*states: State) -> list[int]:
         styles = {STYLES[state] for state in states}
+        styles |= set(GUESS_STYLES[1:]) if State.MASKED in states else set()
         return [i for i, row in enumerate(rows) if any(s.style in styles for s in row.spans)]
 
     busy = having(State.FRESH, State.REMASKED) or having(State.MASKED) or [len(rows) - 1]

@@ -79,6 +79,21 @@ def test_resumed_is_never_stopped(train, text, tmp_path):
     assert code == 0, err
     assert_same_weights(whole / "model.safetensors", again / "model.safetensors")
     assert scalars(whole) == scalars(again)
+    resume = ["--resume_from_checkpoint", whole / "checkpoint-5"]
+    other = [
+        *RUN,
+        *SIZE,
+        *MIX,
+        "--dataset",
+        text,
+        "--max_steps",
+        12,
+        "--output_dir",
+        tmp_path / "no",
+    ]
+    for changed in ([], ["--soft_masking", "--soft_k", 3]):
+        code, err = train(*other, *changed, *resume)
+        assert code == 2 and "--soft_k" in err.splitlines()[-1], err
     (whole / "checkpoint-5" / "soft.safetensors").unlink()
     code, err = train(*flags, "--output_dir", tmp_path / "third",
                       "--resume_from_checkpoint", whole / "checkpoint-5")  # fmt: skip
@@ -100,7 +115,7 @@ def test_training_goes_on_with_the_scalars_of_the_model(train, text, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     flags = [*RUN, "--dataset", text, "--max_steps", 6]
     train(*flags, *SIZE, *SOFT, "--output_dir", first)
-    code, err = train(*flags, *SOFT, "--soft_learning_rate", 0, "--model", first,
+    code, err = train(*flags, *SOFT[:3], "--soft_learning_rate", 0, "--model", first,
                       "--output_dir", second)  # fmt: skip
     assert code == 0 and "going on with the soft-masking" in err
     assert scalars(second) == pytest.approx(scalars(first), rel=1e-6)
@@ -110,8 +125,10 @@ def test_training_goes_on_with_the_scalars_of_the_model(train, text, tmp_path):
     code, err = train(*flags, "--model", first, "--output_dir", third)
     assert code == 0 and "is lost" in err
     assert "soft" not in json.loads((third / "config.json").read_text())["diffusion"]
-    code, err = train(*RUN, *SOFT, "--model", first, "--dataset", text, "--evaluate_only")
-    assert code == 0, err
+    code, err = train(*RUN, "--model", first, "--dataset", text, "--evaluate_only")
+    assert code == 0 and "of the two passes of soft-masking" in err.splitlines()[-1]
+    bound = json.loads((first / "config.json").read_text())["diffusion"]["bound_nats_per_token"]
+    assert f": {bound:.3f} " in err.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -140,6 +157,7 @@ def test_two_processes_are_one(train, text, tmp_path):
         (["--soft_learning_rate", "-1"], ["--soft_learning_rate -1.0"]),
         (["--mixing", "cubic"], ["--mixing 'cubic'"]),
         (["--objective", "causal"], ["--objective causal"]),
+        (["--layouts", "causal"], ["--layouts causal"]),
         (["--optim", "muon"], ["--optim muon"]),
         (["--soft_masking", "false", "--soft_k", "2"], ["--soft_k 2", "--soft_masking"]),
     ],
