@@ -46,7 +46,7 @@ def main() -> None:
     from diffusion.models.loading import quiet_libraries
     from diffusion.models.tokenizers import token_byte_lengths
     from diffusion.training import build, card
-    from diffusion.training.checks import check, parse
+    from diffusion.training.checks import check, check_output_dir, parse
     from diffusion.training.trainer import DiffusionTrainer, StopOnSignal
 
     quiet_libraries()
@@ -102,6 +102,8 @@ def main() -> None:
     trainer.add_callback(stop)
     started = time.monotonic()
     with locked(Path(args.output_dir)) if args.should_save else nullcontext():
+        if args.should_save:
+            check_output_dir(args)  # somebody may have finished there in the meantime
         if args.resume_from_checkpoint is None:
             trainer.discard_checkpoints()  # there are some only after --overwrite_output_dir
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)

@@ -1,7 +1,9 @@
 """What is said to the person at the terminal, and how."""
 
+import contextlib
 import os
 import signal
+import stat
 import sys
 
 from tqdm import tqdm
@@ -21,7 +23,8 @@ def prepare_streams() -> None:
         )
     # An exception, not sudden death: the live view puts the terminal back in order.
     for number in STOPS[1:]:
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
 _bar: tqdm | None = None
@@ -50,9 +53,20 @@ def say(message: str, styled: bool = False) -> None:
     """A line on standard error, from the first of several processes alone; ``styled``: it is
     printable already, but for its colours."""
     if _is_first():
-        if _bar is not None:
-            _bar.clear()
-        print(message if styled else printable(message), file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a terminal that is gone must not end what goes on
+            if _bar is not None:
+                _bar.clear()
+            print(message if styled else printable(message), file=sys.stderr, flush=True)
+
+
+def let_go_of_terminal() -> None:
+    """What is written to a terminal from here on is lost: it was closed, and would raise errors."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
+                os.dup2(nothing, stream.fileno())
+    os.close(nothing)
 
 
 def _is_first() -> bool:

@@ -57,8 +57,17 @@ def read_bytes(path: str) -> bytes:
 
 def check_output_dir(path: str, overwrite: bool, resume: bool, overwrite_flag: str) -> Path:
     """An output folder that can be written to, empty unless the user said otherwise."""
-    given_path(path)
     folder = Path(path)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        try:
+            folder.stat()
+        except (OSError, ValueError) as error:
+            if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
+                raise
+            why = getattr(error, "strerror", None) or first_line(error)
+            raise UserError(
+                f"--output_dir {path!r} names no folder ({why}); give another"
+            ) from None
     if len(folder.parts) > 100:
         raise UserError(f"--output_dir {path} has {len(folder.parts)} folders; give a shorter name")
     if os.path.isfile(folder):
@@ -88,8 +97,9 @@ def locked(folder: Path) -> Iterator[None]:
     with (folder / LOCK).open("a+") as file:
         if fcntl is not None:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                with contextlib.suppress(OSError):  # a file system that knows no locks
+                    _lock(file)
+            except _Taken:
                 file.seek(0)
                 raise UserError(
                     f"--output_dir {folder} is being written by process {file.read().strip()}; "
@@ -103,6 +113,17 @@ def locked(folder: Path) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):
                 (folder / LOCK).unlink()
+
+
+class _Taken(Exception):
+    """Somebody else has the lock."""
+
+
+def _lock(file) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _Taken from None
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
@@ -179,7 +200,13 @@ def check_apart(outputs: dict[str, str | None], inputs: dict[str, str | None]) -
     flags with what was given for them, None: nothing. An input may be no file, or a device: what is
     typed into /dev/stdin may go to /dev/stdout."""
     taken = {flag: path for flag, path in inputs.items() if path and _exists(path)}
+    folders = {flag: path for flag, path in inputs.items() if path and _is_folder(path)}
     for flag, path in outputs.items():
+        for other, folder in folders.items() if path else ():
+            if Path(folder).resolve() in Path(path).resolve().parents:
+                raise UserError(
+                    f"{flag} {path!r} lies in the folder of {other}; give another place"
+                )
         for other, name in taken.items() if path else ():
             if _same(path, name):
                 raise UserError(f"{other} and {flag} are both {path!r}; give two files")
@@ -191,6 +218,14 @@ def _exists(path: str) -> bool:
     try:
         return os.path.isfile(path)
     except ValueError:
+        return False
+
+
+def _is_folder(path: str) -> bool:
+    """Whether an input is a folder whose files are read; the current one is where outputs go."""
+    try:
+        return os.path.isdir(path) and not os.path.samefile(path, ".")
+    except (OSError, ValueError):
         return False
 
 

@@ -18,7 +18,7 @@ class WritingOptions:
     )
     tokenizer: str | None = field(default=None, metadata={"help": "Default: the model's."})
     num_samples: int = field(
-        default=1, metadata={"help": "Texts for each prompt.", "range": (1, None)}
+        default=1, metadata={"help": "Texts for each prompt.", "range": (1, 10**6)}
     )
     batch_size: int = field(
         default=8,
@@ -86,4 +86,4 @@ class WritingOptions:
             )
         if self.output is not None:
             check_file("--output", self.output)
-        check_apart(self.outputs, {})
+        check_apart(self.outputs, {"--model": self.model, "--tokenizer": self.tokenizer})

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from diffusion.cli.console import say
+from diffusion.cli.files import MOST_BYTES
 from diffusion.errors import UserError, sentence
 
 with contextlib.suppress(ImportError):  # Windows has none: lines cannot be edited there
@@ -38,7 +39,9 @@ def given_prompts(
 
 def piped_prompts(skip_bad: bool = False) -> list[str]:
     """The non-empty lines of standard input; ``skip_bad``: without those that are no text."""
-    content = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+    content = sys.stdin.buffer.read(MOST_BYTES + 1).removeprefix(codecs.BOM_UTF8)
+    if len(content) > MOST_BYTES:
+        raise UserError(f"more than {MOST_BYTES >> 20} MiB on standard input; give it in parts")
     prompts, bad = [], []
     for number, line in enumerate(content.split(b"\n"), start=1):
         try:

@@ -97,7 +97,8 @@ class ScoreOptions(PairOptions):
             check_file("--markdown", self.markdown)
             for path in self.results:
                 check_apart({"--markdown": self.markdown}, {"--results": path})
-            read = {"--settings": self.settings, "--dataset": self.dataset}
+            read = {"--settings": self.settings, "--dataset": self.dataset,
+                    "--dataset_dir": self.dataset_dir}  # fmt: skip
             check_apart({"--markdown": self.markdown}, read)
         if self.results:
             if self.settings or self.quick:

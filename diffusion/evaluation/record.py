@@ -15,7 +15,7 @@ from diffusion.views.frames import Frame, State, changes
 
 FORMAT, VERSION, READABLE = "roberta-diffusion comparison", 2, (1, 2)
 
-LONGEST = 100_000  # positions of a frame
+LONGEST, MOST_CELLS = 100_000, 20_000_000  # positions of a frame, and of all
 
 
 def pack(frames: Sequence[Frame]) -> list[dict]:
@@ -42,17 +42,20 @@ def pack(frames: Sequence[Frame]) -> list[dict]:
 
 def unpack(data: Sequence[dict]) -> list[Frame]:
     """The frames that `pack` described; ValueError, TypeError, KeyError or IndexError if none."""
-    frames, cells = [], []
+    frames, cells, total = [], [], 0
     for entry in data:
         length = entry["length"]
-        if not 0 <= length <= LONGEST:  # a damaged number must not fill the memory
+        total += length
+        # A damaged number must not fill the memory.
+        if not 0 <= length <= LONGEST or total > MOST_CELLS:
             raise ValueError(f"{length} positions")
         cells = cells[:length] + [(State.MASKED, "", None)] * (length - len(cells))
         for i, state, piece, *sure in entry["changes"]:  # version 1 had no confidence
             if i < 0:
                 raise IndexError("a position before the first")
             known = None if not sure or sure[0] is None else _finite(sure[0])
-            cells[i] = State(state), str(piece), known
+            _text(piece)
+            cells[i] = State(state), piece, known
         states, pieces, confidence = ([cell[k] for cell in cells] for k in range(3))
         numbers = {name: int(entry[name]) for name in ("index", "nfe")}
         frames.append(
@@ -83,6 +86,7 @@ def _finite(value) -> float:
 def _text(value) -> None:
     if not isinstance(value, str):
         raise ValueError(f"{str(value)[:50]} is no text")
+    value.encode("utf-8")  # lone surrogates cannot be shown
 
 
 def load(path: str) -> dict:
@@ -119,9 +123,11 @@ def load(path: str) -> dict:
         if record["unit"] not in ("token", "character"):
             raise ValueError("unknown unit")
         record["options"]["length"] = int(record["options"]["length"])
+        if not 0 <= record["options"]["length"] <= LONGEST:
+            raise ValueError("a length that cannot be")
         for name in ("prompt", "hardware", "processor"):
             _text(record[name])
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError):
         raise UserError(f"--replay {path} is damaged; {again}") from None
     return record
 

@@ -54,7 +54,8 @@ def load(path: str) -> dict:
             f"version {VERSION}; run the scoreboard again"
         )
     try:
-        markdown({path: data}), as_csv(data), plain_text(data)
+        for shown in (markdown({path: data}), as_csv(data), plain_text(data)):
+            shown.encode("utf-8")  # lone surrogates cannot be shown
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise UserError(f"--results {path} is damaged; run the scoreboard again") from None
     return data
@@ -293,7 +294,8 @@ def markdown(parts: dict[str, dict], target: str = "RESULTS.md") -> str:
             f"## {plain(literal(data['title']))}\n",
             *([plain(data["about"]) + "\n"] if data["about"] else []),
         ]
-        lines += [f"Measured by `{data['command']}` on {machine_line(data)}.\n"]
+        command = printable(data["command"]).replace("`", "'")
+        lines += [f"Measured by `{command}` on {plain(machine_line(data))}.\n"]
         for title, sentences, table in [*sections(data), *examples(data)]:
             lines += [f"### {title}\n"] if title else []
             lines += [plain(" ".join(sentences)) + "\n"] if sentences else []

@@ -71,6 +71,8 @@ def read_grid(path: str) -> Grid:
         raise UserError(f"--settings {path} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, an integer without end
         raise UserError(f"--settings {path} is not TOML: {first_line(error)}") from None
+    if _beyond(data):
+        raise UserError(f"--settings {path} has an integer of more than 64 bits; use a smaller one")
     tables, defaults = data.get("row"), data.get("defaults", {})
     words = {name: data[name] for name in ("title", "about") if name in data}
     unknown = set(data) - {"row", "defaults", *words}
@@ -84,6 +86,13 @@ def read_grid(path: str) -> Grid:
     if not rows or not isinstance(defaults, dict) or not tables:
         raise UserError(f"--settings {path} has no [[row]] table; give at least one")
     return Grid([{**defaults, **table} for table in tables], **words)
+
+
+def _beyond(value) -> bool:
+    """Whether there is an integer in TOML that is larger than TOML promises to keep."""
+    if isinstance(value, dict | list):
+        return any(map(_beyond, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def expand(tables: Sequence[dict], models: Sequence[str]) -> list[Row]:
@@ -256,11 +265,10 @@ class Store:
             if not samples:
                 raise UserError(f"the generations file {path} is empty; {again}")
             for sample in samples:
-                (*map(int, sample["ids"]), str(sample["text"]), str(sample["prompt"]))
-                bool(sample["finished"]), float(sample["seconds"]), int(sample["nfe"])
+                _check_sample(sample)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f"the generations file {path} is damaged; {again}") from None
         if len(samples) != number:
             raise UserError(f"the generations file {path} has {len(samples)} texts, {number} are "
@@ -268,7 +276,8 @@ class Store:
         return samples
 
     def write_row(self, key: Key, row: dict) -> None:
-        row = {"version": VERSION, "asked": key.asked, **row}
+        check = digest(json.loads(json.dumps(row)))  # as it will be read
+        row = {"version": VERSION, "asked": key.asked, "check": check, **row}
         self._write(self.row_path(key.name), [row])
 
     @staticmethod
@@ -277,11 +286,19 @@ class Store:
         write_text(path, "".join(json.dumps(v, ensure_ascii=False) + "\n" for v in lines))
 
     def read_row(self, key: str) -> dict:
+        """A row, or an entry of the likelihoods, as it was written.
+
+        Raises:
+            UserError: damaged, or of another version.
+        """
         path = self.row_path(key)
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
             version, _ = row.pop("version"), row.pop("asked", None)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            check = row.pop("check", None)  # rows of before have none
+            if check is not None and check != digest(row):
+                raise ValueError("it was changed")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UserError(f"the row {path} is damaged; delete it, and it is measured again") from None  # fmt: skip
         if version != VERSION:
             raise UserError(
@@ -317,5 +334,18 @@ class Store:
 def _asked(path: Path) -> str | None:
     try:
         return json.loads(path.read_text(encoding="utf-8")).get("asked")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
+
+
+def _check_sample(sample: dict) -> None:
+    """Refuse a text of a store with ValueError, KeyError or TypeError."""
+    numbers = [*sample["ids"], sample["nfe"]]
+    fine = isinstance(sample["ids"], list) and all(
+        type(n) is int and 0 <= n < 2**31 for n in numbers
+    )
+    fine &= all(isinstance(sample[name], str) for name in ("text", "prompt"))
+    fine &= type(sample["finished"]) is bool and 0 <= sample["seconds"] < math.inf
+    if not fine:
+        raise ValueError("a value of another kind")
+    (sample["text"] + sample["prompt"]).encode("utf-8")

@@ -126,14 +126,17 @@ def parameters(layers: int, width: int, inner: int, vocab: int, positions: int) 
 def _check_size(config, folder: Path) -> None:
     """Refuse a configuration of far more parameters than the weights beside it hold, before a
     library allocates them."""
-    width = getattr(config, "hidden_size", 0)
-    described = parameters(
-        getattr(config, "num_hidden_layers", 0),
-        width,
-        getattr(config, "intermediate_size", None) or 4 * width,
-        config.vocab_size,
-        getattr(config, "max_position_embeddings", None) or 0,
-    )
+
+    def number(*names: str) -> int:
+        found = (getattr(config, name, None) for name in names)
+        return next((value for value in found if type(value) is int), 0)
+
+    layers, width = number("num_hidden_layers"), number("hidden_size")
+    inner = number("intermediate_size", "n_inner") or 4 * width
+    tables = number("max_position_embeddings") + number("type_vocab_size")
+    described = parameters(layers, width, inner, number("vocab_size"), tables)
+    if layers > 10_000:
+        raise ValueError(f"it has {layers} layers")
     held = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if described > 32 * held + 10**8:  # layers may share theirs
         raise ValueError(
@@ -203,8 +206,8 @@ def _load_model(auto_class, name: str, tokenizer):
             f"cannot read the weights of {where}: {first_line(error)}; the file may be truncated "
             "or not fit config.json"
         ) from None
-    # RoBERTa's layers are called layer.N, GPT-2's h.N.
-    layer = re.compile(r"\b(?:layer|h)\.(\d+)\.")
+    # RoBERTa's layers are called layer.N, ModernBERT's layers.N, GPT-2's h.N.
+    layer = re.compile(r"\b(?:layers?|h)\.(\d+)\.")
     beyond = (
         key
         for key in info["unexpected_keys"]
@@ -247,9 +250,30 @@ def companion(name: str, file: str) -> Path:
 
 
 def diffusion_settings(config) -> dict:
-    """What finetune.py recorded in the config (empty for a model it never trained)."""
+    """What finetune.py recorded in the config (empty for a model it never trained).
+
+    Raises:
+        UserError: something that it would not have.
+    """
     settings = getattr(config, "diffusion", None)
-    return dict(settings) if isinstance(settings, dict) else {}
+    if settings is None:
+        return {}
+    kinds = {
+        "objective": str,
+        "shift": bool,
+        "prefix_len": int,
+        "layouts": dict,
+        "tokens_seen": int,
+    }
+    wrong = not isinstance(settings, dict) or any(
+        type(settings[name]) is not kind for name, kind in kinds.items() if name in settings
+    )
+    if wrong:
+        raise UserError(
+            f"the config has no settings of diffusion that can be: {str(settings)[:200]}; copy the "
+            "folder that finetune.py wrote, or take 'diffusion' out of its config.json"
+        )
+    return dict(settings)
 
 
 # ---------------------------------------------------------------- a place to compute

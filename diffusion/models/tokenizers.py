@@ -22,26 +22,24 @@ def load_tokenizer(name: str, needs_mask: bool = True):
             "with --tokenizer"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            where, local_files_only=local, trust_remote_code=False
-        )
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a damaged file makes the library panic, which is no Exception
-        # A bare vocab.json + merges.txt folder has no config that says which tokenizer it is.
-        if local and (Path(where) / "merges.txt").is_file():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                where, local_files_only=local, trust_remote_code=False
+            )
+        except Exception:
+            # A bare vocab.json + merges.txt folder has no config that says which tokenizer it is.
+            if not (local and (Path(where) / "merges.txt").is_file()):
+                raise
             tokenizer = RobertaTokenizerFast.from_pretrained(where)
-        elif local:
-            raise UserError(
-                f"cannot read the tokenizer in {where}: {first_line(error)}; it may be damaged"
-            ) from None
-        else:
+        tokenizer("a")  # what a damaged configuration breaks may come out in use
+    except BaseException as error:
+        # A damaged file makes the library panic, which is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        if not local:
             raise unreachable(name, "tokenizer") from None
-    try:
-        tokenizer("a")
-    except Exception as error:  # what a damaged configuration breaks comes out in use
         raise UserError(
-            f"the tokenizer of {name} does not work: {first_line(error)}; it may be damaged"
+            f"cannot read the tokenizer in {where}: {first_line(error)}; it may be damaged"
         ) from None
     # BERT calls its beginning and end [CLS] and [SEP].
     if tokenizer.bos_token is None and tokenizer.cls_token is not None:

@@ -157,7 +157,7 @@ class TrainerFlags:
         "float32", "Number format of the final weights.", choices=("float32", "float16")
     )
     use_cpu: bool = _flag(False, "Leave the GPU alone.")
-    dataloader_num_workers: int = _flag(0, "Processes that prepare batches.", **_NONNEGATIVE)
+    dataloader_num_workers: int = _flag(0, "Processes that prepare batches.", range=(0, 1000))
     eval_strategy: str = _flag("epoch", "no, steps or epoch.")
     eval_steps: float | None = _flag(None, "With --eval_strategy steps; default: --logging_steps.")
     evaluate_only: bool = _flag(
@@ -247,7 +247,8 @@ def parse_size(text: str) -> dict[str, int | str]:
         size = {name: int(value) for name, value in size.items()}
     except ValueError:
         size = {}
-    in_range = all(1 <= value <= 10**9 for value in size.values())
+    most = {"layers": 10_000}
+    in_range = all(1 <= value <= most.get(name, 10**9) for name, value in size.items())
     if set(size) != set(names) or not in_range or kind not in ("roberta", "gpt2"):
         raise UserError(
             f"--config {text!r} must give layers=N,width=N,heads=N,vocab=N, and may give "

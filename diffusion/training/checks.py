@@ -110,6 +110,7 @@ _FIXED = {
     "label_smoothing_factor": 0.0,
     "load_best_model_at_end": False,
     "logging_nan_inf_filter": False,
+    "metric_for_best_model": None,
     "neftune_noise_alpha": None,
     "push_to_hub": False,
     "remove_unused_columns": False,
@@ -130,8 +131,8 @@ def check(
             raise UserError(f"--{name} {getattr(args, name)} is not supported here; leave it out")
     for option in fields(args):
         value = getattr(args, option.name)
-        if isinstance(value, float) and not abs(value) < 1e30:  # what float32 can multiply
-            raise UserError(f"--{option.name} {value} must be a finite number below 1e30")
+        if isinstance(value, float) and not abs(value) <= 1e30:  # what float32 can multiply
+            raise UserError(f"--{option.name} {value} must be a finite number up to 1e30")
         if type(value) is int and abs(value) > MOST and "seed" not in option.name:
             raise UserError(f"--{option.name} {value} must be at most {MOST}")
     for group in (model, data, diffusion, args):
@@ -187,12 +188,14 @@ def check(
                 "--resume_from_checkpoint"
             )
     else:
-        files.check_output_dir(
-            args.output_dir,
-            args.overwrite_output_dir,
-            args.resume_from_checkpoint is not None,
-            "--overwrite_output_dir",
-        )
+        check_output_dir(args)
+        inputs = [model.model, model.tokenizer, data.dataset_dir, data.eval_dataset, *data.dataset]
+        for name in inputs if args.resume_from_checkpoint is None else ():
+            if name and _lies_in(name, args.output_dir):
+                raise UserError(
+                    f"{name} lies in --output_dir {args.output_dir}, whose files are replaced; give "
+                    "another folder"
+                )
     if model.config is not None:
         size = parse_size(model.config)
         if size["type"] == "gpt2" and diffusion.objective != "causal":
@@ -207,6 +210,24 @@ def check(
             raise UserError(
                 f"--block_size {data.block_size} exceeds the {positions} positions of {model.model}"
             )
+
+
+def check_output_dir(args: RunArguments) -> None:
+    """Refuse a folder of others, unless it is the one that is gone on with, or may be replaced."""
+    ours = args.resume_from_checkpoint
+    resumes = ours is not None and _lies_in(ours, args.output_dir)
+    files.check_output_dir(
+        args.output_dir, args.overwrite_output_dir, resumes, "--overwrite_output_dir"
+    )
+
+
+def _lies_in(name: str, folder: str) -> bool:
+    """Whether there is a file or folder of that name in the folder, or it is that folder."""
+    try:
+        place = Path(name).resolve()
+        return place.exists() and Path(folder).resolve() in (place, *place.parents)
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def find_checkpoint(args: RunArguments) -> str | None:
@@ -239,9 +260,12 @@ def check_state(state: TrainerState) -> None:
     for name in (*counts, "logging_steps", "eval_steps", "save_steps", "total_flos"):
         value = getattr(state, name)
         most = 1e30 if name == "total_flos" else MOST
-        number = isinstance(value, (int, float)) and 0 <= value < most
+        kinds = (int,) if name in counts[:3] else (int, float)
+        number = type(value) in kinds and 0 <= value < most
         if not number and not (value is None and name.endswith("steps") and name != "max_steps"):
             raise ValueError(f"{name} = {str(value)[:50]} is no such number")
+    if not isinstance(state.best_model_checkpoint, str | None):
+        raise ValueError("best_model_checkpoint is no name")
     if not all(isinstance(entry, dict) for entry in state.log_history):
         raise ValueError("log_history is no list of entries")
 

@@ -1,6 +1,7 @@
 """The Trainer that both objectives share: loss, evaluation, weight EMA, safe checkpoints."""
 
 import contextlib
+import json
 import math
 import os
 import shutil
@@ -13,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from transformers import AutoConfig, Trainer, TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from diffusion import likelihood, objective
-from diffusion.cli.console import STOPS, say
+from diffusion.cli.console import STOPS, let_go_of_terminal, say
 from diffusion.cli.files import STAGING
 from diffusion.collator import (
     IGNORE,
@@ -31,7 +32,6 @@ from diffusion.data.packing import Blocks, DrawSampler
 from diffusion.errors import UserError, first_line
 from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import Slots, arrange
-from diffusion.models.loading import diffusion_settings
 from diffusion.models.soft import SoftMask, TwoPass
 from diffusion.models.tokenizers import forbidden_ids
 from diffusion.training.checks import told
@@ -65,13 +65,16 @@ class StopOnSignal(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         for number in STOPS:
-            self._before[number] = signal.signal(number, self._receive)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+                self._before[number] = signal.signal(number, self._receive)
 
     def on_train_end(self, args, state, control, **kwargs):
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _receive(self, number, frame):
+        if number == getattr(signal, "SIGHUP", None):
+            let_go_of_terminal()
         if self._asked is None:
             self._asked = time.monotonic()
             say("\nstopping after this step; its checkpoint is kept")
@@ -446,12 +449,18 @@ class DiffusionTrainer(Trainer):
 
     def _load_soft(self, folder: Path) -> None:
         """The scalars of a checkpoint, which has to be of the same kind."""
-        noted = diffusion_settings(AutoConfig.from_pretrained(folder)).get("soft")
-        ours = None if self.soft is None else self.soft.settings()
-        kinds = [
-            settings and (settings.get("k"), settings.get("mixing")) for settings in (noted, ours)
-        ]
-        if kinds[0] != kinds[1]:
+        ours, kinds = None if self.soft is None else self.soft.settings(), ("k", "mixing")
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            noted = config.get("diffusion", {}).get("soft")
+            same = (noted is None) == (ours is None)
+            same = same and (ours is None or all(noted[name] == ours[name] for name in kinds))
+        except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
+            raise UserError(
+                f"cannot go on from {folder}: config.json is damaged or missing; give another "
+                "checkpoint, or start anew"
+            ) from None
+        if not same:
             raise UserError(
                 f"cannot go on from {folder}: it was written with other settings of --soft_masking, "
                 "--soft_k or --mixing; give those"

@@ -23,6 +23,7 @@ import scoreboard
 from diffusion.editing.options import EditingOptions
 from diffusion.evaluation.options import ScoreOptions
 from diffusion.options import GenerationOptions
+from diffusion.samplers.catalog import METHODS, REMASK, SCHEDULES, SCORES
 from diffusion.training.arguments import GROUPS
 from diffusion.training.checks import RunArguments
 
@@ -133,6 +134,7 @@ class Generator:
             for value in VALUES[kind]
             if not (name in WORK and _works(value))
         ]
+        found += self.pairs(part)
         found += [
             Attack("unknown flags", s, [*self.base[s], f]) for s in self.base for f in UNKNOWN
         ]
@@ -142,6 +144,22 @@ class Generator:
                   for s in ("inference", "gpt2_inference") for raw in PIPED]  # fmt: skip
         return found + [damage(i) for damage in self.damages()
                 for i in range(100 * part, 100 * part + 100)]  # fmt: skip
+
+    def pairs(self, part: int, number: int = 300) -> list[Attack]:
+        """Two options at once, each with a bad value or a good one of its choices."""
+        draw, found = random.Random(f"pairs {part}"), []
+        for _ in range(number):
+            script = draw.choice(list(self.base))
+            flags = []
+            for _ in range(2):
+                _, name, kind = draw.choice([o for o in self.options if o[0] == script])
+                values = CHOICES.get(name, ()) if draw.random() < 0.6 else ()
+                value = draw.choice(values or VALUES[kind])
+                if not (name in WORK and _works(value)):
+                    flags.append(f"--{name}={value}")
+            arguments = [*self.base[script], *flags]
+            found.append(Attack("pairs of options", script, arguments, files=self.files(script)))
+        return found
 
     def files(self, script: str) -> dict[str, bytes]:
         return {"grid.toml": self.grid} if script == "scoreboard" else {}
@@ -204,10 +222,15 @@ class Generator:
                 copied = {str(Path("copy", p.relative_to(source))): p.read_bytes()
                           for p in source.rglob("*") if p.is_file() and p.name != ".lock"}  # fmt: skip
                 bad = damaged(copied[f"copy/{name}"], f"{kind} {name} {i}")
-                return Attack(kind, script, list(arguments), files={**copied, f"copy/{name}": bad})
+                more = self.files(script)
+                return Attack(
+                    kind, script, list(arguments), files={**copied, f"copy/{name}": bad, **more}
+                )
 
             return attack
 
+        board = given["results"].parent
+        kept = tuple(str(p.relative_to(board)) for p in sorted(board.glob("*/*.json*")))
         model_files = (
             "config.json",
             "tokenizer.json",
@@ -217,24 +240,44 @@ class Generator:
         steps = self.base["inference"][3:]
         run = [
             *self.base["finetune"],
+            *SOFT,
             "--resume_from_checkpoint",
             "copy/checkpoint-1",
             "--max_steps",
             "2",
-        ]
+        ]  # of a run with soft-masking and an average
         last = "checkpoint-1/"
         states = (*(last + n for n in ("trainer_state.json", "optimizer.pt", "scheduler.pt",
-                  "rng_state.pth", "model.safetensors", "config.json")),)  # fmt: skip
+                  "rng_state.pth", "model.safetensors", "config.json", "ema.safetensors",
+                  "soft.safetensors")),)  # fmt: skip
         return [
             replay, results, settings, text,
             folder("masked models", given["masked"], model_files, "inference", "The river", "--model",
                    "copy", *steps),
             folder("causal models", given["causal"], model_files, "gpt2_inference", "The river",
                    "--model", "copy", *self.base["gpt2_inference"][3:]),
+            folder("stores", board, kept, "scoreboard", *self.base["scoreboard"], "--output_dir", "copy"),
             folder("checkpoints", given["run"], states, "finetune", *run),
         ]  # fmt: skip
 
 
+CHOICES = {
+    "sampler": list(METHODS), "attention": ["auto", "block", "full"], "certainty": list(SCORES),
+    "remask": list(REMASK), "schedule": list(SCHEDULES), "block_length": ["1", "4", "1000"],
+    "threshold": ["0.5", "-0.5"], "guidance": ["1.5"], "length": ["1", "5"], "n_steps": ["1", "40"],
+    "layouts": ["causal=1,block4=1", "block4", "block999", "full=0", "full=1,full=2", "causal=nan", ",",
+                "block4=1e-400", "=", "block", "block-4"],
+    "config": ["layers=1", "layers=1,width=0,heads=2,vocab=300", "layers=1,width=16,heads=0,vocab=300",
+               "layers=1000000,width=2,heads=1,vocab=300", "type=bert,layers=1,width=16,heads=2,vocab=300",
+               f"layers=1,width={10**30},heads=2,vocab=300"],
+    "objective": ["causal", "diffusion"], "optim": ["muon", "sgd", "adafactor"], "loss": ["mean"],
+    "mask_schedule": ["seed"], "eval_strategy": ["epoch", "steps"], "save_strategy": ["epoch", "best"],
+    "soft_masking": ["true"], "mixing": ["spherical"], "ema": ["0.9"], "metric_for_best_model": ["x"],
+    "json": ["true"], "best_of": ["2"], "num_samples": ["2"], "unconditional": ["true"],
+    "lr_scheduler_type": ["cosine", "polynomial", "reduce_lr_on_plateau", "cosine_with_min_lr"],
+    "output": ["prompts.txt", "empty"], "dtype": ["bfloat16", "float16"], "cache": ["false"],
+}  # fmt: skip
+SOFT = ["--soft_masking", "--ema", "0.9"]
 UNKNOWN = ["--unknown", "--unknown=1", "-x", "--", "--=", "extra", "--seed", "--", STEERING, NOT_UTF8,
            "--max_len=24=24", "-" * 3000, "--SEED", "---seed"]  # fmt: skip
 PIPED = [b"", b"\n\n\n", b"\xff\xfe\n", b"\0\n", b"The river\n\xff\n", b"a" * 200_000, b"\r\r\n",
@@ -292,8 +335,13 @@ def damaged(content: bytes, seed: str) -> bytes:
     or, where it is JSON, with a value missing, of another kind or out of all bounds."""
     draw = random.Random(seed)
     if content[:1] in b"{[" and draw.random() < 0.8:
-        data = json.loads(content)
-        return json.dumps(_damage(data, draw)).encode()
+        try:
+            return json.dumps(_damage(json.loads(content), draw)).encode()
+        except ValueError:  # an object a line
+            lines = content.splitlines()
+            at = draw.randrange(len(lines))
+            lines[at] = json.dumps(_damage(json.loads(lines[at]), draw)).encode()
+            return b"\n".join(lines)
     at = draw.randrange(len(content))
     zipped = io.BytesIO()
     torch.save(_Written(), zipped)

@@ -26,7 +26,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 from accelerate.state import AcceleratorState
-from attack.generator import Attack, Generator
+from attack.generator import SOFT, Attack, Generator
 from helpers.models import SENTENCES, save_gpt2, save_roberta
 
 import compare
@@ -90,7 +90,7 @@ def prepare(folder: Path) -> dict[str, Path]:
         for script, *more in (
             ("compare", "--output_dir", "compared"),
             ("scoreboard",),
-            ("finetune", "--save_strategy", "steps", "--save_steps", "1"),
+            ("finetune", "--save_strategy", "steps", "--save_steps", "1", *SOFT),
         ):
             place(generator.files(script))
             attack = Attack("", script, [*generator.base[script], *more])
@@ -143,14 +143,23 @@ def attempt(attack: Attack) -> tuple[str, str]:
         return "traceback", shown
     if re.search(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\u2028\u2029]", err.replace("\r", "")):
         return "control characters", ascii(shown)
+    kept = {name: after.get(name) for name in before}
     if code == 0:
-        return "works", shown
+        # Only what a flag names as an output may be another file than before.
+        changed = {name for name in before if kept[name] != before[name]}
+        named = {word.split("=", 1)[-1] for word in attack.arguments}
+        stray = {
+            name
+            for name in changed
+            if name.split("/")[0] not in (*named, "trained", "board", "copy")
+        }
+        return ("changed a file", f"{stray} {shown}") if stray else ("works", shown)
     if code != 2:
         return f"exit code {code}", shown
     last = err.splitlines()[-1] if err else ""
     if not last.startswith(f"{attack.script}.py: ") or len(last) > 1100:
         return "no sentence", shown
-    if {name: after.get(name) for name in before} != before:
+    if kept != before:
         return "changed a file", shown
     return "refused", shown
 

@@ -396,7 +396,7 @@ def test_an_output_folder_where_even_root_cannot_write():
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("num_hidden_layers", 10**6, "billion parameters"),
+        ("num_hidden_layers", 10**6, "1000000 layers"),
         ("max_position_embeddings", 10**9, "billion parameters"),
         ("architectures", 5, "config"),
     ],

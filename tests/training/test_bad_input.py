@@ -90,7 +90,8 @@ BAD_FLAGS = [
             ("layers=1,width=15,heads=2,vocab=300", "multiple of the heads"),
             ("layers=1,width=16,heads=2,vocab=299", "at least 300"),
             (f"layers={10**30},width=16,heads=2,vocab=300", "layers=N"),
-            ("layers=1000000,width=4096,heads=2,vocab=300", "GB of memory"),
+            ("layers=10001,width=16,heads=2,vocab=300", "layers=N"),
+            ("layers=9000,width=8192,heads=2,vocab=300", "GB of memory"),
         ]
     ),
     (["--resume_from_checkpoint", "last"], ["has no checkpoint"]),

@@ -1,4 +1,3 @@
-import dataclasses
 import io
 import os
 import random
@@ -59,10 +58,17 @@ def test_states_differ_without_colour(screen):
 
 def test_a_mask_shows_what_it_remembers(screen):
     tty = screen(80, 24)
-    guesses = [None, None, None, (" extraordinary", 0.5), (" of", 0.05)]
+    guesses = [None, None, None, (" extraordinary", 0.5), (" of", 0.05), (" no", 0.9)]
+    cells = (
+        (" Old", GIVEN),
+        (" new", FRESH),
+        (" calm", SETTLED),
+        *[("", MASKED)] * 2,
+        ("", REMASKED),
+    )
     view = LiveView(tty)
-    view.show(dataclasses.replace(STATES, guesses=guesses))
-    assert tty.lines()[0] == "Old new calm extrao of"
+    view.show(frame(*cells, guesses=guesses))
+    assert tty.lines()[0] == "Old new calm extrao of  ▓▓▓"
     strong, weak = tty.style_of("extrao"), tty.style_of("of")
     assert strong.startswith("3;") and weak.startswith("3;") and strong != weak
 
