@@ -54,6 +54,15 @@ def test_two_names_of_one_file(tmp_path):
             check_apart(outputs, inputs)
 
 
+def test_nothing_is_written_into_a_folder_that_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model" / "deep").mkdir(parents=True)
+    for name in ("model/config.json", "model/deep/new", "./model/../model/x"):
+        with pytest.raises(UserError, match="lies in the folder of --model"):
+            check_apart({"--output": name}, {"--model": "model"})
+    check_apart({"--output": "new"}, {"--model": "model", "--dataset_dir": "."})
+
+
 @pytest.mark.parametrize(
     ("script", "arguments"),
     [

@@ -34,9 +34,11 @@ def kill_a_rank(process: subprocess.Popen) -> None:
     second.kill()
 
 
-def start(flags, folder: Path, launcher=(), script: Path | None = None) -> subprocess.Popen:
+def start(
+    flags, folder: Path, launcher=(), script: Path | None = None, **process
+) -> subprocess.Popen:
     """finetune.py, or another ``script``, in a process of its own, whose home, current and temporary
-    folders are empty."""
+    folders are empty; ``process``: other settings of it."""
     for name in ("home", "here", "tmp"):
         (folder / name).mkdir(exist_ok=True)
     environment = {
@@ -52,9 +54,7 @@ def start(flags, folder: Path, launcher=(), script: Path | None = None) -> subpr
         [sys.executable, *launcher, str(script or ROOT / "finetune.py"), *map(str, flags)],
         cwd=folder / "here",
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **process},
     )
 
 

@@ -364,7 +364,8 @@ def test_where_it_goes_wrong_is_the_extreme_row():
 
 
 def test_a_page_has_no_html_of_a_text_or_a_name():
-    data = tiny_results(rows=[row(text=" <img src=x>\x1b]0;t\x07")], about="<script>")
+    data = tiny_results(rows=[row(text=" <img src=x>\x1b]0;t\x07")], about="<script>",
+                        hardware="<i>", command="python `x` \x1b]0;t\x07")  # fmt: skip
     data["rows"][0]["model"] = "<b>m"
     page = report.markdown({"r.json": report.json.loads(report.dump(data))})
     assert "<" not in page.replace("&lt;", "") and "\x1b" not in page

@@ -1,11 +1,15 @@
 """A run that is stopped and goes on is the run that was never stopped."""
 
+import fcntl
 import os
 import pickle
+import pty
 import random
 import re
 import signal
+import termios
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -213,10 +217,87 @@ def test_a_closed_terminal_and_a_wish_to_end_keep_what_was_trained(text, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_terminal_that_is_gone_takes_no_training_with_it(text, tmp_path):
+    """Its messages have nowhere to go, and its end is a SIGHUP; the checkpoint is written."""
+    out = tmp_path / "out"
+    ours, theirs = pty.openpty()
+
+    def take_terminal():
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    process = start([*RUN, *SIZE, "--dataset", text, "--max_steps", 5000, "--output_dir", out],
+                    tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+                    preexec_fn=take_terminal)  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    while b"{'loss'" not in seen:
+        seen += os.read(ours, 4096)
+    os.close(ours)
+    assert process.wait(timeout=60) == 130
+    (checkpoint,) = out.glob("checkpoint-*")
+    assert (checkpoint / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_who_was_told_to_ignore_a_hangup_does(text, tmp_path):
+    """As nohup tells its command."""
+    out = tmp_path / "out"
+    process = start([*RUN, *SIZE, "--dataset", text, "--max_steps", 5000, "--output_dir", out],
+                    tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))  # fmt: skip
+    lines = (line for line in process.stdout if line.startswith("{'loss'"))
+    next(lines)
+    process.send_signal(signal.SIGHUP)
+    for _ in range(50):
+        next(lines)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_what_belongs_to_others_stays(train, text, tmp_path):
+    """Resuming a checkpoint elsewhere, or taking a model out of the folder that is replaced."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", 4, "--save_strategy", "steps",
+             "--save_steps", 2, "--save_total_limit", 5]  # fmt: skip
+    for out in (one, two):
+        assert train(*flags, "--output_dir", out)[0] == 0
+    before = files(two)
+    first = ["--resume_from_checkpoint", one / "checkpoint-2"]
+    code, err = train(*flags, *first, "--output_dir", two)
+    assert code == 2 and "exists and is not empty" in err and files(two) == before
+    assert train(*flags, *first, "--output_dir", tmp_path / "new")[0] == 0
+    for model in (two, two / "checkpoint-2"):
+        code, err = train(*flags[: len(RUN)], "--dataset", text, "--model", model, "--output_dir", two,
+                          "--overwrite_output_dir")  # fmt: skip
+        assert code == 2 and "lies in --output_dir" in err and files(two) == before
+
+
+def test_an_average_that_is_missing_is_not_begun_anew(train, text, tmp_path):
+    out = tmp_path / "out"
+    flags = [*RUN, *SIZE, "--dataset", text, "--save_strategy", "steps", "--save_steps", 2,
+             "--output_dir", out]  # fmt: skip
+    assert train(*flags, "--max_steps", 4)[0] == 0
+    before = (out / "model.safetensors").read_bytes()
+    for steps in (4, 6):
+        code, err = train(*flags, "--max_steps", steps, "--ema", "0.9",
+                          "--resume_from_checkpoint", "last")  # fmt: skip
+        assert code == 2 and "--ema" in err.splitlines()[-1]
+    assert (out / "model.safetensors").read_bytes() == before
+
+
+def _reads_torch(process) -> bool:
+    return "libtorch" in Path(f"/proc/{process.pid}/maps").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
 def test_ctrl_c_while_the_libraries_are_read_is_no_traceback(text, tmp_path):
-    for wait in (0.6, 1.5):
+    for wait in (0, 0.5):
         process = start([*RUN, *SIZE, "--dataset", text, "--max_steps", 5000,
                          "--output_dir", tmp_path / "out"], tmp_path)  # fmt: skip
+        while not _reads_torch(process):
+            time.sleep(0.01)
         time.sleep(wait)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
