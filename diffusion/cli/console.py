@@ -19,7 +19,11 @@ def prepare_streams() -> None:
     # A text may hold any character, whatever the locale of the pipe.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(
-            **({"errors": "replace"} if sys.stdout.isatty() else {"encoding": "utf-8"})
+            **(
+                {"errors": "replace"}
+                if sys.stdout.isatty()
+                else {"encoding": "utf-8", "errors": "backslashreplace"}
+            )
         )
     # An exception, not sudden death: the live view puts the terminal back in order.
     for number in STOPS[1:]:

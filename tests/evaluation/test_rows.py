@@ -1,5 +1,6 @@
 """Grids, keys and the folder in which rows are kept."""
 
+import json
 import os
 from pathlib import Path
 
@@ -165,6 +166,9 @@ DAMAGE = {
     "cut off": ('{"prompt": "a", "te', "is damaged"),
     "another kind": ('{"a": 1}\n', "is damaged"),
     "a list": ("[1]\n", "is damaged"),
+    "deep": ("[" * 9000 + "]" * 9000, "is damaged"),
+    **{f"{name} {value}": (json.dumps(SAMPLE | {name: value}) + "\n", "is damaged") for name, value in
+       [("text", 5), ("ids", "12"), ("ids", [-1]), ("nfe", 1e400), ("seconds", "1"), ("finished", 1)]},
     "too few": ('{"prompt": "", "text": "", "ids": [], "finished": true, "nfe": 1, "seconds": 1}\n',
                 "has 1 texts, 2 are expected"),
 }  # fmt: skip
@@ -187,9 +191,18 @@ def test_rows_of_another_version_or_damaged(tmp_path):
     store.row_path("r").write_text('{"version": 99}')
     with pytest.raises(UserError, match="version 99"):
         store.read_row("r")
-    store.row_path("r").write_text("{")
+    for content in ("{", "[" * 9000 + "]" * 9000):
+        store.row_path("r").write_text(content)
+        with pytest.raises(UserError, match="damaged"):
+            store.read_row("r")
+    store.write_row(Key("s", "a"), {"metrics": {"gen_ppl": [120.0, 110.0, float("nan")]}, "n": 3})
+    changed = store.row_path("s").read_text().replace("120.0", "12.0")
+    store.row_path("s").write_text(changed)
     with pytest.raises(UserError, match="damaged"):
-        store.read_row("r")
+        store.read_row("s")
+    before = json.loads(changed)  # rows of before have nothing to compare with
+    store.row_path("s").write_text(json.dumps({k: v for k, v in before.items() if k != "check"}))
+    assert store.read_row("s")["n"] == 3
 
 
 def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
