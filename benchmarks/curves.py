@@ -1,6 +1,6 @@
 """Draw validation nats per token over what was computed, from the states that finetune.py leaves.
 
-    python benchmarks/curves.py docs/results/training/curves.json       # the picture beside it
+    python benchmarks/curves.py docs/training/curves.json       # the picture beside it
     python benchmarks/curves.py CURVES.json --add "GPT-2" 33.8 2.048e-3 causal runs/gpt2/trainer_state.json
 
 The second adds a run to the file, which may be new: its name in the picture, the millions of slots

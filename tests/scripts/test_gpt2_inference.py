@@ -243,7 +243,9 @@ DIFFUSION_ONLY = {
 @pytest.mark.parametrize("name", DIFFUSION_ONLY)
 def test_flags_that_steer_diffusion_are_refused(call, name):
     words = {"sampler": "seed", "attention": "full"}
-    flag = ["--no_cache"] if name == "cache" else [f"--{name}", words.get(name, "2")]
+    flag = [f"--{name}", words.get(name, "2")]
+    if DIFFUSION_ONLY[name].type in (bool, "bool"):
+        flag = [f"--no_{name}" if DIFFUSION_ONLY[name].default else f"--{name}"]
     code, out, err = call("He", *flag, *SMALL)
     assert (code, out) == (2, "")
     assert flag[0] in err and err.count("\n") == 1
