@@ -168,6 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--number", type=int, help="a random sample of so many; default: all")
     parser.add_argument("--seed", type=int, default=0, help="of that sample")
+    parser.add_argument("--share", default="0/1", help="0/2 and 1/2: halves, for two processes")
     parser.add_argument("--kind", help="of this class alone")
     parser.add_argument("--part", type=int, default=0, help="other damages to files in each")
     args = parser.parse_args()
@@ -175,6 +176,8 @@ def main() -> None:
         attacks = Generator(prepare(Path(folder))).all(args.part)
         if args.kind:
             attacks = [a for a in attacks if a.kind == args.kind]
+        which, of = map(int, args.share.split("/"))
+        attacks = attacks[which::of]
         if args.number:
             attacks = random.Random(args.seed).sample(attacks, min(args.number, len(attacks)))
         table = defaultdict(Counter)
