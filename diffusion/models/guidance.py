@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from diffusion.canvas import Canvas, Question
@@ -117,7 +118,9 @@ class Processed(Wrapped):
             left = ids[row[:, None], source.clamp(min=0)]
             nothing = (source < 0) | self.noise.noisy(left)
             left = torch.where(nothing, logits.shape[1] + column, left)
-            banned = self.ngrams(left, logits)
+            # Room for those ids: some versions of the processor write to them.
+            room = (0, ids.shape[1])
+            banned = self.ngrams(left, F.pad(logits, room))[:, : logits.shape[1]]
             usable = (banned > -torch.inf).any(1, keepdim=True)
             logits = torch.where(usable, banned, logits)
         return logits
