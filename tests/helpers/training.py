@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,15 @@ def start(
 ) -> subprocess.Popen:
     """finetune.py, or another ``script``, in a process of its own, whose home, current and temporary
     folders are empty; ``process``: other settings of it."""
+    more = process.pop("preexec_fn", None)
+
+    def begin():
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # ignored where the tests run in the background
+        if more is not None:
+            more()
+
     for name in ("home", "here", "tmp"):
         (folder / name).mkdir(exist_ok=True)
     environment = {
@@ -54,6 +64,7 @@ def start(
         [sys.executable, *launcher, str(script or ROOT / "finetune.py"), *map(str, flags)],
         cwd=folder / "here",
         env=environment,
+        preexec_fn=begin,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **process},
     )
 

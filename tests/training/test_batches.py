@@ -39,8 +39,9 @@ def test_accumulation_changes_nothing(train, text, tmp_path, seen, loss):
 
 @pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_batch(train, text, tmp_path):
-    """Over more than one epoch and with accumulation."""
-    flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", "40", "--ema", "0.9", "--eval_strategy",
+    """Over more than one epoch, with accumulation and soft-masking, for which all batches go through
+    the model twice: half of a batch cannot."""
+    flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", "40", "--ema", "0.9", "--soft_masking", "--soft_share", "1", "--eval_strategy",
              "steps", "--eval_steps", "20", "--save_strategy", "steps", "--save_steps", "32",
              "--save_total_limit", "2"]  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"

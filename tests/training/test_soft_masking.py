@@ -8,13 +8,10 @@ import pytest
 from helpers.training import (
     RUN,
     SIZE,
-    TWO,
     assert_same_weights,
     losses,
     one_sentence,
     split,
-    start,
-    state,
 )
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
@@ -127,20 +124,6 @@ def test_training_goes_on_with_the_scalars_of_the_model(train, text, tmp_path):
     assert "soft" not in json.loads((third / "config.json").read_text())["diffusion"]
     code, err = train(*RUN, "--model", first, "--dataset", text, "--evaluate_only")
     assert code == 0 and "of the two passes of soft-masking" in err.splitlines()[-1]
-
-
-@pytest.mark.slow
-def test_two_processes_are_one(train, text, tmp_path):
-    flags = [*RUN, *SIZE, *MIX, *SOFT, "--dataset", text, "--max_steps", "16"]
-    one, two = tmp_path / "one", tmp_path / "two"
-    process = start([*flags, *split(2, 2), "--output_dir", two], tmp_path, TWO)
-    train(*flags, *split(4, 2), "--output_dir", one)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert losses(two) == pytest.approx(losses(one), rel=2e-5)
-    assert scalars(two) == pytest.approx(scalars(one), rel=1e-3)
-    last = [state(f)["log_history"][-1]["eval_full_nats_per_token"] for f in (one, two)]
-    assert last[0] == pytest.approx(last[1], rel=1e-5)
 
 
 @pytest.mark.parametrize(
