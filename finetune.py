@@ -52,11 +52,8 @@ def main() -> None:
     quiet_libraries()
     options, data, diffusion, args = parse(__doc__)
     check(options, data, diffusion, args)
-    if hardware.launched_alone():
-        say(
-            "note: accelerate launch has started one process; several on CPUs: accelerate launch "
-            "--multi_gpu --num_processes 2 finetune.py --use_cpu ..."
-        )
+    if note := hardware.launch_note("finetune.py --use_cpu"):
+        say(note)
     hardware.use_all_cores()
     hardware.keep_memory()
     transformers.set_seed(args.seed)

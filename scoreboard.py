@@ -47,16 +47,13 @@ def main() -> None:
     # torch and transformers' models take seconds to import; --help and mistakes need neither.
     from diffusion.evaluation.board import check_rows, load_board, measure
     from diffusion.generate import load_writer
-    from diffusion.hardware import launched_alone, memory_told
+    from diffusion.hardware import launch_note, memory_told
     from diffusion.models.causal import load_causal_writer
 
     check_rows(rows)
     processes = Processes(args.device)
-    if launched_alone():
-        console.say(
-            "note: accelerate launch has started one process; several on CPUs: accelerate launch "
-            "--multi_gpu --num_processes 2 scoreboard.py --device cpu ..."
-        )
+    if note := launch_note("scoreboard.py --device cpu"):
+        console.say(note)
     with memory_told(lambda: f"--batch_size {args.batch_size}; use a smaller one"):
         board = load_board(args, rows, processes, load_writer, load_causal_writer)
         measured = measure(board, rows)

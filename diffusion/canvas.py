@@ -89,11 +89,14 @@ class Feedback:
     spherical: bool = False
 
     @classmethod
-    def plain(cls, rows: int, length: int, k: int, device: torch.device) -> "Feedback":
+    def plain(
+        cls, rows: int, length: int, k: int, device: torch.device, spherical: bool = False
+    ) -> "Feedback":
         """No memory: masks that are masks."""
         weights = torch.zeros(rows, length, k + 1, device=device)
         weights[..., 0] = 1
-        return cls(torch.zeros(rows, length, k, dtype=torch.int64, device=device), weights)
+        ids = torch.zeros(rows, length, k, dtype=torch.int64, device=device)
+        return cls(ids, weights, spherical)
 
     def take(self, index) -> "Feedback":
         return Feedback(self.ids[index], self.weights[index], self.spherical)

@@ -109,13 +109,22 @@ def check_memory(needed: float, what: str) -> None:
             )
 
 
-def launched_alone() -> bool:
-    """Whether `accelerate launch` was asked for CPUs or for several processes and has started this
-    one alone, which is what it does without --multi_gpu, whatever --num_processes says."""
+def launch_note(command: str) -> str | None:
+    """What to say where `accelerate launch` was asked for CPUs or for several processes and has
+    started this one alone, as it does without --multi_gpu, whatever --num_processes says.
+
+    Args:
+        command: the script with its flag for CPUs.
+    """
     ours = os.environ
     asked = ours.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") or "MASTER_PORT" in ours
     several = {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"}
-    return "ACCELERATE_MIXED_PRECISION" in ours and asked and not several & set(ours)
+    if "ACCELERATE_MIXED_PRECISION" not in ours or not asked or several & set(ours):
+        return None
+    return (
+        "note: accelerate launch has started one process; several on CPUs: accelerate launch "
+        f"--multi_gpu --num_processes 2 {command} ..."
+    )
 
 
 def use_all_cores() -> None:

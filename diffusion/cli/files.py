@@ -30,13 +30,21 @@ def given_path(name: str) -> Path:
     """
     try:
         path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{name!r} names no file ({first_line(error)}); give another") from None
+    _check_name(path, repr(name))
+    return path
+
+
+def _check_name(path: Path, said: str) -> None:
+    """Refuse what no file or folder could be called."""
+    try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return path
-    except (OSError, RuntimeError, ValueError) as error:
+        pass
+    except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"{name!r} names no file ({why}); give another name") from None
-    return path
+        raise UserError(f"{said} names no file ({why}); give another") from None
 
 
 def read_bytes(path: str) -> bytes:
@@ -58,16 +66,7 @@ def read_bytes(path: str) -> bytes:
 def check_output_dir(path: str, overwrite: bool, resume: bool, overwrite_flag: str) -> Path:
     """An output folder that can be written to, empty unless the user said otherwise."""
     folder = Path(path)
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-        try:
-            folder.stat()
-        except (OSError, ValueError) as error:
-            if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
-                raise
-            why = getattr(error, "strerror", None) or first_line(error)
-            raise UserError(
-                f"--output_dir {path!r} names no folder ({why}); give another"
-            ) from None
+    _check_name(folder, f"--output_dir {path!r}")
     if len(folder.parts) > 100:
         raise UserError(f"--output_dir {path} has {len(folder.parts)} folders; give a shorter name")
     if os.path.isfile(folder):
@@ -97,14 +96,15 @@ def locked(folder: Path) -> Iterator[None]:
     with (folder / LOCK).open("a+") as file:
         if fcntl is not None:
             try:
-                with contextlib.suppress(OSError):  # a file system that knows no locks
-                    _lock(file)
-            except _Taken:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
                 file.seek(0)
                 raise UserError(
                     f"--output_dir {folder} is being written by process {file.read().strip()}; "
                     "wait for it, or give another folder"
                 ) from None
+            except OSError:  # a file system that knows no locks
+                pass
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
@@ -113,17 +113,6 @@ def locked(folder: Path) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):
                 (folder / LOCK).unlink()
-
-
-class _Taken(Exception):
-    """Somebody else has the lock."""
-
-
-def _lock(file) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise _Taken from None
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:

@@ -40,9 +40,8 @@ def parse_flags(
     if prompt_help is not None:
         parser.add_argument("prompt", nargs="?", help=prompt_help)
     for argument in sys.argv[1:]:
-        if argument.startswith("--") and argument.endswith(
-            "=--"
-        ):  # which argparse takes for the end of all flags
+        # Which argparse takes for the end of all flags.
+        if argument.startswith("--") and argument.endswith("=--"):
             raise UserError(f"{argument[:-3]} has the value '--', which is none; see --help")
     arguments = list(_with_explicit_booleans(parser, sys.argv[1:]))
     *filled, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)

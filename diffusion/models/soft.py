@@ -224,8 +224,8 @@ class SoftMasked(Wrapped):
     def start(self, canvas: Canvas) -> "SoftMasked":
         other = super().start(canvas)
         other.allowed = canvas.allowed
-        other.feedback = Feedback.plain(*canvas.ids.shape, self.soft.k, canvas.ids.device)
-        other.feedback.spherical = self.soft.mixing == "spherical"
+        size, spherical = (*canvas.ids.shape, self.soft.k), self.soft.mixing == "spherical"
+        other.feedback = Feedback.plain(*size, canvas.ids.device, spherical)
         return other
 
     def __call__(self, question: Question) -> Tensor:

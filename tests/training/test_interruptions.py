@@ -321,4 +321,4 @@ def test_accelerate_that_starts_one_process_is_told(train, text, tmp_path, monke
     code, err = train(*flags)
     assert code == 0 and "accelerate launch has started one process" in err
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    assert not hardware.launched_alone()
+    assert hardware.launch_note("finetune.py") is None
