@@ -196,6 +196,7 @@ class InBlocks(Wrapped):
             embeds = None
             if question.feedback is not None:
                 memory = question.feedback.gathered(block.place, block.hidden)
+                memory = memory.take(self.noise.noisy(ids))
                 embeds = blend(self.denoiser.table, ids, self.noise, memory)
             here, at = question.asked.nonzero().unbind(1)
             hidden = self.stream.run(

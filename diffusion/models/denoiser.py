@@ -105,7 +105,8 @@ class Denoiser:
         ids, asked, padding = question.ids, question.asked, question.padding
         embeds = None
         if question.feedback is not None:
-            embeds = blend(self.table, ids, self.noise, question.feedback)
+            memory = question.feedback.take(self.noise.noisy(ids))
+            embeds = blend(self.table, ids, self.noise, memory)
         if question.shadows is not None and question.shadows.any():
             logits = self.backbone.shadowed(
                 ids, asked, question.shadows, self.noise, padding, embeds

@@ -141,17 +141,17 @@ def blend(table: nn.Embedding, ids: Tensor, noise: Absorbing, feedback: Feedback
 
     Args:
         table: the word embeddings of the model.
-        feedback: (B, L), read at masks alone.
+        feedback: (M,), of the M masks in row-major order.
     """
-    masks = noise.noisy(ids)
     # In float32: in fewer digits a small λ would be none.
-    weights = feedback.weights[masks]  # (M, k + 1)
-    tokens = F.embedding(feedback.ids[masks], table.weight).to(weights.dtype)  # (M, k, d)
+    weights = feedback.weights  # (M, k + 1)
+    tokens = F.embedding(feedback.ids, table.weight).to(weights.dtype)  # (M, k, d)
     mask = table.weight[noise.mask_id].to(weights.dtype)
     mixed = weights[:, :1] * mask + (weights[:, 1:, None] * tokens).sum(1)
     if feedback.spherical:
         mixed = _on_the_arc(mask, tokens, weights, mixed)
-    return table(ids).masked_scatter(masks[..., None], mixed.to(table.weight.dtype))
+    masks = noise.noisy(ids)[..., None]
+    return table(ids).masked_scatter(masks, mixed.to(table.weight.dtype))
 
 
 def _on_the_arc(mask: Tensor, tokens: Tensor, weights: Tensor, mixed: Tensor) -> Tensor:
@@ -197,11 +197,8 @@ class TwoPass(nn.Module):
             logits = self.backbone(input_ids, read, *settings, **more)
             forbidden = self.forbidden.to(logits.device)
             logits = logits.index_fill_(1, forbidden, -torch.inf)
-        found = self.soft.feedback(logits)
-        feedback = Feedback.plain(*input_ids.shape, self.soft.k, input_ids.device)
-        feedback = feedback.replaced(masks, found)
         table = self.backbone.model.get_input_embeddings()
-        embeds = blend(table, input_ids, self.noise, feedback)
+        embeds = blend(table, input_ids, self.noise, self.soft.feedback(logits))
         return self.backbone(input_ids, asked, *settings, inputs_embeds=embeds, **more)
 
 
