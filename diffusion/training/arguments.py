@@ -16,6 +16,7 @@ from diffusion.errors import UserError
 _COUNT = {"range": (1, None)}
 _NONNEGATIVE = {"range": (0, None)}
 _SHARE = {"range": (0, None), "below": 1}
+SOFT_STARTS = ("soft_start", "soft_middle", "soft_slope")  # where the three scalars begin
 
 
 def _flag(default, help: str, **metadata):
@@ -112,6 +113,14 @@ class DiffusionArguments:
     soft_start: float = _flag(
         0.05, "soft_masking: the share of a mask's embedding that memory may take, at the start.",
         range=(0, None), below=1
+    )  # fmt: skip
+    soft_middle: float = _flag(
+        0.75, "soft_masking: nats of entropy at which memory takes half of it, at the start. A small "
+        "model is rarely so sure: try 4.", range=(0.001, 1000)
+    )  # fmt: skip
+    soft_slope: float = _flag(
+        6.66, "soft_masking: how sharply memory fades with entropy, at the start. Try 1 with 4.",
+        range=(0.001, 1000)
     )  # fmt: skip
     soft_learning_rate: float = _flag(
         1e-2, "soft_masking: learning rate of its three scalars.", **_NONNEGATIVE

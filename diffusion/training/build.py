@@ -15,6 +15,7 @@ from diffusion.models.backbone import Backbone
 from diffusion.models.soft import SoftMask, load_soft_mask
 from diffusion.noise import Absorbing
 from diffusion.training.arguments import (
+    SOFT_STARTS,
     DataArguments,
     DiffusionArguments,
     ModelArguments,
@@ -114,15 +115,16 @@ def make_soft_mask(options: ModelArguments, diffusion: DiffusionArguments, args,
     if known is not None:
         say(f"going on with the soft-masking of {options.model}")
         soft = load_soft_mask(model, options.model).requires_grad_(True).train()
-        fresh = DiffusionArguments.soft_start
         same = (soft.k, soft.mixing) == (diffusion.soft_k, diffusion.mixing)
-        if not same or diffusion.soft_start != fresh:
+        defaults = DiffusionArguments()
+        if not same or any(getattr(diffusion, x) != getattr(defaults, x) for x in SOFT_STARTS):
             raise UserError(
                 f"{options.model} was trained with --soft_k {soft.k} --mixing {soft.mixing}; give the "
-                "same, and no --soft_start"
+                f"same, and no {', '.join('--' + name for name in SOFT_STARTS)}"
             )
         return soft
-    return SoftMask(diffusion.soft_k, diffusion.mixing, diffusion.soft_start)
+    starts = diffusion.soft_start, diffusion.soft_slope, -diffusion.soft_middle
+    return SoftMask(diffusion.soft_k, diffusion.mixing, *starts)
 
 
 def make_collator(model, tokenizer, diffusion: DiffusionArguments, args):

@@ -22,6 +22,7 @@ from diffusion.models.families import max_length
 from diffusion.options import MOST, check_values, one_of
 from diffusion.training.arguments import (
     GROUPS,
+    SOFT_STARTS,
     DataArguments,
     DiffusionArguments,
     ModelArguments,
@@ -174,7 +175,7 @@ def check(
     if diffusion.soft_masking and args.muon:
         raise UserError("--soft_masking has a learning rate of its own, which --optim muon has not")
     defaults = DiffusionArguments()
-    for name in ("soft_k", "soft_share", "soft_start", "soft_learning_rate", "mixing"):
+    for name in (*SOFT_STARTS, "soft_k", "soft_share", "soft_learning_rate", "mixing"):
         given = getattr(diffusion, name)
         if not diffusion.soft_masking and given != getattr(defaults, name):
             raise UserError(

@@ -135,6 +135,8 @@ def test_training_goes_on_with_the_scalars_of_the_model(train, text, tmp_path):
         (["--soft_share", "nan"], ["--soft_share nan"]),
         (["--soft_start", "1"], ["--soft_start 1.0"]),
         (["--soft_start", "-0.1"], ["--soft_start -0.1"]),
+        (["--soft_middle", "0"], ["--soft_middle 0.0"]),
+        (["--soft_slope", "inf"], ["--soft_slope inf"]),
         (["--soft_learning_rate", "-1"], ["--soft_learning_rate -1.0"]),
         (["--mixing", "cubic"], ["--mixing 'cubic'"]),
         (["--objective", "causal"], ["--objective causal"]),
