@@ -12,9 +12,11 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from diffusion.cli import console
+from diffusion.cli.access import Access
 from diffusion.cli.files import (
     check_animation_path,
     check_apart,
@@ -24,10 +26,11 @@ from diffusion.cli.files import (
 )
 from diffusion.cli.flags import parse_flags
 from diffusion.cli.prompts import PROMPT_HELP, ask, check_prompt, given_prompts
+from diffusion.cli.values import check_values
 from diffusion.errors import UserError, run
 from diffusion.evaluation import record
 from diffusion.evaluation.comparison import film_of_record, free_name, table
-from diffusion.options import COMPARED_SAMPLER, GenerationOptions, PairOptions, check_values
+from diffusion.options import COMPARED_SAMPLER, GenerationOptions, PairOptions
 from diffusion.samplers.catalog import STEPPED
 from diffusion.views import panes
 from diffusion.views.animation import save_film, show_film
@@ -71,8 +74,8 @@ class CompareOptions(PairOptions):
 
 
 def main() -> None:
-    generation, args, prompt = parse_flags(
-        (GenerationOptions, CompareOptions), __doc__.split("\n")[0], PROMPT_HELP
+    generation, args, access, prompt = parse_flags(
+        (GenerationOptions, CompareOptions, Access), __doc__.split("\n")[0], PROMPT_HELP
     )
     check_flags(generation, args, prompt)
     console.prepare_streams()
@@ -93,7 +96,9 @@ def main() -> None:
     from diffusion.generate import load_writer
     from diffusion.models.causal import load_causal_writer
 
-    writers = load_pair(args, load_writer, load_causal_writer)
+    writers = load_pair(
+        args, partial(load_writer, access=access), partial(load_causal_writer, access=access)
+    )
     if args.sweep:
         return sweep(writers, generation, args.repeats, Path(args.output_dir))
 

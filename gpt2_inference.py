@@ -9,7 +9,9 @@ python gpt2_inference.py "The river" --save_animation river.gif
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
+from diffusion.cli.access import Access
 from diffusion.cli.flags import parse_flags
 from diffusion.cli.options import WritingOptions
 from diffusion.cli.prompts import PROMPT_HELP, ask, given_prompts
@@ -26,8 +28,8 @@ class ScriptOptions(WritingOptions):
 
 
 def main() -> None:
-    generation, script, prompt = parse_flags(
-        (GenerationOptions, ScriptOptions), __doc__.split("\n")[0], PROMPT_HELP
+    generation, script, access, prompt = parse_flags(
+        (GenerationOptions, ScriptOptions, Access), __doc__.split("\n")[0], PROMPT_HELP
     )
     generation.check_autoregressive()
     script.check_flags(prompt)
@@ -38,7 +40,9 @@ def main() -> None:
     from diffusion.hardware import memory_told
     from diffusion.models.causal import load_causal_writer
 
-    job = Job.load(load_causal_writer, generation, script, asks=prompts is None)
+    job = Job.load(
+        partial(load_causal_writer, access=access), generation, script, asks=prompts is None
+    )
     writer = job.writer
 
     def write(prompts: list[str]) -> None:

@@ -13,7 +13,9 @@ python inference.py --score lines.txt --rank
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
+from diffusion.cli.access import Access
 from diffusion.cli.flags import parse_flags
 from diffusion.cli.options import WritingOptions
 from diffusion.cli.prompts import PROMPT_HELP, given_prompts
@@ -29,8 +31,8 @@ class InferenceOptions(WritingOptions):
 
 
 def main() -> None:
-    generation, script, editing, prompt = parse_flags(
-        (GenerationOptions, InferenceOptions, EditingOptions),
+    generation, script, editing, access, prompt = parse_flags(
+        (GenerationOptions, InferenceOptions, EditingOptions, Access),
         __doc__.split("\n")[0],
         PROMPT_HELP,
     )
@@ -57,7 +59,7 @@ def main() -> None:
     from diffusion.generate import load_writer
     from diffusion.hardware import memory_told
 
-    job = Job.load(load_writer, generation, script, asks=prompts is None)
+    job = Job.load(partial(load_writer, access=access), generation, script, asks=prompts is None)
     writer = job.writer
 
     def write(prompts: list[str], first_sample: int = 0) -> None:

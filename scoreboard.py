@@ -27,6 +27,7 @@ import sys
 from pathlib import Path
 
 from diffusion.cli import console
+from diffusion.cli.access import Access
 from diffusion.cli.flags import parse_flags
 from diffusion.errors import run
 from diffusion.evaluation import report
@@ -36,7 +37,7 @@ from diffusion.evaluation.rows import expand
 
 
 def main() -> None:
-    (args,) = parse_flags((ScoreOptions,), __doc__.split("\n")[0])
+    args, access = parse_flags((ScoreOptions, Access), __doc__.split("\n")[0])
     args.check_flags()
     console.prepare_streams()
     if args.results:
@@ -50,12 +51,12 @@ def main() -> None:
     from diffusion.hardware import launch_note, memory_told
     from diffusion.models.causal import load_causal_writer
 
-    check_rows(rows)
+    check_rows(rows, access)
     processes = Processes(args.device)
     if note := launch_note("scoreboard.py --device cpu"):
         console.say(note)
     with memory_told(lambda: f"--batch_size {args.batch_size}; use a smaller one"):
-        board = load_board(args, rows, processes, load_writer, load_causal_writer)
+        board = load_board(args, rows, processes, access, load_writer, load_causal_writer)
         measured = measure(board, rows)
     command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     results = {"title": grid.title, "about": grid.about, "command": command, **measured}

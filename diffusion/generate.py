@@ -8,6 +8,7 @@ import torch
 
 from diffusion import rng
 from diffusion.canvas import Canvas, Step, prompt_canvas
+from diffusion.cli.access import Access
 from diffusion.errors import UserError
 from diffusion.models import loading, tokenizers
 from diffusion.models.cached import InBlocks
@@ -135,7 +136,11 @@ class Writer:
 
 
 def load_writer(
-    model_name: str, tokenizer_name: str | None = None, device: str = "auto", dtype: str = "auto"
+    model_name: str,
+    tokenizer_name: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    access: Access = loading.PLAIN,
 ) -> Writer:
     """Load a masked LM for generation.
 
@@ -143,23 +148,27 @@ def load_writer(
         UserError: see `loading.load_masked_lm`; also a model trained causally.
     """
     torch_device, torch_dtype = loading.prepare(device, dtype)
-    config = loading.load_config(model_name)
+    config = loading.load_config(model_name, access)
     settings = loading.diffusion_settings(config)
     if settings.get("objective") == "causal" and loading.is_masked_lm(config):
         raise UserError(
             f"{model_name} was trained with --objective causal, as a start for a denoiser; train "
             f"it further with finetune.py --model {model_name}"
         )
-    tokenizer = tokenizers.load_tokenizer(tokenizer_name or model_name)
-    model = loading.load_masked_lm(model_name, tokenizer)
+    tokenizer = tokenizers.load_tokenizer(
+        tokenizer_name or model_name, access=access, config=config
+    )
+    model = loading.load_masked_lm(model_name, tokenizer, access)
     model, torch_dtype = loading.place(model, torch_device, torch_dtype, exact=dtype == "auto")
+    denoiser = Denoiser(
+        model,
+        Absorbing.of(tokenizer),
+        tokenizers.forbidden_ids(tokenizer, model.config.vocab_size),
+        load_soft_mask(model, model_name),
+    )
+    denoiser.backbone.try_out(model_name)
     return Writer(
-        denoiser=Denoiser(
-            model,
-            Absorbing.of(tokenizer),
-            tokenizers.forbidden_ids(tokenizer, model.config.vocab_size),
-            load_soft_mask(model, model_name),
-        ),
+        denoiser=denoiser,
         tokenizer=tokenizer,
         name=model_name,
         device=torch_device,

@@ -3,13 +3,12 @@
 What an option may be stands in the metadata of its field: ``range`` (least, most; None: no bound),
 ``below`` (a bound that is not reached), ``choices`` (names, with what they mean if it is a dict),
 ``owners`` (the samplers it belongs to), and ``shared`` where an autoregressive model understands
-it, too. `check_values` reads them, for any dataclass of options.
+it, too. `cli.values.check_values` reads them, for any dataclass of options.
 """
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 
+from diffusion.cli.values import at_least, check_values, within
 from diffusion.errors import UserError
 from diffusion.samplers.catalog import (
     AROUND,
@@ -25,7 +24,6 @@ from diffusion.samplers.catalog import (
 
 N_STEPS = 10
 MAX_STEPS = 100_000
-MOST = 10**9  # of anything that is counted, where an option has no bound of its own
 
 # What reads best on the full canvas at this size: (sampler, block length).
 DEFAULT_SAMPLER = ("first-hitting", 1)
@@ -427,39 +425,6 @@ class PairOptions:
     )
 
 
-def check_values(options, names: Iterable[str] | None = None) -> None:
-    """Refuse values outside the ``range`` or the ``choices`` of their fields; None is no value.
-
-    Args:
-        options: an instance of a dataclass.
-        names: look at these fields alone.
-    """
-    for option in fields(options):
-        value = getattr(options, option.name)
-        if value is None or (names is not None and option.name not in names):
-            continue
-        if "choices" in option.metadata:
-            one_of(f"--{option.name}", value, option.metadata["choices"])
-        if "range" in option.metadata:
-            within(f"--{option.name}", value, *option.metadata["range"])
-        if "below" in option.metadata and not value < option.metadata["below"]:
-            raise UserError(f"--{option.name} {value} must be below {option.metadata['below']}")
-
-
-def at_least(flag: str, value: float, least: float) -> None:
-    if not value >= least or value == float("inf"):  # "not >=" catches nan
-        raise UserError(f"{flag} {value} must be a number of at least {least}")
-
-
-def within(flag: str, value: float, least: float, most: float | None) -> None:
-    if most is None and isinstance(value, int) and value > MOST:
-        raise UserError(f"{flag} {value} must be at most {MOST}")
-    if most is None:
-        at_least(flag, value, least)
-    elif not least <= value <= most:
-        raise UserError(f"{flag} {value} must be a number from {least} to {most}")
-
-
 def sampler_table(options: GenerationOptions) -> str:
     """What `--list_samplers` prints: every sampler, for the length and the steps asked for."""
     tokens, steps = options.length or options.max_len, options.n_steps or N_STEPS
@@ -478,11 +443,3 @@ def sampler_table(options: GenerationOptions) -> str:
     shared = [f"--{option}" for option in AROUND]
     shared += ["--guidance (twice the passes)", "--repetition_penalty", "--no_repeat_ngram_size"]
     return "\n".join([*lines, "", "with any of them: " + ", ".join(shared)])
-
-
-def one_of(flag: str, value: str, names) -> str:
-    if value in names:
-        return value
-    near = difflib.get_close_matches(value, names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise UserError(f"{flag} {value!r} is unknown; {hint}use one of {', '.join(names)}")

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from diffusion.cli.files import check_animation_path, check_apart, check_display, check_file
 from diffusion.cli.prompts import check_prompt
+from diffusion.cli.values import check_values
 from diffusion.errors import UserError
-from diffusion.options import check_values
 
 
 @dataclass

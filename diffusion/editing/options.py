@@ -8,9 +8,10 @@ from pathlib import Path
 from diffusion.cli.console import say
 from diffusion.cli.files import check_apart, read_bytes
 from diffusion.cli.options import WritingOptions
+from diffusion.cli.values import check_values
 from diffusion.editing.templates import HOLE, kept_characters, parse_template
 from diffusion.errors import UserError, printable
-from diffusion.options import GenerationOptions, check_values
+from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import CAUSAL
 
 MODES = ("infill", "rewrite", "interpolate", "score", "best_of")

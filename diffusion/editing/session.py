@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 from diffusion.cli.console import say
 from diffusion.cli.options import WritingOptions
 from diffusion.cli.prompts import Quit, ask
+from diffusion.cli.values import check_values
 from diffusion.editing.options import STRENGTH, EditingOptions, text_or_file
 from diffusion.editing.templates import HOLE, parse_template
 from diffusion.errors import UserError, printable
-from diffusion.options import GenerationOptions, check_values
+from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import METHODS, STEPPED
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ import transformers
 
 from diffusion import hardware
 from diffusion.canvas import encode, prompt_ids, written_ids
+from diffusion.cli.access import Access
 from diffusion.cli.console import progress
 from diffusion.data.corpus import load_documents
 from diffusion.errors import UserError
@@ -72,18 +73,22 @@ class Board:
         return short if sum(Path(n).name == short for n in self.writers) < 2 else name
 
 
-def check_rows(rows: Sequence[Row]) -> None:
+def check_rows(rows: Sequence[Row], access: Access) -> None:
     """What can be refused of the rows before a model is loaded."""
     for row in rows:
-        (row.options.check if _is_masked(row.model) else row.options.check_autoregressive)()
+        (row.options.check if _is_masked(row.model, access) else row.options.check_autoregressive)()
 
 
-def _is_masked(name: str) -> bool:
-    return loading.is_masked_lm(loading.load_config(name))
+def _is_masked(name: str, access: Access) -> bool:
+    return loading.is_masked_lm(loading.load_config(name, access))
 
 
 def load_board(
-    args: ScoreOptions, rows: Sequence[Row], processes: Processes, *loaders: Callable
+    args: ScoreOptions,
+    rows: Sequence[Row],
+    processes: Processes,
+    access: Access,
+    *loaders: Callable,
 ) -> Board:
     """Models, scorer and text; ``loaders``: of a masked writer, and of a causal one.
 
@@ -97,8 +102,8 @@ def load_board(
     writers, digests = {}, {}
     for name in dict.fromkeys(row.model for row in rows):
         processes.say(f"loading {name} ...")
-        load = loaders[0 if _is_masked(name) else 1]
-        writers[name] = writer = load(name, None, processes.device, args.dtype)
+        load = loaders[0 if _is_masked(name, access) else 1]
+        writers[name] = writer = load(name, None, processes.device, args.dtype, access)
         digests[name] = model_digest(scorer.scored_model(writer), writer.tokenizer)
     processes.say(f"loading the scorer {args.scorer} ...")
     # In float32 whatever the models write in: its opinion is the measure.

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 
 from diffusion.cli.files import check_apart, check_file, check_output_dir
+from diffusion.cli.values import check_values
 from diffusion.errors import UserError
 from diffusion.evaluation.rows import Grid, read_grid
-from diffusion.options import PairOptions, check_values
+from diffusion.options import PairOptions
 
 # What --quick and the default run measure, where a flag does not say otherwise. A scorer should be
 # none of the compared models, and better than them. gpt2-large takes longer than four minutes on

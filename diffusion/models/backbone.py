@@ -5,12 +5,13 @@ import inspect
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
-from diffusion.errors import UserError
+from diffusion.errors import UserError, first_line
 from diffusion.models import layouts
 from diffusion.models.encoder import Encoder
-from diffusion.models.families import family, first_position
-from diffusion.models.loading import diffusion_settings, is_masked_lm
+from diffusion.models.families import UNKNOWN, family, first_position
+from diffusion.models.loading import diffusion_settings
 from diffusion.models.shadows import block_slots
 from diffusion.noise import Absorbing
 
@@ -25,14 +26,60 @@ class Backbone(nn.Module):
     the first token has a slot too.
 
     Args:
-        model: any ``AutoModelForMaskedLM``, or a GPT-2. ``model.config.diffusion["shift"]``, where
-            present, says whether it is shifted.
+        model: any ``AutoModelForMaskedLM``, or a decoder such as a GPT-2.
+            ``model.config.diffusion["shift"]``, where present, says whether it is shifted.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
         self.config = model.config
+
+    @torch.no_grad()
+    def try_out(self, name: str) -> None:
+        """Refuse a model of a type that has no row in `families` if it does not read a few tokens
+        as masked language models do.
+
+        Raises:
+            UserError: it does not.
+        """
+        if family(self.config) is not UNKNOWN:
+            return
+        ids = torch.full((1, 4), 5, device=next(self.model.parameters()).device)
+        asked = torch.tensor([[False, True, True, True]], device=ids.device)
+        try:
+            shape = tuple(self(ids, asked).shape)
+            wrong = "" if shape == (3, self.config.vocab_size) else f"3 tokens asked, {shape} told"
+        except Exception as error:  # any code may be behind this
+            wrong = first_line(error)
+        if wrong:
+            raise UserError(
+                f"{name}: models of type {self.config.model_type} do not read text as masked "
+                f"language models do ({wrong}); use another model"
+            )
+
+    @torch.no_grad()
+    def check_causal(self, name: str) -> None:
+        """Refuse a model that cannot be made to read from left to right: it would be trained on
+        what it is to predict.
+
+        Raises:
+            UserError: it takes no mask between slots, or looks ahead in spite of it.
+        """
+        ids = torch.full((2, 8), 5, device=next(self.model.parameters()).device)
+        ids[1, 4:] = 6
+        asked = torch.zeros_like(ids, dtype=torch.bool)
+        asked[:, 1:4] = True
+        try:
+            ours, theirs = self(ids, asked, causal=True).float().chunk(2)
+            ahead = not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+        except Exception:  # each has its own way of not taking such a mask
+            ahead = True
+        if ahead:
+            raise UserError(
+                f"{name}: models of type {self.config.model_type} cannot read from left to right; "
+                "leave out --objective causal and --layouts"
+            )
 
     @property
     def shift(self) -> bool:
@@ -61,41 +108,95 @@ class Backbone(nn.Module):
         """
         if layout is not None:
             return self.logits(self._laid_out(input_ids, layout, inputs_embeds), asked)
-        batch, length = input_ids.shape
-        if causal and is_masked_lm(self.config):  # a GPT-2 is causal by itself
-            blocked = torch.full((length, length), torch.finfo(torch.float32).min)
-            bias = blocked.triu(1).to(input_ids.device)[None, None].expand(batch, 1, -1, -1)
-            attention_mask = bias.to(self.compute_dtype(input_ids.device))
-        inputs = {"input_ids": input_ids} if inputs_embeds is None else {}
-        if inputs_embeds is not None:
-            inputs["inputs_embeds"] = inputs_embeds
-        kwargs = {"attention_mask": attention_mask}
-        if first_position(self.config):
+        if attention_mask is not None and family(self.config).alone:
+            return self._each_length(input_ids, asked, attention_mask, inputs_embeds)
+        (batch, length), device = input_ids.shape, input_ids.device
+        place = torch.arange(length, device=device)[None]
+        if causal and not self.left_to_right:
+            seen = torch.ones(1, length, length, dtype=torch.bool, device=device).tril()
+            attention_mask = self._bias(seen.expand(batch, -1, -1), place)
+        kwargs = self._shown(input_ids, inputs_embeds) | {"attention_mask": attention_mask}
+        if family(self.config).after_padding:
             # RoBERTa's default counts differently for ids and for embeddings; given explicitly,
             # positions are the same on both paths.
-            start = first_position(self.config)
-            kwargs["position_ids"] = torch.arange(start, start + length, device=input_ids.device)[
-                None
-            ]
+            kwargs["position_ids"] = place + first_position(self.config)
+        if self._timed:  # models with a time input that were trained without one take a zero
+            kwargs["timesteps"] = torch.zeros(batch, device=device)
         if self.shift:
             asked = torch.cat([asked[:, 1:], asked.new_zeros(batch, 1)], dim=1)
-        return self.logits(inputs | kwargs, asked)
+        return self.logits(kwargs, asked)
+
+    def _each_length(self, input_ids, asked, attention_mask, inputs_embeds) -> Tensor:
+        """`forward` for a model that padding disturbs: rows of one length at a time, without it."""
+        lengths, row = attention_mask.sum(1), asked.nonzero()[:, 0]
+        parts, places = [], []
+        for length in lengths.unique().tolist():
+            some = lengths == length
+            embeds = None if inputs_embeds is None else inputs_embeds[some, :length]
+            parts.append(self(input_ids[some, :length], asked[some, :length], inputs_embeds=embeds))
+            places.append(some[row].nonzero()[:, 0])
+        return torch.cat(parts)[torch.cat(places).argsort()]
+
+    def _shown(self, input_ids: Tensor, embeds: Tensor | None, everywhere: bool = False) -> dict:
+        """What a model reads: ids, or word embeddings in their place.
+
+        Args:
+            everywhere: the slots are not a text in its order, so nothing may be counted along them.
+        """
+        shown = {"input_ids": input_ids} if embeds is None else {"inputs_embeds": embeds}
+        if everywhere and getattr(self.config, "type_vocab_size", 0):
+            shown["token_type_ids"] = torch.zeros_like(input_ids)
+        return shown
+
+    @functools.cached_property
+    def _timed(self) -> bool:
+        return "timesteps" in inspect.signature(self.model.forward).parameters
+
+    def _bias(self, seen: Tensor, place: Tensor):
+        """What the model takes for ``seen`` (B, S, S), which slots each slot sees, between slots at
+        ``place`` (B or 1, S)."""
+        dtype = self.compute_dtype(seen.device)
+        bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        return self._windowed(bias.masked_fill_(~seen, torch.finfo(dtype).min)[:, None], place)
+
+    def _windowed(self, bias: Tensor, place: Tensor):
+        """A bias (B, 1, S, S); of models with windows one for each kind of layer."""
+        if not family(self.config).windows:
+            return bias
+        far = (place[:, None, :, None] - place[:, None, None]).abs() > self.config.sliding_window
+        near = bias.masked_fill(far, torch.finfo(bias.dtype).min)
+        return {"full_attention": bias, "sliding_attention": near}
 
     def _laid_out(self, input_ids: Tensor, layout: layouts.Slots, embeds: Tensor | None) -> dict:
         """What the model is called with for the slots (B, S) of a layout."""
-        self._two_at_a_place("were not tried with blocks; leave --layouts full")
-        shown = {"input_ids": input_ids} if embeds is None else {"inputs_embeds": embeds}
-        kwargs = {
-            **shown,
-            "position_ids": (layout.place + first_position(self.config))[None],
-        }
+        self._two_at_a_place("cannot read blocks; leave --layouts full")
+        kwargs = self._shown(input_ids, embeds, everywhere=True)
+        kwargs["position_ids"] = (layout.place + first_position(self.config))[None]
         if self.config._attn_implementation == layouts.ATTENTION:
-            kwargs["layout"] = layout
-        else:
-            kwargs["attention_mask"] = layout.bias
-        if "token_type_ids" in inspect.signature(self.model.base_model.forward).parameters:
-            kwargs["token_type_ids"] = torch.zeros_like(input_ids)
-        return kwargs
+            return kwargs | {"layout": layout}
+        return kwargs | {"attention_mask": self._windowed(layout.bias, layout.place[None])}
+
+    def at_slots(self, inputs: dict, place: Tensor, keep, seen: Tensor | None) -> Tensor:
+        """Hidden states (R, S, d), for the head, of a pass over S slots of each of R rows.
+
+        Args:
+            inputs: ``input_ids`` (R, S), and ``inputs_embeds`` (R, S, d) where those are to be used
+                instead.
+            place: (R, S) where the slots stand.
+            keep: see `Encoder`; of no use without `keeps`.
+            seen: (R, S, K) bool, which slots each slot sees; None: all.
+        """
+        ids, embeds = inputs["input_ids"], inputs.get("inputs_embeds")
+        positions = place + first_position(self.config)
+        if self.keeps:
+            shown = {"input_ids": ids} if embeds is None else inputs | {"input_ids": None}
+            return self.encoder(shown, positions, keep, None if seen is None else seen[:, None])
+        self._two_at_a_place("cannot write in blocks; leave --attention full")
+        if seen is None:
+            seen = torch.ones(*place.shape, place.shape[1], dtype=torch.bool, device=place.device)
+        kwargs = self._shown(ids, embeds, everywhere=True)
+        kwargs |= {"position_ids": positions, "attention_mask": self._bias(seen, place)}
+        return self.model.base_model(**kwargs).last_hidden_state
 
     def shadowed(
         self,
@@ -122,31 +223,32 @@ class Backbone(nn.Module):
         nothing = torch.zeros(batch, dtype=torch.int64, device=device)
         slots = block_slots(nothing, nothing + length, length, self.shift, shadows, padding)
         ids = noise.corrupt(input_ids.gather(1, slots.place), slots.hidden)
-        dtype = self.compute_dtype(device)
-        bias = torch.zeros(slots.seen.shape, dtype=dtype, device=device)
-        shown = {"input_ids": ids}
+        embeds = None
         if inputs_embeds is not None:
             place = slots.place[..., None].expand(-1, -1, inputs_embeds.shape[-1])
             own = self.model.get_input_embeddings()(ids)
-            shown = {
-                "inputs_embeds": torch.where(
-                    slots.hidden[..., None], own, inputs_embeds.gather(1, place)
-                )
-            }
-        kwargs = {
-            **shown,
+            embeds = torch.where(slots.hidden[..., None], own, inputs_embeds.gather(1, place))
+        kwargs = self._shown(ids, embeds, everywhere=True) | {
             "position_ids": slots.place + first_position(self.config),
-            "attention_mask": bias.masked_fill_(~slots.seen, torch.finfo(dtype).min)[:, None],
+            "attention_mask": self._bias(slots.seen, slots.place),
         }
-        if "token_type_ids" in inspect.signature(self.model.base_model.forward).parameters:
-            kwargs["token_type_ids"] = torch.zeros_like(ids)
         row = torch.arange(batch, device=device)[:, None].expand(-1, length)
         return self.logits(kwargs, (row[asked], slots.read[asked]))
 
     def _two_at_a_place(self, what: str) -> None:
         """Refuse models for which two slots cannot stand at one place."""
-        if family(self.config).encoder is None:
+        if not family(self.config).places:
             raise UserError(f"models of type {self.config.model_type} {what}")
+
+    @property
+    def left_to_right(self) -> bool:
+        """Whether the model is one that never sees what is to the right."""
+        return family(self.config).decoder and getattr(self.config, "is_causal", True)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether keys and values of finished text can be kept."""
+        return family(self.config).encoder is not None
 
     @functools.cached_property
     def encoder(self) -> Encoder:
@@ -154,19 +256,28 @@ class Backbone(nn.Module):
         are at its first use: a model that writes is not trained or moved any more."""
         return Encoder(self.model.base_model)
 
-    @functools.cached_property
-    def head(self) -> nn.Module | None:
-        """Hidden states (..., d) in, logits (..., V) out; None where it is not a part of its own."""
-        if parts := family(self.config).head_parts:
-            return nn.Sequential(*(getattr(self.model, name) for name in parts))
-        heads = (getattr(self.model, name, None) for name in family(self.config).heads)
-        return next((head for head in heads if isinstance(head, nn.Module)), None)
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (N, V) of hidden states (N, d)."""
+        if names := family(self.config).head:
+            for name in names:
+                hidden = getattr(self.model, name)(hidden)
+            return hidden
+        # What follows the body, whatever it is called, is the model's own forward with a body
+        # that has been run already.
+        base, nothing = self.model.base_model, hidden.new_zeros(1, 1, dtype=torch.int64)
+        base.forward = lambda *args, **kwargs: BaseModelOutput(last_hidden_state=hidden[None])
+        try:
+            return self.model(input_ids=nothing).logits[0]
+        finally:
+            del base.forward
 
     def logits(self, inputs: dict, at) -> Tensor:
         """Logits (N, V) at N slots, ``at`` being an index of (B, S): the head sees no others."""
-        if self.head is None:
-            return self.model(**inputs).logits[at]
-        return self.head(self.model.base_model(**inputs).last_hidden_state[at])
+        base = self.model.base_model
+        if base is self.model:  # somebody else's code, which has no model without a head
+            out = self.model(**inputs)
+            return (out if isinstance(out, Tensor) else out[0])[at]
+        return self.head(base(**inputs).last_hidden_state[at])
 
     def compute_dtype(self, device: torch.device) -> torch.dtype:
         if torch.is_autocast_enabled(device.type):

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from diffusion.canvas import Canvas, Question
 from diffusion.models.backbone import Backbone
-from diffusion.models.families import first_position
 from diffusion.models.guidance import Wrapped
 from diffusion.models.shadows import block_slots
 from diffusion.models.soft import blend
@@ -24,11 +23,13 @@ class CleanStream:
     """The clean stream of B rows of L tokens: what is kept of it, and passes that go on from there.
 
     Args:
-        keep: False computes everything anew in each pass: the same numbers, for who doubts.
+        keep: False computes everything anew in each pass: the same numbers, for who doubts, and
+            for models that `Encoder` does not know.
     """
 
     def __init__(self, backbone: Backbone, rows: int, length: int, keep: bool = True):
-        self.backbone, self.rows, self.length, self.keep = backbone, rows, length, keep
+        self.backbone, self.rows, self.length = backbone, rows, length
+        self.keep = keep and backbone.keeps
         self.device = next(backbone.parameters()).device
         # (B,) how many slots of each row are kept.
         self.done = torch.zeros(rows, dtype=torch.int64, device=self.device)
@@ -89,14 +90,13 @@ class CleanStream:
         whole = len(rows) == self.rows
         self._at = rows[:, None], columns, slice(None) if whole else rows, width + extra
 
-        position = where.clamp(max=self.length - 1) + first_position(self.backbone.config)
-        seen = None if sees.all() else sees[:, None]
         inputs = {"input_ids": shown}
         if embeds is not None:
             table = self.backbone.model.get_input_embeddings()
-            embeds = torch.cat([table(shown[:, :count]), embeds], 1)
-            inputs = {"input_ids": None, "inputs_embeds": embeds}
-        hidden = self.backbone.encoder(inputs, position, self._keep, seen)
+            inputs["inputs_embeds"] = torch.cat([table(shown[:, :count]), embeds], 1)
+        place = where.clamp(max=self.length - 1)
+        seen = None if sees.all() else sees
+        hidden = self.backbone.at_slots(inputs, place, self._keep, seen)
         self.done[rows] = until
         at = []
         if clean_at is not None:

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from diffusion import hardware, rng
 from diffusion.canvas import Step, prompt_ids
+from diffusion.cli.access import Access
 from diffusion.denoise import TOKENS
 from diffusion.models import loading, tokenizers
 from diffusion.models.families import max_length
@@ -247,12 +248,18 @@ class CausalWriter:
 
 
 def load_causal_writer(
-    model_name: str, tokenizer_name: str | None = None, device: str = "auto", dtype: str = "auto"
+    model_name: str,
+    tokenizer_name: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    access: Access = loading.PLAIN,
 ) -> CausalWriter:
     """Load an autoregressive model for generation; `UserError` as `loading.load_causal_lm`."""
     torch_device, torch_dtype = loading.prepare(device, dtype)
-    tokenizer = tokenizers.load_tokenizer(tokenizer_name or model_name, needs_mask=False)
-    model = loading.load_causal_lm(model_name, tokenizer)
+    tokenizer = tokenizers.load_tokenizer(
+        tokenizer_name or model_name, needs_mask=False, access=access
+    )
+    model = loading.load_causal_lm(model_name, tokenizer, access)
     model.generation_config = GenerationConfig()  # a folder's own may ask for anything
     model, torch_dtype = loading.place(model, torch_device, torch_dtype, exact=dtype == "auto")
     return CausalWriter(

@@ -1,6 +1,7 @@
 """Find, load and save models and tokenizers: local folders first, safetensors only."""
 
 import functools
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -10,11 +11,15 @@ import torch
 import transformers
 
 from diffusion import hardware
+from diffusion.cli.access import Access
 from diffusion.cli.files import given_path
 from diffusion.errors import UserError, first_line
+from diffusion.models.families import family
+from diffusion.models.native import NATIVE
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 
+PLAIN = Access()
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _CONVERT = (
     "convert it once, where you trust the file: AutoModelForMaskedLM.from_pretrained(FOLDER)"
@@ -80,7 +85,25 @@ def ask_hub_once() -> None:
             sys.modules["datasets"].config.HF_HUB_OFFLINE = True
 
 
-def unreachable(name: str, what: str) -> UserError:
+def unreachable(name: str, what: str, error: Exception | None = None) -> UserError:
+    """Why something did not come from the hub, as far as the library's error tells."""
+    told = f"{type(error).__name__}: {error}"
+    if "trust_remote_code" in told or "custom code" in told:
+        return UserError(
+            f"{what} {name!r} comes with Python code of its own, which is not run unless you say so; "
+            "where you trust it, add --trust_remote_code"
+        )
+    for package in ("sentencepiece", "tiktoken", "protobuf"):
+        if package in told.lower():
+            return UserError(
+                f"{what} {name!r} needs the package {package}, which is not installed: pip install "
+                f"{package}"
+            )
+    if "safetensors" in told and "does not appear to have a file" in told:
+        return UserError(
+            f"{what} {name!r} has no safetensors on the hub, and pickled weights can run any code "
+            f"when read, so they are refused; {_CONVERT}"
+        )
     return UserError(
         f"cannot get {what} {name!r} from the hub (unreachable, or no such name); give a local "
         "folder, or check the connection and the name"
@@ -96,26 +119,42 @@ def locate(name: str) -> tuple[str, bool]:
     return where, local
 
 
-def load_config(name: str):
+def how_to_get(local: bool, access: Access) -> dict:
+    """How a library is to read something that is local, or on the hub."""
+    revision = {} if local or access.revision is None else {"revision": access.revision}
+    return {
+        "local_files_only": local, "trust_remote_code": access.trust_remote_code, **revision
+    }  # fmt: skip
+
+
+def load_config(name: str, access: Access = PLAIN):
     """The configuration of a model, local or on the hub."""
     where, local = locate(name)
     if local:
         _check_folder(Path(where))
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            where, local_files_only=local, trust_remote_code=False
-        )
+        config = _read_config(where, local, access)
         if not all(isinstance(name, str) for name in config.architectures or []):
             raise ValueError("its architectures are no list of names")
         if local:
             _check_size(config, Path(where))
         return config
     except Exception as error:  # the library raises many kinds; the user needs one sentence
-        if not local:
-            raise unreachable(name, "model") from None
+        if not local or "trust_remote_code" in str(error):
+            raise unreachable(name, "model", error) from None
         raise UserError(
             f"cannot read the config of {where}: {first_line(error)}; it may be damaged"
         ) from None
+
+
+def _read_config(where: str, local: bool, access: Access):
+    how = how_to_get(local, access)
+    code = how.pop("trust_remote_code")
+    raw, _ = transformers.PretrainedConfig.get_config_dict(where, **how)
+    if raw.get("model_type") in NATIVE and not code:
+        convert, _ = NATIVE[raw["model_type"]]
+        return convert(raw)
+    return transformers.AutoConfig.from_pretrained(where, trust_remote_code=code, **how)
 
 
 def parameters(layers: int, width: int, inner: int, vocab: int, positions: int) -> int:
@@ -146,62 +185,106 @@ def _check_size(config, folder: Path) -> None:
 
 
 def is_masked_lm(config) -> bool:
-    """Whether models of this configuration can fill masks; a GPT-2 cannot."""
+    """Whether models of this configuration fill masks: masked language models, decoders that were
+    trained to, and what comes with code of its own and knows of a mask."""
+    if family(config).decoder:
+        return diffusion_settings(config).get("objective") == "diffusion"
+    if _has_code(config):
+        return _MASKED in config.auto_map or getattr(config, "mask_token_id", None) is not None
     return type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
 
 
-def load_masked_lm(name: str, tokenizer=None):
-    """A masked language model in float32 and evaluation mode.
+_MASKED, _CAUSAL = "AutoModelForMaskedLM", "AutoModelForCausalLM"
+
+
+def _has_code(config) -> bool:
+    """Whether it is one of code that came with a model, and was allowed to run."""
+    return type(config).__module__.startswith("transformers_modules")
+
+
+def load_masked_lm(name: str, tokenizer=None, access: Access = PLAIN, base: bool = False):
+    """A masked language model, or a decoder that was trained as a denoiser, in evaluation mode and
+    in float32 (see `Access` for large ones).
+
+    Args:
+        base: take any decoder, to train it as a denoiser.
 
     Raises:
-        UserError: missing, not a masked LM, pickled, truncated, incomplete, with NaN weights, or
-            of another vocabulary size than ``tokenizer``.
+        UserError: missing, not a masked LM, pickled, truncated, incomplete, with NaN weights, of
+            another vocabulary size than ``tokenizer``, or of a type that does not work here.
     """
-    config = load_config(name)
-    if not is_masked_lm(config):
+    config = load_config(name, access)
+    kind, decoder = config.model_type, family(config).decoder
+    if family(config).refused:
         raise UserError(
-            f"{name} is a {config.model_type!r} model, which has no masked-language-model head; "
+            f"{name} is a {kind!r} model, and those {family(config).refused}; use another model"
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"{name} is a {kind!r} model, an encoder with a decoder behind it; diffusion needs a "
+            "masked LM such as RoBERTa, or a decoder such as GPT-2 to train"
+        )
+    if decoder and not base and not is_masked_lm(config):
+        raise UserError(
+            f"{name} is a causal {kind!r} model that was not trained to fill masks; train it: python "
+            f"finetune.py --model {name}"
+        )
+    if not decoder and not is_masked_lm(config):
+        raise UserError(
+            f"{name} is a {kind!r} model, which has no masked-language-model head; "
             "diffusion needs a masked LM such as RoBERTa"
         )
-    model = _load_model(transformers.AutoModelForMaskedLM, name, tokenizer)
-    decoders = [a for a in config.architectures or [] if a.endswith("ForCausalLM")]
-    if decoders or getattr(config, "is_decoder", False):
+    causal = [a for a in config.architectures or [] if a.endswith("ForCausalLM")]
+    if not (decoder or _has_code(config)) and (causal or getattr(config, "is_decoder", False)):
         raise UserError(
-            f"{name} is a causal model ({(decoders or ['is_decoder'])[0]}); diffusion needs a "
+            f"{name} is a causal model ({(causal or ['is_decoder'])[0]}); diffusion needs a "
             "masked LM, which sees both sides"
         )
+    model = _load_model(_auto_class(config), name, tokenizer, access)
+    if decoder:
+        model.config.is_causal = False  # what transformers builds attention masks by
     return model
 
 
-def load_causal_lm(name: str, tokenizer=None):
+def _auto_class(config):
+    if _has_code(config):
+        offered = (name for name in (_MASKED, _CAUSAL, "AutoModel") if name in config.auto_map)
+        return getattr(transformers, next(offered, _MASKED))
+    return getattr(transformers, _CAUSAL if family(config).decoder else _MASKED)
+
+
+def load_causal_lm(name: str, tokenizer=None, access: Access = PLAIN):
     """An autoregressive language model in float32 and evaluation mode; errors as those of
     `load_masked_lm`."""
-    config = load_config(name)
+    config = load_config(name, access)
     # A masked LM would load as a causal one, and write nonsense.
     if is_masked_lm(config) or type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(
             f"{name} is a {config.model_type!r} model, which does not write from left to right; "
             "the baseline needs a causal LM such as gpt2"
         )
-    return _load_model(transformers.AutoModelForCausalLM, name, tokenizer)
+    return _load_model(transformers.AutoModelForCausalLM, name, tokenizer, access)
 
 
-def _load_model(auto_class, name: str, tokenizer):
+def _load_model(auto_class, name: str, tokenizer, access: Access):
     """The model ``name`` as ``auto_class`` reads it, checked."""
-    config = load_config(name)
+    config = load_config(name, access)
     where, local = locate(name)
     try:
         model, info = auto_class.from_pretrained(
             where,
-            dtype=torch.float32,
+            config=config,
             use_safetensors=True,
-            local_files_only=local,
-            trust_remote_code=False,
             output_loading_info=True,
+            key_mapping=_renamed(where, local, access),
+            **how_to_get(local, access),
+            **_held(access),
         )
+    except UserError:
+        raise
     except Exception as error:  # the library raises many kinds; the user needs one sentence
         if not local:
-            raise unreachable(name, "model") from None
+            raise unreachable(name, "model", error) from None
         raise UserError(
             f"cannot read the weights of {where}: {first_line(error)}; the file may be truncated "
             "or not fit config.json"
@@ -231,11 +314,41 @@ def _load_model(auto_class, name: str, tokenizer):
 
 def check_vocabulary(config, tokenizer, name: str) -> None:
     """Refuse a tokenizer that was not made for the model."""
-    if len(tokenizer) > config.vocab_size or config.vocab_size - len(tokenizer) >= 128:
+    # Some have rows to spare, up to a few hundred of a large vocabulary; nobody writes those.
+    spare = max(128, config.vocab_size // 100)
+    if len(tokenizer) > config.vocab_size or config.vocab_size - len(tokenizer) >= spare:
         raise UserError(
             f"the tokenizer has {len(tokenizer)} tokens and model {name} {config.vocab_size}; use "
             "the tokenizer the model was trained with"
         )
+
+
+def _renamed(where: str, local: bool, access: Access) -> dict | None:
+    """The names of weights that a native model has otherwise."""
+    how = how_to_get(local, access)
+    code = how.pop("trust_remote_code")
+    raw, _ = transformers.PretrainedConfig.get_config_dict(where, **how)
+    return None if code else NATIVE.get(raw.get("model_type"), (None, None))[1]
+
+
+def _held(access: Access) -> dict:
+    """In which number format, and where, a model is to be read."""
+    if access.device_map is None and access.quantize is None:
+        return {"dtype": torch.float32}
+    held = {"dtype": torch.bfloat16, "device_map": access.device_map or "cuda"}
+    if access.quantize is not None:
+        if not torch.cuda.is_available():
+            raise UserError(
+                f"--quantize {access.quantize} needs a CUDA device, and there is none; leave it out"
+            )
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise UserError(
+                f"--quantize {access.quantize} needs the package bitsandbytes, which is not "
+                "installed: pip install bitsandbytes"
+            )
+        bits = {f"load_in_{access.quantize}": True}
+        held["quantization_config"] = transformers.BitsAndBytesConfig(**bits)
+    return held
 
 
 def companion(name: str, file: str) -> Path:
@@ -245,8 +358,8 @@ def companion(name: str, file: str) -> Path:
         return Path(where, file)
     try:
         return Path(huggingface_hub.hf_hub_download(where, file))
-    except Exception:  # the library raises many kinds
-        raise unreachable(name, f"{file} of model") from None
+    except Exception as error:  # the library raises many kinds
+        raise unreachable(name, f"{file} of model", error) from None
 
 
 def diffusion_settings(config) -> dict:
@@ -294,6 +407,8 @@ _SMALL = 50e6
 
 def place(model, device: torch.device, dtype: torch.dtype, exact: bool):
     """(the model there, its number format); ``exact`` keeps small models in float32."""
+    if getattr(model, "hf_device_map", None) is not None:  # it has its place
+        return model, model.dtype
     if exact and model.num_parameters() < _SMALL:
         dtype = torch.float32
     return model.to(device, dtype), dtype

@@ -9,23 +9,36 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenizerFast
 
+from diffusion.cli.access import Access
 from diffusion.errors import UserError, first_line
-from diffusion.models.loading import locate, unreachable
+from diffusion.models.loading import PLAIN, how_to_get, locate, unreachable
+
+_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
+_PIECES = ("*.model",)  # SentencePiece
 
 
-def load_tokenizer(name: str, needs_mask: bool = True):
-    """A tokenizer that has a beginning, an end and, unless it is for GPT-2, ``<mask>``."""
+def load_tokenizer(
+    name: str, needs_mask: bool = True, access: Access = PLAIN, config=None, add_mask: bool = False
+):
+    """A tokenizer that has a beginning, an end and, unless it is for GPT-2, ``<mask>``.
+
+    Args:
+        config: of the model it is for, which may know which of its tokens is the mask.
+        add_mask: give it a ``<mask>`` behind its last token where it has none.
+
+    Raises:
+        UserError: it cannot be had, or lacks one of those tokens.
+    """
     where, local = locate(name)
-    if local and not any((Path(where) / f).is_file() for f in ("tokenizer.json", "vocab.json")):
+    files = [path for pattern in (*_FILES, *_PIECES) for path in Path(where).glob(pattern)]
+    if local and not files:
         raise UserError(
-            f"{where} has no tokenizer (tokenizer.json, or vocab.json with merges.txt); give one "
-            "with --tokenizer"
+            f"{where} has no tokenizer (tokenizer.json, vocab.txt, vocab.json with merges.txt, or a "
+            "SentencePiece .model); give one with --tokenizer"
         )
     try:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                where, local_files_only=local, trust_remote_code=False
-            )
+            tokenizer = AutoTokenizer.from_pretrained(where, **how_to_get(local, access))
         except Exception:
             # A bare vocab.json + merges.txt folder has no config that says which tokenizer it is.
             if not (local and (Path(where) / "merges.txt").is_file()):
@@ -36,11 +49,13 @@ def load_tokenizer(name: str, needs_mask: bool = True):
         # A damaged file makes the library panic, which is no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        if not local:
-            raise unreachable(name, "tokenizer") from None
+        told = unreachable(name, "tokenizer", error)
+        if not local or "unreachable" not in str(told):
+            raise told from None
         raise UserError(
             f"cannot read the tokenizer in {where}: {first_line(error)}; it may be damaged"
         ) from None
+    _find_mask(tokenizer, config, add_mask)
     # BERT calls its beginning and end [CLS] and [SEP].
     if tokenizer.bos_token is None and tokenizer.cls_token is not None:
         tokenizer.bos_token = tokenizer.cls_token
@@ -53,6 +68,18 @@ def load_tokenizer(name: str, needs_mask: bool = True):
                 "masked language model, such as roberta-base's"
             )
     return tokenizer
+
+
+def _find_mask(tokenizer, config, add: bool) -> None:
+    """Tell a tokenizer its mask where only the model knows it (LLaDA's), or where the model has one
+    more token than the tokenizer (MDLM's)."""
+    if tokenizer.mask_token_id is not None:
+        return
+    known, size = getattr(config, "mask_token_id", None), getattr(config, "vocab_size", None)
+    if type(known) is int and known < len(tokenizer):
+        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(known)
+    elif add or size == len(tokenizer) + 1 or known == len(tokenizer):
+        tokenizer.add_special_tokens({"mask_token": "<mask>"})
 
 
 def forbidden_ids(tokenizer, vocab_size: int) -> list[int]:

@@ -16,10 +16,10 @@ from transformers.training_args import OptimizerNames
 from diffusion import hardware
 from diffusion.cli import files
 from diffusion.cli.flags import parse_flags
+from diffusion.cli.values import MOST, check_values, one_of
 from diffusion.errors import UserError, first_line
 from diffusion.models import loading
 from diffusion.models.families import max_length
-from diffusion.options import MOST, check_values, one_of
 from diffusion.training.arguments import (
     GROUPS,
     SOFT_STARTS,

@@ -1,0 +1,176 @@
+"""Every family of the table: its own logits at the asked rows, with no others computed, and what it
+can do besides. All weights are random and small, so what is shown is that numbers are right."""
+
+import pytest
+import torch
+from helpers.families import USABLE, tiny
+
+from diffusion.canvas import Canvas, Question
+from diffusion.errors import UserError
+from diffusion.models.backbone import Backbone
+from diffusion.models.cached import InBlocks
+from diffusion.models.denoiser import Denoiser
+from diffusion.models.families import FAMILIES, first_position
+from diffusion.models.layouts import arrange
+from diffusion.noise import Absorbing
+
+BOS, PAD, MASK, VOCAB, LENGTH = 0, 1, 4, 60, 11
+PLACES = [name for name in USABLE if FAMILIES[name].places]
+OUTPUTS = {  # the last product, where it is not a module that the model names
+    "mobilebert": lambda model: model.cls.predictions.transform,
+    "xlm": lambda model: model.pred_layer.proj,
+    "flaubert": lambda model: model.pred_layer.proj,
+}
+every_family = pytest.mark.parametrize("name", USABLE)
+those_with_places = pytest.mark.parametrize("name", PLACES)
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
+
+
+def some_ids(rows: int = 3, length: int = LENGTH, seed: int = 0) -> torch.Tensor:
+    ids = torch.randint(5, VOCAB, (rows, length), generator=torch.Generator().manual_seed(seed))
+    ids[:, 0], ids[:, 2], ids[:, 6] = BOS, MASK, MASK
+    return ids
+
+
+def own_logits(model, ids, positions=None):
+    """By the model's own forward, all rows of all slots; RoBERTa's kin count positions from ids."""
+    more = {} if positions is None else {"position_ids": positions}
+    return model(input_ids=ids, attention_mask=torch.ones_like(ids), **more).logits
+
+
+def implementations(name):
+    return ("eager", "sdpa") if tiny(name)._supports_sdpa else ("eager",)
+
+
+@every_family
+def test_logits_are_the_model_s_own_and_no_others_are_computed(name):
+    ids = some_ids()
+    asked = torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.3
+    asked[:, 0] = False
+    for attention in implementations(name):
+        model = tiny(name, attention=attention, shift=False)
+        expected = own_logits(model, ids)[asked]
+        seen = []
+        output = OUTPUTS.get(name, lambda m: m.get_output_embeddings())(model)
+        hook = output.register_forward_hook(
+            lambda module, args, out, seen=seen: seen.append(args[0].numel() // args[0].shape[-1])
+        )
+        ours = Backbone(model)(ids, asked)
+        hook.remove()
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+        assert ours.std() > 0.1  # a comparison of zeros would prove nothing
+        assert seen == [int(asked.sum())]
+
+
+@every_family
+def test_a_text_is_the_same_alone_and_beside_longer_ones(name):
+    denoiser, ids = Denoiser(tiny(name), Absorbing(MASK), [PAD]), some_ids()
+    padding = torch.zeros_like(ids, dtype=torch.bool)
+    padding[0, 8:] = padding[2, 9:] = True
+    ids[padding] = PAD
+    asked = (ids == MASK) | (torch.arange(LENGTH) == 7)
+    together = denoiser(Question(ids, asked, padding=padding))
+    alone = [
+        denoiser(Question(ids[row : row + 1, :size], asked[row : row + 1, :size]))
+        for row, size in enumerate((8, LENGTH, 9))
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
+
+
+@those_with_places
+def test_where_a_token_stands_is_what_its_position_says(name):
+    """Slots in any order, given where they stand: what blocks and shadows are made of."""
+    model, ids = tiny(name), some_ids()
+    backbone, order = Backbone(model), torch.randperm(LENGTH)
+    everything = torch.ones_like(ids, dtype=torch.bool)
+    if backbone.shift:
+        everything[:, 0] = False
+    plain = backbone(ids, everything).view(3, -1, VOCAB)
+    place = order.expand(3, -1)
+    seen = torch.ones(3, LENGTH, LENGTH, dtype=torch.bool)
+    keep = lambda layer, key, value: (key.transpose(1, 2), value.transpose(1, 2))  # noqa: E731
+    hidden = backbone.at_slots({"input_ids": ids[:, order]}, place, keep, seen)
+    logits = backbone.head(hidden.flatten(0, 1)).view(3, LENGTH, VOCAB)[:, order.argsort()]
+    torch.testing.assert_close(logits[:, : plain.shape[1]], plain, rtol=1e-4, atol=1e-4)
+    # The test can fail: in the order of the slots the model would say something else.
+    wrong = backbone.head(
+        backbone.at_slots(
+            {"input_ids": ids[:, order]}, torch.arange(LENGTH).expand(3, -1), keep, seen
+        ).flatten(0, 1)
+    )
+    assert (wrong.view(3, LENGTH, VOCAB)[:, order.argsort()] - logits).abs().max() > 1e-2
+
+
+@those_with_places
+def test_blocks_are_written_as_they_are_trained(name):
+    """`InBlocks` against the two-stream pass of the layout, for every position of a block."""
+    model, ids = tiny(name), some_ids()
+    shift, backbone = Backbone(model).shift, Backbone(model)
+    canvas = Canvas(
+        ids.clone(),
+        torch.arange(LENGTH).expand(3, -1) < 3,
+        torch.zeros_like(ids, dtype=torch.bool),
+    )
+    canvas.ids[:, 3:] = ids[:, 3:].where(torch.rand(3, LENGTH - 3) < 0.5, torch.tensor(MASK))
+    canvas.ids[:, 7:] = MASK
+    blocks = InBlocks(Denoiser(model, Absorbing(MASK), []), 4).start(canvas)
+    asked = torch.zeros_like(ids, dtype=torch.bool)
+    asked[:, 3:7] = True
+    ours = blocks(Question(canvas.ids, asked, torch.arange(3)))
+    slots = arrange("block4", LENGTH, 3, shift)
+    at = torch.zeros(3, len(slots.place), dtype=torch.bool)
+    at[:, slots.noisy_read[3:7]] = True
+    expected = backbone(slots.fill(ids, canvas.ids), at, layout=slots)
+    expected[:, MASK] = -torch.inf
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@those_with_places
+def test_shadows_are_predictions_without_the_token(name):
+    """Through one layer there is no second hop: a shadow is the canvas with a mask there."""
+    model, ids = tiny(name, layers=1), some_ids(rows=1)
+    shadows = torch.zeros_like(ids, dtype=torch.bool)
+    shadows[0, 4] = shadows[0, 9] = True
+    ours = Backbone(model).shadowed(ids, shadows, shadows, Absorbing(MASK))
+    hidden = []
+    for place in (4, 9):
+        canvas, at = ids.clone(), torch.zeros_like(shadows)
+        canvas[0, place], at[0, place] = MASK, True
+        hidden.append(Backbone(model)(canvas, at))
+    torch.testing.assert_close(ours, torch.cat(hidden), rtol=1e-4, atol=1e-4)
+
+
+@every_family
+def test_read_from_left_to_right_nothing_is_known_of_what_comes(name):
+    backbone, ids = Backbone(tiny(name)), some_ids()
+    other = ids.clone()
+    other[:, 7:] = other[:, 7:].flip(1) % 40 + 6
+    before = torch.arange(LENGTH).expand(3, -1) < 7
+    before[:, 0] = False
+    try:
+        backbone.check_causal(name)
+    except UserError as error:
+        assert name in str(error)
+        return
+    ours, theirs = (backbone(x, before, causal=True) for x in (ids, other))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert (backbone(ids, before) - ours).abs().max() > 1e-2  # it does see them otherwise
+
+
+@pytest.mark.parametrize("name", [n for n in USABLE if not FAMILIES[n].places])
+def test_models_that_count_between_slots_say_so(name):
+    model, ids = tiny(name), some_ids()
+    visible = (ids != MASK) & (torch.arange(LENGTH) > 0)
+    with pytest.raises(UserError, match=model.config.model_type):
+        Denoiser(model, Absorbing(MASK), [])(Question(ids, visible, shadows=visible))
+    with pytest.raises(UserError, match="full"):
+        Backbone(model)(ids, visible, layout=arrange("block4", LENGTH))
+
+
+def test_first_positions():
+    assert [first_position(tiny(name).config) for name in ("roberta", "esm", "bert")] == [2, 2, 0]
