@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from diffusion.cli.values import check_values
-
 
 @dataclass
 class Access:
@@ -30,6 +28,3 @@ class Access:
             "choices": ("8bit", "4bit"),
         },
     )
-
-    def __post_init__(self):
-        check_values(self)

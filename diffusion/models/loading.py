@@ -13,6 +13,7 @@ import transformers
 from diffusion import hardware
 from diffusion.cli.access import Access
 from diffusion.cli.files import given_path
+from diffusion.cli.values import check_values
 from diffusion.errors import UserError, first_line
 from diffusion.models.families import family
 from diffusion.models.native import NATIVE
@@ -129,6 +130,7 @@ def how_to_get(local: bool, access: Access) -> dict:
 
 def load_config(name: str, access: Access = PLAIN):
     """The configuration of a model, local or on the hub."""
+    check_values(access)
     where, local = locate(name)
     if local:
         _check_folder(Path(where))

@@ -172,7 +172,9 @@ def test_a_causal_model(folder, capfd):
     GPT2LMHeadModel(
         GPT2Config(vocab_size=VOCABULARY, n_positions=20, n_embd=8, n_layer=1, n_head=2)
     ).save_pretrained(folder)
-    assert "causal 'gpt2' model that was not trained to fill masks; train it" in refusal(folder, capfd)
+    assert "causal 'gpt2' model that was not trained to fill masks; train it" in refusal(
+        folder, capfd
+    )
 
 
 @pytest.mark.parametrize("keep", [0, 4, 500, -1])
