@@ -94,12 +94,11 @@ def unreachable(name: str, what: str, error: Exception | None = None) -> UserErr
             f"{what} {name!r} comes with Python code of its own, which is not run unless you say so; "
             "where you trust it, add --trust_remote_code"
         )
-    for package in ("sentencepiece", "tiktoken", "protobuf"):
-        if package in told.lower():
-            return UserError(
-                f"{what} {name!r} needs the package {package}, which is not installed: pip install "
-                f"{package}"
-            )
+    if any(package in told.lower() for package in ("sentencepiece", "tiktoken", "protobuf")):
+        return UserError(  # the library tries one after the other, and tells of the last
+            f"{what} {name!r} needs packages that are not installed: pip install sentencepiece "
+            "tiktoken protobuf"
+        )
     if "safetensors" in told and "does not appear to have a file" in told:
         return UserError(
             f"{what} {name!r} has no safetensors on the hub, and pickled weights can run any code "
