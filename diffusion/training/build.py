@@ -12,6 +12,7 @@ from diffusion.data import corpus, packing
 from diffusion.errors import UserError, first_line
 from diffusion.models import layouts, loading, tokenizers
 from diffusion.models.backbone import Backbone
+from diffusion.models.families import family
 from diffusion.models.soft import SoftMask, load_soft_mask
 from diffusion.noise import Absorbing
 from diffusion.training.arguments import (
@@ -140,7 +141,9 @@ def _objective_collator(model, tokenizer, diffusion: DiffusionArguments, args):
     if diffusion.objective == "causal":
         return CausalCollator()
     noise = Absorbing.of(tokenizer)
-    fixed_ids = sorted({tokenizer.bos_token_id, tokenizer.pad_token_id})
+    # GPT-2's beginning is its end, which a model has to learn to write.
+    never = {None, tokenizer.eos_token_id}
+    fixed_ids = sorted({tokenizer.bos_token_id, tokenizer.pad_token_id} - never)
     settings = loading.diffusion_settings(model.config)
     if list(settings["layouts"]) != ["full"]:
         return MixCollator(
@@ -214,14 +217,7 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, ar
         UserError: a model or tokenizer that cannot be had, or an attention it does not know.
     """
     if options.config is None:
-        load = loading.load_masked_lm
-        gpt2 = not loading.is_masked_lm(loading.load_config(options.model))
-        if gpt2 and diffusion.objective == "causal":
-            load = loading.load_causal_lm
-        tokenizer = tokenizers.load_tokenizer(
-            options.tokenizer or options.model, needs_mask=load is loading.load_masked_lm
-        )
-        model = load(options.model, tokenizer)
+        model, tokenizer = load_base(options, diffusion.objective == "causal")
         if options.dropout is not None:
             set_dropout(model, options.dropout)
     else:
@@ -239,7 +235,8 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, ar
             tokenizer = broadcast_object_list([tokenizer])[0]
         model = random_model(size, tokenizer, data.block_size, options.dropout or 0.0)
     before = loading.diffusion_settings(model.config)
-    shift = {"yes": True, "no": False}.get(diffusion.shift, before.get("shift", False))
+    own = family(model.config)
+    shift = {"yes": True, "no": False}.get(diffusion.shift, before.get("shift", own.decoder))
     causal = diffusion.objective == "causal"
     model.config.diffusion = {
         "objective": diffusion.objective,
@@ -255,14 +252,44 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, ar
     elif "soft" in before:
         say(f"note: without --soft_masking that of {options.model} is lost")
     attention = options.attn_implementation
-    if attention == "auto" and not causal and list(model.config.diffusion["layouts"]) != ["full"]:
-        attention = layouts.ATTENTION
+    mixed = list(model.config.diffusion["layouts"]) != ["full"]
+    if attention == "auto" and not causal and mixed:
+        attention = layouts.ATTENTION if own.encoder else "sdpa"
     elif attention == "auto":
         attention = "eager" if args.device.type == "cpu" else "sdpa"
     try:
         model.set_attn_implementation(attention)
     except (ValueError, ImportError) as error:
         raise UserError(f"--attn_implementation {attention}: {first_line(error)}") from None
+    return model, tokenizer
+
+
+def load_base(options: ModelArguments, causal: bool):
+    """(model, tokenizer) of ``--model``. A decoder that is to become a denoiser sees both sides and,
+    where its tokenizer has none, gets a ``<mask>`` (DiffuLLaMA, arXiv:2410.17891).
+
+    Raises:
+        UserError: as `loading.load_masked_lm`, or a model that looks ahead and is to be trained
+            causally.
+    """
+    name, config = options.model, loading.load_config(options.model)
+    decoder = family(config).decoder
+    if decoder and causal:
+        tokenizer = tokenizers.load_tokenizer(options.tokenizer or name, needs_mask=False)
+        return loading.load_causal_lm(name, tokenizer), tokenizer
+    tokenizer = tokenizers.load_tokenizer(
+        options.tokenizer or name, config=config, add_mask=decoder
+    )
+    model = loading.load_masked_lm(name, base=True)
+    if decoder and len(tokenizer) > config.vocab_size:
+        say(f"{name} gets a {tokenizer.mask_token} token, which begins as the mean of all others")
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        with torch.no_grad():
+            for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+                table.weight[-1] = table.weight[:-1].mean(0)
+    loading.check_vocabulary(model.config, tokenizer, name)
+    if causal:
+        Backbone(model).check_causal(name)
     return model, tokenizer
 
 

@@ -317,7 +317,7 @@ def test_a_model_of_the_hub_is_read_from_the_cache(cached, tokenizer):
 def test_code_on_the_hub(cached):
     config = {"model_type": "odd", "auto_map": {"AutoConfig": "odd.OddConfig"}}
     (cached / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="comes with Python code of its own.*--trust_remote_code"):
+    with pytest.raises(UserError, match=r"comes with Python code of its own.*--trust_remote_code"):
         load_writer("some/model")
 
 
@@ -326,7 +326,7 @@ def test_pickles_on_the_hub(cached, tokenizer):
     tokenizer.save_pretrained(cached)
     torch.save({}, cached / "pytorch_model.bin")
     (cached / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="no safetensors on the hub.*save_pretrained"):
+    with pytest.raises(UserError, match=r"no safetensors on the hub.*save_pretrained"):
         load_writer("some/model")
 
 

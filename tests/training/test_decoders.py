@@ -1,0 +1,94 @@
+"""A decoder becomes a denoiser: a GPT-2 sees both sides, gets a mask, and writes in blocks."""
+
+import json
+
+import pytest
+import torch
+from helpers.families import tiny
+from helpers.training import RUN, losses
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.trainers import BpeTrainer
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from diffusion.data.corpus import load_documents
+from diffusion.generate import load_writer
+from diffusion.models.backbone import Backbone
+from diffusion.models.tokenizers import train_tokenizer
+from diffusion.options import GenerationOptions
+
+END = "<|endoftext|>"
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory, text):
+    """As GPT-2 is published: one special token for beginning and end, no mask, no padding."""
+    folder = tmp_path_factory.mktemp("models") / "gpt2"
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train([text], BpeTrainer(vocab_size=300, special_tokens=[END], initial_alphabet=alphabet))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=32, n_embd=16, n_layer=2, n_head=2,
+                        bos_token_id=0, eos_token_id=0)  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_gpt2_learns_to_fill_masks_in_every_layout(train, text, gpt2, tmp_path):
+    out = tmp_path / "out"
+    code, err = train(*RUN, "--model", gpt2, "--layouts", "causal=1,block4=1,full=1", "--dataset", text,
+                      "--max_steps", 60, "--learning_rate", "1e-2", "--output_dir", out)  # fmt: skip
+    assert code == 0, err
+    assert "gets a <mask> token" in err
+    curve = list(losses(out).values())
+    assert sum(curve[-15:]) < 0.9 * sum(curve[:15])  # five of each layout
+    config = json.loads((out / "config.json").read_text())
+    assert config["diffusion"]["shift"] is True and config["vocab_size"] == 301
+    assert json.loads((gpt2 / "config.json").read_text())["vocab_size"] == 300
+
+    writer = load_writer(str(out))
+    tokenizer = writer.tokenizer
+    assert writer.trained and writer.blocks and tokenizer.mask_token_id == 300
+    # The logits are those of the weights with nothing hidden, one slot to the left.
+    ids = torch.randint(1, 300, (2, 12), generator=torch.Generator().manual_seed(0))
+    asked = torch.ones_like(ids, dtype=torch.bool)
+    asked[:, 0] = False
+    plain = AutoModelForCausalLM.from_pretrained(out).eval()
+    with torch.no_grad():
+        expected = plain(input_ids=ids, attention_mask=torch.zeros(2, 1, 12, 12)).logits
+        ours = Backbone(writer.denoiser.backbone.model)(ids, asked)
+        torch.testing.assert_close(ours, expected[:, :-1].flatten(0, 1), rtol=1e-4, atol=1e-4)
+    for options in (
+        {"block_length": 4, "sampler": "confidence"},
+        {"sampler": "causal"},
+        {"sampler": "speculative"},
+        {"attention": "full", "sampler": "remdm"},
+    ):
+        options = GenerationOptions(length=9, max_len=30, **options)
+        *_, last = writer.record(["abc", "abcdefg ab"], options, [0, 1])
+        assert not last.masked.any() and not (last.ids == 300).any()
+
+
+def test_a_mask_begins_as_the_mean_of_all_tokens(train, text, gpt2, tmp_path):
+    out = tmp_path / "out"
+    train(*RUN, "--model", gpt2, "--dataset", text, "--max_steps", 1, "--learning_rate", 0,
+          "--output_dir", out)  # fmt: skip
+    before = load_file(gpt2 / "model.safetensors")["transformer.wte.weight"]
+    after = load_file(out / "model.safetensors")["transformer.wte.weight"]
+    torch.testing.assert_close(after[:300], before)
+    torch.testing.assert_close(after[300], before.mean(0))
+
+
+def test_a_model_that_looks_ahead_is_not_trained_causally(train, text, tmp_path):
+    tokenizer = train_tokenizer(load_documents(text, "train", None, None), 280)
+    for kind in ("fnet", "deberta-v2"):
+        folder = tmp_path / kind
+        tiny(kind, vocab=len(tokenizer)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        code, err = train(*RUN, "--model", folder, "--objective", "causal", "--dataset", text,
+                          "--max_steps", 1, "--output_dir", tmp_path / "out")  # fmt: skip
+        assert code == 2 and "cannot read from left to right" in err.splitlines()[-1]
