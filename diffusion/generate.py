@@ -64,7 +64,7 @@ class Writer:
     def resolve(self, options: GenerationOptions, left_to_right: bool = True) -> GenerationOptions:
         """The options with all that this model takes for granted filled in, for a canvas that is
         to be written ``left_to_right``, behind what is given, or for one with holes."""
-        return options.resolved(self.blocks and left_to_right)
+        return options.fitted(self.positions).resolved(self.blocks and left_to_right)
 
     def method(self, options: GenerationOptions) -> str:
         """How it writes, for people."""
@@ -124,6 +124,7 @@ class Writer:
         self, prompts: Sequence[str], options: GenerationOptions, samples: Sequence[int]
     ) -> Iterator[Step]:
         """Write one text for each prompt, "" to write from nothing; see `denoise`."""
+        options = options.fitted(self.positions)
         self.check(options)
         canvas = prompt_canvas(self.tokenizer, prompts, options.max_len, options.length)
         return self.denoise(canvas, options, samples, may_end=options.length is None)

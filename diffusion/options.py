@@ -23,6 +23,7 @@ from diffusion.samplers.catalog import (
 )
 
 N_STEPS = 10
+MAX_LEN = 256
 MAX_STEPS = 100_000
 
 # What reads best on the full canvas at this size: (sampler, block length).
@@ -53,7 +54,10 @@ class GenerationOptions:
     """How text is generated. A value of None means: the sampler's own default."""
 
     max_len: int = _option(
-        256, "Tokens on the canvas: prompt, new text and <s>.", range=(3, 10**6), shared=True
+        MAX_LEN,
+        "Tokens on the canvas: prompt, new text and <s>; by default no more than the model can see.",
+        range=(3, 10**6),
+        shared=True,
     )
     prefix_len: int = _option(
         16,
@@ -285,6 +289,11 @@ class GenerationOptions:
         return replace(
             self, sampler=sampler, attention=attention, block_length=block_length, n_steps=n_steps
         )
+
+    def fitted(self, positions: int) -> "GenerationOptions":
+        """The same for a model of so many positions, where no canvas was asked for."""
+        asked = self.max_len != MAX_LEN or self.window_stride is not None
+        return self if asked else replace(self, max_len=min(MAX_LEN, positions))
 
     @property
     def plain_needed(self) -> bool:

@@ -51,6 +51,7 @@ def measure(
 def options_for(writers: list, generation: GenerationOptions, prompt: str) -> list:
     """What each writer is asked for: the same, and exactly so many new tokens that both have
     room."""
+    generation = generation.fitted(min(writer.positions for writer in writers))
     length = generation.length
     if length is None:
         given = [prompt_ids(w.tokenizer, [prompt], generation.max_len)[0] for w in writers]

@@ -135,8 +135,8 @@ class CausalWriter:
         options.check_room(self.positions, self.name)
 
     def resolve(self, options: GenerationOptions, left_to_right: bool = True) -> GenerationOptions:
-        """The options as they are: there is nothing to fill in."""
-        return options
+        """The options for as many tokens as the model has room for."""
+        return options.fitted(self.positions)
 
     def method(self, options: GenerationOptions) -> str:
         """How it writes, for people."""
@@ -167,6 +167,7 @@ class CausalWriter:
 
     def _prepare(self, prompts, options, samples) -> tuple[tuple, Callable]:
         """((ids (B, P), padding (B, P), room (B,) for new tokens, id of padding), the work)."""
+        options = self.resolve(options)
         self.check(options)
         tokenizer, device = self.tokenizer, self.device
         given = prompt_ids(tokenizer, prompts, options.max_len, options.length)

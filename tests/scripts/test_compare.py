@@ -483,7 +483,7 @@ BAD = {
     "unknown flag": (["He", "--repeat", "1"], "--repeats"),
     "top_p": (["He", "--top_p", "0"], "--top_p 0"),
     "a masked baseline": (["He", "--baseline", "MASKED"], "does not write from left to right"),
-    "a causal model": (["He", "--model", "CAUSAL"], "no masked-language-model head"),
+    "a causal model": (["He", "--model", "CAUSAL"], "was not trained to fill masks"),
 }  # fmt: skip
 
 

@@ -12,8 +12,6 @@ from helpers.training import (
 )
 from transformers import (
     AutoTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
 )
 
 BAD_FLAGS = [
@@ -169,15 +167,15 @@ def test_bad_output_folders(train, text, tmp_path):
 def test_bad_models(train, warm, text, tmp_path):
     flags = [*RUN, "--dataset", text, "--output_dir", tmp_path / "out"]
     (tmp_path / "empty").mkdir()
-    gpt2 = tmp_path / "gpt2"
-    GPT2LMHeadModel(
-        GPT2Config(vocab_size=300, n_positions=40, n_embd=8, n_layer=1, n_head=2)
-    ).save_pretrained(gpt2)
-    AutoTokenizer.from_pretrained(warm).save_pretrained(gpt2)
+    t5 = tmp_path / "t5"
+    T5ForConditionalGeneration(
+        T5Config(vocab_size=300, d_model=8, d_ff=8, num_layers=1, num_heads=2)
+    ).save_pretrained(t5)
+    AutoTokenizer.from_pretrained(warm).save_pretrained(t5)
     for model, words in [
         (tmp_path / "no", ["does not exist"]),
         (tmp_path / "empty", ["is empty"]),
-        (gpt2, ["'gpt2' model"]),
+        (t5, ["'t5' model"]),
     ]:
         code, err = train(*flags, "--model", model)
         assert code == 2
