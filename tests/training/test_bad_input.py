@@ -12,6 +12,8 @@ from helpers.training import (
 )
 from transformers import (
     AutoTokenizer,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 BAD_FLAGS = [
