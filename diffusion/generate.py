@@ -104,7 +104,9 @@ class Writer:
             own |= {"end_id": ends, "apart": True}
         soft = self.denoiser.soft if options.soft_masking else None
         if soft is not None and options.sampler not in CAUSAL:  # where nothing stays a mask
-            denoiser = SoftMasked(denoiser, soft, options.forget_remasked)
+            denoiser = SoftMasked(
+                denoiser, soft, options.forget_remasked, options.skip_soft_masking
+            )
         if options.guidance:
             denoiser = Guided(denoiser, options.guidance, self.tokenizer.all_special_ids)
         if options.repetition_penalty != 1 or options.no_repeat_ngram_size:

@@ -241,6 +241,12 @@ class GenerationOptions:
     soft_masking: bool = _option(
         True, "Let masks remember what was predicted for them, where the model was trained so."
     )
+    skip_soft_masking: str | None = _option(
+        None,
+        "first: masks remember nothing while more than 4/5 of the new tokens are masks; last: while "
+        "fewer than 1/5 are.",
+        choices=("first", "last"),
+    )
     forget_remasked: bool = _option(
         False, "With soft-masking: a mask that was a token before remembers nothing."
     )

@@ -102,8 +102,10 @@ class Job:
         )
         if writer.soft is not None and generation.sampler in CAUSAL:
             say(f"note: --sampler {generation.sampler} has no masks that stay, and no soft-masking")
-        if generation.forget_remasked and writer.soft is None:
-            say("note: without soft-masking --forget_remasked changes nothing")
+        if writer.soft is None:
+            for name in ("forget_remasked", "skip_soft_masking"):
+                if getattr(generation, name):
+                    say(f"note: without soft-masking --{name} changes nothing")
         if unsoftened:
             say(f"note: {name} has no soft-masking; --no_soft_masking changes nothing")
         if not writer.trained:

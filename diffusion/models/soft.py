@@ -212,15 +212,18 @@ class SoftMasked(Wrapped):
     Args:
         denoiser: `Denoiser` or `InBlocks`.
         forget: a mask that was a token since the last pass over its row remembers nothing.
+        skip: ``first`` or ``last``: no mask of a row remembers anything while more than four fifths
+            of what is to be written are masks, or fewer than one fifth. For ablations.
     """
 
-    def __init__(self, denoiser, soft: SoftMask, forget: bool = False):
+    def __init__(self, denoiser, soft: SoftMask, forget: bool = False, skip: str | None = None):
         super().__init__(denoiser)
-        self.soft, self.forget = soft, forget
+        self.soft, self.forget, self.skip = soft, forget, skip
 
     def start(self, canvas: Canvas) -> "SoftMasked":
         other = super().start(canvas)
         other.allowed = canvas.allowed
+        other.total = (~canvas.frozen & ~canvas.padding).sum(1)  # (B,) to be written
         size, spherical = (*canvas.ids.shape, self.soft.k), self.soft.mixing == "spherical"
         other.feedback = Feedback.plain(*size, canvas.ids.device, spherical)
         return other
@@ -233,7 +236,13 @@ class SoftMasked(Wrapped):
             again = masks & question.touched
             feedback = feedback.replaced(again, self._written(ids[again]))
         asked = question.asked | (masks & self.denoiser.scope(question))
-        logits = self.denoiser(replace(question, asked=asked, feedback=feedback))
+        told = feedback
+        if self.skip is not None:
+            share = masks.sum(1) / self.total[rows]
+            skipped = share > 0.8 if self.skip == "first" else share < 0.2
+            place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+            told = feedback.gathered(place, skipped[:, None].expand_as(ids))
+        logits = self.denoiser(replace(question, asked=asked, feedback=told))
         if self.allowed is not None:  # nobody remembers what may not be written
             logits = self.allowed.take(rows)(logits, asked)
         found = self.soft.feedback(_some(logits, masks[asked]))
