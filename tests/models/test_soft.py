@@ -620,7 +620,7 @@ def test_memory_can_be_left_out_at_either_end(skip):
     """Ten tokens to write: nothing is told while nine or ten are masks, or while one is; what was
     predicted then is remembered all the same."""
     soft = SoftMask(1, omega_s=0.9).requires_grad_(False)
-    ids, frozen = torch.full((1, 11), M), torch.zeros(1, 11, dtype=torch.bool)
+    ids, frozen = torch.full((1, 11), MASK), torch.zeros(1, 11, dtype=torch.bool)
     ids[0, 0], frozen[0, 0] = 3, True
     inner = Recorder()
     denoiser = SoftMasked(inner, soft, skip=skip).start(
@@ -629,7 +629,7 @@ def test_memory_can_be_left_out_at_either_end(skip):
     for written in (0, 1, 2, 5, 9):
         shown = ids.clone()
         shown[0, 1 : 1 + written] = 7
-        denoiser(Question(shown, shown == M))
+        denoiser(Question(shown, shown == MASK))
     told = [remembered(question, 0, 10)[1] > 0.5 for question in inner.questions]
     assert (
         told
