@@ -44,6 +44,49 @@ class Writer:
         """What its masks remember, where it was trained so."""
         return self.denoiser.soft
 
+    @classmethod
+    def from_model(
+        cls,
+        model: torch.nn.Module,
+        tokenizer,
+        name: str = "model in memory",
+        soft: SoftMask | None = None,
+    ) -> "Writer":
+        """A model that is in memory already, where it is and in its number format.
+
+        Args:
+            model: any ``AutoModelForMaskedLM``, which is put into evaluation mode, or a PeftModel of
+                one, of which a copy with the adapters merged is taken.
+            tokenizer: its tokenizer; one that names no beginning or end, as BERT's, is given
+                them.
+            name: what messages and records call it.
+            soft: what its masks remember, where it was trained so.
+
+        Raises:
+            UserError: a causal model, adapters that cannot be merged, a tokenizer without a mask or of
+                another vocabulary.
+        """
+        model = loading.masked_lm(model, name)
+        tokenizers.name_ends(tokenizer, name)
+        loading.check_vocabulary(model.config, tokenizer, name)
+        settings = loading.diffusion_settings(model.config)
+        first = next(model.parameters())
+        return cls(
+            denoiser=Denoiser(
+                model,
+                Absorbing.of(tokenizer),
+                tokenizers.forbidden_ids(tokenizer, model.config.vocab_size),
+                soft,
+            ),
+            tokenizer=tokenizer,
+            name=name,
+            device=first.device,
+            dtype=first.dtype,
+            positions=max_length(model.config),
+            trained=bool(settings),
+            blocks=any(name.startswith("block") for name in settings.get("layouts", ())),
+        )
+
     def without_soft_masking(self) -> "Writer":
         """The same model whose masks remember nothing."""
         return replace(self, denoiser=self.denoiser.without_memory())
@@ -152,19 +195,5 @@ def load_writer(
         )
     tokenizer = tokenizers.load_tokenizer(tokenizer_name or model_name)
     model = loading.load_masked_lm(model_name, tokenizer)
-    model, torch_dtype = loading.place(model, torch_device, torch_dtype, exact=dtype == "auto")
-    return Writer(
-        denoiser=Denoiser(
-            model,
-            Absorbing.of(tokenizer),
-            tokenizers.forbidden_ids(tokenizer, model.config.vocab_size),
-            load_soft_mask(model, model_name),
-        ),
-        tokenizer=tokenizer,
-        name=model_name,
-        device=torch_device,
-        dtype=torch_dtype,
-        positions=max_length(model.config),
-        trained=bool(settings),
-        blocks=any(name.startswith("block") for name in settings.get("layouts", ())),
-    )
+    model, _ = loading.place(model, torch_device, torch_dtype, exact=dtype == "auto")
+    return Writer.from_model(model, tokenizer, model_name, load_soft_mask(model, model_name))

@@ -7,6 +7,12 @@ import matplotlib
 import pytest
 import torch
 from PIL import Image
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    RobertaForCausalLM,
+)
 
 import diffusion
 from diffusion.errors import UserError
@@ -26,6 +32,68 @@ def test_a_model_is_loaded_by_what_it_is(writer, tiny_gpt2):
     assert isinstance(diffusion.load(str(tiny_gpt2)), CausalWriter)
     with pytest.raises(UserError, match="does not exist"):
         diffusion.load("./nowhere")
+
+
+def test_a_model_in_memory_writes_what_its_folder_writes(writer, tiny_model):
+    model = AutoModelForMaskedLM.from_pretrained(tiny_model).train()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.bos_token = tokenizer.eos_token = None  # BERT's has a [CLS] and a [SEP] alone
+    mine = Writer.from_model(model, tokenizer, name="mine")
+    assert (mine.name, mine.positions, mine.trained, mine.blocks) == ("mine", 64, True, False)
+    texts = [diffusion.write(w, ["The river", "She"], **OPTIONS) for w in (mine, writer)]
+    assert texts[0] == texts[1]
+
+
+class Adapted(torch.nn.Module):
+    """What peft puts around a model, as far as it is asked: an adapter that adds to one matrix."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.more = (
+            model,
+            torch.randn(32, 32, generator=torch.Generator().manual_seed(0)),
+        )
+
+    def get_base_model(self):
+        return self.model
+
+    def merge_and_unload(self):
+        self.model.roberta.encoder.layer[0].attention.self.query.weight.data += self.more
+        return self.model
+
+
+def test_adapters_count_and_the_model_with_them_stays_as_it_is(tiny_model):
+    def fresh():
+        return AutoModelForMaskedLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(
+            tiny_model
+        )
+
+    def texts(model):
+        writer = Writer.from_model(model, tokenizer)
+        return diffusion.write(writer, ["The river"], attention="block", **OPTIONS)
+
+    model, tokenizer = fresh()
+    adapted, plain = texts(Adapted(model)), texts(model)
+    assert plain == texts(fresh()[0])
+    assert adapted == texts(Adapted(model).merge_and_unload()) != plain
+    model._hf_peft_config_loaded = True  # by transformers' own add_adapter
+    with pytest.raises(UserError, match="the adapters of mine cannot be merged"):
+        Writer.from_model(model, tokenizer, name="mine")
+
+
+def test_a_model_in_memory_that_cannot_write_is_refused(tiny_model, tiny_gpt2):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    for kind, folder in ((AutoModelForCausalLM, tiny_gpt2), (RobertaForCausalLM, tiny_model)):
+        with pytest.raises(UserError, match="mine is a causal model"):
+            Writer.from_model(kind.from_pretrained(folder), tokenizer, name="mine")
+    model = AutoModelForMaskedLM.from_pretrained(tiny_model)
+    tokenizer.add_tokens(["one more"])
+    with pytest.raises(UserError, match="the tokenizer has 321 tokens and model mine 320"):
+        Writer.from_model(model, tokenizer, name="mine")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.mask_token = None
+    with pytest.raises(UserError, match="the tokenizer of mine has no mask token"):
+        Writer.from_model(model, tokenizer, name="mine")
 
 
 def test_texts_are_those_of_the_steps(writer):

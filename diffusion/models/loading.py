@@ -1,5 +1,6 @@
 """Find, load and save models and tokenizers: local folders first, safetensors only."""
 
+import copy
 import functools
 import re
 import sys
@@ -171,6 +172,30 @@ def load_masked_lm(name: str, tokenizer=None):
             "masked LM, which sees both sides"
         )
     return model
+
+
+def masked_lm(model: torch.nn.Module, name: str) -> torch.nn.Module:
+    """A masked language model that is in memory already, in evaluation mode. Of one with adapters of
+    peft it is a copy with the adapters merged into the weights: writing in blocks reads those alone.
+
+    Raises:
+        UserError: a causal model, or adapters that cannot be merged, such as learned prompts.
+    """
+    if hasattr(model, "get_base_model") or getattr(model, "_hf_peft_config_loaded", False):
+        if not hasattr(model, "merge_and_unload"):
+            raise UserError(
+                f"the adapters of {name} cannot be merged into its weights; give a PeftModel with "
+                "adapters in its layers, such as LoRA"
+            )
+        model = copy.deepcopy(model).merge_and_unload()
+    config = model.config
+    causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and not is_masked_lm(config)
+    if causal or type(model).__name__.endswith("ForCausalLM"):
+        raise UserError(
+            f"{name} is a causal model ({type(model).__name__}); diffusion needs a masked LM, which "
+            "sees both sides"
+        )
+    return model.eval()
 
 
 def load_causal_lm(name: str, tokenizer=None):

@@ -41,6 +41,16 @@ def load_tokenizer(name: str, needs_mask: bool = True):
         raise UserError(
             f"cannot read the tokenizer in {where}: {first_line(error)}; it may be damaged"
         ) from None
+    name_ends(tokenizer, name, needs_mask)
+    return tokenizer
+
+
+def name_ends(tokenizer, name: str, needs_mask: bool = True) -> None:
+    """Give a tokenizer that does not name its beginning and end those that it has.
+
+    Raises:
+        UserError: it has none, or no mask.
+    """
     # BERT calls its beginning and end [CLS] and [SEP].
     if tokenizer.bos_token is None and tokenizer.cls_token is not None:
         tokenizer.bos_token = tokenizer.cls_token
@@ -52,7 +62,6 @@ def load_tokenizer(name: str, needs_mask: bool = True):
                 f"the tokenizer of {name} has no {token} token; diffusion needs a tokenizer of a "
                 "masked language model, such as roberta-base's"
             )
-    return tokenizer
 
 
 def forbidden_ids(tokenizer, vocab_size: int) -> list[int]:
