@@ -132,7 +132,7 @@ class Writer:
         denoiser, ends = self.denoiser, None  # the id that ends a text that is read in order
         if not may_end:
             denoiser = denoiser.forbidding(self.tokenizer.eos_token_id)
-        elif options.attention == "block":
+        elif options.attention == "block" or options.block_length:
             ends = self.tokenizer.eos_token_id
         canvas, keys = canvas.to(self.device), rng.row_keys(options.seed, samples, self.device)
         sampling = Sampling(options.temperature, options.top_k, options.top_p)
@@ -143,7 +143,7 @@ class Writer:
         if options.attention == "block":
             clean = options.sampler == "causal"
             denoiser = InBlocks(denoiser, options.block_length or 0, options.cache, clean)
-            own |= {"end_id": ends, "apart": True}
+            own["apart"] = True
         soft = self.denoiser.soft if options.soft_masking else None
         if soft is not None and options.sampler not in CAUSAL:  # where nothing stays a mask
             denoiser = SoftMasked(denoiser, soft, options.forget_remasked)
@@ -154,7 +154,7 @@ class Writer:
         return denoise_windows(
             canvas,
             denoiser,
-            lambda: make_sampler(options.sampler, **own),
+            lambda: make_sampler(options.sampler, end_id=ends, **own),
             sampling,
             keys,
             window=self.positions,

@@ -15,9 +15,15 @@ from transformers import (
 )
 
 import diffusion
+from diffusion import rng
+from diffusion.canvas import prompt_canvas, written_text
+from diffusion.denoise import denoise
 from diffusion.errors import UserError
 from diffusion.generate import Writer
 from diffusion.models.causal import CausalWriter
+from diffusion.options import GenerationOptions
+from diffusion.proposal import Sampling
+from diffusion.samplers.make import make_sampler
 
 OPTIONS = {"max_len": 24, "seed": 3}
 
@@ -110,6 +116,28 @@ def test_texts_are_those_of_the_steps(writer):
     assert not torch.equal(other.ids, last.ids)
     with pytest.raises(UserError, match="--top_p 2"):
         diffusion.write(writer, prompts, top_p=2.0)
+
+
+def test_a_text_in_blocks_costs_no_pass_behind_its_end(tiny_model):
+    model = AutoModelForMaskedLM.from_pretrained(tiny_model)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model.lm_head.bias.data[tokenizer.eos_token_id] += 4
+    writer = Writer.from_model(model, tokenizer)
+    for sampler, size in (("first-hitting", 1), ("confidence", 4)):
+        options = GenerationOptions(max_len=32, sampler=sampler, block_length=size)
+        *_, last = writer.generate(["The river", "She"] * 4, options, range(8))
+        own = options.resolved().sampler_options()
+        canvas = prompt_canvas(tokenizer, ["The river", "She"] * 4, 32)
+        *_, whole = denoise(
+            canvas,
+            writer.denoiser,
+            make_sampler(sampler, **own),
+            Sampling(1.0, 50, 0.95),
+            rng.row_keys(0, range(8)),
+        )
+        texts = [[written_text(tokenizer, s, row) for row in range(8)] for s in (last, whole)]
+        assert texts[0] == texts[1]
+        assert (last.nfe <= whole.nfe).all() and last.nfe.sum() < whole.nfe.sum()
 
 
 def test_a_likely_text_scores_better_than_an_unlikely_one():
