@@ -14,7 +14,7 @@ from functools import partial
 from diffusion.cli.access import Access
 from diffusion.cli.flags import parse_flags
 from diffusion.cli.options import WritingOptions
-from diffusion.cli.prompts import PROMPT_HELP, ask, given_prompts
+from diffusion.cli.prompts import PROMPT_HELP, QUESTION, ask, given_prompts
 from diffusion.errors import run
 from diffusion.options import GenerationOptions
 
@@ -53,7 +53,7 @@ def main() -> None:
 
     with job.output, memory_told(job.used):
         if prompts is None:
-            ask(lambda prompt: write([prompt]), generation.prefix_len)
+            ask(lambda prompt: write([prompt]), QUESTION.format(generation.prefix_len))
         else:
             write(prompts)
 

@@ -10,6 +10,7 @@ python inference.py --rewrite "The river runs through the old town." --keep "old
 python inference.py --interpolate "The river runs." "She opened the window." --points 5
 echo "The river runs." > lines.txt
 python inference.py --score lines.txt --rank
+python inference.py --chat --model a-model-that-chats # questions in a loop
 """
 
 from dataclasses import dataclass, field
@@ -55,6 +56,7 @@ def main() -> None:
     # torch and transformers take seconds to import; --help and mistakes need neither.
     from diffusion.canvas import prompt_canvas
     from diffusion.cli.show import Job
+    from diffusion.editing.chat import Chat
     from diffusion.editing.modes import MODES
     from diffusion.generate import load_writer
     from diffusion.hardware import memory_told
@@ -71,7 +73,9 @@ def main() -> None:
             job.show(steps, [{"prompt": text} for text in texts], samples)
 
     with job.output, memory_told(job.used):
-        if prompts is None:
+        if editing.chat:
+            Chat(job, editing).run(prompts)
+        elif prompts is None:
             Session(job, editing, MODES, write).run()
         elif editing.mode:
             note_marks(prompts, commands=True)

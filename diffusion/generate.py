@@ -45,6 +45,51 @@ class Writer:
         """What its masks remember, where it was trained so."""
         return self.denoiser.soft
 
+    @classmethod
+    def from_model(
+        cls,
+        model: torch.nn.Module,
+        tokenizer,
+        name: str = "model in memory",
+        soft: SoftMask | None = None,
+    ) -> "Writer":
+        """A model that is in memory already, where it is and in its number format.
+
+        Args:
+            model: any ``AutoModelForMaskedLM``, which is put into evaluation mode, or a PeftModel of
+                one, of which a copy with the adapters merged is taken.
+            tokenizer: its tokenizer; one that names no beginning or end, as BERT's, is given
+                them.
+            name: what messages and records call it.
+            soft: what its masks remember, where it was trained so.
+
+        Raises:
+            UserError: a causal model, adapters that cannot be merged, a tokenizer without a mask or of
+                another vocabulary.
+        """
+        model = loading.masked_lm(model, name)
+        tokenizers.name_ends(tokenizer, name)
+        loading.check_vocabulary(model.config, tokenizer, name)
+        settings = loading.diffusion_settings(model.config)
+        first = next(model.parameters())
+        denoiser = Denoiser(
+            model,
+            Absorbing.of(tokenizer),
+            tokenizers.forbidden_ids(tokenizer, model.config.vocab_size),
+            soft,
+        )
+        denoiser.backbone.try_out(name)
+        return cls(
+            denoiser=denoiser,
+            tokenizer=tokenizer,
+            name=name,
+            device=first.device,
+            dtype=first.dtype,
+            positions=max_length(model.config),
+            trained=bool(settings),
+            blocks=any(name.startswith("block") for name in settings.get("layouts", ())),
+        )
+
     def without_soft_masking(self) -> "Writer":
         """The same model whose masks remember nothing."""
         return replace(self, denoiser=self.denoiser.without_memory())
@@ -90,7 +135,7 @@ class Writer:
         denoiser, ends = self.denoiser, None  # the id that ends a text that is read in order
         if not may_end:
             denoiser = denoiser.forbidding(self.tokenizer.eos_token_id)
-        elif options.attention == "block":
+        elif options.attention == "block" or options.block_length:
             ends = self.tokenizer.eos_token_id
         canvas, keys = canvas.to(self.device), rng.row_keys(options.seed, samples, self.device)
         sampling = Sampling(options.temperature, options.top_k, options.top_p)
@@ -101,7 +146,7 @@ class Writer:
         if options.attention == "block":
             clean = options.sampler == "causal"
             denoiser = InBlocks(denoiser, options.block_length or 0, options.cache, clean)
-            own |= {"end_id": ends, "apart": True}
+            own["apart"] = True
         soft = self.denoiser.soft if options.soft_masking else None
         if soft is not None and options.sampler not in CAUSAL:  # where nothing stays a mask
             denoiser = SoftMasked(
@@ -114,7 +159,7 @@ class Writer:
         return denoise_windows(
             canvas,
             denoiser,
-            lambda: make_sampler(options.sampler, **own),
+            lambda: make_sampler(options.sampler, end_id=ends, **own),
             sampling,
             keys,
             window=self.positions,
@@ -162,21 +207,5 @@ def load_writer(
         tokenizer_name or model_name, access=access, config=config
     )
     model = loading.load_masked_lm(model_name, tokenizer, access)
-    model, torch_dtype = loading.place(model, torch_device, torch_dtype, exact=dtype == "auto")
-    denoiser = Denoiser(
-        model,
-        Absorbing.of(tokenizer),
-        tokenizers.forbidden_ids(tokenizer, model.config.vocab_size),
-        load_soft_mask(model, model_name),
-    )
-    denoiser.backbone.try_out(model_name)
-    return Writer(
-        denoiser=denoiser,
-        tokenizer=tokenizer,
-        name=model_name,
-        device=torch_device,
-        dtype=torch_dtype,
-        positions=max_length(model.config),
-        trained=bool(settings),
-        blocks=any(name.startswith("block") for name in settings.get("layouts", ())),
-    )
+    model, _ = loading.place(model, torch_device, torch_dtype, exact=dtype == "auto")
+    return Writer.from_model(model, tokenizer, model_name, load_soft_mask(model, model_name))

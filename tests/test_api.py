@@ -7,11 +7,23 @@ import matplotlib
 import pytest
 import torch
 from PIL import Image
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    RobertaForCausalLM,
+)
 
 import diffusion
+from diffusion import rng
+from diffusion.canvas import prompt_canvas, written_text
+from diffusion.denoise import denoise
 from diffusion.errors import UserError
 from diffusion.generate import Writer
 from diffusion.models.causal import CausalWriter
+from diffusion.options import GenerationOptions
+from diffusion.proposal import Sampling
+from diffusion.samplers.make import make_sampler
 
 OPTIONS = {"max_len": 24, "seed": 3}
 
@@ -28,6 +40,68 @@ def test_a_model_is_loaded_by_what_it_is(writer, tiny_gpt2):
         diffusion.load("./nowhere")
 
 
+def test_a_model_in_memory_writes_what_its_folder_writes(writer, tiny_model):
+    model = AutoModelForMaskedLM.from_pretrained(tiny_model).train()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.bos_token = tokenizer.eos_token = None  # BERT's has a [CLS] and a [SEP] alone
+    mine = Writer.from_model(model, tokenizer, name="mine")
+    assert (mine.name, mine.positions, mine.trained, mine.blocks) == ("mine", 64, True, False)
+    texts = [diffusion.write(w, ["The river", "She"], **OPTIONS) for w in (mine, writer)]
+    assert texts[0] == texts[1]
+
+
+class Adapted(torch.nn.Module):
+    """What peft puts around a model, as far as it is asked: an adapter that adds to one matrix."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.more = (
+            model,
+            torch.randn(32, 32, generator=torch.Generator().manual_seed(0)),
+        )
+
+    def get_base_model(self):
+        return self.model
+
+    def merge_and_unload(self):
+        self.model.roberta.encoder.layer[0].attention.self.query.weight.data += self.more
+        return self.model
+
+
+def test_adapters_count_and_the_model_with_them_stays_as_it_is(tiny_model):
+    def fresh():
+        return AutoModelForMaskedLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(
+            tiny_model
+        )
+
+    def texts(model):
+        writer = Writer.from_model(model, tokenizer)
+        return diffusion.write(writer, ["The river"], attention="block", **OPTIONS)
+
+    model, tokenizer = fresh()
+    adapted, plain = texts(Adapted(model)), texts(model)
+    assert plain == texts(fresh()[0])
+    assert adapted == texts(Adapted(model).merge_and_unload()) != plain
+    model._hf_peft_config_loaded = True  # by transformers' own add_adapter
+    with pytest.raises(UserError, match="the adapters of mine cannot be merged"):
+        Writer.from_model(model, tokenizer, name="mine")
+
+
+def test_a_model_in_memory_that_cannot_write_is_refused(tiny_model, tiny_gpt2):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    for kind, folder in ((AutoModelForCausalLM, tiny_gpt2), (RobertaForCausalLM, tiny_model)):
+        with pytest.raises(UserError, match="mine is a causal"):
+            Writer.from_model(kind.from_pretrained(folder), tokenizer, name="mine")
+    model = AutoModelForMaskedLM.from_pretrained(tiny_model)
+    tokenizer.add_tokens(["one more"])
+    with pytest.raises(UserError, match="the tokenizer has 321 tokens and model mine 320"):
+        Writer.from_model(model, tokenizer, name="mine")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.mask_token = None
+    with pytest.raises(UserError, match="the tokenizer of mine has no mask token"):
+        Writer.from_model(model, tokenizer, name="mine")
+
+
 def test_texts_are_those_of_the_steps(writer):
     prompts = ["The river", "She"]
     texts = diffusion.write(writer, prompts, **OPTIONS)
@@ -42,6 +116,28 @@ def test_texts_are_those_of_the_steps(writer):
     assert not torch.equal(other.ids, last.ids)
     with pytest.raises(UserError, match="--top_p 2"):
         diffusion.write(writer, prompts, top_p=2.0)
+
+
+def test_a_text_in_blocks_costs_no_pass_behind_its_end(tiny_model):
+    model = AutoModelForMaskedLM.from_pretrained(tiny_model)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model.lm_head.bias.data[tokenizer.eos_token_id] += 4
+    writer = Writer.from_model(model, tokenizer)
+    for sampler, size in (("first-hitting", 1), ("confidence", 4)):
+        options = GenerationOptions(max_len=32, sampler=sampler, block_length=size)
+        *_, last = writer.generate(["The river", "She"] * 4, options, range(8))
+        own = options.resolved().sampler_options()
+        canvas = prompt_canvas(tokenizer, ["The river", "She"] * 4, 32)
+        *_, whole = denoise(
+            canvas,
+            writer.denoiser,
+            make_sampler(sampler, **own),
+            Sampling(1.0, 50, 0.95),
+            rng.row_keys(0, range(8)),
+        )
+        texts = [[written_text(tokenizer, s, row) for row in range(8)] for s in (last, whole)]
+        assert texts[0] == texts[1]
+        assert (last.nfe <= whole.nfe).all() and last.nfe.sum() < whole.nfe.sum()
 
 
 def test_a_likely_text_scores_better_than_an_unlikely_one():

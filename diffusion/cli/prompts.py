@@ -64,15 +64,15 @@ class Quit(Exception):
     """Ends `ask`."""
 
 
-def ask(answer: Callable[[str], None], prefix_len: int) -> None:
-    """Ask for beginnings until two empty lines, Ctrl-D or a `Quit`, and ``answer`` each.
+def ask(answer: Callable[[str], None], question: str) -> None:
+    """Ask a ``question`` until two empty lines, Ctrl-D or a `Quit`, and ``answer`` what is typed.
 
     Ctrl-C ends an answer, or empties the line; what is wrong with a line ends nothing.
     """
     empty = 0
     while empty < 2:
         try:
-            line = _input(QUESTION.format(prefix_len))
+            line = _input(question)
             empty = 0 if line.strip() else empty + 1
             if line.strip():
                 check_prompt(line)

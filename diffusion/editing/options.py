@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from diffusion.errors import UserError, printable
 from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import CAUSAL
 
-MODES = ("infill", "rewrite", "interpolate", "score", "best_of")
+MODES = ("infill", "rewrite", "interpolate", "score", "best_of", "chat")
 HOLES = MODES[:3]  # what is given stands behind what is written, too
 STRENGTH, POINTS, DRAWS = 0.4, 5, 16
 
@@ -77,11 +78,26 @@ class EditingOptions:
         metadata={"owners": ("score", "best_of"), "range": (1, None), "help": f"score, best_of: random sets of masks for each text; default {DRAWS}.",
                   "metavar": "N"},
     )  # fmt: skip
+    chat: bool = field(
+        default=False,
+        metadata={"help": "Take prompts for questions, and answer them in the form of the tokenizer's chat "
+                  "template; in the loop the conversation goes on."},
+    )  # fmt: skip
+    system: str | None = field(
+        default=None,
+        metadata={"owners": ("chat",), "help": "chat: what stands before the conversation, where the "
+                  "template has a place for it.", "metavar": "TEXT"},
+    )  # fmt: skip
+
+    @property
+    def modes(self) -> list[str]:
+        """What is asked for of `MODES`, of which one may be."""
+        return [mode for mode in MODES if _given(getattr(self, mode))]
 
     @property
     def mode(self) -> str | None:
-        """The mode that is asked for: infill, rewrite, interpolate, score, best_of, or None."""
-        return next((mode for mode in MODES if getattr(self, mode) is not None), None)
+        """The mode that is asked for: infill, rewrite, interpolate, score, best_of, chat, or None."""
+        return next(iter(self.modes), None)
 
     def check_flags(self, generation: GenerationOptions, lists: bool = False) -> None:
         """Refuse two modes, an option of another mode, a value outside its range, and options of
@@ -90,13 +106,12 @@ class EditingOptions:
         Args:
             lists: whether the samplers are to be listed, and nothing else.
         """
-        modes = [mode for mode in MODES if getattr(self, mode) is not None]
-        if len(modes) > 1:
-            raise UserError(f"--{modes[0]} and --{modes[1]} are two tasks; give one of them")
+        if len(self.modes) > 1:
+            first, second, *_ = self.modes
+            raise UserError(f"--{first} and --{second} are two tasks; give one of them")
         for option in fields(self):
-            value, owners = getattr(self, option.name), option.metadata.get("owners")
-            given = value is not None and value is not False  # 0.0 is a value, and equals False
-            if given and owners and self.mode not in owners:
+            owners = option.metadata.get("owners")
+            if owners and _given(getattr(self, option.name)) and self.mode not in owners:
                 raise UserError(
                     f"--{option.name} is an option of --{' or --'.join(owners)}; add that, or "
                     "leave it out"
@@ -134,11 +149,13 @@ class EditingOptions:
     @property
     def brings_text(self) -> bool:
         """Whether a flag gives the text to work on."""
-        return self.mode not in (None, "best_of")
+        return self.mode not in (None, "best_of", "chat")
 
     def read(self, generation: GenerationOptions, script: WritingOptions, prompt: str | None):
         """What the mode works on, read and checked; None where prompts are what it takes."""
         mode = self.mode
+        if mode == "chat":
+            self._check_chat(generation, script, prompt)
         if not self.brings_text:
             return None
         if prompt is not None or script.unconditional:
@@ -169,6 +186,30 @@ class EditingOptions:
         if mode == "interpolate":
             return [text_or_file(text, "--interpolate") for text in self.interpolate]
         return score_lines(self.score)
+
+    def _check_chat(
+        self, generation: GenerationOptions, script: WritingOptions, prompt: str | None
+    ) -> None:
+        if script.unconditional:
+            raise UserError(
+                "--unconditional writes from nothing, and --chat answers questions; leave out one of "
+                "the two"
+            )
+        if generation.window_stride is not None:
+            raise UserError(
+                "--chat answers what the model must see at once; leave out --window_stride"
+            )
+        if script.num_samples != 1 and prompt is None and sys.stdin.isatty():
+            raise UserError(
+                f"--num_samples {script.num_samples}: a conversation goes on from one answer; leave it "
+                "out, or give one question with --chat"
+            )
+        if self.system is not None:
+            check_text(self.system, "--system")
+
+
+def _given(value) -> bool:
+    return value is not None and value is not False  # 0.0 is a value, and equals False
 
 
 def text_or_file(value: str, flag: str) -> str:

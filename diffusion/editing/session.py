@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from diffusion.cli.console import say
 from diffusion.cli.options import WritingOptions
-from diffusion.cli.prompts import Quit, ask
+from diffusion.cli.prompts import QUESTION, Quit, ask
 from diffusion.cli.values import check_values
 from diffusion.editing.options import STRENGTH, EditingOptions, text_or_file
 from diffusion.editing.templates import HOLE, parse_template
@@ -18,17 +18,10 @@ from diffusion.samplers.catalog import METHODS, STEPPED
 if TYPE_CHECKING:
     from diffusion.cli.show import Job
 
-HELP = """\
-Type the beginning of a text, or
-  /again             the same beginning, another text
-  /infill TEXT       fill the holes of a text: /infill The <mask:4> sat on the <mask:2-5>.
-  /rewrite TEXT      write a part of a text, or of a file, anew
-  /strength X        how much of it, from 0 to 1 (now {strength})
-  /keep WORDS        that /rewrite leaves, such as river "old town"; alone: none (now {keep})
+OPTIONS_HELP = """\
   /sampler NAME      the order of writing (now {method}):
                      {samplers}
   /steps N           denoising steps of {stepped}
-  /length N          exactly so many new tokens; alone: until the text ends (now {length})
   /temperature X     0 takes the most probable token (now {temperature})
   /seed N            another seed, another text (now {seed})
   /save FILE         the last text as .txt, or how it was written as .gif, .html, .mp4 or .png
@@ -71,6 +64,20 @@ class Session:
         write: (prompts, number of the first sample) -> None, continues prompts.
     """
 
+    QUESTION = QUESTION
+    HELP = (
+        """\
+Type the beginning of a text, or
+  /again             the same beginning, another text
+  /infill TEXT       fill the holes of a text: /infill The <mask:4> sat on the <mask:2-5>.
+  /rewrite TEXT      write a part of a text, or of a file, anew
+  /strength X        how much of it, from 0 to 1 (now {strength})
+  /keep WORDS        that /rewrite leaves, such as river "old town"; alone: none (now {keep})
+  /length N          exactly so many new tokens; alone: until the text ends (now {length})
+"""
+        + OPTIONS_HELP
+    )
+
     def __init__(
         self, job: "Job", editing: EditingOptions, modes: dict[str, Callable], write: Callable
     ):
@@ -80,7 +87,7 @@ class Session:
 
     def run(self) -> None:
         say("/help lists the commands")
-        ask(self.answer, self.job.generation.prefix_len)
+        ask(self.answer, self.QUESTION.format(self.job.generation.prefix_len))
 
     def answer(self, line: str) -> None:
         """One line: a command, or the beginning of a text."""
@@ -198,7 +205,7 @@ class Session:
     def help(self, _: str) -> None:
         generation = self.job.generation
         say(
-            HELP.format(
+            self.HELP.format(
                 strength=self.strength,
                 keep=self.kept(),
                 method=self.job.writer.method(generation).removeprefix("sampler "),

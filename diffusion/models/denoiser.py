@@ -73,6 +73,14 @@ class Denoiser:
         other.forbidden = torch.cat([self.forbidden, self.forbidden.new_tensor(ids)])
         return other
 
+    def allowing(self, *ids: int) -> "Denoiser":
+        """The same denoiser that may write these ids."""
+        other = copy.copy(self)
+        other.forbidden = self.forbidden[
+            ~torch.isin(self.forbidden, self.forbidden.new_tensor(ids))
+        ]
+        return other
+
     def start(self, canvas: Canvas) -> "Denoiser":
         """Itself: full attention keeps nothing from one step to the next."""
         return self

@@ -1,5 +1,6 @@
 """Find, load and save models and tokenizers: local folders first, safetensors only."""
 
+import copy
 import functools
 import importlib.util
 import re
@@ -215,6 +216,22 @@ def load_masked_lm(name: str, tokenizer=None, access: Access = PLAIN, base: bool
             another vocabulary size than ``tokenizer``, or of a type that does not work here.
     """
     config = load_config(name, access)
+    _check_kind(config, name, base)
+    decoder = family(config).decoder
+    causal = [a for a in config.architectures or [] if a.endswith("ForCausalLM")]
+    if not (decoder or _has_code(config)) and (causal or getattr(config, "is_decoder", False)):
+        raise UserError(
+            f"{name} is a causal model ({(causal or ['is_decoder'])[0]}); diffusion needs a "
+            "masked LM, which sees both sides"
+        )
+    model = _load_model(_auto_class(config), name, tokenizer, access)
+    if decoder:
+        model.config.is_causal = False  # what transformers builds attention masks by
+    return model
+
+
+def _check_kind(config, name: str, base: bool = False) -> None:
+    """Refuse what is no masked language model and cannot be one, see `load_masked_lm`."""
     kind, decoder = config.model_type, family(config).decoder
     if family(config).refused:
         raise UserError(
@@ -235,16 +252,6 @@ def load_masked_lm(name: str, tokenizer=None, access: Access = PLAIN, base: bool
             f"{name} is a {kind!r} model, which has no masked-language-model head; "
             "diffusion needs a masked LM such as RoBERTa"
         )
-    causal = [a for a in config.architectures or [] if a.endswith("ForCausalLM")]
-    if not (decoder or _has_code(config)) and (causal or getattr(config, "is_decoder", False)):
-        raise UserError(
-            f"{name} is a causal model ({(causal or ['is_decoder'])[0]}); diffusion needs a "
-            "masked LM, which sees both sides"
-        )
-    model = _load_model(_auto_class(config), name, tokenizer, access)
-    if decoder:
-        model.config.is_causal = False  # what transformers builds attention masks by
-    return model
 
 
 def _auto_class(config):
@@ -252,6 +259,33 @@ def _auto_class(config):
         offered = (name for name in (_MASKED, _CAUSAL, "AutoModel") if name in config.auto_map)
         return getattr(transformers, next(offered, _MASKED))
     return getattr(transformers, _CAUSAL if family(config).decoder else _MASKED)
+
+
+def masked_lm(model: torch.nn.Module, name: str) -> torch.nn.Module:
+    """A masked language model that is in memory already, in evaluation mode. Of one with adapters of
+    peft it is a copy with the adapters merged into the weights: writing in blocks reads those alone.
+
+    Raises:
+        UserError: a causal model, or adapters that cannot be merged, such as learned prompts.
+    """
+    if hasattr(model, "get_base_model") or getattr(model, "_hf_peft_config_loaded", False):
+        if not hasattr(model, "merge_and_unload"):
+            raise UserError(
+                f"the adapters of {name} cannot be merged into its weights; give a PeftModel with "
+                "adapters in its layers, such as LoRA"
+            )
+        model = copy.deepcopy(model).merge_and_unload()
+    config = model.config
+    _check_kind(config, name)
+    decoder = family(config).decoder
+    if type(model).__name__.endswith("ForCausalLM") and not decoder:
+        raise UserError(
+            f"{name} is a causal model ({type(model).__name__}); diffusion needs a masked LM, which "
+            "sees both sides"
+        )
+    if decoder:
+        config.is_causal = False
+    return model.eval()
 
 
 def load_causal_lm(name: str, tokenizer=None, access: Access = PLAIN):

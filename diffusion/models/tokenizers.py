@@ -56,6 +56,16 @@ def load_tokenizer(
             f"cannot read the tokenizer in {where}: {first_line(error)}; it may be damaged"
         ) from None
     _find_mask(tokenizer, config, add_mask)
+    name_ends(tokenizer, name, needs_mask)
+    return tokenizer
+
+
+def name_ends(tokenizer, name: str, needs_mask: bool = True) -> None:
+    """Give a tokenizer that does not name its beginning and end those that it has.
+
+    Raises:
+        UserError: it has none, or no mask.
+    """
     # BERT calls its beginning and end [CLS] and [SEP].
     if tokenizer.bos_token is None and tokenizer.cls_token is not None:
         tokenizer.bos_token = tokenizer.cls_token
@@ -67,7 +77,6 @@ def load_tokenizer(
                 f"the tokenizer of {name} has no {token} token; diffusion needs a tokenizer of a "
                 "masked language model, such as roberta-base's"
             )
-    return tokenizer
 
 
 def _find_mask(tokenizer, config, add: bool) -> None:

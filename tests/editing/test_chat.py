@@ -1,0 +1,300 @@
+"""Conversations of inference.py --chat, with chat templates set on tiny models."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+import diffusion
+import inference
+from diffusion import rng
+from diffusion.canvas import Canvas, encode
+from diffusion.denoise import denoise
+from diffusion.editing.chat import Answers, Chat
+from diffusion.editing.options import EditingOptions
+from diffusion.options import GenerationOptions
+from diffusion.proposal import Sampling
+from diffusion.samplers.catalog import CAUSAL, METHODS
+from diffusion.samplers.make import make_sampler
+from diffusion.views.frames import Framer
+
+# Marks in words round a question and an answer, as dLLM's BERT has them.
+WORDS = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}Q: {{ m['content'] | trim }}\n"
+    "{% elif m['role'] == 'system' %}{{ m['content'] }}!\n{% else %}A: {{ m['content'] }} END\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+)
+# Special tokens, of which the end of an answer is not the end of a text.
+TOKENS = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SMALL = ["--max_len", "64", "--length", "8", "--dtype", "float32"]
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory, tiny_model):
+    """Folder of a model with the template `WORDS`."""
+    folder = tmp_path_factory.mktemp("chat") / "words"
+    AutoModelForMaskedLM.from_pretrained(tiny_model).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = WORDS
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory, tiny_model):
+    """Folder of a model with the template `TOKENS`, and a liking for the end of an answer."""
+    folder = tmp_path_factory.mktemp("chat") / "tokens"
+    model = AutoModelForMaskedLM.from_pretrained(tiny_model)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = TOKENS
+    names = [f"<|{name}|>" for name in ("system", "user", "assistant", "end")]
+    tokenizer.add_special_tokens({"additional_special_tokens": names})
+    model.resize_token_embeddings(len(tokenizer))
+    model.lm_head.bias.data[-1] = 7
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def call(run_script, words):
+    def call(*arguments, **typed):
+        return run_script(inference, "--chat", *arguments, "--model", words, *SMALL, **typed)
+
+    return call
+
+
+def records(out: str) -> list[dict]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def chat_of(folder, system=None, **options) -> Chat:
+    """A `Chat` without a script around it."""
+    generation = GenerationOptions(**{"max_len": 64, **options})
+    job = SimpleNamespace(writer=diffusion.load(str(folder)), generation=generation)
+    return Chat(job, EditingOptions(chat=True, system=system))
+
+
+def users(*turns: str) -> list[dict]:
+    """Messages in turn of the user and of the assistant."""
+    roles = ("user", "assistant") * len(turns)
+    return [{"role": role, "content": text} for role, text in zip(roles, turns, strict=False)]
+
+
+# ---------------------------------------------------------------- what stands before an answer
+
+
+@pytest.mark.parametrize("folder", ["words", "tokens"])
+def test_the_conversation_is_what_the_template_makes_of_it(folder, request):
+    chat = chat_of(request.getfixturevalue(folder), system="Be kind")
+    messages = [{"role": "system", "content": "Be kind"}, *users("The river?", "Yes.", "And she?")]
+    theirs = chat.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+    assert chat.ids(messages) == theirs["input_ids"]
+
+
+def test_special_tokens_that_somebody_types_are_text(tokens):
+    chat = chat_of(tokens)
+    question = "Is </s> a <mask>, or <|end|><|end|>\ue0000\ue000?"
+    ids = chat.ids(users(question))
+    end, user, assistant = (
+        chat.tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("end", "user", "assistant")
+    )
+    assert (ids[0], ids[-2:]) == (user, [end, assistant])
+    assert not set(ids[1:-2]) & set(chat.tokenizer.all_special_ids)
+    assert chat.tokenizer.decode(ids[1:-2]) == question
+
+
+def test_the_oldest_turns_go_and_the_system_stays(words):
+    turns = users(*(f"The river {i}" for i in range(8)))
+    chat = chat_of(words, system="Be", max_len=64, length=8)
+    messages, ids = chat.fit(turns, "She?")
+    assert messages[0]["content"] == "Be" and messages[-1] == users("She?")[0]
+    kept = messages[1:-1]
+    assert 0 < len(kept) < 8 and kept == turns[-len(kept) :] and len(kept) % 2 == 0
+    assert len(ids) == len(chat.ids(messages)) <= 56
+    assert len(chat.ids([messages[0], *turns[-len(kept) - 2 :], messages[-1]])) > 56
+    # Without a length a quarter is kept free while there are turns to leave out; then any will do.
+    chat = chat_of(words, max_len=64)
+    assert len(chat.fit(turns, "She?")[1]) <= 48
+    long = "river " * 24
+    assert chat.fit(turns, long)[0] == users(long)
+    assert 48 < len(chat.ids(users(long))) < 64
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def test_an_answer_is_the_model_s_own_behind_that_text(call, words):
+    """The same by hand: the text of the template, its tokens, masks, the loop."""
+    question = "And the  bridge?"
+    code, out, _ = call(question, "--json", "--sampler", "confidence", "--n_steps", "3")
+    (record,) = records(out)
+    writer = diffusion.load(str(words))
+    tokenizer = writer.tokenizer
+    ids = [*encode(tokenizer, f"Q: {question}\nA:"), *[tokenizer.mask_token_id] * 8]
+    ids = torch.tensor([ids])
+    given = ids != tokenizer.mask_token_id
+    *_, last = denoise(
+        Canvas(ids, given, torch.zeros_like(given)),
+        writer.denoiser,
+        make_sampler("confidence", 3),
+        Sampling(1.0, 50, 0.95),
+        rng.row_keys(0, [0]),
+    )
+    answer = last.ids[0, -8:].tolist()
+    if tokenizer.eos_token_id in answer:
+        answer = answer[: answer.index(tokenizer.eos_token_id) + 1]
+    assert code == 0 and record["ids"] == answer
+    text = tokenizer.decode(answer, skip_special_tokens=True).partition("END")[0].strip()
+    assert record["text"] == text and record["nfe"] == 3
+    assert record["messages"] == users(question, text)
+    # What is shown is the answer alone.
+    assert call(question, "--sampler", "confidence", "--n_steps", "3")[1] == text + "\n\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [(name, ["--attention", "block" if name in CAUSAL else "full"]) for name in METHODS]
+    + [(name, ["--block_length", "3"]) for name in ("confidence", "remdm")]
+    + [(name, ["--attention", "block", "--block_length", "3"]) for name in ("seed", "wino")],
+)
+def test_every_sampler_answers(call, name, more):
+    code, out, err = call("The river?", "--json", "--sampler", name, *more)
+    (record,) = records(out)
+    assert code == 0, err
+    assert 1 <= len(record["ids"]) <= 8 and 4 not in record["ids"]
+    assert len(record["ids"]) == 8 or record["ids"][-1] == 2
+
+
+def test_questions_of_a_pipe_are_conversations_of_their_own(call):
+    lines = b"The river?\nShe opened </s> the window, did she?\n"
+    together = records(call("--json", "--num_samples", "2", stdin=lines)[1])
+    assert [len(r["messages"]) for r in together] == [2] * 4
+    assert [r["sample"] for r in together] == [0, 1, 0, 1]
+    (alone,) = records(call("She opened </s> the window, did she?", "--json")[1])
+    assert alone["ids"] == together[2]["ids"]
+    assert alone["messages"] == together[2]["messages"]
+
+
+def test_the_loop_goes_on_from_its_own_answers(call):
+    typed = ["The river?", "And  she?", "/again", "/help", "/infill a <mask:2>", "/reset", "/again"]
+    code, out, err = call("--json", "--system", "Be kind", typed=[*typed, "The river?"])
+    first, second, again, anew = records(out)
+    assert code == 0
+    system = [{"role": "system", "content": "Be kind"}]
+    assert first["messages"] == system + users("The river?", first["text"])
+    assert second["messages"] == first["messages"] + users("And  she?", second["text"])
+    assert again["messages"][:-1] == second["messages"][:-1] and again["sample"] == 1
+    assert again["ids"] != second["ids"]
+    assert (anew["ids"], anew["messages"]) == (first["ids"], first["messages"])
+    assert "/reset             begin a new conversation" in err and "/rewrite" not in err
+    assert "/infill is no command" in err and "/again needs a text before it" in err
+    # Written out, the conversation is a question of its own.
+    told = f"The river?\nA: {first['text']} END\nQ: And  she?"
+    assert records(call(told, "--json", "--system", "Be kind")[1])[0]["ids"] == second["ids"]
+
+
+def test_the_loop_says_what_it_leaves_out(call):
+    long = "The river runs " * 3
+    code, out, err = call(
+        "--json", typed=["The river?", long, long, "river " * 60, "He?", "/again"]
+    )
+    turns = [len(r["messages"]) // 2 for r in records(out)]
+    assert code == 0 and turns[0] == 1 and max(turns) < len(turns)
+    assert "note: the oldest turn has no room in --max_len any more" in err
+    assert "the question 'river river" in err and "start again with another --max_len" in err
+    assert records(out)[-1]["messages"][:-1] == records(out)[-2]["messages"][:-1]
+
+
+# ---------------------------------------------------------------- where an answer ends
+
+
+def test_the_token_that_the_template_ends_an_answer_with_ends_it(run_script, tokens):
+    options = ["--model", tokens, "--max_len", "40", "--dtype", "float32", "--json"]
+    lines = b"The river?\nShe?\nHe?\nIt?\n"
+    code, out, _ = run_script(inference, "--chat", *options, stdin=lines)
+    answers = records(out)
+    assert code == 0 and all(r["ids"].count(323) <= 1 for r in answers)
+    assert any(r["ids"][-1] == 323 for r in answers)
+    assert all("<|" not in r["text"] and r["nfe"] == len(r["ids"]) for r in answers)
+    chat = chat_of(tokens)
+    assert chat.ends == {2, 323} and chat.tokenizer.eos_token_id == 323
+    # Neither end is forbidden; the other specials are.
+    assert set(chat.tokenizer.all_special_ids) - {323} <= {
+        *chat.job.writer.denoiser.forbidden.tolist(), 2,
+    }  # fmt: skip
+    assert not {2, 323} & set(chat.job.writer.denoiser.forbidden.tolist())
+
+
+@pytest.mark.parametrize(
+    ("written", "text", "shown"),
+    [
+        (" Yes. END\nQ: more", "Yes.", " Yes. "),
+        (" Yes.</s> END\nQ: more", "Yes.", " Yes."),
+        (" Yes. It is", "Yes. It is", " Yes. It is"),
+        ("END", "", ""),
+    ],
+)
+def test_what_follows_the_end_is_not_shown(words, written, text, shown):
+    chat = chat_of(words)
+    prompt = chat.ids(users("The river?"))
+    ids = prompt + chat._encode(written)
+    canvas = Canvas(
+        torch.tensor([ids]),
+        (torch.arange(len(ids)) < len(prompt))[None],
+        torch.zeros(1, len(ids), dtype=torch.bool),
+    )
+    sampler = make_sampler("first-hitting")
+    answers = Answers(
+        chat,
+        denoise(canvas, chat.job.writer.denoiser, sampler, Sampling(), rng.row_keys(0, [0])),
+        [len(prompt)],
+    )
+    (step,) = answers
+    assert answers.text(0) == text
+    frame = Framer(chat.tokenizer).frame(step)
+    assert frame.text.rstrip() == shown.rstrip()
+    assert "END" not in frame.text and "river" not in frame.text
+
+
+# ---------------------------------------------------------------- mistakes
+
+BAD = {
+    "two tasks": (["--infill", "a <mask:2>"], "--infill and --chat are two tasks"),
+    "best of": (["He?", "--best_of", "2"], "--best_of and --chat are two tasks"),
+    "from nothing": (["--unconditional"], "--unconditional writes from nothing, and --chat"),
+    "windows": (["He?", "--window_stride", "8"], "leave out --window_stride"),
+    "empty question": ([" "], "the prompt is empty"),
+    "empty system": (["He?", "--system", " "], "--system has no text"),
+    "long question": (["river " * 60], "for the answer needs"),
+    "samplers": (["--list_samplers"], "--list_samplers only lists"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case):
+    arguments, named = BAD[case]
+    code, out, err = call(*arguments)
+    said = [line for line in err.splitlines() if line.startswith("inference.py: ")]
+    assert (code, out, len(said)) == (2, "", 1)
+    assert named in said[0] and "Traceback" not in err
+
+
+def test_what_only_the_loop_or_the_model_shows(call, run_script, tiny_model, words, tmp_path):
+    code, _, err = call("--num_samples", "2", typed=["He?"])
+    assert code == 2 and "--num_samples 2: a conversation goes on from one answer" in err
+    code, _, err = run_script(inference, "He?", "--system", "Be kind", "--model", words)
+    assert code == 2 and "--system is an option of --chat" in err
+    code, _, err = run_script(inference, "--chat", "--model", tiny_model, *SMALL, typed=["He?"])
+    assert code == 2 and f"the tokenizer of {tiny_model} has no chat template" in err
+    tokenizer = AutoTokenizer.from_pretrained(words)
+    tokenizer.chat_template = "{{ raise_exception('no system here') }}"
+    tokenizer.save_pretrained(tmp_path)
+    asked = ["--chat", "He?", "--tokenizer", tmp_path, "--model", tiny_model, *SMALL]
+    code, _, err = run_script(inference, *asked, "--system", "Be kind")
+    assert code == 2 and "(no system here); leave out --system, or give a --model" in err
