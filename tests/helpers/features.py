@@ -11,8 +11,6 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (2, 1)]
 
 import torch
-from helpers.families import USABLE, tiny
-from helpers.models import SENTENCES
 
 from diffusion import score
 from diffusion.canvas import Canvas
@@ -27,6 +25,8 @@ from diffusion.noise import Absorbing
 from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import METHODS
 from diffusion.training.build import check_embeddings
+from helpers.families import USABLE, tiny
+from helpers.models import SENTENCES
 
 VOCAB = 280
 HEAD = """\
