@@ -3,11 +3,20 @@
 import io
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
 # Tiny tensors: a second thread costs more than it computes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Where no bytecode may lie beside the sources, each of the processes that tests start would compile
+# torch and transformers anew, which takes longer than most tests; so it goes into pytest's own folder.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    del os.environ["PYTHONDONTWRITEBYTECODE"]
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 
 @pytest.fixture(scope="session")
