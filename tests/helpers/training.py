@@ -57,9 +57,10 @@ def start(
         "TMPDIR": str(folder / "tmp"),
         "HF_ENDPOINT": "http://127.0.0.1:9",  # a hub that does not answer
         "OMP_NUM_THREADS": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
     }
+    if sys.pycache_prefix:
+        environment["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
     return subprocess.Popen(
         [sys.executable, *launcher, str(script or ROOT / "finetune.py"), *map(str, flags)],
         cwd=folder / "here",
