@@ -46,8 +46,9 @@ def main() -> None:
     from diffusion.models.loading import quiet_libraries
     from diffusion.models.tokenizers import token_byte_lengths
     from diffusion.training import build, card
+    from diffusion.training.callbacks import StopOnSignal
     from diffusion.training.checks import check, check_output_dir, parse
-    from diffusion.training.trainer import DiffusionTrainer, StopOnSignal
+    from diffusion.training.trainer import DiffusionTrainer
 
     quiet_libraries()
     options, data, diffusion, args = parse(__doc__)
