@@ -30,6 +30,7 @@ from diffusion.training.arguments import (
 )
 from diffusion.training.checkpoints import find_checkpoint
 from diffusion.training.optimizer import MUON
+from diffusion.training.recipe import expand
 
 
 @dataclass
@@ -78,15 +79,17 @@ class RunArguments(TrainerFlags, TrainingArguments):
 
 
 def parse(
-    description: str,
+    description: str, recipe: dict
 ) -> tuple[ModelArguments, DataArguments, DiffusionArguments, RunArguments]:
-    """All flags of the command line.
+    """All flags of a recipe and of the command line.
 
     Raises:
         UserError: an unknown flag, a value that is none.
     """
+    groups = (*GROUPS, RunArguments)
+    expand(recipe, groups)
     with told():
-        return tuple(parse_flags((*GROUPS, RunArguments), description))
+        return tuple(parse_flags(groups, description))
 
 
 @contextlib.contextmanager
