@@ -7,6 +7,7 @@ tokens whose first 16 are never masked.
     python finetune.py --model DIR --dataset wikitext-2 --dataset_dir data --output_dir weights/mine
     accelerate launch finetune.py ...                             # several GPUs
     python finetune.py --resume_from_checkpoint last ...          # go on where a run was stopped
+    python finetune.py recipe.toml --max_steps 100                # flags from a file (or .yaml)
 
 Without a pretrained encoder, a small model from scratch learns far more from a causal warm start:
 
@@ -35,10 +36,12 @@ from diffusion.cli.console import say
 from diffusion.cli.files import locked
 from diffusion.errors import run
 from diffusion.training.arguments import answer_help
+from diffusion.training.recipe import read_recipe
 
 
 def main() -> None:
-    answer_help(__doc__)  # quick: what follows takes seconds to import
+    answer_help(__doc__)
+    recipe = read_recipe()  # quick: what follows takes seconds to import
     import transformers
 
     from diffusion import hardware
@@ -46,11 +49,12 @@ def main() -> None:
     from diffusion.models.loading import quiet_libraries
     from diffusion.models.tokenizers import token_byte_lengths
     from diffusion.training import build, card
+    from diffusion.training.callbacks import StopOnSignal
     from diffusion.training.checks import check, check_output_dir, parse
-    from diffusion.training.trainer import DiffusionTrainer, StopOnSignal
+    from diffusion.training.trainer import DiffusionTrainer
 
     quiet_libraries()
-    options, data, diffusion, args = parse(__doc__)
+    options, data, diffusion, args = parse(__doc__, recipe)
     check(options, data, diffusion, args)
     if note := hardware.launch_note("finetune.py --use_cpu"):
         say(note)

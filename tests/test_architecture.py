@@ -15,7 +15,7 @@ MOST_LAYERS, MOST_FILES = 8, 14
 
 # These answer --help and refuse mistakes: they never load torch.
 TORCH_FREE = [
-    *("errors", "options", "samplers.catalog", "training.arguments"),
+    *("errors", "options", "samplers.catalog", "training.arguments", "training.recipe"),
     *(f"cli.{name}" for name in ("console", "files", "flags", "options", "prompts")),
     *(f"editing.{name}" for name in ("options", "session", "templates")),
     *(f"views.{p.stem}" for p in sorted((PACKAGE / "views").glob("*.py")) if p.stem[0] != "_"),

@@ -44,7 +44,9 @@ def parse_flags(
         if argument.startswith("--") and argument.endswith("=--"):
             raise UserError(f"{argument[:-3]} has the value '--', which is none; see --help")
     arguments = list(_with_explicit_booleans(parser, sys.argv[1:]))
-    *filled, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    *filled, unknown = parser.parse_args_into_dataclasses(
+        arguments, return_remaining_strings=True, look_for_args_file=False
+    )
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         name = unknown[0].split("=")[0]
@@ -77,11 +79,13 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def _with_explicit_booleans(parser: argparse.ArgumentParser, arguments: Sequence[str]):
     """``--json PROMPT`` as ``--json=true PROMPT``: a flag that may take true or false would
-    otherwise swallow the prompt."""
+    otherwise swallow the prompt. A flag that may take other values, as --fsdp full_shard, is left."""
+    from transformers.hf_argparser import string_to_bool
+
     optional = {
         flag
         for action in parser._actions
-        if action.nargs == "?" and action.const is True
+        if action.type is string_to_bool and action.nargs == "?"
         for flag in action.option_strings
     }
     values = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}

@@ -2,15 +2,13 @@
 
 import contextlib
 import os
-import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from transformers import TrainerState, TrainingArguments
+from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
-from transformers.trainer_utils import SchedulerType, get_last_checkpoint
+from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from diffusion import hardware
@@ -30,7 +28,9 @@ from diffusion.training.arguments import (
     parse_layouts,
     parse_size,
 )
+from diffusion.training.checkpoints import find_checkpoint
 from diffusion.training.optimizer import MUON
+from diffusion.training.recipe import expand
 
 
 @dataclass
@@ -79,15 +79,17 @@ class RunArguments(TrainerFlags, TrainingArguments):
 
 
 def parse(
-    description: str,
+    description: str, recipe: dict
 ) -> tuple[ModelArguments, DataArguments, DiffusionArguments, RunArguments]:
-    """All flags of the command line.
+    """All flags of a recipe and of the command line.
 
     Raises:
         UserError: an unknown flag, a value that is none.
     """
+    groups = (*GROUPS, RunArguments)
+    expand(recipe, groups)
     with told():
-        return tuple(parse_flags((*GROUPS, RunArguments), description))
+        return tuple(parse_flags(groups, description))
 
 
 @contextlib.contextmanager
@@ -181,7 +183,7 @@ def check(
             raise UserError(
                 f"--{name} {given} is an option of --soft_masking; add that, or leave it out"
             )
-    args.resume_from_checkpoint = find_checkpoint(args)
+    args.resume_from_checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
     if args.evaluate_only:
         if model.config is not None or args.resume_from_checkpoint:
             raise UserError(
@@ -229,70 +231,3 @@ def _lies_in(name: str, folder: str) -> bool:
         return place.exists() and Path(folder).resolve() in (place, *place.parents)
     except (OSError, RuntimeError, ValueError):
         return False
-
-
-def find_checkpoint(args: RunArguments) -> str | None:
-    """The folder that --resume_from_checkpoint names, checked; None without the flag."""
-    wanted = args.resume_from_checkpoint
-    if wanted is None:
-        return None
-    if wanted in ("last", "true", "True"):
-        folder = Path(args.output_dir)
-        last = get_last_checkpoint(args.output_dir) if folder.is_dir() else None
-        if last is None:
-            raise UserError(
-                f"--resume_from_checkpoint {wanted}: {args.output_dir} has no checkpoint; leave "
-                "the flag out to start anew"
-            )
-        wanted = last
-    if not Path(wanted).is_dir():
-        raise UserError(f"--resume_from_checkpoint {wanted} is not a folder; try 'last'")
-    check_checkpoint(Path(wanted))
-    return wanted
-
-
-def check_state(state: TrainerState) -> None:
-    """Refuse a state whose numbers are none; the Trainer counts with them.
-
-    Raises:
-        ValueError: which.
-    """
-    counts = ("global_step", "max_steps", "train_batch_size", "num_train_epochs", "epoch")
-    for name in (*counts, "logging_steps", "eval_steps", "save_steps", "total_flos"):
-        value = getattr(state, name)
-        most = 1e30 if name == "total_flos" else MOST
-        kinds = (int,) if name in counts[:3] else (int, float)
-        number = type(value) in kinds and 0 <= value < most
-        if not number and not (value is None and name.endswith("steps") and name != "max_steps"):
-            raise ValueError(f"{name} = {str(value)[:50]} is no such number")
-    if not isinstance(state.best_model_checkpoint, str | None):
-        raise ValueError("best_model_checkpoint is no name")
-    if not all(isinstance(entry, dict) for entry in state.log_history):
-        raise ValueError("log_history is no list of entries")
-
-
-def check_checkpoint(folder: Path) -> None:
-    """Refuse a checkpoint that is not whole, before any work. Those written here are; a copy that
-    was interrupted may not be, and the Trainer would silently start anew with what is missing.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
-    name = ""
-    try:
-        for name in ("trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt"):
-            path = folder / name
-            if not path.is_file():
-                raise ValueError("it is missing")
-            if path.suffix == ".json":
-                check_state(TrainerState.load_from_json(str(path)))
-            elif path.suffix == ".safetensors":
-                with safe_open(path, "pt"):  # compares the header with the length of the file
-                    pass
-            elif not zipfile.is_zipfile(path):  # as torch.save writes; their index is at the end
-                raise ValueError("it is damaged")
-    except Exception as error:
-        raise UserError(
-            f"cannot go on from {folder}: {name}: {first_line(error)}; give another checkpoint, or "
-            "start anew"
-        ) from None

@@ -1,45 +1,28 @@
-"""The Trainer that both objectives share: loss, evaluation, weight EMA, safe checkpoints."""
-
-import contextlib
-import json
-import math
-import os
-import shutil
-import signal
-import time
-from pathlib import Path
+"""The Trainer that both objectives share: loss, evaluation, weight EMA."""
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from transformers import Trainer, TrainerCallback, TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import TrainerCallback, TrainerState
 
-from diffusion import likelihood, objective
-from diffusion.cli.console import STOPS, let_go_of_terminal, say
-from diffusion.cli.files import STAGING
+from diffusion import objective
+from diffusion.cli.console import say
 from diffusion.collator import (
     IGNORE,
     CausalCollator,
     DiffusionCollator,
     MixCollator,
     TwoPassCollator,
-    editable_positions,
 )
 from diffusion.data.packing import Blocks, DrawSampler
-from diffusion.errors import UserError, first_line
 from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import Slots, arrange
 from diffusion.models.soft import SoftMask, TwoPass
 from diffusion.models.tokenizers import forbidden_ids
+from diffusion.training import validation
+from diffusion.training.checkpoints import WholeCheckpoints
 from diffusion.training.checks import told
 from diffusion.training.optimizer import MuonAndAdam
-
-_EMA_FILE = "ema.safetensors"
-_SIZES = (2, 4, 8, 16, 64)  # of blocks, in evaluations
-_IN_ORDER = 16  # validation blocks that are read in order on the full canvas, at the end
 
 
 def ema_update(decay: float):
@@ -52,43 +35,6 @@ def ema_update(decay: float):
         torch._foreach_lerp_(average, current, 1 - d)
 
     return update
-
-
-class StopOnSignal(TrainerCallback):
-    """While training, the first Ctrl-C (or SIGTERM, or SIGHUP) lets the step finish and saves; another one
-    stops at once. With several processes all stop after the same step."""
-
-    def __init__(self):
-        self.stopped = False
-        self._asked: float | None = None  # when
-        self._before = {}
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        for number in STOPS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-                self._before[number] = signal.signal(number, self._receive)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number, frame):
-        if number == getattr(signal, "SIGHUP", None):
-            let_go_of_terminal()
-        if self._asked is None:
-            self._asked = time.monotonic()
-            say("\nstopping after this step; its checkpoint is kept")
-        elif time.monotonic() - self._asked > 1:  # a launcher repeats the terminal's Ctrl-C
-            raise KeyboardInterrupt
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.stopped = self._asked is not None
-        if args.world_size > 1:
-            anyone = torch.tensor(float(self.stopped), device=args.device)
-            torch.distributed.all_reduce(anyone, torch.distributed.ReduceOp.MAX)
-            self.stopped = bool(anyone)
-        if self.stopped:
-            control.should_save = control.should_training_stop = True
 
 
 class _Upkeep(TrainerCallback):
@@ -126,7 +72,7 @@ class Nats(nn.Module):
         return nats
 
 
-class DiffusionTrainer(Trainer):
+class DiffusionTrainer(WholeCheckpoints):
     """Trains a `Backbone` as a denoiser, or (``causal``) on next-token prediction.
 
     Args:
@@ -271,15 +217,6 @@ class DiffusionTrainer(Trainer):
                 self.check_finite("gradient", grad_norm)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
-    def check_finite(self, what: str, value: Tensor | float | None) -> None:
-        """Stop where a number that has to be finite is not."""
-        if value is not None and not math.isfinite(float(value)):
-            raise UserError(
-                f"the {what} is not finite at step {self.state.global_step}, and the run ends; "
-                "checkpoints from before are kept: go on from one with a lower --learning_rate, "
-                "or with --max_grad_norm"
-            )
-
     def end_processes(self) -> None:
         """Wait for the others: a process that just ends may take them down with it."""
         if self.args.world_size > 1:
@@ -292,238 +229,15 @@ class DiffusionTrainer(Trainer):
         first, shift, dtype = collator.prefix_len, collator.shift, self.args.compute_dtype
         return arrange(layout, length, first, shift, dtype, self.args.device)
 
-    # ------------------------------------------------------------ evaluation
-
-    def bounds(self) -> dict[str, likelihood.Bound]:
-        """By layout the bound (or exact NLL, when causal) of the validation blocks under the weights
-        that inference would use. First that of the objective; others where several are trained."""
-        model = self.inference_model
-        was_training = model.training
-        backbone = self.reader(Backbone(model.eval()))
-        device, collator = self.args.device, self.batches
-        blocks = self.eval_dataset.blocks.long().to(device)
-        batch_size = self.args.per_device_eval_batch_size
-        spread = {
-            "draws": self.eval_draws,
-            "batch_size": batch_size,
-            "shard": (self.args.process_index, self.args.world_size),
-            "gather": self.accelerator.gather,
-        }
-        found = {}
-        with self.compute_loss_context_manager(), self.accelerator.autocast():
-            if self.causal:
-                editable = torch.ones_like(blocks, dtype=torch.bool)
-                editable[:, 0] = False
-                found["causal"] = likelihood.causal_nll(
-                    backbone, blocks, editable, self.token_bytes, batch_size=batch_size
-                )
-            else:
-                every = torch.ones_like(blocks)
-                fixed = collator.fixed_ids.to(device)
-                editable = editable_positions(blocks, every, collator.prefix_len, fixed)
-                found["full"] = likelihood.likelihood_bound(
-                    backbone, blocks, editable, collator.noise, self.token_bytes, **spread
-                )
-            if isinstance(collator, MixCollator):
-                longest = blocks.shape[1] - collator.prefix_len
-                for name in ("causal", *(f"block{size}" for size in _SIZES if size < longest)):
-                    weight = float(name == "causal")
-                    collate = collator.stream(name, weight, 0, len(blocks) * self.eval_draws)
-                    found[name] = likelihood.stream_bound(
-                        backbone, blocks, collate, self.slots(name), self.token_bytes, **spread
-                    )
-                if self.state.global_step >= self.state.max_steps:  # a pass for each token: once
-                    keep = torch.linspace(0, len(blocks) - 1, min(len(blocks), _IN_ORDER)).long()
-                    found["ordered"] = likelihood.ordered_nll(
-                        backbone, blocks[keep], editable[keep], collator.noise, self.token_bytes,
-                        **{name: value for name, value in spread.items() if name != "draws"},
-                    )  # fmt: skip
-        model.train(was_training)
-        return found
-
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         step = self.state.global_step
         if self._evaluated and self._evaluated[0] == step:  # the last step's, at the end again
             return self._evaluated[1]
-        found = self.bounds()
-        bound = next(iter(found.values()))
-        metrics = {
-            "loss": bound.nats_per_token,
-            "nats_per_token": bound.nats_per_token,
-            "standard_error": bound.standard_error,
-            "perplexity": bound.perplexity,
-            "nats_per_byte": bound.nats_per_byte,
-        }
-        for i, value in enumerate(bound.by_mask_rate):
-            if not math.isnan(value):
-                metrics[f"nats_at_{20 * i}_{20 * i + 20}"] = value
-        for name, other in found.items() if len(found) > 1 else ():
-            per_byte = other.nats_per_byte / other.nats_per_token
-            metrics[f"{name}_nats_per_token"] = other.nats_per_token
-            metrics[f"{name}_standard_error"] = other.standard_error
-            metrics[f"{name}_nats_per_byte"] = other.nats_per_byte
-            metrics[f"{name}_standard_error_per_byte"] = other.standard_error * per_byte
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        found = validation.metrics(validation.bounds(self))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         self._evaluated = step, metrics
         return metrics
-
-    # ------------------------------------------------------------ checkpoints
-
-    def _get_output_dir(self, trial=None) -> str:
-        return os.path.join(super()._get_output_dir(trial), STAGING)
-
-    def _save_checkpoint(self, model, trial=None):
-        """A checkpoint is written aside and renamed when complete, so one that exists is whole."""
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        staging = Path(self.args.output_dir, STAGING)
-        target = Path(self.args.output_dir, name)
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        total = sum(weight.detach().sum() for weight in self.raw_model.parameters())
-        self.check_finite("sum of the weights", total)
-        try:
-            super()._save_checkpoint(model, trial)
-        except Exception as error:  # safetensors, tokenizers and torch each raise their own kind
-            shutil.rmtree(staging, ignore_errors=True)
-            raise UserError(
-                f"cannot write {target}: {first_line(error)}; free some space and go on with "
-                "--resume_from_checkpoint last, if there was a checkpoint before"
-            ) from None
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            self._discard(target)
-            os.replace(staging / name, target)
-            self._rotate(keep=self.args.save_total_limit)
-            shutil.rmtree(staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-
-    def _checkpoints(self) -> dict[int, Path]:
-        """Step -> checkpoint, in order of steps."""
-        found = Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        steps = {path.name.rsplit("-", 1)[1]: path for path in found}
-        return dict(sorted((int(step), path) for step, path in steps.items() if step.isdigit()))
-
-    def _rotate(self, keep: int | None) -> None:
-        found = self._checkpoints()
-        # One of a step yet to come is another run's: of one gone on from an earlier checkpoint.
-        later = [step for step in found if step > self.state.global_step]
-        earlier = [step for step in found if step <= self.state.global_step]
-        for step in later + earlier[: -keep if keep else 0]:
-            self._discard(found[step])
-
-    def _discard(self, checkpoint: Path) -> None:
-        """Delete a checkpoint such that it is never there in part."""
-        if checkpoint.exists():
-            staging = Path(self.args.output_dir, STAGING)
-            staging.mkdir(exist_ok=True)
-            os.replace(checkpoint, staging / f"old-{checkpoint.name}")
-            shutil.rmtree(staging / f"old-{checkpoint.name}", ignore_errors=True)
-
-    def discard_checkpoints(self) -> None:
-        """Delete those of a run that this one replaces."""
-        if self.args.should_save:
-            for checkpoint in self._checkpoints().values():
-                self._discard(checkpoint)
-            shutil.rmtree(Path(self.args.output_dir, STAGING), ignore_errors=True)
-
-    def _save(self, output_dir=None, state_dict=None):
-        """The Hugging Face model itself, not the wrapper; the average beside it."""
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.soft is not None:
-            self.note_soft(self.raw_model.config)
-            self.soft.save(folder)
-        self.raw_model.save_pretrained(folder)
-        self.processing_class.save_pretrained(folder)
-        if self.ema is not None:
-            save_file(
-                {name: p.detach().contiguous() for name, p in self.ema.named_parameters()}
-                | {"n_averaged": self.ema.n_averaged},
-                folder / _EMA_FILE,
-            )
-
-    def _load_soft(self, folder: Path) -> None:
-        """The scalars of a checkpoint, which has to be of the same kind."""
-        ours, kinds = None if self.soft is None else self.soft.settings(), ("k", "mixing")
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            noted = config.get("diffusion", {}).get("soft")
-            same = (noted is None) == (ours is None)
-            same = same and (ours is None or all(noted[name] == ours[name] for name in kinds))
-        except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
-            raise UserError(
-                f"cannot go on from {folder}: config.json is damaged or missing; give another "
-                "checkpoint, or start anew"
-            ) from None
-        if not same:
-            raise UserError(
-                f"cannot go on from {folder}: it was written with other settings of --soft_masking, "
-                "--soft_k or --mixing; give those"
-            )
-        if self.soft is not None:
-            self.soft.load(folder)
-
-    def note_soft(self, config) -> None:
-        """Write into a model's config what its masks remember."""
-        config.diffusion = {**config.diffusion, "soft": self.soft.settings()}
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        folder = Path(resume_from_checkpoint)
-        self._load_soft(folder)
-        try:
-            # Tied tensors are stored once; the parameter list, too, has each tensor once.
-            _copy_into(self.raw_model, load_file(folder / "model.safetensors"))
-            if self.ema is not None:
-                averages = load_file(folder / _EMA_FILE)
-                self.ema.n_averaged.copy_(averages.pop("n_averaged"))
-                _copy_into(self.ema, averages)
-        except (KeyError, RuntimeError, OSError, SafetensorError) as error:
-            raise UserError(
-                f"cannot go on from {folder}: {first_line(error)}; it was written with another "
-                "--model, --config or --ema, or is damaged"
-            ) from None
-
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        with _state_of(checkpoint, "optimizer.pt, scheduler.pt"):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_scaler(self, checkpoint):
-        with _state_of(checkpoint, "scaler.pt"):
-            super()._load_scaler(checkpoint)
-
-    def _load_rng_state(self, checkpoint):
-        if checkpoint is None:
-            return
-        number = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
-        if not Path(checkpoint, f"rng_state{number}.pth").is_file():
-            say(
-                f"note: {checkpoint} has no rng_state{number}.pth, as that of another number of "
-                "processes has none; with dropout the run will not be the one that was stopped"
-            )
-        with _state_of(checkpoint, f"rng_state{number}.pth"):
-            super()._load_rng_state(checkpoint)
-
-
-@contextlib.contextmanager
-def _state_of(checkpoint: str | None, names: str):
-    """Whatever a damaged file of a state makes a library raise is a `UserError`."""
-    try:
-        yield
-    except Exception as error:
-        raise UserError(
-            f"cannot go on from {checkpoint}: {names}: {first_line(error)}; it is damaged, or was "
-            "written with another --optim"
-        ) from None
-
-
-@torch.no_grad()
-def _copy_into(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    for name, parameter in model.named_parameters():
-        if tensors[name].shape != parameter.shape:  # copy_ would broadcast
-            raise RuntimeError(f"{name} has shape {tuple(tensors[name].shape)}")
-        parameter.copy_(tensors[name])

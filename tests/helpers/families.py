@@ -1,9 +1,13 @@
 """Small random models of every family that the table knows, built on the spot."""
 
+from pathlib import Path
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from diffusion.models.families import FAMILIES, Family, family
+from diffusion.models.tokenizers import train_tokenizer
+from helpers.models import SENTENCES
 
 WIDTH, HEADS, POSITIONS = 16, 2, 64
 _SIZES = {
@@ -82,3 +86,10 @@ def tiny(name: str, vocab: int = 60, layers: int = 2, attention: str | None = No
             if parameter_name.endswith("bias"):
                 parameter.normal_(std=0.5)
     return model
+
+
+def save_family(name: str, folder: Path) -> Path:
+    """The model in a folder, with a byte-level BPE whose ids are RoBERTa's."""
+    tiny(name, vocab=300, layers=1).save_pretrained(folder)
+    train_tokenizer(SENTENCES, 300).save_pretrained(folder)
+    return folder

@@ -4,6 +4,7 @@ Most runs are in the tests' own process, where the imports cost nothing; what ne
 own (signals, several processes, nothing but one line on standard error) has one.
 """
 
+import gc
 import random
 import sys
 
@@ -15,6 +16,10 @@ from helpers.training import RUN, SIZE
 import finetune
 from diffusion import errors
 from diffusion.training.trainer import DiffusionTrainer
+
+# The Trainer collects garbage before each run. What the libraries have made at import is none, and
+# to look through it takes longer than a tiny run.
+gc.freeze()
 
 
 @pytest.fixture(autouse=True)

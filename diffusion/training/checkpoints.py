@@ -1,0 +1,293 @@
+"""Checkpoints that are whole: found and checked, written and read."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer, TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+
+from diffusion.cli.console import say
+from diffusion.cli.files import STAGING
+from diffusion.errors import UserError, first_line
+from diffusion.options import MOST
+
+_EMA_FILE = "ema.safetensors"
+
+# ---------------------------------------------------------------- found and checked
+
+
+def find_checkpoint(wanted: str | None, output_dir: str) -> str | None:
+    """The folder that --resume_from_checkpoint names, checked; None without the flag."""
+    if wanted is None:
+        return None
+    if wanted in ("last", "true", "True"):
+        last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+        if last is None:
+            raise UserError(
+                f"--resume_from_checkpoint {wanted}: {output_dir} has no checkpoint; leave the "
+                "flag out to start anew"
+            )
+        wanted = last
+    if not Path(wanted).is_dir():
+        raise UserError(f"--resume_from_checkpoint {wanted} is not a folder; try 'last'")
+    check_checkpoint(Path(wanted))
+    return wanted
+
+
+def check_state(state: TrainerState) -> None:
+    """Refuse a state whose numbers are none; the Trainer counts with them.
+
+    Raises:
+        ValueError: which.
+    """
+    counts = ("global_step", "max_steps", "train_batch_size", "num_train_epochs", "epoch")
+    for name in (*counts, "logging_steps", "eval_steps", "save_steps", "total_flos"):
+        value = getattr(state, name)
+        most = 1e30 if name == "total_flos" else MOST
+        kinds = (int,) if name in counts[:3] else (int, float)
+        number = type(value) in kinds and 0 <= value < most
+        if not number and not (value is None and name.endswith("steps") and name != "max_steps"):
+            raise ValueError(f"{name} = {str(value)[:50]} is no such number")
+    if not isinstance(state.best_model_checkpoint, str | None):
+        raise ValueError("best_model_checkpoint is no name")
+    if not all(isinstance(entry, dict) for entry in state.log_history):
+        raise ValueError("log_history is no list of entries")
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Refuse a checkpoint that is not whole, before any work. Those written here are; a copy that
+    was interrupted may not be, and the Trainer would silently start anew with what is missing.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    name = ""
+    try:
+        for name in ("trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt"):
+            path = folder / name
+            if not path.is_file():
+                raise ValueError("it is missing")
+            if path.suffix == ".json":
+                check_state(TrainerState.load_from_json(str(path)))
+            elif path.suffix == ".safetensors":
+                with safe_open(path, "pt"):  # compares the header with the length of the file
+                    pass
+            elif not zipfile.is_zipfile(path):  # as torch.save writes; their index is at the end
+                raise ValueError("it is damaged")
+    except Exception as error:
+        raise UserError(
+            f"cannot go on from {folder}: {name}: {first_line(error)}; give another checkpoint, or "
+            "start anew"
+        ) from None
+
+
+# ---------------------------------------------------------------- read
+
+
+@torch.no_grad()
+def load_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Take over the weights that `save_pretrained` wrote, as transformers reads them: it stores tied
+    weights once, under the name of its choice, and some models under other names than their own.
+
+    Raises:
+        ValueError: they are not all there, of other shapes, or more than the model has.
+        Exception: whatever a damaged file makes the library raise.
+    """
+    saved, told = type(model).from_pretrained(
+        folder,
+        config=model.config,
+        dtype=model.dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        ignore_mismatched_sizes=True,  # they are told below
+        output_loading_info=True,
+    )
+    kinds = {"missing": "is missing", "unexpected": "is not of the model"}
+    kinds["mismatched"] = "has another shape"
+    for kind, wrong in kinds.items():
+        if found := sorted(map(str, told[f"{kind}_keys"])):
+            raise ValueError(f"{found[0]} {wrong}")
+    model.load_state_dict(saved.state_dict())
+
+
+class WholeCheckpoints(Trainer):
+    """A Trainer whose checkpoints are there whole or not at all, and hold the Hugging Face model
+    itself, not the wrapper.
+
+    Its subclass has the model as ``raw_model``, the average of its weights as ``ema`` and what its
+    masks remember as ``soft``, both of them None where there is none.
+    """
+
+    raw_model: PreTrainedModel
+
+    def check_finite(self, what: str, value: Tensor | float | None) -> None:
+        """Stop where a number that has to be finite is not."""
+        if value is not None and not math.isfinite(float(value)):
+            raise UserError(
+                f"the {what} is not finite at step {self.state.global_step}, and the run ends; "
+                "checkpoints from before are kept: go on from one with a lower --learning_rate, "
+                "or with --max_grad_norm"
+            )
+
+    def _get_output_dir(self, trial=None) -> str:
+        return os.path.join(super()._get_output_dir(trial), STAGING)
+
+    def _save_checkpoint(self, model, trial=None):
+        """A checkpoint is written aside and renamed when complete, so one that exists is whole."""
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staging = Path(self.args.output_dir, STAGING)
+        target = Path(self.args.output_dir, name)
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        total = sum(weight.detach().sum() for weight in self.raw_model.parameters())
+        self.check_finite("sum of the weights", total)
+        try:
+            super()._save_checkpoint(model, trial)
+        except Exception as error:  # safetensors, tokenizers and torch each raise their own kind
+            shutil.rmtree(staging, ignore_errors=True)
+            raise UserError(
+                f"cannot write {target}: {first_line(error)}; free some space and go on with "
+                "--resume_from_checkpoint last, if there was a checkpoint before"
+            ) from None
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self._discard(target)
+            os.replace(staging / name, target)
+            self._rotate(keep=self.args.save_total_limit)
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _checkpoints(self) -> dict[int, Path]:
+        """Step -> checkpoint, in order of steps."""
+        found = Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        steps = {path.name.rsplit("-", 1)[1]: path for path in found}
+        return dict(sorted((int(step), path) for step, path in steps.items() if step.isdigit()))
+
+    def _rotate(self, keep: int | None) -> None:
+        found = self._checkpoints()
+        # One of a step yet to come is another run's: of one gone on from an earlier checkpoint.
+        later = [step for step in found if step > self.state.global_step]
+        earlier = [step for step in found if step <= self.state.global_step]
+        for step in later + earlier[: -keep if keep else 0]:
+            self._discard(found[step])
+
+    def _discard(self, checkpoint: Path) -> None:
+        """Delete a checkpoint such that it is never there in part."""
+        if checkpoint.exists():
+            staging = Path(self.args.output_dir, STAGING)
+            staging.mkdir(exist_ok=True)
+            os.replace(checkpoint, staging / f"old-{checkpoint.name}")
+            shutil.rmtree(staging / f"old-{checkpoint.name}", ignore_errors=True)
+
+    def discard_checkpoints(self) -> None:
+        """Delete those of a run that this one replaces."""
+        if self.args.should_save:
+            for checkpoint in self._checkpoints().values():
+                self._discard(checkpoint)
+            shutil.rmtree(Path(self.args.output_dir, STAGING), ignore_errors=True)
+
+    def _save(self, output_dir=None, state_dict=None):
+        """The model, and the average beside it, which has each of its tensors once."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.soft is not None:
+            self.note_soft(self.raw_model.config)
+            self.soft.save(folder)
+        self.raw_model.save_pretrained(folder)
+        self.processing_class.save_pretrained(folder)
+        if self.ema is not None:
+            save_file(
+                {name: p.detach().contiguous() for name, p in self.ema.named_parameters()}
+                | {"n_averaged": self.ema.n_averaged},
+                folder / _EMA_FILE,
+            )
+
+    def _load_soft(self, folder: Path) -> None:
+        """The scalars of a checkpoint, which has to be of the same kind."""
+        ours, kinds = None if self.soft is None else self.soft.settings(), ("k", "mixing")
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            noted = config.get("diffusion", {}).get("soft")
+            same = (noted is None) == (ours is None)
+            same = same and (ours is None or all(noted[name] == ours[name] for name in kinds))
+        except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
+            raise UserError(
+                f"cannot go on from {folder}: config.json is damaged or missing; give another "
+                "checkpoint, or start anew"
+            ) from None
+        if not same:
+            raise UserError(
+                f"cannot go on from {folder}: it was written with other settings of --soft_masking, "
+                "--soft_k or --mixing; give those"
+            )
+        if self.soft is not None:
+            self.soft.load(folder)
+
+    def note_soft(self, config) -> None:
+        """Write into a model's config what its masks remember."""
+        config.diffusion = {**config.diffusion, "soft": self.soft.settings()}
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        folder = Path(resume_from_checkpoint)
+        self._load_soft(folder)
+        try:
+            load_weights(self.raw_model, folder)
+            if self.ema is not None:
+                averages = load_file(folder / _EMA_FILE)
+                self.ema.n_averaged.copy_(averages.pop("n_averaged"))
+                _copy_into(self.ema, averages)
+        except Exception as error:  # safetensors, transformers and torch each raise their own kind
+            raise UserError(
+                f"cannot go on from {folder}: {first_line(error)}; it was written with another "
+                "--model, --config or --ema, or is damaged"
+            ) from None
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        with _state_of(checkpoint, "optimizer.pt, scheduler.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint):
+        with _state_of(checkpoint, "scaler.pt"):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint):
+        if checkpoint is None:
+            return
+        number = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
+        if not Path(checkpoint, f"rng_state{number}.pth").is_file():
+            say(
+                f"note: {checkpoint} has no rng_state{number}.pth, as that of another number of "
+                "processes has none; with dropout the run will not be the one that was stopped"
+            )
+        with _state_of(checkpoint, f"rng_state{number}.pth"):
+            super()._load_rng_state(checkpoint)
+
+
+@contextlib.contextmanager
+def _state_of(checkpoint: str | None, names: str):
+    """Whatever a damaged file of a state makes a library raise is a `UserError`."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f"cannot go on from {checkpoint}: {names}: {first_line(error)}; it is damaged, or was "
+            "written with another --optim"
+        ) from None
+
+
+@torch.no_grad()
+def _copy_into(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        if tensors[name].shape != parameter.shape:  # copy_ would broadcast
+            raise RuntimeError(f"{name} has shape {tuple(tensors[name].shape)}")
+        parameter.copy_(tensors[name])

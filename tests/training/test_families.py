@@ -1,0 +1,51 @@
+"""A training of any family goes on as if it had never been stopped, whatever names its weights are
+saved under."""
+
+import shutil
+
+import pytest
+import torch
+from helpers.families import USABLE, save_family
+from helpers.training import RUN, assert_same_weights, files, one_sentence
+from safetensors.torch import load_file, save_file
+
+SAVED = [*RUN, "--max_eval_blocks", 2, "--save_strategy", "steps", "--save_steps", 2,
+         "--save_total_limit", 9, "--max_steps", 3]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", USABLE)
+def test_two_steps_and_a_third_are_three(train, text, tmp_path, kind):
+    out, model = tmp_path / "out", save_family(kind, tmp_path / "model")
+    flags = [*SAVED, "--model", model, "--dataset", text, "--dropout", 0.1, "--ema", 0.9]
+    code, err = train(*flags, "--output_dir", out)
+    assert code == 0, err
+    whole = out.rename(tmp_path / "whole")
+    out.mkdir()
+    shutil.copytree(whole / "checkpoint-2", out / "checkpoint-2")
+    code, err = train(*flags, "--output_dir", out, "--resume_from_checkpoint", "last")
+    assert code == 0, err
+    for name in ("model.safetensors", "checkpoint-3/model.safetensors"):
+        assert_same_weights(whole / name, out / name)
+    before, after = (load_file(out / f"checkpoint-{n}/model.safetensors") for n in (2, 3))
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("kind", ["esm", "xlm-roberta"])  # saved under other names than their own
+def test_weights_that_are_not_all_there_are_refused(train, text, tmp_path, kind):
+    out, model = tmp_path / "out", save_family(kind, tmp_path / "model")
+    flags = [*SAVED, "--model", model, "--dataset", text, "--output_dir", out]
+    assert train(*flags)[0] == 0
+    path = out / "checkpoint-2" / "model.safetensors"
+    whole, before = load_file(path), files(out)
+    table = next(name for name in whole if name.endswith("word_embeddings.weight"))
+    for damage, said in [
+        ({table: None}, "is missing"),
+        ({"strange": torch.zeros(1)}, "strange is not of the model"),
+        ({table: whole[table][:-1].clone()}, "has another shape"),
+    ]:
+        tensors = {k: v for k, v in (whole | damage).items() if v is not None}
+        save_file(tensors, path, {"format": "pt"})
+        code, err = train(*flags, "--resume_from_checkpoint", path.parent)
+        assert code == 2
+        one_sentence(err.splitlines(keepends=True)[-1], str(path.parent), said, "--config")
+        assert files(out) == before

@@ -1,0 +1,109 @@
+"""Flags in a file are the flags of the command line."""
+
+import sys
+
+import pytest
+from helpers.training import files, one_sentence
+
+from diffusion.training.checks import parse
+from diffusion.training.recipe import read_recipe
+
+TOML = """
+dataset = ["one.txt", "two words.txt"]  # a comment
+block_size = 64
+learning_rate = 1e-3
+warmup_steps = 1
+max_steps = -1
+soft_masking = true
+use_cpu = true
+logging_first_step = true
+shift = "no"
+lr_scheduler_type = "cosine"
+lr_scheduler_kwargs = {num_cycles = 0.25}
+"""
+YAML = """
+dataset:
+  - one.txt
+  - two words.txt
+block_size: 64
+learning_rate: 1e-3
+warmup_steps: 1
+max_steps: -1
+soft_masking: true
+use_cpu: true
+logging_first_step: yes
+shift: "no"
+eval_dataset:  # nothing
+lr_scheduler_type: cosine
+lr_scheduler_kwargs: {num_cycles: 0.25}
+"""
+TYPED = [
+    *("--dataset", "one.txt", "two words.txt", "--block_size", "64", "--learning_rate", "1e-3"),
+    *("--warmup_steps", "1", "--max_steps", "-1", "--soft_masking", "--use_cpu", "--shift", "no"),
+    *("--logging_first_step", "--lr_scheduler_type", "cosine"),
+    *("--lr_scheduler_kwargs", '{"num_cycles": 0.25}'),
+]
+
+
+@pytest.fixture
+def options(monkeypatch):
+    """What the words of a command line are read as."""
+
+    def options(*words):
+        monkeypatch.setattr(sys, "argv", ["finetune.py", *map(str, words)])
+        return parse("", read_recipe())
+
+    return options
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.toml", TOML), ("a.yaml", YAML), ("b.yml", YAML)])
+def test_a_recipe_is_the_flags_it_holds_and_what_is_typed_wins(options, tmp_path, name, content):
+    recipe = tmp_path / name
+    recipe.write_text(content)
+    found = options(recipe)
+    assert str(recipe) not in sys.argv and "--block_size=64" in sys.argv  # what a card shows
+    assert found == options(*TYPED)
+    more = ["--dataset", "three.txt", "--soft_masking", "false", "--learning_rate", "2e-3"]
+    found = options(recipe, *more)
+    assert found == options(*TYPED, *more)
+    assert found[1].dataset == ["three.txt"] and not found[2].soft_masking
+
+
+BAD = [
+    ("a.toml", "max_step = 3", ["'max_step'", "did you mean max_steps?"]),
+    ("a.toml", "[model]\nname = 'x'", ["model", '{"name": "x"}', "text"]),
+    ("a.toml", "zzz = 3", ["'zzz'", "--help_all"]),
+    ("a.yaml", "3: 4", ["has 3", "no flag"]),
+    ("a.toml", 'block_size = "64"', ['block_size = "64"', "must be a whole number"]),
+    ("a.toml", "block_size = 64.5", ["block_size = 64.5", "a whole number"]),
+    ("a.toml", "block_size = true", ["block_size = true", "a whole number"]),
+    ("a.toml", 'learning_rate = "1e-3"', ['"1e-3"', "must be a number"]),
+    ("a.yaml", "eval_strategy: no", ["eval_strategy = false", "text (in quotes)"]),
+    ("a.toml", "soft_masking = 1", ["soft_masking = 1", "true or false"]),
+    ("a.toml", "dataset = [1]", ["dataset = [1]", "text (in quotes) or a list of texts"]),
+    ("a.toml", "dataset = []", ["dataset = []", "a list"]),
+    ("a.toml", "seed = 2020-01-01", ["seed = 2020-01-01", "a whole number"]),
+    ("a.toml", "block_size = 7", ["--block_size 7"]),
+    ("a.toml", "loss = 'foo'", ["--loss", "'foo'", "nelbo"]),
+    ("a.toml", "max_steps 3", ["damaged", "line 1"]),
+    ("a.yaml", "a: [1", ["damaged", "line 1"]),
+    ("a.yaml", "a: !!python/object/apply:os.getcwd []", ["damaged"]),
+    ("a.yaml", "[" * 1000, ["damaged"]),
+    ("a.yaml", "a: \udcff", ["damaged"]),
+    ("a.yaml", "max_steps", ["no flags", "max_steps = 100"]),
+    ("a.yaml", "", ["no flags"]),
+    ("a.json", "{}", ["a.json", "no recipe", ".toml"]),
+    ("no/a.toml", None, ["no/a.toml", "No such file"]),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), BAD, ids=lambda x: str(x)[:40])
+def test_a_bad_recipe_is_refused(train, tmp_path, name, content, words):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content.encode(errors="surrogateescape"))
+    before = files(tmp_path)
+    code, err = train(path, "--use_cpu", "--output_dir", tmp_path / "out")
+    assert code == 2
+    one_sentence(err, *words)
+    assert files(tmp_path) == before
