@@ -17,8 +17,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 
 from diffusion.cli.console import say
 from diffusion.cli.files import STAGING
+from diffusion.cli.values import MOST
 from diffusion.errors import UserError, first_line
-from diffusion.options import MOST
 
 _EMA_FILE = "ema.safetensors"
 

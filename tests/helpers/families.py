@@ -47,6 +47,8 @@ _OWN = {
     "rembert": {"input_embedding_size": WIDTH, "output_embedding_size": WIDTH},
     "roformer": {"embedding_size": WIDTH},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "roc_bert": {"pronunciation_vocab_size": 9, "shape_vocab_size": 9}
+    | {f"{part}_embed_dim": 8 for part in ("pronunciation", "shape")},
     "qwen2": {"num_key_value_heads": HEADS},
     "gpt2": {"n_embd": WIDTH, "n_head": HEADS, "type_vocab_size": None},
 }
