@@ -275,7 +275,7 @@ class Backbone(nn.Module):
         """Logits (N, V) at N slots, ``at`` being an index of (B, S): the head sees no others."""
         base = self.model.base_model
         if base is self.model:  # somebody else's code, which has no model without a head
-            out = self.model(**inputs)
+            out = self.model(**{name: x for name, x in inputs.items() if x is not None})
             return (out if isinstance(out, Tensor) else out[0])[at]
         return self.head(base(**inputs).last_hidden_state[at])
 

@@ -189,7 +189,7 @@ class TinyMDLM(PreTrainedModel):
         self.out = torch.nn.Linear(8, config.vocab_size)
         self.post_init()
 
-    def forward(self, input_ids, timesteps, attention_mask=None):
+    def forward(self, input_ids, timesteps):
         assert timesteps.shape == input_ids.shape[:1]
         x = self.table(input_ids)
         x = self.mix(x + x.mean(1, keepdim=True))
