@@ -245,7 +245,8 @@ def mix(shares=EVEN, seed=0, micro=4, batch=16) -> MixCollator:
 
 def test_of_24_successive_micro_batches_each_layout_has_its_share():
     for shares in (EVEN, {"causal": 0.5, "block4": 0.2, "block16": 0.2, "full": 0.1}):
-        order = [mix(shares).layout(n) for n in range(24 * 40)]
+        collate = mix(shares)
+        order = [collate.layout(n) for n in range(24 * 40)]
         for start in range(0, len(order), 24):
             for name, share in shares.items():
                 assert abs(order[start : start + 24].count(name) - 24 * share) < 1
@@ -254,7 +255,8 @@ def test_of_24_successive_micro_batches_each_layout_has_its_share():
         # In random order: each place of the window has each layout.
         for place in range(24):
             assert set(order[place::24]) == set(shares)
-    assert order != [mix(shares, seed=1).layout(n) for n in range(24 * 40)]
+    collate = mix(shares, seed=1)
+    assert order != [collate.layout(n) for n in range(24 * 40)]
 
 
 def test_a_micro_batch_has_the_layout_of_its_number():

@@ -20,6 +20,12 @@ def doubled(*args):
     return model.double(), tokenizer
 
 
-build.build_model = doubled
-objective.cross_entropy = lambda logits, labels: F.cross_entropy(logits, labels, reduction="none")
-errors.run(finetune.main)
+CHANGES = [
+    (build, "build_model", doubled),
+    (objective, "cross_entropy", lambda x, y: F.cross_entropy(x, y, reduction="none")),
+]
+
+if __name__ == "__main__":
+    for change in CHANGES:
+        setattr(*change)
+    errors.run(finetune.main)

@@ -3,15 +3,18 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
+import pytest
 import torch
 from safetensors.torch import load_file
 
 import finetune
+from diffusion.errors import run
 
 ROOT = Path(finetune.__file__).resolve().parent
 SIZE = ["--config", "layers=1,width=16,heads=2,vocab=300"]
@@ -28,6 +31,17 @@ TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"
 DOUBLED = Path(__file__).with_name("doubled.py")
 
 
+def exit_code(script, flags) -> int:
+    """Of a script's module that is run in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, flags)])
+        try:
+            run(script.main)
+        except SystemExit as end:
+            return end.code
+    return 0
+
+
 def kill_a_rank(process: subprocess.Popen) -> None:
     """SIGKILL for the second of the processes that `TWO` has started."""
     children = psutil.Process(process.pid).children(recursive=True)
@@ -39,7 +53,7 @@ def start(
     flags, folder: Path, launcher=(), script: Path | None = None, **process
 ) -> subprocess.Popen:
     """finetune.py, or another ``script``, in a process of its own, whose home, current and temporary
-    folders are empty; ``process``: other settings of it."""
+    folders are empty; ``process``: other settings of it, ``env`` in addition to what all have."""
     more = process.pop("preexec_fn", None)
 
     def begin():
@@ -61,6 +75,7 @@ def start(
     }
     if sys.pycache_prefix:
         environment["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    environment |= process.pop("env", {})
     return subprocess.Popen(
         [sys.executable, *launcher, str(script or ROOT / "finetune.py"), *map(str, flags)],
         cwd=folder / "here",
@@ -68,6 +83,27 @@ def start(
         preexec_fn=begin,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **process},
     )
+
+
+def start_two(flags, folder: Path, script: Path | None = None) -> list[subprocess.Popen]:
+    """Two processes of one run, as `TWO` starts them, without a third that watches over them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port, "ACCELERATE_MIXED_PRECISION": "no"}  # fmt: skip
+    return [
+        start(flags, folder, script=script, env={**told, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in ("0", "1")
+    ]
+
+
+def finish(processes: list[subprocess.Popen]) -> str:
+    """What processes that end well have said on standard error."""
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    for process, err in zip(processes, said, strict=True):
+        assert process.returncode == 0, err
+    return "".join(said)
 
 
 def files(folder: Path) -> list[str]:

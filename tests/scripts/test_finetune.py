@@ -1,10 +1,8 @@
-"""What finetune.py says of itself, in processes of their own; its runs are in tests/training."""
+"""What finetune.py says of itself; its runs are in tests/training."""
 
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 import finetune
 from diffusion.cli import console
@@ -15,17 +13,14 @@ from diffusion.training.arguments import DiffusionArguments
 SCRIPT = Path(finetune.__file__).resolve()
 
 
-def python(*words) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True)
-
-
 def test_help_is_short_and_loads_neither_torch_nor_the_trainer():
     code = (
         "import runpy, sys; sys.argv = ['finetune.py', '--ema', 'x', '--help']\n"
         "try: runpy.run_path({!r}, run_name='__main__')\n"
         "finally: print({{'torch', 'transformers'}} & set(sys.modules), file=sys.stderr)"
     )
-    end = python("-c", code.format(str(SCRIPT)))
+    command = [sys.executable, "-c", code.format(str(SCRIPT))]
+    end = subprocess.run(command, capture_output=True, text=True)
     assert end.returncode == 0
     assert end.stderr == "set()\n"
     lines = end.stdout.splitlines()
@@ -36,12 +31,11 @@ def test_help_is_short_and_loads_neither_torch_nor_the_trainer():
         assert flag in end.stdout
 
 
-@pytest.mark.slow
-def test_help_of_all_flags_has_those_of_the_trainer():
-    end = python(SCRIPT, "--help_all")
-    assert end.returncode == 0
+def test_help_of_all_flags_has_those_of_the_trainer(run_script):
+    code, out, _ = run_script(finetune, "--help_all")
+    assert code == 0
     for flag in ("--ema", "--lr_scheduler_kwargs", "--optim", "--fp16", "--adam_epsilon"):
-        assert f"  {flag}" in end.stdout
+        assert f"  {flag}" in out
 
 
 def test_choices_are_those_that_the_code_has():

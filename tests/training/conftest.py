@@ -6,15 +6,14 @@ own (signals, several processes, nothing but one line on standard error) has one
 
 import gc
 import random
-import sys
+import shutil
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from helpers.training import RUN, SIZE
+from helpers.training import RUN, SIZE, exit_code
 
 import finetune
-from diffusion import errors
 from diffusion.training.trainer import DiffusionTrainer
 
 # The Trainer collects garbage before each run. What the libraries have made at import is none, and
@@ -32,7 +31,7 @@ def one_thread(monkeypatch):
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def text(tmp_path_factory):
     """About 100 blocks, in which words follow each other by a rule that can be learned."""
     draw = random.Random(0)
@@ -52,32 +51,44 @@ def text(tmp_path_factory):
     return str(path)
 
 
+def train_here(*flags) -> int:
+    AcceleratorState._reset_state(reset_partial_state=True)  # what a new process starts with
+    return exit_code(finetune, flags)
+
+
 @pytest.fixture
-def train(monkeypatch, capfd):
+def train(capfd):
     """Runs the script here: flags -> (exit code, standard error)."""
 
     def train(*flags):
-        AcceleratorState._reset_state(reset_partial_state=True)  # what a new process starts with
-        monkeypatch.setattr(sys, "argv", ["finetune.py", *map(str, flags)])
         capfd.readouterr()
-        try:
-            errors.run(finetune.main)
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        return code, capfd.readouterr().err
+        return train_here(*flags), capfd.readouterr().err
 
     return train
 
 
-@pytest.fixture
-def warm(train, text, tmp_path):
-    """A causal warm start, three epochs."""
-    folder = tmp_path / "warm"
-    code, _ = train(*RUN, *SIZE, "--objective", "causal", "--dataset", text,
-                    "--num_train_epochs", 3, "--output_dir", folder)  # fmt: skip
-    assert code == 0
+@pytest.fixture(scope="session")
+def warm(text, tmp_path_factory):
+    """A causal warm start, three epochs. To be read only."""
+    folder = tmp_path_factory.mktemp("runs") / "warm"
+    flags = ["--objective", "causal", "--dataset", text, "--num_train_epochs", 3]
+    assert train_here(*RUN, *SIZE, *flags, "--output_dir", folder) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def four_steps(text, tmp_path_factory):
+    """A run with checkpoints after two and after four steps, its last. To be read only."""
+    folder = tmp_path_factory.mktemp("runs") / "four"
+    flags = ["--dataset", text, "--max_steps", 4, "--save_strategy", "steps", "--save_steps", 2]
+    assert train_here(*RUN, *SIZE, *flags, "--save_total_limit", 9, "--output_dir", folder) == 0
+    return folder
+
+
+@pytest.fixture
+def trained(four_steps, tmp_path):
+    """A copy of `four_steps` to go on with, or to damage."""
+    return shutil.copytree(four_steps, tmp_path / "out")
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import torch
 from helpers.training import (
     RUN,
     SIZE,
-    TWO,
+    finish,
     losses,
     split,
-    start,
+    start_two,
     state,
 )
 from safetensors.torch import load_file
@@ -45,11 +45,10 @@ def test_two_processes_are_one_with_twice_the_batch(train, text, tmp_path):
              "steps", "--eval_steps", "20", "--save_strategy", "steps", "--save_steps", "32",
              "--save_total_limit", "2"]  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
-    process = start([*flags, *split(2, 2), "--output_dir", two], tmp_path, TWO)
+    processes = start_two([*flags, *split(2, 2), "--output_dir", two], tmp_path)
     code, _ = train(*flags, *split(8, 1), "--output_dir", one)
     assert code == 0
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    err = finish(processes)
     assert err.count("training a byte-level BPE") == 1  # the other process takes that one
 
     assert state(two)["epoch"] == state(one)["epoch"] > 1

@@ -28,10 +28,9 @@ from safetensors.torch import load_file, save_file
         ("model.safetensors", "other", ["--config"]),
     ],
 )
-def test_a_damaged_checkpoint_is_refused(train, text, tmp_path, name, damage, words):
-    out = tmp_path / "out"
+def test_a_damaged_checkpoint_is_refused(train, text, trained, name, damage, words):
+    out = trained
     flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", 4, "--output_dir", out]
-    train(*flags, "--save_strategy", "steps", "--save_steps", 2)
     checkpoint = out / "checkpoint-4"
     path = checkpoint / name
     if damage == "gone":
@@ -100,12 +99,10 @@ class Runs:
 
 
 @pytest.mark.parametrize("zipped", [False, True], ids=["pickle", "torch"])
-def test_no_pickle_is_run_wherever_one_is_read(train, text, tmp_path, zipped):
+def test_no_pickle_is_run_wherever_one_is_read(train, text, trained, tmp_path, zipped):
     """In a checkpoint, whose optimiser, schedule and random numbers torch reads, and beside weights."""
-    out, marker = tmp_path / "out", tmp_path / "marker"
-    flags = [*RUN, *SIZE, "--dataset", text, "--output_dir", out]
-    train(*flags, "--max_steps", 2, "--save_strategy", "steps", "--save_steps", 2)
-    checkpoint = out / "checkpoint-2"
+    checkpoint, marker = trained / "checkpoint-2", tmp_path / "marker"
+    flags = [*RUN, *SIZE, "--dataset", text, "--output_dir", trained]
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "scaler.pt",
                  "pytorch_model.bin", "ema.bin"):  # fmt: skip
         kept = (checkpoint / name).read_bytes() if (checkpoint / name).exists() else None

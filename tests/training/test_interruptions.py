@@ -94,15 +94,13 @@ def test_a_run_interrupted_twice_equals_the_whole_one(train, text, tmp_path):
     assert [p.name for p in out.glob(".*")] == []
 
 
-def test_a_finished_run_is_finished(train, text, tmp_path):
-    out = tmp_path / "out"
-    flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", 4, "--save_strategy", "steps",
-             "--save_steps", 2, "--output_dir", out]  # fmt: skip
-    train(*flags)
-    before = (out / "model.safetensors").read_bytes()
-    code, _ = train(*flags, "--resume_from_checkpoint", out / "checkpoint-4")
+def test_a_finished_run_is_finished(train, text, trained):
+    before = (trained / "model.safetensors").read_bytes()
+    code, _ = train(*RUN, *SIZE, "--dataset", text, "--max_steps", 4, "--save_strategy", "steps",
+                    "--save_steps", 2, "--output_dir", trained,
+                    "--resume_from_checkpoint", trained / "checkpoint-4")  # fmt: skip
     assert code == 0
-    assert (out / "model.safetensors").read_bytes() == before
+    assert (trained / "model.safetensors").read_bytes() == before
 
 
 def test_overwriting_leaves_no_checkpoint_of_the_run_before(train, text, tmp_path):
@@ -164,12 +162,10 @@ def test_a_run_that_breaks_down_ends_and_keeps_what_was_good(train, text, tmp_pa
     assert not (out / "model.safetensors").exists()
 
 
-def test_lost_or_damaged_random_numbers_are_told(train, text, tmp_path):
-    out = tmp_path / "out"
+def test_lost_or_damaged_random_numbers_are_told(train, text, trained):
     flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", 4, "--save_strategy", "steps",
-             "--save_steps", 2, "--save_total_limit", 9, "--output_dir", out]  # fmt: skip
-    train(*flags)
-    numbers = out / "checkpoint-2" / "rng_state.pth"
+             "--save_steps", 2, "--save_total_limit", 9, "--output_dir", trained]  # fmt: skip
+    numbers = trained / "checkpoint-2" / "rng_state.pth"
     whole = numbers.read_bytes()
     for content in (whole[: len(whole) // 2], b"", pickle.dumps(["a", 1])):
         numbers.write_bytes(content)
@@ -241,13 +237,11 @@ def test_a_wish_to_end_keeps_what_was_trained_and_an_ignored_hangup_is_none(text
     assert re.search(r"stopped at step \d+", err) and len(list(out.glob("checkpoint-*"))) == 1
 
 
-def test_what_belongs_to_others_stays(train, text, tmp_path):
+def test_what_belongs_to_others_stays(train, text, four_steps, trained, tmp_path):
     """Resuming a checkpoint elsewhere, or taking a model out of the folder that is replaced."""
-    one, two = tmp_path / "one", tmp_path / "two"
+    one, two = four_steps, trained
     flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", 4, "--save_strategy", "steps",
              "--save_steps", 2, "--save_total_limit", 5]  # fmt: skip
-    for out in (one, two):
-        assert train(*flags, "--output_dir", out)[0] == 0
     before = files(two)
     first = ["--resume_from_checkpoint", one / "checkpoint-2"]
     code, err = train(*flags, *first, "--output_dir", two)
@@ -259,17 +253,15 @@ def test_what_belongs_to_others_stays(train, text, tmp_path):
         assert code == 2 and "lies in --output_dir" in err and files(two) == before
 
 
-def test_an_average_that_is_missing_is_not_begun_anew(train, text, tmp_path):
-    out = tmp_path / "out"
+def test_an_average_that_is_missing_is_not_begun_anew(train, text, trained):
     flags = [*RUN, *SIZE, "--dataset", text, "--save_strategy", "steps", "--save_steps", 2,
-             "--output_dir", out]  # fmt: skip
-    assert train(*flags, "--max_steps", 4)[0] == 0
-    before = (out / "model.safetensors").read_bytes()
+             "--output_dir", trained]  # fmt: skip
+    before = (trained / "model.safetensors").read_bytes()
     for steps in (4, 6):
         code, err = train(*flags, "--max_steps", steps, "--ema", "0.9",
                           "--resume_from_checkpoint", "last")  # fmt: skip
         assert code == 2 and "--ema" in err.splitlines()[-1]
-    assert (out / "model.safetensors").read_bytes() == before
+    assert (trained / "model.safetensors").read_bytes() == before
 
 
 def _reads_torch(process) -> bool:

@@ -5,17 +5,18 @@ import re
 
 import pytest
 import torch
+from helpers import doubled
 from helpers.training import (
     DOUBLED,
     RUN,
     SIZE,
-    TWO,
     assert_same_weights,
     files,
+    finish,
     losses,
     one_sentence,
     split,
-    start,
+    start_two,
     state,
 )
 from safetensors.torch import load_file
@@ -134,18 +135,16 @@ def test_accumulation_of_one_layout_changes_nothing(train, text, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_with_a_mix_are_one_with_twice_the_batch(text, tmp_path):
+def test_two_processes_with_a_mix_are_one_with_twice_the_batch(train, text, tmp_path, monkeypatch):
     """In double precision to the last bit of the float32 that is saved, so that what differs
     otherwise is rounding. The gradient of a key's bias is zero, and all of it rounding."""
     flags = [*RUN, *SIZE, *MIX, "--dataset", text, "--max_steps", "24", "--ema", "0.9"]
     one, two = tmp_path / "one", tmp_path / "two"
-    runs = [
-        start([*flags, *split(4, 2), "--output_dir", one], tmp_path, script=DOUBLED),
-        start([*flags, *split(2, 2), "--output_dir", two], tmp_path, TWO, DOUBLED),
-    ]
-    for process in runs:
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
+    processes = start_two([*flags, *split(2, 2), "--output_dir", two], tmp_path, DOUBLED)
+    for change in doubled.CHANGES:
+        monkeypatch.setattr(*change)
+    assert train(*flags, *split(4, 2), "--output_dir", one)[0] == 0
+    finish(processes)
     assert losses(one) == pytest.approx(losses(two), rel=2e-7)  # logged in float32
     a, b = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
     for key in a:
