@@ -15,7 +15,6 @@ from diffusion.models.denoiser import Denoiser
 from diffusion.models.families import max_length
 from diffusion.models.guidance import Guided, Processed
 from diffusion.models.soft import SoftMask, SoftMasked, load_soft_mask
-from diffusion.noise import Absorbing
 from diffusion.options import DRAFT_LENGTH, GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.catalog import CAUSAL
@@ -156,7 +155,7 @@ def load_writer(
     return Writer(
         denoiser=Denoiser(
             model,
-            Absorbing.of(tokenizer),
+            tokenizers.noise_of(tokenizer, config, model_name),
             tokenizers.forbidden_ids(tokenizer, model.config.vocab_size),
             load_soft_mask(model, model_name),
         ),

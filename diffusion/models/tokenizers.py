@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenizerFast
 
 from diffusion.errors import UserError, first_line
-from diffusion.models.loading import locate, unreachable
+from diffusion.models.loading import locate, noise_settings, unreachable
+from diffusion.noise import Noise, make_noise
 
 
 def load_tokenizer(name: str, needs_mask: bool = True):
@@ -62,6 +63,22 @@ def forbidden_ids(tokenizer, vocab_size: int) -> list[int]:
     banned |= set(range(len(tokenizer), vocab_size))
     fillers = (i for t, i in tokenizer.get_vocab().items() if re.fullmatch(r"madeupword\d+", t))
     return sorted(banned | set(fillers))
+
+
+def noise_of(tokenizer, config, name: str) -> Noise:
+    """The noise that the model ``name`` was trained to remove, with the ids of its tokenizer.
+
+    Raises:
+        UserError: one that there is not.
+    """
+    forbidden = forbidden_ids(tokenizer, config.vocab_size)
+    settings = noise_settings(config, name)
+    return make_noise(
+        mask_id=tokenizer.mask_token_id,
+        forbidden=forbidden,
+        vocab_size=config.vocab_size,
+        **settings,
+    )
 
 
 def train_tokenizer(documents: list[str], vocab_size: int):
