@@ -89,7 +89,8 @@ def _noise_draws(
 ) -> tuple[Tensor, Tensor]:
     """The same of noise with random tokens, with its shares: those of draw ``number`` of ``total``
     are spread evenly over the scale of `Interpolating.level`."""
-    r, slope = noise.level((rng.uniform(key, 1)[0] + number / total) % 1)
+    u = rng.uniform(key, 1)
+    r, slope = noise.level((u + number.to(u.dtype) / total) % 1)
     keys = rng.fold_in(key, number)
     u, v = (rng.uniform(rng.fold_in(keys, stream), ids.shape[1]) for stream in range(2))
     seen = noise.noised(ids, free, r[:, None], u, v)
