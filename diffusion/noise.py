@@ -55,9 +55,23 @@ class Noise:
         """(B, L) bool: which of ``ids`` are masks, and say nothing of the token behind it."""
         return ids == self.mask_id
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether a token that is seen may be noise."""
+        return False
+
+    def fill(self, ids: Tensor, u: Tensor) -> Tensor:
+        """The ids (B, L) with pure noise, r = 1, in place of masks; ``u`` (B, L) are uniforms."""
+        return ids
+
     def shares(self, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What is kept, masked and random at the noise share ``r``, in its shape."""
         raise NotImplementedError
+
+    def at(self, z: Tensor, masks: Tensor, random: Tensor) -> Tensor:
+        """A vector over the vocabulary that is ``masks`` at ``<mask>`` and ``random`` on all random
+        tokens together, at the tokens ``z``; all of shapes that broadcast."""
+        return torch.where(z == self.mask_id, masks, 0.0)
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,10 @@ class Interpolating(Noise):
 
     random: Tensor
 
+    @property
+    def doubtful(self):
+        return True
+
     def pull(self, r: Tensor) -> tuple[Tensor, Tensor]:
         """The rates g at which noise comes in at the noise share ``r``: to ``<mask>``, and to all
         random tokens together."""
@@ -111,9 +129,7 @@ class Interpolating(Noise):
         noise = torch.where(u < masks, self.mask_id, self.drawn(v))
         return torch.where(where & (u < masks + random), noise, ids)
 
-    def at(self, z: Tensor, masks: Tensor, random: Tensor) -> Tensor:
-        """A vector over the vocabulary that is ``masks`` at ``<mask>`` and ``random`` on all random
-        tokens together, at the tokens ``z``; all of shapes that broadcast."""
+    def at(self, z, masks, random):
         each = self.random.to(z.device)[z] * random / len(self.tokens)
         return torch.where(z == self.mask_id, masks, each)
 
@@ -130,6 +146,9 @@ class Uniform(Interpolating):
     arXiv:2107.03006). There are no masks."""
 
     name = "uniform"
+
+    def fill(self, ids, u):
+        return torch.where(self.noisy(ids), self.drawn(u), ids)
 
     def shares(self, r):
         return 1 - r, torch.zeros_like(r), r
@@ -155,6 +174,10 @@ class Hybrid(Interpolating):
     name = "hybrid"
 
     @property
+    def doubtful(self):
+        return self.p_u > 0
+
+    @property
     def _odds(self) -> float:
         """B"""
         return 2 * self.p_u / (1 - self.p_u)
@@ -173,13 +196,10 @@ class Hybrid(Interpolating):
         return u**2, 2 * u
 
 
-NOISES = ("absorbing", "uniform", "hybrid")
-
-
 def make_noise(
     name: str, mask_id: int, forbidden: list[int], vocab_size: int, p_u: float = 0.1
 ) -> Noise:
-    """The noise of one of the names in `NOISES`.
+    """The noise of one of the names in `samplers.catalog.NOISES`.
 
     Args:
         forbidden: ids that are no random tokens, see `tokenizers.forbidden_ids`.

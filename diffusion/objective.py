@@ -159,4 +159,6 @@ def noise_weights(
     t, r = (x.to(rng.double(x.device)) for x in (t, r))
     weights = noise.weight(r[:, None].expand(labels.shape)[rows], seen[rows], labels[rows])
     slope = SCHEDULES[schedule].weight(t) * r / editable.clamp(min=1)
-    return (weights.clamp(max=most or torch.inf) * slope[:, None].expand(labels.shape)[rows]).float()
+    return (
+        weights.clamp(max=most or torch.inf) * slope[:, None].expand(labels.shape)[rows]
+    ).float()

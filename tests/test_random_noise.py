@@ -328,7 +328,7 @@ def test_the_training_loss_estimates_the_bound(kind, schedule):
     moved = first * (at_level(kind, tabular(kind), first) - short)
     exact = integral(kind, tabular(kind)) + moved
     error = per_row.std().item() / math.sqrt(rows)
-    assert error < 0.04
+    assert error < 0.05
     assert per_row.mean().item() == pytest.approx(exact / LENGTH, abs=4 * error)
 
 

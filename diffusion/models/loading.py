@@ -12,7 +12,7 @@ import transformers
 from diffusion import hardware
 from diffusion.cli.files import given_path
 from diffusion.errors import UserError, first_line
-from diffusion.noise import NOISES
+from diffusion.samplers.catalog import NOISES
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 

@@ -482,7 +482,9 @@ class DiffusionTrainer(Trainer):
             same = (noted is None) == (ours is None)
             same = same and (ours is None or all(noted[name] == ours[name] for name in kinds))
             noise = (config.get("diffusion", {}).get(name) for name in ("noise", "p_u"))
-            same_noise = [*noise] == [self.raw_model.config.diffusion.get(n) for n in ("noise", "p_u")]
+            same_noise = [*noise] == [
+                self.raw_model.config.diffusion.get(n) for n in ("noise", "p_u")
+            ]
         except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
             raise UserError(
                 f"cannot go on from {folder}: config.json is damaged or missing; give another "
