@@ -91,9 +91,9 @@ def denoise(
             if noised is not None:
                 noised = noised & revealed
                 replaced = revealed & ~(masked | random | noised)
-                random = (random & ~(revealed | remasked)) | noised
-                state.random, revealed = random, revealed & ~noised
+                random = state.random = (random & ~(revealed | remasked)) | noised
             masked = (masked & ~revealed) | remasked
+            revealed = revealed if noised is None else revealed & ~noised
             state.ids, state.masked = ids, masked
             finished = sampler.finished(state)
             ended = masked & finished[:, None]

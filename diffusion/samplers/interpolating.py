@@ -113,12 +113,13 @@ class Ddim(Renewing):
         largest = torch.ones_like(before[0])
         for now, then in zip(before, after, strict=True):
             largest = torch.where(now > 0, then / now, 1.0).minimum(largest)
-        sigma = self.sigma * largest
+        # After the last planned step nothing changes but masks that are left.
+        sigma = torch.where(self.greedy(state), 1.0, self.sigma * largest)
         (_, b, c), (_, b_s, c_s) = before, after
         masks = b_s - sigma * b
         stays = masks + sigma
         fresh = (c_s - sigma * c).masked_fill(self.last(state), 0)
-        return masks.masked_fill(self.greedy(state), 0), stays, stays + fresh
+        return masks, stays, stays + fresh
 
     def wanted(self, state):
         *_, predicted = self.edges(state)
@@ -164,8 +165,13 @@ class SelfCorrection(Posterior):
         **clock,
     ):
         super().__init__(n_steps, schedule, **clock)
-        self.corrections, self.patience = corrections, patience
+        self.total = n_steps + corrections  # at most
+        self.steps, self.corrections, self.patience = n_steps, corrections, patience
         self.rule = Sampling(swap_temperature)
+
+    def planned(self, state):
+        """(B, 1) steps of the writing alone."""
+        return (self.steps + state.parts - 1) // state.parts
 
     def start(self, state):
         nothing = torch.zeros_like(state.since)
