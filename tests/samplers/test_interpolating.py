@@ -172,7 +172,7 @@ class Stale(Ddim):
 def test_a_wrong_reverse_process_is_seen(kind, mutant):
     laws, sampler = Laws(kind), late(mutant(3))
     ours = run(TABLES[kind], sampler, rows=ROWS, seed=1)
-    with pytest.raises(AssertionError, match="law|impossible"):
+    with pytest.raises(AssertionError, match=r"law|impossible"):
         follow(ours, trajectory(laws, sampler, laws.posterior))
 
 
@@ -180,7 +180,7 @@ def test_a_wrong_reverse_process_is_seen(kind, mutant):
 def test_a_wrong_ddim_is_seen(kind):
     laws, sampler = Laws(kind), late(Stale(3, 0.4))
     ours = run(TABLES[kind], sampler, rows=ROWS, seed=2)
-    with pytest.raises(AssertionError, match="law|impossible"):
+    with pytest.raises(AssertionError, match=r"law|impossible"):
         follow(ours, trajectory(laws, sampler, lambda s, r, last: laws.ddim(s, r, 0.4, last)))
 
 
