@@ -165,6 +165,8 @@ class Step:
     slots: Tensor  # (B,) slots of the model computed so far for each row, see `models.denoiser`
     # (B, L) each: the token that a mask remembers first, and how strongly, from 0 to 1.
     guesses: tuple[Tensor, Tensor] | None = None
+    random: Tensor | None = None  # (B, L) bool: visible tokens that are noise; None: there are none
+    replaced: Tensor | None = None  # (B, L) bool: written in this step, in place of another token
 
 
 def encode(tokenizer, text: str) -> list[int]:

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from diffusion import rng
 from diffusion.models.layouts import arrange, block_size
-from diffusion.noise import MIN_TIME, SCHEDULES, Absorbing, choose_exactly
+from diffusion.noise import MIN_TIME, SCHEDULES, Absorbing, Interpolating, Noise, choose_exactly
 
+MOST_NOISE = 1 - 1e-6  # with random tokens: at 1 weights have no bound
 IGNORE = -100  # the label of a position without loss, as everywhere in transformers
 SEED_RATES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 MASK_SCHEDULES = ("stratified", "seed")
@@ -24,7 +25,7 @@ def editable_positions(
 
 
 class DiffusionCollator:
-    """Masks each row of a batch at its own rate.
+    """Makes each row of a batch noisy at its own rate.
 
     Features are dicts with ``input_ids`` (L,) and ``draw``, the number of the sample in the whole
     training run. All randomness is a function of (seed, draw), so batches do not depend on the
@@ -33,9 +34,11 @@ class DiffusionCollator:
     ``stratified``: one time per row, t = (u + i) / G for row i of a global batch of G rows (the
     low-discrepancy draw of MDLM), then every editable position is masked with probability r(t).
     ``seed``: one rate per global batch, drawn from {1.0, 0.9, ..., 0.1} (RoBERTaDiffusion).
+    With random tokens r(t) is the share of noise, and every editable position has a label: it may not
+    hold what it seems to.
 
     Args:
-        noise: what a masked token becomes.
+        noise: what a token becomes.
         fixed_ids: ids that are never masked (``<s>``, ``<pad>``; not ``</s>``, whose place the
             model has to learn).
         prefix_len: so many first positions are never masked.
@@ -43,12 +46,12 @@ class DiffusionCollator:
 
     Returns a dict: ``input_ids``, ``labels`` (`IGNORE` where not masked) and ``attention_mask``
     (B, L), the time ``t`` (B,) with r(t) the row's mask rate, and ``editable`` (B,), the number
-    of positions that could have been masked.
+    of positions that could have been masked; with random tokens also r(t) as ``r``.
     """
 
     def __init__(
         self,
-        noise: Absorbing,
+        noise: Noise,
         fixed_ids: list[int],
         prefix_len: int = 16,
         mask_schedule: str = "stratified",
@@ -86,13 +89,22 @@ class DiffusionCollator:
         # The seed collator draws a rate, not a time.
         rate = t if self.mask_schedule == "seed" else self.schedule.rate(t)
         u = rng.uniform(rng.fold_in(rng.fold_in(self.key, draw), 1), clean.shape[1])
-        masked = editable & (u < rate[:, None])
+        more = {}
+        if isinstance(self.noise, Interpolating):
+            rate = rate.clamp(max=MOST_NOISE)
+            more["r"] = rate.float()
+            v = rng.uniform(rng.fold_in(rng.fold_in(self.key, draw), 2), clean.shape[1])
+            seen, learned = self.noise.noised(clean, editable, rate[:, None], u, v), editable
+        else:
+            learned = editable & (u < rate[:, None])
+            seen = self.noise.corrupt(clean, learned)
         return {
-            "input_ids": self.noise.corrupt(clean, masked),
-            "labels": clean.masked_fill(~masked, IGNORE),
+            "input_ids": seen,
+            "labels": clean.masked_fill(~learned, IGNORE),
             "attention_mask": attention_mask,
             "t": t.float(),
             "editable": editable.sum(1),
+            **more,
         }
 
 

@@ -10,8 +10,9 @@ from diffusion.canvas import Canvas, Question, Step
 from diffusion.proposal import Proposal, Sampling
 from diffusion.samplers.base import Sampler, State
 
-# The random stream of the tokens; samplers number theirs from 0.
-TOKENS = 1000
+# The random streams of the tokens, and of the noise that a canvas begins with; samplers number
+# theirs from 0.
+TOKENS, START = 1000, 1001
 
 
 def denoise(
@@ -28,7 +29,13 @@ def denoise(
     device, noise = canvas.ids.device, denoiser.noise
     ids, padding = canvas.ids.clone(), canvas.padding if canvas.padding.any() else None
     masked = noise.noisy(ids) & ~canvas.frozen
-    state = State(ids, ~canvas.frozen & ~canvas.padding, masked, keys)
+    state = State(ids, ~canvas.frozen & ~canvas.padding, masked, keys, noise=noise)
+    random = torch.zeros_like(masked)  # visible tokens that are noise
+    if noise.doubtful:
+        ids = torch.where(canvas.frozen, ids, noise.fill(ids, state.uniform(START)))
+        random = masked & ~noise.noisy(ids)
+        masked = masked & ~random
+    state.ids, state.masked, state.random = ids, masked, random
     number = torch.arange(len(ids), device=device)
     confidence = torch.full(ids.shape, torch.nan, device=device)
     nfe = torch.zeros(len(ids), dtype=torch.int64, device=device)
@@ -38,7 +45,10 @@ def denoise(
     denoiser = denoiser.start(canvas)
     sampler.start(state)
     given = canvas.frozen, canvas.padding
-    yield Step(0, sampler.total, nfe, ids, *given, masked, nothing, nothing, confidence, 0.0, slots)
+    yield Step(
+        0, sampler.total, nfe, ids, *given, masked, nothing, nothing, confidence, 0.0, slots,
+        random=random if noise.doubtful else None,
+    )  # fmt: skip
 
     finished = sampler.finished(state)
     while not finished.all():
@@ -68,13 +78,22 @@ def denoise(
             proposal = Proposal(logits, asked, sampling, uniforms, best)
             revealed, remasked = sampler.decide(state, proposal)
             remasked = nothing if remasked is None else remasked
+            tokens, noised = sampler.written(state, proposal)
             nfe = nfe + need * denoiser.passes
             touched = (touched & ~need[:, None]) | revealed | remasked
-            ids = torch.where(revealed, proposal.tokens, ids)
-            confidence = torch.where(revealed, proposal.probability, confidence)
+            plain = tokens is proposal.tokens
+            sure = proposal.probability if plain else proposal.probability_of(tokens)
+            ids = torch.where(revealed, tokens, ids)
+            confidence = torch.where(revealed, sure, confidence)
             ids = noise.corrupt(ids, remasked)
             confidence = confidence.masked_fill(remasked, torch.nan)
+            replaced = None
+            if noised is not None:
+                noised = noised & revealed
+                replaced = revealed & ~(masked | random | noised)
+                random = state.random = (random & ~(revealed | remasked)) | noised
             masked = (masked & ~revealed) | remasked
+            revealed = revealed if noised is None else revealed & ~noised
             state.ids, state.masked = ids, masked
             finished = sampler.finished(state)
             ended = masked & finished[:, None]
@@ -84,4 +103,5 @@ def denoise(
         yield Step(
             state.step, sampler.total, nfe, ids, *given, masked, revealed, remasked, confidence,
             seconds, slots, denoiser.recall(),
+            random & ~finished[:, None] if noise.doubtful else None, replaced,
         )  # fmt: skip

@@ -16,11 +16,12 @@ from diffusion.models.denoiser import Denoiser
 from diffusion.models.families import max_length
 from diffusion.models.guidance import Guided, Processed
 from diffusion.models.soft import SoftMask, SoftMasked, load_soft_mask
-from diffusion.noise import Absorbing
+from diffusion.noise import Noise
 from diffusion.options import DRAFT_LENGTH, GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.catalog import CAUSAL
 from diffusion.samplers.make import make_sampler
+from diffusion.samplers.noises import check_noise
 from diffusion.samplers.speculative import speculate
 from diffusion.views.frames import status_line
 from diffusion.windows import denoise_windows
@@ -39,6 +40,11 @@ class Writer:
     trained: bool  # whether finetune.py made it a denoiser
     blocks: bool = False  # whether it was trained to write from left to right, block by block
     status: ClassVar = staticmethod(status_line)  # the line that views show below a text
+
+    @property
+    def noise(self) -> Noise:
+        """What it was trained to take away."""
+        return self.denoiser.noise
 
     @property
     def soft(self) -> SoftMask | None:
@@ -74,7 +80,7 @@ class Writer:
         first = next(model.parameters())
         denoiser = Denoiser(
             model,
-            Absorbing.of(tokenizer),
+            tokenizers.noise_of(tokenizer, model.config, name),
             tokenizers.forbidden_ids(tokenizer, model.config.vocab_size),
             soft,
         )
@@ -97,6 +103,7 @@ class Writer:
     def check(self, options: GenerationOptions) -> None:
         """Refuse options that mean nothing, or that this model has no room for."""
         options.check()
+        check_noise(self.resolve(options), self.noise.name, self.name)
         stride = options.window_stride
         if stride is None:
             options.check_room(self.positions, self.name, " or less, or --window_stride")
@@ -109,7 +116,8 @@ class Writer:
     def resolve(self, options: GenerationOptions, left_to_right: bool = True) -> GenerationOptions:
         """The options with all that this model takes for granted filled in, for a canvas that is
         to be written ``left_to_right``, behind what is given, or for one with holes."""
-        return options.fitted(self.positions).resolved(self.blocks and left_to_right)
+        fitted = options.fitted(self.positions)
+        return fitted.resolved(self.blocks and left_to_right, self.noise.name)
 
     def method(self, options: GenerationOptions) -> str:
         """How it writes, for people."""
@@ -139,7 +147,7 @@ class Writer:
             ends = self.tokenizer.eos_token_id
         canvas, keys = canvas.to(self.device), rng.row_keys(options.seed, samples, self.device)
         sampling = Sampling(options.temperature, options.top_k, options.top_p)
-        own = options.sampler_options()
+        own = options.sampler_options() | {"noise": self.noise}
         if options.sampler == "speculative":
             drafts = options.draft_length or DRAFT_LENGTH
             return speculate(canvas, denoiser, sampling, keys, drafts, ends, options.cache)

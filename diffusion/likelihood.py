@@ -3,7 +3,8 @@
 The bound (NELBO) of a sequence of E editable tokens is J = E_t[w(t) * sum of -log p over masked
 positions], in nats. It does not depend on the schedule, and equals the sum over k = 1..E of S_k/k,
 S_k being the expected summed cross-entropy with exactly k masks (arXiv:2409.02908). `objective` has
-the first form, which trains; the second, with its lower variance, is here and evaluates.
+the first form, which trains; the second, with its lower variance, is here and evaluates. For noise
+with random tokens the bound is the integral that `objective` describes.
 
 The pseudo-likelihood hides one token at a time and is no probability of a text; it is cheap, and
 compares short passages in one context.
@@ -20,8 +21,8 @@ from diffusion import rng
 from diffusion.canvas import Canvas
 from diffusion.collator import IGNORE, StreamCollator, editable_positions
 from diffusion.models.layouts import Slots
-from diffusion.noise import Absorbing, choose_exactly
-from diffusion.objective import cross_entropy, nats_by_row
+from diffusion.noise import Absorbing, Interpolating, Noise, choose_exactly
+from diffusion.objective import cross_entropy, divergence, nats_by_row
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Bound:
     nats_per_byte: float
     tokens: int
     blocks: int
-    by_mask_rate: list[float]  # nats per token at mask rates 0-20, 20-40, ..., 80-100 %
+    by_mask_rate: list[float]  # nats per token at mask rates 0-20, 20-40, ..., 80-100 %, or none
     by_block: list[float]  # nats per token of each block
 
     @property
@@ -76,6 +77,31 @@ def _fixed_count_draws(
     return nats_by_row(logits, ids, masked) / k, (k - 0.5) / n
 
 
+def _noise_draws(
+    backbone: Callable[..., Tensor],
+    ids: Tensor,
+    free: Tensor,
+    noise: Interpolating,
+    key: Tensor,
+    number: Tensor,
+    total: int,
+    padding: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same of noise with random tokens, with its shares: those of draw ``number`` of ``total``
+    are spread evenly over the scale of `Interpolating.level`."""
+    u = rng.uniform(key, 1)
+    r, slope = noise.level((u + number.to(u.dtype) / total) % 1)
+    keys = rng.fold_in(key, number)
+    u, v = (rng.uniform(rng.fold_in(keys, stream), ids.shape[1]) for stream in range(2))
+    seen = noise.noised(ids, free, r[:, None], u, v)
+    level = r[:, None].expand(ids.shape)[free]
+    logits = backbone(seen, free, _attention(padding))
+    nats = divergence(logits, ids[free], seen[free], level, noise)
+    nats = nats * noise.weight(level, seen[free], ids[free])
+    values = torch.zeros_like(r).index_add(0, free.nonzero()[:, 0], nats.to(r.dtype))
+    return values * slope / free.sum(1), r
+
+
 def _bernoulli_draws(backbone, ids, free, noise, key, block, draw, draws) -> tuple[Tensor, Tensor]:
     """The same by the bound's definition: each token is masked with probability t, and the summed
     cross-entropy weighs 1/t; t is spread evenly over (0, 1) among the ``draws`` of a block."""
@@ -93,7 +119,7 @@ def likelihood_bound(
     backbone: Callable[..., Tensor],
     blocks: Tensor,
     editable: Tensor,
-    noise: Absorbing,
+    noise: Noise,
     token_bytes: Tensor,
     *,
     draws: int = 1,
@@ -104,7 +130,7 @@ def likelihood_bound(
     on_batch: Callable[[int, int], None] | None = None,
     gather: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Bound:
-    """The bound of ``blocks`` (N, L) under a denoiser, by masking exact counts.
+    """The bound of ``blocks`` (N, L) under a denoiser, for masks by masking exact counts.
 
     Draw b of all N * draws masks exactly k_b positions without replacement and estimates J / E by
     the mean cross-entropy over them; k_b is spread evenly over 1..E. A constant cross-entropy c
@@ -124,6 +150,8 @@ def likelihood_bound(
     device = blocks.device
     mine = torch.arange(rank, len(blocks), world, device=device)
     key = rng.seed_key(seed, device)
+    masks = not isinstance(noise, Interpolating)
+    estimate = _fixed_count_draws if masks else _noise_draws
     found = torch.zeros(2, len(blocks), draws, dtype=rng.double(device), device=device)
     for start in range(0, len(mine), batch_size):
         index = mine[start : start + batch_size]
@@ -132,7 +160,7 @@ def likelihood_bound(
             if estimator == "bernoulli":
                 pair = _bernoulli_draws(*text, index, draw, draws)
             else:
-                pair = _fixed_count_draws(*text, index * draws + draw, len(blocks) * draws)
+                pair = estimate(*text, index * draws + draw, len(blocks) * draws)
             found[:, index, draw] = torch.stack(pair).to(found.dtype)
         if on_batch:
             on_batch(min(start + batch_size, len(mine)), len(mine))
@@ -143,7 +171,7 @@ def likelihood_bound(
     # In the fifths of the mask rates; nan where there is none.
     fifth = (rates * 5).long().clamp(max=4)
     by_rate = [values[fifth == k].mean().item() if (fifth == k).any() else math.nan
-               for k in range(5)]  # fmt: skip
+               for k in range(5 if masks else 0)]  # fmt: skip
     return _summary(values.mean(1), editable.sum(1), blocks, editable, token_bytes, by_rate)
 
 
@@ -292,7 +320,7 @@ def text_bounds(
     backbone: Callable[..., Tensor],
     canvas: Canvas,
     editable: Tensor,
-    noise: Absorbing,
+    noise: Noise,
     *,
     draws: int = 16,
     batch_size: int = 16,
@@ -311,6 +339,7 @@ def text_bounds(
     """
     device = canvas.ids.device
     key = rng.seed_key(seed, device)
+    estimate = _noise_draws if isinstance(noise, Interpolating) else _fixed_count_draws
     values = torch.zeros(len(editable) * draws, dtype=rng.double(device), device=device)
     # Texts of one length share a batch, so that little is padded.
     order = (~canvas.padding).sum(1).argsort(stable=True).repeat_interleave(draws)
@@ -318,7 +347,7 @@ def text_bounds(
     for start in range(0, len(values), batch_size):
         row, number = order[start : start + batch_size], draw[start : start + batch_size]
         width = int((~canvas.padding[row]).sum(1).max())
-        values[row * draws + number], _ = _fixed_count_draws(
+        values[row * draws + number], _ = estimate(
             backbone, canvas.ids[row, :width], editable[row, :width], noise, key, number, draws,
             canvas.padding[row, :width],
         )  # fmt: skip

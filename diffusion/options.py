@@ -14,7 +14,9 @@ from diffusion.samplers.catalog import (
     AROUND,
     CAUSAL,
     METHODS,
+    NOISED,
     P2_SCORES,
+    RANDOM,
     REMASK,
     SCHEDULES,
     SCORES,
@@ -24,6 +26,7 @@ from diffusion.samplers.catalog import (
 
 N_STEPS = 10
 MAX_LEN = 256
+NOISED_STEPS = 64  # where random tokens are to turn into text
 MAX_STEPS = 100_000
 
 # What reads best on the full canvas at this size: (sampler, block length).
@@ -74,8 +77,9 @@ class GenerationOptions:
     )
     n_steps: int | None = _option(
         None,
-        f"Denoising steps of {', '.join(STEPPED)}; default {N_STEPS}. The other "
-        "samplers take as many as they need.",
+        f"Denoising steps of {', '.join(STEPPED)}; default {N_STEPS}, or {NOISED_STEPS} where a model "
+        f"trained for random tokens writes by {', '.join(NOISED)}. The other samplers take as many as "
+        "they need.",
         range=(1, MAX_STEPS),
         owners=owners("n_steps"),
     )
@@ -92,7 +96,7 @@ class GenerationOptions:
     sampler: str | None = _option(
         None,
         f"Default: {BLOCK_SAMPLER} in block attention, else {DEFAULT_SAMPLER[0]} with "
-        f"--block_length {DEFAULT_SAMPLER[1]}. --list_samplers tells more. "
+        f"--block_length {DEFAULT_SAMPLER[1]}; ancestral for models trained for random tokens. --list_samplers tells more. "
         + _describe({name: facts.line for name, facts in METHODS.items()}),
         choices=METHODS,
     )
@@ -111,21 +115,21 @@ class GenerationOptions:
     )
     schedule: str | None = _option(
         None,
-        f"Mask schedule of ancestral and remdm (default linear) and confidence "
+        f"Noise schedule of {', '.join(NOISED)} and remdm (default linear) and confidence "
         f"(default: equal shares): {', '.join(SCHEDULES)}.",
         choices=SCHEDULES,
         owners=owners("schedule"),
     )
     time_power: float | None = _option(
         None,
-        "seed, ancestral, remdm, p2: step k of N ends at time (1 - k/N) to this "
+        "Samplers with steps but confidence: step k of N ends at time (1 - k/N) to this "
         "power; default 1, even steps; above 1 the first are the longest.",
         range=(0.01, 100),
         owners=owners("time_power"),
     )
     clock_delay: float | None = _option(
         None,
-        "seed, ancestral, remdm: left positions run on an earlier clock; the "
+        "The same but p2: left positions run on an earlier clock; the "
         "rightmost starts after this share of the time; default 0, one clock.",
         range=(0, 0.999),
         owners=owners("clock_delay"),
@@ -185,6 +189,31 @@ class GenerationOptions:
         "remdm --remask psi: 1 is ancestral, 0 seed; default 0.9.",
         range=(0, 1),
         owners=owners("kappa"),
+    )
+    sigma: float | None = _option(
+        None,
+        "ddim: how firmly what stands there stays; default 1, no fresh noise; 0: all is noised anew.",
+        range=(0, 1),
+        owners=owners("sigma"),
+    )
+    corrections: int | None = _option(
+        None,
+        "self-correction: at most so many swaps; default 128.",
+        range=(1, MAX_STEPS),
+        owners=owners("corrections"),
+    )
+    patience: int | None = _option(
+        None,
+        "self-correction: ends after so many swaps that did not bring the text nearer to the most "
+        "probable one; default 32.",
+        range=(0, None),
+        owners=owners("patience"),
+    )
+    swap_temperature: float | None = _option(
+        None,
+        "self-correction: temperature of the tokens that are swapped in; default 0.1.",
+        range=(0, None),
+        owners=owners("swap_temperature"),
     )
     p2_score: str | None = _option(
         None,
@@ -270,11 +299,12 @@ class GenerationOptions:
         range=(1, None),
     )
 
-    def resolved(self, blocks: bool = False) -> "GenerationOptions":
+    def resolved(self, blocks: bool = False, noise: str = "absorbing") -> "GenerationOptions":
         """The same with the default sampler and its steps filled in where none were asked for.
 
         Args:
             blocks: the model was trained for blocks, and the canvas is written from left to right.
+            noise: what it was trained for, one of `catalog.NOISES`.
         """
         sampler, block_length, n_steps = self.sampler, self.block_length, self.n_steps
         attention = self.attention
@@ -286,12 +316,14 @@ class GenerationOptions:
             # Whoever asks for blocks of a certain length asks for something to fill them with.
             drafts = attention == "block" and block_length is None and not self.plain_needed
             sampler = BLOCK_SAMPLER if drafts else DEFAULT_SAMPLER[0]
-            if attention == "full" and block_length is None:
+            if noise in RANDOM and attention == "full":
+                sampler = "ancestral"
+            elif attention == "full" and block_length is None:
                 block_length = DEFAULT_SAMPLER[1]
         if attention == "block" and block_length is None and sampler not in CAUSAL:
             block_length = BLOCK_LENGTH
         if sampler in STEPPED and n_steps is None:
-            n_steps = N_STEPS
+            n_steps = NOISED_STEPS if noise in RANDOM and sampler in NOISED else N_STEPS
         return replace(
             self, sampler=sampler, attention=attention, block_length=block_length, n_steps=n_steps
         )

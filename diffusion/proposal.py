@@ -112,7 +112,7 @@ class Proposal:
         best: Tensor | None = None,
     ):
         self.asked = self._drawn = asked
-        self._logits = logits
+        self._logits, self._rule = logits, sampling
         # How sure a token is has no temperature where the most probable one is taken.
         greedy = sampling.temperature < MIN_TEMPERATURE
         self._sampling = replace(sampling, temperature=1.0) if greedy else sampling
@@ -166,11 +166,33 @@ class Proposal:
         """(B, L) probability of the drawn token at temperature 1; nan where none was drawn."""
         return self.spread(self._probability, torch.nan)
 
+    @cached_property
+    def best(self) -> Tensor:
+        """(B, L) the most probable tokens; -1 where none was asked for."""
+        return self.spread(*self._map(lambda logits: (logits.argmax(-1),)), -1)
+
     def probability_of(self, tokens: Tensor) -> Tensor:
         """(B, L) probability at temperature 1 of other ``tokens`` (B, L); nan where nothing was
         asked for."""
         logits = self._logits.gather(-1, tokens[self._drawn][:, None])[:, 0].float()
         return self.spread((logits - self._total).exp(), torch.nan)
+
+    def chance_of(self, tokens: Tensor) -> Tensor:
+        """(B, L) the same after temperature, top-k and top-p: how probable it was to be drawn."""
+
+        def chance(logits: Tensor, tokens: Tensor) -> tuple[Tensor]:
+            p, ids = self._rule.distribution(logits)
+            if ids is None:
+                return (p.gather(-1, tokens[:, None])[:, 0],)
+            return ((p * (ids == tokens[:, None])).sum(-1),)
+
+        return self.spread(*self._map(chance, tokens[self._drawn]), torch.nan)
+
+    def drawn(self, rule: Sampling, u: Tensor) -> tuple[Tensor, Tensor]:
+        """(tokens, their probabilities after all filters) of a draw by another ``rule`` with the
+        uniforms ``u``, all (B, L); -1 and nan where none was asked for."""
+        tokens, chance = self._map(rule.draw, u[self._drawn])
+        return self.spread(tokens, -1), self.spread(chance, torch.nan)
 
     def divergence(self, previous: "Proposal", where: Tensor) -> Tensor:
         """(B, L) KL(this || previous) in nats, over the whole vocabulary at temperature 1, at the

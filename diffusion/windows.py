@@ -85,6 +85,8 @@ def denoise_windows(
                 slots=slots + step.slots,
                 guesses=step.guesses
                 and (whole(ids, step.guesses[0]), whole(confidence, step.guesses[1])),
+                random=None if step.random is None else whole(nothing, step.random),
+                replaced=None if step.replaced is None else whole(nothing, step.replaced),
             )
             yield last
         ids, confidence, nfe, slots = last.ids, last.confidence, last.nfe, last.slots

@@ -10,20 +10,23 @@ import pytest
 from diffusion import noise, options
 from diffusion.errors import UserError
 from diffusion.options import GenerationOptions, sampler_table
-from diffusion.samplers import make, remasking, unmasking
+from diffusion.samplers import interpolating, make, remasking, unmasking
 from diffusion.samplers.catalog import SAMPLERS, SCHEDULES, STEPPED
 
 OWNED = {f.name: f.metadata["owners"] for f in fields(GenerationOptions) if "owners" in f.metadata}
+UNIFORM = noise.make_noise("uniform", 3, [], 4)
 
 
 def test_every_sampler_has_a_class_and_every_class_an_entry():
     named = [make.sampler_class(name) for name in SAMPLERS]
     here = [
         kind
-        for module in (unmasking, remasking)
+        for module in (unmasking, remasking, interpolating)
         for kind in vars(module).values()
         if isinstance(kind, type) and kind.__module__ == module.__name__
     ]
+    # The reverse process has one class for masks and one for random tokens, which share a base.
+    named += [make.make_sampler("ancestral", 3, noise=UNIFORM).__class__, interpolating.Renewing]
     assert sorted(named, key=str) == sorted(here, key=str)
 
 
@@ -36,10 +39,10 @@ def test_the_schedules_are_those_of_the_code():
     assert list(SCHEDULES) == list(noise.SCHEDULES)
 
 
-def test_those_that_correct_themselves_are_those_in_remasking():
+def test_those_that_correct_themselves_are_not_in_unmasking():
     for name, entry in SAMPLERS.items():
-        home = remasking if entry.corrects else unmasking
-        assert make.sampler_class(name).__module__ == home.__name__
+        homes = (remasking, interpolating) if entry.corrects else (unmasking,)
+        assert make.sampler_class(name).__module__ in [home.__name__ for home in homes]
 
 
 SOME = {
@@ -52,6 +55,8 @@ SOME = {
     "min_tokens": 3,
     "mu": 2,
     "block_length": 3,
+    "corrections": 4,
+    "patience": 5,
 }
 
 

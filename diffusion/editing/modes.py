@@ -31,6 +31,7 @@ from diffusion.editing.templates import (
 )
 from diffusion.errors import UserError, printable
 from diffusion.likelihood import TextBound, pseudo_likelihood
+from diffusion.samplers.noises import check_feature
 from diffusion.views.terminal import colour_enabled
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def best_of(job: "Job", editing: EditingOptions, prompts: list[str]) -> None:
 def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
     """Fill the holes of a template; of several lengths, keep the best."""
     tokenizer = job.writer.tokenizer
+    if template.layouts > 1:
+        check_feature("infill", job.writer.noise.name, job.writer.name)
     layouts = list(itertools.product(*template.holes))
     if mark := next(filter(None, map(LIKE_A_HOLE.search, template.texts)), None):
         say(f"note: {printable(mark[0])} is plain text; <mask:1> is a hole of one token")

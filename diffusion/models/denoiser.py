@@ -27,7 +27,7 @@ from torch import Tensor
 from diffusion.canvas import Canvas, Question
 from diffusion.models.backbone import Backbone
 from diffusion.models.soft import SoftMask, TwoPass, blend
-from diffusion.noise import Absorbing
+from diffusion.noise import Noise
 
 
 class Denoiser:
@@ -45,7 +45,7 @@ class Denoiser:
     def __init__(
         self,
         model: torch.nn.Module,
-        noise: Absorbing,
+        noise: Noise,
         forbidden: list[int],
         soft: SoftMask | None = None,
     ):

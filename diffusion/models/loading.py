@@ -18,6 +18,7 @@ from diffusion.cli.values import check_values
 from diffusion.errors import UserError, first_line
 from diffusion.models.families import family
 from diffusion.models.native import NATIVE
+from diffusion.samplers.catalog import NOISES
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 
@@ -412,6 +413,8 @@ def diffusion_settings(config) -> dict:
         "prefix_len": int,
         "layouts": dict,
         "tokens_seen": int,
+        "noise": str,
+        "p_u": float,
     }
     wrong = not isinstance(settings, dict) or any(
         type(settings[name]) is not kind for name, kind in kinds.items() if name in settings
@@ -422,6 +425,22 @@ def diffusion_settings(config) -> dict:
             "folder that finetune.py wrote, or take 'diffusion' out of its config.json"
         )
     return dict(settings)
+
+
+def noise_settings(config, name: str) -> dict:
+    """The noise that a model was trained to remove, its ``name`` and, of hybrid noise, its ``p_u``.
+
+    Raises:
+        UserError: one that there is not.
+    """
+    settings = diffusion_settings(config)
+    kind, p_u = settings.get("noise", "absorbing"), settings.get("p_u", 0.0)
+    if kind not in NOISES or not 0 <= p_u < 1 or (kind == "hybrid") != ("p_u" in settings):
+        raise UserError(
+            f"{name} was trained for noise {kind!r} with p_u {settings.get('p_u')}, which there is "
+            f"not; there are {', '.join(NOISES)}, and hybrid has a p_u from 0 to below 1"
+        )
+    return {"name": kind} | ({"p_u": p_u} if kind == "hybrid" else {})
 
 
 # ---------------------------------------------------------------- a place to compute

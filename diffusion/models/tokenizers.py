@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenize
 
 from diffusion.cli.access import Access
 from diffusion.errors import UserError, first_line
-from diffusion.models.loading import PLAIN, how_to_get, locate, unreachable
+from diffusion.models.loading import PLAIN, how_to_get, locate, noise_settings, unreachable
+from diffusion.noise import Noise, make_noise
 
 _FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 _PIECES = ("*.model",)  # SentencePiece
@@ -98,6 +99,22 @@ def forbidden_ids(tokenizer, vocab_size: int) -> list[int]:
     banned |= set(range(len(tokenizer), vocab_size))
     fillers = (i for t, i in tokenizer.get_vocab().items() if re.fullmatch(r"madeupword\d+", t))
     return sorted(banned | set(fillers))
+
+
+def noise_of(tokenizer, config, name: str) -> Noise:
+    """The noise that the model ``name`` was trained to remove, with the ids of its tokenizer.
+
+    Raises:
+        UserError: one that there is not.
+    """
+    forbidden = forbidden_ids(tokenizer, config.vocab_size)
+    settings = noise_settings(config, name)
+    return make_noise(
+        mask_id=tokenizer.mask_token_id,
+        forbidden=forbidden,
+        vocab_size=config.vocab_size,
+        **settings,
+    )
 
 
 def train_tokenizer(documents: list[str], vocab_size: int):

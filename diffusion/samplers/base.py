@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion import rng
+from diffusion.noise import Noise
 from diffusion.proposal import Proposal
 
 
@@ -27,6 +28,8 @@ class State:
     memory: dict[str, Tensor] = field(default_factory=dict)
     since: Tensor | None = None  # (B, 1) the step before each row's plan began
     parts: Tensor | None = None  # (B, 1) into how many a fixed number of steps is divided
+    noise: Noise | None = None  # what is taken back
+    random: Tensor | None = None  # (B, L) bool, visible tokens that are noise, as far as is known
 
     def __post_init__(self):
         if self.since is None:
@@ -81,6 +84,11 @@ class Sampler:
     def decide(self, state: State, proposal: Proposal) -> tuple[Tensor, Tensor | None]:
         """(masks to write, visible positions to mask again or None), both (B, L) bool."""
         raise NotImplementedError
+
+    def written(self, state: State, proposal: Proposal) -> tuple[Tensor, Tensor | None]:
+        """(the tokens (B, L) that `decide`, before, has written, where it has; which of them are
+        random ones, (B, L) bool, or None)."""
+        return proposal.tokens, None
 
     def finished(self, state: State) -> Tensor:
         """(B,) bool: rows that need no further step. Asked before each step."""

@@ -6,6 +6,9 @@ tables in docs/ and the checks of options are made from it.
 
 from typing import NamedTuple
 
+NOISES = ("absorbing", "uniform", "hybrid")  # as in `noise`, which loads torch
+RANDOM = NOISES[1:]  # those with random tokens
+
 
 class Entry(NamedTuple):
     """What --list_samplers and the tables say of a sampler."""
@@ -16,6 +19,7 @@ class Entry(NamedTuple):
     corrects: bool  # whether it can take back what it wrote
     options: tuple[str, ...]  # its own options, by the names of `options.GenerationOptions`
     source: str
+    noises: tuple[str, ...] = ("absorbing", "hybrid")  # what the model may have been trained for
 
 
 # In the order of --help and the tables. Those that take n_steps are handed it first.
@@ -26,9 +30,21 @@ SAMPLERS = {
         "at most N", True, ("n_steps", "time_power", "clock_delay"), "RoBERTaDiffusion"),
     "ancestral": Entry(
         "unmasking.Ancestral",
-        "each mask opens with the probability of the reverse process",
+        "the reverse process: a mask opens, a random token changes with its probability",
         "at most N + 1", False, ("n_steps", "schedule", "time_power", "clock_delay"),
-        "MDLM, arXiv:2406.07524"),
+        "MDLM, arXiv:2406.07524; D3PM, arXiv:2107.03006; GIDD, arXiv:2503.04482", NOISES),
+    "ddim": Entry(
+        "interpolating.Ddim",
+        "keeps what stands there with --sigma, else takes the prediction or fresh noise",
+        "at most N + 1", True, ("n_steps", "schedule", "time_power", "clock_delay", "sigma"),
+        "arXiv:2010.02502, appendix", NOISES),
+    "self-correction": Entry(
+        "interpolating.SelfCorrection",
+        "ancestral, then swaps the token that the model would most surely write otherwise",
+        "N and swaps", True,
+        ("n_steps", "schedule", "time_power", "clock_delay", "corrections", "patience",
+         "swap_temperature"),
+        "GIDD, arXiv:2503.04482", RANDOM),
     "first-hitting": Entry(
         "unmasking.FirstHitting",
         "exact continuous time, one token at a time in random order",
@@ -75,8 +91,11 @@ SAMPLERS = {
     "causal": Entry(
         "unmasking.LeftToRight",
         "left to right, a token a pass, each from what is before it (models for blocks)",
-        "L", False, (), "the model as its own autoregressive baseline"),
+        "L", False, (), "the model as its own autoregressive baseline", NOISES[:1]),
 }  # fmt: skip
+
+# Those that follow the noise of the model, see `interpolating`.
+NOISED = ("ancestral", "ddim", "self-correction")
 
 # Written by a loop of its own, see `speculative`.
 DRAFTING = {
@@ -84,7 +103,7 @@ DRAFTING = {
         "",
         "the law of causal in fewer passes: drafts of the noisy stream are verified",
         "1 to L", False, ("draft_length",),
-        "arXiv:2211.17192 with one model as both, as TiDAR, arXiv:2511.08923"),
+        "arXiv:2211.17192 with one model as both, as TiDAR, arXiv:2511.08923", NOISES[:1]),
 }  # fmt: skip
 METHODS = SAMPLERS | DRAFTING
 CAUSAL = ("causal", *DRAFTING)  # those that read from left to right

@@ -56,6 +56,9 @@ class Blocks(Sampler):
     def decide(self, state, proposal):
         return self.inner.decide(self._block(state), proposal)
 
+    def written(self, state, proposal):
+        return self.inner.written(self._block(state), proposal)
+
     def finished(self, state):
         """Rows whose last block is done. The others turn to the next block here."""
         memory, count = state.memory, self._count(state)
@@ -113,6 +116,13 @@ class EarlyCommit(Sampler):
         if remasked is not None:
             remasked = remasked & ~state.memory["committed"]
         return torch.where(commit, state.masked, revealed), remasked
+
+    def written(self, state, proposal):
+        tokens, random = self.inner.written(state, proposal.only(state.memory["wish"]))
+        commit = state.memory["committed"]
+        return torch.where(
+            commit, proposal.tokens, tokens
+        ), random if random is None else random & ~commit
 
     def finished(self, state):
         return state.memory["committed"][:, 0] | self.inner.finished(state)

@@ -16,6 +16,7 @@ from diffusion.errors import UserError
 _COUNT = {"range": (1, None)}
 _NONNEGATIVE = {"range": (0, None)}
 _SHARE = {"range": (0, None), "below": 1}
+P_U = 0.1  # of hybrid noise
 SOFT_STARTS = ("soft_start", "soft_middle", "soft_slope")  # where the three scalars begin
 
 
@@ -89,9 +90,19 @@ class DiffusionArguments:
         "linear", "Mask rate as a function of time: linear, log-linear, cosine-a or cosine-b.",
         choices=("linear", "log-linear", "cosine-a", "cosine-b")
     )  # fmt: skip
+    noise: str = _flag(
+        "auto", "What a token becomes: absorbing (<mask>), uniform (any other), hybrid (masks, and "
+        "random tokens among them). auto: as the model was trained so far, absorbing at first.",
+        choices=("auto", "absorbing", "uniform", "hybrid")
+    )  # fmt: skip
+    p_u: float | None = _flag(
+        None, "hybrid: share of random tokens when half of the time is over; as the model was "
+        f"trained so far, {P_U} at first.", **_SHARE
+    )  # fmt: skip
     loss: str = _flag(
-        "nelbo", "nelbo: the weighted likelihood bound; mean: plain mean over masked tokens.",
-        choices=("nelbo", "mean")
+        "nelbo", "nelbo: the weighted likelihood bound; clipped: the same with no weight above 2, for "
+        "random tokens; mean: plain mean over masked tokens.",
+        choices=("nelbo", "clipped", "mean")
     )  # fmt: skip
     layouts: str = _flag(
         "full",

@@ -23,6 +23,7 @@ from diffusion.training.arguments import (
     parse_layouts,
     parse_size,
 )
+from diffusion.training.checks import chosen_noise
 
 # ---------------------------------------------------------------- text
 
@@ -140,7 +141,7 @@ def make_collator(model, tokenizer, diffusion: DiffusionArguments, args):
 def _objective_collator(model, tokenizer, diffusion: DiffusionArguments, args):
     if diffusion.objective == "causal":
         return CausalCollator()
-    noise = Absorbing.of(tokenizer)
+    noise = tokenizers.noise_of(tokenizer, model.config, "the model")
     # GPT-2's beginning is its end, which a model has to learn to write.
     never = {None, tokenizer.eos_token_id}
     fixed_ids = sorted({tokenizer.bos_token_id, tokenizer.pad_token_id} - never)
@@ -247,6 +248,9 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, ar
         else parse_layouts(diffusion.layouts, data.block_size - diffusion.prefix_len),
         "tokens_seen": before.get("tokens_seen", 0),
     }
+    noise = chosen_noise(options, diffusion)
+    if noise["name"] != "absorbing":
+        model.config.diffusion |= {"noise": noise.pop("name"), **noise}
     if "soft" in before and (diffusion.soft_masking or args.evaluate_only):
         model.config.diffusion["soft"] = before["soft"]
     elif "soft" in before:

@@ -213,13 +213,17 @@ class WholeCheckpoints(Trainer):
             )
 
     def _load_soft(self, folder: Path) -> None:
-        """The scalars of a checkpoint, which has to be of the same kind."""
+        """The scalars of a checkpoint, which has to be of the same kind, and of the same noise."""
         ours, kinds = None if self.soft is None else self.soft.settings(), ("k", "mixing")
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             noted = config.get("diffusion", {}).get("soft")
             same = (noted is None) == (ours is None)
             same = same and (ours is None or all(noted[name] == ours[name] for name in kinds))
+            noise = (config.get("diffusion", {}).get(name) for name in ("noise", "p_u"))
+            same_noise = [*noise] == [
+                self.raw_model.config.diffusion.get(n) for n in ("noise", "p_u")
+            ]
         except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
             raise UserError(
                 f"cannot go on from {folder}: config.json is damaged or missing; give another "
@@ -229,6 +233,11 @@ class WholeCheckpoints(Trainer):
             raise UserError(
                 f"cannot go on from {folder}: it was written with other settings of --soft_masking, "
                 "--soft_k or --mixing; give those"
+            )
+        if not same_noise:
+            raise UserError(
+                f"cannot go on from {folder}: it was written with other settings of --noise or --p_u; "
+                "give those"
             )
         if self.soft is not None:
             self.soft.load(folder)

@@ -20,6 +20,7 @@ from diffusion.models import loading
 from diffusion.models.families import max_length
 from diffusion.training.arguments import (
     GROUPS,
+    P_U,
     SOFT_STARTS,
     DataArguments,
     DiffusionArguments,
@@ -213,6 +214,63 @@ def check(
             raise UserError(
                 f"--block_size {data.block_size} exceeds the {positions} positions of {model.model}"
             )
+    check_noise(model, diffusion, args.evaluate_only, list(mix) != ["full"])
+
+
+def chosen_noise(model: ModelArguments, diffusion: DiffusionArguments) -> dict:
+    """The ``name`` of the noise to train with and, of hybrid noise, its ``p_u``."""
+    before = {"name": "absorbing"}
+    if model.config is None:
+        before = loading.noise_settings(loading.load_config(model.model), model.model)
+    name = before["name"] if diffusion.noise == "auto" else diffusion.noise
+    if name != "hybrid":
+        return {"name": name}
+    p_u = before.get("p_u", P_U) if diffusion.p_u is None else diffusion.p_u
+    return {"name": name, "p_u": float(p_u)}
+
+
+def check_noise(
+    model: ModelArguments, diffusion: DiffusionArguments, evaluate_only: bool, mix: bool
+) -> None:
+    """Refuse what does not go with the noise; ``mix``: layouts other than the full canvas."""
+    noise = chosen_noise(model, diffusion)
+    name = noise["name"]
+    if evaluate_only:
+        before = loading.noise_settings(loading.load_config(model.model), model.model)
+        if noise != before:
+            raise UserError(
+                f"--evaluate_only reads a model as it was trained, and {model.model} was trained for "
+                f"{_told(before)}; leave out --noise and --p_u"
+            )
+    if diffusion.p_u is not None and name != "hybrid":
+        raise UserError(
+            f"--p_u {diffusion.p_u} is an option of --noise hybrid, not of {name}; leave it out, or "
+            "change the noise"
+        )
+    if name == "absorbing":
+        if diffusion.loss == "clipped":
+            raise UserError(
+                "--loss clipped is for noise with random tokens; leave it out, or use --noise uniform "
+                "or hybrid"
+            )
+        return
+    refused = {
+        "--objective causal": diffusion.objective == "causal",
+        "--loss mean": diffusion.loss == "mean",
+        "--mask_schedule seed": diffusion.mask_schedule == "seed",
+        f"--layouts {diffusion.layouts}": mix,
+        "--soft_masking": diffusion.soft_masking,
+    }
+    for flag, given in refused.items():
+        if given:
+            raise UserError(
+                f"{flag} is about masks alone, and {_told(noise)} has random tokens; leave it out, or "
+                "use --noise absorbing"
+            )
+
+
+def _told(noise: dict) -> str:
+    return f"{noise['name']} noise" + (f" with p_u {noise['p_u']}" if "p_u" in noise else "")
 
 
 def check_output_dir(args: RunArguments) -> None:

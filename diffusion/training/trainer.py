@@ -19,10 +19,13 @@ from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import Slots, arrange
 from diffusion.models.soft import SoftMask, TwoPass
 from diffusion.models.tokenizers import forbidden_ids
+from diffusion.noise import Interpolating
 from diffusion.training import validation
 from diffusion.training.checkpoints import WholeCheckpoints
 from diffusion.training.checks import told
 from diffusion.training.optimizer import MuonAndAdam
+
+_LARGEST_WEIGHT = 2.0  # of a token, with --loss clipped (GIDD)
 
 
 def ema_update(decay: float):
@@ -54,19 +57,34 @@ class _Upkeep(TrainerCallback):
 
 
 class Nats(nn.Module):
-    """-log p (N,) of the labelled tokens. Taken inside the forward pass, because accelerate copies
+    """-log p (N,) of the labelled tokens, or `objective.divergence` at the noise shares ``r`` (B,).
+    Taken inside the forward pass, because accelerate copies
     to float32 what comes out of it, and the logits are large."""
 
-    def __init__(self, backbone: Backbone, reader: TwoPass | None = None):
+    def __init__(
+        self,
+        backbone: Backbone,
+        reader: TwoPass | None = None,
+        noise: Interpolating | None = None,
+    ):
         super().__init__()
-        self.backbone, self.reader = backbone, reader
+        self.backbone, self.reader, self.noise = backbone, reader, noise
 
     def forward(
-        self, input_ids: Tensor, labels: Tensor, two_pass: bool = False, **settings
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        two_pass: bool = False,
+        r: Tensor | None = None,
+        **settings,
     ) -> Tensor:
         rows = labels != IGNORE
         model = self.reader if two_pass else self.backbone
-        nats = objective.cross_entropy(model(input_ids, rows, **settings), labels[rows])
+        logits = model(input_ids, rows, **settings)
+        if r is not None:
+            level = r[:, None].expand(labels.shape)[rows]
+            return objective.divergence(logits, labels[rows], input_ids[rows], level, self.noise)
+        nats = objective.cross_entropy(logits, labels[rows])
         if self.reader is not None:  # several processes want a gradient of all, in every batch
             nats = nats + 0 * sum(self.reader.soft.parameters())
         return nats
@@ -110,11 +128,13 @@ class DiffusionTrainer(WholeCheckpoints):
             forbidden = forbidden_ids(tokenizer, backbone.config.vocab_size)
             self.settings_of_two_passes = self.batches.noise, forbidden
         self.schedule, self.loss = schedule, loss
+        noise = getattr(self.batches, "noise", None)
+        self.noise = noise if isinstance(noise, Interpolating) else None
         self.eval_draws = eval_draws
         self.token_bytes = token_bytes
         with told():
             super().__init__(
-                model=Nats(backbone, self.reader(backbone) if soft else None),
+                model=Nats(backbone, self.reader(backbone) if soft else None, self.noise),
                 args=args,
                 train_dataset=Blocks(train_blocks),
                 eval_dataset=Blocks(eval_blocks),
@@ -192,7 +212,14 @@ class DiffusionTrainer(WholeCheckpoints):
         accumulation nor the number of processes changes the loss."""
         ids, labels = inputs["input_ids"], inputs["labels"]
         passes = {"two_pass": bool(inputs["two_pass"])} if "two_pass" in inputs else {}
-        if "weights" in inputs:  # by slots of a layout
+        if "r" in inputs:  # noise with random tokens
+            nats = model(ids, labels, r=inputs["r"])
+            weights = objective.noise_weights(
+                labels, ids, inputs["t"], inputs["r"], inputs["editable"], self.schedule, self.noise,
+                _LARGEST_WEIGHT if self.loss == "clipped" else None,
+            )  # fmt: skip
+            loss = (nats * weights).sum() / self.args.global_batch
+        elif "weights" in inputs:  # by slots of a layout
             nats = model(ids, labels, layout=self.slots(inputs["layout"]), **passes)
             loss = (nats * inputs["weights"][labels != IGNORE]).sum() / self.args.global_batch
         elif self.causal or self.loss == "mean":

@@ -18,18 +18,20 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
+from diffusion.views.film import Film
 from diffusion.views.frames import END_MARK, Frame, State
 from diffusion.views.layout import (
     BLUE,
+    FAINT,
     GREY,
     INK,
-    LABELS,
     ORANGE,
     PAPER,
     SMALLEST_INSIDE,
     TINTS,
     Layout,
     join,
+    labels,
     lay_out,
     passing_rooms,
     reserved_text,
@@ -41,10 +43,11 @@ BLOCKS = {
     State.MASKED: {"facecolor": GREY, "edgecolor": GREY},
     State.FRESH: {"facecolor": BLUE, "edgecolor": BLUE},
     State.REMASKED: {"facecolor": PAPER, "edgecolor": ORANGE, "hatch": "/////"},
+    State.REPLACED: {"facecolor": PAPER, "edgecolor": BLUE},
 }
 # What a mask remembers, by `Frame.guess`, on the grey of a mask.
 GUESS_COLOURS = ("", "#b8b8b8", "#9c9c9c", "#7a7a7a")
-TEXT_COLOURS = {State.GIVEN: INK, State.FRESH: PAPER, State.SETTLED: INK}
+TEXT_COLOURS = {State.FRESH: PAPER, State.NOISE: FAINT}  # others: INK
 
 
 def tint(doubt: int) -> dict:
@@ -237,7 +240,7 @@ class Panel:
             text = self.ruler.clip(text, room / scale, bold)
         artist.set(
             text=text,
-            color=colour or TEXT_COLOURS[state],
+            color=colour or TEXT_COLOURS.get(state, INK),
             fontproperties=self.ruler.bold if bold else self.ruler.regular,
         )
         artist.set_fontsize(self.points * scale)
@@ -285,20 +288,21 @@ def write(axes: Axes, x: float, y: float, text: str, size: float, ruler: Ruler, 
     return axes.add_artist(artist)
 
 
-def draw_legend(axes: Axes, right: float, y: float, size: float, ruler: Ruler, doubt: bool) -> None:
-    """What the looks mean, in one line that ends at ``right`` on the baseline ``y``; with
-    ``doubt`` also what the tints do."""
+def draw_legend(axes: Axes, right: float, y: float, size: float, ruler: Ruler, film: Film) -> None:
+    """What the looks of a film mean, in one line that ends at ``right`` on the baseline ``y``."""
 
     def swatch(x: float, width: float, look: dict) -> None:
         corner = (x, y - 0.9 * size)
         axes.add_patch(Rectangle(corner, width, 1.1 * size, clip_on=False, **look))
 
     x = right
-    looks = [*LABELS.items(), *([("tints", "less and less sure")] if doubt else [])]
+    looks = list(labels(film.states).items())
+    looks += [("tints", "less and less sure")] if film.knows_doubt else []
     for state, label in reversed([*looks, (None, f"{END_MARK} end")]):
         bold = state is State.GIVEN
         x -= ruler.width(label, bold) * size
-        write(axes, x, y, label, size, ruler, bold=bold, color=INK)
+        colour = FAINT if state is State.NOISE else INK
+        write(axes, x, y, label, size, ruler, bold=bold, color=colour)
         if state == "tints":
             for step in (3, 2, 1):
                 x -= 0.9 * size

@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from diffusion.errors import UserError
 from diffusion.views.frames import Frame, State, status_line
@@ -61,6 +62,11 @@ class Film:
         """Whether any probability is known, so that there is something to explain."""
         frames = (track.frames[-1] for track in self.tracks)
         return any(p is not None for frame in frames for p in frame.confidence)
+
+    @cached_property
+    def states(self) -> set[State]:
+        """All that occur."""
+        return {s for track in self.tracks for frame in track.frames for s in frame.states}
 
     def frames(self, moment: Moment) -> list[Frame]:
         """The frame of each track."""
@@ -148,7 +154,7 @@ def rate_line(frame: Frame, separator: str = " · ", unit: str = "token") -> str
 
     With ``unit`` "character" texts of models with different tokenizers can be compared.
     """
-    new = [i for i, s in enumerate(frame.states) if s is not State.GIVEN and not s.open]
+    new = [i for i, s in enumerate(frame.states) if s is not State.GIVEN and not s.pending]
     tokens = len(new)
     count = tokens if unit == "token" else sum(len(frame.pieces[i]) for i in new)
     parts = [f"{frame.seconds:.2f} s", f"{count} {unit}" + ("" if count == 1 else "s")]

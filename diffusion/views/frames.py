@@ -36,11 +36,21 @@ class State(StrEnum):
     FRESH = "fresh"  # written in this step
     SETTLED = "settled"
     REMASKED = "remasked"  # masked again in this step
+    REPLACED = "replaced"  # written in this step, in place of another token
+    NOISE = "noise"  # a random token, which the model has not written
 
     @property
     def open(self) -> bool:
-        """Still to be written."""
+        """Still to be written, where a mask stands."""
         return self in (State.MASKED, State.REMASKED)
+
+    @property
+    def pending(self) -> bool:
+        """Still to be written, whatever stands there."""
+        return self.open or self is State.NOISE
+
+
+_WRITTEN = (State.FRESH, State.REPLACED, State.SETTLED)
 
 
 @dataclass(frozen=True)
@@ -83,9 +93,14 @@ class Frame:
         return sum(state.open for state in self.states)
 
     @property
+    def noise(self) -> int:
+        """Random tokens."""
+        return sum(state is State.NOISE for state in self.states)
+
+    @property
     def written(self) -> int:
         """Positions that were written, and are not open again."""
-        return sum(state in (State.FRESH, State.SETTLED) for state in self.states)
+        return sum(state in _WRITTEN for state in self.states)
 
     def shown(self, position: int) -> str:
         """The string to draw at a written position, with nothing in it that can do harm."""
@@ -104,7 +119,7 @@ class Frame:
     def doubt(self, position: int) -> int:
         """How unsure the model was of the token that stands here: 0 (sure, or not known) to 3."""
         known = self.confidence[position]
-        if known is None or self.states[position] not in (State.FRESH, State.SETTLED):
+        if known is None or self.states[position] not in _WRITTEN:
             return 0
         return sum(known < bound for bound in DOUBTS)
 
@@ -122,10 +137,13 @@ def changes(rows: Sequence[Sequence[list]]) -> list[list[list]]:
 
 
 def status_line(frame: Frame, separator: str = " · ") -> str:
-    """Step, forward passes, measured seconds, open positions, written tokens a second and a pass."""
+    """Step, forward passes, measured seconds, masks and random tokens left, written tokens a second
+    and a pass."""
     step = f"step {frame.index}" + (f"/{frame.total}" if frame.total is not None else "")
-    masks = f"{frame.masks} mask" + ("" if frame.masks == 1 else "s")
-    return separator.join((step, *_cost(frame), masks, *_speed(frame)))
+    left = [f"{frame.noise} random"] if frame.noise else []
+    if frame.masks or not left:
+        left.insert(0, f"{frame.masks} mask" + ("" if frame.masks == 1 else "s"))
+    return separator.join((step, *_cost(frame), *left, *_speed(frame)))
 
 
 def token_line(frame: Frame, separator: str = " · ") -> str:
@@ -167,9 +185,13 @@ class Framer:
     def frame(self, step: Step, row: int = 0) -> Frame:
         """The frame of one row of a batched step, without padding."""
         there = ~step.padding[row]
-        masks = step.frozen, step.remasked, step.masked, step.revealed
-        flags = zip(*(mask[row][there].tolist() for mask in masks), strict=True)
-        order = (State.GIVEN, State.REMASKED, State.MASKED, State.FRESH)
+        masks = {State.GIVEN: step.frozen, State.REMASKED: step.remasked, State.MASKED: step.masked}
+        if step.random is not None:
+            masks[State.NOISE] = step.random
+        if step.replaced is not None:
+            masks[State.REPLACED] = step.replaced
+        order = masks | {State.FRESH: step.revealed}
+        flags = zip(*(mask[row][there].tolist() for mask in order.values()), strict=True)
         states = [
             next(
                 (state for state, flag in zip(order, position, strict=True) if flag), State.SETTLED
@@ -225,11 +247,11 @@ class Framer:
             if guesses
         ]
         last_given = max((i for i, s in enumerate(states) if s is State.GIVEN), default=-1)
-        final = (State.SETTLED,) if any(s.open for s in states) else (State.SETTLED, State.FRESH)
+        final = (State.SETTLED,) if any(s.pending for s in states) else _WRITTEN
         ends = [
             i
             for i, (token, state, *_) in enumerate(kept)
-            if token in self.ends and state in (State.SETTLED, State.FRESH)
+            if token in self.ends and state in _WRITTEN
         ]
         cut = next((i for i in ends if states[i] in final and i > last_given), len(kept))
         chunks = [

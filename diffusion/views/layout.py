@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from diffusion.views.frames import Frame, State
 
 INK, PAPER, GREY, BLUE, ORANGE = "#1a1a1a", "#ffffff", "#d4d4d4", "#14558f", "#b34700"
+FAINT = "#9c9c9c"  # of random tokens
 
 # Settled tokens by `Frame.doubt`: tinted more, the less sure the model was.
 TINTS = ("", "#f6eff9", "#eadbf1", "#dbc0e6")
@@ -21,7 +22,18 @@ LABELS = {
     State.FRESH: "just revealed",
     State.SETTLED: "settled",
     State.REMASKED: "re-masked",
+    State.REPLACED: "replaced",
+    State.NOISE: "noise",
 }
+
+
+def labels(states: set[State]) -> dict[State, str]:
+    """What a legend explains of a film in which these states occur: what masks do, or where there
+    are random tokens what does occur."""
+    if State.NOISE in states or State.REPLACED in states:
+        return {state: label for state, label in LABELS.items() if state in states}
+    return {s: label for s, label in LABELS.items() if s not in (State.REPLACED, State.NOISE)}
+
 
 UNKNOWN = " word"  # gives its width to a position that never shows text
 # How far a token that is replaced later shrinks: at the end of a word, where the place of the final
@@ -108,7 +120,7 @@ def passing_rooms(
     seen: list[set[str]] = [set() for _ in pieces]
     for frame in frames:
         for i, state in enumerate(frame.states):
-            if not state.open:
+            if not state.pending:
                 seen[i].add(split_piece(frame.shown(i))[1])
     out = []
     for texts, piece, after in zip(seen, pieces, [*pieces[1:], " "], strict=True):

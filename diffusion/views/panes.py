@@ -103,7 +103,8 @@ class Panes:
         final = moment is self.film.moments[-1]
         out.append(Text(printable(line.verdict if final and line.verdict else moment.note)))
         if lines is not None and lines >= 16:
-            out.append(legend(self.glyphs, columns, self.film.knows_doubt))
+            states = self.film.states
+            out.append(legend(self.glyphs, columns, self.film.knows_doubt, True, states))
         for row in out:
             row.truncate(columns)
         return out

@@ -75,7 +75,7 @@ class Stage:
             line = (left, self.status_line, "", size)
             self.lines.append(drawing.write(axes, *line, self.ruler, color=INK))
         size = 13 if film.time_line else 16  # beside the verdict
-        drawing.draw_legend(axes, WIDTH - margin, HEIGHT - 26, size, self.ruler, film.knows_doubt)
+        drawing.draw_legend(axes, WIDTH - margin, HEIGHT - 26, size, self.ruler, film)
 
     def _draw_time_line(self, axes) -> tuple[list, object]:
         """A line for each track on one scale, with its end in seconds; returns what changes: the
@@ -239,7 +239,7 @@ def filmstrip(film: Film) -> Figure:
         axes.hlines(y + 34, left, left + column, color=INK, linewidth=0.5)
         rect = (left, y + head, column, row - head)
         drawing.Panel(axes, rect, track.frames, ruler, size).draw(frame)
-    drawing.draw_legend(axes, width - margin, height - 24, 17, ruler, film.knows_doubt)
+    drawing.draw_legend(axes, width - margin, height - 24, 17, ruler, film)
     return figure
 
 

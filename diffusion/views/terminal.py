@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Self, TextIO
@@ -32,6 +32,8 @@ STYLES = {
     State.FRESH: "bold underline green",
     State.SETTLED: "",
     State.REMASKED: "yellow",
+    State.REPLACED: "underline cyan",
+    State.NOISE: "dim italic",
 }
 # Settled tokens by `Frame.doubt`: equally light, so that they read on a dark and on a light screen.
 DOUBT_STYLES = ("", "#857391", "#9b5fb0", "#b13fd0")
@@ -137,7 +139,7 @@ class Lines:
         if not self.starts:
             self.starts = self._break(frame)
         pieces = [
-            self._open(frame, i) if state.open else frame.shown(i)
+            self._pending(frame, i) if state.pending else frame.shown(i)
             for i, state in enumerate(frame.states)
         ]
         rows: list[Text] = []
@@ -156,30 +158,32 @@ class Lines:
             row.rstrip()
         return rows
 
-    def _open(self, frame: Frame, position: int) -> str:
-        """A mask, or what it remembers."""
+    def _pending(self, frame: Frame, position: int) -> str:
+        """A mask, or what it remembers, or noise."""
         text, shade = frame.guess(position)
-        if not shade:
+        if frame.states[position] is State.NOISE:
+            text = frame.shown(position).strip()
+        elif not shade:
             return self.glyphs[frame.states[position]]
         return " " + set_cell_size(text, min(GUESS_COLUMNS, max(3, cell_len(text))))
 
     def _break(self, frame: Frame) -> list[int]:
         """Where lines begin: as many words as surely fit, while masks are left."""
-        if not self.final and not frame.masks:
+        if not self.final and not (frame.masks or frame.noise):
             return [0]
         frames = self.final or [frame]
         starts, used, unknown = [0], 0.0, 0  # of the line so far
         word, width, hidden = 0, 0.0, 0  # where the word began, and the same of it
         length = max(len(f.pieces) for f in frames)
         for i in range(length + 1):
-            texts = [f.shown(i) for f in frames if i < len(f.pieces) and not f.states[i].open]
+            texts = [f.shown(i) for f in frames if i < len(f.pieces) and not f.states[i].pending]
             if i == length or not texts or texts[-1].startswith((" ", "\n")):
                 if used + width + 1.5 * SPREAD * math.sqrt(unknown + hidden) > self.columns:
                     starts.append(word)
                     used, unknown = 0.0, 0
                 used, unknown = used + width, unknown + hidden
                 word, width, hidden = i, 0.0, 0
-            if self.final and any(f.states[i].open for f in frames if i < len(f.pieces)):
+            if self.final and any(f.states[i].pending for f in frames if i < len(f.pieces)):
                 texts.insert(0, self.glyphs[State.MASKED])
             width += max(map(cell_len, texts), default=TOKEN)
             hidden += not texts
@@ -196,7 +200,7 @@ class Lines:
         for start in self.starts:
             while (
                 0 < start < len(pieces)
-                and not frame.states[start].open
+                and not frame.states[start].pending
                 and not pieces[start].startswith(" ")
                 and pieces[start - 1][-1:].strip()
             ):
@@ -222,7 +226,8 @@ def scroll(rows: Sequence[Text], height: int, top: int) -> int:
         styles |= set(GUESS_STYLES[1:]) if State.MASKED in states else set()
         return [i for i, row in enumerate(rows) if any(s.style in styles for s in row.spans)]
 
-    busy = having(State.FRESH, State.REMASKED) or having(State.MASKED) or [len(rows) - 1]
+    busy = having(State.FRESH, State.REPLACED, State.REMASKED)
+    busy = busy or having(State.MASKED, State.NOISE) or [len(rows) - 1]
     limit = max(0, len(rows) - height)
     return min(
         (min(max(top, row - height + 1), row, limit) for row in busy),
@@ -232,7 +237,8 @@ def scroll(rows: Sequence[Text], height: int, top: int) -> int:
 
 def settled(frame: Frame) -> Frame:
     """The frame as it stays: nothing in it is new any more."""
-    states = [State.SETTLED if s is State.FRESH else s for s in frame.states]
+    new = (State.FRESH, State.REPLACED)
+    states = [State.SETTLED if s in new else s for s in frame.states]
     return replace(frame, states=states)
 
 
@@ -247,12 +253,21 @@ def fit_status(frame: Frame, columns: int, status: Callable = status_line) -> st
     return parts[0][:columns]
 
 
-def legend(glyphs: dict[State, str], columns: int, doubt: bool, masks: bool = True) -> Text:
-    """What styles and signs mean, as far as they fit."""
+def legend(
+    glyphs: dict[State, str],
+    columns: int,
+    doubt: bool,
+    masks: bool = True,
+    states: Collection[State] = (),
+) -> Text:
+    """What styles and signs mean, as far as they fit; ``states``: what else occurs."""
     parts = [Text("given", STYLES[State.GIVEN]), Text("just written", STYLES[State.FRESH])]
     if masks:
         for state, name in ((State.MASKED, "masked"), (State.REMASKED, "re-masked")):
             parts.append(Text(glyphs[state].strip(), STYLES[state]).append(f" {name}", "dim"))
+    for state, name in ((State.REPLACED, "replaced"), (State.NOISE, "noise")):
+        if state in states:
+            parts.append(Text(name, STYLES[state]))
     if doubt:
         ramp = Text("less", DOUBT_STYLES[1]).append(" and ", "dim")
         parts.append(ramp.append("less", DOUBT_STYLES[2]).append(" sure", DOUBT_STYLES[3]))
@@ -266,8 +281,9 @@ def legend(glyphs: dict[State, str], columns: int, doubt: bool, masks: bool = Tr
 def progress(frame: Frame, columns: int, status: str):
     """A bar of what is written, and the status line beside it if there is room for both."""
     line = Text(status, "dim")
-    room, whole = columns - len(status) - 2, frame.written + frame.masks
-    if room < 10 or not frame.masks:
+    left = frame.masks + frame.noise
+    room, whole = columns - len(status) - 2, frame.written + left
+    if room < 10 or not left:
         return line
     looks = {"style": "dim", "complete_style": "green", "finished_style": "green"}
     bar = ProgressBar(whole, frame.written, min(30, room), **looks)
@@ -307,6 +323,7 @@ class LiveView:
         self._full = None  # the context of the full screen, once there is something to show
         self._lines: Lines | None = None
         self._masks = self._doubt = False  # what the legend has to explain
+        self._states: set[State] = set()
         self._top = 0
         self._next_draw = 0.0
 
@@ -334,6 +351,7 @@ class LiveView:
         if self._lines is None or self._lines.columns != width:
             self._lines = Lines(width, self._screen.glyphs)
         self._masks |= frame.masks > 0
+        self._states |= set(frame.states)
         self._doubt |= any(p is not None for p in frame.confidence)
         rows = self._lines.rows(frame)
         foot = self._foot(frame, columns, lines)
@@ -354,7 +372,8 @@ class LiveView:
         status += where if len(status + where) <= columns else ""
         foot = [Text(), progress(frame, columns, status)]
         if lines >= 10:
-            foot.append(legend(self._screen.glyphs, columns, self._doubt, self._masks))
+            looks = self._doubt, self._masks, self._states
+            foot.append(legend(self._screen.glyphs, columns, *looks))
         return foot
 
     def finish(self) -> None:

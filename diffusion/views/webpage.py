@@ -60,8 +60,9 @@ def page(film: Film) -> str:
             for i, track in enumerate(film.tracks)
         ],
         last=sum(moment.hold for moment in film.moments[:-1]),
-        labels={state.value: label for state, label in layout.LABELS.items()},
-        plain=(State.GIVEN.value, State.SETTLED.value),  # without a block behind them
+        labels={state.value: label for state, label in layout.labels(film.states).items()},
+        # Without a block behind them.
+        plain=(State.GIVEN.value, State.SETTLED.value, State.NOISE.value),
         doubt=film.knows_doubt,
         end_mark=END_MARK,
         style=Markup("".join(f"--{name}: {colour}; " for name, colour in colours.items())),
@@ -86,7 +87,7 @@ def _cell(frame: Frame, position: int) -> list:
     if shade:
         return [_CODES[state], guess, None, shade]
     text = "" if state.open else layout.split_piece(frame.shown(position))[1]
-    if state is State.FRESH and text.isspace():
+    if state in (State.FRESH, State.REPLACED) and text.isspace():
         state = State.SETTLED  # as in the pictures: a space has no block
     return [_CODES[state], text, frame.confidence[position]]
 
@@ -98,7 +99,7 @@ def _words(track: Track) -> list[dict]:
     shown: list[set[str]] = [set() for _ in reserved]
     for frame in track.frames:
         for i, state in enumerate(frame.states):
-            if not state.open:
+            if not state.pending:
                 shown[i].add(layout.split_piece(frame.shown(i))[1])
     words: list[dict] = []
     before = " "

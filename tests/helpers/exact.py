@@ -352,6 +352,54 @@ RATES = {
 }
 
 
+# ------------------------------------------------------------ noise with random tokens
+
+
+class Forward:
+    """The forward process of one position as matrices, in float64: rows are what was there before,
+    columns what comes; the last state is the mask.
+
+    Args:
+        kind: absorbing, uniform or hybrid, as published by D3PM and GIDD (gamma = 1).
+        vocab: tokens without the mask.
+    """
+
+    def __init__(self, kind, vocab, p_u=0.2):
+        self.kind, self.vocab, self.p_u = kind, vocab, p_u
+
+    def noise(self, r):
+        """(share of x that is kept, what is added: a vector over all states)."""
+        mask = torch.zeros(self.vocab + 1, dtype=torch.float64)
+        mask[-1] = 1
+        others = (1 - mask) / self.vocab
+        if self.kind == "absorbing":
+            return 1 - r, r * mask
+        if self.kind == "uniform":
+            return 1 - r, r * others
+        c = 2 * self.p_u / (1 - self.p_u) * math.sqrt(r * (1 - r))
+        return (1 - r) / (1 + c), (r * mask + c * others) / (1 + c)
+
+    def until(self, r):
+        """q_r(z | x), (V + 1, V + 1)."""
+        keep, added = self.noise(r)
+        return keep * torch.eye(self.vocab + 1, dtype=torch.float64) + added
+
+    def between(self, s, r):
+        """q(z at r | y at s): what, after q_s, gives q_r, by division."""
+        return torch.linalg.solve(self.until(s), self.until(r))
+
+    def posterior(self, s, r, z, p):
+        """q(y at s | z at r, x drawn from p), by Bayes' rule over y; p (V,) and the result (V + 1,)."""
+        prior = torch.cat([torch.as_tensor(p, dtype=torch.float64), torch.zeros(1).double()])
+        joint = (prior @ self.until(s)) * self.between(s, r)[:, z]
+        return joint / joint.sum()
+
+    def token(self, r, z, p):
+        """The same of the token x itself."""
+        joint = torch.as_tensor(p, dtype=torch.float64) * self.until(r)[: self.vocab, z]
+        return joint / joint.sum()
+
+
 # ------------------------------------------------------------ tests of frequencies
 
 

@@ -5,7 +5,7 @@ import itertools
 import torch
 
 from diffusion.canvas import Question
-from diffusion.noise import Absorbing
+from diffusion.noise import make_noise
 
 
 class TabularDenoiser:
@@ -13,12 +13,21 @@ class TabularDenoiser:
 
     Token ids are 0..V-1 for text and V for the mask. Every partially masked canvas of length L
     has its own distribution at each masked position; they need not agree with any joint law,
-    as a trained model's do not.
+    as a trained model's do not. With a ``noise`` of `diffusion.noise`, visible tokens have a
+    distribution of their own, too.
     """
 
-    def __init__(self, length: int = 3, vocab: int = 3, seed: int = 0, scale: float = 1.5):
+    def __init__(
+        self,
+        length: int = 3,
+        vocab: int = 3,
+        seed: int = 0,
+        scale: float = 1.5,
+        noise: str = "absorbing",
+        p_u: float = 0.2,
+    ):
         self.length, self.vocab, self.mask_id = length, vocab, vocab
-        self.noise, self.passes = Absorbing(vocab), 1
+        self.noise, self.passes = make_noise(noise, vocab, [], vocab + 1, p_u), 1
         generator = torch.Generator().manual_seed(seed)
         states = (vocab + 1) ** length
         self.table = torch.randn(states, length, vocab, generator=generator) * scale

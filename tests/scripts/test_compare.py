@@ -28,7 +28,7 @@ from diffusion.views.film import Track, rate_line, synchronized, ticks
 from diffusion.views.frames import Frame, State
 from diffusion.views.stage import GIF_TICK, Stage, strip_moments
 
-GIVEN, MASKED, FRESH, SETTLED, REMASKED = State
+GIVEN, MASKED, FRESH, SETTLED, REMASKED, *_ = State
 ROOT = Path(compare.__file__).parent
 SMALL = ["--max_len", "24", "--repeats", "1", "--n_steps", "4"]
 

@@ -21,8 +21,9 @@ from diffusion.views.animation import save_film, show_film
 from diffusion.views.film import LAST_HOLD, Film, Moment, Track, film_of, ticks
 from diffusion.views.frames import Frame, State
 from diffusion.views.stage import STRIP_WIDTH, WRITERS, Stage, filmstrip, strip_moments
+from diffusion.views.webpage import page
 
-GIVEN, MASKED, FRESH, SETTLED, REMASKED = State
+GIVEN, MASKED, FRESH, SETTLED, REMASKED, REPLACED, NOISE = State
 
 
 def save_animation(frames, path, on_progress=None, **film):
@@ -60,6 +61,33 @@ def block_of(stage, position):
     block = stage.panels[0].blocks[position]
     x, y = block.get_xy()
     return round(y), round(y + block.get_height()), round(x), round(x + block.get_width())
+
+
+def test_random_tokens_are_faint_text_and_what_replaces_has_an_outline():
+    frames = [frame((" The", GIVEN), (" cat", NOISE), (" dog", NOISE)),
+              frame((" The", GIVEN), (" fox", REPLACED), (" dog", FRESH), index=1),
+              frame((" The", GIVEN), (" fox", SETTLED), (" dog", SETTLED), index=2)]  # fmt: skip
+    film = film_of(frames)
+    stage = Stage(film)
+    shown = [grey(stage.image(moment)) for moment in film.moments]
+
+    def darkest(picture, position):
+        top, bottom, left, right = block_of(stage, position)
+        return picture[top + 4 : bottom - 4, left + 4 : right - 4].min()
+
+    assert darkest(shown[0], 1) > 120  # faint
+    assert darkest(shown[1], 1) < 60  # ink
+    top, bottom, left, right = block_of(stage, 1)
+    middle = (top + bottom) // 2
+    assert shown[1][middle, left - 2 : left + 3].min() < 160  # the outline
+    assert shown[2][middle, left - 2 : left + 3].min() > 200  # of which nothing stays
+    assert shown[1][top + 3, left + 3 : right - 3].min() > 200  # paper inside it
+    legend = layout.labels(film.states)
+    assert list(legend.values()) == ["given", "just revealed", "settled", "replaced", "noise"]
+    html = page(film)
+    assert '<span class="noise">noise</span>' in html and "re-masked" not in html
+    assert "re-masked" in page(film_of(generation()))
+    assert "noise" not in layout.labels(film_of(generation()).states).values()
 
 
 # Where it is written

@@ -11,7 +11,7 @@ from diffusion.errors import printable
 from diffusion.evaluation import record
 from diffusion.views.frames import Frame, Framer, State, status_line
 
-GIVEN, MASKED, FRESH, SETTLED, REMASKED = State
+GIVEN, MASKED, FRESH, SETTLED, REMASKED, REPLACED, NOISE = State
 BOS, PAD, EOS, MASK = 0, 1, 2, 3
 
 
@@ -78,6 +78,8 @@ def step_of(ids, frozen=(), masked=(), revealed=(), remasked=()):
         slots=torch.tensor([40, 60]),
         seconds=0.25,
         guesses=None,
+        random=None,
+        replaced=None,
     )
 
 
@@ -105,6 +107,24 @@ def test_masks_show_what_they_remember_by_its_strength():
     assert frame.pieces == ["a", "", "", "", "b", ""]  # a guess is no text
     step.guesses = None
     assert Framer(ByteTokenizer()).frame(step, row=1).guess(1) == ("", 0)
+
+
+def test_random_tokens_and_replaced_ones_are_told_from_text():
+    ids = [BOS, *ids_of("abcd"), EOS]
+    step = step_of(ids, frozen=[0, 1], revealed=[2, 3])
+    step.random, step.replaced = (
+        torch.tensor([[False] * 6, [i in where for i in range(6)]]) for where in ((4, 5), (3,))
+    )
+    frame = Framer(ByteTokenizer()).frame(step, row=1)
+    assert frame.states == [GIVEN, FRESH, REPLACED, NOISE, NOISE]
+    assert frame.pieces == ["a", "b", "c", "d", ""]
+    assert frame.ends == []  # a random </s> ends no text
+    assert (frame.masks, frame.noise, frame.written) == (0, 2, 2)
+    assert "· 2 random ·" in status_line(frame)
+    assert "mask" not in status_line(frame)
+    assert frame.doubt(2) == 1 and frame.doubt(3) == 0
+    step.random = None
+    assert "0 masks" in status_line(Framer(ByteTokenizer()).frame(step, row=1))
 
 
 def test_each_token_is_looked_up_once():

@@ -11,7 +11,7 @@ from diffusion.views import terminal
 from diffusion.views.frames import Frame, State
 from diffusion.views.terminal import GLYPHS, Lines, LiveView, scroll
 
-GIVEN, MASKED, FRESH, SETTLED, REMASKED = State
+GIVEN, MASKED, FRESH, SETTLED, REMASKED, REPLACED, NOISE = State
 
 
 @pytest.fixture
@@ -54,6 +54,33 @@ def test_states_differ_without_colour(screen):
     assert styles == {"Old": "1", "new": "1;4;32", "calm": ""}
     without_colour = {re.sub(r";?\b3\d\b", "", style) for style in styles.values()}
     assert len(without_colour) == 3
+
+
+def test_random_tokens_are_faint_and_short_and_what_replaces_is_no_mask(screen):
+    tty = screen(80, 24)
+    view = LiveView(tty)
+    view.show(
+        frame((" Old", GIVEN), (" constitution", NOISE), (" new", REPLACED), (" calm", FRESH))
+    )
+    assert tty.lines()[0] == "Old consti new calm"
+    assert tty.lines()[-1] == "given   just written   replaced   noise   ∎ end"
+    styles = {word: tty.style_of(word) for word in ("consti", "new", "calm")}
+    assert styles == {"consti": "2;3", "new": "4;36", "calm": "1;4;32"}
+    assert "1 random" in "".join(tty.lines())
+    view.show(frame((" Old", GIVEN), " river", " new", " calm", index=2))
+    view.finish()
+    assert "Old river new calm" in tty.lines()[0]
+
+
+def test_a_line_keeps_its_positions_while_random_tokens_become_text():
+    lines = Lines(24, GLYPHS)
+    noise = [(f" {'x' * (1 + i % 9)}", NOISE) for i in range(12)]
+    first = [row.plain for row in lines.rows(frame(*noise))]
+    starts = list(lines.starts)
+    assert len(starts) > 2 and all(len(row) <= 24 for row in first)
+    text = [(" a", REPLACED) if i % 3 else cell for i, cell in enumerate(noise)]
+    lines.rows(frame(*text))
+    assert lines.starts == starts
 
 
 def test_a_mask_shows_what_it_remembers(screen):

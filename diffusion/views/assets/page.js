@@ -16,7 +16,7 @@ const frames = film.tracks.map(track => {
     cells = cells.slice();
     for (const [i, state, text, sure, guess] of list) {
       const before = cells[i], same = before && before[1] === text && text !== "";
-      const again = film.states[state] === "fresh" || !same || before[4];
+      const again = ["fresh", "replaced"].includes(film.states[state]) || !same || before[4];
       cells[i] = [state, text, sure, again ? track.steps[frame] : before[3], guess];
     }
     return cells;
@@ -99,7 +99,7 @@ function tell(event) {  // how sure the model was of the token under the pointer
   const [state, text, sure, step] = frames[t][film.moments[now][0][t]][cells[t].indexOf(cell)];
   const name = film.states[state];
   let told = name;
-  if (name === "fresh" || name === "settled") {
+  if (name === "fresh" || name === "replaced" || name === "settled") {
     told = (sure === null ? "" : "p " + sure.toPrecision(2) + " · ") + "step " + step;
   }
   cell.title = told ?? "";

@@ -1,0 +1,212 @@
+"""Samplers that follow the noise that a model was trained with, random tokens included.
+
+Where noise has random tokens, the prediction p for a position is one from all the others (see
+`noise`): what stands there is the true token, drawn from p, or noise. Both are weighed by Bayes' rule:
+with a_t, the share that is kept, and m_t(z), what noise puts at z, a token z is the true one with
+probability a_t p(z) / (a_t p(z) + m_t(z)), and else the true one is drawn from p. Of masks alone,
+where m_t(z) = 0 at a token, it is always the true one.
+
+Times run from 1 to 1e-5. The last step writes no random tokens, and masks that are left after it are
+filled with the most probable tokens.
+"""
+
+import torch
+from torch import Tensor
+
+from diffusion.proposal import Sampling
+from diffusion.samplers.base import ranks
+from diffusion.samplers.unmasking import Ancestral
+
+
+class Renewing(Ancestral):
+    """What these have in common: a position that changes takes a token of the model, a random token
+    or a mask. ``memory["random"]`` (B, L) is where a random token comes in the current step."""
+
+    def shares(self, state) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+        """`Noise.shares` before and after this step."""
+        return tuple(state.noise.shares(r) for r in self.rates(state))
+
+    def last(self, state) -> Tensor:
+        """(B, 1) bool: rows whose last planned step this is, or who are beyond it."""
+        return state.turn >= self.planned(state)
+
+    def settles(self, state) -> bool:
+        """Whether what is written stays, so that a text is done when no mask is left."""
+        return not state.noise.doubtful
+
+    def answer(self, state, proposal, model: Tensor, random: Tensor, masked: Tensor):
+        """What `decide` answers where the model writes, and where random tokens or masks come."""
+        last = self.last(state)
+        model, random = model | (random & last), random & ~last
+        state.memory["random"] = random
+        new = state.masked | state.random | (proposal.tokens != state.ids)
+        return (model & new) | random, masked & state.visible
+
+    def written(self, state, proposal):
+        random = state.memory["random"]
+        if not random.any():
+            return proposal.tokens, random
+        return torch.where(random, state.noise.drawn(state.uniform(2)), proposal.tokens), random
+
+    def finished(self, state):
+        done = ~state.masked.any(1)
+        return done if self.settles(state) else done & self.last(state)[:, 0]
+
+
+class Posterior(Renewing):
+    """The reverse process of any noise (D3PM, arXiv:2107.03006; GIDD, arXiv:2503.04482): from t to
+    s < t a position goes to y with the probability q(y at s | z at t, x from p) of Bayes' rule.
+
+    With n(z) the part of m_t(z) that has come in between s and t, a token stays with probability
+    1 - n(z) / (a_t p(z) + m_t(z)), and is else drawn from q_s(. | p): from the model with probability
+    a_s, a mask with b_s, a random token with c_s. Since p(z) is at least 0, only positions for which
+    n(z) / m_t(z) is enough to change need a prediction. Without random tokens this is `Ancestral`.
+    """
+
+    def arrivals(self, state) -> tuple[Tensor, Tensor]:
+        """m_t(z) and n(z), (B, L)."""
+        (a, *noise), (a_s, *noise_s) = self.shares(state)
+        kept = torch.where(a_s > 0, a / a_s, 1.0)  # a clock that has not started stands still
+        came = (now - kept * before for now, before in zip(noise, noise_s, strict=True))
+        return state.noise.at(state.ids, *noise), state.noise.at(state.ids, *came)
+
+    def wanted(self, state):
+        m, came = self.arrivals(state)
+        _, (_, masks, _) = self.shares(state)
+        move = torch.where(m > 0, came / m, 0.0) * torch.where(state.masked, 1 - masks, 1.0)
+        moves = state.uniform(0) >= 1 - move
+        return state.editable & (moves | (state.masked & self.greedy(state)))
+
+    def decide(self, state, proposal):
+        m, came = self.arrivals(state)
+        (a, *_), (a_s, _, c_s) = self.shares(state)
+        stays = 1 - came / (a * proposal.chance_of(state.ids) + m)
+        moved = proposal.asked & (state.masked | (state.uniform(0) >= stays))
+        # That a mask opens is decided by then, so that it is none of the outcomes.
+        u = state.uniform(1) * torch.where(state.masked, a_s + c_s, 1.0)
+        model, random = moved & (u < a_s), moved & (u >= a_s) & (u < a_s + c_s)
+        return self.answer(state, proposal, model, random, moved & ~model & ~random)
+
+
+class Ddim(Renewing):
+    """DDIM for categories (arXiv:2010.02502, appendix): from t to s < t a position that holds z
+    keeps it with probability sigma, becomes the predicted token with a_s - sigma a_t, and noise with
+    what is left. The largest sigma that leaves nothing negative is that of the process whose noise
+    is no fresh one: what stands there, or what is predicted. At 0 what stands there is of no account,
+    but for the prediction.
+
+    For masks this is ReMDM with the sigma b_s - sigma b_t, and so its remask psi with kappa =
+    ``sigma``: 1 is ancestral, 0 the seed loop.
+
+    Args:
+        sigma: as a share of the largest one.
+    """
+
+    def __init__(self, n_steps: int, sigma: float = 1.0, schedule: str = "linear", **clock):
+        super().__init__(n_steps, schedule, **clock)
+        self.sigma = sigma
+
+    def edges(self, state) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, L) where on the way from 0 to 1 the outcomes mask, what stands there, and random token
+        end; what is predicted comes last. A mask that stands there is none that comes."""
+        before, after = self.shares(state)
+        largest = torch.ones_like(before[0])
+        for now, then in zip(before, after, strict=True):
+            largest = torch.where(now > 0, then / now, 1.0).minimum(largest)
+        # After the last planned step nothing changes but masks that are left.
+        sigma = torch.where(self.greedy(state), 1.0, self.sigma * largest)
+        (_, b, c), (_, b_s, c_s) = before, after
+        masks = b_s - sigma * b
+        stays = masks + sigma
+        fresh = (c_s - sigma * c).masked_fill(self.last(state), 0)
+        return masks, stays, stays + fresh
+
+    def wanted(self, state):
+        *_, predicted = self.edges(state)
+        (_, *noise), _ = self.shares(state)
+        open_ = state.masked | (state.noise.at(state.ids, *noise) > 0)
+        last = state.masked & self.greedy(state)
+        return state.editable & open_ & ((state.uniform(0) >= predicted) | last)
+
+    def decide(self, state, proposal):
+        masks, stays, predicted = self.edges(state)
+        (a, *noise), _ = self.shares(state)
+        u = state.uniform(0)
+        true = a * proposal.chance_of(state.ids)
+        keeps = state.visible & (
+            state.uniform(1) * (true + state.noise.at(state.ids, *noise)) < true
+        )
+        random = state.editable & (u >= stays) & (u < predicted)
+        return self.answer(state, proposal, proposal.asked & ~keeps, random, u < masks)
+
+    def settles(self, state):
+        return not state.noise.doubtful and self.sigma == 1
+
+
+class SelfCorrection(Posterior):
+    """`Posterior`, and then as GIDD corrects itself (arXiv:2503.04482): in each step one token is
+    drawn for every position at a low temperature, and of those that differ from what stands there the
+    one with the highest probability takes its place. A text is done when none differs, when for more
+    than ``patience`` steps no larger share of its tokens has been the most probable, or after
+    ``corrections`` steps.
+
+    ``memory["correcting"]`` (B, 1) are rows that are written; ``memory["swapped"]`` counts their
+    steps, ``memory["agreement"]`` is the largest share so far, ``memory["waited"]`` counts steps
+    since, and ``memory["done"]`` says who is done.
+    """
+
+    def __init__(
+        self,
+        n_steps: int,
+        corrections: int = 128,
+        patience: int = 32,
+        swap_temperature: float = 0.1,
+        schedule: str = "linear",
+        **clock,
+    ):
+        super().__init__(n_steps, schedule, **clock)
+        self.total = n_steps + corrections  # at most
+        self.steps, self.corrections, self.patience = n_steps, corrections, patience
+        self.rule = Sampling(swap_temperature)
+
+    def planned(self, state):
+        """(B, 1) steps of the writing alone."""
+        return (self.steps + state.parts - 1) // state.parts
+
+    def start(self, state):
+        nothing = torch.zeros_like(state.since)
+        state.memory |= {"swapped": nothing, "waited": nothing, "agreement": nothing.float()}
+        state.memory |= {"correcting": nothing.bool(), "done": nothing.bool()}
+
+    def wanted(self, state):
+        judged = state.editable & ~state.memory["done"]
+        return torch.where(state.memory["correcting"], judged, super().wanted(state))
+
+    def decide(self, state, proposal):
+        memory, correcting = state.memory, state.memory["correcting"]
+        written, masked = super().decide(state, proposal)
+        tokens, chance = proposal.drawn(self.rule, state.uniform(3))
+        memory["tokens"] = torch.where(correcting, tokens, proposal.tokens)
+        memory["random"] = memory["random"] & ~correcting
+        judged = proposal.asked & correcting
+        score = chance.masked_fill(~judged | (tokens == state.ids), -1)
+        swap = (score >= 0) & (ranks(score) == 0)
+        best = torch.where(swap, tokens, state.ids) == proposal.best
+        share = (best & judged).sum(1, keepdim=True) / judged.sum(1, keepdim=True).clamp(min=1)
+        better = share > memory["agreement"]
+        waited = torch.where(better, 0, memory["waited"] + 1)
+        tired = waited > self.patience
+        swap = swap & ~tired
+        memory["waited"], memory["agreement"] = waited, share.maximum(memory["agreement"])
+        memory["swapped"] = memory["swapped"] + correcting
+        over = tired | ~swap.any(1, keepdim=True) | (memory["swapped"] >= self.corrections)
+        memory["done"] = memory["done"] | (correcting & over)
+        return torch.where(correcting, swap, written), masked & ~correcting
+
+    def written(self, state, proposal):
+        tokens, random = super().written(state, proposal)
+        return torch.where(state.memory["correcting"], state.memory["tokens"], tokens), random
+
+    def finished(self, state):
+        state.memory["correcting"] = super().finished(state)[:, None]
+        return (state.memory["correcting"] & state.memory["done"])[:, 0]

@@ -1,0 +1,383 @@
+"""The law of the samplers for noise with random tokens, against Bayes' rule by enumeration."""
+
+import itertools
+from collections import defaultdict
+
+import pytest
+import torch
+from helpers.draws import SMALL, M, assert_trajectory, run, start
+from helpers.exact import RATES, ExactLaws, Forward, assert_law
+from helpers.tabular import TabularDenoiser
+
+from diffusion import rng
+from diffusion.canvas import Canvas
+from diffusion.denoise import denoise
+from diffusion.proposal import Sampling
+from diffusion.samplers.interpolating import Ddim, Posterior, SelfCorrection
+from diffusion.samplers.remasking import ReMDM, Seed
+from diffusion.samplers.unmasking import Ancestral
+
+P_U, ROWS, EDITABLE = 0.3, 60_000, (0, 2)
+TABLES = {
+    kind: TabularDenoiser(length=3, vocab=3, seed=5, noise=kind, p_u=P_U)
+    for kind in ("absorbing", "uniform", "hybrid")
+}
+every_kind = pytest.mark.parametrize("kind", ["uniform", "hybrid"])
+
+
+class Laws(ExactLaws):
+    """The published steps of one denoiser under its own noise."""
+
+    def __init__(self, kind, **sampling):
+        super().__init__(TABLES[kind], **sampling)
+        self.forward = Forward(kind, self.mask, P_U)
+
+    def predictions(self, canvas, i):
+        """p (V,) of a position as it is drawn from."""
+        p = torch.zeros(self.mask, dtype=torch.float64)
+        for token, x in self.choices(canvas, i):
+            p[token] = x
+        return p
+
+    def step(self, canvas, law_of):
+        """Each editable position on its own: ``law_of`` (z, p) -> a vector over all states."""
+        options = [[(token, 1.0)] for token in canvas]
+        for i in EDITABLE:
+            law = law_of(canvas[i], self.predictions(canvas, i))
+            assert law.sum().item() == pytest.approx(1, abs=1e-9)
+            assert (law > -1e-12).all()
+            options[i] = [(y, x) for y, x in enumerate(law.tolist()) if x > 1e-12]
+        return self.independent(canvas, options)
+
+    def without_random(self, s, law, share, p):
+        """A law in which the random tokens of the noise at s, of which it has the ``share``, are
+        drawn from p instead."""
+        law = law.clone()
+        random = self.forward.noise(s)[1][: self.mask] * share
+        law[: self.mask] += random.sum() * p - random
+        return law
+
+    def posterior(self, s, r, last):
+        def law_of(z, p):
+            law = self.forward.posterior(s, r, z, p)
+            if not last:
+                return law
+            prior = torch.cat([p, torch.zeros(1)]).double() @ self.forward.until(r)
+            kept = self.forward.noise(r)[0] / self.forward.noise(s)[0]
+            came = self.forward.noise(r)[1] - kept * self.forward.noise(s)[1]
+            return self.without_random(s, law, came[z] / prior[z], p)
+
+        return lambda canvas: self.step(canvas, law_of)
+
+    def ddim(self, s, r, share, last):
+        """The published mixture, with the largest sigma that leaves nothing negative."""
+        (a, m), (a_s, m_s) = self.forward.noise(r), self.forward.noise(s)
+        sigma = share * min(
+            [1.0, *(x for x in [a_s / a if a else 1.0])]
+            + [(y / x).item() for x, y in zip(m, m_s, strict=True) if x > 0]
+        )
+
+        def law_of(z, p):
+            law = sigma * torch.eye(self.mask + 1, dtype=torch.float64)[z] + m_s - sigma * m
+            law[: self.mask] += (a_s - sigma * a) * self.forward.token(r, z, p)
+            if not last:
+                return law
+            fresh = (m_s - sigma * m)[: self.mask]
+            law[: self.mask] += fresh.sum() * self.forward.token(r, z, p) - fresh
+            return law
+
+        return lambda canvas: self.step(canvas, law_of)
+
+    def noise_first(self, canvas):
+        """The canvas that the loop begins with."""
+        if self.forward.kind != "uniform":
+            return {canvas: 1.0}
+        return self.step(canvas, lambda z, p: self.forward.noise(1.0)[1])
+
+
+def trajectory(laws, sampler, step):
+    """Laws after each step of a sampler with END 0.3; ``step`` (s, r, last) -> canvas -> law."""
+    n = sampler.total
+    times = [RATES["linear"](1 - k / n * (1 - sampler.END)) for k in range(n + 1)]
+    pairs = list(itertools.pairwise(times))
+    steps = [step(s, r, k == n - 1) for k, (r, s) in enumerate(pairs)]
+    found = laws.trajectory(start(TABLES["hybrid"]), [laws.noise_first, *steps, laws.argmax_step])
+    return found[1:]
+
+
+def late(sampler):
+    sampler.END = 0.3  # so that the last argmax has something left to fill
+    return sampler
+
+
+samplings = pytest.mark.parametrize("own", [{}, {"temperature": 0.7, "top_k": 2}, {"top_p": 0.8}])
+
+
+@samplings
+@every_kind
+def test_the_reverse_process_follows_bayes_rule(kind, own):
+    laws, sampler = Laws(kind, **own), late(Posterior(3))
+    ours = run(TABLES[kind], sampler, Sampling(**own), rows=ROWS, seed=1)
+    follow(ours, trajectory(laws, sampler, laws.posterior))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@every_kind
+def test_ddim_follows_its_mixture(kind, share):
+    laws, sampler = Laws(kind), late(Ddim(3, share))
+    ours = run(TABLES[kind], sampler, rows=ROWS, seed=2)
+    follow(ours, trajectory(laws, sampler, lambda s, r, last: laws.ddim(s, r, share, last)))
+
+
+def follow(steps, laws) -> None:
+    """Step 0 is the canvas that the loop begins with; texts without a mask need no argmax."""
+    assert_law(steps[0].ids, laws[0])
+    assert_trajectory(steps, laws if len(steps) == len(laws) else laws[:-1])
+
+
+# ------------------------------------------------------------ what must not pass
+
+
+class Blind(Posterior):
+    """Takes what stands there for noise, however probable it is."""
+
+    def decide(self, state, proposal):
+        class Never(type(proposal)):
+            chance_of = staticmethod(lambda tokens: torch.zeros(tokens.shape))
+
+        proposal.__class__ = Never
+        return super().decide(state, proposal)
+
+
+class Mean(Posterior):
+    """Draws what changes from the prediction alone, without the noise that is left at s."""
+
+    def answer(self, state, proposal, model, random, masked):
+        return super().answer(state, proposal, model | random, random & False, masked)
+
+
+class Stale(Ddim):
+    """Takes the prediction for the true token, as if it had not seen what stands there."""
+
+    def decide(self, state, proposal):
+        class Never(type(proposal)):
+            chance_of = staticmethod(lambda tokens: torch.zeros(tokens.shape))
+
+        proposal.__class__ = Never
+        return super().decide(state, proposal)
+
+
+@every_kind
+@pytest.mark.parametrize("mutant", [Blind, Mean])
+def test_a_wrong_reverse_process_is_seen(kind, mutant):
+    laws, sampler = Laws(kind), late(mutant(3))
+    ours = run(TABLES[kind], sampler, rows=ROWS, seed=1)
+    with pytest.raises(AssertionError, match=r"law|impossible"):
+        follow(ours, trajectory(laws, sampler, laws.posterior))
+
+
+@every_kind
+def test_a_wrong_ddim_is_seen(kind):
+    laws, sampler = Laws(kind), late(Stale(3, 0.4))
+    ours = run(TABLES[kind], sampler, rows=ROWS, seed=2)
+    with pytest.raises(AssertionError, match=r"law|impossible"):
+        follow(ours, trajectory(laws, sampler, lambda s, r, last: laws.ddim(s, r, 0.4, last)))
+
+
+# ------------------------------------------------------------ posteriors
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_prediction_of_a_token_gives_the_posterior_of_that_token(kind):
+    """Rows sum to 1, and what leads to z adds up to what q says of z."""
+    forward = Forward(kind, 3, P_U)
+    for s, r in ((0.0, 0.3), (0.2, 0.7), (0.6, 0.99)):
+        between = forward.between(s, r)
+        assert torch.allclose(between.sum(1), torch.ones(4).double())
+        assert (between > -1e-12).all()
+        for x, z in itertools.product(range(3), range(4)):
+            if forward.until(r)[x, z] > 0:
+                law = forward.posterior(s, r, z, torch.eye(3)[x])
+                by_hand = forward.until(s)[x] * between[:, z] / forward.until(r)[x, z]
+                assert torch.allclose(law, by_hand)
+                assert law.sum().item() == pytest.approx(1)
+
+
+def test_masks_alone_have_the_absorbing_posterior():
+    """A mask stays one with s / r, and a token stays what it is."""
+    for kind, p_u in (("absorbing", 0.0), ("hybrid", 0.0)):
+        forward, p = Forward(kind, 3, p_u), torch.tensor([0.5, 0.3, 0.2]).double()
+        law = forward.posterior(0.2, 0.5, 3, p)
+        assert law.tolist() == pytest.approx([0.3, 0.18, 0.12, 0.4])
+        assert forward.posterior(0.2, 0.5, 1, p).tolist() == pytest.approx([0, 1, 0, 0])
+
+
+# ------------------------------------------------------------ what must be the same
+
+
+def same(a, b) -> None:
+    assert len(a) == len(b)
+    for one, other in zip(a, b, strict=True):
+        for name in ("ids", "nfe", "masked", "revealed", "remasked"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+@pytest.mark.parametrize("clock", [{}, {"time_power": 2.0}, {"clock_delay": 0.5}])
+@pytest.mark.parametrize("schedule", RATES)
+def test_without_random_tokens_the_reverse_process_is_that_of_masks(schedule, clock):
+    """Bit for bit, and for as many passes."""
+    none = TabularDenoiser(length=4, vocab=3, seed=2, noise="hybrid", p_u=0.0)
+    same(
+        run(none, Posterior(5, schedule, **clock), rows=300, seed=3),
+        run(SMALL, Ancestral(5, schedule, **clock), rows=300, seed=3),
+    )
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.3, 0.9, 1.0])
+def test_of_masks_ddim_is_remdm(sigma):
+    """Its sigma is what of a written token becomes a mask: b_s - sigma b_t, that of psi."""
+    ours = run(SMALL, Ddim(5, sigma), rows=3000, seed=4)
+    same(ours, run(SMALL, ReMDM(5, "psi", kappa=sigma), rows=3000, seed=4))
+
+
+def test_of_masks_ddim_reaches_from_ancestral_to_the_seed_loop():
+    same(run(SMALL, Ddim(5, 1.0), rows=3000), run(SMALL, Ancestral(5), rows=3000))
+    nothing_kept, seed = Ddim(4, 0.0), Seed(4)
+    nothing_kept.END = 0.0
+    laws = ExactLaws(SMALL)
+    steps = [lambda c, k=k: laws.seed_step(c, (0, 2, 3), 1 - k / 4) for k in range(1, 5)]
+    for sampler in (nothing_kept, seed):
+        ours = run(SMALL, sampler, rows=ROWS, seed=5)
+        assert_trajectory(ours, laws.trajectory(start(SMALL), steps))
+
+
+def test_the_largest_sigma_brings_no_fresh_noise_and_none_keeps_what_stands_there():
+    for step in run(TABLES["uniform"], Ddim(4, 1.0), rows=2000, seed=6)[1:]:
+        assert not (step.random & step.replaced).any()
+        assert step.random.float().mean() < 1
+    # Of a prediction without doubt, nothing but fresh noise is drawn: the text does not depend on
+    # what stood there.
+    sure = TabularDenoiser(length=3, vocab=3, noise="uniform")
+    sure.table[:] = torch.tensor([50.0, 0, 0])
+    after = run(sure, Ddim(2, 0.0), rows=20_000, seed=7)[1].ids[:, 0]
+    share = torch.bincount(after, minlength=3) / len(after)
+    assert share.tolist() == pytest.approx([2 / 3, 1 / 6, 1 / 6], abs=0.02)
+
+
+@every_kind
+@pytest.mark.parametrize("kind_of", [Posterior, Ddim, SelfCorrection])
+def test_a_text_does_not_depend_on_the_others(kind, kind_of):
+    ids = torch.tensor([[M, 2, M], [M, M, M], [0, 2, M], [0, 1, 2]])
+    canvas = Canvas(ids, ids != M, torch.zeros_like(ids, dtype=torch.bool))
+    keys = rng.row_keys(8, 4)
+    together = list(denoise(canvas, TABLES[kind], kind_of(4), Sampling(), keys))
+    for row in range(4):
+        some = canvas.take([row])
+        *_, last = denoise(some, TABLES[kind], kind_of(4), Sampling(), keys[[row]])
+        assert torch.equal(last.ids[0], together[-1].ids[row])
+        assert last.nfe[0] == together[-1].nfe[row]
+        assert torch.equal(last.ids[0][canvas.frozen[row]], ids[row][canvas.frozen[row]])
+    assert together[-1].nfe[3] == 0
+
+
+# ------------------------------------------------------------ what is told of a step
+
+
+@every_kind
+def test_steps_tell_noise_and_what_takes_its_place(kind):
+    steps = run(TABLES[kind], Posterior(8), rows=2000, seed=9)
+    first = steps[0]
+    assert not (first.masked & first.random).any()
+    assert ((first.masked | first.random) == ~first.frozen).all()
+    assert first.random.any() == (kind == "uniform")
+    seen = defaultdict(bool)
+    for before, after in itertools.pairwise(steps):
+        changed = before.ids != after.ids
+        assert (changed <= (after.revealed | after.remasked | after.random)).all()
+        known = ~(before.masked | before.random | before.frozen)
+        assert torch.equal(after.replaced, after.revealed & known)
+        assert (after.replaced <= changed).all()
+        assert not (after.random & (after.masked | after.revealed)).any()
+        for name in ("replaced", "random", "remasked"):
+            seen[name] |= bool(getattr(after, name).any())
+    assert seen["replaced"] and (seen["random"] or kind == "uniform")
+    assert seen["remasked"] == (kind == "hybrid")
+    assert not (steps[-1].random | steps[-1].masked).any()
+
+
+def test_masks_have_no_noise_to_tell():
+    assert all(step.random is None for step in run(SMALL, Ancestral(3), rows=5))
+
+
+# ------------------------------------------------------------ self-correction
+
+
+def corrected(p, canvas, corrections, patience, mask=3):
+    """GIDD's loop in plain Python, at temperature 0: [canvas after each step]."""
+    out, best, waited = [canvas], 0.0, 0
+    for _ in range(corrections):
+        rows = p(canvas)
+        top = [max(range(mask), key=lambda t, row=row: row[t]) for row in rows]
+        differing = [i for i in EDITABLE if top[i] != canvas[i]]
+        after = list(canvas)
+        for i in differing[:1]:  # each has the probability 1
+            after[i] = top[i]
+        share = sum(after[i] == top[i] for i in EDITABLE) / len(EDITABLE)
+        best, waited = (share, 0) if share > best else (best, waited + 1)
+        if waited > patience:
+            return [*out, canvas]
+        canvas = tuple(after)
+        out.append(canvas)
+        if not differing:
+            return out
+    return out
+
+
+@pytest.mark.parametrize("patience", [0, 1, 4])
+def test_self_correction_swaps_one_token_until_none_differs_or_patience_ends(patience):
+    table = TABLES["hybrid"]
+    sampler = SelfCorrection(2, corrections=6, patience=patience, swap_temperature=0.0)
+    steps = run(table, sampler, rows=200, seed=10)
+    probabilities = ExactLaws(table).p
+    lengths = set()
+    for row in range(200):
+        texts = [tuple(step.ids[row].tolist()) for step in steps]
+        done = next(i for i, s in enumerate(steps) if i > 1 and not s.masked[row].any())
+        expected = corrected(probabilities, texts[done], 6, patience)
+        lengths.add(len(expected))
+        expected += [expected[-1]] * (len(texts) - done - len(expected))
+        assert texts[done:] == expected
+    assert len(lengths) > 1
+
+
+def test_what_is_swapped_in_has_the_highest_probability_of_those_drawn():
+    """One step at temperature 1, from every text: the law by enumeration of the draws."""
+    table, rows = TABLES["hybrid"], 20_000
+    exact = ExactLaws(table)
+    sampler = SelfCorrection(1, corrections=1, swap_temperature=1.0)
+    before, after = run(table, sampler, rows=rows, seed=11)[-2:]
+    text = before.ids.unique(dim=0, return_counts=True)
+    text = tuple(text[0][text[1].argmax()].tolist())
+    here = (before.ids == torch.tensor(text)).all(1)
+    law, p = defaultdict(float), exact.p(text)
+    for tokens in itertools.product(range(3), repeat=len(EDITABLE)):
+        drawn = dict(zip(EDITABLE, tokens, strict=True))
+        differing = [i for i in EDITABLE if drawn[i] != text[i]]
+        new = {}
+        if differing:
+            i = max(differing, key=lambda i: p[i][drawn[i]])
+            new = {i: drawn[i]}
+        chance = 1.0
+        for i in EDITABLE:
+            chance *= p[i][drawn[i]]
+        law[exact.replace(text, new)] += chance
+    assert here.sum() > 1000
+    assert_law(after.ids[here], dict(law))
+    law = {exact.replace(text, {0: (text[0] + 1) % 3}): 1.0}
+    with pytest.raises(AssertionError):
+        assert_law(after.ids[here], law)
+
+
+def test_defaults_of_self_correction_are_the_published_ones():
+    sampler = SelfCorrection(3)
+    assert (sampler.patience, sampler.rule) == (32, Sampling(0.1))
