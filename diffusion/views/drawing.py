@@ -297,11 +297,12 @@ def draw_legend(axes: Axes, right: float, y: float, size: float, ruler: Ruler, f
 
     x = right
     looks = list(labels(film.states).items())
+    looks += [("guess", "guess of a mask")] if film.knows_guesses else []
     looks += [("tints", "less and less sure")] if film.knows_doubt else []
     for state, label in reversed([*looks, (None, f"{END_MARK} end")]):
         bold = state is State.GIVEN
         x -= ruler.width(label, bold) * size
-        colour = FAINT if state is State.NOISE else INK
+        colour = FAINT if state in (State.NOISE, "guess") else INK
         write(axes, x, y, label, size, ruler, bold=bold, color=colour)
         if state == "tints":
             for step in (3, 2, 1):

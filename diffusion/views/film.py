@@ -64,6 +64,11 @@ class Film:
         return any(p is not None for frame in frames for p in frame.confidence)
 
     @cached_property
+    def knows_guesses(self) -> bool:
+        """Whether any mask shows what it remembers."""
+        return any(frame.knows_guesses for track in self.tracks for frame in track.frames)
+
+    @cached_property
     def states(self) -> set[State]:
         """All that occur."""
         return {s for track in self.tracks for frame in track.frames for s in frame.states}

@@ -106,6 +106,11 @@ class Frame:
         """The string to draw at a written position, with nothing in it that can do harm."""
         return END_MARK if position in self.ends else printable(self.pieces[position])
 
+    @property
+    def knows_guesses(self) -> bool:
+        """Whether any mask remembers so much of a token that it is shown."""
+        return any(self.guess(i)[1] for i in range(len(self.pieces) if self.guesses else 0))
+
     def guess(self, position: int) -> tuple[str, int]:
         """What a mask remembers, and how clearly it is to be shown: 0 (not at all) to 3. One that was
         masked again in this step shows that alone."""

@@ -104,7 +104,8 @@ class Panes:
         out.append(Text(printable(line.verdict if final and line.verdict else moment.note)))
         if lines is not None and lines >= 16:
             states = self.film.states
-            out.append(legend(self.glyphs, columns, self.film.knows_doubt, True, states))
+            looks = self.film.knows_doubt, True, states, self.film.knows_guesses
+            out.append(legend(self.glyphs, columns, *looks))
         for row in out:
             row.truncate(columns)
         return out

@@ -259,12 +259,16 @@ def legend(
     doubt: bool,
     masks: bool = True,
     states: Collection[State] = (),
+    guesses: bool = False,
 ) -> Text:
-    """What styles and signs mean, as far as they fit; ``states``: what else occurs."""
+    """What styles and signs mean, as far as they fit; ``states``: what else occurs; ``guesses``:
+    whether masks show what they remember."""
     parts = [Text("given", STYLES[State.GIVEN]), Text("just written", STYLES[State.FRESH])]
     if masks:
         for state, name in ((State.MASKED, "masked"), (State.REMASKED, "re-masked")):
             parts.append(Text(glyphs[state].strip(), STYLES[state]).append(f" {name}", "dim"))
+    if guesses:
+        parts.append(Text("guess", GUESS_STYLES[2]).append(" of a mask", "dim"))
     for state, name in ((State.REPLACED, "replaced"), (State.NOISE, "noise")):
         if state in states:
             parts.append(Text(name, STYLES[state]))
@@ -322,7 +326,7 @@ class LiveView:
         self._screen: Screen | None = None
         self._full = None  # the context of the full screen, once there is something to show
         self._lines: Lines | None = None
-        self._masks = self._doubt = False  # what the legend has to explain
+        self._masks = self._doubt = self._guesses = False  # what the legend has to explain
         self._states: set[State] = set()
         self._top = 0
         self._next_draw = 0.0
@@ -353,6 +357,7 @@ class LiveView:
         self._masks |= frame.masks > 0
         self._states |= set(frame.states)
         self._doubt |= any(p is not None for p in frame.confidence)
+        self._guesses |= frame.knows_guesses
         rows = self._lines.rows(frame)
         foot = self._foot(frame, columns, lines)
         height = max(1, lines - len(foot))
@@ -372,7 +377,7 @@ class LiveView:
         status += where if len(status + where) <= columns else ""
         foot = [Text(), progress(frame, columns, status)]
         if lines >= 10:
-            looks = self._doubt, self._masks, self._states
+            looks = self._doubt, self._masks, self._states, self._guesses
             foot.append(legend(self._screen.glyphs, columns, *looks))
         return foot
 

@@ -64,6 +64,7 @@ def page(film: Film) -> str:
         # Without a block behind them.
         plain=(State.GIVEN.value, State.SETTLED.value, State.NOISE.value),
         doubt=film.knows_doubt,
+        guesses=film.knows_guesses,
         end_mark=END_MARK,
         style=Markup("".join(f"--{name}: {colour}; " for name, colour in colours.items())),
         css=Markup((ASSETS / "page.css").read_text(encoding="utf-8")),

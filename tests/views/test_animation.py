@@ -546,3 +546,18 @@ def test_saving_leaves_the_backend_alone(tmp_path):
         warnings.simplefilter("error")
         save_animation(generation(), tmp_path / "out.gif")
     assert matplotlib.rcParams._get("backend") is before
+
+
+def test_guesses_of_masks_are_in_the_legend_where_there_are_any():
+    def looks(guesses):
+        states = [State.GIVEN, State.MASKED]
+        film = film_of([
+            Frame(["The", ""], states, 0, 1, 0, 0.0, guesses=guesses),
+            Frame(["The", " cat"], [State.GIVEN, State.FRESH], 1, 1, 1, 0.1),
+        ])  # fmt: skip
+        drawn = [t.get_text() for t in Stage(film).figure.axes[0].texts]
+        return "</b></span> of a mask" in page(film), "guess of a mask" in drawn
+
+    assert looks([None, (" dog", 0.5)]) == (True, True)
+    assert looks([None, (" dog", 0.001)]) == (False, False)  # too faint to be seen
+    assert looks([]) == (False, False)
