@@ -108,7 +108,8 @@ class Job:
                     say(f"note: without soft-masking --{name} changes nothing")
         if unsoftened:
             say(f"note: {name} has no soft-masking; --no_soft_masking changes nothing")
-        if not writer.trained:
+        # Who has a chat template was tuned elsewhere.
+        if not (writer.trained or writer.tokenizer.chat_template):
             say(
                 f"note: {name} was never trained as a denoiser; expect repeated, broken text until "
                 f"you train it: python finetune.py --model {name}"

@@ -61,7 +61,9 @@ class DiffusionLM(LM):
             GenerationOptions(seed=seed, **options).check()
             self.settings = {"draws": int(draws), "batch_size": int(batch_size), "seed": seed}
         except (TypeError, ValueError) as error:
-            raise UserError(f"--model_args: {first_line(error)}; see {__name__}") from None
+            raise UserError(
+                f"--model_args: {first_line(error)}; see diffusion/evaluation/harness.py"
+            ) from None
         masked = loading.is_masked_lm(loading.load_config(pretrained))
         load = load_writer if masked else load_causal_writer
         # The harness gives the first GPU when nobody said anything, whether there is one or not.

@@ -110,7 +110,8 @@ def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds
             (
                 "\nThe prediction for a token stands one slot to its left (`diffusion.shift` in "
                 "config.json): a fill-mask pipeline would silently read it one slot off. "
-                "`inference.py --model` reads it right.\n"
+                "`inference.py --model` reads it right; in transformers `model(ids).logits[:, :-1]` "
+                "are the predictions of `ids[:, 1:]`, with `<s>` in front.\n"
             ),
         )
     return f"""---

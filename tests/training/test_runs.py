@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
     GPT2LMHeadModel,
+    pipeline,
 )
 
 from diffusion.data import corpus, packing
@@ -94,10 +95,23 @@ def test_shift_after_a_causal_warm_start(train, warm, text, tmp_path, flag, shif
     code, _ = train(*RUN, "--model", warm, "--dataset", text, "--max_steps", 1, "--shift", flag,
                     "--output_dir", tmp_path / "out")  # fmt: skip
     assert code == 0
-    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out").config.diffusion["shift"] is shift
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
+    assert model.config.diffusion["shift"] is shift
     # A fill-mask pipeline reads a token at its own slot.
     card = (tmp_path / "out" / "README.md").read_text()
     assert ("pipeline_tag: fill-mask" in card, "one slot off" in card) == (not shift, shift)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = tokenizer("The <mask> is", return_tensors="pt")["input_ids"]
+    masked = ids == tokenizer.mask_token_id
+    with torch.no_grad():
+        ours, raw = Backbone(model)(ids, masked)[0].softmax(0), model(ids).logits
+    if shift:  # as the card says
+        assert "`model(ids).logits[:, :-1]` are the predictions of `ids[:, 1:]`" in card
+        assert torch.allclose(ours, raw[:, :-1][masked[:, 1:]][0].softmax(0))
+    else:
+        theirs = pipeline("fill-mask", str(tmp_path / "out"), top_k=5)("The <mask> is")
+        assert [guess["token"] for guess in theirs] == ours.topk(5).indices.tolist()
+        assert [g["score"] for g in theirs] == pytest.approx(ours.topk(5).values.tolist())
 
 
 @pytest.mark.parametrize(
