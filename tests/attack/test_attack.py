@@ -11,7 +11,7 @@ PARTS = 2  # for as many workers
 
 
 @pytest.fixture(scope="module")
-def attacks(tmp_path_factory):
+def attacks(code_read_once, tmp_path_factory):
     return Generator(prepare(tmp_path_factory.mktemp("given"))).all()
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.terminals import in_a_terminal
 from PIL import Image
 
 import inference
@@ -544,14 +543,3 @@ def test_a_wrong_command_says_so_and_the_loop_goes_on(call, line, named):
     (record,) = records(out)
     assert record["prompt"] == "The river"
     assert (record["sampler"], record["seed"]) == ("first-hitting", 0)
-
-
-@pytest.mark.slow
-def test_the_commands_in_a_terminal(tiny_model):
-    typed = b"/infill The <mask:2-3> runs\n/rewrite The river runs on and on\n/steps x\n\n\n"
-    seen = in_a_terminal("inference.py", tiny_model, typed)
-    assert b"is no number" in seen
-    assert b"pseudo-likelihood" in seen
-    assert b"\xe2\x96\x91" in seen  # masks were shown
-    assert seen.count(b"Beginning of a text") == 5
-    assert seen.rstrip().endswith(b">")

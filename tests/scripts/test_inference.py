@@ -360,13 +360,20 @@ def test_help_is_quick_because_torch_is_not_imported():
 
 @pytest.mark.slow
 def test_the_interactive_loop_in_a_terminal(tiny_model):
-    """Two prompts, one of them too long, then two empty lines; the banner comes before the model."""
-    typed = b"The river\n" + b"river " * 60 + b"\n\n\n"
+    """Two prompts, one of them too long, and commands, one of them wrong, then two empty lines; the
+    banner comes before the model."""
+    prompts = [b"The river", b"river " * 60]
+    commands = [b"/infill The <mask:2-3> runs", b"/rewrite The river runs on and on", b"/steps x"]
+    typed = b"\n".join([*prompts, *commands, b"", b"", b""])
     seen = in_a_terminal("inference.py", tiny_model, typed)
     assert seen.index(b"loading") < seen.index(b"ready in")
-    assert b"positions" in seen  # the long prompt was refused, and the loop went on
-    assert seen.count(b"Beginning of a text") == 4
-    assert b"\xe2\x96\x91" in seen  # masks were shown
+    _, *answers = seen.split(b"Beginning of a text")
+    assert len(answers) == 7
+    text, refused, infilled, rewritten, wrong, *_ = answers
+    assert b"positions" in refused and b"is no number" in wrong  # and the loop went on
+    assert b"pseudo-likelihood" in infilled + rewritten
+    for answer in (text, infilled, rewritten):
+        assert b"\xe2\x96\x91" in answer  # masks were shown
     assert seen.rstrip().endswith(b">")
 
 

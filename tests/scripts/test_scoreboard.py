@@ -1,6 +1,8 @@
 """scoreboard.py from its command line to its tables, with models of noise."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import shutil
@@ -13,12 +15,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.models import SENTENCES
-from helpers.training import TWO, kill_a_rank, start
+from helpers.training import TWO, exit_code, kill_a_rank, start
 from PIL import Image
 
 import scoreboard
 from diffusion.cli import console
-from diffusion.errors import run
 from diffusion.evaluation import board, report, rows
 from diffusion.evaluation.metrics import Estimate
 from diffusion.evaluation.options import ScoreOptions
@@ -75,18 +76,6 @@ def grid(tmp_path_factory, tiny_model, tiny_gpt2):
     return str(path)
 
 
-def launch(flags, folder: Path) -> int:
-    """The exit code of the script, run in this process and in ``folder``."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["scoreboard.py", *map(str, flags)])
-        try:
-            run(scoreboard.main)
-        except SystemExit as end:
-            return end.code
-    return 0
-
-
 @pytest.fixture
 def call(monkeypatch, capfd, tmp_path):
     """Runs the script here: flags -> (exit code, standard output, standard error)."""
@@ -94,19 +83,27 @@ def call(monkeypatch, capfd, tmp_path):
 
     def call(*flags):
         capfd.readouterr()
-        code = launch(flags, tmp_path)
-        return code, *capfd.readouterr()
+        return exit_code(scoreboard, flags), *capfd.readouterr()
 
     return call
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, text, grid, tiny_gpt2):
-    """The folder of a run that nothing has disturbed."""
+def whole(code_read_once, tmp_path_factory, text, grid, tiny_gpt2):
+    """The folder of a run that nothing has disturbed; beside it, its page and what it printed."""
     folder = tmp_path_factory.mktemp("whole")
-    flags = ["--dataset", text, "--settings", grid, "--scorer", tiny_gpt2, *SIZE]
-    assert launch([*flags, "--output_dir", "board"], folder) == 0
+    flags = ["--dataset", text, "--settings", grid, "--scorer", tiny_gpt2, *SIZE,
+             "--output_dir", "board", "--markdown", "RESULTS.md"]  # fmt: skip
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as out:
+        assert exit_code(scoreboard, flags) == 0
+    (folder / "out.txt").write_text(out.getvalue())
     return folder / "board"
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Where nobody looks at them."""
+    monkeypatch.setattr(report, "PICTURES", {})
 
 
 @pytest.fixture
@@ -132,9 +129,9 @@ def untimed(data: dict) -> dict:
 
 
 @pytest.mark.slow
-def test_a_run_and_all_that_it_leaves(score, text, tiny_gpt2):
-    code, out, err = score("--output_dir", "board", "--markdown", "RESULTS.md")
-    assert code == 0, err
+def test_a_run_and_all_that_it_leaves(whole, monkeypatch):
+    monkeypatch.chdir(whole.parent)
+    out = Path("out.txt").read_text()
     assert sorted(os.listdir("board")) == [
         "generations", "likelihood.png", "quality_nfe.png", "quality_seconds.png", "results.csv",
         "results.json", "rows", "temperature.png",
@@ -187,20 +184,16 @@ def test_a_run_and_all_that_it_leaves(score, text, tiny_gpt2):
             colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 16)}
             assert any(abs(r - 230) + abs(g - 159) + b < 9 for r, g, b in colours)
     # Shown again from the file alone.
-    code, again, err = run_again(text)
-    assert code == 0 and again == out
-
-
-def run_again(text):
     done = subprocess.run(
         [sys.executable, "-c", "import sys, scoreboard; sys.argv = ['scoreboard.py', '--results', "
          "'board/results.json']; scoreboard.main(); assert 'torch' not in sys.modules"],
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
+    assert done.returncode == 0 and done.stdout == out, done.stderr
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
 def test_a_stopped_run_goes_on_and_equals_one_that_was_not(score, monkeypatch, whole):
     real, calls = Writer.generate, []
 
@@ -241,6 +234,7 @@ def test_a_stopped_run_goes_on_and_equals_one_that_was_not(score, monkeypatch, w
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
 def test_rows_of_another_program_are_measured_anew_and_that_is_said(score, monkeypatch, whole):
     shutil.copytree(whole, "board")
     real = rows.code_digest
@@ -256,6 +250,7 @@ def test_rows_of_another_program_are_measured_anew_and_that_is_said(score, monke
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
 def test_a_full_disk_in_the_middle_loses_nothing(score, monkeypatch, whole):
     real, writes = Path.write_bytes, []
 
@@ -278,6 +273,7 @@ def test_a_full_disk_in_the_middle_loses_nothing(score, monkeypatch, whole):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
 def test_what_two_processes_began_one_of_which_was_killed_equals_one(
     whole, text, grid, tiny_gpt2, tmp_path, call
 ):
