@@ -23,7 +23,14 @@ from diffusion.cli.files import (
     write_text,
 )
 from diffusion.cli.flags import parse_flags
-from diffusion.cli.prompts import PROMPT_HELP, ask, check_prompt, given_prompts
+from diffusion.cli.prompts import (
+    PROMPT_HELP,
+    ask,
+    check_prompt,
+    given_prompts,
+    note_case,
+    note_unknown,
+)
 from diffusion.errors import UserError, run
 from diffusion.evaluation import record
 from diffusion.evaluation.comparison import film_of_record, free_name, table
@@ -94,10 +101,14 @@ def main() -> None:
     from diffusion.models.causal import load_causal_writer
 
     writers = load_pair(args, load_writer, load_causal_writer)
+    for writer in writers:
+        note_case(writer.tokenizer, writer.name)
     if args.sweep:
         return sweep(writers, generation, args.repeats, Path(args.output_dir))
 
     def compare(text: str) -> None:
+        for writer in writers:
+            note_unknown(writer.tokenizer, writer.name, [text])
         data = measured(writers, generation, args.repeats, text)
         film = film_of_record(data, args.slowdown)
         show(data, film, args)

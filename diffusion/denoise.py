@@ -38,7 +38,10 @@ def denoise(
     denoiser = denoiser.start(canvas)
     sampler.start(state)
     given = canvas.frozen, canvas.padding
-    yield Step(0, sampler.total, nfe, ids, *given, masked, nothing, nothing, confidence, 0.0, slots)
+    yield Step(
+        0, sampler.total, nfe, ids, *given, masked, nothing, nothing, confidence, 0.0, slots,
+        typed=canvas.typed,
+    )  # fmt: skip
 
     finished = sampler.finished(state)
     while not finished.all():
@@ -83,5 +86,5 @@ def denoise(
         seconds += hardware.now(device) - started
         yield Step(
             state.step, sampler.total, nfe, ids, *given, masked, revealed, remasked, confidence,
-            seconds, slots, denoiser.recall(),
+            seconds, slots, denoiser.recall(), canvas.typed,
         )  # fmt: skip

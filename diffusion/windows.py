@@ -85,6 +85,7 @@ def denoise_windows(
                 slots=slots + step.slots,
                 guesses=step.guesses
                 and (whole(ids, step.guesses[0]), whole(confidence, step.guesses[1])),
+                typed=canvas.typed,
             )
             yield last
         ids, confidence, nfe, slots = last.ids, last.confidence, last.nfe, last.slots
