@@ -13,8 +13,17 @@ from diffusion.editing.templates import Template, kept_characters, short
 from diffusion.errors import UserError
 from diffusion.likelihood import TextBound, text_bounds
 from diffusion.noise import Absorbing
-from diffusion.text.reading import NOTHING, Typed, encode, located, parts, read, typed_where
-from diffusion.text.spelling import SPACELESS, TELLS, Speller, in_word
+from diffusion.text.reading import (
+    NOTHING,
+    Typed,
+    encode,
+    located,
+    parts,
+    read,
+    read_on,
+    typed_where,
+)
+from diffusion.text.spelling import IDEOGRAM, TELLS, Speller, in_word
 
 # Random streams of a row beside those of the steps, which count from 0.
 RENOISE, MIX = -1, -2
@@ -45,11 +54,10 @@ def edge_rules(speller: Speller, vocab_size: int) -> Tensor:
         BEFORE: lambda b: b and not _in_word(b[-1]),
     }.items():
         rules[kind, : len(spelled)] = torch.tensor([bool(fits(b)) for b in spelled])
-    if (
-        speller.kind == "WordPiece"
-    ):  # its signs are tokens of their own, without a space or with one
-        signs = torch.tensor([not in_word(b.decode()[1:2]) for b in spelled])
-        rules[JOINS, : len(spelled)] |= signs
+    if speller.kind == "WordPiece":  # signs and ideograms stand beside a word without a space
+        firsts = [b.decode()[1:2] for b in spelled]
+        rules[JOINS, : len(spelled)] |= torch.tensor([not in_word(c) for c in firsts])
+        rules[AFTER, : len(spelled)] &= torch.tensor([not IDEOGRAM.match(c) for c in firsts])
     rules[STARTS] = rules[JOINS]
     if speller.kind in TELLS:
         rules[STARTS, : len(spelled)] = torch.tensor(speller.beginnings()[: len(spelled)])
@@ -82,7 +90,8 @@ def segments(speller: Speller, template: Template) -> list[Segment]:
     """The given texts of a template, one more than it has holes."""
     out = []
     for text, given in zip(template.texts, template.given(), strict=True):
-        ids, pieces = read(speller.tokenizer, given)
+        goes_on = out and speller.kind in TELLS and given[:1].strip()
+        ids, pieces = (read_on if goes_on else read)(speller.tokenizer, given)
         edge = _edge(speller, text, ids, first=not out)
         if speller.kind == "ByteLevel":  # the space before a hole is a byte of what is written
             text = given
@@ -100,7 +109,7 @@ def _edge(speller: Speller, text: str, ids: list[int], first: bool) -> int:
         return STARTS
     if text and speller.kind == "WordPiece" and not in_word(text[-1]):
         return OPENS
-    return CLOSES if SPACELESS.match(text[-1:]) and speller.kind == "WordPiece" else JOINS
+    return CLOSES if speller.kind == "WordPiece" and IDEOGRAM.match(text[-1:]) else JOINS
 
 
 def infill_canvas(
@@ -136,10 +145,8 @@ def _typed_round(speller: Speller, given: list[Segment], lengths: tuple[int, ...
     for part, length in zip_longest(given, lengths, fillvalue=0):
         if part.ids:
             pieces |= dict(enumerate(part.pieces, at))
-        elif at == 1:
-            pieces[0] = part.text
-        else:  # it stands behind the hole before
-            behind[at - 1] = part.text
+        elif part.text:  # at the beginning, or behind the hole before
+            (pieces if at == 1 else behind)[at - 1] = part.text
         tight |= {at, at + len(part.ids)}
         at += len(part.ids) + length
     return Typed(pieces, behind, frozenset(tight))
@@ -155,8 +162,8 @@ def _allowed(speller: Speller, kinds: list[Tensor], vocab_size: int) -> Allowed 
 def hole_spans(tokenizer, template: Template, lengths: tuple[int, ...]) -> list[tuple[int, int]]:
     """(start, end) of each hole on the canvas, in tokens."""
     spans, at = [], 1
-    for text, length in zip(template.given(), lengths, strict=False):
-        at += len(encode(tokenizer, text))
+    for part, length in zip(segments(Speller(tokenizer), template), lengths, strict=False):
+        at += len(part.ids)
         spans.append((at, at + length))
         at += length
     return spans

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from diffusion import rng
-from diffusion.canvas import Canvas, Step, encode, prompt_ids, written_ids
+from diffusion.canvas import Canvas, Step, prompt_ids, written_ids
 from diffusion.cli.console import progress, say
 from diffusion.editing.canvases import (
     bounds_of,
@@ -20,6 +20,7 @@ from diffusion.editing.canvases import (
     infill_canvas,
     interpolation_canvas,
     rewrite_canvas,
+    segments,
 )
 from diffusion.editing.options import DRAWS, POINTS, STRENGTH, EditingOptions
 from diffusion.editing.templates import (
@@ -82,7 +83,7 @@ def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
     framer, layouts = Framer(tokenizer), list(itertools.product(*template.holes))
     if mark := next(filter(None, map(LIKE_A_HOLE.search, template.texts)), None):
         say(f"note: {printable(mark[0])} is plain text; <mask:1> is a hole of one token")
-    given = sum(len(encode(tokenizer, text)) for text in template.given())
+    given = sum(len(part.ids) for part in segments(framer.speller, template))
     tokens = sum(hole[-1] for hole in template.holes)  # before a canvas is made: it may be huge
     check_room(f"the text with {tokens} tokens in its holes", 1 + given + tokens, *_room(job))
     job.note_unknown(template.texts)

@@ -79,16 +79,34 @@ def read(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list
     return ids, parts(text, spans)
 
 
+def read_on(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[str]]:
+    """`read` for a text that goes on directly behind another one, which is not known: no space in
+    front of its first token, and a piece that continues a word."""
+    for before in "a.":
+        ids, spans = located(tokenizer, before + text)
+        first = next((i for i, (start, _) in enumerate(spans) if start > 0), 0)
+        if first and spans[first - 1][1] == 1:
+            return ids[first:], parts(text, [(a - 1, b - 1) for a, b in spans[first:]])
+    return read(tokenizer, text)
+
+
 def unknown(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
     """The parts of a text that a tokenizer has no tokens for."""
-    pairs = zip(*read(tokenizer, text), strict=True)
-    return [part.strip() or part for i, part in pairs if i == tokenizer.unk_token_id]
+    found, before = [], False
+    for token, part in zip(*read(tokenizer, text), strict=True):
+        here = token == tokenizer.unk_token_id
+        if here and before and not part[:1].isspace():
+            found[-1] += part
+        elif here:
+            found.append(part)
+        before = here
+    return [part.strip() or part for part in found]
 
 
 def typed_from(speller: Speller, text: str, first: int = 1) -> Typed:
     """The record of a text whose tokens stand from the position ``first`` on."""
     ids, pieces = read(speller.tokenizer, text)
-    if speller.spells(ids, text):
+    if not text or speller.spells(ids, text):
         return NOTHING
     return Typed(dict(enumerate(pieces, first)) if ids else {first - 1: text})
 

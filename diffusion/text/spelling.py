@@ -1,8 +1,8 @@
 """How tokens become text: the one place that all outputs spell by.
 
-What a user gave is shown as it was typed, whatever the tokenizer made of it. What a
-model wrote is spelled by the kind of its tokenizer: the bytes of a byte-level BPE as they are, "▁"
-of SentencePiece as a space, and pieces of WordPiece, which know no spaces, as text is printed.
+What a user gave is shown as it was typed, whatever the tokenizer made of it. What a model wrote is
+spelled by the kind of its tokenizer: the bytes of a byte-level BPE as they are, "▁" of SentencePiece
+as a space, and the pieces of WordPiece, which know no spaces, as text is printed.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class Speller:
         if self.kind == "ByteLevel" and all(char in _BYTE_OF for char in token):
             return bytes(_BYTE_OF[char] for char in token)
         if self.kind == "WordPiece":
-            goes_on = self.mark and token.startswith(self.mark) and token != self.mark
-            return (token[len(self.mark) :] if goes_on else " " + token).encode()
+            continues = self.mark and token.startswith(self.mark) and token != self.mark
+            return (token[len(self.mark) :] if continues else " " + token).encode()
         if self.kind == "Suffix":
             return token.removesuffix(self.mark).encode()
         if byte := re.fullmatch("<0x([0-9A-F]{2})>", token):  # SentencePiece's byte fallback
@@ -177,12 +177,12 @@ class Speller:
             return spelled.removeprefix(b" ") if extra else spelled
         if self.kind not in ("WordPiece", "Suffix"):
             return spelled
-        word = spelled.removeprefix(b" ")
+        word = spelled.decode().removeprefix(" ")
         if slot.tight or front.joins or not self._begins_word(slot.token):
-            return word
+            return word.encode()
         if front.text is None:  # what will stand there is not known yet
-            return word if word[:1].decode("utf-8", "ignore") in _CLOSE else b" " + word
-        return space_between(front.text, word.decode(), front.quotes).encode() + word
+            return (" " * (word[:1] not in _CLOSE) + word).encode()
+        return (space_between(front.text, word, front.quotes) + word).encode()
 
     def _pass(self, slot: Slot, chunk: bytes, front: _Front) -> None:
         new = chunk.decode("utf-8", "ignore")
@@ -217,9 +217,9 @@ class _Front:
 _CLOSE = frozenset(".,;:!?)]}%’”»…、。，．！？；：）］｝」』】》〉")
 _OPEN = frozenset("([{“‘«¿¡$£€¥（［｛「『【《〈")
 _LINK = frozenset("'’-/")
-_IDEOGRAM = re.compile("[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # fmt: skip
+IDEOGRAM = re.compile("[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # fmt: skip
 # Of these and of Thai, Lao, Burmese and Khmer, words stand side by side.
-SPACELESS = re.compile(f"{_IDEOGRAM.pattern}|[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
+SPACELESS = re.compile(f"{IDEOGRAM.pattern}|[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
 
 
 def in_word(character: str) -> bool:
@@ -251,7 +251,7 @@ def space_between(before: str, after: str, quotes: int = 0) -> str:
         or (last == "'" and (not further.strip() or further in _OPEN))
         or (last in ".:" and number)
         or (last == "," and number and len(after) == 3)
-        or bool(_IDEOGRAM.match(last) and _IDEOGRAM.match(first))
+        or bool(IDEOGRAM.match(last) and IDEOGRAM.match(first))
     )
     return "" if joined else " "
 

@@ -260,8 +260,8 @@ class Framer:
             if state.open:
                 return Slot()
             given = typed.pieces.get(place) if state is State.GIVEN else None
-            if i >= cut or (given is None and token in self.hidden):
-                return Slot(typed="")
+            if i >= cut or token in self.hidden:
+                return Slot(typed=given or "")
             return Slot(token, given, typed.behind.get(place, ""), place in typed.tight)
 
         pieces = self.speller.pieces([slot(i, *part[:3]) for i, part in enumerate(kept)])
