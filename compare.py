@@ -25,7 +25,14 @@ from diffusion.cli.files import (
     write_text,
 )
 from diffusion.cli.flags import parse_flags
-from diffusion.cli.prompts import PROMPT_HELP, ask, check_prompt, given_prompts
+from diffusion.cli.prompts import (
+    PROMPT_HELP,
+    ask,
+    check_prompt,
+    given_prompts,
+    note_case,
+    note_unknown,
+)
 from diffusion.cli.values import check_values
 from diffusion.errors import UserError, run
 from diffusion.evaluation import record
@@ -99,10 +106,14 @@ def main() -> None:
     writers = load_pair(
         args, partial(load_writer, access=access), partial(load_causal_writer, access=access)
     )
+    for writer in writers:
+        note_case(writer.tokenizer, writer.name)
     if args.sweep:
         return sweep(writers, generation, args.repeats, Path(args.output_dir))
 
     def compare(text: str) -> None:
+        for writer in writers:
+            note_unknown(writer.tokenizer, writer.name, [text])
         data = measured(writers, generation, args.repeats, text)
         film = film_of_record(data, args.slowdown)
         show(data, film, args)

@@ -23,7 +23,7 @@ import torch
 from transformers import AutoModelForMaskedLM, RobertaConfig
 
 from diffusion import hardware, rng
-from diffusion.canvas import Canvas, written_text
+from diffusion.canvas import Canvas
 from diffusion.cli.files import write_text
 from diffusion.denoise import denoise
 from diffusion.errors import run
@@ -35,6 +35,7 @@ from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.catalog import CAUSAL, METHODS, STEPPED
 from diffusion.samplers.make import make_sampler
+from diffusion.views.frames import written_text
 
 RESULTS = Path(__file__).parent / "results" / "samplers.json"
 MASK = 4
@@ -106,7 +107,7 @@ def text_of(writer: Writer, setting: dict, args) -> dict:
     )
     options.n_steps = args.n_steps if options.sampler in STEPPED else None
     *_, last = writer.generate([args.prompt], options, [0])
-    text = written_text(writer.tokenizer, last, 0, stop=False)
+    text = written_text(writer.tokenizer, last, 0)
     return {
         "nfe": int(last.nfe[0]),
         "slots": int(last.slots[0]),

@@ -54,8 +54,8 @@ def steps(writer, prompt: str = "", sample: int = 0, **options):
 
 def write(writer, prompts: list[str], **options) -> list[str]:
     """One text for each prompt, the prompt included, all written together; options as in `steps`."""
-    from diffusion.canvas import written_text
     from diffusion.options import GenerationOptions
+    from diffusion.views.frames import written_text
 
     *_, last = writer.record(prompts, GenerationOptions(**options), [0] * len(prompts))
     return [written_text(writer.tokenizer, last, row) for row in range(len(prompts))]

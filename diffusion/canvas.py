@@ -1,12 +1,15 @@
 """What goes round in the loop: the canvas, what a denoiser is asked of it, and each step's outcome."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.noise import Absorbing
+from diffusion.text.reading import Typed, encode, typed_from
+from diffusion.text.spelling import Speller
 
 
 @dataclass(frozen=True)
@@ -15,27 +18,37 @@ class Allowed:
 
     Attributes:
         kinds: (B, L) int64, a row of ``tokens`` for each position; 0 stands for any token.
-        tokens: (K, V) bool, the tokens that each kind allows; row 0 is not read.
+        tokens: (K, V) bool, the tokens that each kind allows; row 0 is not read. The model may have
+            more tokens than these, which its denoiser forbids.
+        in_order: whether a text that is written from left to right is under such rules, too.
     """
 
     kinds: Tensor
     tokens: Tensor
+    in_order: bool = False
 
     def __call__(self, logits: Tensor, asked: Tensor) -> Tensor:
-        """The logits (N, V) of the N positions ``asked`` (B, L), -inf where not allowed."""
-        kinds = self.kinds[asked]
+        """The logits (N, V) of the N positions ``asked``, -inf where not allowed.
+
+        Args:
+            asked: (B, L) bool, or another index of B rows and L positions.
+        """
+        kinds = self.kinds[asked].flatten()
         some = kinds > 0
-        logits[some] = logits[some].masked_fill(~self.tokens[kinds[some]], -torch.inf)
+        tokens = self.tokens[kinds[some]]
+        known = logits[some]
+        known[:, : tokens.shape[1]].masked_fill_(~tokens, -torch.inf)
+        logits[some] = known
         return logits
 
     def take(self, rows) -> "Allowed":
-        return Allowed(self.kinds[rows], self.tokens)
+        return replace(self, kinds=self.kinds[rows])
 
     def at(self, columns: slice) -> "Allowed":
-        return Allowed(self.kinds[:, columns], self.tokens)
+        return replace(self, kinds=self.kinds[:, columns])
 
     def to(self, device: torch.device) -> "Allowed":
-        return Allowed(self.kinds.to(device), self.tokens.to(device))
+        return replace(self, kinds=self.kinds.to(device), tokens=self.tokens.to(device))
 
 
 @dataclass(frozen=True)
@@ -47,30 +60,39 @@ class Canvas:
         frozen: (B, L) bool; given text, specials and padding, which never change.
         padding: (B, L) bool; positions that do not exist for the row.
         allowed: what may be written where, None when that is the model's choice alone.
+        typed: B records of what the user gave as it was typed; (): the tokens spell it.
     """
 
     ids: Tensor
     frozen: Tensor
     padding: Tensor
     allowed: Allowed | None = None
+    typed: Sequence[Typed] = ()
 
     @property
     def left_to_right(self) -> bool:
-        """Whether all there is to write stands behind all that is given, in every row, and is the
-        model's choice alone."""
+        """Whether all there is to write stands behind all that is given, in every row, under no
+        rules that know what follows."""
         there = ~self.padding
         editable = there & ~self.frozen
         behind = (editable.cumsum(1) > 0) & there & ~editable
-        return self.allowed is None and not behind.any()
+        return (self.allowed is None or self.allowed.in_order) and not behind.any()
 
-    def take(self, rows) -> "Canvas":
-        """Some rows, as a slice or a list of numbers."""
-        allowed = None if self.allowed is None else self.allowed.take(rows)
-        return Canvas(self.ids[rows], self.frozen[rows], self.padding[rows], allowed)
+    def take(self, rows: slice | list[int]) -> "Canvas":
+        """Some rows."""
+        numbers = range(len(self.typed))[rows] if isinstance(rows, slice) else rows
+        return Canvas(
+            self.ids[rows],
+            self.frozen[rows],
+            self.padding[rows],
+            None if self.allowed is None else self.allowed.take(rows),
+            [self.typed[i] for i in numbers] if self.typed else (),
+        )
 
     def to(self, device: torch.device) -> "Canvas":
         allowed = None if self.allowed is None else self.allowed.to(device)
-        return Canvas(self.ids.to(device), self.frozen.to(device), self.padding.to(device), allowed)
+        ids, frozen, padding = (t.to(device) for t in (self.ids, self.frozen, self.padding))
+        return Canvas(ids, frozen, padding, allowed, self.typed)
 
 
 @dataclass
@@ -167,11 +189,7 @@ class Step:
     guesses: tuple[Tensor, Tensor] | None = None
     random: Tensor | None = None  # (B, L) bool: visible tokens that are noise; None: there are none
     replaced: Tensor | None = None  # (B, L) bool: written in this step, in place of another token
-
-
-def encode(tokenizer, text: str) -> list[int]:
-    """Token ids of a text, nothing added; ``<mask>`` or ``</s>`` typed by a user stays text."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    typed: Sequence[Typed] = ()  # see `Canvas`
 
 
 def prompt_ids(
@@ -211,14 +229,22 @@ def prompt_canvas(tokenizer, prompts: list[str], max_len: int, length: int | Non
     ids = torch.zeros(len(given), total, dtype=torch.int64)
     frozen = torch.zeros(ids.shape, dtype=torch.bool)
     padding = torch.zeros(ids.shape, dtype=torch.bool)
-    for row, prefix in enumerate(given):
+    kinds, speller = torch.zeros_like(ids), Speller(tokenizer)
+    for row, (prompt, prefix) in enumerate(zip(prompts, given, strict=True)):
         ids[row, : len(prefix)] = torch.tensor(prefix)
         frozen[row, : len(prefix)] = True
+        kinds[row, len(prefix)] = speller.awaits_word(prompt, prefix[1:])
         if length is not None:
             padding[row, len(prefix) + length :] = True
     ids[padding] = padding_id(tokenizer)
     ids = Absorbing.of(tokenizer).corrupt(ids, ~frozen & ~padding)
-    return Canvas(ids, frozen | padding, padding)
+    allowed = None
+    if kinds.any():
+        words = torch.tensor(speller.beginnings())
+        words[tokenizer.eos_token_id] = True
+        allowed = Allowed(kinds, words.expand(2, -1), in_order=True)
+    typed = [typed_from(speller, prompt) for prompt in prompts]
+    return Canvas(ids, frozen | padding, padding, allowed, typed)
 
 
 def padding_id(tokenizer) -> int:
@@ -229,20 +255,3 @@ def padding_id(tokenizer) -> int:
 def written_ids(step: Step, row: int) -> list[int]:
     """The ids of one row of a `Step`, without padding."""
     return step.ids[row][~step.padding[row]].tolist()
-
-
-def written_text(tokenizer, step: Step, row: int, stop: bool = True) -> str:
-    """The text of one row of a `Step` without specials, given part included.
-
-    Args:
-        stop: leave out what follows the first ``</s>`` that was written.
-    """
-    kept = written_ids(step, row)[1:]
-    frozen = step.frozen[row][~step.padding[row]].tolist()[1:]
-    if stop:
-        for i, (token, given) in enumerate(zip(kept, frozen, strict=True)):
-            if token == tokenizer.eos_token_id and not given:
-                kept = kept[:i]
-                break
-    # Clean-up would change the spaces of the given text.
-    return tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)

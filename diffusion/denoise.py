@@ -47,7 +47,7 @@ def denoise(
     given = canvas.frozen, canvas.padding
     yield Step(
         0, sampler.total, nfe, ids, *given, masked, nothing, nothing, confidence, 0.0, slots,
-        random=random if noise.doubtful else None,
+        random=random if noise.doubtful else None, typed=canvas.typed,
     )  # fmt: skip
 
     finished = sampler.finished(state)
@@ -103,5 +103,5 @@ def denoise(
         yield Step(
             state.step, sampler.total, nfe, ids, *given, masked, revealed, remasked, confidence,
             seconds, slots, denoiser.recall(),
-            random & ~finished[:, None] if noise.doubtful else None, replaced,
+            random & ~finished[:, None] if noise.doubtful else None, replaced, canvas.typed,
         )  # fmt: skip

@@ -87,6 +87,7 @@ def denoise_windows(
                 and (whole(ids, step.guesses[0]), whole(confidence, step.guesses[1])),
                 random=None if step.random is None else whole(nothing, step.random),
                 replaced=None if step.replaced is None else whole(nothing, step.replaced),
+                typed=canvas.typed,
             )
             yield last
         ids, confidence, nfe, slots = last.ids, last.confidence, last.nfe, last.slots

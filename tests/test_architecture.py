@@ -18,6 +18,7 @@ TORCH_FREE = [
     *("errors", "options", "samplers.catalog", "training.arguments", "training.recipe"),
     *(f"cli.{name}" for name in ("console", "files", "flags", "options", "prompts")),
     *(f"editing.{name}" for name in ("options", "session", "templates")),
+    *("text.reading", "text.spelling"),
     *(f"views.{p.stem}" for p in sorted((PACKAGE / "views").glob("*.py")) if p.stem[0] != "_"),
     *(f"evaluation.{name}" for name in (
         "comparison", "metrics", "options", "pictures", "plotting", "processes", "record", "report", "results", "rows",

@@ -3,16 +3,18 @@
 import codecs
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from diffusion.cli.console import say
 from diffusion.cli.files import MOST_BYTES
-from diffusion.errors import UserError, sentence
+from diffusion.errors import UserError, printable, sentence
+from diffusion.text.reading import folds_case, unknown
 
 with contextlib.suppress(ImportError):  # Windows has none: lines cannot be edited there
     import readline  # noqa: F401  (input() takes it: arrow keys, and the lines typed before)
 
 PROMPT_HELP = "Beginning of the text. Without one it is asked for, or read from a pipe."
+MOST_NAMED = 5  # parts of a text that a note lists
 QUESTION = "Beginning of a text (some {} tokens, or more; two empty lines: quit) > "
 
 
@@ -58,6 +60,27 @@ def piped_prompts(skip_bad: bool = False) -> list[str]:
     if not prompts:
         raise UserError("no prompt on standard input; give one a line")
     return prompts
+
+
+def note_unknown(tokenizer, name: str, texts: Iterable[str]) -> None:
+    """Say so where the tokenizer of a model has no tokens for parts of given texts."""
+    found = dict.fromkeys(part for text in texts for part in unknown(tokenizer, text))
+    if found:
+        some = ", ".join(printable(repr(part)) for part in list(found)[:MOST_NAMED])
+        more = ", ..." if len(found) > MOST_NAMED else ""
+        say(
+            f"note: the tokenizer of {name} does not know {some}{more}; the model reads "
+            f"{tokenizer.unk_token} there"
+        )
+
+
+def note_case(tokenizer, name: str) -> None:
+    """Say so where a model sees no capitals, and writes none."""
+    if folds_case(tokenizer):
+        say(
+            f"note: {name} reads and writes small letters only; what you give is shown as you "
+            "typed it"
+        )
 
 
 class Quit(Exception):

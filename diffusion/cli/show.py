@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Self
 
 from diffusion import hardware
-from diffusion.canvas import Step, prompt_ids, written_ids, written_text
+from diffusion.canvas import Step, prompt_ids, written_ids
 from diffusion.cli.console import prepare_streams, progress, put, say
 from diffusion.cli.files import check_animation_path, write_text
 from diffusion.cli.options import WritingOptions
+from diffusion.cli.prompts import note_case, note_unknown
 from diffusion.errors import UserError
 from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import CAUSAL
@@ -72,6 +73,7 @@ class Job:
 
     def __post_init__(self):
         self.output = Output(self.script)
+        self.framer = Framer(self.writer.tokenizer)
         self.asked = self.generation  # as they were given
         self.ready()
 
@@ -100,6 +102,7 @@ class Job:
             f"ready in {time.monotonic() - started:.1f} s on {hardware.describe(writer.device, writer.dtype)}; "
             f"{writer.method(generation)}, seed {generation.seed}"
         )
+        note_case(writer.tokenizer, name)
         if writer.soft is not None and generation.sampler in CAUSAL:
             say(f"note: --sampler {generation.sampler} has no masks that stay, and no soft-masking")
         if writer.soft is None:
@@ -120,6 +123,10 @@ class Job:
                 f"train it: python finetune.py --model {name} --layouts causal=1,block4=1,full=1"
             )
         return job
+
+    def note_unknown(self, texts: Iterable[str]) -> None:
+        """Say so where the model's tokenizer does not know parts of given texts."""
+        note_unknown(self.writer.tokenizer, self.writer.name, texts)
 
     def used(self) -> str:
         """What takes memory, and what to do."""
@@ -150,6 +157,7 @@ class Job:
         from ``first``. A prompt that is too long is refused before the first text is written."""
         self.ready()
         prompt_ids(self.writer.tokenizer, prompts, self.generation.max_len, self.generation.length)
+        self.note_unknown(prompts)
         numbers = range(first, first + self.script.num_samples)
         for batch in self.chunks((prompt, n) for prompt in prompts for n in numbers):
             yield tuple(zip(*batch, strict=True))
@@ -203,7 +211,7 @@ class Job:
 
     def _watch(self, steps: Iterable[Step], row: int) -> tuple[Step, list[Frame]]:
         """(the last step of a generation, the frames of a row if somebody may want them)."""
-        framer, frames, step = Framer(self.writer.tokenizer), [], None
+        frames, step = [], None
         live, kept = self.live, self.animated or self.asks
         with LiveView(sys.stdout, status=self.writer.status) as view:
             try:
@@ -211,7 +219,7 @@ class Job:
                     if step.index == 0:
                         view.hold = _frame_time(step)
                     if live or kept:
-                        frame = framer.frame(step, row)
+                        frame = self.framer.frame(step, row)
                         if live:
                             view.show(frame)
                         if kept:
@@ -226,7 +234,7 @@ class Job:
         """What is known of one text that was written: its JSON but for what was asked."""
         written = int((~step.frozen[row] & ~step.masked[row]).sum())
         return {
-            "text": written_text(self.writer.tokenizer, step, row),
+            "text": self.framer.frame(step, row).text,
             "ids": written_ids(step, row),
             "sample": sample,
             **{k: v for k, v in asdict(self.generation).items() if v is not None},

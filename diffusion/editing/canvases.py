@@ -1,17 +1,29 @@
 """Canvases for texts that exist in part: holes to fill, a text to rewrite, two texts to mix."""
 
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise, zip_longest
 
 import torch
 from torch import Tensor
 
 from diffusion import rng
-from diffusion.canvas import Allowed, Canvas, encode, padding_id
+from diffusion.canvas import Allowed, Canvas, padding_id
 from diffusion.editing.templates import Template, kept_characters, short
 from diffusion.errors import UserError
 from diffusion.likelihood import TextBound, text_bounds
 from diffusion.noise import Absorbing
-from diffusion.views.frames import Framer
+from diffusion.text.reading import (
+    NOTHING,
+    Typed,
+    encode,
+    located,
+    parts,
+    read,
+    read_on,
+    typed_where,
+)
+from diffusion.text.spelling import IDEOGRAM, TELLS, Speller, in_word
 
 # Random streams of a row beside those of the steps, which count from 0.
 RENOISE, MIX = -1, -2
@@ -22,16 +34,17 @@ TO_WRITE = -1  # the id of a token that is not there yet
 
 # What stands at the edges of a hole must leave the spaces of the template as they are, and what
 # stands beside words to keep must leave them words.
-ANY, OPENS, JOINS, CLOSES, AFTER, BEFORE, BETWEEN, FRONT = KINDS = range(8)
+RULED = ("ByteLevel", *TELLS)  # kinds of tokenizers whose tokens tell about spaces
+ANY, OPENS, JOINS, CLOSES, AFTER, BEFORE, BETWEEN, FRONT, STARTS = KINDS = range(9)
 
 
-def edge_rules(tokenizer, vocab_size: int) -> Tensor:
+def edge_rules(speller: Speller, vocab_size: int) -> Tensor:
     """(kinds, V) bool, see `Allowed`: tokens that may open a hole behind a space (one space, then a
     visible character), or without one (a visible character); tokens that may close a hole (no
     white space at the end); tokens that do not begin with a letter or digit, do not end with one,
-    do neither; tokens that join, and do not end with a letter or digit."""
-    framer = Framer(tokenizer)
-    spelled = [framer.bytes_of(i) for i in range(min(vocab_size, len(tokenizer)))]
+    do neither; tokens that may begin a text, and do not end with a letter or digit; tokens that may
+    begin a text."""
+    spelled = [speller.bytes_of(i) for i in range(min(vocab_size, len(speller.tokenizer)))]
     rules = torch.zeros(len(KINDS), vocab_size, dtype=torch.bool)
     for kind, fits in {
         OPENS: lambda b: b[:1] == b" " and b[1:2].strip() and b == b.rstrip(),
@@ -41,8 +54,15 @@ def edge_rules(tokenizer, vocab_size: int) -> Tensor:
         BEFORE: lambda b: b and not _in_word(b[-1]),
     }.items():
         rules[kind, : len(spelled)] = torch.tensor([bool(fits(b)) for b in spelled])
+    if speller.kind == "WordPiece":  # signs and ideograms stand beside a word without a space
+        firsts = [b.decode()[1:2] for b in spelled]
+        rules[JOINS, : len(spelled)] |= torch.tensor([not in_word(c) for c in firsts])
+        rules[AFTER, : len(spelled)] &= torch.tensor([not IDEOGRAM.match(c) for c in firsts])
+    rules[STARTS] = rules[JOINS]
+    if speller.kind in TELLS:
+        rules[STARTS, : len(spelled)] = torch.tensor(speller.beginnings()[: len(spelled)])
     rules[BETWEEN] = rules[AFTER] & rules[BEFORE]
-    rules[FRONT] = rules[JOINS] & rules[BEFORE]
+    rules[FRONT] = rules[STARTS] & rules[BEFORE]
     return rules
 
 
@@ -55,6 +75,43 @@ def _letter(character: str) -> bool:
     return character.isalnum() or character == "_"
 
 
+@dataclass(frozen=True)
+class Segment:
+    """A given text of a template: what of it is shown as given, the ids (n,) of its tokens, what
+    each of them stands for, and the rule of the hole behind it."""
+
+    text: str
+    ids: list[int]
+    pieces: list[str]
+    edge: int
+
+
+def segments(speller: Speller, template: Template) -> list[Segment]:
+    """The given texts of a template, one more than it has holes."""
+    out = []
+    for text, given in zip(template.texts, template.given(), strict=True):
+        goes_on = out and speller.kind in TELLS and given[:1].strip()
+        ids, pieces = (read_on if goes_on else read)(speller.tokenizer, given)
+        edge = _edge(speller, text, ids, first=not out)
+        if speller.kind == "ByteLevel":  # the space before a hole is a byte of what is written
+            text = given
+        if pieces:
+            pieces[-1] += text[len(given) :]
+        out.append(Segment(text, ids, pieces, edge))
+    return out
+
+
+def _edge(speller: Speller, text: str, ids: list[int], first: bool) -> int:
+    """The rule for the first token behind a given text."""
+    if text.endswith(" "):
+        return OPENS
+    if (text or first) and speller.awaits_word(text, ids):
+        return STARTS
+    if text and speller.kind == "WordPiece" and not in_word(text[-1]):
+        return OPENS
+    return CLOSES if speller.kind == "WordPiece" and IDEOGRAM.match(text[-1:]) else JOINS
+
+
 def infill_canvas(
     tokenizer, template: Template, layouts: list[tuple[int, ...]], vocab_size: int
 ) -> Canvas:
@@ -64,33 +121,49 @@ def infill_canvas(
         layouts: B tuples of the lengths of the holes.
         vocab_size: of the model.
     """
-    given = [encode(tokenizer, text) for text in template.given()]
-    opens = [OPENS if text.endswith(" ") else JOINS for text in template.texts]
-    rows, kinds = [], []
+    speller = Speller(tokenizer)
+    given = segments(speller, template)
+    rows, kinds, typed = [], [], []
     for lengths in layouts:
-        ids = [tokenizer.bos_token_id, *given[0]]
-        kind = [ANY] * len(ids)
-        for length, edge, behind in zip(lengths, opens, given[1:], strict=False):
-            ids += [TO_WRITE] * length + behind
+        ids, kind = [tokenizer.bos_token_id, *given[0].ids], [ANY] * (1 + len(given[0].ids))
+        for length, before, behind in zip(lengths, given, given[1:], strict=False):
+            ids += [TO_WRITE] * length + behind.ids
             # A hole of one token opens and closes: what may open may close, too.
-            kind += [edge, *[ANY] * (length - 2), *[CLOSES] * (length > 1), *[ANY] * len(behind)]
+            kind += [before.edge, *[ANY] * (length - 2), *[CLOSES] * (length > 1)]
+            kind += [ANY] * len(behind.ids)
         rows.append(torch.tensor(ids))
         kinds.append(torch.tensor(kind))
-    return canvas_of(tokenizer, rows, _allowed(tokenizer, kinds, vocab_size))
+        typed.append(_typed_round(speller, given, lengths))
+    return canvas_of(tokenizer, rows, _allowed(speller, kinds, vocab_size), typed)
 
 
-def _allowed(tokenizer, kinds: list[Tensor], vocab_size: int) -> Allowed | None:
+def _typed_round(speller: Speller, given: list[Segment], lengths: tuple[int, ...]) -> Typed:
+    """The record of a template in a row with holes of these lengths."""
+    if all(speller.spells(part.ids, "".join(part.pieces)) for part in given):
+        return NOTHING
+    pieces, behind, tight, at = {}, {}, set(), 1
+    for part, length in zip_longest(given, lengths, fillvalue=0):
+        if part.ids:
+            pieces |= dict(enumerate(part.pieces, at))
+        elif part.text:  # at the beginning, or behind the hole before
+            (pieces if at == 1 else behind)[at - 1] = part.text
+        tight |= {at, at + len(part.ids)}
+        at += len(part.ids) + length
+    return Typed(pieces, behind, frozenset(tight))
+
+
+def _allowed(speller: Speller, kinds: list[Tensor], vocab_size: int) -> Allowed | None:
     """The rules at the positions of each row, (L_b,) kinds."""
-    if Framer(tokenizer).kind != "ByteLevel":  # the tokens of others do not spell their spaces
+    if speller.kind not in RULED:
         return None
-    return Allowed(_padded(kinds, ANY)[0], edge_rules(tokenizer, vocab_size))
+    return Allowed(_padded(kinds, ANY)[0], edge_rules(speller, vocab_size))
 
 
 def hole_spans(tokenizer, template: Template, lengths: tuple[int, ...]) -> list[tuple[int, int]]:
     """(start, end) of each hole on the canvas, in tokens."""
     spans, at = [], 1
-    for text, length in zip(template.given(), lengths, strict=False):
-        at += len(encode(tokenizer, text))
+    for part, length in zip(segments(Speller(tokenizer), template), lengths, strict=False):
+        at += len(part.ids)
         spans.append((at, at + length))
         at += length
     return spans
@@ -131,11 +204,11 @@ def rewrite_canvas(
             them.
         vocab_size: of the model.
     """
-    encoded = tokenizer(
-        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-    )
-    ids = torch.tensor([tokenizer.bos_token_id, *encoded["input_ids"]])
-    start, end = torch.tensor([(0, 0), *encoded["offset_mapping"]]).T
+    speller = Speller(tokenizer)
+    tokens, spans = located(tokenizer, text)
+    pieces = parts(text, spans)
+    ids = torch.tensor([tokenizer.bos_token_id, *tokens])
+    start, end = torch.tensor([(0, 0), *spans]).T
     kept = torch.zeros(len(ids), dtype=torch.bool)
     for first, last in kept_characters(text, keep or []):
         kept |= (start < last) & (end > first)
@@ -143,9 +216,9 @@ def rewrite_canvas(
     u = rng.uniform(rng.fold_in(keys.cpu(), RENOISE), len(ids))
     masked = (u < strength) & ~kept & ~begins
     rows = Absorbing.of(tokenizer).corrupt(ids.expand(masked.shape), masked)
-    allowed = None
-    if Framer(tokenizer).kind == "ByteLevel":  # the tokens of others do not spell their spaces
-        rules = edge_rules(tokenizer, vocab_size)
+    allowed, typed = None, ()
+    if speller.kind in RULED:
+        rules = edge_rules(speller, vocab_size)
         kind = torch.full(ids.shape, ANY)
         # Where the text had no letter beside the words, none may come. The characters tell: the
         # bytes of a curly quote look like those of a letter.
@@ -155,10 +228,16 @@ def rewrite_canvas(
         before[:-1] = (kept & bare_before & ~rules[AFTER, ids])[1:]
         after[1:] = (kept & bare_after)[:-1]
         kind[before], kind[after], kind[before & after] = BEFORE, AFTER, BETWEEN
-        if not text[0].isspace():
-            kind[1] = FRONT if before[1] else JOINS
-        allowed = Allowed(kind.expand(masked.shape), rules)
-    return Canvas(rows, ~masked, torch.zeros_like(masked), allowed)
+        kind = kind.expand(masked.shape).clone()
+        awaits = [speller.awaits_word(p, [i]) for p, i in zip(pieces, tokens, strict=True)]
+        front = speller.kind in TELLS or not text[0].isspace()
+        words = torch.tensor([False, front, *awaits][: len(ids)]) & ~masked.roll(1, 1)
+        kind[words & ~before], kind[words & before] = STARTS, FRONT
+        allowed = Allowed(kind, rules)
+    if not speller.spells(tokens, text):
+        typed = [typed_where(pieces, row) for row in (~masked[:, 1:]).tolist()]
+        typed = typed if tokens else [Typed({0: text})] * len(rows)
+    return Canvas(rows, ~masked, torch.zeros_like(masked), allowed, typed)
 
 
 # ---------------------------------------------------------------- between two texts
@@ -183,14 +262,15 @@ def interpolation_canvas(
     """
     if texts[0] == texts[1]:  # nothing lies between a text and itself: every point is that text
         weights = [0.0] * len(weights)
-    framer = Framer(tokenizer)
-    sources = [encode(tokenizer, text) for text in texts]
-    words = [_words(framer, ids) for ids in sources]
-    rows = []
+    speller = Speller(tokenizer)
+    sources, pieces = zip(*(read(tokenizer, text) for text in texts), strict=True)
+    words = [_words(speller, *source) for source in zip(sources, pieces, strict=True)]
+    spelled = all(map(speller.spells, sources, texts))
+    rows, typed = [], []
     for weight, key in zip(weights, keys.cpu(), strict=True):
         length = round((1 - weight) * len(sources[0]) + weight * len(sources[1]))
         ids = torch.full((length,), TO_WRITE)
-        kept = []
+        kept, shown = [], {}
         for side, share in enumerate(((1 - weight) ** 2, weight**2)):
             u = rng.uniform(rng.fold_in(rng.fold_in(key, MIX), side), len(words[side])).tolist()
             kept += [
@@ -204,26 +284,32 @@ def interpolation_canvas(
             fits = len(slot) == last - first and (slot == TO_WRITE).all()
             if fits and (first == 0 or place > 0):  # the space before a word is part of it
                 slot[:] = torch.tensor(sources[side][first:last])
+                shown |= dict(enumerate(pieces[side][first:last], 1 + place))
         rows.append(torch.cat([torch.tensor([tokenizer.bos_token_id]), ids]))
-    kinds = [torch.arange(len(row)).eq(1) * JOINS for row in rows]
-    return canvas_of(tokenizer, rows, _allowed(tokenizer, kinds, vocab_size))
+        typed.append(NOTHING if spelled else Typed(shown))
+    kinds = [torch.arange(len(row)).eq(1) * STARTS for row in rows]
+    return canvas_of(tokenizer, rows, _allowed(speller, kinds, vocab_size), typed)
 
 
-def _words(framer: Framer, ids: list[int]) -> list[tuple[int, int]]:
-    """(start, end) of the words of a text in tokens: each token with a space begins one."""
-    starts = [i for i, token in enumerate(ids) if not i or framer.bytes_of(token)[:1].isspace()]
+def _words(speller: Speller, ids: list[int], pieces: list[str]) -> list[tuple[int, int]]:
+    """(start, end) of the words of a text in tokens: each one with a space begins one."""
+    spelled = map(speller.bytes_of, ids) if speller.kind == "ByteLevel" else pieces
+    starts = [i for i, part in enumerate(spelled) if not i or part[:1].isspace()]
     return list(pairwise([*starts, len(ids)]))
 
 
 # ---------------------------------------------------------------- all of them
 
 
-def canvas_of(tokenizer, rows: list[Tensor], allowed: Allowed | None = None) -> Canvas:
+def canvas_of(
+    tokenizer, rows: list[Tensor], allowed: Allowed | None = None, typed: Sequence[Typed] = ()
+) -> Canvas:
     """A canvas of rows (L_b,) of different lengths, padded on the right; what is `TO_WRITE` in them
     is noise."""
     ids, padding = _padded(rows, padding_id(tokenizer))
     written = ids != TO_WRITE
-    return Canvas(Absorbing.of(tokenizer).corrupt(ids, ~written), written, padding, allowed)
+    ids = Absorbing.of(tokenizer).corrupt(ids, ~written)
+    return Canvas(ids, written, padding, allowed, typed)
 
 
 def _padded(rows: list[Tensor], fill: int) -> tuple[Tensor, Tensor]:

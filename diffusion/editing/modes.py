@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from diffusion import rng
-from diffusion.canvas import Canvas, Step, encode, prompt_ids, written_ids
+from diffusion.canvas import Canvas, Step, prompt_ids, written_ids
 from diffusion.cli.console import progress, say
 from diffusion.editing.canvases import (
     bounds_of,
@@ -20,6 +20,7 @@ from diffusion.editing.canvases import (
     infill_canvas,
     interpolation_canvas,
     rewrite_canvas,
+    segments,
 )
 from diffusion.editing.options import DRAWS, POINTS, STRENGTH, EditingOptions
 from diffusion.editing.templates import (
@@ -32,6 +33,7 @@ from diffusion.editing.templates import (
 from diffusion.errors import UserError, printable
 from diffusion.likelihood import TextBound, pseudo_likelihood
 from diffusion.samplers.noises import check_feature
+from diffusion.views.frames import Framer
 from diffusion.views.terminal import colour_enabled
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def best_of(job: "Job", editing: EditingOptions, prompts: list[str]) -> None:
             f"use --max_len {writer.positions} or less"
         )
     prompt_ids(writer.tokenizer, prompts, generation.max_len, generation.length)
+    job.note_unknown(prompts)
     n = editing.best_of
     for prompt, number in itertools.product(prompts, range(job.script.num_samples)):
         # Text 0 is the best of what --num_samples N would write, text 1 of the next N, ...
@@ -56,7 +59,9 @@ def best_of(job: "Job", editing: EditingOptions, prompts: list[str]) -> None:
         )
         texts = [_until_end(job, steps[-1], row) for steps, row, _ in places]
         ids, given = zip(*texts, strict=True)
-        bounds = _bounds(job, ids, given, editing.draws or DRAWS)
+        framer = Framer(writer.tokenizer)
+        added = [framer.frame(steps[-1], row).added() for steps, row, _ in places]
+        bounds = _bounds(job, ids, given, editing.draws or DRAWS, added)
         best = min(range(n), key=lambda i: bounds[i].nats_per_token)
         steps, row, some = places[best]
         known = {
@@ -78,12 +83,13 @@ def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
     tokenizer = job.writer.tokenizer
     if template.layouts > 1:
         check_feature("infill", job.writer.noise.name, job.writer.name)
-    layouts = list(itertools.product(*template.holes))
+    framer, layouts = Framer(tokenizer), list(itertools.product(*template.holes))
     if mark := next(filter(None, map(LIKE_A_HOLE.search, template.texts)), None):
         say(f"note: {printable(mark[0])} is plain text; <mask:1> is a hole of one token")
-    given = sum(len(encode(tokenizer, text)) for text in template.given())
+    given = sum(len(part.ids) for part in segments(framer.speller, template))
     tokens = sum(hole[-1] for hole in template.holes)  # before a canvas is made: it may be huge
     check_room(f"the text with {tokens} tokens in its holes", 1 + given + tokens, *_room(job))
+    job.note_unknown(template.texts)
 
     def begin(layouts, samples):
         return _denoise(job, infill_canvas(tokenizer, template, layouts, _vocab_size(job)), samples)
@@ -91,12 +97,9 @@ def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
     def known(lengths, **more) -> Callable:
         def record(step, row: int, written: dict) -> dict:
             spans = hole_spans(tokenizer, template, lengths)
-            holes = [_decode(job, written["ids"][a:b]) for a, b in spans]
-            pairs = zip(template.given(), holes, strict=False)
-            ends = list(itertools.accumulate(len(text) for pair in pairs for text in pair))[1::2]
             places = [
-                {"start": end - len(hole), "end": end, "text": hole, "tokens": n}
-                for hole, n, end in zip(holes, lengths, ends, strict=True)
+                {"start": start, "end": end, "text": written["text"][start:end], "tokens": n}
+                for (start, end), n in zip(framer.spans(step, row, spans), lengths, strict=True)
             ]
             return {"infill": str(template), **more, **written, "holes": places}
 
@@ -132,6 +135,7 @@ def rewrite(job: "Job", editing: EditingOptions, text: str) -> None:
     strength = STRENGTH if editing.strength is None else editing.strength
     (ids,) = prompt_ids(tokenizer, [text], sys.maxsize)
     check_room("the text to rewrite", len(ids), *_room(job))
+    job.note_unknown([text])
 
     def record(step, row: int, written: dict) -> dict:
         edits = [
@@ -161,6 +165,7 @@ def interpolate(job: "Job", editing: EditingOptions, texts: list[str]) -> None:
     tokenizer, points = job.writer.tokenizer, editing.points or POINTS
     for text, ids in zip(texts, prompt_ids(tokenizer, texts, sys.maxsize), strict=True):
         check_room(f"the text {short(text)!r}", len(ids), *_room(job))
+    job.note_unknown(texts)
     jobs = itertools.product(range(job.script.num_samples), range(points))
     # Somebody who looks on sees each text come.
     for some in job.chunks(jobs, 1 if job.live else None):
@@ -183,7 +188,8 @@ def score(job: "Job", editing: EditingOptions, lines: list[tuple[int, str]]) -> 
     ids = prompt_ids(job.writer.tokenizer, texts, sys.maxsize)
     for (number, text), tokens in zip(lines, ids, strict=True):
         check_room(f"line {number} ({short(text)!r})", len(tokens), *_room(job))
-    bounds = _bounds(job, ids, [1] * len(ids), draws, [len(text.encode()) for text in texts])
+    job.note_unknown(texts)
+    bounds = _bounds(job, ids, [1] * len(ids), draws, texts)
     order = range(len(lines))
     if editing.rank:
         order = sorted(order, key=lambda i: bounds[i].nats_per_token)
@@ -237,12 +243,6 @@ def _denoise(job: "Job", canvas: Canvas, samples):
     return job.writer.denoise(canvas, options, samples, may_end=False)
 
 
-def _decode(job: "Job", ids: list[int]) -> str:
-    return job.writer.tokenizer.decode(
-        ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-
-
 def _candidates(job: "Job", items, begin: Callable) -> list[tuple]:
     """Write texts of which one will be shown.
 
@@ -279,16 +279,14 @@ def _pseudo_likelihood(job: "Job", step: Step) -> list[float]:
 
 
 def _bounds(
-    job: "Job", rows: list[list[int]], given: list[int], draws: int, sizes: list[int] | None = None
+    job: "Job", rows: list[list[int]], given: list[int], draws: int, texts: list[str]
 ) -> list[TextBound]:
     """The bound of each text, of what follows its first ``given`` tokens; see `bounds_of`."""
-    if sizes is None:
-        sizes = [len(_decode(job, ids[n:]).encode()) for ids, n in zip(rows, given, strict=True)]
     return bounds_of(
         job.writer,
         rows,
         given,
-        sizes,
+        [len(text.encode()) for text in texts],
         draws=draws,
         batch_size=job.script.batch_size,
         seed=job.generation.seed,

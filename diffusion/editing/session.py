@@ -121,7 +121,8 @@ Type the beginning of a text, or
             )
         if not value.strip() and name not in self.ALONE:
             raise UserError(f"/{name} needs a value; /help shows how")
-        self.COMMANDS[name](self, value.strip() if name != "rewrite" else value)
+        whole = name in ("infill", "rewrite")  # a text is given as it is
+        self.COMMANDS[name](self, value if whole else value.strip())
 
     # ------------------------------------------------------------ texts
 

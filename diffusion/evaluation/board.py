@@ -29,6 +29,7 @@ from diffusion.evaluation.rows import REAL, SHUFFLED, Key, Row, Store, check_dis
 from diffusion.evaluation.scorer import Scorer, estimate_json, shuffled
 from diffusion.models import loading
 from diffusion.options import GenerationOptions
+from diffusion.views.frames import Framer
 
 # More texts to compare with give a higher self-BLEU, so there are always so many if possible.
 BLEU_REFERENCES = 63
@@ -222,16 +223,14 @@ def write_batch(board: Board, row: Row, indices: range) -> list[dict]:
     tokenizer = writer.tokenizer
     *_, last = writer.record(given, row.options, list(indices))
     prefixes = prompt_ids(tokenizer, given, row.options.max_len)
-    plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    framer = Framer(tokenizer)
     for number, (sample, prefix) in enumerate(zip(common, prefixes, strict=True)):
         new = written_ids(last, number)[len(prefix) :]
         finished = tokenizer.eos_token_id in new
         if finished:
             new = new[: new.index(tokenizer.eos_token_id)]
         finished, new = finished and len(new) <= window, new[:window]
-        # Decoded with the prompt, because the first token of a text may lose its space.
-        whole = tokenizer.decode([*prefix[1:], *new], **plain)
-        text = whole[len(tokenizer.decode(prefix[1:], **plain)) :]
+        text = framer.frame(last, number).added(len(new))
         if not finished:
             text = text.rstrip("\ufffd")  # a character that the end of the canvas has cut
         sample |= {"text": text, "ids": new, "finished": finished}

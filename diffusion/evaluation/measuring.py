@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from diffusion import hardware
-from diffusion.canvas import Step, prompt_ids, written_ids, written_text
+from diffusion.canvas import Step, prompt_ids, written_ids
 from diffusion.cli.console import progress
 from diffusion.evaluation import record
 from diffusion.options import COMPARED_SAMPLER, GenerationOptions
@@ -79,16 +79,17 @@ def measured(writers: list, generation: GenerationOptions, repeats: int, prompt:
     for writer, own, all_runs in zip(writers, options, runs, strict=True):
         steps = median_run(all_runs)
         framer = Framer(writer.tokenizer)
+        frames = [framer.frame(step) for step in steps]
         sides.append(
             {
                 "model": Path(writer.name).name,
                 "method": writer.method(own),
                 "dtype": str(writer.dtype).removeprefix("torch."),
-                "text": written_text(writer.tokenizer, steps[-1], 0),
+                "text": frames[-1].text,
                 "ids": written_ids(steps[-1], 0),
                 "nfe": int(steps[-1].nfe[0]),
                 "seconds": [steps[-1].seconds for steps in all_runs],
-                "frames": [framer.frame(step) for step in steps],
+                "frames": frames,
             }
         )
     return {

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from diffusion import objective, rng
-from diffusion.canvas import encode
 from diffusion.data import packing
 from diffusion.errors import UserError
 from diffusion.evaluation import metrics
@@ -16,6 +15,7 @@ from diffusion.likelihood import causal_nll, likelihood_bound
 from diffusion.models import loading, tokenizers
 from diffusion.models.backbone import Backbone
 from diffusion.models.families import max_length
+from diffusion.text.reading import encode, read
 
 # ---------------------------------------------------------------- passages of real text
 
@@ -41,17 +41,17 @@ def passages(documents: Sequence[str], tokenizer, prompt_len: int, length: int) 
         while begin < len(paragraphs):
             # Often a paragraph is enough; the next ones follow where it is not.
             for end in range(begin + 1, len(paragraphs) + 1):
-                ids = encode(tokenizer, "\n".join(paragraphs[begin:end]))
+                ids, pieces = read(tokenizer, "\n".join(paragraphs[begin:end]))
                 if len(ids) >= prompt_len + length:
                     break
             else:
                 break
             ids = ids[: prompt_len + length]
-            prompt = tokenizer.decode(ids[:prompt_len], clean_up_tokenization_spaces=False)
-            whole = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+            prompt = "".join(pieces[:prompt_len])
+            continuation = "".join(pieces[prompt_len : prompt_len + length])
             stable = encode(tokenizer, prompt) == ids[:prompt_len]
-            if stable and encode(tokenizer, whole) == ids and whole.startswith(prompt):
-                found.append((nth, number, Passage(prompt, whole[len(prompt) :])))
+            if stable and encode(tokenizer, prompt + continuation) == ids:
+                found.append((nth, number, Passage(prompt, continuation)))
                 nth, begin = nth + 1, end
             else:
                 begin += 1

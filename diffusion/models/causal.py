@@ -19,6 +19,8 @@ from diffusion.models import loading, tokenizers
 from diffusion.models.families import max_length
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
+from diffusion.text.reading import typed_from
+from diffusion.text.spelling import Speller
 from diffusion.views.frames import token_line
 
 
@@ -166,7 +168,8 @@ class CausalWriter:
         return list(self._steps(*start, iter(taken)))
 
     def _prepare(self, prompts, options, samples) -> tuple[tuple, Callable]:
-        """((ids (B, P), padding (B, P), room (B,) for new tokens, id of padding), the work)."""
+        """((ids (B, P), padding (B, P), room (B,) for new tokens, id of padding, what was typed),
+        the work)."""
         options = self.resolve(options)
         self.check(options)
         tokenizer, device = self.tokenizer, self.device
@@ -176,6 +179,11 @@ class CausalWriter:
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in given], device=device)
         left = torch.tensor([width - len(row) for row in given], device=device)
         padding = torch.arange(width, device=device) < left[:, None]
+        speller = Speller(tokenizer)
+        typed = [
+            typed_from(speller, prompt, 1 + width - len(row))
+            for prompt, row in zip(prompts, given, strict=True)
+        ]
         room = options.max_len - (width - left)
         room = room if options.length is None else torch.full_like(room, options.length)
         forbidden = tokenizers.forbidden_ids(tokenizer, self.model.config.vocab_size)
@@ -214,9 +222,9 @@ class CausalWriter:
             finally:
                 hook.remove()
 
-        return (ids, padding, room, pad), work
+        return (ids, padding, room, pad, typed), work
 
-    def _steps(self, ids, padding, room, pad, taken: Iterator[tuple]) -> Iterator[Step]:
+    def _steps(self, ids, padding, room, pad, typed, taken: Iterator[tuple]) -> Iterator[Step]:
         batch, total = len(ids), int(room.max())
         frozen, end = torch.ones_like(padding), self.tokenizer.eos_token_id
         going = torch.ones(batch, dtype=torch.bool, device=ids.device)  # rows still being written
@@ -232,7 +240,7 @@ class CausalWriter:
             confidence = torch.full(ids.shape, torch.nan, device=ids.device)
             return Step(
                 index, total, nfe, ids, frozen, padding, nothing, revealed, nothing, confidence,
-                seconds, torch.where(nfe > 0, given + nfe - 1, 0),
+                seconds, torch.where(nfe > 0, given + nfe - 1, 0), typed=typed,
             )  # fmt: skip
 
         yield step(0, going.new_zeros(batch, 0), 0.0)

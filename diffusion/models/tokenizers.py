@@ -13,9 +13,16 @@ from diffusion.cli.access import Access
 from diffusion.errors import UserError, first_line
 from diffusion.models.loading import PLAIN, how_to_get, locate, noise_settings, unreachable
 from diffusion.noise import Noise, make_noise
+from diffusion.text.spelling import Speller
 
 _FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 _PIECES = ("*.model",)  # SentencePiece
+
+# Tokens that stand for no text: fairseq's and BERT's rows to spare, T5's sentinels, CamemBERT's
+# doubles of its specials.
+FILLER = re.compile(
+    r"madeupword\d+|\[unused\w+\]|<unused\w+>|▁?<extra_id_\d+>|</?\w+>NOTUSED|<\|?reserved\w*\|?>"
+)
 
 
 def load_tokenizer(
@@ -94,11 +101,12 @@ def _find_mask(tokenizer, config, add: bool) -> None:
 
 def forbidden_ids(tokenizer, vocab_size: int) -> list[int]:
     """Ids that training never supervises, so a sampler must never write them: all specials but
-    the end of text, rows beyond the tokenizer's last token, and fairseq's ``madeupword`` fillers."""
-    banned = set(tokenizer.all_special_ids) - {tokenizer.eos_token_id}
+    the end of text, rows beyond the tokenizer's last token, and fillers (`FILLER`)."""
+    banned = set(tokenizer.all_special_ids)
+    banned |= {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    banned |= {i for t, i in tokenizer.get_vocab().items() if FILLER.fullmatch(t)}
     banned |= set(range(len(tokenizer), vocab_size))
-    fillers = (i for t, i in tokenizer.get_vocab().items() if re.fullmatch(r"madeupword\d+", t))
-    return sorted(banned | set(fillers))
+    return sorted(banned - {tokenizer.eos_token_id})
 
 
 def noise_of(tokenizer, config, name: str) -> Noise:
@@ -147,10 +155,11 @@ def train_tokenizer(documents: list[str], vocab_size: int):
 
 
 def token_byte_lengths(tokenizer, vocab_size: int) -> Tensor:
-    """(V,) int64: how many bytes of text each token of a byte-level BPE stands for; 0 for specials."""
-    sizes = torch.zeros(vocab_size, dtype=torch.int64)
+    """(V,) int64: how many bytes of text each token stands for, inside a text, with the space of a
+    word; 0 for specials. Exact for a byte-level BPE; a sign of WordPiece may have no space."""
+    sizes, speller = torch.zeros(vocab_size, dtype=torch.int64), Speller(tokenizer)
     special = set(tokenizer.all_special_ids)
-    for token, index in tokenizer.get_vocab().items():
-        if index not in special and index < vocab_size:
-            sizes[index] = len(token)  # a byte-level BPE writes each byte as one character
+    for index in range(min(vocab_size, len(tokenizer))):
+        if index not in special:
+            sizes[index] = len(speller.bytes_of(index))
     return sizes

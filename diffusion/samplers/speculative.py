@@ -98,7 +98,10 @@ def speculate(
 
     streams = torch.tensor([ACCEPT, TOKEN, DRAFT], device=device)
     step, seconds = 0, 0.0
-    yield Step(0, None, nfe, ids, *given, masked, nothing, nothing, confidence, 0.0, slots)
+    yield Step(
+        0, None, nfe, ids, *given, masked, nothing, nothing, confidence, 0.0, slots,
+        typed=canvas.typed,
+    )  # fmt: skip
 
     while masked.any():
         started = hardware.now(device)
@@ -144,6 +147,10 @@ def speculate(
             known, ahead = hidden[: len(clean[0])], hidden[len(clean[0]) :]
             ahead = ahead.view(len(rows), stops, drafts, -1)
             known = logits(known)
+            done = torch.arange(drafts + 1, device=device)
+            if canvas.allowed is not None:  # a draft that is not allowed is not accepted
+                places = (here[:, None] + done).clamp(max=length - 1)
+                known = canvas.allowed(known, (rows[:, None], places))
             p = dense(sampling, known).view(len(rows), drafts + 1, -1)
 
             keyed = rng.fold_in(keys[rows], step)
@@ -151,7 +158,6 @@ def speculate(
             old = torch.zeros_like(p[:, :-1]) if q is None else q[rows]
             accepted, weights = verify(p, old, draft[rows], n, u[ACCEPT])
             token = draw(weights, u[TOKEN][:, 0])
-            done = torch.arange(drafts + 1, device=device)
             new = torch.cat([draft[rows], token[:, None]], 1)
             new = new.scatter(1, accepted[:, None], token[:, None])  # accepted, then the token
             fresh = done <= accepted[:, None]
@@ -188,5 +194,6 @@ def speculate(
             )
         seconds += hardware.now(device) - started
         yield Step(
-            step, None, nfe, ids, *given, masked, revealed, nothing, confidence, seconds, slots
-        )
+            step, None, nfe, ids, *given, masked, revealed, nothing, confidence, seconds, slots,
+            typed=canvas.typed,
+        )  # fmt: skip

@@ -7,20 +7,20 @@ position in every frame of a generation; an autoregressive model gives frames th
 
 from __future__ import annotations
 
-import codecs
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from typing import TYPE_CHECKING
 
 from diffusion.errors import printable
+from diffusion.text.reading import NOTHING, Typed
+from diffusion.text.spelling import Slot, Speller
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from diffusion.denoise import Step
+    from diffusion.canvas import Step
 
 
 END_MARK = "∎"  # drawn where a written </s> ends the text
@@ -86,6 +86,11 @@ class Frame:
     def text(self) -> str:
         """The text as far as it is written."""
         return "".join(self.pieces)
+
+    def added(self, most: int | None = None) -> str:
+        """What is written of it, at the first ``most`` positions that are not given."""
+        both = zip(self.pieces, self.states, strict=True)
+        return "".join([piece for piece, state in both if state is not State.GIVEN][:most])
 
     @property
     def masks(self) -> int:
@@ -170,22 +175,16 @@ def _speed(frame: Frame) -> list[str]:
 
 
 class Framer:
-    """Makes the frames of one tokenizer. Each token id is looked up once and then remembered."""
+    """Makes the frames of one tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self.tokenizer = tokenizer
+        self.speller = Speller(tokenizer)
         self.ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
         # <unk> and a literal <mask> in given text are part of what the user wrote.
         self.hidden = set(tokenizer.all_special_ids) - {
             tokenizer.unk_token_id,
             tokenizer.mask_token_id,
         }
-        decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
-        if decoder is None:
-            self.kind = "ByteLevel" if "Ġ" in tokenizer.get_vocab() else ""
-        else:
-            self.kind = next((k for k in ("ByteLevel", "WordPiece") if k in repr(decoder)), "")
-        self._bytes: dict[int, bytes] = {}
 
     def frame(self, step: Step, row: int = 0) -> Frame:
         """The frame of one row of a batched step, without padding."""
@@ -217,7 +216,22 @@ class Framer:
             guesses=()
             if step.guesses is None
             else list(zip(*(part[row][there].tolist() for part in step.guesses), strict=True)),
+            typed=step.typed[row] if step.typed else NOTHING,
+            places=there.nonzero()[:, 0].tolist(),
         )
+
+    def spans(
+        self, step: Step, row: int, columns: Sequence[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        """Where in the text of a row that has nothing to hide but its first token the positions
+        from a to b of each (a, b) stand, in characters."""
+        typed = step.typed[row] if step.typed else NOTHING
+        ends = list(accumulate(map(len, self.frame(step, row).pieces), initial=0))
+        hidden = 0 not in typed.pieces
+        return [
+            (ends[a - hidden], ends[b - hidden] - len(typed.behind.get(b - 1, "")))
+            for a, b in columns
+        ]
 
     def build(
         self,
@@ -231,6 +245,8 @@ class Framer:
         slots: int = 0,
         confidence: Sequence[float | None] = (),
         guesses: Sequence[tuple[int, float]] = (),
+        typed: Typed = NOTHING,
+        places: Sequence[int] | None = None,
     ) -> Frame:
         """A frame from token ids, their states and, where known, probabilities and guesses, all (L,).
 
@@ -238,17 +254,24 @@ class Framer:
         at the first written ``</s>`` that is settled (any, when no mask is left) unless given text
         follows: what is written after it is hidden, while the masks there stay visible, since they
         are still worked on and a sampler that re-masks may yet move the end.
+
+        Args:
+            typed: what the user gave, by the position on the canvas.
+            places: (L,) positions on the canvas; None: the first ones.
         """
+        places = range(len(ids)) if places is None else places
         kept = [
-            (token, state, sure, guess)
-            for token, state, sure, guess in zip_longest(ids, states, confidence, guesses)
-            if not (state is State.GIVEN and token in self.hidden)
+            (token, state, place, sure, guess)
+            for token, state, place, sure, guess in zip_longest(
+                ids, states, places, confidence, guesses
+            )
+            if not (state is State.GIVEN and token in self.hidden and place not in typed.pieces)
         ]
         states = [state for _, state, *_ in kept]
         confidence = [sure for *_, sure, _ in kept] if confidence else []
         told = [
             (self._guess(guess[0]), guess[1]) if state.open else None
-            for _, state, _, guess in kept
+            for _, state, *_, guess in kept
             if guesses
         ]
         last_given = max((i for i, s in enumerate(states) if s is State.GIVEN), default=-1)
@@ -259,83 +282,26 @@ class Framer:
             if token in self.ends and state in _WRITTEN
         ]
         cut = next((i for i in ends if states[i] in final and i > last_given), len(kept))
-        chunks = [
-            None
-            if state.open
-            else b""
-            if i >= cut or token in self.hidden
-            else self.bytes_of(token)
-            for i, (token, state, *_) in enumerate(kept)
-        ]
+
+        def slot(i: int, token: int, state: State, place: int) -> Slot:
+            if state.open:
+                return Slot()
+            given = typed.pieces.get(place) if state is State.GIVEN else None
+            if i >= cut or token in self.hidden:
+                return Slot(typed=given or "")
+            return Slot(token, given, typed.behind.get(place, ""), place in typed.tight)
+
+        pieces = self.speller.pieces([slot(i, *part[:3]) for i, part in enumerate(kept)])
         ends = [i for i in ends if i <= cut]
-        return Frame(
-            _decode(chunks), states, index, total, nfe, seconds, ends, confidence, slots, told
-        )
+        return Frame(pieces, states, index, total, nfe, seconds, ends, confidence, slots, told)
 
     def _guess(self, token: int) -> str:
-        return END_MARK if token in self.ends else self.bytes_of(token).decode("utf-8", "replace")
-
-    def bytes_of(self, token_id: int) -> bytes:
-        """The UTF-8 bytes that a token adds to the text; they need not be whole characters."""
-        if token_id not in self._bytes:
-            self._bytes[token_id] = self._look_up(token_id)
-        return self._bytes[token_id]
-
-    def _look_up(self, token_id: int) -> bytes:
-        token = self.tokenizer.convert_ids_to_tokens(token_id)
-        if token is None:  # an id of the model beyond the tokenizer's vocabulary
-            return "\N{REPLACEMENT CHARACTER}".encode()
-        if self.kind == "ByteLevel" and all(char in _BYTE_OF for char in token):
-            return bytes(_BYTE_OF[char] for char in token)
-        if self.kind == "WordPiece":
-            return (token[2:] if token.startswith("##") else " " + token).encode()
-        if byte := re.fullmatch("<0x([0-9A-F]{2})>", token):  # SentencePiece's byte fallback
-            return bytes.fromhex(byte[1])
-        return token.replace("▁", " ").encode()
+        if token in self.ends:
+            return END_MARK
+        return self.speller.bytes_of(token).decode("utf-8", "replace")
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """Character -> byte of byte-level BPE: the printable Latin-1 characters stand for themselves,
-    the other bytes, in order, for the characters from U+0100 on."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
-
-
-_BYTE_OF = _byte_alphabet()
-_CONTINUATION = bytes(range(0x80, 0xC0))
-
-
-def _decode(chunks: list[bytes | None]) -> list[str]:
-    """The string of each position; None is a mask.
-
-    A character appears where its last byte stands. Bytes that cannot become a character show as
-    the replacement character; those beside a mask may still become one and show as nothing.
-    """
-    utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-    pieces = [""] * len(chunks)
-    pending = None  # position of the last byte of an unfinished character
-    beside_mask = False
-
-    def add(position: int, text: str) -> None:
-        # The decoder reports a broken character only at the next byte: move it back to its place.
-        if pending is not None and text.startswith("�"):
-            pieces[pending] += "�"
-            text = text[1:]
-        pieces[position] += text
-
-    for i, chunk in enumerate(chunks):
-        if chunk is None:
-            utf8.reset()
-            pending, beside_mask = None, True
-            continue
-        if beside_mask:
-            chunk = chunk.lstrip(_CONTINUATION)
-        if not chunk:
-            continue
-        beside_mask = False
-        add(i, utf8.decode(chunk))
-        pending = i if utf8.getstate()[0] else None
-    if pending is not None:
-        add(pending, utf8.decode(b"", final=True))
-    return pieces
+def written_text(tokenizer: PreTrainedTokenizerBase, step: Step, row: int) -> str:
+    """The text of one row of a `Step`, as all views show it: what was given as it was typed, and
+    what is written up to the end."""
+    return Framer(tokenizer).frame(step, row).text

@@ -9,7 +9,7 @@ from helpers.exact import ExactLaws, assert_law
 from helpers.tabular import TabularDenoiser
 
 from diffusion import rng
-from diffusion.canvas import Canvas, encode, written_ids, written_text
+from diffusion.canvas import Canvas, encode, written_ids
 from diffusion.denoise import denoise
 from diffusion.editing.canvases import (
     TO_WRITE,
@@ -26,6 +26,8 @@ from diffusion.models.tokenizers import train_tokenizer
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.unmasking import Ancestral, Confidence, FirstHitting
+from diffusion.text.spelling import Speller
+from diffusion.views.frames import written_text
 
 TEMPLATES = [
     "The <mask:6> sat on the <mask:3> and slept.",
@@ -90,7 +92,7 @@ def test_the_rules_leave_the_natural_tokens_of_a_text(tiny_model):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    rules = edge_rules(tokenizer, 320)
+    rules = edge_rules(Speller(tokenizer), 320)
     for token in encode(tokenizer, "the old town, and 1887"):
         spelled = tokenizer.convert_ids_to_tokens(token)
         assert rules[1, token] == (spelled[0] == "Ġ" and len(spelled) > 1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffusion import likelihood
-from diffusion.canvas import written_ids, written_text
+from diffusion.canvas import written_ids
 from diffusion.data import packing
 from diffusion.generate import load_writer
 from diffusion.models import loading, tokenizers
@@ -15,6 +15,7 @@ from diffusion.models.causal import load_causal_writer
 from diffusion.models.layouts import arrange
 from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import METHODS
+from diffusion.views.frames import written_text
 
 TEXT = (
     "The town lies on the northern bank of the river, about ten miles from the sea. It was first "

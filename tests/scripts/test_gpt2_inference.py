@@ -19,13 +19,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gpt2_inference
 from diffusion import hardware, rng
-from diffusion.canvas import written_ids, written_text
+from diffusion.canvas import written_ids
 from diffusion.denoise import TOKENS
 from diffusion.models import causal
 from diffusion.models.causal import handed_over, load_causal_writer
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Proposal, Sampling
-from diffusion.views.frames import Framer, State
+from diffusion.views.frames import Framer, State, written_text
 
 ROOT = Path(gpt2_inference.__file__).parent
 SMALL = ["--max_len", "24"]

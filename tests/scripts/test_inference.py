@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from helpers.terminals import in_a_terminal, records
@@ -142,7 +141,8 @@ def test_text_ends_at_the_first_written_end(tiny_model):
     import torch
     from transformers import AutoTokenizer
 
-    from diffusion.canvas import prompt_canvas, written_text
+    from diffusion.canvas import Step, prompt_canvas
+    from diffusion.views.frames import written_text
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     canvas = prompt_canvas(tokenizer, ["He"], 12)
@@ -151,7 +151,9 @@ def test_text_ends_at_the_first_written_end(tiny_model):
     new = [*tail[:2], tokenizer.eos_token_id, *tail]
     start = int(canvas.frozen.sum())
     ids[0, start : start + len(new)] = torch.tensor(new)[: 12 - start]
-    end = SimpleNamespace(ids=ids, frozen=canvas.frozen, padding=canvas.padding)
+    no, one = torch.zeros_like(canvas.frozen), torch.ones(1, dtype=torch.int64)
+    known = torch.zeros(ids.shape)
+    end = Step(1, 1, one, ids, canvas.frozen, canvas.padding, no, no, no, known, 0.0, one)
     assert written_text(tokenizer, end, 0) == "He" + tokenizer.decode(tail[:2])
 
 

@@ -9,6 +9,7 @@ import torch
 
 from diffusion.errors import printable
 from diffusion.evaluation import record
+from diffusion.text.spelling import Speller
 from diffusion.views.frames import Frame, Framer, State, status_line
 
 GIVEN, MASKED, FRESH, SETTLED, REMASKED, REPLACED, NOISE = State
@@ -80,6 +81,7 @@ def step_of(ids, frozen=(), masked=(), revealed=(), remasked=()):
         guesses=None,
         random=None,
         replaced=None,
+        typed=(),
     )
 
 
@@ -143,10 +145,10 @@ def test_a_character_appears_at_its_last_byte():
 
 def test_every_byte_is_spelled_back():
     tokenizer = ByteTokenizer()
-    framer = Framer(tokenizer)
+    speller = Speller(tokenizer)
     known = [token for token in tokenizer.tokens if token > 3]
     assert len(known) > 190
-    assert all(framer.bytes_of(token) == bytes([token - 4]) for token in known)
+    assert all(speller.bytes_of(token) == bytes([token - 4]) for token in known)
 
 
 def test_broken_bytes_show_as_replacement_characters_in_their_own_place():
@@ -225,23 +227,6 @@ def test_printable_disarms_what_steers_and_keeps_what_is_text():
     assert printable(text) == text
 
 
-@pytest.mark.parametrize(
-    ("decoder", "tokens", "text"),
-    [
-        ("WordPiece", ["the", "un", "##seen", "京"], " the unseen 京"),
-        ("Sequence([Replace, ByteFallback])", ["▁the", "<0xC3>", "<0xA9>"], " theé"),
-    ],
-)
-def test_other_kinds_of_tokenizer(decoder, tokens, text):
-    tokenizer = ByteTokenizer()
-    tokenizer.tokens = dict(enumerate(tokens, start=4))
-    kind = type("Decoder", (), {"__repr__": lambda self: decoder})()
-    tokenizer.backend_tokenizer = SimpleNamespace(decoder=kind)
-    ids = range(4, 4 + len(tokens))
-    frame = Framer(tokenizer).build(ids, [SETTLED] * len(ids), index=0, total=1, nfe=0, seconds=0.0)
-    assert frame.text == text
-
-
 def test_a_hugging_face_tokenizer_gives_its_own_decoding():
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
@@ -258,7 +243,7 @@ def test_a_hugging_face_tokenizer_gives_its_own_decoding():
     )
     ids = tokenizer(text)["input_ids"]
     framer = Framer(tokenizer)
-    assert framer.kind == "ByteLevel"
+    assert framer.speller.kind == "ByteLevel"
     frame = framer.build(ids, [SETTLED] * len(ids), index=0, total=1, nfe=0, seconds=0.0)
     assert frame.text == text
     assert " café" in "".join(frame.pieces) and any(piece.startswith(" ") for piece in frame.pieces)

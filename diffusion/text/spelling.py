@@ -1,0 +1,306 @@
+"""How tokens become text: the one place that all outputs spell by.
+
+What a user gave is shown as it was typed, whatever the tokenizer made of it. What a model wrote is
+spelled by the kind of its tokenizer: the bytes of a byte-level BPE as they are, "▁" of SentencePiece
+as a space, and the pieces of WordPiece, which know no spaces, as text is printed.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TELLS = ("WordPiece", "Metaspace")  # kinds whose tokens tell whether they begin a word
+
+
+class Slot(NamedTuple):
+    """What is to be spelled at a position: a token, what was typed there, or (neither) a mask."""
+
+    token: int | None = None
+    typed: str | None = None
+    behind: str = ""
+    tight: bool = False
+
+
+class Speller:
+    """Spells the tokens of one tokenizer. Each token id is looked up once and then remembered.
+
+    Attributes:
+        kind: "ByteLevel"; "Metaspace", whose tokens bring their space as well; "WordPiece", of
+            whole words and pieces that continue one; "Suffix", of pieces that say whether the
+            word goes on; or "", of tokens that are spelled as they are.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+        self.mark = ""  # of a token that continues a word; "Suffix": of one that ends it, or not
+        self.kind = self._kind()
+        self._bytes: dict[int, bytes] = {}
+        self._prefixed: bool | None = None
+
+    def _kind(self) -> str:
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        decoder = getattr(backend, "decoder", None)
+        names = repr(decoder)
+        if "ByteLevel" in names:
+            return "ByteLevel"
+        if "WordPiece" in names:
+            self.mark = getattr(decoder, "prefix", "##")
+            return "WordPiece"
+        if "BPEDecoder" in names:
+            self.mark = getattr(decoder, "suffix", "</w>")
+            return "Suffix"
+        if re.search("Metaspace|Replace|ByteFallback", names):
+            return "Metaspace"
+        if decoder is not None:
+            return ""
+        vocabulary = self.tokenizer.get_vocab()
+        if "Ġ" in vocabulary:
+            return "ByteLevel"
+        for kind, mark in (("WordPiece", "##"), ("Suffix", "@@"), ("Suffix", "</w>")):
+            where = str.startswith if kind == "WordPiece" else str.endswith
+            if any(where(token, mark) and token != mark for token in vocabulary):
+                self.mark = mark
+                return kind
+        if any("▁" in token for token in vocabulary):
+            return "Metaspace"
+        # A library tokenizer without a decoder has whole words, and joins them with spaces.
+        return "" if backend is None else "WordPiece"
+
+    # ------------------------------------------------------------ one token
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """The UTF-8 bytes that a token adds inside a text, with the space that begins a word; they
+        need not be whole characters."""
+        if token_id not in self._bytes:
+            self._bytes[token_id] = self._look_up(token_id)
+        return self._bytes[token_id]
+
+    def _look_up(self, token_id: int) -> bytes:
+        token = self.tokenizer.convert_ids_to_tokens(token_id)
+        if token is None:  # an id of the model beyond the tokenizer's vocabulary
+            return "\N{REPLACEMENT CHARACTER}".encode()
+        if self.kind == "ByteLevel" and all(char in _BYTE_OF for char in token):
+            return bytes(_BYTE_OF[char] for char in token)
+        if self.kind == "WordPiece":
+            continues = self.mark and token.startswith(self.mark) and token != self.mark
+            return (token[len(self.mark) :] if continues else " " + token).encode()
+        if self.kind == "Suffix":
+            return token.removesuffix(self.mark).encode()
+        if byte := re.fullmatch("<0x([0-9A-F]{2})>", token):  # SentencePiece's byte fallback
+            return bytes.fromhex(byte[1])
+        return token.replace("▁", " ").encode()
+
+    def goes_on(self, token_id: int) -> bool:
+        """Whether the word goes on behind a token that marks its end, or that it does not end."""
+        token = self.tokenizer.convert_ids_to_tokens(token_id) or ""
+        return token.endswith(self.mark) == (self.mark == "@@")
+
+    def begins_text(self, token_id: int) -> bool:
+        """Whether a text, or a word behind a space that is no token's, can begin with a token.
+        Where a tokenizer does not tell, it can."""
+        if self.kind not in TELLS:
+            return True
+        spelled = self.bytes_of(token_id)
+        if spelled[:1] == b" ":
+            return bool(spelled.strip())
+        first = spelled.decode("utf-8", "replace")[:1]
+        # A word of a script without spaces begins anywhere, and so does a quotation mark.
+        return self.kind == "Metaspace" and (not first.isalnum() or bool(SPACELESS.match(first)))
+
+    def beginnings(self) -> list[bool]:
+        """`begins_text` of every token."""
+        return [self.begins_text(i) for i in range(len(self.tokenizer))]
+
+    def awaits_word(self, text: str, ids: Sequence[int]) -> bool:
+        """Whether a word has to begin behind a given text and its tokens: nothing stands there, or
+        a space that is no token's."""
+        if self.kind not in TELLS:
+            return False
+        return not ids or (text[-1:].isspace() and not self.bytes_of(ids[-1])[-1:].isspace())
+
+    def spells(self, ids: Iterable[int], text: str) -> bool:
+        """Whether tokens are the text, byte for byte, wherever it stands."""
+        return self.kind == "ByteLevel" and b"".join(map(self.bytes_of, ids)) == text.encode()
+
+    @property
+    def prefixed(self) -> bool:
+        """Whether the tokenizer puts a space in front of a text, which is none of its own."""
+        if self._prefixed is None:
+            encoded = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+            self._prefixed = self.bytes_of(encoded[0])[:1] == b" " if encoded else False
+        return self._prefixed
+
+    # ------------------------------------------------------------ a row
+
+    def pieces(self, slots: Sequence[Slot]) -> list[str]:
+        """The string of each position.
+
+        "" where it is masked, or has nothing to show: the first bytes of a character whose last
+        byte stands further on. A given piece is as it was typed, with a space in front where
+        another word was written there and the tokens say that a new one begins.
+        """
+        chunks: list[bytes | None] = []
+        front = _Front()
+        for slot in slots:
+            if slot.token is None and slot.typed is None:
+                front = _Front(None, front.quotes, begun=True)
+                chunks.append(None)
+            elif slot.typed is None:
+                chunks.append(self._written(slot, front) + slot.behind.encode())
+                self._pass(slot, chunks[-1], front)
+                front.given = bool(slot.behind)
+            else:
+                chunks.append(self._given(slot, front))
+                self._pass(slot, chunks[-1], front)
+                front.given |= bool(slot.typed)
+        return _decode(chunks)
+
+    def _given(self, slot: Slot, front: _Front) -> bytes:
+        decided = front.given or slot.tight or front.joins or slot.token is None
+        if decided or not front.text or not self._begins_word(slot.token):
+            return slot.typed.encode()
+        return (space_between(front.text, slot.typed, front.quotes) + slot.typed).encode()
+
+    def _written(self, slot: Slot, front: _Front) -> bytes:
+        spelled = self.bytes_of(slot.token)
+        if self.kind == "Metaspace":
+            doubled = front.given and front.text and front.text[-1].isspace()
+            extra = doubled or (not front.begun and self.prefixed)
+            return spelled.removeprefix(b" ") if extra else spelled
+        if self.kind not in ("WordPiece", "Suffix"):
+            return spelled
+        word = spelled.decode().removeprefix(" ")
+        if slot.tight or front.joins or not self._begins_word(slot.token):
+            return word.encode()
+        if front.text is None:  # what will stand there is not known yet
+            return (" " * (word[:1] not in _CLOSE) + word).encode()
+        return (space_between(front.text, word, front.quotes) + word).encode()
+
+    def _pass(self, slot: Slot, chunk: bytes, front: _Front) -> None:
+        new = chunk.decode("utf-8", "ignore")
+        front.quotes += new.count('"')
+        front.text = ((front.text or "") + new)[-4:] or front.text
+        if slot.token is not None:
+            front.begun = True
+            front.joins = self.kind == "Suffix" and self.goes_on(slot.token)
+
+    def _begins_word(self, token_id: int) -> bool:
+        """Whether a token of a kind that can tell does not continue the word before."""
+        if self.kind in TELLS:
+            return self.bytes_of(token_id)[:1] == b" "
+        return self.kind == "Suffix"
+
+
+@dataclass
+class _Front:
+    """What stands in front of a position: the end of the text (None: not known yet), straight
+    quotation marks in all of it, whether its end was given, whether it has any token, and whether
+    its last token says that the word goes on."""
+
+    text: str | None = ""
+    quotes: int = 0
+    given: bool = False
+    begun: bool = False
+    joins: bool = False
+
+
+# ---------------------------------------------------------------- spaces as they are printed
+
+_CLOSE = frozenset(".,;:!?)]}%’”»…、。，．！？；：）］｝」』】》〉")
+_OPEN = frozenset("([{“‘«¿¡$£€¥（［｛「『【《〈")
+_LINK = frozenset("'’-/")
+IDEOGRAM = re.compile("[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # fmt: skip
+# Of these and of Thai, Lao, Burmese and Khmer, words stand side by side.
+SPACELESS = re.compile(f"{IDEOGRAM.pattern}|[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
+
+
+def in_word(character: str) -> bool:
+    """Whether a character, or "", is a letter or digit."""
+    mark = unicodedata.category(character or " ").startswith("M")
+    return character.isalnum() or character == "_" or mark
+
+
+def space_between(before: str, after: str, quotes: int = 0) -> str:
+    """The space, or "", between a text and the word or sign behind it, which a WordPiece tokenizer
+    cuts off: ``It ' s 5 , 000 m ( 3 ft )`` was ``It's 5,000 m (3 ft)``.
+
+    Args:
+        before: the end of the text, two characters of it or more.
+        quotes: how many straight quotation marks stand in the whole text: every other one closes.
+    """
+    last, first, further = before[-1:], after[:1], before[-2:-1]
+    number = further.isdigit() and first.isdigit()
+    joined = (
+        not last
+        or last.isspace()
+        or first.isspace()
+        or first in _CLOSE
+        or last in _OPEN
+        or (first == '"' and quotes % 2 == 1)
+        or (last == '"' and quotes % 2 == 1)
+        or (first in _LINK and in_word(last))
+        or (last in _LINK and in_word(further))
+        or (last == "'" and (not further.strip() or further in _OPEN))
+        or (last in ".:" and number)
+        or (last == "," and number and len(after) == 3)
+        or bool(IDEOGRAM.match(last) and IDEOGRAM.match(first))
+    )
+    return "" if joined else " "
+
+
+# ---------------------------------------------------------------- bytes
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Character -> byte of byte-level BPE: the printable Latin-1 characters stand for themselves,
+    the other bytes, in order, for the characters from U+0100 on."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
+_CONTINUATION = bytes(range(0x80, 0xC0))
+
+
+def _decode(chunks: list[bytes | None]) -> list[str]:
+    """The string of each position; None is a mask.
+
+    A character appears where its last byte stands. Bytes that cannot become a character show as
+    the replacement character; those beside a mask may still become one and show as nothing.
+    """
+    utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces = [""] * len(chunks)
+    pending = None  # position of the last byte of an unfinished character
+    beside_mask = False
+
+    def add(position: int, text: str) -> None:
+        # The decoder reports a broken character only at the next byte: move it back to its place.
+        if pending is not None and text.startswith("�"):
+            pieces[pending] += "�"
+            text = text[1:]
+        pieces[position] += text
+
+    for i, chunk in enumerate(chunks):
+        if chunk is None:
+            utf8.reset()
+            pending, beside_mask = None, True
+            continue
+        if beside_mask:
+            chunk = chunk.lstrip(_CONTINUATION)
+        if not chunk:
+            continue
+        beside_mask = False
+        add(i, utf8.decode(chunk))
+        pending = i if utf8.getstate()[0] else None
+    if pending is not None:
+        add(pending, utf8.decode(b"", final=True))
+    return pieces
