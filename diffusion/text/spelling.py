@@ -247,7 +247,7 @@ def space_between(before: str, after: str, quotes: int = 0) -> str:
         or (first == '"' and quotes % 2 == 1)
         or (last == '"' and quotes % 2 == 1)
         or (first in _LINK and in_word(last))
-        or (last in _LINK and in_word(further))
+        or (last in _LINK and in_word(further) and in_word(first))
         or (last == "'" and (not further.strip() or further in _OPEN))
         or (last in ".:" and number)
         or (last == "," and number and len(after) == 3)

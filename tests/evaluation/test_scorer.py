@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.kinds import tokenizer_of
 from helpers.models import SENTENCES
 from helpers.tabular import TabularDenoiser
 
@@ -168,6 +169,14 @@ def test_passages_are_whole_stable_and_apart(tiny_model):
         for (a, n), (b, _) in itertools.pairwise(spans):
             assert a + n <= b
     assert scoring.passages(DOCUMENTS, tokenizer, 5, 1000) == []
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_passages_are_the_real_text_whatever_the_tokenizer(kind):
+    document = "The river  (3 ft) runs, un-built. It's old.\nShe opened the valley: 日本."
+    first, *more = scoring.passages([document], tokenizer_of(kind), 5, 7)
+    assert document.startswith(first.prompt + first.continuation)
+    assert all(p.prompt + p.continuation in document for p in more)
 
 
 def test_shuffled_text_has_the_same_words():

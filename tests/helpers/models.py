@@ -43,6 +43,15 @@ def save_roberta(folder: Path) -> Path:
     return folder
 
 
+def save_model(folder: Path, make, config, tokenizer, **shape) -> Path:
+    """A random 2-layer model of any family with 80 positions, and a tokenizer."""
+    torch.manual_seed(0)
+    own = config(vocab_size=len(tokenizer), initializer_range=0.3, **shape)
+    make(own).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def save_gpt2(folder: Path, tokenizer: Path) -> Path:
     """A random 2-layer GPT-2 with 64 positions and the tokenizer of another folder."""
     torch.manual_seed(0)

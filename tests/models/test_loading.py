@@ -315,6 +315,18 @@ def test_forbidden_ids(tokenizer):
     assert tokenizers.forbidden_ids(fairseq, VOCABULARY + 3) == [0, 1, 3, 4, 280]
 
 
+def test_tokens_that_stand_for_no_text_are_forbidden():
+    own = tokenizers.train_tokenizer(TEXT, VOCABULARY)
+    fillers = ["[unused0]", "[unused99]", "<unused7>", "<extra_id_3>", "▁<extra_id_3>",
+               "<s>NOTUSED", "<|reserved_special_token_5|>"]  # fmt: skip
+    own.add_tokens([*fillers, "[unused", "unused1", "reserved", "<b>"])
+    own.add_tokens(["<image>"], special_tokens=True)  # special, though it has no part of its own
+    forbidden = tokenizers.forbidden_ids(own, len(own))
+    names = own.convert_ids_to_tokens(forbidden)
+    assert names[:4] == ["<s>", "<pad>", "<unk>", "<mask>"]
+    assert names[4:] == [*fillers, "<image>"]
+
+
 # ---------------------------------------------------------------- writing
 
 
