@@ -40,7 +40,14 @@ def test_help_is_short_and_loads_neither_torch_nor_the_trainer():
 def test_help_of_all_flags_has_those_of_the_trainer():
     end = python(SCRIPT, "--help_all")
     assert end.returncode == 0
-    for flag in ("--ema", "--lr_scheduler_kwargs", "--optim", "--fp16", "--adam_epsilon"):
+    for flag in (
+        "--ema",
+        "--lr_scheduler_kwargs",
+        "--optim",
+        "--fp16",
+        "--adam_epsilon",
+        "--soft_k",
+    ):
         assert f"  {flag}" in end.stdout
 
 
