@@ -45,13 +45,10 @@ def main() -> None:
     import transformers
 
     from diffusion import hardware
-    from diffusion.models.backbone import Backbone
     from diffusion.models.loading import quiet_libraries
-    from diffusion.models.tokenizers import token_byte_lengths
-    from diffusion.training import build, card
+    from diffusion.training import build, card, hub
     from diffusion.training.callbacks import StopOnSignal
     from diffusion.training.checks import check, check_output_dir, parse
-    from diffusion.training.trainer import DiffusionTrainer
 
     quiet_libraries()
     options, data, diffusion, args = parse(__doc__, recipe)
@@ -78,25 +75,10 @@ def main() -> None:
         f"{model.num_parameters() / 1e6:.1f} M parameters; {amount}; "
         f"{hardware.describe(args.device, args.compute_dtype)}"
     )
-    collator = build.make_collator(model, tokenizer, diffusion, args)
-    soft = build.make_soft_mask(options, diffusion, args, model, tokenizer)
-    trainer = DiffusionTrainer(
-        Backbone(model),
-        args,
-        train_blocks=eval_blocks if args.evaluate_only else blocks,
-        eval_blocks=eval_blocks,
-        collator=collator,
-        tokenizer=tokenizer,
-        token_bytes=token_byte_lengths(tokenizer, model.config.vocab_size),
-        schedule=diffusion.schedule,
-        loss=diffusion.loss,
-        ema_decay=diffusion.ema,
-        eval_draws=diffusion.eval_draws,
-        soft=soft,
-        soft_learning_rate=diffusion.soft_learning_rate,
-    )
+    trainer = build.make_trainer(model, tokenizer, blocks, eval_blocks, options, diffusion, args)
+    two_pass = trainer.soft is not None
     if args.evaluate_only:
-        say(f"{options.model}: {card.summary(trainer.evaluate(), soft is not None)}")
+        say(f"{options.model}: {card.summary(trainer.evaluate(), two_pass)}")
         return
 
     stop = StopOnSignal()
@@ -120,7 +102,9 @@ def main() -> None:
             "--resume_from_checkpoint last"
         )
         sys.exit(130)
-    say(f"saved {args.output_dir}: {card.summary(metrics, soft is not None)}")
+    say(f"saved {args.output_dir}: {card.summary(metrics, two_pass)}")
+    if args.published and args.should_save:
+        say(f"uploaded to {hub.publish(Path(args.output_dir), args)}")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from diffusion.errors import UserError
 
-# Metadata of a field that `options.check_values` reads and argparse does not know.
-_CHECKED = ("range", "below", "choices", "owners", "shared")
+# Metadata of a field that `options.check_values` and lists of flags read, and argparse does not know.
+_CHECKED = ("range", "below", "choices", "owners", "shared", "rare")
 
 
 def parse_flags(

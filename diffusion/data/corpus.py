@@ -1,8 +1,10 @@
 """Text from files or from the hub -> documents -> packed blocks of token ids."""
 
+import contextlib
 import lzma
 import re
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from diffusion.cli.files import given_path
@@ -97,95 +99,156 @@ def _wikitext_file(folder: Path, split: str) -> Path | None:
     return None
 
 
-def _table_documents(name: str, config: str | None, split: str) -> list[str]:
-    """Documents of a data set with a ``text`` column, from the hub or a local file or folder."""
-    import datasets
+class Table:
+    """A data set with a column of text, from the hub or a local file or folder.
 
-    path = given_path(name)
-    try:
-        if path.exists():
-            with tempfile.TemporaryDirectory() as cache:  # the library insists on copying it
-                table = _local_table(path, config, split, cache)
-        else:
+    Args:
+        name, config, revision: of the data set; a file is one split, whichever is asked for.
+        column: whose texts are the documents.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: str | None,
+        split: str,
+        column: str = "text",
+        revision: str | None = None,
+    ):
+        self.name, self.config, self.split = name, config, split
+        self.column, self.revision = column, revision
+        self.path = given_path(name)
+
+    def documents(self) -> list[str]:
+        """All of them.
+
+        Raises:
+            UserError: the table is not there, cannot be read, or has no such column.
+        """
+        with self._told(), tempfile.TemporaryDirectory() as cache:
+            table = self._open(cache, keep_in_memory=self.path.exists())
+            self._check(table.column_names)
+            rows = [row for row in table[self.column] if isinstance(row, str)]
+        if any(_TITLE.fullmatch(row.strip()) for row in rows):  # WikiText: a row is a line
+            return wikitext_documents("\n".join(row.rstrip("\n") for row in rows))
+        return [row.strip() for row in rows if row.strip()]
+
+    def stream(self) -> Iterator[str]:
+        """The same, a row at a time, of which no more are fetched than are taken; errors come then."""
+        with self._told(), tempfile.TemporaryDirectory() as cache:
+            rows = iter(self._open(cache, streaming=True))
+            while (row := next(rows, None)) is not None:
+                self._check(list(row))
+                text = row[self.column]
+                if isinstance(text, str) and _TITLE.fullmatch(text.strip()):
+                    raise UserError(
+                        f"data set {self.name} has a line of an article in each row, as WikiText; "
+                        "leave out --streaming"
+                    )
+                if isinstance(text, str) and text.strip():
+                    yield text.strip()
+
+    def _open(self, cache: str, **how):
+        """The table as the library has it; ``cache``: a folder for its copies and locks of what is on
+        this machine already."""
+        import datasets
+
+        datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are told below
+        if not self.path.exists():
             ask_hub_once()
-            table = datasets.load_dataset(name, config, split=split)
-    except Exception as error:  # the library raises many kinds; the user needs one sentence
-        if path.exists() or (isinstance(error, ValueError) and "split" in str(error)):
+            how["revision"] = self.revision
+            return datasets.load_dataset(self.name, self.config, split=self.split, **how)
+        bars = datasets.are_progress_bars_disabled()
+        datasets.disable_progress_bars()
+        how["cache_dir"] = cache
+        try:
+            if self.path.is_file():
+                kind = _TABLE_FILES[self.path.suffix]
+                return datasets.load_dataset(kind, data_files=str(self.path), split="train", **how)
+            return datasets.load_dataset(str(self.path), self.config, split=self.split, **how)
+        finally:
+            if not bars:
+                datasets.enable_progress_bars()
+
+    def _check(self, columns: list[str]) -> None:
+        if self.column not in columns:
             raise UserError(
-                f"cannot read the {split} split of data set {name}: {first_line(error)}; check "
-                "the name and --dataset_config"
+                f"data set {self.name} has no column {self.column!r} (it has {', '.join(columns)}); "
+                "give the one that holds the text with --text_column"
+            )
+
+    @contextlib.contextmanager
+    def _told(self):
+        """The library raises many kinds of errors; the user needs one sentence."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if self.path.exists() or (isinstance(error, ValueError) and "split" in str(error)):
+                raise UserError(
+                    f"cannot read the {self.split} split of data set {self.name}: "
+                    f"{first_line(error)}; check the name and --dataset_config"
+                ) from None
+            raise UserError(
+                f"cannot get data set {self.name!r} from the hub (unreachable, or no such data set); "
+                "give a local .txt or .txt.xz file or folder, or --dataset_dir with the WikiText-2 "
+                "files"
             ) from None
-        raise UserError(
-            f"cannot get data set {name!r} from the hub (unreachable, or no such data set); give a "
-            "local .txt or .txt.xz file or folder, or --dataset_dir with the WikiText-2 files"
-        ) from None
-    if "text" not in table.column_names:
-        raise UserError(
-            f"data set {name} has no column 'text' (it has {', '.join(table.column_names)}); "
-            "rename the one that holds the text"
-        )
-    rows = [row for row in table["text"] if isinstance(row, str)]
-    if any(_TITLE.fullmatch(row.strip()) for row in rows):  # WikiText: a row is a line of its file
-        return wikitext_documents("\n".join(row.rstrip("\n") for row in rows))
-    return [row.strip() for row in rows if row.strip()]
-
-
-def _local_table(path: Path, config: str | None, split: str, cache: str):
-    """A table from parquet, JSON lines or CSV; a file is one split, whichever is asked for."""
-    import datasets
-
-    quiet = {"cache_dir": cache, "keep_in_memory": True}
-    bars = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        if path.is_file():
-            kind = _TABLE_FILES[path.suffix]
-            return datasets.load_dataset(kind, data_files=str(path), split="train", **quiet)
-        return datasets.load_dataset(str(path), config, split=split, **quiet)
-    finally:
-        if not bars:
-            datasets.enable_progress_bars()
 
 
 def load_documents(
-    name: str, split: str = "train", dataset_dir: str | None = None, config: str | None = None
-) -> list[str]:
+    name: str,
+    split: str = "train",
+    dataset_dir: str | None = None,
+    config: str | None = None,
+    *,
+    column: str = "text",
+    revision: str | None = None,
+    streaming: bool = False,
+) -> Iterable[str]:
     """The documents of a data set.
 
     Args:
-        name: ``wikitext-2``, a ``.txt``/``.txt.xz`` file, a table with a ``text`` column (parquet,
+        name: ``wikitext-2``, a ``.txt``/``.txt.xz`` file, a table with a column of text (parquet,
             JSON lines, CSV), a folder of either, or a name on the hub.
         split: ``train``, ``validation`` or ``test``. A file or a folder of text is one split.
         dataset_dir: where ``wikitext-2`` is looked for before the hub is asked.
+        column, config, revision: of a table.
+        streaming: a table is read as its documents are taken, not at once.
 
     Raises:
         UserError: missing, unreadable, not UTF-8, or empty.
     """
     path = given_path(name)
+    texts = _text_files(path) if path.is_dir() else []
     if name == WIKITEXT:
-        folder = given_path(dataset_dir) if dataset_dir else None
-        local = _wikitext_file(folder, split) if folder else None
-        if local:
-            documents = wikitext_documents(read_text(local))
-        elif dataset_dir:
-            raise UserError(
-                f"no WikiText-2 {split} file in {dataset_dir}; expected "
-                f"{WIKITEXT}/{_SPLIT_FILES[split]}.txt or .txt.xz there"
-            )
-        else:
-            documents = _table_documents(*_HUB_WIKITEXT, split)
-    elif path.is_file() and path.suffix in _TABLE_FILES:
-        documents = _table_documents(name, config, split)
-    elif path.is_file():
+        documents = _wikitext(split, dataset_dir)
+    elif path.is_file() and path.suffix not in _TABLE_FILES:
         documents = plain_documents(read_text(path))
-    elif path.is_dir() and _text_files(path):
-        documents = [d for file in _text_files(path) for d in plain_documents(read_text(file))]
-    elif path.is_dir():
-        documents = _table_documents(name, config, split)
-    elif path.suffix in {".txt", ".xz"} or name.startswith((".", "/", "~")):
+    elif texts:
+        documents = [d for file in texts for d in plain_documents(read_text(file))]
+    elif not path.exists() and (
+        path.suffix in {".txt", ".xz", *_TABLE_FILES} or name.startswith((".", "/", "~"))
+    ):
         raise UserError(f"data set {name} does not exist; give a file, a folder or a hub name")
     else:
-        documents = _table_documents(name, config, split)
+        table = Table(name, config, split, column, revision)
+        if streaming:
+            return table.stream()
+        documents = table.documents()
     if not documents:
         raise UserError(f"data set {name} has no text in its {split} split; give another")
     return documents
+
+
+def _wikitext(split: str, dataset_dir: str | None) -> list[str]:
+    local = _wikitext_file(given_path(dataset_dir), split) if dataset_dir else None
+    if local:
+        return wikitext_documents(read_text(local))
+    if dataset_dir:
+        raise UserError(
+            f"no WikiText-2 {split} file in {dataset_dir}; expected "
+            f"{WIKITEXT}/{_SPLIT_FILES[split]}.txt or .txt.xz there"
+        )
+    return Table(*_HUB_WIKITEXT, split).documents()

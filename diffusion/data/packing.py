@@ -1,5 +1,8 @@
 """Documents -> packed blocks of token ids -> an order of (block, draw) pairs."""
 
+import itertools
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -10,27 +13,37 @@ from diffusion.errors import UserError
 # ---------------------------------------------------------------- blocks
 
 
-def token_stream(documents: list[str], tokenizer) -> Tensor:
-    """All documents as one int32 tensor (T,), each followed by ``</s>``."""
+def token_stream(documents: Iterable[str], tokenizer, most: int | None = None) -> Tensor:
+    """All documents as one int32 tensor (T,), each followed by ``</s>``; no more of them are read
+    than ``most`` tokens take."""
     end = [tokenizer.eos_token_id]
     # A text about "<mask>" or "</s>" spells these words; it must not hold the special tokens.
     plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-    parts = []
-    for start in range(0, len(documents), 256):
-        encoded = tokenizer(documents[start : start + 256], **plain)["input_ids"]
-        parts += [torch.tensor(ids + end, dtype=torch.int32) for ids in encoded]
-    return torch.cat(parts)
+    parts, found, documents = [], 0, iter(documents)
+    while some := list(itertools.islice(documents, 256)):
+        for ids in tokenizer(some, **plain)["input_ids"]:
+            parts.append(torch.tensor(ids + end, dtype=torch.int32))
+            found += len(parts[-1])
+        if most is not None and found >= most:
+            break
+    return torch.cat(parts)[:most]
 
 
-def pack(documents: list[str], tokenizer, block_size: int, what: str = "data set") -> Tensor:
+def pack(
+    documents: Iterable[str],
+    tokenizer,
+    block_size: int,
+    what: str = "data set",
+    most: int | None = None,
+) -> Tensor:
     """Documents packed into blocks (N, block_size), int32: ``<s>``, then block_size - 1 tokens of
-    the stream. The tail that fills no block is dropped.
+    the stream. The tail that fills no block is dropped; so is what is behind ``most`` blocks.
 
     Raises:
         UserError: not even one block.
     """
-    stream = token_stream(documents, tokenizer)
     body = block_size - 1
+    stream = token_stream(documents, tokenizer, most and most * body)
     n = len(stream) // body
     if n == 0:
         raise UserError(

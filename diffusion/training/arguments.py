@@ -1,8 +1,8 @@
 """The flags of finetune.py. Imports nothing heavy: `--help` is quick.
 
 What a value may be stands in the metadata of its field: ``choices`` (names), ``range`` (least,
-most; None: no bound) and ``below`` (a bound that is not reached). The remaining flags of the
-Trainer are accepted, too; `training.checks` adds them.
+most; None: no bound) and ``below`` (a bound that is not reached). ``rare`` flags, and the remaining
+ones of the Trainer, which `training.checks` adds, are listed by `--help_all` alone.
 """
 
 import math
@@ -39,12 +39,28 @@ class ModelArguments:
         None, "Start from random weights of this size instead of --model, for example "
         "layers=6,width=256,heads=4,vocab=8192; with type=gpt2 a GPT-2."
     )  # fmt: skip
+    revision: str | None = _flag(
+        None, "Branch, tag or commit of a --model of the hub; the tokenizer is taken from there, too.",
+        rare=True
+    )  # fmt: skip
+    token: str | None = _flag(
+        None, "Of the hub, for what is private; better in the variable HF_TOKEN, which no list of "
+        "processes shows. It is written nowhere.", rare=True
+    )  # fmt: skip
     dropout: float | None = _flag(
         None, "Dropout rate. Default: the model's own; 0 with --config.", **_SHARE
     )
     attn_implementation: str = _flag(
         "auto", "eager, sdpa, ...; auto takes eager on CPUs, and layouts for a mix."
     )
+
+    def __post_init__(self):
+        self.place = self.model  # where it is: a folder, for a revision of a model of the hub
+
+    @property
+    def origin(self) -> str:
+        """What training starts from, for people."""
+        return self.config or self.model + (f" at {self.revision}" if self.revision else "")
 
 
 @dataclass
@@ -53,10 +69,16 @@ class DataArguments:
 
     dataset: list[str] = field(
         default_factory=lambda: ["wikitext-2"],
-        metadata={"help": "One or more of: wikitext-2, a .txt or .txt.xz file, a folder, a hub "
-                  "name with a 'text' column."},
+        metadata={"help": "One or more of: wikitext-2, a .txt or .txt.xz file, a table (.jsonl, .csv, "
+                  ".parquet), a folder of either, a hub name."},
     )  # fmt: skip
-    dataset_config: str | None = _flag(None, "Configuration name of a hub data set.")
+    text_column: str = _flag("text", "Of a data set that is a table: which column is the text.")
+    dataset_config: str | None = _flag(None, "Configuration name of a hub data set.", rare=True)
+    dataset_revision: str | None = _flag(None, "Branch, tag or commit of hub data sets.", rare=True)
+    streaming: bool = _flag(
+        False, "Read tables only as far as --max_train_samples and --max_eval_blocks need them, "
+        "instead of downloading them whole.", rare=True
+    )  # fmt: skip
     dataset_dir: str | None = _flag(None, "Folder with local WikiText-2 files (else: the hub).")
     eval_dataset: str | None = _flag(
         None, "Validation text. Default: WikiText-2's validation split if it is trained on, else "
@@ -64,6 +86,9 @@ class DataArguments:
     )  # fmt: skip
     eval_split: str = _flag(
         "validation", "Which split of it: validation, or test.", choices=("validation", "test")
+    )
+    max_train_samples: int | None = _flag(
+        None, "Train on at most so many blocks, the first of the text.", **_COUNT
     )
     max_eval_blocks: int = _flag(512, "Use at most so many validation blocks.", **_COUNT)
     block_size: int = _flag(256, "Tokens per training block.", range=(8, None))
@@ -115,33 +140,37 @@ class DiffusionArguments:
         **_NONNEGATIVE,
     )
     soft_masking: bool = _flag(
-        False, "Train masks that remember what was predicted for them, in two passes."
+        False,
+        "Train masks that remember what was predicted for them, in two passes; --soft_... and "
+        "--mixing are its options.",
     )
-    soft_k: int = _flag(3, "soft_masking: tokens that a mask remembers.", **_COUNT)
+    soft_k: int = _flag(3, "soft_masking: tokens that a mask remembers.", rare=True, **_COUNT)
     soft_share: float = _flag(
-        0.8, "soft_masking: share of batches with the second pass.", range=(0, 1)
+        0.8, "soft_masking: share of batches with the second pass.", range=(0, 1), rare=True
     )
     soft_start: float = _flag(
         0.05, "soft_masking: the share of a mask's embedding that memory may take, at the start.",
-        range=(0, None), below=1
+        range=(0, None), below=1, rare=True
     )  # fmt: skip
     soft_middle: float = _flag(
         0.75, "soft_masking: nats of entropy at which memory takes half of it, at the start. A small "
-        "model is rarely so sure: try 4.", range=(0.001, 1000)
+        "model is rarely so sure: try 4.", range=(0.001, 1000), rare=True
     )  # fmt: skip
     soft_slope: float = _flag(
         6.66, "soft_masking: how sharply memory fades with entropy, at the start. Try 1 with 4.",
-        range=(0.001, 1000)
+        range=(0.001, 1000), rare=True
     )  # fmt: skip
     soft_learning_rate: float = _flag(
-        1e-2, "soft_masking: learning rate of its three scalars.", **_NONNEGATIVE
+        1e-2, "soft_masking: learning rate of its three scalars.", rare=True, **_NONNEGATIVE
     )
     mixing: str = _flag(
         "linear", "soft_masking: how embeddings are mixed, linear or spherical.",
-        choices=("linear", "spherical")
+        choices=("linear", "spherical"), rare=True
     )  # fmt: skip
     ema: float = _flag(0.0, "Decay of the weight average used for inference; 0: none.", **_SHARE)
-    eval_draws: int = _flag(1, "Mask patterns per validation block in the bound.", **_COUNT)
+    eval_draws: int = _flag(
+        1, "Mask patterns per validation block in the bound.", rare=True, **_COUNT
+    )
 
 
 @dataclass
@@ -165,8 +194,8 @@ class TrainerFlags:
         0, "Steps of rising learning rate; below 1: a share of all.", **_NONNEGATIVE
     )
     weight_decay: float = _flag(0.0, "Of the optimiser.", **_NONNEGATIVE)
-    adam_beta1: float = _flag(0.9, "Of Adam.", **_SHARE)
-    adam_beta2: float = _flag(0.999, "Of Adam.", **_SHARE)
+    adam_beta1: float = _flag(0.9, "Of Adam.", rare=True, **_SHARE)
+    adam_beta2: float = _flag(0.999, "Of Adam.", rare=True, **_SHARE)
     max_grad_norm: float = _flag(1.0, "Longer gradients are shortened; 0: never.", **_NONNEGATIVE)
     seed: int = _flag(42, "Of all that is random.", range=(0, None), below=2**32)
     dtype: str = _flag(
@@ -176,10 +205,20 @@ class TrainerFlags:
     save_dtype: str = _flag(
         "float32", "Number format of the final weights.", choices=("float32", "float16")
     )
+    gradient_checkpointing: bool = _flag(
+        False, "Compute activations again instead of keeping them: less memory, the same gradients."
+    )
+    torch_compile: bool = _flag(False, "Compile the layers; the first steps take minutes.")
     use_cpu: bool = _flag(False, "Leave the GPU alone.")
     dataloader_num_workers: int = _flag(0, "Processes that prepare batches.", range=(0, 1000))
     eval_strategy: str = _flag("epoch", "no, steps or epoch.")
     eval_steps: float | None = _flag(None, "With --eval_strategy steps; default: --logging_steps.")
+    load_best_model_at_end: bool = _flag(
+        False, "End with the weights of the lowest validation bound among the checkpoints."
+    )
+    early_stopping_patience: int | None = _flag(
+        None, "End after so many evaluations in a row without a lower validation bound.", **_COUNT
+    )
     evaluate_only: bool = _flag(
         False, "Train nothing and write nothing: report the bound of --model (or, with --objective "
         "causal, its exact NLL) on the --eval_split."
@@ -192,7 +231,11 @@ class TrainerFlags:
     )
     logging_steps: float = _flag(50, "Log every so many steps.")
     report_to: str = _flag("none", "tensorboard, wandb, ... or none.")
-    disable_tqdm: bool | None = _flag(None, "No progress bar.")
+    push_to_hub: bool = _flag(False, "Upload the final folder, once it is saved.")
+    hub_model_id: str | None = _flag(
+        None, "Where to, as OWNER/NAME; default: the name of --output_dir."
+    )
+    disable_tqdm: bool | None = _flag(None, "No progress bar.", rare=True)
 
 
 GROUPS = (ModelArguments, DataArguments, DiffusionArguments)
@@ -213,7 +256,7 @@ def help_text(description: str, width: int = 100) -> str:
     lines = [description.strip()]
     for group in (*GROUPS, TrainerFlags):
         lines += ["", f"{group.__doc__}:"]
-        for flag in fields(group):
+        for flag in (flag for flag in fields(group) if not flag.metadata.get("rare")):
             default = flag.default_factory() if flag.default is MISSING else flag.default
             default = " ".join(default) if isinstance(default, list) else default
             shown = "" if default is None or default is False else f" [{default}]"

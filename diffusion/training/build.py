@@ -1,5 +1,10 @@
 """The model, the tokenizer and the blocks of text that a run trains with."""
 
+import itertools
+import os
+import shutil
+from collections.abc import Iterable
+
 import torch
 import transformers
 from accelerate.utils import broadcast_object_list
@@ -24,15 +29,18 @@ from diffusion.training.arguments import (
     parse_size,
 )
 from diffusion.training.checks import chosen_noise
+from diffusion.training.trainer import DiffusionTrainer
 
 # ---------------------------------------------------------------- text
 
 
-def read(data: DataArguments, train: bool = True) -> tuple[list[str], list[str] | None]:
-    """(training documents, validation documents or None when blocks are to be held out)."""
-    documents = []
-    for name in data.dataset if train else ():
-        documents += corpus.load_documents(name, "train", data.dataset_dir, data.dataset_config)
+def read(data: DataArguments, train: bool = True) -> tuple[Iterable[str], Iterable[str] | None]:
+    """(training documents, validation documents or None when blocks are to be held out); with
+    --streaming they can be gone through once."""
+    parts = [_documents(data, name, "train") for name in data.dataset] if train else []
+    documents = itertools.chain(*parts)
+    if not (train and data.streaming):
+        documents = list(documents)
     if data.eval_dataset is not None:
         name = data.eval_dataset
     elif corpus.WIKITEXT in data.dataset:
@@ -41,22 +49,40 @@ def read(data: DataArguments, train: bool = True) -> tuple[list[str], list[str] 
         return documents, None
     else:
         name = data.dataset[0]
-    return documents, corpus.load_documents(name, data.eval_split, data.dataset_dir)
+    return documents, _documents(data, name, data.eval_split)
+
+
+def _documents(data: DataArguments, name: str, split: str) -> Iterable[str]:
+    trained_on = name in data.dataset
+    return corpus.load_documents(
+        name,
+        split,
+        data.dataset_dir,
+        data.dataset_config if trained_on else None,
+        column=data.text_column,
+        revision=data.dataset_revision if trained_on else None,
+        streaming=data.streaming,
+    )
 
 
 def pack_splits(
-    documents: list[str], eval_documents: list[str] | None, tokenizer, data: DataArguments
+    documents: Iterable[str], eval_documents: Iterable[str] | None, tokenizer, data: DataArguments
 ) -> tuple[Tensor | None, Tensor]:
     """(training blocks, or None without documents; validation blocks), each (N, block_size).
 
     Raises:
         UserError: too little text.
     """
-    blocks = packing.pack(documents, tokenizer, data.block_size) if documents else None
+    size, blocks = data.block_size, None
+    if documents:
+        blocks = packing.pack(documents, tokenizer, size, most=data.max_train_samples)
     if eval_documents is not None:
-        eval_blocks = packing.pack(eval_documents, tokenizer, data.block_size, "validation set")
+        most = data.max_eval_blocks
+        eval_blocks = packing.pack(
+            eval_documents, tokenizer, size, "validation set", most if data.streaming else None
+        )
         # Spread over the whole text, not only its beginning.
-        keep = torch.linspace(0, len(eval_blocks) - 1, min(len(eval_blocks), data.max_eval_blocks))
+        keep = torch.linspace(0, len(eval_blocks) - 1, min(len(eval_blocks), most))
         return blocks, eval_blocks[keep.round().long()]
     held_out = min(max(2, len(blocks) // 50), data.max_eval_blocks)  # 2 for an error
     if len(blocks) <= held_out:
@@ -106,7 +132,7 @@ def make_soft_mask(options: ModelArguments, diffusion: DiffusionArguments, args,
     """
     known = loading.diffusion_settings(model.config).get("soft")
     if args.evaluate_only:
-        return load_soft_mask(model, options.model)
+        return load_soft_mask(model, options.place)
     if not diffusion.soft_masking:
         return None
     check_embeddings(model, Absorbing.of(tokenizer), options.model)
@@ -116,7 +142,7 @@ def make_soft_mask(options: ModelArguments, diffusion: DiffusionArguments, args,
         )
     if known is not None:
         say(f"going on with the soft-masking of {options.model}")
-        soft = load_soft_mask(model, options.model).requires_grad_(True).train()
+        soft = load_soft_mask(model, options.place).requires_grad_(True).train()
         same = (soft.k, soft.mixing) == (diffusion.soft_k, diffusion.mixing)
         defaults = DiffusionArguments()
         if not same or any(getattr(diffusion, x) != getattr(defaults, x) for x in SOFT_STARTS):
@@ -167,6 +193,33 @@ def _objective_collator(model, tokenizer, diffusion: DiffusionArguments, args):
         diffusion.schedule,
         args.seed,
         args.global_batch,
+    )
+
+
+def make_trainer(
+    model,
+    tokenizer,
+    blocks: Tensor | None,
+    eval_blocks: Tensor,
+    options: ModelArguments,
+    diffusion: DiffusionArguments,
+    args,
+) -> DiffusionTrainer:
+    """The Trainer of a run; without ``blocks`` it can only evaluate."""
+    return DiffusionTrainer(
+        Backbone(model),
+        args,
+        train_blocks=eval_blocks if blocks is None else blocks,
+        eval_blocks=eval_blocks,
+        collator=make_collator(model, tokenizer, diffusion, args),
+        tokenizer=tokenizer,
+        token_bytes=tokenizers.token_byte_lengths(tokenizer, model.config.vocab_size),
+        schedule=diffusion.schedule,
+        loss=diffusion.loss,
+        ema_decay=diffusion.ema,
+        eval_draws=diffusion.eval_draws,
+        soft=make_soft_mask(options, diffusion, args, model, tokenizer),
+        soft_learning_rate=diffusion.soft_learning_rate,
     )
 
 
@@ -255,17 +308,48 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, ar
         model.config.diffusion["soft"] = before["soft"]
     elif "soft" in before:
         say(f"note: without --soft_masking that of {options.model} is lost")
-    attention = options.attn_implementation
-    mixed = list(model.config.diffusion["layouts"]) != ["full"]
-    if attention == "auto" and not causal and mixed:
-        attention = layouts.ATTENTION if own.encoder else "sdpa"
+    _set_attention(model, options, args)
+    if args.recomputed:
+        if not model.supports_gradient_checkpointing:
+            raise UserError(
+                f"models of type {model.config.model_type} have no --gradient_checkpointing; leave "
+                "it out"
+            )
+        # As earlier versions of the library call it.
+        earlier = model.gradient_checkpointing_enable
+        getattr(model, "activation_checkpointing_enable", earlier)()
+    if args.compiled:
+        compile_layers(model, args)
+    return model, tokenizer
+
+
+def _set_attention(model, options: ModelArguments, args) -> None:
+    settings, attention = model.config.diffusion, options.attn_implementation
+    causal = settings["objective"] == "causal"
+    if attention == "auto" and not causal and list(settings["layouts"]) != ["full"]:
+        attention = layouts.ATTENTION if family(model.config).encoder else "sdpa"
     elif attention == "auto":
         attention = "eager" if args.device.type == "cpu" else "sdpa"
     try:
         model.set_attn_implementation(attention)
     except (ValueError, ImportError) as error:
         raise UserError(f"--attn_implementation {attention}: {first_line(error)}") from None
-    return model, tokenizer
+
+
+def compile_layers(model, args) -> None:
+    """Compile the layers in place. What is around them reads a number of masks that is another in
+    each step, and would be compiled anew.
+
+    Raises:
+        UserError: a CPU without a C++ compiler.
+    """
+    inductor = args.compile_settings.get("backend", "inductor") == "inductor"
+    compilers = (os.environ.get("CXX", "g++"), "clang++", "c++")
+    if inductor and args.device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise UserError(
+            "--torch_compile needs a C++ compiler on a CPU; install one such as g++, or leave it out"
+        )
+    model.base_model.compile(**args.compile_settings)
 
 
 def load_base(options: ModelArguments, causal: bool):
@@ -276,15 +360,15 @@ def load_base(options: ModelArguments, causal: bool):
         UserError: as `loading.load_masked_lm`, or a model that looks ahead and is to be trained
             causally.
     """
-    name, config = options.model, loading.load_config(options.model)
+    name, config = options.model, loading.load_config(options.place)
     decoder = family(config).decoder
     if decoder and causal:
-        tokenizer = tokenizers.load_tokenizer(options.tokenizer or name, needs_mask=False)
-        return loading.load_causal_lm(name, tokenizer), tokenizer
+        tokenizer = tokenizers.load_tokenizer(options.tokenizer or options.place, needs_mask=False)
+        return loading.load_causal_lm(options.place, tokenizer), tokenizer
     tokenizer = tokenizers.load_tokenizer(
-        options.tokenizer or name, config=config, add_mask=decoder
+        options.tokenizer or options.place, config=config, add_mask=decoder
     )
-    model = loading.load_masked_lm(name, base=True)
+    model = loading.load_masked_lm(options.place, base=True)
     if decoder and len(tokenizer) > config.vocab_size:
         say(f"{name} gets a {tokenizer.mask_token} token, which begins as the mean of all others")
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)

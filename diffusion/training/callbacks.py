@@ -4,7 +4,7 @@ import signal
 import time
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from diffusion.cli.console import STOPS, let_go_of_terminal, say
 
@@ -44,3 +44,25 @@ class StopOnSignal(TrainerCallback):
             self.stopped = bool(anyone)
         if self.stopped:
             control.should_save = control.should_training_stop = True
+
+
+class EarlyStopping(TrainerCallback):
+    """Ends a training after ``patience`` evaluations in a row without a lower validation bound. It
+    remembers nothing, but reads the log: a run that goes on counts as the one that was stopped."""
+
+    def __init__(self, patience: int):
+        self.patience = patience
+
+    def exhausted(self, state: TrainerState) -> bool:
+        """Whether the log of a run is one of a run that has ended so."""
+        bounds = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+        before, since = bounds[: -self.patience], bounds[-self.patience :]
+        return bool(before) and min(since) >= min(before)
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if self.exhausted(state) and not control.should_training_stop:
+            say(
+                f"ending early at step {state.global_step}: no lower validation bound in "
+                f"{self.patience} evaluations"
+            )
+            control.should_training_stop = True

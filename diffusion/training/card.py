@@ -35,7 +35,7 @@ def save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds) -
     """The final folder: an ordinary model folder with a card."""
     trainer.check_finite("validation loss", metrics["eval_nats_per_token"])
     model = trainer.inference_model
-    tokens = trainer.state.global_step * args.global_batch * data.block_size
+    tokens = trainer.weights_step * args.global_batch * data.block_size
     settings = dict(model.config.diffusion)
     settings["tokens_seen"] += tokens
     settings["bound_nats_per_token"] = round(metrics["eval_nats_per_token"], 4)
@@ -56,9 +56,16 @@ def save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds) -
 
 
 def command() -> str:
-    """The command line without the flags of an interruption: a resumed run equals the whole one."""
-    words = shlex.join(["python", *sys.argv])
-    return re.sub(r" --resume_from_checkpoint[ =]('[^']*'|\S+)", "", words)
+    """The command line without a token, and without the flags of an interruption: a resumed run equals
+    the whole one."""
+    words, kept = iter(sys.argv), ["python"]
+    for word in words:
+        flag, given, _ = word.partition("=")
+        if flag.replace("-", "_") not in ("__token", "__resume_from_checkpoint"):
+            kept.append(word)
+        elif not given:
+            next(words, None)
+    return shlex.join(kept)
 
 
 def by_layout(metrics: dict) -> str:
@@ -101,6 +108,10 @@ def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds
     if soft:
         memory = "\n| soft-masking | " + ", ".join(f"{k} {v}" for k, v in soft.items())
         memory += "; likelihoods are of its two passes |"
+    steps, last = trainer.weights_step, trainer.state.global_step
+    average = f"average, decay {diffusion.ema}" if diffusion.ema else ""
+    best = f"step {steps:,} of {last:,}, whose bound is the lowest" if trainer.best_step else ""
+    weights = ", ".join(filter(None, (average, best))) or "last step"
     mix = ", ".join(f"{name} {share:.0%}" for name, share in settings["layouts"].items())
     kind_of = "fill-mask" if loading.is_masked_lm(model.config) else "text-generation"
     tag, note = f"\npipeline_tag: {kind_of}", ""
@@ -128,13 +139,13 @@ Trained by `finetune.py` with
 | | |
 |---|---|
 | parameters | {model.num_parameters():,} |
-| started from | {options.config or options.model} |
+| started from | {options.origin} |
 | objective | {diffusion.objective}{" (shifted)" if settings["shift"] else ""} |
 | training text | {", ".join(data.dataset)} |
 | layouts | {mix} |{memory}
-| tokens seen in this run | {tokens:,} ({trainer.state.global_step:,} steps of {args.global_batch} blocks of {data.block_size}) |
+| tokens seen in this run | {tokens:,} ({steps:,} steps of {args.global_batch} blocks of {data.block_size}) |
 | tokens seen in all | {settings["tokens_seen"]:,} |
-| weights | {f"average, decay {diffusion.ema}" if diffusion.ema else "last step"}, {args.save_dtype} |
+| weights | {weights}, {args.save_dtype} |
 | wall time of this run | {seconds / 60:.0f} minutes |
 | {data.eval_split} text | {data.eval_dataset or (corpus.WIKITEXT if corpus.WIKITEXT in data.dataset else "held out")}, {len(trainer.eval_dataset):,} blocks of {data.block_size} tokens |
 | {kind} | {metrics["eval_nats_per_token"]:.4f} ± {metrics["eval_standard_error"]:.4f} nats per token |

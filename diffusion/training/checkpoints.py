@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from diffusion.cli.console import say
@@ -128,6 +129,12 @@ class WholeCheckpoints(Trainer):
     """
 
     raw_model: PreTrainedModel
+    best_step: int | None = None  # whose weights it has in the end, after `load_best`
+
+    @property
+    def weights_step(self) -> int:
+        """So many steps have made the weights what they are."""
+        return self.best_step or self.state.global_step
 
     def check_finite(self, what: str, value: Tensor | float | None) -> None:
         """Stop where a number that has to be finite is not."""
@@ -143,9 +150,8 @@ class WholeCheckpoints(Trainer):
 
     def _save_checkpoint(self, model, trial=None):
         """A checkpoint is written aside and renamed when complete, so one that exists is whole."""
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         staging = Path(self.args.output_dir, STAGING)
-        target = Path(self.args.output_dir, name)
+        target = staging.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -153,6 +159,10 @@ class WholeCheckpoints(Trainer):
         self.check_finite("sum of the weights", total)
         try:
             super()._save_checkpoint(model, trial)
+            if self.state.best_model_checkpoint is not None:  # a path of this moment; see `_best`
+                self.state.best_model_checkpoint = None
+                if self.args.should_save:
+                    self.state.save_to_json(str(staging / target.name / TRAINER_STATE_NAME))
         except Exception as error:  # safetensors, tokenizers and torch each raise their own kind
             shutil.rmtree(staging, ignore_errors=True)
             raise UserError(
@@ -162,7 +172,7 @@ class WholeCheckpoints(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self._discard(target)
-            os.replace(staging / name, target)
+            os.replace(staging / target.name, target)
             self._rotate(keep=self.args.save_total_limit)
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -178,8 +188,17 @@ class WholeCheckpoints(Trainer):
         # One of a step yet to come is another run's: of one gone on from an earlier checkpoint.
         later = [step for step in found if step > self.state.global_step]
         earlier = [step for step in found if step <= self.state.global_step]
+        best = self._best() if self.args.load_best_model_at_end else None
         for step in later + earlier[: -keep if keep else 0]:
-            self._discard(found[step])
+            if step != best:
+                self._discard(found[step])
+
+    def _best(self) -> int | None:
+        """The step of the checkpoint with the lowest validation bound; None where no checkpoint was
+        evaluated."""
+        bounds = {e["step"]: e["eval_loss"] for e in self.state.log_history if "eval_loss" in e}
+        known = (step for step in self._checkpoints() if step in bounds)
+        return min(known, key=bounds.get, default=None)
 
     def _discard(self, checkpoint: Path) -> None:
         """Delete a checkpoint such that it is never there in part."""
@@ -260,6 +279,15 @@ class WholeCheckpoints(Trainer):
                 f"cannot go on from {folder}: {first_line(error)}; it was written with another "
                 "--model, --config or --ema, or is damaged"
             ) from None
+
+    def load_best(self) -> None:
+        """Take the weights, and their average, of the checkpoint with the lowest validation bound."""
+        self.best_step = self._best()
+        if self.best_step is None:
+            say("note: no checkpoint was evaluated; the weights are the last ones")
+            return
+        say(f"the weights are those of step {self.best_step}, with the lowest validation bound")
+        self._load_from_checkpoint(str(self._checkpoints()[self.best_step]))
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         with _state_of(checkpoint, "optimizer.pt, scheduler.pt"):

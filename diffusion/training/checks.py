@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
@@ -18,6 +19,7 @@ from diffusion.cli.values import MOST, check_values, one_of
 from diffusion.errors import UserError, first_line
 from diffusion.models import loading
 from diffusion.models.families import max_length
+from diffusion.training import hub
 from diffusion.training.arguments import (
     GROUPS,
     P_U,
@@ -65,6 +67,14 @@ class RunArguments(TrainerFlags, TrainingArguments):
             raise UserError("--fp16 needs a GPU; leave it out, or use --dtype bfloat16")
         if not (self.bf16 or self.fp16):
             self.bf16 = hardware.choose_dtype(self.dtype, device) == torch.bfloat16
+        # `build` and `hub` see to these: the Trainer would do them to its wrapper of the model, and
+        # upload what is no model yet.
+        self.recomputed, self.gradient_checkpointing = self.gradient_checkpointing, None
+        settings = {"backend": self.torch_compile_backend, "mode": self.torch_compile_mode}
+        self.compiled = self.torch_compile or any(settings.values())
+        self.compile_settings = {name: value for name, value in settings.items() if value}
+        self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = False, None, None
+        self.published, self.push_to_hub = self.push_to_hub, False
         super().__post_init__()
         # One process drives one device; several are what `accelerate launch` is for.
         self._n_gpu = min(self.n_gpu, 1)
@@ -105,18 +115,22 @@ def told():
         raise UserError(f"{first_line(error)}; see --help and --help_all") from None
 
 
-# Flags of the Trainer that would do nothing here, or harm, with the one value they may have.
+# What --report_to needs where that has another name.
+_PACKAGES = {"azure_ml": "azureml-core", "flyte": "flytekit"}
+# Flags of the Trainer that would do nothing here, or harm, with the values they may have.
 _FIXED = {
-    "activation_checkpointing": False,
+    "activation_checkpointing": False,  # --gradient_checkpointing is that
     "auto_find_batch_size": False,  # mask rates are stratified over a batch known beforehand
     "average_tokens_across_devices": True,
-    "gradient_checkpointing": False,
+    "hub_always_push": False,
+    "hub_revision": None,
+    "hub_strategy": "every_save",
+    "hub_token": None,  # --token is that
     "label_smoothing_factor": 0.0,
-    "load_best_model_at_end": False,
     "logging_nan_inf_filter": False,
-    "metric_for_best_model": None,
+    "metric_for_best_model": (None, "loss"),  # the bound
+    "greater_is_better": (None, False),
     "neftune_noise_alpha": None,
-    "push_to_hub": False,
     "remove_unused_columns": False,
 }
 
@@ -125,32 +139,19 @@ def check(
     model: ModelArguments, data: DataArguments, diffusion: DiffusionArguments, args: RunArguments
 ) -> None:
     """Everything that can be refused before any work. ``--resume_from_checkpoint last`` becomes the
-    folder it stands for; nothing else is changed.
+    folder it stands for, and a model of the hub at a ``--revision`` one; nothing else is changed.
 
     Raises:
         UserError: the first flag that cannot be.
     """
-    for name, value in _FIXED.items():
-        if getattr(args, name, value) != value:  # not every version has all of them
-            raise UserError(f"--{name} {getattr(args, name)} is not supported here; leave it out")
-    for option in fields(args):
-        value = getattr(args, option.name)
-        if isinstance(value, float) and not abs(value) <= 1e30:  # what float32 can multiply
-            raise UserError(f"--{option.name} {value} must be a finite number up to 1e30")
-        if type(value) is int and abs(value) > MOST and "seed" not in option.name:
-            raise UserError(f"--{option.name} {value} must be at most {MOST}")
     for group in (model, data, diffusion, args):
         check_values(group)
-    for name in ("save_steps", "eval_steps", "logging_steps"):
-        value = getattr(args, name)
-        if value is not None and not value > 0:
-            raise UserError(f"--{name} {value} must be above 0; below 1 it is a share of all steps")
-    if args.max_steps == 0 or args.max_steps < -1:
-        raise UserError(f"--max_steps {args.max_steps} must be 1 or more; leave it out for epochs")
-    for name in set(args.report_to) - set(get_available_reporting_integrations()):
-        raise UserError(f"--report_to {name} is unknown or not installed; use none, or install it")
-    if not (args.max_steps > 0 or args.num_train_epochs > 0):
-        raise UserError(f"--num_train_epochs {args.num_train_epochs} must be above 0")
+    _check_trainer(args)
+    _check_hub(model, args)
+    if data.streaming and data.max_train_samples is None:
+        raise UserError("--streaming reads as far as --max_train_samples asks; give that, too")
+    if data.streaming and model.config is not None and model.tokenizer is None:
+        raise UserError("--streaming reads a text once; give --config a --tokenizer")
     if not 1 <= diffusion.prefix_len < data.block_size:
         raise UserError(
             f"--prefix_len {diffusion.prefix_len} must be between 1 (<s>) and --block_size - 1"
@@ -209,7 +210,8 @@ def check(
         what = f"--config {model.config} with --block_size {data.block_size}"
         hardware.check_memory(4 * weights, what)  # with gradients and Adam's two averages
     else:
-        positions = max_length(loading.load_config(model.model))
+        hub.take_revision(model)
+        positions = max_length(loading.load_config(model.place))
         if data.block_size > positions:
             raise UserError(
                 f"--block_size {data.block_size} exceeds the {positions} positions of {model.model}"
@@ -221,7 +223,7 @@ def chosen_noise(model: ModelArguments, diffusion: DiffusionArguments) -> dict:
     """The ``name`` of the noise to train with and, of hybrid noise, its ``p_u``."""
     before = {"name": "absorbing"}
     if model.config is None:
-        before = loading.noise_settings(loading.load_config(model.model), model.model)
+        before = loading.noise_settings(loading.load_config(model.place), model.model)
     name = before["name"] if diffusion.noise == "auto" else diffusion.noise
     if name != "hybrid":
         return {"name": name}
@@ -236,7 +238,7 @@ def check_noise(
     noise = chosen_noise(model, diffusion)
     name = noise["name"]
     if evaluate_only:
-        before = loading.noise_settings(loading.load_config(model.model), model.model)
+        before = loading.noise_settings(loading.load_config(model.place), model.model)
         if noise != before:
             raise UserError(
                 f"--evaluate_only reads a model as it was trained, and {model.model} was trained for "
@@ -271,6 +273,60 @@ def check_noise(
 
 def _told(noise: dict) -> str:
     return f"{noise['name']} noise" + (f" with p_u {noise['p_u']}" if "p_u" in noise else "")
+
+
+def _check_trainer(args: RunArguments) -> None:
+    for name, allowed in _FIXED.items():
+        allowed = allowed if isinstance(allowed, tuple) else (allowed,)
+        value = getattr(args, name, allowed[0])  # not every version has all of them
+        if value not in allowed:
+            value = "" if name.endswith("token") else f" {value}"
+            raise UserError(f"--{name}{value} is not supported here; leave it out")
+    for option in fields(args):
+        value = getattr(args, option.name)
+        if isinstance(value, float) and not abs(value) <= 1e30:  # what float32 can multiply
+            raise UserError(f"--{option.name} {value} must be a finite number up to 1e30")
+        if type(value) is int and abs(value) > MOST and "seed" not in option.name:
+            raise UserError(f"--{option.name} {value} must be at most {MOST}")
+    for name in ("save_steps", "eval_steps", "logging_steps"):
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise UserError(f"--{name} {value} must be above 0; below 1 it is a share of all steps")
+    if args.max_steps == 0 or args.max_steps < -1:
+        raise UserError(f"--max_steps {args.max_steps} must be 1 or more; leave it out for epochs")
+    for name in args.report_to:
+        one_of("--report_to", name, [*INTEGRATION_TO_CALLBACK, "none"])
+        if name not in get_available_reporting_integrations():
+            package = _PACKAGES.get(name, name)
+            raise UserError(f"--report_to {name} needs a package: pip install {package}")
+    if not (args.max_steps > 0 or args.num_train_epochs > 0):
+        raise UserError(f"--num_train_epochs {args.num_train_epochs} must be above 0")
+    if args.load_best_model_at_end and args.eval_strategy == "no":
+        raise UserError(
+            "--load_best_model_at_end compares checkpoints; give an --eval_strategy and the same "
+            "--save_strategy"
+        )
+    if args.early_stopping_patience is not None and args.eval_strategy == "no":
+        raise UserError("--early_stopping_patience counts evaluations; give an --eval_strategy")
+    # Of the backends for debugging, eager has wrong gradients with --gradient_checkpointing.
+    backends = [*torch.compiler.list_backends(), "aot_eager"]
+    one_of("--torch_compile_backend", args.compile_settings.get("backend", "inductor"), backends)
+
+
+def _check_hub(model: ModelArguments, args: RunArguments) -> None:
+    """Whether there is a model to take a revision of, and whether a folder could be uploaded."""
+    hub.use_token(model.token)
+    if model.revision is not None and (model.config is not None or loading.resolve(model.model)[1]):
+        raise UserError(
+            f"--revision {model.revision} is of a --model of the hub, and "
+            f"{model.config or model.model} is none; leave it out"
+        )
+    if args.hub_model_id is not None and not args.published:
+        raise UserError(
+            f"--hub_model_id {args.hub_model_id} says where --push_to_hub goes; add that"
+        )
+    if args.published:
+        hub.check_publishing(args)
 
 
 def check_output_dir(args: RunArguments) -> None:

@@ -21,6 +21,7 @@ from diffusion.models.soft import SoftMask, TwoPass
 from diffusion.models.tokenizers import forbidden_ids
 from diffusion.noise import Interpolating
 from diffusion.training import validation
+from diffusion.training.callbacks import EarlyStopping
 from diffusion.training.checkpoints import WholeCheckpoints
 from diffusion.training.checks import told
 from diffusion.training.optimizer import MuonAndAdam
@@ -148,6 +149,10 @@ class DiffusionTrainer(WholeCheckpoints):
         if ema_decay:
             self.ema = AveragedModel(self.raw_model, multi_avg_fn=ema_update(ema_decay))
         self.add_callback(_Upkeep(self))
+        self.stopping = None
+        if args.early_stopping_patience is not None:
+            self.stopping = EarlyStopping(args.early_stopping_patience)
+            self.add_callback(self.stopping)
         self._evaluated: tuple[int, dict] | None = None  # (step, metrics)
 
     def reader(self, backbone: Backbone) -> nn.Module:
@@ -167,17 +172,33 @@ class DiffusionTrainer(WholeCheckpoints):
         return self.raw_model if self.ema is None else self.ema.module
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
-        """As the Trainer's, which would take one more step from where nothing is left to train."""
+        """As the Trainer's, which would take one more step from where nothing is left to train; at the
+        end of a run with the best weights, if they are asked for."""
+        state = None
         if resume_from_checkpoint is not None:
             state = TrainerState.load_from_json(f"{resume_from_checkpoint}/trainer_state.json")
-            *_, planned = self.set_initial_training_values(self.args, self.get_train_dataloader())
-            if state.global_step >= planned:
-                say(f"{resume_from_checkpoint} is the end of the run: nothing is left to train")
-                self.state = state
-                self.state.max_steps = planned
-                self._load_from_checkpoint(resume_from_checkpoint)
-                return
-        super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            *_, state.max_steps = self.set_initial_training_values(
+                self.args, self.get_train_dataloader()
+            )
+        if state is not None and self._is_end(state):
+            say(f"{resume_from_checkpoint} is the end of the run: nothing is left to train")
+            self.state, self.control.should_training_stop = state, True
+            self._load_from_checkpoint(resume_from_checkpoint)
+        else:
+            super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if self.args.load_best_model_at_end and self.ended:
+            self.load_best()
+        if self.args.load_best_model_at_end or self.stopping is not None:
+            self._evaluated = None  # other weights were, or before it was known to be the end
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to train."""
+        return self._is_end(self.state)
+
+    def _is_end(self, state: TrainerState) -> bool:
+        early = self.stopping is not None and self.stopping.exhausted(state)
+        return early or state.global_step >= state.max_steps
 
     def _get_train_sampler(self, train_dataset=None):
         return self.sampler

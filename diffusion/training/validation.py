@@ -50,7 +50,7 @@ def bounds(trainer) -> dict[str, likelihood.Bound]:
                 found[name] = likelihood.stream_bound(
                     backbone, blocks, collate, trainer.slots(name), token_bytes, **spread
                 )
-            if trainer.state.global_step >= trainer.state.max_steps:  # a pass for each token: once
+            if trainer.ended:  # a pass for each token: once
                 keep = torch.linspace(0, len(blocks) - 1, min(len(blocks), _IN_ORDER)).long()
                 found["ordered"] = likelihood.ordered_nll(
                     backbone, blocks[keep], editable[keep], collator.noise, token_bytes,

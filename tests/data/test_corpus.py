@@ -199,6 +199,46 @@ def test_other_tables_have_one_document_a_row(tmp_path, cache):
         corpus.load_documents(str(folder), "validation")
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_the_column_of_the_text_can_be_named(tmp_path, cache, ending, streaming):
+    rows = {"title": ["a", "b", "c"], "story": ["One,\nand two.", " ", "Three 日本."]}
+    path = tmp_path / f"table.{ending}"
+    table = datasets.Dataset.from_dict(rows)
+    {"csv": table.to_csv, "jsonl": table.to_json, "parquet": table.to_parquet}[ending](path)
+    found = corpus.load_documents(str(path), column="story", streaming=streaming)
+    assert list(found) == ["One,\nand two.", "Three 日本."]
+    with pytest.raises(
+        UserError, match=r"no column 'text' \(it has title, story\); .*--text_column"
+    ):
+        list(corpus.load_documents(str(path), streaming=streaming))
+
+
+def test_a_stream_is_read_as_far_as_it_is_needed(tmp_path, cache, tokenizer):
+    """The second file of the folder cannot be read, and is not."""
+    rows = "".join(json.dumps({"text": f"the cat {i} sat on the mat"}) + "\n" for i in range(300))
+    (tmp_path / "train-0.jsonl").write_text(rows)
+    (tmp_path / "train-1.jsonl").write_text("not json")
+    with pytest.raises(UserError, match="cannot read the train split"):
+        corpus.load_documents(str(tmp_path))
+    stream = corpus.load_documents(str(tmp_path), streaming=True)
+    blocks = packing.pack(stream, tokenizer, 8, most=5)
+    documents = corpus.load_documents(str(tmp_path / "train-0.jsonl"))
+    assert torch.equal(blocks, packing.pack(documents, tokenizer, 8)[:5])
+    with pytest.raises(UserError, match="cannot read the train split"):
+        list(stream)
+    with pytest.raises(UserError, match=r"'no/set' from the hub"):
+        list(corpus.load_documents("no/set", streaming=True))
+
+
+def test_wikitext_is_not_streamed(tmp_path, cache):
+    """Its rows are lines of articles."""
+    lines = WIKITEXT.splitlines(keepends=True)
+    datasets.Dataset.from_dict({"text": lines}).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(UserError, match="leave out --streaming"):
+        list(corpus.load_documents(str(tmp_path), streaming=True))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -239,6 +279,9 @@ def test_packing_loses_only_the_tail(tokenizer):
         kept = blocks[:, 1:].flatten().tolist()
         assert kept == stream[: len(kept)]
         assert len(stream) - len(kept) < body
+    assert torch.equal(
+        packing.pack(documents, tokenizer, 8, most=2), packing.pack(documents, tokenizer, 8)[:2]
+    )
     with pytest.raises(UserError, match=f"the validation set has {len(stream)} tokens, too few"):
         packing.pack(documents, tokenizer, len(stream) + 2, "validation set")
 

@@ -34,7 +34,14 @@ def test_help_is_short_and_loads_neither_torch_nor_the_trainer():
 def test_help_of_all_flags_has_those_of_the_trainer(run_script):
     code, out, _ = run_script(finetune, "--help_all")
     assert code == 0
-    for flag in ("--ema", "--lr_scheduler_kwargs", "--optim", "--fp16", "--adam_epsilon"):
+    for flag in (
+        "--ema",
+        "--lr_scheduler_kwargs",
+        "--optim",
+        "--fp16",
+        "--adam_epsilon",
+        "--soft_k",
+    ):
         assert f"  {flag}" in out
 
 

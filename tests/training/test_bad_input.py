@@ -73,7 +73,7 @@ BAD_FLAGS = [
     (["--optim", "foo"], ["--optim", "'foo'"]),
     (["--lr_scheduler_type", "foo"], ["'foo'", "cosine"]),
     (["--eval_strategy", "foo"], ["foo", "epoch"]),
-    (["--report_to", "foo"], ["--report_to foo", "none"]),
+    (["--report_to", "foo"], ["--report_to 'foo'", "none"]),
     (["--dataloader_num_workers", "-1"], ["--dataloader_num_workers -1"]),
     (["--auto_find_batch_size"], ["--auto_find_batch_size", "leave it out"]),
     (["--load_best_model_at_end"], []),

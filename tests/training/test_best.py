@@ -1,0 +1,125 @@
+"""The end of a run by its validation bounds: the best weights, and stopping early."""
+
+import random
+import shutil
+
+import pytest
+from helpers.training import (
+    RUN,
+    SIZE,
+    assert_same_weights,
+    one_sentence,
+    state,
+)
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, TrainerState
+
+from diffusion.training import validation
+from diffusion.training.callbacks import EarlyStopping
+
+EVERY_TWO = ["--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "steps",
+             "--save_steps", 2]  # fmt: skip
+BEST = [*RUN, *SIZE, *EVERY_TWO, "--save_total_limit", 1, "--ema", 0.5, "--dropout", 0.1]
+
+
+@pytest.fixture
+def bounds(monkeypatch):
+    """Validation bounds as a test writes them down, by the number of the evaluation in a run; all else
+    that is measured is as it is."""
+    script, metrics = [], validation.metrics
+
+    def scripted(found):
+        bound = script.pop(0) if script else 9.0
+        return {**metrics(found), "loss": bound}
+
+    monkeypatch.setattr(validation, "metrics", scripted)
+    return script
+
+
+def evaluations(folder) -> list[tuple[int, float]]:
+    """(step, nats per token) of all evaluations."""
+    log = state(folder)["log_history"]
+    return [(e["step"], e["eval_nats_per_token"]) for e in log if "eval_loss" in e]
+
+
+def test_the_end_has_the_weights_of_the_lowest_bound(train, text, tmp_path, bounds):
+    out = tmp_path / "out"
+    bounds += [5.0, 4.0, 4.5, 4.0, 4.2]
+    code, err = train(*BEST, "--dataset", text, "--max_steps", 10, "--load_best_model_at_end",
+                      "--output_dir", out)  # fmt: skip
+    assert code == 0, err
+    assert "the weights are those of step 4" in err
+    assert sorted(p.name for p in out.glob("check*")) == ["checkpoint-10", "checkpoint-4"]
+    average = load_file(out / "checkpoint-4/ema.safetensors")
+    model = AutoModelForMaskedLM.from_pretrained(out)
+    for name, parameter in model.named_parameters():
+        assert parameter.equal(average[f"module.{name}"]), name
+    *_, (_, at_4), _, _, _, (_, final) = evaluations(out)
+    assert final == at_4 != evaluations(out)[-2][1]
+    settings = model.config.diffusion
+    assert settings["bound_nats_per_token"] == round(at_4, 4)
+    assert settings["tokens_seen"] == 4 * 4 * 32
+    card = (out / "README.md").read_text()
+    assert "| average, decay 0.5, step 4 of 10, whose bound is the lowest, float32 |" in card
+
+    before = (out / "model.safetensors").read_bytes()
+    bounds += [9.0]
+    code, err = train(*BEST, "--dataset", text, "--max_steps", 10, "--load_best_model_at_end",
+                      "--output_dir", out, "--resume_from_checkpoint", "last")  # fmt: skip
+    assert code == 0 and "nothing is left to train" in err
+    assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_ends_early_and_one_that_goes_on_counts_on(train, text, tmp_path, bounds):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    flags = [*BEST, "--save_total_limit", 9, "--dataset", text, "--max_steps", 40,
+             "--early_stopping_patience", 2]  # fmt: skip
+    curve = [5.0, 4.0, 4.1, 3.0, 3.1, 3.0, 2.0]  # of steps 2, 4, ..., the last of them never seen
+    bounds += curve
+    code, err = train(*flags, "--output_dir", whole)
+    assert code == 0 and "ending early at step 12" in err
+    assert state(whole)["global_step"] == 12
+
+    out.mkdir()
+    shutil.copytree(whole / "checkpoint-10", out / "checkpoint-10")
+    bounds[:] = curve[5:]
+    on = [*flags, "--output_dir", out, "--resume_from_checkpoint", "last"]
+    code, err = train(*on)
+    assert code == 0 and err.count("ending early at step 12") == 1
+    assert_same_weights(whole / "model.safetensors", out / "model.safetensors")
+
+    before, bounds[:] = (out / "model.safetensors").read_bytes(), [1.0]
+    code, err = train(*on)
+    assert code == 0 and "nothing is left to train" in err and "ending early" not in err
+    assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_patience_is_counted_as_it_is_defined():
+    """Against a walk through the evaluations that counts those without a lower bound in a row."""
+    draw = random.Random(0)
+    for _ in range(300):
+        patience, bounds = draw.randint(1, 4), draw.choices(range(6), k=draw.randint(0, 9))
+        best, waited = float("inf"), 0
+        for bound in bounds:
+            waited = 0 if bound < best else waited + 1
+            best = min(best, bound)
+        log = [{"loss": 1.0}, *({"eval_loss": float(b)} for b in bounds)]
+        ended = EarlyStopping(patience).exhausted(TrainerState(log_history=log))
+        assert ended == (waited >= patience), (patience, bounds)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--early_stopping_patience", 0], ["--early_stopping_patience 0", "at least 1"]),
+        (["--early_stopping_patience", 2, "--eval_strategy", "no", "--save_strategy", "no"],
+         ["--eval_strategy"]),
+        (["--load_best_model_at_end", "--save_strategy", "epoch"], ["--load_best_model_at_end"]),
+        (["--metric_for_best_model", "nats_per_byte"], ["--metric_for_best_model nats_per_byte"]),
+        (["--load_best_model_at_end", "--greater_is_better", "true"], ["--greater_is_better True"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(train, text, tmp_path, flags, words):
+    code, err = train(*BEST, "--dataset", text, "--output_dir", tmp_path / "out", *flags)
+    assert code == 2
+    one_sentence(err, *words)

@@ -1,0 +1,75 @@
+"""Other ways to compute the layers give the same numbers."""
+
+import pytest
+import torch
+from helpers.families import save_family
+from helpers.training import RUN, SIZE, assert_same_weights, losses, one_sentence
+from torch._dynamo.utils import counters
+from transformers.models.roberta.modeling_roberta import RobertaIntermediate
+
+STEPS = [*RUN, "--max_steps", 3, "--dropout", 0.1, "--max_eval_blocks", 2]
+MIX = ["--layouts", "causal=1,block4=1,full=1"]
+SOFT = ["--soft_masking", "--soft_share", 1]
+
+
+@pytest.fixture
+def layer_calls(monkeypatch):
+    """The layers that were computed in training, as often as they were."""
+    calls, forward = [], RobertaIntermediate.forward
+
+    def counted(self, *args, **kwargs):
+        calls.extend([self] if self.training else [])
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(RobertaIntermediate, "forward", counted)
+    return calls
+
+
+@pytest.mark.parametrize("flags", [[], MIX, SOFT], ids=["full", "mix", "soft"])
+def test_gradient_checkpointing_computes_twice_and_changes_no_bit(
+    train, text, tmp_path, layer_calls, flags
+):
+    one, two = tmp_path / "one", tmp_path / "two"
+    flags = [*STEPS, *SIZE, *flags, "--dataset", text]
+    assert train(*flags, "--output_dir", one)[0] == 0
+    once = len(layer_calls)
+    assert train(*flags, "--gradient_checkpointing", "--output_dir", two)[0] == 0
+    # The first pass of soft-masking has no gradient.
+    twice = 2 * once if SOFT[0] not in flags else 3 * once // 2
+    assert len(layer_calls) - once == twice
+    assert losses(one) == losses(two)
+    assert_same_weights(one / "model.safetensors", two / "model.safetensors")
+
+
+def test_a_family_that_cannot_is_told(train, text, tmp_path):
+    model = save_family("albert", tmp_path / "model")
+    code, err = train(*STEPS, "--model", model, "--dataset", text, "--gradient_checkpointing",
+                      "--output_dir", tmp_path / "out")  # fmt: skip
+    assert code == 2
+    one_sentence(err, "type albert", "--gradient_checkpointing")
+
+
+@pytest.mark.slow
+def test_compiled_layers_are_the_same(train, text, tmp_path):
+    """By the backend that does all that inductor does but to write code, whose roundings are its own."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    flags = [*STEPS, *SIZE, "--dataset", text]
+    assert train(*flags, "--output_dir", one)[0] == 0
+    torch._dynamo.reset()
+    counters.clear()
+    code, err = train(*flags, "--torch_compile_backend", "aot_eager", "--output_dir", two)
+    assert code == 0, err
+    assert counters["stats"]["unique_graphs"] > 0
+    assert losses(one) == losses(two)
+    assert_same_weights(one / "model.safetensors", two / "model.safetensors")
+
+
+def test_what_cannot_be_compiled_is_told(train, text, tmp_path, monkeypatch):
+    flags = [*STEPS, *SIZE, "--dataset", text, "--output_dir", tmp_path / "out", "--torch_compile"]
+    code, err = train(*flags, "--torch_compile_backend", "indutcor")
+    assert code == 2
+    one_sentence(err, "--torch_compile_backend", "'indutcor'", "inductor")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, err = train(*flags)
+    assert code == 2
+    one_sentence(err.splitlines(keepends=True)[-1], "--torch_compile", "C++ compiler")
