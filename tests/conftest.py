@@ -78,3 +78,15 @@ def run_script(monkeypatch, capsys):
         return code, *capsys.readouterr()
 
     return run_script
+
+
+@pytest.fixture
+def of_others(tmp_path, monkeypatch):
+    """(folder of a model that comes with code, the file that its code makes when it is run)"""
+    from helpers.others import save_mdlm
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    trace = tmp_path / "trace"
+    return save_mdlm(tmp_path / "mdlm", trace), trace

@@ -11,6 +11,7 @@ import sys
 import textwrap
 from dataclasses import MISSING, dataclass, field, fields
 
+from diffusion.cli.access import Access
 from diffusion.errors import UserError
 
 _COUNT = {"range": (1, None)}
@@ -47,6 +48,9 @@ class ModelArguments:
         None, "Of the hub, for what is private; better in the variable HF_TOKEN, which no list of "
         "processes shows. It is written nowhere.", rare=True
     )  # fmt: skip
+    trust_remote_code: bool = _flag(
+        False, "Run the Python code that comes with a model: it can do all that you can.", rare=True
+    )
     dropout: float | None = _flag(
         None, "Dropout rate. Default: the model's own; 0 with --config.", **_SHARE
     )
@@ -56,6 +60,11 @@ class ModelArguments:
 
     def __post_init__(self):
         self.place = self.model  # where it is: a folder, for a revision of a model of the hub
+
+    @property
+    def access(self) -> Access:
+        """What may be done to get the model."""
+        return Access(trust_remote_code=self.trust_remote_code)
 
     @property
     def origin(self) -> str:

@@ -360,15 +360,17 @@ def load_base(options: ModelArguments, causal: bool):
         UserError: as `loading.load_masked_lm`, or a model that looks ahead and is to be trained
             causally.
     """
-    name, config = options.model, loading.load_config(options.place)
+    name, config = options.model, loading.load_config(options.place, options.access)
     decoder = family(config).decoder
     if decoder and causal:
-        tokenizer = tokenizers.load_tokenizer(options.tokenizer or options.place, needs_mask=False)
-        return loading.load_causal_lm(options.place, tokenizer), tokenizer
+        tokenizer = tokenizers.load_tokenizer(
+            options.tokenizer or options.place, False, options.access
+        )
+        return loading.load_causal_lm(options.place, tokenizer, options.access), tokenizer
     tokenizer = tokenizers.load_tokenizer(
-        options.tokenizer or options.place, config=config, add_mask=decoder
+        options.tokenizer or options.place, True, options.access, config, add_mask=decoder
     )
-    model = loading.load_masked_lm(options.place, base=True)
+    model = loading.load_masked_lm(options.place, None, options.access, base=True)
     if decoder and len(tokenizer) > config.vocab_size:
         say(f"{name} gets a {tokenizer.mask_token} token, which begins as the mean of all others")
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -376,6 +378,7 @@ def load_base(options: ModelArguments, causal: bool):
             for table in (model.get_input_embeddings(), model.get_output_embeddings()):
                 table.weight[-1] = table.weight[:-1].mean(0)
     loading.check_vocabulary(model.config, tokenizer, name)
+    Backbone(model).try_out(name)
     if causal:
         Backbone(model).check_causal(name)
     return model, tokenizer

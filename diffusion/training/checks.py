@@ -211,7 +211,7 @@ def check(
         hardware.check_memory(4 * weights, what)  # with gradients and Adam's two averages
     else:
         hub.take_revision(model)
-        positions = max_length(loading.load_config(model.place))
+        positions = max_length(loading.load_config(model.place, model.access))
         if data.block_size > positions:
             raise UserError(
                 f"--block_size {data.block_size} exceeds the {positions} positions of {model.model}"
@@ -223,7 +223,7 @@ def chosen_noise(model: ModelArguments, diffusion: DiffusionArguments) -> dict:
     """The ``name`` of the noise to train with and, of hybrid noise, its ``p_u``."""
     before = {"name": "absorbing"}
     if model.config is None:
-        before = loading.noise_settings(loading.load_config(model.place), model.model)
+        before = loading.noise_settings(loading.load_config(model.place, model.access), model.model)
     name = before["name"] if diffusion.noise == "auto" else diffusion.noise
     if name != "hybrid":
         return {"name": name}
@@ -238,7 +238,7 @@ def check_noise(
     noise = chosen_noise(model, diffusion)
     name = noise["name"]
     if evaluate_only:
-        before = loading.noise_settings(loading.load_config(model.place), model.model)
+        before = loading.noise_settings(loading.load_config(model.place, model.access), model.model)
         if noise != before:
             raise UserError(
                 f"--evaluate_only reads a model as it was trained, and {model.model} was trained for "

@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from helpers.others import TEXT, VOCAB
 from safetensors.torch import load_file, save_file
 from tokenizers import BertWordPieceTokenizer
 from torch.nn import functional as F
@@ -16,7 +17,6 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     Qwen2Config,
     Qwen2ForCausalLM,
-    dynamic_module_utils,
 )
 
 from diffusion.cli.access import Access
@@ -25,9 +25,6 @@ from diffusion.generate import load_writer
 from diffusion.models import loading, tokenizers
 from diffusion.models.backbone import Backbone
 from diffusion.options import GenerationOptions
-
-VOCAB = 280
-TEXT = "The cat sat on the mat.\nAnd looked  at the other cat, 12 times!\n"
 
 
 @pytest.fixture(scope="module")
@@ -162,70 +159,6 @@ def test_dream_is_a_qwen_that_reads_one_slot_to_the_left(tokenizer, tmp_path):
 
 
 # ------------------------------------------------------------ code that comes with a model
-
-CODE = """
-import torch
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import MaskedLMOutput
-
-open({trace!r}, "a").close()
-
-
-class TinyConfig(PretrainedConfig):
-    model_type = "tiny-mdlm"
-
-    def __init__(self, vocab_size=281, model_length=24, **more):
-        self.vocab_size, self.model_length = vocab_size, model_length
-        super().__init__(**more)
-
-
-class TinyMDLM(PreTrainedModel):
-    config_class = TinyConfig
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.table = torch.nn.Embedding(config.vocab_size, 8)
-        self.mix = torch.nn.Linear(8, 8)
-        self.out = torch.nn.Linear(8, config.vocab_size)
-        self.post_init()
-
-    def forward(self, input_ids, timesteps):
-        assert timesteps.shape == input_ids.shape[:1]
-        x = self.table(input_ids)
-        x = self.mix(x + x.mean(1, keepdim=True))
-        return MaskedLMOutput(logits=self.out(x))
-"""
-
-
-@pytest.fixture
-def of_others(tokenizer, tmp_path, monkeypatch):
-    """A folder as MDLM's is: a DiT with a time input, and one more token than the tokenizer has, which
-    is the mask. With the file that its code makes when it is run."""
-    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-    folder, trace = tmp_path / "mdlm", tmp_path / "trace"
-    folder.mkdir()
-    (folder / "modeling_tiny.py").write_text(CODE.replace("{trace!r}", repr(str(trace))))
-    generator = torch.Generator().manual_seed(0)
-    shapes = {"table.weight": (281, 8), "mix.weight": (8, 8), "mix.bias": (8,),
-              "out.weight": (281, 8), "out.bias": (281,)}  # fmt: skip
-    tensors = {n: torch.randn(*shape, generator=generator) for n, shape in shapes.items()}
-    config = {
-        "model_type": "tiny-mdlm",
-        "vocab_size": VOCAB + 1,
-        "model_length": 24,
-        "auto_map": {
-            "AutoConfig": "modeling_tiny.TinyConfig",
-            "AutoModelForMaskedLM": "modeling_tiny.TinyMDLM",
-        },
-    }
-    name = save(folder, config, tensors, tokenizer)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    del settings["mask_token"]
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    path = folder / "tokenizer.json"
-    path.write_text(path.read_text().replace("<mask>", "<other>"))
-    return name, trace
 
 
 def test_code_of_others_runs_when_it_is_asked_for_and_only_then(of_others):

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from diffusion.cli.access import Access
 from diffusion.data.corpus import load_documents
 from diffusion.generate import load_writer
 from diffusion.models.backbone import Backbone
@@ -92,3 +93,14 @@ def test_a_model_that_looks_ahead_is_not_trained_causally(train, text, tmp_path)
         code, err = train(*RUN, "--model", folder, "--objective", "causal", "--dataset", text,
                           "--max_steps", 1, "--output_dir", tmp_path / "out")  # fmt: skip
         assert code == 2 and "cannot read from left to right" in err.splitlines()[-1]
+
+
+def test_code_of_others_is_trained_when_it_is_asked_for(train, text, of_others, tmp_path):
+    name, trace = of_others
+    flags = [*RUN, "--model", name, "--dataset", text, "--block_size", 24, "--max_steps", 2]
+    code, err = train(*flags, "--output_dir", tmp_path / "no")
+    assert code == 2 and "--trust_remote_code" in err.splitlines()[-1] and not trace.exists()
+    code, err = train(*flags, "--trust_remote_code", "--output_dir", tmp_path / "out")
+    assert code == 0, err
+    writer = load_writer(str(tmp_path / "out"), access=Access(trust_remote_code=True))
+    assert writer.trained and writer.denoiser.noise.mask_id == 280
