@@ -219,7 +219,6 @@ def rewrite_canvas(
     allowed, typed = None, ()
     if speller.kind in RULED:
         rules = edge_rules(speller, vocab_size)
-        kind = torch.full(ids.shape, ANY)
         # Where the text had no letter beside the words, none may come. The characters tell: the
         # bytes of a curly quote look like those of a letter.
         bare_before = torch.tensor([not _letter(text[i - 1 : i]) for i in start.tolist()])
@@ -227,16 +226,17 @@ def rewrite_canvas(
         before, after = torch.zeros_like(kept), torch.zeros_like(kept)
         before[:-1] = (kept & bare_before & ~rules[AFTER, ids])[1:]
         after[1:] = (kept & bare_after)[:-1]
-        kind[before], kind[after], kind[before & after] = BEFORE, AFTER, BETWEEN
-        kind = kind.expand(masked.shape).clone()
-        awaits = [speller.awaits_word(p, [i]) for p, i in zip(pieces, tokens, strict=True)]
         front = speller.kind in TELLS or not text[0].isspace()
-        words = torch.tensor([False, front, *awaits][: len(ids)]) & ~masked.roll(1, 1)
-        kind[words & ~before], kind[words & before] = STARTS, FRONT
+        awaits = [speller.awaits_word(p, [i]) for p, i in zip(pieces, tokens, strict=True)]
+        starts = torch.tensor([False, front, *awaits][: len(ids)]) & ~masked.roll(1, 1)
+        kind = torch.full(masked.shape, ANY)
+        kind[:, before], kind[:, after], kind[:, before & after] = BEFORE, AFTER, BETWEEN
+        kind[starts], kind[starts & before] = STARTS, FRONT
         allowed = Allowed(kind, rules)
-    if not speller.spells(tokens, text):
-        typed = [typed_where(pieces, row) for row in (~masked[:, 1:]).tolist()]
-        typed = typed if tokens else [Typed({0: text})] * len(rows)
+    if not tokens:
+        typed = [Typed({0: text})] * len(rows)
+    elif not speller.spells(tokens, text):
+        typed = [typed_where(pieces, given) for given in (~masked[:, 1:]).tolist()]
     return Canvas(rows, ~masked, torch.zeros_like(masked), allowed, typed)
 
 
