@@ -46,9 +46,10 @@ def main() -> None:
 
     from diffusion import hardware
     from diffusion.models.loading import quiet_libraries
-    from diffusion.training import build, card, hub
+    from diffusion.training import build, card, hub, text
     from diffusion.training.callbacks import StopOnSignal
     from diffusion.training.checks import check, check_output_dir, parse
+    from diffusion.training.trainer import make_trainer
 
     quiet_libraries()
     options, data, diffusion, args = parse(__doc__, recipe)
@@ -62,20 +63,21 @@ def main() -> None:
         args.output_dir = tempfile.mkdtemp()  # the Trainer wants one
         atexit.register(shutil.rmtree, args.output_dir, ignore_errors=True)
 
-    documents, eval_documents = build.read(data, train=not args.evaluate_only)
+    train = not args.evaluate_only
+    documents, eval_documents = text.read(data, train)
     model, tokenizer = build.build_model(options, diffusion, data, args, documents)
-    blocks, eval_blocks = build.pack_splits(documents, eval_documents, tokenizer, data)
+    blocks, eval_blocks = text.pack_splits(documents, eval_documents, tokenizer, data, train)
     if options.config is not None:
-        build.set_output_bias(model, blocks)
+        build.set_output_bias(model, blocks.blocks)
     if args.evaluate_only:
         amount = f"{len(eval_blocks)} blocks of the {data.eval_split} split"
     else:
-        amount = f"{blocks.numel() / 1e6:.2f} M training tokens in {len(blocks)} blocks"
+        amount = f"{blocks.tokens / 1e6:.2f} M training tokens in {len(blocks)} blocks"
     say(
         f"{model.num_parameters() / 1e6:.1f} M parameters; {amount}; "
         f"{hardware.describe(args.device, args.compute_dtype)}"
     )
-    trainer = build.make_trainer(model, tokenizer, blocks, eval_blocks, options, diffusion, args)
+    trainer = make_trainer(model, tokenizer, blocks, eval_blocks, options, diffusion, args)
     two_pass = trainer.soft is not None
     if args.evaluate_only:
         say(f"{options.model}: {card.summary(trainer.evaluate(), two_pass)}")

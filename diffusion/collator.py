@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusion import rng
+from diffusion.data.packing import ANSWER, PADDING
 from diffusion.models.layouts import arrange, block_size
 from diffusion.noise import MIN_TIME, SCHEDULES, Absorbing, Interpolating, Noise, choose_exactly
 
@@ -82,9 +83,7 @@ class DiffusionCollator:
     def __call__(self, features: list[dict]) -> dict[str, Tensor]:
         clean = torch.stack([torch.as_tensor(f["input_ids"]) for f in features]).long()
         draw = torch.tensor([f["draw"] for f in features])
-        attention_mask = torch.ones_like(clean)
-        editable = editable_positions(clean, attention_mask, self.prefix_len, self.fixed_ids)
-
+        clean, attention_mask, editable = self.canvas(clean, draw, features)
         t = self.times(draw)
         # The seed collator draws a rate, not a time.
         rate = t if self.mask_schedule == "seed" else self.schedule.rate(t)
@@ -106,6 +105,32 @@ class DiffusionCollator:
             "editable": editable.sum(1),
             **more,
         }
+
+    def canvas(
+        self, clean: Tensor, draw: Tensor, features: list[dict]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What stands on the canvas, what is attended to, and what may be masked, (B, L) each."""
+        attended = torch.ones_like(clean)
+        editable = editable_positions(clean, attended, self.prefix_len, self.fixed_ids)
+        return clean, attended, editable
+
+
+class ChatCollator(DiffusionCollator):
+    """The same of conversations, whose features have ``kinds`` (L,), too (see `packing.Blocks`): the
+    answers alone are masked.
+
+    Padding is not attended to, but for a random part behind the conversation, from nothing to all of
+    it, which holds masks without a label. That is what a canvas to write an answer on looks like; were
+    it not there, each last answer would end where the canvas does, and no model would learn to stop.
+    """
+
+    def canvas(self, clean, draw, features):
+        kinds = torch.stack([f["kinds"] for f in features])
+        padding = kinds == PADDING
+        u = rng.uniform(rng.fold_in(rng.fold_in(self.key, draw), 3), 1)
+        shown = (u * (padding.sum(1, keepdim=True) + 1)).long()
+        room = padding & (padding.cumsum(1) <= shown)
+        return self.noise.corrupt(clean, room), (~padding | room).long(), kinds == ANSWER
 
 
 class CausalCollator:

@@ -10,9 +10,11 @@ from diffusion.collator import (
     IGNORE,
     SEED_RATES,
     CausalCollator,
+    ChatCollator,
     DiffusionCollator,
     editable_positions,
 )
+from diffusion.data.packing import ANSWER, CONTEXT, PADDING
 from diffusion.noise import MIN_TIME, Absorbing
 
 BOS, PAD, EOS, MASK = 0, 1, 2, 4
@@ -218,3 +220,33 @@ def test_causal_rows_predict_every_token_but_the_first():
     assert torch.equal(batch["labels"][:, 1:], ids[:, 1:])
     assert (batch["labels"][:, 0] == IGNORE).all()
     assert batch["editable"].tolist() == [LENGTH - 1] * 3
+
+
+# ---------------------------------------------------------------- conversations
+
+
+def test_answers_alone_are_masked_and_a_random_room_behind_them_is_open():
+    kinds = torch.tensor([[CONTEXT] * 3 + [ANSWER] * 4 + [CONTEXT, ANSWER] + [PADDING] * 7])
+    ids = torch.arange(10, 26).masked_fill(kinds[0] == PADDING, PAD)
+    collate = ChatCollator(Absorbing(MASK), [BOS, PAD], 1, seed=3, global_batch=16)
+    rows = [{"input_ids": ids, "kinds": kinds[0], "draw": i} for i in range(4000)]
+    batch = collate(rows)
+    learned, answer, padding = batch["labels"] != IGNORE, kinds == ANSWER, kinds == PADDING
+    assert not (learned & ~answer).any()
+    assert (batch["labels"][learned] == ids.expand_as(learned)[learned]).all()
+    assert (batch["editable"] == 5).all()
+    shares = learned.double().mean(0)[answer[0]]
+    torch.testing.assert_close(shares, torch.full((5,), 0.5).double(), atol=0.03, rtol=0)
+
+    given = batch["input_ids"] == ids
+    masks = batch["input_ids"] == MASK
+    seen = batch["attention_mask"].bool()
+    assert torch.equal(masks, learned | (padding & seen))  # the room holds masks
+    assert torch.equal(given, ~masks) and (seen | padding).all()
+    room = (padding & seen).sum(1)
+    assert (seen[:, 9:].int().diff(dim=1) <= 0).all()  # and is behind the conversation
+    counts = room.bincount(minlength=8).double() / len(room)
+    torch.testing.assert_close(counts, torch.full((8,), 1 / 8).double(), atol=0.02, rtol=0)
+    alone = [collate([row]) for row in rows[:9]]
+    for name in ("input_ids", "labels", "attention_mask"):
+        assert torch.equal(torch.cat([one[name] for one in alone]), batch[name][:9])

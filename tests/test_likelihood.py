@@ -180,6 +180,7 @@ def trainer_loss(loss: str, parts: int, logits_of, processes: int = 1, causal: b
     batch = collate(rows)
     self = SimpleNamespace(
         causal=causal,
+        chat=False,
         loss=loss,
         schedule="linear",
         args=SimpleNamespace(global_batch=8),

@@ -125,13 +125,17 @@ class Table:
         Raises:
             UserError: the table is not there, cannot be read, or has no such column.
         """
-        with self._told(), tempfile.TemporaryDirectory() as cache:
-            table = self._open(cache, keep_in_memory=self.path.exists())
-            self._check(table.column_names)
-            rows = [row for row in table[self.column] if isinstance(row, str)]
+        rows = [row for row in self.rows() if isinstance(row, str)]
         if any(_TITLE.fullmatch(row.strip()) for row in rows):  # WikiText: a row is a line
             return wikitext_documents("\n".join(row.rstrip("\n") for row in rows))
         return [row.strip() for row in rows if row.strip()]
+
+    def rows(self) -> list:
+        """What the column holds; errors as those of `documents`."""
+        with self._told(), tempfile.TemporaryDirectory() as cache:
+            table = self._open(cache, keep_in_memory=self.path.exists())
+            self._check(table.column_names)
+            return list(table[self.column])
 
     def stream(self) -> Iterator[str]:
         """The same, a row at a time, of which no more are fetched than are taken; errors come then."""
@@ -174,7 +178,7 @@ class Table:
         if self.column not in columns:
             raise UserError(
                 f"data set {self.name} has no column {self.column!r} (it has {', '.join(columns)}); "
-                "give the one that holds the text with --text_column"
+                "give the one that is wanted with --text_column"
             )
 
     @contextlib.contextmanager

@@ -10,6 +10,8 @@ from torch.utils.data import Dataset
 from diffusion import rng
 from diffusion.errors import UserError
 
+CONTEXT, ANSWER, PADDING = range(3)  # of conversations: given, learned, nothing
+
 # ---------------------------------------------------------------- blocks
 
 
@@ -55,17 +57,32 @@ def pack(
 
 
 class Blocks(Dataset):
-    """Packed blocks; an item is asked for as (block, draw), see `DrawSampler`."""
+    """Packed blocks; an item is asked for as (block, draw), see `DrawSampler`.
 
-    def __init__(self, blocks: Tensor):
-        self.blocks = blocks
+    Args:
+        blocks: (N, L) token ids.
+        kinds: (N, L) of conversations, what stands there: `CONTEXT`, `ANSWER` or `PADDING`.
+    """
+
+    def __init__(self, blocks: Tensor, kinds: Tensor | None = None):
+        self.blocks, self.kinds = blocks, kinds
 
     def __len__(self) -> int:
         return len(self.blocks)
 
     def __getitem__(self, item: tuple[int, int]) -> dict:
         block, draw = item
-        return {"input_ids": self.blocks[block], "draw": draw}
+        own = {} if self.kinds is None else {"kinds": self.kinds[block]}
+        return {"input_ids": self.blocks[block], "draw": draw, **own}
+
+    def take(self, which: slice | Tensor) -> "Blocks":
+        """Some of them."""
+        return Blocks(self.blocks[which], None if self.kinds is None else self.kinds[which])
+
+    @property
+    def tokens(self) -> int:
+        """How many there are, without padding."""
+        return self.blocks.numel() if self.kinds is None else int((self.kinds != PADDING).sum())
 
 
 class DrawSampler(torch.utils.data.Sampler):

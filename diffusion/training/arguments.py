@@ -81,7 +81,14 @@ class DataArguments:
         metadata={"help": "One or more of: wikitext-2, a .txt or .txt.xz file, a table (.jsonl, .csv, "
                   ".parquet), a folder of either, a hub name."},
     )  # fmt: skip
-    text_column: str = _flag("text", "Of a data set that is a table: which column is the text.")
+    chat: bool = _flag(
+        False, 'Train on conversations, JSON lines of {"messages": [{"role": ..., "content": ...}, ...]}: '
+        "the tokenizer's chat template writes them, and the assistant's answers alone are learned."
+    )  # fmt: skip
+    text_column: str | None = _flag(
+        None, "Of a data set that is a table: which column is the text. Default: text; with --chat "
+        "messages."
+    )  # fmt: skip
     dataset_config: str | None = _flag(None, "Configuration name of a hub data set.", rare=True)
     dataset_revision: str | None = _flag(None, "Branch, tag or commit of hub data sets.", rare=True)
     streaming: bool = _flag(
@@ -101,6 +108,11 @@ class DataArguments:
     )
     max_eval_blocks: int = _flag(512, "Use at most so many validation blocks.", **_COUNT)
     block_size: int = _flag(256, "Tokens per training block.", range=(8, None))
+
+    @property
+    def column(self) -> str:
+        """Of a table."""
+        return self.text_column or ("messages" if self.chat else "text")
 
 
 @dataclass

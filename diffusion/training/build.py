@@ -1,9 +1,7 @@
 """The model, the tokenizer and the blocks of text that a run trains with."""
 
-import itertools
 import os
 import shutil
-from collections.abc import Iterable
 
 import torch
 import transformers
@@ -12,8 +10,13 @@ from torch import Tensor
 from transformers import GPT2Config, RobertaConfig
 
 from diffusion.cli.console import say
-from diffusion.collator import CausalCollator, DiffusionCollator, MixCollator, TwoPassCollator
-from diffusion.data import corpus, packing
+from diffusion.collator import (
+    CausalCollator,
+    ChatCollator,
+    DiffusionCollator,
+    MixCollator,
+    TwoPassCollator,
+)
 from diffusion.errors import UserError, first_line
 from diffusion.models import layouts, loading, tokenizers
 from diffusion.models.backbone import Backbone
@@ -22,76 +25,12 @@ from diffusion.models.soft import SoftMask, load_soft_mask
 from diffusion.noise import Absorbing
 from diffusion.training.arguments import (
     SOFT_STARTS,
-    DataArguments,
     DiffusionArguments,
     ModelArguments,
     parse_layouts,
     parse_size,
 )
 from diffusion.training.checks import chosen_noise
-from diffusion.training.trainer import DiffusionTrainer
-
-# ---------------------------------------------------------------- text
-
-
-def read(data: DataArguments, train: bool = True) -> tuple[Iterable[str], Iterable[str] | None]:
-    """(training documents, validation documents or None when blocks are to be held out); with
-    --streaming they can be gone through once."""
-    parts = [_documents(data, name, "train") for name in data.dataset] if train else []
-    documents = itertools.chain(*parts)
-    if not (train and data.streaming):
-        documents = list(documents)
-    if data.eval_dataset is not None:
-        name = data.eval_dataset
-    elif corpus.WIKITEXT in data.dataset:
-        name = corpus.WIKITEXT
-    elif train:
-        return documents, None
-    else:
-        name = data.dataset[0]
-    return documents, _documents(data, name, data.eval_split)
-
-
-def _documents(data: DataArguments, name: str, split: str) -> Iterable[str]:
-    trained_on = name in data.dataset
-    return corpus.load_documents(
-        name,
-        split,
-        data.dataset_dir,
-        data.dataset_config if trained_on else None,
-        column=data.text_column,
-        revision=data.dataset_revision if trained_on else None,
-        streaming=data.streaming,
-    )
-
-
-def pack_splits(
-    documents: Iterable[str], eval_documents: Iterable[str] | None, tokenizer, data: DataArguments
-) -> tuple[Tensor | None, Tensor]:
-    """(training blocks, or None without documents; validation blocks), each (N, block_size).
-
-    Raises:
-        UserError: too little text.
-    """
-    size, blocks = data.block_size, None
-    if documents:
-        blocks = packing.pack(documents, tokenizer, size, most=data.max_train_samples)
-    if eval_documents is not None:
-        most = data.max_eval_blocks
-        eval_blocks = packing.pack(
-            eval_documents, tokenizer, size, "validation set", most if data.streaming else None
-        )
-        # Spread over the whole text, not only its beginning.
-        keep = torch.linspace(0, len(eval_blocks) - 1, min(len(eval_blocks), most))
-        return blocks, eval_blocks[keep.round().long()]
-    held_out = min(max(2, len(blocks) // 50), data.max_eval_blocks)  # 2 for an error
-    if len(blocks) <= held_out:
-        raise UserError(
-            f"the data set fills only {len(blocks)} blocks, none is left for validation; give "
-            "more text or an --eval_dataset"
-        )
-    say(f"no --eval_dataset: the last {held_out} blocks are held out for validation")
-    return blocks[:-held_out], blocks[-held_out:]
 
 
 @torch.no_grad()
@@ -172,11 +111,12 @@ def _objective_collator(model, tokenizer, diffusion: DiffusionArguments, args):
     never = {None, tokenizer.eos_token_id}
     fixed_ids = sorted({tokenizer.bos_token_id, tokenizer.pad_token_id} - never)
     settings = loading.diffusion_settings(model.config)
+    make = ChatCollator if settings.get("chat") else DiffusionCollator
     if list(settings["layouts"]) != ["full"]:
         return MixCollator(
             noise,
             fixed_ids,
-            diffusion.prefix_len,
+            settings["prefix_len"],
             settings["layouts"],
             settings["shift"],
             diffusion.causal_weight,
@@ -185,41 +125,14 @@ def _objective_collator(model, tokenizer, diffusion: DiffusionArguments, args):
             args.global_batch,
             args.train_batch_size * args.world_size,
         )
-    return DiffusionCollator(
+    return make(
         noise,
         fixed_ids,
-        diffusion.prefix_len,
+        settings["prefix_len"],
         diffusion.mask_schedule,
         diffusion.schedule,
         args.seed,
         args.global_batch,
-    )
-
-
-def make_trainer(
-    model,
-    tokenizer,
-    blocks: Tensor | None,
-    eval_blocks: Tensor,
-    options: ModelArguments,
-    diffusion: DiffusionArguments,
-    args,
-) -> DiffusionTrainer:
-    """The Trainer of a run; without ``blocks`` it can only evaluate."""
-    return DiffusionTrainer(
-        Backbone(model),
-        args,
-        train_blocks=eval_blocks if blocks is None else blocks,
-        eval_blocks=eval_blocks,
-        collator=make_collator(model, tokenizer, diffusion, args),
-        tokenizer=tokenizer,
-        token_bytes=tokenizers.token_byte_lengths(tokenizer, model.config.vocab_size),
-        schedule=diffusion.schedule,
-        loss=diffusion.loss,
-        ema_decay=diffusion.ema,
-        eval_draws=diffusion.eval_draws,
-        soft=make_soft_mask(options, diffusion, args, model, tokenizer),
-        soft_learning_rate=diffusion.soft_learning_rate,
     )
 
 
@@ -295,12 +208,12 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, ar
     model.config.diffusion = {
         "objective": diffusion.objective,
         "shift": shift or causal,
-        "prefix_len": 1 if causal else diffusion.prefix_len,
+        "prefix_len": 1 if causal or data.chat else diffusion.prefix_len,
         "layouts": {"causal": 1.0}
         if causal
         else parse_layouts(diffusion.layouts, data.block_size - diffusion.prefix_len),
         "tokens_seen": before.get("tokens_seen", 0),
-    }
+    } | ({"chat": True} if data.chat else {})
     noise = chosen_noise(options, diffusion)
     if noise["name"] != "absorbing":
         model.config.diffusion |= {"noise": noise.pop("name"), **noise}

@@ -35,7 +35,8 @@ def save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds) -
     """The final folder: an ordinary model folder with a card."""
     trainer.check_finite("validation loss", metrics["eval_nats_per_token"])
     model = trainer.inference_model
-    tokens = trainer.weights_step * args.global_batch * data.block_size
+    blocks = trainer.train_dataset
+    tokens = round(trainer.weights_step * args.global_batch * blocks.tokens / len(blocks))
     settings = dict(model.config.diffusion)
     settings["tokens_seen"] += tokens
     settings["bound_nats_per_token"] = round(metrics["eval_nats_per_token"], 4)
@@ -112,6 +113,7 @@ def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds
     average = f"average, decay {diffusion.ema}" if diffusion.ema else ""
     best = f"step {steps:,} of {last:,}, whose bound is the lowest" if trainer.best_step else ""
     weights = ", ".join(filter(None, (average, best))) or "last step"
+    learned = "\n| learned | the answers of conversations alone |" if data.chat else ""
     mix = ", ".join(f"{name} {share:.0%}" for name, share in settings["layouts"].items())
     kind_of = "fill-mask" if loading.is_masked_lm(model.config) else "text-generation"
     tag, note = f"\npipeline_tag: {kind_of}", ""
@@ -141,7 +143,7 @@ Trained by `finetune.py` with
 | parameters | {model.num_parameters():,} |
 | started from | {options.origin} |
 | objective | {diffusion.objective}{" (shifted)" if settings["shift"] else ""} |
-| training text | {", ".join(data.dataset)} |
+| training text | {", ".join(data.dataset)} |{learned}
 | layouts | {mix} |{memory}
 | tokens seen in this run | {tokens:,} ({steps:,} steps of {args.global_batch} blocks of {data.block_size}) |
 | tokens seen in all | {settings["tokens_seen"]:,} |

@@ -16,6 +16,7 @@ from diffusion import hardware
 from diffusion.cli import files
 from diffusion.cli.flags import parse_flags
 from diffusion.cli.values import MOST, check_values, one_of
+from diffusion.data.corpus import WIKITEXT
 from diffusion.errors import UserError, first_line
 from diffusion.models import loading
 from diffusion.models.families import max_length
@@ -152,7 +153,7 @@ def check(
         raise UserError("--streaming reads as far as --max_train_samples asks; give that, too")
     if data.streaming and model.config is not None and model.tokenizer is None:
         raise UserError("--streaming reads a text once; give --config a --tokenizer")
-    if not 1 <= diffusion.prefix_len < data.block_size:
+    if not data.chat and not 1 <= diffusion.prefix_len < data.block_size:
         raise UserError(
             f"--prefix_len {diffusion.prefix_len} must be between 1 (<s>) and --block_size - 1"
         )
@@ -161,6 +162,8 @@ def check(
     if diffusion.objective == "causal" and diffusion.shift == "no":
         raise UserError("--objective causal predicts the next token: --shift cannot be no")
     mix = parse_layouts(diffusion.layouts, data.block_size - diffusion.prefix_len)
+    if data.chat:
+        _check_chat(model, data, diffusion, mix)
     if list(mix) != ["full"]:
         if diffusion.objective == "causal":
             raise UserError(
@@ -311,6 +314,27 @@ def _check_trainer(args: RunArguments) -> None:
     # Of the backends for debugging, eager has wrong gradients with --gradient_checkpointing.
     backends = [*torch.compiler.list_backends(), "aot_eager"]
     one_of("--torch_compile_backend", args.compile_settings.get("backend", "inductor"), backends)
+
+
+def _check_chat(
+    model: ModelArguments, data: DataArguments, diffusion: DiffusionArguments, mix: dict
+) -> None:
+    if model.config is not None and model.tokenizer is None:
+        raise UserError(
+            "--chat needs a tokenizer with a chat template, which one trained on the text has not; give "
+            "--config a --tokenizer"
+        )
+    if WIKITEXT in (*data.dataset, data.eval_dataset):
+        raise UserError(f"--chat needs conversations, and {WIKITEXT} has none; give a --dataset")
+    refused = {
+        "--objective causal": diffusion.objective == "causal",
+        f"--layouts {diffusion.layouts}": list(mix) != ["full"],
+        "--streaming": data.streaming,
+        f"--noise {diffusion.noise}": chosen_noise(model, diffusion)["name"] != "absorbing",
+    }
+    for flag, given in refused.items():
+        if given:
+            raise UserError(f"--chat masks answers on the full canvas; leave out {flag}")
 
 
 def _check_hub(model: ModelArguments, args: RunArguments) -> None:

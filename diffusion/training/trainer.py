@@ -10,17 +10,19 @@ from diffusion.cli.console import say
 from diffusion.collator import (
     IGNORE,
     CausalCollator,
+    ChatCollator,
     DiffusionCollator,
     MixCollator,
     TwoPassCollator,
 )
-from diffusion.data.packing import Blocks, DrawSampler
+from diffusion.data.packing import ANSWER, Blocks, DrawSampler
 from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import Slots, arrange
 from diffusion.models.soft import SoftMask, TwoPass
-from diffusion.models.tokenizers import forbidden_ids
+from diffusion.models.tokenizers import forbidden_ids, token_byte_lengths
 from diffusion.noise import Interpolating
-from diffusion.training import validation
+from diffusion.training import build, validation
+from diffusion.training.arguments import DiffusionArguments, ModelArguments
 from diffusion.training.callbacks import EarlyStopping
 from diffusion.training.checkpoints import WholeCheckpoints
 from diffusion.training.checks import told
@@ -95,7 +97,7 @@ class DiffusionTrainer(WholeCheckpoints):
     """Trains a `Backbone` as a denoiser, or (``causal``) on next-token prediction.
 
     Args:
-        train_blocks, eval_blocks: (N, L) packed blocks.
+        train_blocks, eval_blocks: of length L both.
         collator: decides the objective; its settings are used for evaluation too.
         schedule, loss: see `objective`.
         ema_decay: 0 for no average.
@@ -109,8 +111,8 @@ class DiffusionTrainer(WholeCheckpoints):
         backbone: Backbone,
         args,
         *,
-        train_blocks: Tensor,
-        eval_blocks: Tensor,
+        train_blocks: Blocks,
+        eval_blocks: Blocks,
         collator: DiffusionCollator | CausalCollator | MixCollator | TwoPassCollator,
         tokenizer,
         token_bytes: Tensor,
@@ -124,10 +126,15 @@ class DiffusionTrainer(WholeCheckpoints):
         two_pass = isinstance(collator, TwoPassCollator)
         self.batches = collator.collate if two_pass else collator  # as the objective wants them
         self.causal = isinstance(self.batches, CausalCollator)
+        self.chat = isinstance(self.batches, ChatCollator)
         self.soft, self.soft_learning_rate = soft, soft_learning_rate
         if soft is not None:
-            forbidden = forbidden_ids(tokenizer, backbone.config.vocab_size)
-            self.settings_of_two_passes = self.batches.noise, forbidden
+            forbidden = set(forbidden_ids(tokenizer, backbone.config.vocab_size))
+            if train_blocks.kinds is not None:  # the end of an answer may be a special token
+                forbidden -= set(
+                    train_blocks.blocks[train_blocks.kinds == ANSWER].unique().tolist()
+                )
+            self.settings_of_two_passes = self.batches.noise, sorted(forbidden)
         self.schedule, self.loss = schedule, loss
         noise = getattr(self.batches, "noise", None)
         self.noise = noise if isinstance(noise, Interpolating) else None
@@ -137,8 +144,8 @@ class DiffusionTrainer(WholeCheckpoints):
             super().__init__(
                 model=Nats(backbone, self.reader(backbone) if soft else None, self.noise),
                 args=args,
-                train_dataset=Blocks(train_blocks),
-                eval_dataset=Blocks(eval_blocks),
+                train_dataset=train_blocks,
+                eval_dataset=eval_blocks,
                 data_collator=collator,
                 processing_class=tokenizer,
             )
@@ -233,6 +240,8 @@ class DiffusionTrainer(WholeCheckpoints):
         accumulation nor the number of processes changes the loss."""
         ids, labels = inputs["input_ids"], inputs["labels"]
         passes = {"two_pass": bool(inputs["two_pass"])} if "two_pass" in inputs else {}
+        if self.chat:  # the others have no padding
+            passes["attention_mask"] = inputs["attention_mask"]
         if "r" in inputs:  # noise with random tokens
             nats = model(ids, labels, r=inputs["r"])
             weights = objective.noise_weights(
@@ -289,3 +298,30 @@ class DiffusionTrainer(WholeCheckpoints):
         )
         self._evaluated = step, metrics
         return metrics
+
+
+def make_trainer(
+    model,
+    tokenizer,
+    blocks: Blocks | None,
+    eval_blocks: Blocks,
+    options: ModelArguments,
+    diffusion: DiffusionArguments,
+    args,
+) -> DiffusionTrainer:
+    """The Trainer of a run; without ``blocks`` it can only evaluate."""
+    return DiffusionTrainer(
+        Backbone(model),
+        args,
+        train_blocks=eval_blocks if blocks is None else blocks,
+        eval_blocks=eval_blocks,
+        collator=build.make_collator(model, tokenizer, diffusion, args),
+        tokenizer=tokenizer,
+        token_bytes=token_byte_lengths(tokenizer, model.config.vocab_size),
+        schedule=diffusion.schedule,
+        loss=diffusion.loss,
+        ema_decay=diffusion.ema,
+        eval_draws=diffusion.eval_draws,
+        soft=build.make_soft_mask(options, diffusion, args, model, tokenizer),
+        soft_learning_rate=diffusion.soft_learning_rate,
+    )

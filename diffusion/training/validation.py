@@ -6,6 +6,7 @@ import torch
 
 from diffusion import likelihood
 from diffusion.collator import MixCollator, editable_positions
+from diffusion.data.packing import ANSWER, PADDING
 from diffusion.models.backbone import Backbone
 
 _SIZES = (2, 4, 8, 16, 64)  # of blocks
@@ -39,6 +40,10 @@ def bounds(trainer) -> dict[str, likelihood.Bound]:
             every = torch.ones_like(blocks)
             fixed = collator.fixed_ids.to(args.device)
             editable = editable_positions(blocks, every, collator.prefix_len, fixed)
+            if trainer.chat:  # written on a canvas of the length of a block
+                kinds = trainer.eval_dataset.kinds.to(args.device)
+                editable = kinds == ANSWER
+                blocks = collator.noise.corrupt(blocks, kinds == PADDING)
             found["full"] = likelihood.likelihood_bound(
                 backbone, blocks, editable, collator.noise, token_bytes, **spread
             )

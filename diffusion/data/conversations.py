@@ -1,0 +1,208 @@
+"""Conversations, as a tokenizer's chat template writes them down -> blocks in which the assistant's
+answers alone are learned."""
+
+import json
+import re
+from collections.abc import Iterable
+
+import torch
+
+from diffusion.cli.console import say
+from diffusion.cli.files import given_path
+from diffusion.data.corpus import Table, read_text
+from diffusion.data.packing import ANSWER, CONTEXT, PADDING, Blocks
+from diffusion.errors import UserError, first_line
+
+COLUMN = "messages"
+# Stand in a text for special tokens that somebody typed, and for an answer.
+_TYPED, _ANSWER = "\ue000", "\ue001"
+
+Messages = list[dict[str, str]]
+
+
+def load_conversations(
+    name: str,
+    split: str = "train",
+    config: str | None = None,
+    *,
+    column: str = COLUMN,
+    revision: str | None = None,
+) -> list[Messages]:
+    """The conversations of a data set: JSON lines, another table, a folder, or a name on the hub.
+
+    Args:
+        column: which holds a list of ``{"role": ..., "content": ...}`` in each row.
+        others: see `corpus.load_documents`.
+
+    Raises:
+        UserError: missing, unreadable, or a row that is no conversation.
+    """
+    path = given_path(name)
+    if path.is_file() and path.suffix not in (".jsonl", ".json", ".parquet"):
+        raise UserError(
+            f"{name} has no conversations; --chat reads JSON lines of "
+            '{"messages": [{"role": "user", "content": "..."}, ...]}, or a table of such'
+        )
+    if path.is_file() and path.suffix == ".jsonl":
+        lines = [line for line in enumerate(read_text(path).split("\n"), 1) if line[1].strip()]
+        rows = [(f"line {number}", _parsed(name, number, line)) for number, line in lines]
+        rows = [(where, row.get(column) if type(row) is dict else None) for where, row in rows]
+    else:
+        table = Table(name, config, split, column, revision)
+        rows = [(f"row {number}", row) for number, row in enumerate(table.rows(), 1)]
+    if not rows:
+        raise UserError(f"data set {name} has no conversations in its {split} split; give another")
+    return [_checked(row, f"{where} of {name}") for where, row in rows]
+
+
+def _parsed(name: str, number: int, line: str):
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"line {number} of {name} is no JSON ({first_line(error)})") from None
+
+
+def _checked(row, where: str) -> Messages:
+    """The messages of a row with what a template needs of them."""
+    parts = ("role", "content")
+    messages = row if isinstance(row, list) else [None]
+    if not all(isinstance(m, dict) and all(type(m.get(p)) is str for p in parts) for m in messages):
+        raise UserError(
+            f'{where} is no conversation; give {{"messages": [{{"role": "user", "content": "..."}}, '
+            "...]}"
+        )
+    return [{part: message[part] for part in parts} for message in messages]
+
+
+class Template:
+    """The chat template of a tokenizer.
+
+    Special tokens are the template's alone: those that a message spells stay words. What is learned
+    of an answer is what the template writes behind where it asks for one, up to the sign of its end:
+    a token, or a mark in words.
+
+    Raises:
+        UserError: there is none, or one that writes nothing behind an answer.
+    """
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.name = tokenizer, tokenizer.name_or_path or "the model"
+        if not tokenizer.chat_template:
+            raise UserError(
+                f"the tokenizer of {self.name} has no chat template; set its chat_template and save it, or "
+                "leave out --chat"
+            )
+        added = tokenizer.added_tokens_decoder
+        specials = {token.content for token in added.values() if token.special} | {_TYPED}
+        longest_first = sorted(specials, key=len, reverse=True)
+        self.specials = re.compile("|".join(map(re.escape, longest_first)))
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
+        self.behind = self._render(turns, "?").partition(_ANSWER)[2]
+        mark = self.behind.strip().partition("\n")[0]
+        first = next(iter(self._plain(mark)), None)
+        if first is None:
+            raise UserError(
+                f"the chat template of {self.name} writes nothing behind an answer, so that no model could "
+                "learn where one ends; have it write a token there"
+            )
+        if first in added:
+            mark = added[first].content
+        self.end = self.behind.index(mark) + len(mark)
+
+    def segments(self, messages: Messages, where: str) -> Iterable[tuple[list[int], list[int]]]:
+        """By answer the ids of what is new in front of it, and of what is learned of it. With what an
+        assistant says first, it answers nobody: that is given.
+
+        Raises:
+            UserError: the template refuses the conversation, or writes a turn otherwise when others
+                follow.
+        """
+        typed: list[str] = []
+
+        def hide(found: re.Match) -> str:
+            typed.append(found[0])
+            return f"{_TYPED}{len(typed) - 1}{_TYPED}"
+
+        hidden = [{**m, "content": self.specials.sub(hide, m["content"])} for m in messages]
+        written, at = "", 0
+        for i, message in enumerate(messages):
+            if i == 0 or message["role"] != "assistant":
+                continue
+            asked = self._render(hidden[:i], where, answer_next=True)
+            through = self._render(hidden[: i + 1], where)
+            grows = asked.startswith(written) and through.startswith(asked)
+            if not (grows and through.endswith(self.behind)):
+                raise UserError(
+                    f"{where}: the chat template of {self.name} writes a conversation otherwise when "
+                    "it goes on, so that it cannot be learned as a whole; use another template"
+                )
+            stop = len(through) - len(self.behind) + self.end
+            yield self._ids(asked[at:], typed), self._ids(through[len(asked) : stop], typed)
+            written, at = through, stop
+
+    def _ids(self, text: str, typed: list[str]) -> list[int]:
+        text, *pieces = re.split(f"{_TYPED}([0-9]+){_TYPED}", text)
+        ids = self._plain(text)
+        for number, text in zip(pieces[::2], pieces[1::2], strict=True):
+            ids += self._plain(typed[int(number)], split_special_tokens=True) + self._plain(text)
+        return ids
+
+    def _plain(self, text: str, **how) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, verbose=False, **how)["input_ids"]
+
+    def _render(self, messages: Messages, where: str, answer_next: bool = False) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=answer_next
+            )
+        except Exception as error:  # a template may raise what it likes
+            raise UserError(
+                f"{where}: the chat template of {self.name} refuses the conversation: "
+                f"{first_line(error)}"
+            ) from None
+
+
+def pack_conversations(
+    conversations: list[Messages],
+    tokenizer,
+    block_size: int,
+    what: str = "data set",
+    most: int | None = None,
+) -> Blocks:
+    """One conversation a block, padded. One that is too long is cut behind the last answer that has
+    room; those of which no answer has room, or that have none, are left out. Both are told.
+
+    Args:
+        most: conversations, from the first.
+
+    Raises:
+        UserError: none is left; see `Template`.
+    """
+    template = Template(tokenizer)
+    pad = tokenizer.pad_token_id
+    rows, kinds, cut, out = [], [], 0, 0
+    for number, messages in enumerate(conversations[:most], 1):
+        ids, kind = [], []
+        for given, answer in template.segments(messages, f"conversation {number}"):
+            if len(ids) + len(given) + len(answer) > block_size:
+                cut += bool(ids)
+                break
+            ids += given + answer
+            kind += [CONTEXT] * len(given) + [ANSWER] * len(answer)
+        if not ids:
+            out += 1
+            continue
+        free = block_size - len(ids)
+        rows.append(ids + [pad] * free)
+        kinds.append(kind + [PADDING] * free)
+    if cut or out:
+        say(
+            f"note: of {number} conversations {cut} were cut behind an answer at --block_size "
+            f"{block_size}, and {out} left out, in which no answer has room"
+        )
+    if not rows:
+        raise UserError(
+            f"the {what} has no conversation with an answer that has room in {block_size} tokens; give "
+            "others, or a larger --block_size"
+        )
+    return Blocks(torch.tensor(rows, dtype=torch.int32), torch.tensor(kinds, dtype=torch.int8))
