@@ -101,6 +101,9 @@ def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds
     if soft:
         memory = "\n| soft-masking | " + ", ".join(f"{k} {v}" for k, v in soft.items())
         memory += "; likelihoods are of its two passes |"
+    noise = settings.get("noise", "absorbing") + (
+        f", p_u {settings['p_u']}" if "p_u" in settings else ""
+    )
     mix = ", ".join(f"{name} {share:.0%}" for name, share in settings["layouts"].items())
     kind_of = "fill-mask" if loading.is_masked_lm(model.config) else "text-generation"
     tag, note = f"\npipeline_tag: {kind_of}", ""
@@ -130,6 +133,7 @@ Trained by `finetune.py` with
 | started from | {options.config or options.model} |
 | objective | {diffusion.objective}{" (shifted)" if settings["shift"] else ""} |
 | training text | {", ".join(data.dataset)} |
+| noise | {noise} |
 | layouts | {mix} |{memory}
 | tokens seen in this run | {tokens:,} ({trainer.state.global_step:,} steps of {args.global_batch} blocks of {data.block_size}) |
 | tokens seen in all | {settings["tokens_seen"]:,} |
