@@ -13,6 +13,7 @@ compares short passages in one context.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from diffusion.canvas import Canvas
 from diffusion.collator import IGNORE, StreamCollator, editable_positions
 from diffusion.models.layouts import Slots
 from diffusion.noise import Absorbing, Interpolating, Noise, choose_exactly
-from diffusion.objective import cross_entropy, divergence, nats_by_row
+from diffusion.objective import cross_entropy, divergence, nats_by_row, plain_divergence
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,15 @@ def _fixed_count_draws(
     return nats_by_row(logits, ids, masked) / k, (k - 0.5) / n
 
 
+def _frequencies(ids: Tensor, where: Tensor, noise: Interpolating) -> Tensor:
+    """(B, V) how frequent the random tokens are among those of each row ``where`` (B, L); a tenth is
+    shared evenly by all."""
+    random = noise.random.to(ids.device)
+    counts = torch.zeros(len(ids), len(random), dtype=rng.double(ids.device), device=ids.device)
+    counts = counts.scatter_add_(1, ids, where.to(counts.dtype)) * random
+    return 0.9 * counts / counts.sum(1, keepdim=True).clamp(min=1) + 0.1 * random / random.sum()
+
+
 def _noise_draws(
     backbone: Callable[..., Tensor],
     ids: Tensor,
@@ -86,20 +96,28 @@ def _noise_draws(
     number: Tensor,
     total: int,
     padding: Tensor | None = None,
+    plain: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The same of noise with random tokens, with its shares: those of draw ``number`` of ``total``
-    are spread evenly over the scale of `Interpolating.level`."""
+    """The same of noise with random tokens, with its shares. Those of draw ``number`` of ``total``
+    are spread evenly over the square root, for the fewer random tokens there are, the more each of
+    them weighs.
+
+    What is drawn is how far the bound is from that of a prediction ``plain`` (1, V) which is the same
+    everywhere, whose bound is known: it has most of the variance. None: the frequencies of each text.
+    """
     u = rng.uniform(key, 1)
-    r, slope = noise.level((u + number.to(u.dtype) / total) % 1)
-    keys = rng.fold_in(key, number)
-    u, v = (rng.uniform(rng.fold_in(keys, stream), ids.shape[1]) for stream in range(2))
-    seen = noise.noised(ids, free, r[:, None], u, v)
-    level = r[:, None].expand(ids.shape)[free]
-    logits = backbone(seen, free, _attention(padding))
-    nats = divergence(logits, ids[free], seen[free], level, noise)
-    nats = nats * noise.weight(level, seen[free], ids[free])
-    values = torch.zeros_like(r).index_add(0, free.nonzero()[:, 0], nats.to(r.dtype))
-    return values * slope / free.sum(1), r
+    u = (u + number.to(u.dtype) / total) % 1
+    r, keys = u**2, rng.fold_in(key, number)
+    v = [rng.uniform(rng.fold_in(keys, stream), ids.shape[1]) for stream in range(2)]
+    seen = noise.noised(ids, free, r[:, None], *v)
+    x, z, row = ids[free], seen[free], free.nonzero()[:, 0]
+    nats = divergence(backbone(seen, free, _attention(padding)), x, z, r[row], noise)
+    p = _frequencies(ids, free, noise) if plain is None else plain.expand(len(ids), -1)
+    known = p[row, x] > 0
+    apart = nats - torch.where(known, plain_divergence(x, z, r, row, p, noise), 0.0)
+    values = (2 * u)[row] * noise.weight(r[row], z, x) * apart
+    values = values - torch.where(known, p[row, x].log(), 0.0)
+    return torch.zeros_like(r).index_add(0, row, values) / free.sum(1), r
 
 
 def _bernoulli_draws(backbone, ids, free, noise, key, block, draw, draws) -> tuple[Tensor, Tensor]:
@@ -150,8 +168,10 @@ def likelihood_bound(
     device = blocks.device
     mine = torch.arange(rank, len(blocks), world, device=device)
     key = rng.seed_key(seed, device)
-    masks = not isinstance(noise, Interpolating)
-    estimate = _fixed_count_draws if masks else _noise_draws
+    masks, estimate = not isinstance(noise, Interpolating), _fixed_count_draws
+    if not masks:
+        whole = _frequencies(blocks.flatten()[None], editable.flatten()[None], noise)
+        estimate = partial(_noise_draws, plain=whole)
     found = torch.zeros(2, len(blocks), draws, dtype=rng.double(device), device=device)
     for start in range(0, len(mine), batch_size):
         index = mine[start : start + batch_size]

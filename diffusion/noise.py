@@ -109,10 +109,6 @@ class Interpolating(Noise):
         random tokens together."""
         raise NotImplementedError
 
-    def level(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """A noise share r(u) for uniforms, and r'(u): where to look at an integral over r."""
-        raise NotImplementedError
-
     @cached_property
     def tokens(self) -> Tensor:
         """(N,) ids of the random tokens."""
@@ -156,9 +152,6 @@ class Uniform(Interpolating):
     def pull(self, r):
         return torch.zeros_like(r), 1 / (1 - r)
 
-    def level(self, u):
-        return u, torch.ones_like(u)
-
 
 @dataclass(frozen=True, eq=False)
 class Hybrid(Interpolating):
@@ -190,10 +183,6 @@ class Hybrid(Interpolating):
         root = (r * (1 - r)).sqrt()
         whole = 1 + self._odds * root
         return 1 / ((1 - r) * whole), self._odds / (2 * root * whole)
-
-    def level(self, u):
-        # Random tokens come in at the rate 1 / sqrt(r) near r = 0, which this makes even.
-        return u**2, 2 * u
 
 
 def make_noise(

@@ -119,6 +119,29 @@ def divergence(
     return _Divergence.apply(logits, clean, seen, *shares, noise)
 
 
+def plain_divergence(
+    clean: Tensor, seen: Tensor, r: Tensor, row: Tensor, p: Tensor, noise: Interpolating
+) -> Tensor:
+    """`divergence` (N,) of a prediction that is the same everywhere. As what is written does not
+    depend on what is seen then, its bound is the likelihood itself, -log p of the tokens.
+
+    Args:
+        r: (B,) the noise shares of the rows.
+        row: (N,) in which row each token stands.
+        p: (B, V) above 0 for all random tokens, and 0 for others; ``clean`` has to be one of them.
+    """
+    keep, masks, random = (share[:, None] for share in noise.shares(r))
+    floor = random / len(noise.tokens)
+    at = keep * p + floor  # q(y | p)
+    each = torch.xlogy(floor, floor / at) * (p > 0)  # of those that are not the true one
+    keep, floor, every = keep[row, 0], floor[row, 0], each.sum(1)[row]
+    at_x, at_z = at[row, clean], torch.where(seen == noise.mask_id, masks[row, 0], at[row, seen])
+    total = torch.xlogy(keep + floor, (keep + floor) / at_x) + every - each[row, clean]
+    there = torch.where(seen == noise.mask_id, masks[row, 0], floor + keep * (seen == clean))
+    excess = there / at_z - 1
+    return total + excess - excess.log1p()
+
+
 def nats_by_row(logits: Tensor, ids: Tensor, rows: Tensor) -> Tensor:
     """Summed -log p (B,), in double precision where there is one, of the tokens of ``ids`` (B, L)
     at the N positions ``rows`` (B, L), from their logits (N, V)."""

@@ -15,7 +15,7 @@ from diffusion.canvas import Canvas
 from diffusion.collator import IGNORE, DiffusionCollator
 from diffusion.likelihood import likelihood_bound, text_bounds
 from diffusion.noise import MIN_TIME, Absorbing, make_noise
-from diffusion.objective import cross_entropy, divergence, noise_weights
+from diffusion.objective import cross_entropy, divergence, noise_weights, plain_divergence
 
 VOCAB, P_U = 3, 0.2
 MASK = VOCAB
@@ -284,6 +284,55 @@ def test_what_is_evaluated_estimates_the_bound(kind):
     assert found.nats_per_token == pytest.approx(exact, abs=4 * found.standard_error)
     assert found.standard_error < 0.03
     assert found.by_mask_rate == []
+
+
+@every_kind
+def test_of_a_prediction_that_is_the_same_everywhere_the_bound_is_the_likelihood(kind):
+    """Draw by draw for that of the estimator, as exact counts give log V on every draw; in the mean,
+    by quadrature, for any."""
+    blocks = torch.tensor([TEXT, (1, 1), (0, 2)]).repeat(50, 1)
+    every, noise = torch.ones_like(blocks).bool(), noise_of(kind)
+    shares = torch.bincount(blocks.flatten()) / blocks.numel()
+    p = 0.9 * shares + 0.1 / VOCAB
+
+    def backbone(ids, asked, *_):
+        return torch.cat([p.log(), torch.tensor([-torch.inf])]).expand(int(asked.sum()), -1)
+
+    found = likelihood_bound(backbone, blocks, every, noise, torch.ones(VOCAB + 1).long())
+    expected = -p.log()[blocks].mean(1)
+    assert found.by_block == pytest.approx(expected.tolist(), abs=2e-3)
+
+    other = [0.2, 0.7, 0.1]
+    exact = integral(kind, lambda canvas, r: [other] * LENGTH)
+    assert exact == pytest.approx(-sum(math.log(other[x]) for x in TEXT), abs=1e-3)
+
+
+@every_kind
+def test_the_divergence_of_a_prediction_that_is_the_same_everywhere(kind):
+    noise, p = noise_of(kind), torch.tensor([0.2, 0.7, 0.1, 0.0], dtype=torch.float64)
+    cases = list(itertools.product(range(VOCAB), range(VOCAB + 1), range(2)))
+    x, z, row = torch.tensor(cases).T
+    r = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    possible = noise.weight(r[row], z, x) > 0
+    x, z, row = x[possible], z[possible], row[possible]
+    logits = p.log().float().expand(len(x), -1)
+    torch.testing.assert_close(
+        plain_divergence(x, z, r, row, p.expand(2, -1), noise),
+        divergence(logits, x, z, r[row], noise),
+        check_dtype=False, rtol=1e-4, atol=1e-5,
+    )  # fmt: skip
+
+
+@every_kind
+def test_a_token_that_noise_never_is_has_a_bound_too(kind):
+    """A tokenizer's <unk> may stand in a text."""
+    model, rows = TabularDenoiser(LENGTH, VOCAB, seed=3), 40_000
+    noise = make_noise(kind, MASK, [1], VOCAB + 1, P_U)
+    blocks = torch.tensor([(1, 0)]).repeat(rows, 1)
+    sizes, every = torch.ones(VOCAB + 1).long(), torch.ones_like(blocks).bool()
+    found = likelihood_bound(model.backbone, blocks, every, noise, sizes, batch_size=rows)
+    assert 0 < found.nats_per_token < 10
+    assert found.standard_error < 0.1
 
 
 @every_kind

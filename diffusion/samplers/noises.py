@@ -6,32 +6,45 @@ The table of docs/noise.md is made from `FEATURES` and the `catalog`; a test tri
 from typing import NamedTuple
 
 from diffusion.errors import UserError
-from diffusion.samplers.catalog import METHODS, NOISES
+from diffusion.samplers.catalog import METHODS, NOISES, RANDOM
 
 
 class Feature(NamedTuple):
     """Something that can be asked for, and why some noise does not go with it."""
 
     flag: str  # as it is asked for
-    refused: dict[str, str]  # noise -> what it lacks
+    refused: dict[str, str]  # noise -> what it does or lacks
 
 
-_RANDOM = "which begins with random tokens"
-_BLOCKS = "which no model is trained for in blocks"
+_NO_BLOCKS = "is learned on the full canvas alone"
+_FIRST = "begins with random tokens"
+_MASKS_ALONE = dict.fromkeys(RANDOM, "is not of masks alone")  # in training
 FEATURES = {
+    "attention": Feature("--attention block", dict.fromkeys(RANDOM, _NO_BLOCKS)),
     "block_length": Feature(
-        "--block_length", {"uniform": f"{_RANDOM}: blocks that are not begun yet have to be masks"}
+        "--block_length", {"uniform": f"{_FIRST}: blocks that are not begun yet have to be masks"}
     ),
     "early_commit": Feature(
-        "--early_commit", {"uniform": f"{_RANDOM}: there are no masks left to be written at once"}
+        "--early_commit", {"uniform": f"{_FIRST}: there are no masks left to be written at once"}
     ),
-    "guidance": Feature(
-        "--guidance", {"uniform": "which has no masks to hide what is given behind"}
-    ),
-    "attention": Feature("--attention block", {"uniform": _BLOCKS, "hybrid": _BLOCKS}),
+    "guidance": Feature("--guidance", {"uniform": "has no masks to hide what is given behind"}),
     "infill": Feature(
         "--infill with a range of lengths",
-        {"uniform": "which has no masks to hide a token behind, by which lengths are compared"},
+        {"uniform": "has no masks to hide a token behind, by which lengths are compared"},
+    ),
+    "editing": Feature("--infill with one length, --rewrite, --interpolate", {}),
+    "likelihood": Feature("--score, --best_of", {}),
+    "others": Feature(
+        "--window_stride, --repetition_penalty, --no_repeat_ngram_size, --temperature, --top_k, --top_p",
+        {},
+    ),
+    "training": Feature(
+        "finetune.py with --loss mean, --mask_schedule seed, --layouts, --soft_masking or "
+        "--objective causal",
+        _MASKS_ALONE,
+    ),
+    "clipped": Feature(
+        "finetune.py with --loss clipped", {"absorbing": "has no weights that are clipped"}
     ),
 }
 
@@ -41,10 +54,8 @@ def sampler_lacks(sampler: str, noise: str) -> str | None:
     if noise in METHODS[sampler].noises:
         return None
     if noise == "absorbing":
-        return "which only copies what it sees, and doubts no token"
-    if noise == "uniform":
-        return "which has no masks to open"
-    return _BLOCKS
+        return "leaves no doubt about what is seen, which such a model only copies"
+    return "has no masks to open" if noise == "uniform" else _NO_BLOCKS
 
 
 def check_noise(options, noise: str, model: str) -> None:
@@ -55,15 +66,12 @@ def check_noise(options, noise: str, model: str) -> None:
     """
     if lack := sampler_lacks(options.sampler, noise):
         fitting = ", ".join(name for name, entry in METHODS.items() if noise in entry.noises)
-        raise UserError(
-            f"--sampler {options.sampler}: {model} was trained for {noise} noise, {lack}; use one of "
-            f"{fitting}"
-        )
+        _refuse(f"--sampler {options.sampler}", model, noise, lack, f"use one of {fitting}")
+    if options.attention == "block":
+        check_feature("attention", noise, model)
     for name in ("block_length", "early_commit", "guidance"):
         if getattr(options, name):
             check_feature(name, noise, model, f" {getattr(options, name)}")
-    if options.attention == "block":
-        check_feature("attention", noise, model)
 
 
 def check_feature(name: str, noise: str, model: str, value: str = "") -> None:
@@ -73,22 +81,20 @@ def check_feature(name: str, noise: str, model: str, value: str = "") -> None:
         UserError: the noise does not go with it.
     """
     feature = FEATURES[name]
-    if noise in feature.refused:
-        raise UserError(
-            f"{feature.flag}{value}: {model} was trained for {noise} noise, "
-            f"{feature.refused[noise]}; leave it out"
-        )
+    if lack := feature.refused.get(noise):
+        _refuse(feature.flag + value, model, noise, lack, "leave it out")
+
+
+def _refuse(what: str, model: str, noise: str, lack: str, advice: str) -> None:
+    raise UserError(f"{what}: {model} was trained for {noise} noise, which {lack}; {advice}")
 
 
 def table() -> str:
     """What works with which noise, for the docs."""
-    rows = [
-        (f"`--sampler {name}`", [sampler_lacks(name, noise) for noise in NOISES])
-        for name in METHODS
-    ]
-    rows += [(f"`{f.flag}`", [f.refused.get(noise) for noise in NOISES]) for f in FEATURES.values()]
+    rows = [(f"--sampler {name}", [sampler_lacks(name, n) for n in NOISES]) for name in METHODS]
+    rows += [(f.flag, [f.refused.get(noise) for noise in NOISES]) for f in FEATURES.values()]
     lines = ["| | " + " | ".join(NOISES) + " |", "|---" * (len(NOISES) + 1) + "|"]
     for name, lacks in rows:
-        cells = [f"refused: {lack}" if lack else "works" for lack in lacks]
+        cells = [f"refused: it {lack}" if lack else "works" for lack in lacks]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

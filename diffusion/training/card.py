@@ -114,6 +114,9 @@ def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds
     best = f"step {steps:,} of {last:,}, whose bound is the lowest" if trainer.best_step else ""
     weights = ", ".join(filter(None, (average, best))) or "last step"
     learned = "\n| learned | the answers of conversations alone |" if data.chat else ""
+    noise = settings.get("noise", "absorbing") + (
+        f", p_u {settings['p_u']}" if "p_u" in settings else ""
+    )
     mix = ", ".join(f"{name} {share:.0%}" for name, share in settings["layouts"].items())
     kind_of = "fill-mask" if loading.is_masked_lm(model.config) else "text-generation"
     tag, note = f"\npipeline_tag: {kind_of}", ""
@@ -144,6 +147,7 @@ Trained by `finetune.py` with
 | started from | {options.origin} |
 | objective | {diffusion.objective}{" (shifted)" if settings["shift"] else ""} |
 | training text | {", ".join(data.dataset)} |{learned}
+| noise | {noise} |
 | layouts | {mix} |{memory}
 | tokens seen in this run | {tokens:,} ({steps:,} steps of {args.global_batch} blocks of {data.block_size}) |
 | tokens seen in all | {settings["tokens_seen"]:,} |

@@ -20,6 +20,7 @@ from diffusion.data.corpus import WIKITEXT
 from diffusion.errors import UserError, first_line
 from diffusion.models import loading
 from diffusion.models.families import max_length
+from diffusion.samplers.noises import FEATURES
 from diffusion.training import hub
 from diffusion.training.arguments import (
     GROUPS,
@@ -255,8 +256,8 @@ def check_noise(
     if name == "absorbing":
         if diffusion.loss == "clipped":
             raise UserError(
-                "--loss clipped is for noise with random tokens; leave it out, or use --noise uniform "
-                "or hybrid"
+                f"--loss clipped: {name} noise {FEATURES['clipped'].refused[name]}; leave it out, or "
+                "use --noise uniform or hybrid"
             )
         return
     refused = {
@@ -269,8 +270,8 @@ def check_noise(
     for flag, given in refused.items():
         if given:
             raise UserError(
-                f"{flag} is about masks alone, and {_told(noise)} has random tokens; leave it out, or "
-                "use --noise absorbing"
+                f"{flag}: {_told(noise)} {FEATURES['training'].refused[name]}; leave it out, or use "
+                "--noise absorbing"
             )
 
 

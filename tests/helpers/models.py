@@ -21,8 +21,9 @@ SENTENCES = [
 ]
 
 
-def save_roberta(folder: Path) -> Path:
-    """A random 2-layer RoBERTa with 64 positions and its own tokenizer."""
+def save_roberta(folder: Path, **settings) -> Path:
+    """A random 2-layer RoBERTa with 64 positions and its own tokenizer; ``settings``: more of what
+    finetune.py notes, such as its noise."""
     tokenizer = train_tokenizer(SENTENCES * 3, 320)
     torch.manual_seed(0)
     model = RobertaForMaskedLM(
@@ -38,6 +39,7 @@ def save_roberta(folder: Path) -> Path:
         )
     )
     model.config.diffusion = {"objective": "diffusion", "shift": True, "prefix_len": 1}
+    model.config.diffusion |= settings
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -95,6 +95,22 @@ BAD_FLAGS = [
             ("layers=9000,width=8192,heads=2,vocab=300", "GB of memory"),
         ]
     ),
+    (["--noise", "foo"], ["--noise 'foo'", "uniform"]),
+    (["--p_u", "0.2"], ["--p_u 0.2", "--noise hybrid"]),
+    (["--noise", "uniform", "--p_u", "0.2"], ["--p_u 0.2", "not of uniform"]),
+    (["--noise", "hybrid", "--p_u", "1"], ["--p_u 1.0", "below 1"]),
+    (["--noise", "hybrid", "--p_u", "-0.1"], ["--p_u -0.1", "at least 0"]),
+    (["--loss", "clipped"], ["--loss clipped", "--noise uniform"]),
+    *(
+        (["--noise", noise, *flags], [" ".join(flags), f"{noise} noise", "--noise absorbing"])
+        for noise, flags in [
+            ("uniform", ["--loss", "mean"]),
+            ("hybrid", ["--mask_schedule", "seed"]),
+            ("uniform", ["--objective", "causal"]),
+            ("hybrid", ["--layouts", "block4=1,full=1"]),
+            ("hybrid", ["--soft_masking"]),
+        ]
+    ),
     (["--resume_from_checkpoint", "last"], ["has no checkpoint"]),
     (["--resume_from_checkpoint", "no/such/folder"], ["no/such/folder", "'last'"]),
 ]
