@@ -4,11 +4,7 @@ loop over a causal model would draw."""
 import dataclasses
 import itertools
 import json
-import os
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,7 +23,6 @@ from diffusion.options import GenerationOptions
 from diffusion.proposal import Proposal, Sampling
 from diffusion.views.frames import Framer, State, written_text
 
-ROOT = Path(gpt2_inference.__file__).parent
 SMALL = ["--max_len", "24"]
 
 
@@ -281,11 +276,7 @@ def test_the_live_view_in_a_terminal(tiny_gpt2):
     assert b"tokens \xc2\xb7 NFE" in seen and b"mask" not in seen
 
 
-@pytest.mark.slow
-def test_in_a_pipe_from_a_process_of_its_own(tiny_gpt2):
-    done = subprocess.run(
-        [sys.executable, "gpt2_inference.py", "--model", str(tiny_gpt2), "--json", *SMALL],
-        cwd=ROOT, input=b"He\n", capture_output=True, env={**os.environ, "COLUMNS": "40"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["text"].startswith("He")
+def test_in_a_narrow_pipe(call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    code, out, _ = call("--json", *SMALL, stdin=b"He\n")
+    assert code == 0 and json.loads(out)["text"].startswith("He")

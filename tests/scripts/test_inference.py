@@ -406,13 +406,13 @@ def test_output_through_a_link_and_into_a_device(call, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_sentence(tiny_model):
+def test_from_a_pipe_to_a_full_disk_is_one_sentence(tiny_model):
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "inference.py", "He", "--model", str(tiny_model), *SMALL],
-            cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "inference.py", "--model", str(tiny_model), *SMALL],
+            cwd=ROOT, input="He\n", stdout=full, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
     assert done.returncode == 2
     assert "disk is full" in done.stderr and "Traceback" not in done.stderr

@@ -68,7 +68,7 @@ def test_a_run_interrupted_twice_equals_the_whole_one(train, text, tmp_path):
     until = stopped + 15
     while not any(int(p.name[11:]) >= until for p in out.glob("checkpoint-*")):
         assert process.poll() is None
-        time.sleep(0.002)
+        time.sleep(0.01)
     time.sleep(random.uniform(0, 0.05))
     process.kill()
     process.communicate()
