@@ -73,8 +73,10 @@ def main() -> None:
         amount = f"{len(eval_blocks)} blocks of the {data.eval_split} split"
     else:
         amount = f"{blocks.tokens / 1e6:.2f} M training tokens in {len(blocks)} blocks"
+    trained = model.num_parameters(only_trainable=True)
+    some = f", {trained / 1e6:.2f} M of them trained" if options.lora else ""
     say(
-        f"{model.num_parameters() / 1e6:.1f} M parameters; {amount}; "
+        f"{model.num_parameters() / 1e6:.1f} M parameters{some}; {amount}; "
         f"{hardware.describe(args.device, args.compute_dtype)}"
     )
     trainer = make_trainer(model, tokenizer, blocks, eval_blocks, options, diffusion, args)

@@ -26,12 +26,18 @@ class Backbone(nn.Module):
     the first token has a slot too.
 
     Args:
-        model: any ``AutoModelForMaskedLM``, or a decoder such as a GPT-2.
-            ``model.config.diffusion["shift"]``, where present, says whether it is shifted.
+        model: any ``AutoModelForMaskedLM``, with adapters of peft or without, or a decoder such as a
+            GPT-2. ``model.config.diffusion["shift"]``, where present, says whether it is shifted.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
+        if hasattr(model, "get_base_model"):  # a PeftModel: its adapters are in the layers
+            if model.active_peft_config.is_prompt_learning:
+                raise UserError(
+                    "adapters that are learned prompts are not read; use LoRA or its kin"
+                )
+            model = model.get_base_model()
         self.model = model
         self.config = model.config
 

@@ -51,6 +51,11 @@ class ModelArguments:
     trust_remote_code: bool = _flag(
         False, "Run the Python code that comes with a model: it can do all that you can.", rare=True
     )
+    lora: str | None = _flag(
+        None, "Train small matrices beside the large ones alone, for example "
+        "r=16,alpha=32,dropout=0.05,targets=query+value; without targets beside all. In the end they "
+        "are merged into the weights. Needs peft."
+    )  # fmt: skip
     dropout: float | None = _flag(
         None, "Dropout rate. Default: the model's own; 0 with --config.", **_SHARE
     )
@@ -259,6 +264,22 @@ class TrainerFlags:
     disable_tqdm: bool | None = _flag(None, "No progress bar.", rare=True)
 
 
+@dataclass(frozen=True)
+class Lora:
+    """What `parse_lora` reads: rank, strength (times 1 / rank), dropout, and names of layers; none:
+    all."""
+
+    r: int
+    alpha: float
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"r={self.r}, alpha={self.alpha:g}, dropout={self.dropout:g}, " + (
+            f"targets {', '.join(self.targets)}" if self.targets else "all layers"
+        )
+
+
 GROUPS = (ModelArguments, DataArguments, DiffusionArguments)
 
 
@@ -345,3 +366,27 @@ def parse_size(text: str) -> dict[str, int | str]:
             f"--config: vocab {size['vocab']} must be at least 300 (256 bytes and more)"
         )
     return {"type": kind, **size}
+
+
+def parse_lora(text: str) -> Lora:
+    """``r=16,alpha=32,dropout=0.05,targets=query+value``; all but the rank may be left out, and alpha
+    is twice the rank then.
+
+    Raises:
+        UserError: it is not of that form.
+    """
+    try:
+        given = dict(part.strip().split("=") for part in text.split(","))
+        r = int(given.pop("r"))
+        alpha, dropout = float(given.pop("alpha", 2 * r)), float(given.pop("dropout", 0))
+        targets = given.pop("targets", None)
+        targets = () if targets is None else tuple(targets.split("+"))
+        fine = 1 <= r <= 10_000 and 0 < alpha < 1e6 and 0 <= dropout < 1 and all(targets)
+    except (ValueError, KeyError):
+        fine = False
+    if not fine or given:
+        raise UserError(
+            f"--lora {text!r} must give r=N (1 or more), and may give alpha=X (above 0), dropout=X (0 to "
+            "below 1) and targets=NAME+NAME, with commas between them"
+        )
+    return Lora(r, alpha, dropout, targets)

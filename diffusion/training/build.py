@@ -23,11 +23,13 @@ from diffusion.models.backbone import Backbone
 from diffusion.models.families import family
 from diffusion.models.soft import SoftMask, load_soft_mask
 from diffusion.noise import Absorbing
+from diffusion.training import lora
 from diffusion.training.arguments import (
     SOFT_STARTS,
     DiffusionArguments,
     ModelArguments,
     parse_layouts,
+    parse_lora,
     parse_size,
 )
 from diffusion.training.checks import chosen_noise
@@ -178,7 +180,7 @@ def random_model(size: dict, tokenizer, block_size: int, dropout: float):
 
 def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, args, documents):
     """(model, tokenizer), pretrained or from random weights, the settings of diffusion noted in
-    the model's config.
+    the model's config; with --lora a PeftModel of it.
 
     Raises:
         UserError: a model or tokenizer that cannot be had, or an attention it does not know.
@@ -222,6 +224,7 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, ar
     elif "soft" in before:
         say(f"note: without --soft_masking that of {options.model} is lost")
     _set_attention(model, options, args)
+    adapted = lora.adapt(model, parse_lora(options.lora)) if options.lora else model
     if args.recomputed:
         if not model.supports_gradient_checkpointing:
             raise UserError(
@@ -233,7 +236,7 @@ def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, ar
         getattr(model, "activation_checkpointing_enable", earlier)()
     if args.compiled:
         compile_layers(model, args)
-    return model, tokenizer
+    return adapted, tokenizer
 
 
 def _set_attention(model, options: ModelArguments, args) -> None:

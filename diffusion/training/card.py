@@ -10,6 +10,7 @@ from diffusion.cli import files
 from diffusion.data import corpus
 from diffusion.likelihood import perplexity
 from diffusion.models import loading
+from diffusion.training.arguments import parse_lora
 
 _BY_LAYOUT = re.compile("eval_(full|causal|ordered|block[0-9]+)_nats_per_token")
 
@@ -34,7 +35,7 @@ def summary(metrics: dict, two_pass: bool = False) -> str:
 def save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds) -> None:
     """The final folder: an ordinary model folder with a card."""
     trainer.check_finite("validation loss", metrics["eval_nats_per_token"])
-    model = trainer.inference_model
+    model = trainer.finished_model()
     blocks = trainer.train_dataset
     tokens = round(trainer.weights_step * args.global_batch * blocks.tokens / len(blocks))
     settings = dict(model.config.diffusion)
@@ -43,7 +44,7 @@ def save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds) -
     model.config.diffusion = settings
     if trainer.soft is not None:
         trainer.note_soft(model.config)
-    card = model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds)
+    card = model_card(model, trainer, options, data, diffusion, args, metrics, tokens, seconds)
 
     def write(folder: Path) -> None:
         model.to(hardware.DTYPES[args.save_dtype]).save_pretrained(folder)
@@ -95,9 +96,9 @@ def by_layout(metrics: dict) -> str:
     return "\n".join([*lines, ""])
 
 
-def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds) -> str:
+def model_card(model, trainer, options, data, diffusion, args, metrics, tokens, seconds) -> str:
     """What a reader needs to judge the model and to make it again."""
-    model, settings = trainer.inference_model, trainer.inference_model.config.diffusion
+    settings = model.config.diffusion
     kind = "exact NLL" if diffusion.objective == "causal" else "likelihood bound (NELBO)"
     curve = ", ".join(
         f"{name.removeprefix('eval_nats_at_').replace('_', '-')} %: {value:.2f}"
@@ -113,6 +114,7 @@ def model_card(trainer, options, data, diffusion, args, metrics, tokens, seconds
     average = f"average, decay {diffusion.ema}" if diffusion.ema else ""
     best = f"step {steps:,} of {last:,}, whose bound is the lowest" if trainer.best_step else ""
     weights = ", ".join(filter(None, (average, best))) or "last step"
+    adapters = f"\n| LoRA, merged | {parse_lora(options.lora)} |" if options.lora else ""
     learned = "\n| learned | the answers of conversations alone |" if data.chat else ""
     noise = settings.get("noise", "absorbing") + (
         f", p_u {settings['p_u']}" if "p_u" in settings else ""
@@ -144,7 +146,7 @@ Trained by `finetune.py` with
 | | |
 |---|---|
 | parameters | {model.num_parameters():,} |
-| started from | {options.origin} |
+| started from | {options.origin} |{adapters}
 | objective | {diffusion.objective}{" (shifted)" if settings["shift"] else ""} |
 | training text | {", ".join(data.dataset)} |{learned}
 | noise | {noise} |

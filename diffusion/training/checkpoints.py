@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,14 +21,19 @@ from diffusion.cli.console import say
 from diffusion.cli.files import STAGING
 from diffusion.cli.values import MOST
 from diffusion.errors import UserError, first_line
+from diffusion.training import lora
 
 _EMA_FILE = "ema.safetensors"
 
 # ---------------------------------------------------------------- found and checked
 
 
-def find_checkpoint(wanted: str | None, output_dir: str) -> str | None:
-    """The folder that --resume_from_checkpoint names, checked; None without the flag."""
+def find_checkpoint(wanted: str | None, output_dir: str, adapters: bool = False) -> str | None:
+    """The folder that --resume_from_checkpoint names, checked; None without the flag.
+
+    Args:
+        adapters: it has to hold those of --lora instead of a model.
+    """
     if wanted is None:
         return None
     if wanted in ("last", "true", "True"):
@@ -40,7 +46,7 @@ def find_checkpoint(wanted: str | None, output_dir: str) -> str | None:
         wanted = last
     if not Path(wanted).is_dir():
         raise UserError(f"--resume_from_checkpoint {wanted} is not a folder; try 'last'")
-    check_checkpoint(Path(wanted))
+    check_checkpoint(Path(wanted), lora.FILE if adapters else "model.safetensors")
     return wanted
 
 
@@ -64,7 +70,7 @@ def check_state(state: TrainerState) -> None:
         raise ValueError("log_history is no list of entries")
 
 
-def check_checkpoint(folder: Path) -> None:
+def check_checkpoint(folder: Path, weights: str) -> None:
     """Refuse a checkpoint that is not whole, before any work. Those written here are; a copy that
     was interrupted may not be, and the Trainer would silently start anew with what is missing.
 
@@ -73,7 +79,7 @@ def check_checkpoint(folder: Path) -> None:
     """
     name = ""
     try:
-        for name in ("trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt"):
+        for name in ("trainer_state.json", weights, "optimizer.pt", "scheduler.pt"):
             path = folder / name
             if not path.is_file():
                 raise ValueError("it is missing")
@@ -124,8 +130,9 @@ class WholeCheckpoints(Trainer):
     """A Trainer whose checkpoints are there whole or not at all, and hold the Hugging Face model
     itself, not the wrapper.
 
-    Its subclass has the model as ``raw_model``, the average of its weights as ``ema`` and what its
-    masks remember as ``soft``, both of them None where there is none.
+    Its subclass has the model as ``raw_model``, the average of its weights as ``ema``, what its masks
+    remember as ``soft`` and the PeftModel around it as ``adapted``, all of them None where there is none.
+    Of a model with adapters, these alone are written.
     """
 
     raw_model: PreTrainedModel
@@ -222,14 +229,14 @@ class WholeCheckpoints(Trainer):
         if self.soft is not None:
             self.note_soft(self.raw_model.config)
             self.soft.save(folder)
-        self.raw_model.save_pretrained(folder)
+        if self.adapted is None:
+            self.raw_model.save_pretrained(folder)
+        else:
+            lora.save(self.adapted, folder)
         self.processing_class.save_pretrained(folder)
         if self.ema is not None:
-            save_file(
-                {name: p.detach().contiguous() for name, p in self.ema.named_parameters()}
-                | {"n_averaged": self.ema.n_averaged},
-                folder / _EMA_FILE,
-            )
+            averages = {name: p.detach().contiguous() for name, p in _trained(self.ema)}
+            save_file(averages | {"n_averaged": self.ema.n_averaged}, folder / _EMA_FILE)
 
     def _load_soft(self, folder: Path) -> None:
         """The scalars of a checkpoint, which has to be of the same kind, and of the same noise."""
@@ -269,7 +276,10 @@ class WholeCheckpoints(Trainer):
         folder = Path(resume_from_checkpoint)
         self._load_soft(folder)
         try:
-            load_weights(self.raw_model, folder)
+            if self.adapted is None:
+                load_weights(self.raw_model, folder)
+            else:
+                lora.load(self.adapted, folder)
             if self.ema is not None:
                 averages = load_file(folder / _EMA_FILE)
                 self.ema.n_averaged.copy_(averages.pop("n_averaged"))
@@ -277,7 +287,7 @@ class WholeCheckpoints(Trainer):
         except Exception as error:  # safetensors, transformers and torch each raise their own kind
             raise UserError(
                 f"cannot go on from {folder}: {first_line(error)}; it was written with another "
-                "--model, --config or --ema, or is damaged"
+                "--model, --config, --lora or --ema, or is damaged"
             ) from None
 
     def load_best(self) -> None:
@@ -324,7 +334,12 @@ def _state_of(checkpoint: str | None, names: str):
 
 @torch.no_grad()
 def _copy_into(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    for name, parameter in model.named_parameters():
+    for name, parameter in _trained(model):
         if tensors[name].shape != parameter.shape:  # copy_ would broadcast
             raise RuntimeError(f"{name} has shape {tuple(tensors[name].shape)}")
         parameter.copy_(tensors[name])
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The weights that are trained, by name."""
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)

@@ -21,7 +21,7 @@ from diffusion.errors import UserError, first_line
 from diffusion.models import loading
 from diffusion.models.families import max_length
 from diffusion.samplers.noises import FEATURES
-from diffusion.training import hub
+from diffusion.training import hub, lora
 from diffusion.training.arguments import (
     GROUPS,
     P_U,
@@ -31,6 +31,7 @@ from diffusion.training.arguments import (
     ModelArguments,
     TrainerFlags,
     parse_layouts,
+    parse_lora,
     parse_size,
 )
 from diffusion.training.checkpoints import find_checkpoint
@@ -150,6 +151,14 @@ def check(
         check_values(group)
     _check_trainer(args)
     _check_hub(model, args)
+    if model.lora is not None:
+        parse_lora(model.lora)
+        if model.config is not None or args.evaluate_only:
+            raise UserError(
+                "--lora goes on from the weights of a --model; leave out --lora, or --config and "
+                "--evaluate_only"
+            )
+        lora.need_peft()
     if data.streaming and data.max_train_samples is None:
         raise UserError("--streaming reads as far as --max_train_samples asks; give that, too")
     if data.streaming and model.config is not None and model.tokenizer is None:
@@ -189,7 +198,9 @@ def check(
             raise UserError(
                 f"--{name} {given} is an option of --soft_masking; add that, or leave it out"
             )
-    args.resume_from_checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
+    args.resume_from_checkpoint = find_checkpoint(
+        args.resume_from_checkpoint, args.output_dir, model.lora is not None
+    )
     if args.evaluate_only:
         if model.config is not None or args.resume_from_checkpoint:
             raise UserError(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from transformers import TrainerCallback, TrainerState
+from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
 from diffusion import objective
 from diffusion.cli.console import say
@@ -21,7 +21,7 @@ from diffusion.models.layouts import Slots, arrange
 from diffusion.models.soft import SoftMask, TwoPass
 from diffusion.models.tokenizers import forbidden_ids, token_byte_lengths
 from diffusion.noise import Interpolating
-from diffusion.training import build, validation
+from diffusion.training import build, lora, validation
 from diffusion.training.arguments import DiffusionArguments, ModelArguments
 from diffusion.training.callbacks import EarlyStopping
 from diffusion.training.checkpoints import WholeCheckpoints
@@ -104,6 +104,7 @@ class DiffusionTrainer(WholeCheckpoints):
         token_bytes: (V,), see `corpus.token_byte_lengths`.
         eval_draws: mask patterns per validation block.
         soft: what masks remember, with its learning rate; None: nothing.
+        adapted: the PeftModel around the model of the backbone, if there is one.
     """
 
     def __init__(
@@ -122,12 +123,13 @@ class DiffusionTrainer(WholeCheckpoints):
         eval_draws: int = 1,
         soft: SoftMask | None = None,
         soft_learning_rate: float = 1e-2,
+        adapted: nn.Module | None = None,
     ):
         two_pass = isinstance(collator, TwoPassCollator)
         self.batches = collator.collate if two_pass else collator  # as the objective wants them
         self.causal = isinstance(self.batches, CausalCollator)
         self.chat = isinstance(self.batches, ChatCollator)
-        self.soft, self.soft_learning_rate = soft, soft_learning_rate
+        self.soft, self.soft_learning_rate, self.adapted = soft, soft_learning_rate, adapted
         if soft is not None:
             forbidden = set(forbidden_ids(tokenizer, backbone.config.vocab_size))
             if train_blocks.kinds is not None:  # the end of an answer may be a special token
@@ -177,6 +179,12 @@ class DiffusionTrainer(WholeCheckpoints):
     def inference_model(self) -> nn.Module:
         """What generation should use: the weight average where there is one."""
         return self.raw_model if self.ema is None else self.ema.module
+
+    def finished_model(self) -> PreTrainedModel:
+        """The same without adapters, whose work is in the weights then; nothing is trained after it."""
+        if self.adapted is None:
+            return self.inference_model
+        return lora.merged(self.adapted, self.inference_model)
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """As the Trainer's, which would take one more step from where nothing is left to train; at the
@@ -324,4 +332,5 @@ def make_trainer(
         eval_draws=diffusion.eval_draws,
         soft=build.make_soft_mask(options, diffusion, args, model, tokenizer),
         soft_learning_rate=diffusion.soft_learning_rate,
+        adapted=model if options.lora else None,
     )

@@ -1,0 +1,109 @@
+"""LoRA: small matrices beside the large ones, trained in their place (arXiv:2106.09685), by peft."""
+
+import contextlib
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from diffusion.errors import UserError, first_line
+from diffusion.training.arguments import Lora
+
+FILE = "adapter_model.safetensors"
+_TOLD = ("r", "lora_alpha", "lora_dropout")
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without warnings of what peft calls in the library by names that will change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+def need_peft() -> None:
+    """Refuse a run without the package that it needs."""
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"--lora needs a package ({first_line(error)}): pip install peft") from None
+
+
+def adapt(model: PreTrainedModel, lora: Lora):
+    """The model with adapters in its layers, as a PeftModel; they alone are trained from here on.
+
+    Raises:
+        UserError: a target that matches no layer.
+    """
+    import peft
+
+    names = _layers(model)
+    for target in lora.targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            known = sorted({name.rpartition(".")[2] for name in names})
+            raise UserError(
+                f"--lora targets={target} matches no layer of {type(model).__name__}; it has "
+                f"{', '.join(known[:12])}"
+            )
+    config = peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets) or names,
+    )
+    with _quiet():
+        return peft.get_peft_model(model, config)
+
+
+def _layers(model: PreTrainedModel) -> list[str]:
+    """The names of all matrices but the output's, which many models share with their embeddings."""
+    output = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not output
+    ]
+
+
+def save(adapted, folder: Path) -> None:
+    """Write the adapters, with the config of the whole model."""
+    with _quiet():
+        adapted.save_pretrained(folder)
+    adapted.get_base_model().config.save_pretrained(folder)
+
+
+def load(adapted, folder: Path) -> None:
+    """Take over the adapters that `save` wrote.
+
+    Raises:
+        ValueError: they are of other settings, or not all there.
+        Exception: whatever a damaged file makes the library raise.
+    """
+    import peft
+
+    ours, theirs = adapted.active_peft_config, peft.PeftConfig.from_pretrained(folder)
+    same = all(getattr(ours, name) == getattr(theirs, name) for name in _TOLD)
+    if not same or set(ours.target_modules) != set(theirs.target_modules):
+        raise ValueError("it has other settings of --lora")
+    found = peft.set_peft_model_state_dict(adapted, load_file(folder / FILE))
+    missing = [name for name in found.missing_keys if "lora_" in name]
+    if wrong := [*missing, *found.unexpected_keys]:
+        raise ValueError(f"{wrong[0]} is missing, or not of the model")
+
+
+@torch.no_grad()
+def merged(adapted, weights: PreTrainedModel) -> PreTrainedModel:
+    """The model without adapters whose matrices hold what these have learned, in place.
+
+    Args:
+        weights: of the same shape, whose numbers it is to have.
+    """
+    base = adapted.get_base_model()
+    for ours, theirs in zip(base.parameters(), weights.parameters(), strict=True):
+        ours.copy_(theirs)
+    with _quiet():
+        return adapted.merge_and_unload(safe_merge=True)
