@@ -58,7 +58,7 @@ def draw(soft, met: dict[float, torch.Tensor]) -> bytes:
                     color=PALETTE[i + 1], label=f"entropies met, {rate:.0%} masked")  # fmt: skip
     behind.set_ylabel("density of entropies")
     lines = [part for one in (axes, behind) for part in one.get_legend_handles_labels()[0]]
-    axes.legend(lines, [line.get_label() for line in lines], loc="upper center")
+    axes.legend(lines, [line.get_label() for line in lines], loc="center left")
     return png(plot.figure)
 
 

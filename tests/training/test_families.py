@@ -5,15 +5,20 @@ import shutil
 
 import pytest
 import torch
-from helpers.families import USABLE, save_family
+from helpers.families import save_family
 from helpers.training import RUN, assert_same_weights, files, one_sentence
 from safetensors.torch import load_file, save_file
 
 SAVED = [*RUN, "--max_eval_blocks", 2, "--save_strategy", "steps", "--save_steps", 2,
          "--save_total_limit", 9, "--max_steps", 3]  # fmt: skip
 
+# Those that save weights under other names than their own or tie them in their own way, one of the
+# plain ones, and decoders. All families of `helpers.families` have passed it.
+KINDS = ("albert", "camembert", "deberta-v2", "esm", "gpt2", "llama", "luke", "modernbert",
+         "nomic_bert", "roberta", "xlm-roberta")  # fmt: skip
 
-@pytest.mark.parametrize("kind", USABLE)
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_steps_and_a_third_are_three(train, text, tmp_path, kind):
     out, model = tmp_path / "out", save_family(kind, tmp_path / "model")
     flags = [*SAVED, "--model", model, "--dataset", text, "--dropout", 0.1, "--ema", 0.9]
