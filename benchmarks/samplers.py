@@ -42,7 +42,7 @@ MASK = 4
 
 # One row each: the sampler, and what is not its default. Sampled with top-k 50 and top-p 0.95.
 SETTINGS = [
-    *({"sampler": name} for name in METHODS),
+    *({"sampler": name} for name, entry in METHODS.items() if "absorbing" in entry.noises),
     *({"sampler": "remdm", "remask": kind} for kind in ("rescale", "conf", "loop", "psi")),
     {"sampler": "p2", "p2_score": "released"},
     {"sampler": "first-hitting", "block_length": 1},
@@ -161,7 +161,7 @@ def table(record: dict) -> str:
     ]
     for name, facts in METHODS.items():
         own = [f"--{option}" for option in facts.options]
-        r = by_name[name]
+        r = by_name.get(name)
         cells = [
             f"`{name}`",
             facts.line,
@@ -169,8 +169,8 @@ def table(record: dict) -> str:
             "yes" if facts.corrects else "no",
             f"`{' '.join(own)}`" if own else "",
             facts.source,
-            str(r["nfe"]),
-            f"{r['seconds']:.2f}",
+            str(r["nfe"]) if r else "not in this run",
+            f"{r['seconds']:.2f}" if r else "",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
