@@ -16,7 +16,7 @@ from transformers import (
 
 import diffusion
 from diffusion import rng
-from diffusion.canvas import prompt_canvas, written_text
+from diffusion.canvas import prompt_canvas
 from diffusion.denoise import denoise
 from diffusion.errors import UserError
 from diffusion.generate import Writer
@@ -24,6 +24,7 @@ from diffusion.models.causal import CausalWriter
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler
+from diffusion.views.frames import written_text
 
 OPTIONS = {"max_len": 24, "seed": 3}
 

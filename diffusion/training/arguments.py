@@ -60,7 +60,7 @@ class ModelArguments:
         None, "Dropout rate. Default: the model's own; 0 with --config.", **_SHARE
     )
     attn_implementation: str = _flag(
-        "auto", "eager, sdpa, ...; auto takes eager on CPUs, and layouts for a mix."
+        "auto", "eager, sdpa, ...; auto takes eager on CPUs, and layouts for a mix.", rare=True
     )
 
     def __post_init__(self):
@@ -92,7 +92,7 @@ class DataArguments:
     )  # fmt: skip
     text_column: str | None = _flag(
         None, "Of a data set that is a table: which column is the text. Default: text; with --chat "
-        "messages."
+        "messages.", rare=True
     )  # fmt: skip
     dataset_config: str | None = _flag(None, "Configuration name of a hub data set.", rare=True)
     dataset_revision: str | None = _flag(None, "Branch, tag or commit of hub data sets.", rare=True)
@@ -109,7 +109,7 @@ class DataArguments:
         "validation", "Which split of it: validation, or test.", choices=("validation", "test")
     )
     max_train_samples: int | None = _flag(
-        None, "Train on at most so many blocks, the first of the text.", **_COUNT
+        None, "Train on at most so many blocks, the first of the text.", **_COUNT, rare=True
     )
     max_eval_blocks: int = _flag(512, "Use at most so many validation blocks.", **_COUNT)
     block_size: int = _flag(256, "Tokens per training block.", range=(8, None))
@@ -148,7 +148,7 @@ class DiffusionArguments:
     )  # fmt: skip
     p_u: float | None = _flag(
         None, "hybrid: share of random tokens when half of the time is over; as the model was "
-        f"trained so far, {P_U} at first.", **_SHARE
+        f"trained so far, {P_U} at first.", **_SHARE, rare=True
     )  # fmt: skip
     loss: str = _flag(
         "nelbo", "nelbo: the weighted likelihood bound; clipped: the same with no weight above 2, for "
@@ -164,6 +164,7 @@ class DiffusionArguments:
         1.67,
         "Of the causal loss of the text before a block, beside the block's own.",
         **_NONNEGATIVE,
+        rare=True,
     )
     soft_masking: bool = _flag(
         False,

@@ -163,7 +163,9 @@ def test_its_card_says_what_its_config_says(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", METHODS)
+@pytest.mark.parametrize(
+    "sampler", [name for name, entry in METHODS.items() if "absorbing" in entry.noises]
+)
 def test_the_same_text_alone_and_in_a_batch(writer, sampler):
     options = GenerationOptions(sampler=sampler, max_len=48)
     *_, together = writer.generate(["The town", "The river", "In 1887"], options, [0, 3, 1])

@@ -164,7 +164,9 @@ def test_unconditional_and_several_samples(call):
     assert len({tuple(r["ids"]) for r in records(out)}) == 3
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    "sampler", [name for name, entry in SAMPLERS.items() if "absorbing" in entry.noises]
+)
 def test_every_sampler_writes_the_whole_canvas(call, sampler):
     code, out, _ = call("He said", "--sampler", sampler, "--json", *SMALL)
     (record,) = records(out)
