@@ -112,7 +112,14 @@ def test_what_answers_help_loads_no_torch():
 # need, and what the torch-free modules above must not load.
 LATE = {
     *("inference.py", "gpt2_inference.py", "finetune.py", "compare.py", "scoreboard.py"),
-    *("cli.flags", "data.corpus", "evaluation.processes", "hardware", "training.lora"),
+    *(
+        "cli.flags",
+        "data.corpus",
+        "evaluation.processes",
+        "hardware",
+        "models.loading",
+        "training.lora",
+    ),
     *("evaluation.metrics", "evaluation.plotting", "evaluation.rows"),
     *("views.animation", "views.stage", "__init__"),
 }

@@ -3,6 +3,7 @@
 import copy
 import functools
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -129,9 +130,43 @@ def how_to_get(local: bool, access: Access) -> dict:
     }  # fmt: skip
 
 
+def adapted(name: str) -> str | None:
+    """The model that a local folder of adapters (peft) belongs to; None: it is another folder."""
+    where, local = resolve(name)
+    path = Path(where, "adapter_config.json")
+    if not local or not path.is_file() or Path(where, "config.json").is_file():
+        return None
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        if not isinstance(base, str):
+            raise ValueError("it names no base model")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"cannot read adapter_config.json of {where}: {first_line(error)}; copy the folder that "
+            "peft wrote"
+        ) from None
+    return base
+
+
+def _with_adapters(model, name: str):
+    """``model`` with the adapters of the folder ``name`` merged into its weights."""
+    if importlib.util.find_spec("peft") is None:
+        raise UserError(f"{name} is a folder of adapters, which need a package: pip install peft")
+    from peft import PeftModel  # only for those who have it
+
+    try:
+        return PeftModel.from_pretrained(model, resolve(name)[0]).merge_and_unload().eval()
+    except Exception as error:  # the library raises many kinds
+        raise UserError(
+            f"cannot put the adapters of {name} on their model: {first_line(error)}"
+        ) from None
+
+
 def load_config(name: str, access: Access = PLAIN):
-    """The configuration of a model, local or on the hub."""
+    """The configuration of a model, local or on the hub; of adapters, that of their model."""
     check_values(access)
+    if base := adapted(name):
+        return load_config(base, access)
     where, local = locate(name)
     if local:
         _check_folder(Path(where))
@@ -216,6 +251,8 @@ def load_masked_lm(name: str, tokenizer=None, access: Access = PLAIN, base: bool
         UserError: missing, not a masked LM, pickled, truncated, incomplete, with NaN weights, of
             another vocabulary size than ``tokenizer``, or of a type that does not work here.
     """
+    if below := adapted(name):
+        return _with_adapters(load_masked_lm(below, tokenizer, access, base), name)
     config = load_config(name, access)
     _check_kind(config, name, base)
     decoder = family(config).decoder

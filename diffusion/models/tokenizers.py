@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenize
 
 from diffusion.cli.access import Access
 from diffusion.errors import UserError, first_line
-from diffusion.models.loading import PLAIN, how_to_get, locate, noise_settings, unreachable
+from diffusion.models.loading import PLAIN, adapted, how_to_get, locate, noise_settings, unreachable
 from diffusion.noise import Noise, make_noise
 from diffusion.text.spelling import Speller
 
@@ -38,6 +38,8 @@ def load_tokenizer(
         UserError: it cannot be had, or lacks one of those tokens.
     """
     where, local = locate(name)
+    if (base := adapted(name)) and not any((Path(where) / file).is_file() for file in _FILES):
+        return load_tokenizer(base, needs_mask, access, config, add_mask)
     files = [path for pattern in (*_FILES, *_PIECES) for path in Path(where).glob(pattern)]
     if local and not files:
         raise UserError(

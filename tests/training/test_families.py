@@ -8,6 +8,10 @@ import torch
 from helpers.families import save_family
 from helpers.training import RUN, assert_same_weights, files, one_sentence
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+from diffusion.generate import load_writer
+from diffusion.models.families import FAMILIES
 
 SAVED = [*RUN, "--max_eval_blocks", 2, "--save_strategy", "steps", "--save_steps", 2,
          "--save_total_limit", 9, "--max_steps", 3]  # fmt: skip
@@ -33,6 +37,16 @@ def test_two_steps_and_a_third_are_three(train, text, tmp_path, kind):
         assert_same_weights(whole / name, out / name)
     before, after = (load_file(out / f"checkpoint-{n}/model.safetensors") for n in (2, 3))
     assert not all(torch.equal(before[name], after[name]) for name in before)
+    # Plain transformers reads what was written, and says the same.
+    decoder = FAMILIES[kind].decoder
+    auto = AutoModelForCausalLM if decoder else AutoModelForMaskedLM
+    ids = torch.randint(5, 300, (2, 9), generator=torch.Generator().manual_seed(0))
+    asked = torch.arange(9).expand(2, -1) > 0
+    with torch.no_grad():
+        plain = auto.from_pretrained(out).eval()(input_ids=ids).logits
+        ours = load_writer(str(out)).denoiser.backbone(ids, asked)
+    expected = plain[:, :-1] if decoder else plain[:, 1:]
+    torch.testing.assert_close(ours, expected.flatten(0, 1), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["esm", "xlm-roberta"])  # saved under other names than their own
