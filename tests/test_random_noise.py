@@ -63,6 +63,7 @@ def test_noise_comes_in_at_the_rate_that_the_process_has(kind):
                 assert step[y, z].item() / h == pytest.approx(rate.item(), rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.slow
 @every_kind
 def test_noisy_texts_have_the_shares_of_their_level(kind):
     noise, exact, rows, r = noise_of(kind), Forward(kind, VOCAB, P_U), 200_000, 0.6
@@ -273,6 +274,7 @@ def test_the_bound_of_exact_predictions_is_the_likelihood_itself(kind):
     assert mean == pytest.approx(entropy, abs=1e-3)
 
 
+@pytest.mark.slow
 @every_kind
 def test_what_is_evaluated_estimates_the_bound(kind):
     rows = 20_000
@@ -323,6 +325,7 @@ def test_the_divergence_of_a_prediction_that_is_the_same_everywhere(kind):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_token_that_noise_never_is_has_a_bound_too(kind):
     """A tokenizer's <unk> may stand in a text."""
@@ -356,6 +359,7 @@ def test_a_text_has_the_bound_of_itself_alone_and_in_a_batch(kind):
     assert torch.equal(values[:1], alone)
 
 
+@pytest.mark.slow
 @every_kind
 @pytest.mark.parametrize("schedule", ["linear", "cosine-a"])
 def test_the_training_loss_estimates_the_bound(kind, schedule):
