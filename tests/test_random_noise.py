@@ -63,6 +63,7 @@ def test_noise_comes_in_at_the_rate_that_the_process_has(kind):
                 assert step[y, z].item() / h == pytest.approx(rate.item(), rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.slow
 @every_kind
 def test_noisy_texts_have_the_shares_of_their_level(kind):
     noise, exact, rows, r = noise_of(kind), Forward(kind, VOCAB, P_U), 200_000, 0.6
@@ -273,6 +274,7 @@ def test_the_bound_of_exact_predictions_is_the_likelihood_itself(kind):
     assert mean == pytest.approx(entropy, abs=1e-3)
 
 
+@pytest.mark.slow
 @every_kind
 def test_what_is_evaluated_estimates_the_bound(kind):
     rows = 20_000
@@ -323,6 +325,7 @@ def test_the_divergence_of_a_prediction_that_is_the_same_everywhere(kind):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_token_that_noise_never_is_has_a_bound_too(kind):
     """A tokenizer's <unk> may stand in a text."""
@@ -356,6 +359,7 @@ def test_a_text_has_the_bound_of_itself_alone_and_in_a_batch(kind):
     assert torch.equal(values[:1], alone)
 
 
+@pytest.mark.slow
 @every_kind
 @pytest.mark.parametrize("schedule", ["linear", "cosine-a"])
 def test_the_training_loss_estimates_the_bound(kind, schedule):
@@ -389,3 +393,55 @@ def test_clipped_weights_are_at_most_what_is_asked_for():
     assert (full[:2] > 2 / 3).all()
     assert clipped[:2].tolist() == pytest.approx([2 / 3, 2 / 3])
     assert clipped[2] == full[2]
+
+
+# ------------------------------------------------------------ what it costs not to know the time
+
+
+def chain(text, vocab, again=0.85) -> float:
+    """Probability of a text of a Markov chain, whose next token is mostly the same."""
+    steps = (again if a == b else (1 - again) / (vocab - 1) for a, b in itertools.pairwise(text))
+    return math.prod(steps) / vocab
+
+
+@pytest.mark.parametrize(
+    ("kind", "vocab", "length", "cost"),
+    [("uniform", 2, 2, 0.0175), ("uniform", 2, 4, 0.0143), ("uniform", 3, 2, 0.0358),
+     ("hybrid", 2, 2, 0.0041), ("hybrid", 3, 2, 0.0082)],
+)  # fmt: skip
+def test_the_best_prediction_without_the_time_loses_little(kind, vocab, length, cost):
+    """In nats per token (docs/noise.md). With the time, the exact prediction of each token from the
+    others has the entropy as its bound; without, the best table is found by gradient descent."""
+    noise, forward = noise_of(kind, vocab=vocab), Forward(kind, vocab, P_U)
+    texts = torch.tensor(list(itertools.product(range(vocab), repeat=length)))
+    states = torch.tensor(list(itertools.product(range(vocab + 1), repeat=length)))
+    joint = torch.tensor([chain(text, vocab) for text in texts.tolist()], dtype=torch.float64)
+    cases, exact = [], 0.0
+    for r, dr in levels(12):
+        q = forward.until(r)[:vocab]
+        each = q[texts][:, :, states].diagonal(dim1=1, dim2=3)  # (texts, states, positions)
+        for i in range(length):
+            others = joint[:, None] * each[:, :, torch.arange(length) != i].prod(2)
+            from_others = torch.stack([others[texts[:, i] == v].sum(0) for v in range(vocab)], 1)
+            chance = dr * others * each[:, :, i]
+            text, state = (chance > 1e-10).nonzero(as_tuple=True)
+            x, z = texts[text, i], states[state, i]
+            level = torch.full(x.shape, r, dtype=torch.float64)
+            weight = noise.weight(level, z, x) * chance[text, state]
+            logits = torch.cat([from_others.log(), torch.full((len(states), 1), -torch.inf)], 1)
+            nats = divergence(logits[state].float(), x, z, level, noise)
+            exact += (nats * weight).sum().item() / length
+            cases.append((x, z, level, weight.float(), state, torch.full_like(x, i)))
+    x, z, level, weight, state, place = map(torch.cat, zip(*cases, strict=True))
+    table = torch.zeros(len(states), length, vocab + 1)
+    table[..., vocab] = -torch.inf
+    table.requires_grad_()
+    optimizer = torch.optim.Adam([table], lr=0.1)
+    for step in range(120):
+        optimizer.param_groups[0]["lr"] = 0.1 if step < 80 else 0.02
+        optimizer.zero_grad()
+        loss = (divergence(table[state, place], x, z, level, noise) * weight).sum() / length
+        loss.backward()
+        optimizer.step()
+    assert loss.item() - exact == pytest.approx(cost, abs=6e-4)
+    assert exact == pytest.approx(-torch.xlogy(joint, joint).sum().item() / length, abs=3e-3)

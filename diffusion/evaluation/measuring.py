@@ -56,7 +56,10 @@ def options_for(writers: list, generation: GenerationOptions, prompt: str) -> li
     if length is None:
         given = [prompt_ids(w.tokenizer, [prompt], generation.max_len)[0] for w in writers]
         length = generation.max_len - max(map(len, given))
-    sampler = generation.sampler or (None if writers[0].blocks else COMPARED_SAMPLER)
+    own = (
+        writers[0].blocks or writers[0].noise.doubtful
+    )  # whose default it is to write many at once
+    sampler = generation.sampler or (None if own else COMPARED_SAMPLER)
     diffusion = dataclasses.replace(generation, length=length, sampler=sampler)
     options = [writers[0].resolve(diffusion), GenerationOptions(**diffusion.shared())]
     for writer, own in zip(writers, options, strict=True):

@@ -113,6 +113,7 @@ def late(sampler):
 samplings = pytest.mark.parametrize("own", [{}, {"temperature": 0.7, "top_k": 2}, {"top_p": 0.8}])
 
 
+@pytest.mark.slow
 @samplings
 @every_kind
 def test_the_reverse_process_follows_bayes_rule(kind, own):
@@ -121,6 +122,7 @@ def test_the_reverse_process_follows_bayes_rule(kind, own):
     follow(ours, trajectory(laws, sampler, laws.posterior))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 @every_kind
 def test_ddim_follows_its_mixture(kind, share):
@@ -167,6 +169,7 @@ class Stale(Ddim):
         return super().decide(state, proposal)
 
 
+@pytest.mark.slow
 @every_kind
 @pytest.mark.parametrize("mutant", [Blind, Mean])
 def test_a_wrong_reverse_process_is_seen(kind, mutant):
@@ -176,6 +179,7 @@ def test_a_wrong_reverse_process_is_seen(kind, mutant):
         follow(ours, trajectory(laws, sampler, laws.posterior))
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_wrong_ddim_is_seen(kind):
     laws, sampler = Laws(kind), late(Stale(3, 0.4))
@@ -240,6 +244,7 @@ def test_of_masks_ddim_is_remdm(sigma):
     same(ours, run(SMALL, ReMDM(5, "psi", kappa=sigma), rows=3000, seed=4))
 
 
+@pytest.mark.slow
 def test_of_masks_ddim_reaches_from_ancestral_to_the_seed_loop():
     same(run(SMALL, Ddim(5, 1.0), rows=3000), run(SMALL, Ancestral(5), rows=3000))
     nothing_kept, seed = Ddim(4, 0.0), Seed(4)
@@ -251,6 +256,7 @@ def test_of_masks_ddim_reaches_from_ancestral_to_the_seed_loop():
         assert_trajectory(ours, laws.trajectory(start(SMALL), steps))
 
 
+@pytest.mark.slow
 def test_the_largest_sigma_brings_no_fresh_noise_and_none_keeps_what_stands_there():
     for step in run(TABLES["uniform"], Ddim(4, 1.0), rows=2000, seed=6)[1:]:
         assert not (step.random & step.replaced).any()
@@ -350,6 +356,7 @@ def test_self_correction_swaps_one_token_until_none_differs_or_patience_ends(pat
     assert len(lengths) > 1
 
 
+@pytest.mark.slow
 def test_what_is_swapped_in_has_the_highest_probability_of_those_drawn():
     """One step at temperature 1, from every text: the law by enumeration of the draws."""
     table, rows = TABLES["hybrid"], 20_000
