@@ -96,9 +96,10 @@ def main() -> None:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         if not stop.stopped:
             metrics = trainer.evaluate()
-            seconds = time.monotonic() - started
+            seconds, model = time.monotonic() - started, trainer.finished_model()
             if args.should_save:
-                card.save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds)
+                flags = options, data, diffusion, args
+                card.save(model, trainer, tokenizer, *flags, metrics, seconds)
     trainer.end_processes()
     if stop.stopped:
         say(
