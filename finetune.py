@@ -19,6 +19,10 @@ One model for every order, from left to right over blocks to the full canvas:
 
     python finetune.py --model weights/warm --prefix_len 1 --layouts block4=1,block16=1,full=1 \\
         --output_dir weights/mixed
+
+To answer questions, in the form of the tokenizer's chat template:
+
+    python finetune.py --chat --model DIR --dataset talks.jsonl --output_dir weights/chat
 """
 
 import atexit
