@@ -19,6 +19,10 @@ One model for every order, from left to right over blocks to the full canvas:
 
     python finetune.py --model weights/warm --prefix_len 1 --layouts block4=1,block16=1,full=1 \\
         --output_dir weights/mixed
+
+To answer questions, in the form of the tokenizer's chat template:
+
+    python finetune.py --chat --model DIR --dataset talks.jsonl --output_dir weights/chat
 """
 
 import atexit
@@ -96,9 +100,10 @@ def main() -> None:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         if not stop.stopped:
             metrics = trainer.evaluate()
-            seconds = time.monotonic() - started
+            seconds, model = time.monotonic() - started, trainer.finished_model()
             if args.should_save:
-                card.save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds)
+                flags = options, data, diffusion, args
+                card.save(model, trainer, tokenizer, *flags, metrics, seconds)
     trainer.end_processes()
     if stop.stopped:
         say(

@@ -52,9 +52,8 @@ class ModelArguments:
         False, "Run the Python code that comes with a model: it can do all that you can.", rare=True
     )
     lora: str | None = _flag(
-        None, "Train small matrices beside the large ones alone, for example "
-        "r=16,alpha=32,dropout=0.05,targets=query+value; without targets beside all. In the end they "
-        "are merged into the weights. Needs peft."
+        None, "Train small matrices beside the large ones alone, and merge them in the end: "
+        "r=16,alpha=32,dropout=0.05,targets=query+value; without targets beside all. Needs peft."
     )  # fmt: skip
     dropout: float | None = _flag(
         None, "Dropout rate. Default: the model's own; 0 with --config.", **_SHARE
@@ -163,8 +162,8 @@ class DiffusionArguments:
     causal_weight: float = _flag(
         1.67,
         "Of the causal loss of the text before a block, beside the block's own.",
-        **_NONNEGATIVE,
         rare=True,
+        **_NONNEGATIVE,
     )
     soft_masking: bool = _flag(
         False,
@@ -209,7 +208,7 @@ class TrainerFlags:
     num_train_epochs: float = _flag(30.0, "Passes over the data.")
     max_steps: int = _flag(-1, "Optimiser steps instead, where above 0.")
     per_device_train_batch_size: int = _flag(16, "Rows per device.", **_COUNT)
-    per_device_eval_batch_size: int = _flag(16, "Rows per device.", **_COUNT)
+    per_device_eval_batch_size: int = _flag(16, "Rows per device.", rare=True, **_COUNT)
     gradient_accumulation_steps: int = _flag(1, "Batches per optimiser step.", **_COUNT)
     optim: str = _flag(
         "adamw_torch", "adamw_torch, or muon: Muon for all matrices but embeddings, and Adam for the "
@@ -223,21 +222,25 @@ class TrainerFlags:
     weight_decay: float = _flag(0.0, "Of the optimiser.", **_NONNEGATIVE)
     adam_beta1: float = _flag(0.9, "Of Adam.", rare=True, **_SHARE)
     adam_beta2: float = _flag(0.999, "Of Adam.", rare=True, **_SHARE)
-    max_grad_norm: float = _flag(1.0, "Longer gradients are shortened; 0: never.", **_NONNEGATIVE)
+    max_grad_norm: float = _flag(
+        1.0, "Longer gradients are shortened; 0: never.", rare=True, **_NONNEGATIVE
+    )
     seed: int = _flag(42, "Of all that is random.", range=(0, None), below=2**32)
     dtype: str = _flag(
         "auto", "Computing in float32 or bfloat16 (weights stay float32); auto takes bfloat16 where "
         "the machine has it in hardware.", choices=("auto", "float32", "bfloat16")
     )  # fmt: skip
     save_dtype: str = _flag(
-        "float32", "Number format of the final weights.", choices=("float32", "float16")
+        "float32", "Number format of the final weights.", choices=("float32", "float16"), rare=True
     )
     gradient_checkpointing: bool = _flag(
         False, "Compute activations again instead of keeping them: less memory, the same gradients."
     )
     torch_compile: bool = _flag(False, "Compile the layers; the first steps take minutes.")
     use_cpu: bool = _flag(False, "Leave the GPU alone.")
-    dataloader_num_workers: int = _flag(0, "Processes that prepare batches.", range=(0, 1000))
+    dataloader_num_workers: int = _flag(
+        0, "Processes that prepare batches.", range=(0, 1000), rare=True
+    )
     eval_strategy: str = _flag("epoch", "no, steps or epoch.")
     eval_steps: float | None = _flag(None, "With --eval_strategy steps; default: --logging_steps.")
     load_best_model_at_end: bool = _flag(

@@ -32,10 +32,9 @@ def summary(metrics: dict, two_pass: bool = False) -> str:
     )
 
 
-def save(trainer, tokenizer, options, data, diffusion, args, metrics, seconds) -> None:
+def save(model, trainer, tokenizer, options, data, diffusion, args, metrics, seconds) -> None:
     """The final folder: an ordinary model folder with a card."""
     trainer.check_finite("validation loss", metrics["eval_nats_per_token"])
-    model = trainer.finished_model()
     blocks = trainer.train_dataset
     tokens = round(trainer.weights_step * args.global_batch * blocks.tokens / len(blocks))
     settings = dict(model.config.diffusion)

@@ -21,18 +21,22 @@ from diffusion.cli.console import say
 from diffusion.cli.files import STAGING
 from diffusion.cli.values import MOST
 from diffusion.errors import UserError, first_line
-from diffusion.training import lora
+from diffusion.training import lora, sharding
 
 _EMA_FILE = "ema.safetensors"
+_MODEL = "backbone.model."  # in the wrapper that is trained
 
 # ---------------------------------------------------------------- found and checked
 
 
-def find_checkpoint(wanted: str | None, output_dir: str, adapters: bool = False) -> str | None:
+def find_checkpoint(
+    wanted: str | None, output_dir: str, adapters: bool = False, spread: bool = False
+) -> str | None:
     """The folder that --resume_from_checkpoint names, checked; None without the flag.
 
     Args:
         adapters: it has to hold those of --lora instead of a model.
+        spread: it has to be one of a model that was spread over processes.
     """
     if wanted is None:
         return None
@@ -46,7 +50,9 @@ def find_checkpoint(wanted: str | None, output_dir: str, adapters: bool = False)
         wanted = last
     if not Path(wanted).is_dir():
         raise UserError(f"--resume_from_checkpoint {wanted} is not a folder; try 'last'")
-    check_checkpoint(Path(wanted), lora.FILE if adapters else "model.safetensors")
+    weights = lora.FILE if adapters else "model.safetensors"
+    optimizer = sharding.OPTIMIZER if spread else "optimizer.pt"
+    check_checkpoint(Path(wanted), weights, optimizer)
     return wanted
 
 
@@ -70,7 +76,7 @@ def check_state(state: TrainerState) -> None:
         raise ValueError("log_history is no list of entries")
 
 
-def check_checkpoint(folder: Path, weights: str) -> None:
+def check_checkpoint(folder: Path, weights: str, optimizer: str) -> None:
     """Refuse a checkpoint that is not whole, before any work. Those written here are; a copy that
     was interrupted may not be, and the Trainer would silently start anew with what is missing.
 
@@ -79,7 +85,7 @@ def check_checkpoint(folder: Path, weights: str) -> None:
     """
     name = ""
     try:
-        for name in ("trainer_state.json", weights, "optimizer.pt", "scheduler.pt"):
+        for name in ("trainer_state.json", weights, optimizer, "scheduler.pt"):
             path = folder / name
             if not path.is_file():
                 raise ValueError("it is missing")
@@ -123,7 +129,7 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
     for kind, wrong in kinds.items():
         if found := sorted(map(str, told[f"{kind}_keys"])):
             raise ValueError(f"{found[0]} {wrong}")
-    model.load_state_dict(saved.state_dict())
+    sharding.put(model, saved.state_dict())
 
 
 class WholeCheckpoints(Trainer):
@@ -162,10 +168,11 @@ class WholeCheckpoints(Trainer):
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        total = sum(weight.detach().sum() for weight in self.raw_model.parameters())
-        self.check_finite("sum of the weights", total)
+        self.check_finite("sum of the weights", sharding.total(self.raw_model))
         try:
             super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                (staging / target.name / sharding.SPARE).unlink(missing_ok=True)
             if self.state.best_model_checkpoint is not None:  # a path of this moment; see `_best`
                 self.state.best_model_checkpoint = None
                 if self.args.should_save:
@@ -224,13 +231,20 @@ class WholeCheckpoints(Trainer):
 
     def _save(self, output_dir=None, state_dict=None):
         """The model, and the average beside it, which has each of its tensors once."""
+        if not self.args.should_save:
+            return
+        model = self.raw_model
+        if state_dict is not None:  # of a model that is spread: whole, by the names of the wrapper
+            weights = state_dict.items()
+            weights = {n[len(_MODEL) :]: x for n, x in weights if n.startswith(_MODEL)}
+            model = sharding.filled(model, weights)
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if self.soft is not None:
             self.note_soft(self.raw_model.config)
             self.soft.save(folder)
         if self.adapted is None:
-            self.raw_model.save_pretrained(folder)
+            model.save_pretrained(folder)
         else:
             lora.save(self.adapted, folder)
         self.processing_class.save_pretrained(folder)

@@ -78,6 +78,8 @@ class RunArguments(TrainerFlags, TrainingArguments):
         self.compile_settings = {name: value for name, value in settings.items() if value}
         self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = False, None, None
         self.published, self.push_to_hub = self.push_to_hub, False
+        if str(self.fsdp).lower() == "true":  # from a recipe
+            self.fsdp = True
         super().__post_init__()
         # One process drives one device; several are what `accelerate launch` is for.
         self._n_gpu = min(self.n_gpu, 1)
@@ -198,8 +200,10 @@ def check(
             raise UserError(
                 f"--{name} {given} is an option of --soft_masking; add that, or leave it out"
             )
+    if args.fsdp:
+        _check_fsdp(model, diffusion, args)
     args.resume_from_checkpoint = find_checkpoint(
-        args.resume_from_checkpoint, args.output_dir, model.lora is not None
+        args.resume_from_checkpoint, args.output_dir, model.lora is not None, bool(args.fsdp)
     )
     if args.evaluate_only:
         if model.config is not None or args.resume_from_checkpoint:
@@ -326,6 +330,26 @@ def _check_trainer(args: RunArguments) -> None:
     # Of the backends for debugging, eager has wrong gradients with --gradient_checkpointing.
     backends = [*torch.compiler.list_backends(), "aot_eager"]
     one_of("--torch_compile_backend", args.compile_settings.get("backend", "inductor"), backends)
+
+
+def _check_fsdp(model: ModelArguments, diffusion: DiffusionArguments, args: RunArguments) -> None:
+    if args.world_size == 1:
+        raise UserError(
+            "--fsdp spreads a model over several GPUs, and this is one process; start it with "
+            "accelerate launch, or leave it out"
+        )
+    refused = {
+        "--ema": diffusion.ema,
+        "--evaluate_only": args.evaluate_only,
+        "--lora": model.lora,
+        "--optim muon": args.muon,
+        "--soft_masking": diffusion.soft_masking,
+        "--torch_compile": args.compiled,
+        "--fsdp_config version 1": args.fsdp_plugin_args.get("fsdp_version") != 2,
+    }
+    for flag, given in refused.items():
+        if given:
+            raise UserError(f"--fsdp was not made to go with {flag}; leave out one of the two")
 
 
 def _check_chat(

@@ -7,7 +7,7 @@ import sys
 import tomllib
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from enum import Enum
 
@@ -70,7 +70,7 @@ def expand(recipe: dict, groups: Iterable[type]) -> None:
     """
     if not recipe:
         return
-    known = {f.name: hint for group in groups for f, hint in _options(group)}
+    known = {name: kinds for group in groups for name, kinds in _options(group)}
     words = []
     for name, value in recipe.items():
         if name not in known:
@@ -83,16 +83,19 @@ def expand(recipe: dict, groups: Iterable[type]) -> None:
     sys.argv[1:2] = words
 
 
-def _options(group: type):
+def _options(group: type) -> Iterator[tuple[str, set[type]]]:
+    """The names of all flags of a dataclass, and of which types their values may be."""
     hints = typing.get_type_hints(group)
-    return ((f, hints[f.name]) for f in fields(group) if f.init)
+    for option in fields(group):
+        if option.init:  # one that may stand alone, as --fsdp, says what it is then
+            alone = {type(option.metadata["const"])} if "const" in option.metadata else set()
+            yield option.name, _kinds(hints[option.name]) | alone
 
 
-def _words(name: str, value, hint) -> list[str]:
+def _words(name: str, value, kinds: set[type]) -> list[str]:
     """The words of the command line that say the same."""
     if value is None:
         return []
-    kinds = _kinds(hint)
     fits = type(value) in kinds or (type(value) is int and float in kinds)
     if isinstance(value, list):
         fits = fits and bool(value) and all(isinstance(x, str) for x in value)

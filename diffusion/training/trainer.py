@@ -16,12 +16,13 @@ from diffusion.collator import (
     TwoPassCollator,
 )
 from diffusion.data.packing import ANSWER, Blocks, DrawSampler
+from diffusion.errors import UserError
 from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import Slots, arrange
 from diffusion.models.soft import SoftMask, TwoPass
 from diffusion.models.tokenizers import forbidden_ids, token_byte_lengths
 from diffusion.noise import Interpolating
-from diffusion.training import build, lora, validation
+from diffusion.training import build, lora, sharding, validation
 from diffusion.training.arguments import DiffusionArguments, ModelArguments
 from diffusion.training.callbacks import EarlyStopping
 from diffusion.training.checkpoints import WholeCheckpoints
@@ -72,6 +73,11 @@ class Nats(nn.Module):
     ):
         super().__init__()
         self.backbone, self.reader, self.noise = backbone, reader, noise
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """What FSDP asks of a model."""
+        return sharding.layer_classes(self.backbone)
 
     def forward(
         self,
@@ -151,6 +157,10 @@ class DiffusionTrainer(WholeCheckpoints):
                 data_collator=collator,
                 processing_class=tokenizer,
             )
+        if args.fsdp and not self.is_fsdp_enabled:
+            raise UserError(
+                "--fsdp spreads a model over several GPUs, and these processes have none; leave it out"
+            )
         # compute_loss below divides by the size of the whole accumulated batch itself.
         self.model_accepts_loss_kwargs = True
         self.sampler = DrawSampler(len(train_blocks), args.global_batch, args.seed)
@@ -181,10 +191,11 @@ class DiffusionTrainer(WholeCheckpoints):
         return self.raw_model if self.ema is None else self.ema.module
 
     def finished_model(self) -> PreTrainedModel:
-        """The same without adapters, whose work is in the weights then; nothing is trained after it."""
-        if self.adapted is None:
-            return self.inference_model
-        return lora.merged(self.adapted, self.inference_model)
+        """The same to save, by the first process: whole, and without adapters, whose work is in the
+        weights then. All processes ask for it, and train nothing after it."""
+        if self.adapted is not None:
+            return lora.merged(self.adapted, self.inference_model)
+        return sharding.copy_of(self.raw_model) if self.is_fsdp_enabled else self.inference_model
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """As the Trainer's, which would take one more step from where nothing is left to train; at the

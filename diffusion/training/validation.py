@@ -8,6 +8,7 @@ from diffusion import likelihood
 from diffusion.collator import MixCollator, editable_positions
 from diffusion.data.packing import ANSWER, PADDING
 from diffusion.models.backbone import Backbone
+from diffusion.training import sharding
 
 _SIZES = (2, 4, 8, 16, 64)  # of blocks
 _IN_ORDER = 16  # blocks that are read in order on the full canvas, at the end
@@ -29,7 +30,11 @@ def bounds(trainer) -> dict[str, likelihood.Bound]:
         "gather": trainer.accelerator.gather,
     }
     found = {}
-    with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
+    with (
+        sharding.gathered(trainer.model),
+        trainer.compute_loss_context_manager(),
+        trainer.accelerator.autocast(),
+    ):
         if trainer.causal:
             editable = torch.ones_like(blocks, dtype=torch.bool)
             editable[:, 0] = False

@@ -1,6 +1,7 @@
-"""Conversations -> which tokens are learned, held against the library's own marks in a template."""
+"""Conversations -> which tokens are learned, held against the text that a template makes of them."""
 
 import json
+import re
 
 import datasets
 import pytest
@@ -28,22 +29,30 @@ def tokenizer(tiny_model):
     return tokenizer
 
 
-@pytest.mark.parametrize("template", [TOKENS, WORDS], ids=["tokens", "words"])
-def test_what_is_learned_is_what_the_template_says_the_assistant_writes(tokenizer, template):
+@pytest.mark.parametrize(
+    ("template", "answer"),
+    [(TOKENS, r"<\|assistant\|>(.*?<\|end\|>)"), (WORDS, r"A:(.*? END)")],
+    ids=["tokens", "words"],
+)
+def test_what_is_learned_is_what_the_template_has_an_assistant_write(tokenizer, template, answer):
+    """Found by the characters of the whole conversation, as one text."""
     tokenizer.chat_template = template
     packed = pack_conversations(TALKS, tokenizer, 64)
     assert packed.blocks.shape == packed.kinds.shape == (len(TALKS), 64)
     for row, kinds, messages in zip(packed.blocks, packed.kinds, TALKS, strict=True):
-        whole = tokenizer.apply_chat_template(
-            messages, return_dict=True, return_assistant_tokens_mask=True
-        )
-        ids, mask = whole["input_ids"], whole["assistant_masks"]
-        last = max(i for i, answer in enumerate(mask) if answer)  # what is behind it is left out
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        spans = [found.span(1) for found in re.finditer(answer, text, re.DOTALL)]
+        whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        learned = [
+            any(start <= left and right <= end for start, end in spans)
+            for left, right in whole["offset_mapping"]
+        ]
+        length = max(i for i, found in enumerate(learned) if found) + 1  # the rest is left out
         kept = kinds != PADDING
-        assert row[kept].tolist() == ids[: last + 1]
-        assert (kinds[kept] == ANSWER).tolist() == [bool(m) for m in mask[: last + 1]]
+        assert row[kept].tolist() == whole["input_ids"][:length]
+        assert (kinds[kept] == ANSWER).tolist() == learned[:length]
         assert set(kinds[kept].tolist()) == {CONTEXT, ANSWER}
-        assert (row[~kept] == tokenizer.pad_token_id).all() and kept.sum() == last + 1
+        assert (row[~kept] == tokenizer.pad_token_id).all() and kept.sum() == length
     assert packed.tokens == (packed.kinds != PADDING).sum()
 
 

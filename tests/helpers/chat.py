@@ -5,17 +5,16 @@ from pathlib import Path
 
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-# Special tokens, with the library's own mark of what the assistant says.
+# Special tokens.
 TOKENS = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' %}{% generation %}"
-    "{{ m['content'] }}<|end|>{% endgeneration %}{% else %}{{ m['content'] }}<|end|>{% endif %}"
-    "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-# The same in words, where the space before an answer is the model's to write.
+# Words, where the space before an answer is the model's to write.
 WORDS = (
     "{% for m in messages %}{% if m['role'] == 'user' %}Q: {{ m['content'] | trim }}{{ '\\n' }}"
-    "{% elif m['role'] == 'system' %}{{ m['content'] }}!{{ '\\n' }}{% else %}A:{% generation %} "
-    "{{ m['content'] }} END{% endgeneration %}{{ '\\n' }}{% endif %}{% endfor %}"
+    "{% elif m['role'] == 'system' %}{{ m['content'] }}!{{ '\\n' }}{% else %}"
+    "A: {{ m['content'] }} END{{ '\\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}A:{% endif %}"
 )
 
