@@ -9,7 +9,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from diffusion.errors import UserError, first_line
 from diffusion.models import layouts
-from diffusion.models.encoder import Encoder
+from diffusion.models.encoder import Encoder, read_at
 from diffusion.models.families import UNKNOWN, family, first_position
 from diffusion.models.loading import diffusion_settings
 from diffusion.models.shadows import block_slots
@@ -28,9 +28,11 @@ class Backbone(nn.Module):
     Args:
         model: any ``AutoModelForMaskedLM``, with adapters of peft or without, or a decoder such as a
             GPT-2. ``model.config.diffusion["shift"]``, where present, says whether it is shifted.
+        final: its weights do not change any more, so that its layers may be called plainly, and the
+            last one for those slots alone that are read; see `Encoder`.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, final: bool = False):
         super().__init__()
         if hasattr(model, "get_base_model"):  # a PeftModel: its adapters are in the layers
             if model.active_peft_config.is_prompt_learning:
@@ -40,6 +42,7 @@ class Backbone(nn.Module):
             model = model.get_base_model()
         self.model = model
         self.config = model.config
+        self.final = final and self.keeps
 
     @torch.no_grad()
     def try_out(self, name: str) -> None:
@@ -118,6 +121,12 @@ class Backbone(nn.Module):
             return self._each_length(input_ids, asked, attention_mask, inputs_embeds)
         (batch, length), device = input_ids.shape, input_ids.device
         place = torch.arange(length, device=device)[None]
+        if self.shift:
+            asked = torch.cat([asked[:, 1:], asked.new_zeros(batch, 1)], dim=1)
+        if self.final and not causal:
+            seen = None if attention_mask is None else attention_mask.bool()[:, None, None]
+            at = asked.nonzero().unbind(1)
+            return self._read(input_ids, inputs_embeds, place.expand(batch, -1), seen, at)
         if causal and not self.left_to_right:
             seen = torch.ones(1, length, length, dtype=torch.bool, device=device).tril()
             attention_mask = self._bias(seen.expand(batch, -1, -1), place)
@@ -128,8 +137,6 @@ class Backbone(nn.Module):
             kwargs["position_ids"] = place + first_position(self.config)
         if self._timed:  # models with a time input that were trained without one take a zero
             kwargs["timesteps"] = torch.zeros(batch, device=device)
-        if self.shift:
-            asked = torch.cat([asked[:, 1:], asked.new_zeros(batch, 1)], dim=1)
         return self.logits(kwargs, asked)
 
     def _each_length(self, input_ids, asked, attention_mask, inputs_embeds) -> Tensor:
@@ -195,7 +202,7 @@ class Backbone(nn.Module):
         ids, embeds = inputs["input_ids"], inputs.get("inputs_embeds")
         positions = place + first_position(self.config)
         if self.keeps:
-            shown = {"input_ids": ids} if embeds is None else inputs | {"input_ids": None}
+            shown = {"input_ids": ids if embeds is None else None, "inputs_embeds": embeds}
             return self.encoder(shown, positions, keep, None if seen is None else seen[:, None])
         self._two_at_a_place("cannot write in blocks; leave --attention full")
         if seen is None:
@@ -234,12 +241,23 @@ class Backbone(nn.Module):
             place = slots.place[..., None].expand(-1, -1, inputs_embeds.shape[-1])
             own = self.model.get_input_embeddings()(ids)
             embeds = torch.where(slots.hidden[..., None], own, inputs_embeds.gather(1, place))
+        row = torch.arange(batch, device=device)[:, None].expand(-1, length)
+        at = row[asked], slots.read[asked]
+        if self.final:
+            return self._read(ids, embeds, slots.place, slots.seen[:, None], at)
         kwargs = self._shown(ids, embeds, everywhere=True) | {
             "position_ids": slots.place + first_position(self.config),
             "attention_mask": self._bias(slots.seen, slots.place),
         }
-        row = torch.arange(batch, device=device)[:, None].expand(-1, length)
-        return self.logits(kwargs, (row[asked], slots.read[asked]))
+        return self.logits(kwargs, at)
+
+    def _read(self, ids: Tensor, embeds: Tensor | None, place: Tensor, seen, at) -> Tensor:
+        """Logits (N, V) at N slots ``at`` (row, slot) of a pass over slots (B, S) that stand at
+        ``place``, by `Encoder`."""
+        read, here = read_at(*at, len(ids))
+        shown = {"input_ids": ids if embeds is None else None, "inputs_embeds": embeds}
+        positions = place + first_position(self.config)
+        return self.head(self.encoder(shown, positions, seen=seen, read=read)[here])
 
     def _two_at_a_place(self, what: str) -> None:
         """Refuse models for which two slots cannot stand at one place."""

@@ -49,7 +49,7 @@ class Denoiser:
         forbidden: list[int],
         soft: SoftMask | None = None,
     ):
-        self.backbone = Backbone(model)
+        self.backbone = Backbone(model, final=True)
         self.noise, self.soft = noise, soft
         self.device = next(model.parameters()).device
         self.forbidden = torch.tensor(sorted({noise.mask_id, *forbidden}), device=self.device)

@@ -1,8 +1,10 @@
-"""The layers of an encoder of BERT's kind as plain calls, for passes over a few slots.
+"""The layers of an encoder of BERT's kind as plain calls, which compute no more than is read.
 
 Writing from left to right, a pass computes a handful of slots. There the products are small, and
 much of the time of a model of transformers goes into what is around them. Here a layer is eight
-calls, with queries, keys and values from one product of the matrices side by side.
+calls, with queries, keys and values from one product of the matrices side by side. On a full canvas
+all slots go through all layers but the last, where those that nobody reads give keys and values to
+the others and are done.
 """
 
 from collections.abc import Callable
@@ -27,6 +29,7 @@ class Encoder:
     def __init__(self, base: nn.Module):
         names = family(base.config).encoder
         self.heads = base.config.num_attention_heads
+        self.width = base.config.hidden_size // self.heads
         self.embeddings = base.embeddings
         self.project = getattr(base, "embeddings_project", None)  # ELECTRA's
         rest = (names.out, names.norm, names.up, names.activation, names.down, names.last)
@@ -41,29 +44,60 @@ class Encoder:
         self,
         inputs: dict[str, Tensor],
         position_ids: Tensor,
-        keep: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]],
-        seen: Tensor | None,
+        keep: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        seen: Tensor | None = None,
+        read: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states (R, S, d) of S slots.
+        """Hidden states (R, S, d) of S slots, or (R, n, d) of those that are read.
 
         Args:
             inputs: ``input_ids`` (R, S), or those None and ``inputs_embeds`` (R, S, d).
             position_ids: (R, S).
             keep: called in each layer with its number and the keys and values (R, S, H, d / H) of
-                the slots; gives those (R, H, K, d / H) that are attended to.
-            seen: (R, 1, S, K) bool, which of them each slot attends to; None: all.
+                the slots; gives those (R, H, K, d / H) that are attended to. None: these slots.
+            seen: (R, 1, S or 1, K) bool, which of them each slot attends to; None: all.
+            read: (R, n) slots whose last hidden states are wanted; None: all.
         """
         hidden = self.embeddings(**inputs, position_ids=position_ids)
         if self.project is not None:
             hidden = self.project(hidden)
-        rows, slots = position_ids.shape
         for number, layer in enumerate(self.layers):
             weight, bias, out, norm, up, activation, down, last = layer
-            both = F.linear(hidden, weight, bias).view(rows, slots, 3, self.heads, -1)
-            query, key, value = both.unbind(2)
-            key, value = keep(number, key, value)
+            if read is None or number + 1 < len(self.layers):
+                query, key, value = self._heads(F.linear(hidden, weight, bias), 3)
+            else:
+                size = hidden.shape[-1]
+                key, value = self._heads(F.linear(hidden, weight[size:], bias[size:]), 2)
+                hidden = _rows(hidden, read)
+                (query,) = self._heads(F.linear(hidden, weight[:size], bias[:size]), 1)
+                if seen is not None and seen.shape[2] > 1:
+                    seen = _rows(seen[:, 0], read)[:, None]
+            if keep is None:
+                key, value = key.transpose(1, 2), value.transpose(1, 2)
+            else:
+                key, value = keep(number, key, value)
             mixed = F.scaled_dot_product_attention(query.transpose(1, 2), key, value, seen)
-            mixed = mixed.transpose(1, 2).reshape(rows, slots, -1)
+            mixed = mixed.transpose(1, 2).reshape(hidden.shape)
             hidden = norm(hidden + out(mixed))
             hidden = last(hidden + down(activation(up(hidden))))
         return hidden
+
+    def _heads(self, product: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(R, S, parts * d) as so many tensors (R, S, H, d / H)."""
+        return product.unflatten(-1, (parts, self.heads, self.width)).unbind(2)
+
+
+def _rows(values: Tensor, read: Tensor) -> Tensor:
+    """Those slots (R, n, X) of (R, S, X) that are read."""
+    return values.gather(1, read[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def read_at(row: Tensor, slot: Tensor, rows: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """For N slots (``row`` (N,), ``slot`` (N,)), sorted by row, what `Encoder` is to ``read``
+    (R, n), where rows that are read at fewer slots are filled up, and the index (row, place) of the
+    N among what it gives."""
+    count = torch.bincount(row, minlength=rows)
+    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    read = slot.new_zeros(rows, int(count.max()) if rows else 0)
+    read[row, place] = slot
+    return read, (row, place)

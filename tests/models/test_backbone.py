@@ -130,6 +130,50 @@ def test_any_masked_language_model_gives_its_own_logits(kind):
     torch.testing.assert_close(Backbone(model)(ids, rows), model(input_ids=ids).logits[rows])
 
 
+# ------------------------------------------------------------ what is not read is not computed
+
+
+@pytest.mark.parametrize("kind", [RobertaConfig, BertConfig, DistilBertConfig, ElectraConfig])
+@with_and_without_shift
+@pytest.mark.parametrize("embedded", [False, True])
+def test_a_last_layer_where_it_is_read_alone_changes_nothing(kind, shift, embedded):
+    sizes = {"dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 32}
+    own = {"embedding_size": 8} if kind is ElectraConfig else {}
+    model = tiny(kind, 3, shift, **(sizes if kind is DistilBertConfig else own))
+    ids, rows = some_ids(), some_rows()
+    rows[1] = False  # a row of which nothing is asked
+    rows[2] = everywhere(ids)[2]
+    there = torch.ones_like(ids)
+    there[0, -3:] = 0
+    rows &= there.bool()
+    embeds = model.get_input_embeddings()(ids.roll(1, 1)) if embedded else None
+    plain, final = Backbone(model), Backbone(model, final=True)
+    for mask in (None, there):
+        ours = final(ids, rows, mask, inputs_embeds=embeds)
+        torch.testing.assert_close(ours, plain(ids, rows, mask, inputs_embeds=embeds))
+    assert ours.std() > 0.1
+    shadows = rows & (ids != MASK)
+    for padding in (None, ~there.bool()):
+        ours = final.shadowed(ids, rows, shadows, NOISE, padding, embeds)
+        expected = plain.shadowed(ids, rows, shadows, NOISE, padding, embeds)
+        torch.testing.assert_close(ours, expected)
+    nothing = torch.zeros_like(rows)
+    assert final(ids, nothing).shape == (0, VOCAB)
+
+
+def test_the_last_layer_computes_what_is_read():
+    model, ids = tiny(layers=3), some_ids()
+    rows = torch.zeros_like(ids, dtype=torch.bool)
+    rows[0, 3], rows[1, 4:6] = True, True
+    computed = []
+    for layer in model.roberta.encoder.layer:
+        layer.intermediate.dense.register_forward_hook(
+            lambda module, args, out: computed.append(out.shape[1])
+        )
+    Backbone(model, final=True)(ids, rows)
+    assert computed == [LENGTH, LENGTH, 2]
+
+
 # ------------------------------------------------------------ positions
 
 
