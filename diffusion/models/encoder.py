@@ -7,20 +7,22 @@ all slots go through all layers but the last, where those that nobody reads give
 the others and are done.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusion.models.eight_bits import EightBits
 from diffusion.models.families import family
 
 
 class Encoder:
     """The encoder of a model in evaluation mode; its weights may not change any more.
 
-    It keeps one more copy of the matrices of queries, keys and values.
+    It keeps one more copy of the matrices of queries, keys and values, and of the last ones two.
 
     Args:
         base: the model without its head, of a family that has `families.Names`.
@@ -36,9 +38,8 @@ class Encoder:
         self.layers = []
         for layer in attrgetter(names.layers)(base):
             attend = [attrgetter(name)(layer) for name in names.attend]
-            weight = torch.cat([part.weight for part in attend]).detach()
-            bias = torch.cat([part.bias for part in attend]).detach()
-            self.layers.append((weight, bias, *(attrgetter(name)(layer) for name in rest)))
+            self.layers.append((_joined(attend), *(attrgetter(name)(layer) for name in rest)))
+        self.ends = attend[0], _joined(attend[1:])  # of the last layer
 
     def __call__(
         self,
@@ -62,16 +63,18 @@ class Encoder:
         if self.project is not None:
             hidden = self.project(hidden)
         for number, layer in enumerate(self.layers):
-            weight, bias, out, norm, up, activation, down, last = layer
+            attend, out, norm, up, activation, down, last = layer
             if read is None or number + 1 < len(self.layers):
-                query, key, value = self._heads(F.linear(hidden, weight, bias), 3)
+                query, key, value = attend(hidden).chunk(3, -1)
             else:
-                size = hidden.shape[-1]
-                key, value = self._heads(F.linear(hidden, weight[size:], bias[size:]), 2)
+                attend, attended = self.ends
+                key, value = attended(hidden).chunk(2, -1)
                 hidden = _rows(hidden, read)
-                (query,) = self._heads(F.linear(hidden, weight[:size], bias[:size]), 1)
+                query = attend(hidden)
                 if seen is not None and seen.shape[2] > 1:
                     seen = _rows(seen[:, 0], read)[:, None]
+            heads = -1, (self.heads, self.width)
+            query, key, value = (part.unflatten(*heads) for part in (query, key, value))
             if keep is None:
                 key, value = key.transpose(1, 2), value.transpose(1, 2)
             else:
@@ -82,9 +85,13 @@ class Encoder:
             hidden = last(hidden + down(activation(up(hidden))))
         return hidden
 
-    def _heads(self, product: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(R, S, parts * d) as so many tensors (R, S, H, d / H)."""
-        return product.unflatten(-1, (parts, self.heads, self.width)).unbind(2)
+
+def _joined(parts: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
+    """Several linear maps of the same input as one, their outputs side by side."""
+    if isinstance(parts[0], EightBits):
+        return EightBits.joined(parts)
+    weight, bias = (torch.cat([getattr(p, name) for p in parts]) for name in ("weight", "bias"))
+    return partial(F.linear, weight=weight.detach(), bias=bias.detach())
 
 
 def _rows(values: Tensor, read: Tensor) -> Tensor:

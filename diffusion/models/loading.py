@@ -17,6 +17,7 @@ from diffusion.cli.access import Access
 from diffusion.cli.files import given_path
 from diffusion.cli.values import check_values
 from diffusion.errors import UserError, first_line
+from diffusion.models import eight_bits
 from diffusion.models.families import family
 from diffusion.models.native import NATIVE
 from diffusion.samplers.catalog import NOISES
@@ -382,7 +383,7 @@ def _load_model(auto_class, name: str, tokenizer, access: Access):
         raise UserError(f"the weights of {name} hold NaN or infinity ({broken}); use others")
     if tokenizer is not None:
         check_vocabulary(model.config, tokenizer, name)
-    return model.eval()
+    return eight_bits.quantize(model.eval()) if _in_eight_bits(access) else model.eval()
 
 
 def check_vocabulary(config, tokenizer, name: str) -> None:
@@ -408,11 +409,14 @@ def _held(access: Access) -> dict:
     """In which number format, and where, a model is to be read."""
     if access.device_map is None and access.quantize is None:
         return {"dtype": torch.float32}
+    if _in_eight_bits(access):
+        return {"dtype": torch.float32}
     held = {"dtype": torch.bfloat16, "device_map": access.device_map or "cuda"}
     if access.quantize is not None:
         if not torch.cuda.is_available():
             raise UserError(
-                f"--quantize {access.quantize} needs a CUDA device, and there is none; leave it out"
+                f"--quantize {access.quantize} needs a CUDA device, and there is none; a CPU has "
+                "--quantize 8bit alone"
             )
         if importlib.util.find_spec("bitsandbytes") is None:
             raise UserError(
@@ -422,6 +426,12 @@ def _held(access: Access) -> dict:
         bits = {f"load_in_{access.quantize}": True}
         held["quantization_config"] = transformers.BitsAndBytesConfig(**bits)
     return held
+
+
+def _in_eight_bits(access: Access) -> bool:
+    """Whether the CPU is to round what bitsandbytes would on a GPU."""
+    here = not torch.cuda.is_available() and access.device_map is None
+    return access.quantize == "8bit" and here
 
 
 def companion(name: str, file: str) -> Path:

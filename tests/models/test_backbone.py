@@ -20,6 +20,7 @@ from diffusion.canvas import Question
 from diffusion.errors import UserError
 from diffusion.models.backbone import Backbone
 from diffusion.models.denoiser import Denoiser
+from diffusion.models.eight_bits import quantize
 from diffusion.models.families import max_length
 from diffusion.noise import Absorbing
 
@@ -172,6 +173,21 @@ def test_the_last_layer_computes_what_is_read():
         )
     Backbone(model, final=True)(ids, rows)
     assert computed == [LENGTH, LENGTH, 2]
+
+
+@pytest.mark.parametrize("kind", [RobertaConfig, BertConfig, DistilBertConfig])
+@pytest.mark.parametrize("shift", [False, True])
+def test_plain_layers_of_a_model_in_eight_bits_are_its_own(kind, shift):
+    """Queries, keys and values side by side, and the last layer where it is read."""
+    sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
+    own = sizes if kind is DistilBertConfig else {}
+    model, ids, rows = tiny(kind, shift=shift, **own), some_ids(), some_rows()
+    before = Backbone(model)(ids, rows)
+    quantize(model)
+    ours, theirs = Backbone(model, final=True)(ids, rows), Backbone(model)(ids, rows)
+    torch.testing.assert_close(ours, theirs)
+    off = (ours - before).norm() / before.norm()
+    assert 1e-4 < off < 0.1
 
 
 # ------------------------------------------------------------ positions
