@@ -13,17 +13,26 @@ from diffusion.cli.files import read_bytes
 from diffusion.errors import UserError
 from diffusion.views.frames import Frame, State, changes
 
-FORMAT, VERSION, READABLE = "roberta-diffusion comparison", 2, (1, 2)
+FORMAT, VERSION, READABLE = "roberta-diffusion comparison", 3, (1, 2, 3)
 
 LONGEST, MOST_CELLS = 100_000, 20_000_000  # positions of a frame, and of all
 
 
 def pack(frames: Sequence[Frame]) -> list[dict]:
     """Frames as dicts with ``changes`` [[position, state, piece, confidence], ...] against the
-    frame before; ``length`` is the number of positions."""
+    frame before, each with [guess, strength] behind it where masks remember; ``length`` is the
+    number of positions."""
     cells = [
-        [list(cell) for cell in zip_longest((s.value for s in f.states), f.pieces, f.confidence)]
-        for f in frames
+        [
+            list(cell)
+            for cell in zip_longest(
+                (state.value for state in frame.states),
+                frame.pieces,
+                frame.confidence,
+                *([frame.guesses] if any(f.guesses for f in frames) else ()),
+            )
+        ]
+        for frame in frames
     ]
     return [
         {
@@ -49,14 +58,20 @@ def unpack(data: Sequence[dict]) -> list[Frame]:
         # A damaged number must not fill the memory.
         if not 0 <= length <= LONGEST or total > MOST_CELLS:
             raise ValueError(f"{length} positions")
-        cells = cells[:length] + [(State.MASKED, "", None)] * (length - len(cells))
-        for i, state, piece, *sure in entry["changes"]:  # version 1 had no confidence
+        cells = cells[:length] + [(State.MASKED, "", None, None)] * (length - len(cells))
+        # Version 1 had no confidence, version 2 no guesses.
+        for i, state, piece, *more in entry["changes"]:
             if i < 0:
                 raise IndexError("a position before the first")
-            known = None if not sure or sure[0] is None else _finite(sure[0])
+            sure, guess, *_ = [*more, None, None]
             _text(piece)
-            cells[i] = State(state), piece, known
-        states, pieces, confidence = ([cell[k] for cell in cells] for k in range(3))
+            cells[i] = (
+                State(state),
+                piece,
+                None if sure is None else _finite(sure),
+                None if guess is None else _guess(*guess),
+            )
+        states, pieces, confidence, guesses = ([cell[k] for cell in cells] for k in range(4))
         numbers = {name: int(entry[name]) for name in ("index", "nfe")}
         frames.append(
             Frame(
@@ -66,6 +81,7 @@ def unpack(data: Sequence[dict]) -> list[Frame]:
                 ends=[int(end) for end in entry["ends"]],
                 seconds=_finite(entry["seconds"]),
                 confidence=confidence,
+                guesses=guesses if any(guesses) else [],
                 slots=int(entry.get("slots", 0)),
                 **numbers,
             )
@@ -81,6 +97,13 @@ def _finite(value) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{value} seconds")
     return float(value)
+
+
+def _guess(text, strength) -> tuple[str, float]:
+    _text(text)
+    if not 0 <= strength <= 1:
+        raise ValueError(f"a mask that remembers {strength} of a token")
+    return text, float(strength)
 
 
 def _text(value) -> None:

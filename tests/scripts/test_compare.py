@@ -511,7 +511,7 @@ DAMAGE = {
     "empty": (lambda text: "", "not complete JSON"),
     "another kind": (lambda text: '{"a": 1}', "not a comparison"),
     "a list": (lambda text: "[1, 2]", "not a comparison"),
-    "another version": (lambda text: text.replace('"version": 2,', '"version": 3,'), "version 3"),
+    "another version": (lambda text: text.replace('"version": 3,', '"version": 4,'), "version 4"),
     "an unknown state": (lambda text: text.replace('"masked"', '"msked"'), "damaged"),
     "frames missing": (lambda text: re.sub(r'"frames": \[.*?\}\]', '"frames": []', text), "damaged"),
     "a field missing": (lambda text: text.replace('"hardware"', '"hardwear"'), "damaged"),

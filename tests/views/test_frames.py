@@ -185,6 +185,23 @@ def test_an_end_before_given_text_hides_nothing_given():
     assert frame.text == "az" and frame.ends == [1]
 
 
+def test_what_masks_remember_survives_delta_coding_and_json():
+    frames = [
+        Frame(["a", "", ""], [GIVEN, MASKED, MASKED], 0, 2, 0, 0.0),
+        Frame(["a", "", ""], [GIVEN, MASKED, MASKED], 1, 2, 1, 0.5,
+              guesses=[None, (" é", 0.25), (" b", 0.5)]),
+        Frame(["a", "", " b"], [GIVEN, MASKED, FRESH], 2, 2, 2, 0.75,
+              guesses=[None, (" é", 0.5), None]),
+    ]  # fmt: skip
+    packed = json.loads(json.dumps(record.pack(frames)))
+    assert record.unpack(packed) == frames and record.unpack(packed)[1].knows_guesses
+    assert [len(entry["changes"]) for entry in packed] == [3, 2, 2]
+    for wrong in ([1, 0.5], [" b", 1.5], [" b", "x"], [" b"], 7):
+        packed[1]["changes"][0][4] = wrong
+        with pytest.raises((ValueError, TypeError, AttributeError)):
+            record.unpack(packed)
+
+
 def test_frames_survive_delta_coding_and_json():
     frames = [
         Frame([" é", "", ""], [GIVEN, MASKED, MASKED], 0, None, 0, 0.0),
