@@ -35,6 +35,17 @@ def largest(logits: Tensor, k: int, width: int = 64) -> tuple[Tensor, Tensor]:
 MIN_TEMPERATURE = 1e-4
 
 
+_GROUP = 64  # tokens
+
+
+def _invert(cdf: Tensor, u: Tensor) -> Tensor:
+    """The places (N, 1) that the uniforms ``u`` (N,) pick by a distribution function (N, K) that
+    need not end at 1; never one without probability."""
+    total = cdf[:, -1:].contiguous()
+    pick = torch.searchsorted(cdf, u.to(cdf.dtype)[:, None] * total, right=True)
+    return pick.minimum(torch.searchsorted(cdf, total))
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How a token is drawn from a prediction: temperature, then top-k, then top-p.
@@ -78,11 +89,30 @@ class Sampling:
     def choose(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """From a shortlist, the places (N,) in it that the uniforms ``u`` (N,) pick by inverting
         the distribution function, and their probabilities (N,) after all filters."""
+        if (
+            logits.shape[-1] > 4 * _GROUP
+            and self.top_p == 1
+            and self.temperature >= MIN_TEMPERATURE
+        ):
+            return self._choose_from_many(logits, u)
         p = self._probabilities(logits)
-        cdf = p.cumsum(-1)
-        pick = torch.searchsorted(cdf, (u.to(cdf.dtype) * cdf[:, -1])[:, None], right=True)
-        pick = pick.clamp(max=p.shape[-1] - 1)
+        pick = _invert(p.cumsum(-1), u)
         return pick[:, 0], p.gather(-1, pick)[:, 0]
+
+    def _choose_from_many(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """`choose` for a whole vocabulary, first a group of tokens and then one of them, so that
+        nothing of its size is in float64: the exponentials and the sums of groups are in float32,
+        and no token's probability is off by more than a few of its last digits."""
+        p = (logits - logits.amax(-1, keepdim=True)).div_(self.temperature).exp_()
+        p = F.pad(p, (0, -p.shape[-1] % _GROUP)).view(len(p), -1, _GROUP)
+        mass = p.sum(-1).to(rng.double(p.device)).cumsum(-1)
+        group = _invert(mass, u)
+        before = F.pad(mass, (1, 0)).gather(-1, group)[:, 0]
+        here = mass.gather(-1, group)[:, 0] - before
+        cdf = p.gather(1, group[..., None].expand(-1, -1, _GROUP))[:, 0].to(mass.dtype).cumsum(-1)
+        pick = _invert(cdf, (u.to(mass.dtype) * mass[:, -1] - before) / here)
+        chosen = group[:, 0] * _GROUP + pick[:, 0]
+        return chosen, p.flatten(1).gather(-1, chosen[:, None])[:, 0] / mass[:, -1]
 
     def draw(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (N,) drawn from logits (N, V) with the uniforms ``u`` (N,), and their
@@ -119,24 +149,24 @@ class Proposal:
         # A few rows at a time stay in a CPU's cache; on other devices fewer, larger kernels win.
         self._chunk = max(1, 2**20 // logits.shape[1]) if logits.is_cpu else max(1, len(logits))
 
-        def shorten(logits: Tensor) -> tuple[Tensor, ...]:
+        def draw(logits: Tensor, u: Tensor, sure: Tensor) -> tuple[Tensor, ...]:
             short, ids = sampling.shortlist(logits)
             best = logits.argmax(-1) if ids is None else ids[:, 0]
             # log sum exp, as the loss of the best token plus its logit: one fused pass.
             peak = logits.gather(-1, best[:, None])[:, 0]
             total = F.cross_entropy(logits, best, reduction="none") + peak
-            return (short, total, peak, best) if ids is None else (short, total, peak, best, ids)
+            pick, sharpened = sampling.choose(short, u)
+            # In a sorted shortlist the best token stands first.
+            pick = torch.where(sure, best if ids is None else 0, pick)[:, None]
+            token = pick if ids is None else ids.gather(-1, pick)
+            probability = (short.gather(-1, pick)[:, 0] - total).exp()
+            return token[:, 0], probability, sharpened, total, peak
 
-        short, self._total, self._peak, first, *ids = self._map(shorten)
-        pick, self._sharpened = sampling.choose(short, u[asked])
+        sure = torch.zeros_like(asked) if best is None else best.expand_as(asked)
+        drawn = self._map(draw, u[asked], sure[asked])
+        self._tokens, self._probability, self._sharpened, self._total, self._peak = drawn
         if greedy:
             self._sharpened = None  # computed when asked for
-        if best is not None:  # in a sorted shortlist the best token stands first
-            place = torch.zeros_like(pick) if ids else first
-            pick = torch.where(best.expand_as(asked)[asked], place, pick)
-        pick = pick[:, None]
-        self._tokens = (ids[0].gather(-1, pick) if ids else pick)[:, 0]
-        self._probability = (short.gather(-1, pick)[:, 0] - self._total).exp()
 
     def only(self, asked: Tensor) -> "Proposal":
         """The same proposal as a sampler sees it that asked for no more than ``asked`` (B, L)."""
