@@ -1,7 +1,7 @@
 """Quality against speed: models and samplers measured on the same text with the same code.
 
-python scoreboard.py --quick --dataset_dir data --output_dir runs/quick    # a minute on two cores
-python scoreboard.py --output_dir runs/board                               # much longer
+python scoreboard.py --quick --output_dir runs/quick                       # a minute on two cores
+python scoreboard.py --dataset_dir data --output_dir runs/board            # WikiText-2; much longer
 python scoreboard.py --settings grid.toml --scorer gpt2-large              # your own rows
 python scoreboard.py --results runs/board/results.json --markdown report.md
 accelerate launch scoreboard.py ...                                        # several GPUs

@@ -23,7 +23,7 @@ from diffusion.cli.console import progress
 from diffusion.data.corpus import load_documents
 from diffusion.errors import UserError
 from diffusion.evaluation import metrics, rows, scorer
-from diffusion.evaluation.options import ScoreOptions
+from diffusion.evaluation.options import PASSAGES, ScoreOptions
 from diffusion.evaluation.processes import Processes
 from diffusion.evaluation.rows import REAL, SHUFFLED, Key, Row, Store, check_distinct, model_digest
 from diffusion.evaluation.scorer import Scorer, estimate_json, shuffled
@@ -434,6 +434,12 @@ def paired(entries: list[dict]) -> tuple[str, list[dict]]:
 def notes(board: Board, entries: list[dict]) -> list[str]:
     """What a reader of the numbers must know."""
     said, args = [], board.args
+    if args.dataset == PASSAGES:
+        said.append(
+            "The text is not WikiText-2 but the passages that were written for this project: every "
+            f"other one is the {args.split} split here, the rest the {args.reference_split} split. "
+            "Numbers on another text are not to be held against these."
+        )
     if args.num_samples < ENOUGH_FOR_MAUVE:
         said.append(
             f"MAUVE of fewer than {ENOUGH_FOR_MAUVE} texts is too high and noisy; compare only rows "

@@ -1,12 +1,16 @@
 """The options of scoreboard.py, and the rows that it measures by default."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from diffusion.cli.files import check_apart, check_file, check_output_dir
 from diffusion.cli.values import check_values
 from diffusion.errors import UserError
 from diffusion.evaluation.rows import Grid, read_grid
 from diffusion.options import PairOptions
+
+# Held-out text that is in the repository; assets/README.md says what it is.
+PASSAGES = str(Path(__file__).parent / "assets" / "passages.txt")
 
 # What --quick and the default run measure, where a flag does not say otherwise. A scorer should be
 # none of the compared models, and better than them. gpt2-large takes longer than four minutes on
@@ -28,10 +32,11 @@ class ScoreOptions(PairOptions):
         metadata={"help": "The causal LM that judges: folder, name in weights/, or hub name. "
                   f"Default: {DEFAULTS[False]['scorer']}; with --quick {DEFAULTS[True]['scorer']}."},
     )  # fmt: skip
-    dataset: str = field(
-        default="wikitext-2",
-        metadata={"help": "Where prompts and real text come from, as in finetune.py."},
-    )
+    dataset: str | None = field(
+        default=None,
+        metadata={"help": "Where prompts and real text come from, as in finetune.py; default "
+                  "wikitext-2, with --quick and no --dataset_dir passages of the repository."},
+    )  # fmt: skip
     dataset_dir: str | None = field(
         default=None, metadata={"help": "Folder with local WikiText-2 files (else: the hub)."}
     )
@@ -110,6 +115,8 @@ class ScoreOptions(PairOptions):
         for name, value in DEFAULTS[self.quick].items():
             if getattr(self, name) in (None, ""):
                 setattr(self, name, value)
+        if self.dataset is None:
+            self.dataset = PASSAGES if self.quick and not self.dataset_dir else "wikitext-2"
         check_values(self)
         if self.likelihood_blocks == 1:
             raise UserError("--likelihood_blocks 1 has no interval; use 2 or more, or 0 for none")

@@ -1,12 +1,21 @@
 """The scripts in benchmarks/ are run by hand: here they are imported, and one is run small."""
 
 import importlib.util
+import itertools
 import json
 import math
+import random
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from helpers.models import save_roberta
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+from diffusion.evaluation.scorer import load_scorer
+from diffusion.generate import load_writer
+from diffusion.models.causal import load_causal_writer
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -16,6 +25,19 @@ def load(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def run_benchmark(monkeypatch, tmp_path, capsys):
+    """Runs one here: (name, its flags) -> (what --output has, what it printed)."""
+
+    def run(name, *flags):
+        out = tmp_path / "out.json"
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, flags), "--output", str(out)])
+        load(name).main()
+        return json.loads(out.read_text()), capsys.readouterr().out
+
+    return run
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
@@ -63,3 +85,118 @@ def test_seeds_are_pooled_and_prompts_paired(monkeypatch, tmp_path, capsys):
     cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].split("|")]
     assert cells[1] == "`seed`, 4" and cells[6] == "2"  # the third seed of b has no partner
     assert cells[5].startswith(f"{math.exp((22 - 32) / 10):.2f} (")
+
+
+# ---------------------------------------------------------------- infilling
+
+
+def test_rouge_l_against_all_subsequences():
+    rouge_l, draw = load("infilling").rouge_l, random.Random(0)
+    for _ in range(100):
+        a, b = ([draw.choice("xyz") for _ in range(draw.randint(1, 6))] for _ in range(2))
+        parts = [
+            {s for n in range(len(side) + 1) for s in itertools.combinations(side, n)}
+            for side in (a, b)
+        ]
+        longest = max(map(len, parts[0] & parts[1]))
+        precision, recall = longest / len(a), longest / len(b)
+        f1 = 2 * precision * recall / (precision + recall) if longest else 0
+        assert rouge_l(a, b) == pytest.approx(f1)
+    assert rouge_l([], ["x"]) == 0
+
+
+def test_a_hole_stands_between_words(tiny_model):
+    infilling, tokenizer = load("infilling"), load_writer(str(tiny_model)).tokenizer
+    text = "The river runs through the old town and under the stone bridge, and the mill was built."
+    places = {infilling.cut(tokenizer, text, 2, random.Random(seed)) for seed in range(20)}
+    assert {hole.span for hole in places} == {" old", " stone"}  # those of 2 tokens
+    for hole in places:
+        assert hole.left + hole.span + hole.right == text
+        assert hole.span[0] == hole.right[0] == " "
+    assert infilling.cut(tokenizer, "abc" * 20, 2, random.Random(0)) is None
+
+
+def test_what_is_measured_of_a_fill(tiny_model, tiny_gpt2):
+    infilling = load("infilling")
+    baseline = load_causal_writer(str(tiny_gpt2))
+    hole = infilling.Hole("She opened the", " window and", " listened to the rain.", 3)
+
+    def nats(text):
+        """Of all tokens but the first, by transformers' own loss."""
+        ids = torch.tensor([[0, *baseline.tokenizer(text, add_special_tokens=False)["input_ids"]]])
+        labels = ids.clone()
+        labels[:, 1] = -100
+        model = AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval()
+        return model(input_ids=ids, labels=labels).loss.item() * (ids.shape[1] - 2)
+
+    found = infilling.columns([hole] * 2, [" Window, and", " and a"], [load_scorer(str(tiny_gpt2))])
+    assert found["ROUGE-L"] == [1, 0.5] and found["exact"] == [1, 0]
+    true = [
+        nats(f"She opened the{fill} listened to the rain.") for fill in (" Window, and", " and a")
+    ]
+    assert found[f"nats by {tiny_gpt2}"] == pytest.approx(true, rel=1e-4)
+    # The best of several is the likeliest of what was written, and as long as the hole.
+    fills = infilling.continued(baseline, 1.0, hole, [3, 4, 5])
+    assert len(set(fills)) == 3 and all(len(fill.split()) <= 3 for fill in fills)
+    best = min(fills, key=lambda fill: nats(hole.left + fill + hole.right))
+    assert infilling.reranked(baseline, 3, hole, 1) == best
+
+
+def test_infilling_from_flags_to_json(run_benchmark, tiny_model, tiny_gpt2):
+    found, said = run_benchmark("infilling", "--model", tiny_model, "--baseline", tiny_gpt2,
+        "--scorers", tiny_gpt2, "--lengths", 2, "--passages", 12, "--passage_len", 40,
+        "--candidates", 2)  # fmt: skip
+    assert found["text"] == "passages.txt"
+    (rows,) = found["tokens"].values()
+    assert [row["method"] for row in rows] == [
+        "confidence at 0", "confidence at 1", "left to right at 0", "left to right at 1",
+        "GPT-2 at 0", "GPT-2 at 1", "GPT-2, best of 2", "what was cut out",
+    ]  # fmt: skip
+    assert rows[-1]["numbers"]["ROUGE-L"] == [1, 1, 1] and rows[-1]["numbers"]["exact"][0] == 1
+    nats = f"nats by {tiny_gpt2}"
+    assert rows[0]["more"][nats] == [0, 0, 0]
+    difference = rows[5]["numbers"][nats][0] - rows[0]["numbers"][nats][0]
+    assert rows[5]["more"][nats][0] == pytest.approx(difference)
+    assert "holes of 2 tokens; more: than confidence at 0" in said
+
+
+# ---------------------------------------------------------------- understanding
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_hidden_tokens_are_predicted_as_by_the_network_itself(tmp_path, shift):
+    understanding = load("understanding")
+    folder = save_roberta(tmp_path / "model", shift=shift)
+    writer = load_writer(str(folder), dtype="float32")
+    blocks = torch.randint(5, 320, (3, 20), generator=torch.Generator().manual_seed(0))
+    blocks[:, 0] = 0
+    masked = understanding.hidden(blocks, 0.5)
+    assert not masked[:, 0].any() and 15 < masked.sum() < 45
+    network = AutoModelForMaskedLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        logits = network(input_ids=blocks.where(~masked, writer.tokenizer.mask_token_id)).logits
+    # Make one in four right, so that there is something to count.
+    expected = torch.zeros(3, 3, dtype=torch.float64)
+    for b, p in masked.nonzero().tolist():
+        log_p = logits[b, p - shift].log_softmax(-1)
+        if p % 4 == 0:
+            blocks[b, p] = log_p.argmax()
+        right = log_p.argmax() == blocks[b, p]
+        expected[b] += torch.tensor([1, float(right), -log_p[blocks[b, p]].item()])
+    assert 0 < expected[:, 1].sum() < masked.sum()
+    found = understanding.predictions(writer, blocks, masked, batch_size=2)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_understanding_from_flags_to_json(run_benchmark, tiny_model, tmp_path):
+    own = save_roberta(tmp_path / "own", shift=False)
+    found, said = run_benchmark(
+        "understanding", "--models", tiny_model, own, "--blocks", 4, "--block_size", 32
+    )
+    assert [(row["rate"], row["shift"]) for row in found["rows"]] == [
+        (0.15, True), (0.15, False), (0.5, True), (0.5, False)
+    ]  # fmt: skip
+    one, two = found["rows"][2:]
+    assert one["hidden"] == two["hidden"] and one["more"]["nats"] == [0, 0, 0]
+    assert two["more"]["nats"][0] == pytest.approx(two["nats"][0] - one["nats"][0])
+    assert "the place before" in said and "its own place" in said

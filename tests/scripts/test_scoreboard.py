@@ -20,11 +20,13 @@ from PIL import Image
 
 import scoreboard
 from diffusion.cli import console
-from diffusion.evaluation import board, report, rows
+from diffusion.data import corpus, packing
+from diffusion.evaluation import board, report, rows, scorer
 from diffusion.evaluation.metrics import Estimate
-from diffusion.evaluation.options import ScoreOptions
+from diffusion.evaluation.options import PASSAGES, ScoreOptions
 from diffusion.generate import Writer
 from diffusion.models.causal import CausalWriter
+from diffusion.models.tokenizers import load_tokenizer
 
 ROOT = Path(scoreboard.__file__).parent
 SIZE = ["--num_samples", "6", "--prompt_len", "4", "--length", "8", "--batch_size", "2",
@@ -294,6 +296,54 @@ def test_what_two_processes_began_one_of_which_was_killed_equals_one(
     assert code == 0, err
     assert untimed(result(tmp_path / "two")) == untimed(result(whole))
     assert begun < set(os.listdir(rows)) == set(os.listdir(whole / "rows"))
+
+
+# ---------------------------------------------------------------- the text of --quick
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("code_read_once", "no_pictures")
+def test_quick_needs_no_text_from_outside(call, monkeypatch, tiny_model, tiny_gpt2):
+    monkeypatch.setattr(corpus, "Table", None)  # the hub
+    code, out, err = call("--quick", "--model", tiny_model, "--baseline", tiny_gpt2, "--scorer",
+                          tiny_gpt2, *SIZE, "--output_dir", "board")  # fmt: skip
+    assert code == 0, err
+    assert "not WikiText-2 but the passages that were written for this project" in out
+    assert "passages.txt, test split" in out and "validation split" in out
+    (texts,) = {row["texts"] for row in result("board")["rows"][:1]}
+    first = json.loads((Path("board") / texts).read_text().split("\n")[0])
+    assert Path(PASSAGES).read_text().startswith(first["prompt"] + first["text"])
+
+
+@pytest.mark.parametrize(
+    "flags, taken",
+    [
+        ({"quick": True}, PASSAGES),
+        ({"quick": True, "dataset_dir": "data"}, "wikitext-2"),
+        ({"quick": True, "dataset": "wikitext-2"}, "wikitext-2"),
+        ({"quick": True, "dataset": "mine.txt"}, "mine.txt"),
+        ({}, "wikitext-2"),
+    ],
+)
+def test_another_text_is_measured_where_one_is_named(flags, taken, tmp_path):
+    args = ScoreOptions(**flags, output_dir=str(tmp_path / "board"))
+    args.check_flags()
+    assert args.dataset == taken
+
+
+def test_the_passages_are_enough_for_what_quick_measures(tmp_path):
+    args = ScoreOptions(quick=True, output_dir=str(tmp_path / "board"))
+    args.check_flags()
+    documents = corpus.load_documents(args.dataset)
+    assert len({d.split("\n")[0] for d in documents}) == len(documents)
+    assert all(60 <= len(d.split()) <= 110 for d in documents)
+    for model in (args.model, args.baseline):
+        tokenizer = load_tokenizer(model, needs_mask=False)
+        for half in (documents[::2], documents[1::2]):
+            found = scorer.passages(half, tokenizer, args.prompt_len, args.length)
+            assert len(found) >= args.num_samples
+        blocks = packing.pack(documents[::2], tokenizer, args.block_size)
+        assert len(blocks) >= args.likelihood_blocks
 
 
 # ---------------------------------------------------------------- tables
