@@ -11,6 +11,7 @@ from diffusion.canvas import Canvas, Step, prompt_canvas
 from diffusion.cli.access import Access
 from diffusion.errors import UserError
 from diffusion.models import loading, tokenizers
+from diffusion.models.approximate import Approximate
 from diffusion.models.cached import InBlocks
 from diffusion.models.denoiser import Denoiser
 from diffusion.models.families import max_length
@@ -104,6 +105,7 @@ class Writer:
         """Refuse options that mean nothing, or that this model has no room for."""
         options.check()
         check_noise(self.resolve(options), self.noise.name, self.name)
+        self._check_approximate(options)
         stride = options.window_stride
         if stride is None:
             options.check_room(self.positions, self.name, " or less, or --window_stride")
@@ -112,6 +114,18 @@ class Writer:
                 f"--window_stride {stride} must be a number from 1 to {self.positions - 1}: "
                 f"{self.name} sees {self.positions} positions"
             )
+
+    def _check_approximate(self, options: GenerationOptions) -> None:
+        flag, why = f"--approximate_cache {options.approximate_cache}", ""
+        if not self.denoiser.backbone.keeps:
+            kind = self.denoiser.backbone.config.model_type
+            why = f"{flag}: models of type {kind} keep no keys and values; leave it out"
+        elif self.noise.doubtful:
+            why = f"{flag} is for models trained for masks, not for {self.noise.name}; leave it out"
+        elif self.soft is not None and options.soft_masking:
+            why = f"{flag} does not go with soft-masking; add --no_soft_masking"
+        if why and options.approximate_cache is not None:
+            raise UserError(f"{self.name}: {why}")
 
     def resolve(self, options: GenerationOptions, left_to_right: bool = True) -> GenerationOptions:
         """The options with all that this model takes for granted filled in, for a canvas that is
@@ -140,6 +154,11 @@ class Writer:
                 f"--attention block and --sampler {options.sampler} write from left to right, "
                 "behind what is given; leave them out where there are holes"
             )
+        if options.approximate_cache is not None and not left_to_right:
+            raise UserError(
+                f"--approximate_cache {options.approximate_cache} writes from left to right, behind "
+                "what is given; leave it out where there are holes"
+            )
         denoiser, ends = self.denoiser, None  # the id that ends a text that is read in order
         if not may_end:
             denoiser = denoiser.forbidding(self.tokenizer.eos_token_id)
@@ -155,6 +174,9 @@ class Writer:
             clean = options.sampler == "causal"
             denoiser = InBlocks(denoiser, options.block_length or 0, options.cache, clean)
             own["apart"] = True
+        if options.approximate_cache is not None:
+            dual = options.approximate_cache == "dual"
+            denoiser = Approximate(denoiser, options.block_length, dual, options.cache_refresh)
         soft = self.denoiser.soft if options.soft_masking else None
         if soft is not None and options.sampler not in CAUSAL:  # where nothing stays a mask
             denoiser = SoftMasked(

@@ -20,6 +20,7 @@ from diffusion.samplers.catalog import (
     REMASK,
     SCHEDULES,
     SCORES,
+    SHADOWED,
     STEPPED,
     owners,
 )
@@ -38,6 +39,10 @@ ATTENTION = {
     "auto": "block where the model was trained for it and the task goes from left to right",
     "block": "the block being written sees what is before it, whose keys and values are kept",
     "full": "all positions see each other",
+}
+APPROXIMATE = {
+    "prefix": "what stands before the block is kept",
+    "dual": "what stands behind it, too",
 }
 
 # A comparison is about many tokens a pass: of a model without blocks, the reference loop.
@@ -105,6 +110,18 @@ class GenerationOptions:
     )
     cache: bool = _option(
         True, "Whether block attention keeps keys and values. Without, the same text in more time."
+    )
+    approximate_cache: str | None = _option(
+        None,
+        "With --attention full and --block_length: keep keys and values although they change, for "
+        "fewer slots and other texts. " + _describe(APPROXIMATE) + ".",
+        choices=APPROXIMATE,
+    )
+    cache_refresh: int | None = _option(
+        None,
+        "With --approximate_cache: compute the whole canvas in every so-many-th pass over a block; "
+        "default: in the first one alone.",
+        range=(1, None),
     )
     certainty: str | None = _option(
         None,
@@ -382,7 +399,31 @@ class GenerationOptions:
         self._check_values()
         if not self.cache and self.attention == "full":
             raise UserError("--no_cache: only block attention keeps anything; leave it out")
+        self._check_approximate()
         self.resolved()._check_sampler()
+
+    def _check_approximate(self) -> None:
+        if self.approximate_cache is None:
+            if self.cache_refresh is not None:
+                raise UserError(
+                    f"--cache_refresh {self.cache_refresh} needs --approximate_cache prefix or dual; "
+                    "add it or leave it out"
+                )
+            return
+        flag = f"--approximate_cache {self.approximate_cache}"
+        if self.attention != "full":
+            raise UserError(f"{flag} is for a canvas that sees itself; add --attention full")
+        if not self.block_length:
+            raise UserError(f"{flag} keeps what is around a block; add --block_length, such as 16")
+        shadows = self.sampler in SHADOWED and self.p2_score != "released"
+        for other, given in (
+            (f"--sampler {self.sampler}, which needs shadow copies", shadows),
+            (f"--guidance {self.guidance}", self.guidance),
+            (f"--early_commit {self.early_commit}", self.early_commit),
+            (f"--window_stride {self.window_stride}", self.window_stride is not None),
+        ):
+            if given:
+                raise UserError(f"{flag} does not go with {other}; leave one of them out")
 
     def check_room(self, positions: int, model: str, advice: str = " or less") -> None:
         """Refuse a canvas that is longer than the ``positions`` that a model can see."""

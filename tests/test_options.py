@@ -60,6 +60,9 @@ SOME = {
 }
 
 
+NEAR = {"approximate_cache": "prefix", "attention": "full", "block_length": 4}
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_takes_its_own_options_and_no_other(name):
     """Every option reaches the class it belongs to, and is refused elsewhere."""
@@ -122,6 +125,15 @@ def test_a_sampler_takes_its_own_options_and_no_other(name):
         ({"sampler": "speculative", "draft_length": 0}, "--draft_length 0 must be a number from 1"),
         ({"sampler": "causal", "draft_length": 2}, "is an option of --sampler speculative"),
         ({"attention": "full", "cache": False}, "--no_cache: only block attention"),
+        ({"cache_refresh": 4}, "--cache_refresh 4 needs --approximate_cache"),
+        ({"approximate_cache": "dual"}, "add --attention full"),
+        ({"approximate_cache": "dual", "attention": "full"}, "add --block_length"),
+        (NEAR | {"cache_refresh": 0}, "--cache_refresh 0 must be a number of at least 1"),
+        (NEAR | {"guidance": 1.0}, "does not go with --guidance 1.0"),
+        (NEAR | {"early_commit": 7.5}, "does not go with --early_commit 7.5"),
+        (NEAR | {"window_stride": 4}, "does not go with --window_stride 4"),
+        (NEAR | {"sampler": "wino"}, "does not go with --sampler wino"),
+        (NEAR | {"sampler": "causal", "block_length": None}, "add --block_length"),
         ({"block_length": -1}, "--block_length -1 must be a number of at least 0"),
         ({"early_commit": -1.0}, "--early_commit"),
         ({"guidance": -0.5}, "--guidance -0.5 must be a number of at least 0"),

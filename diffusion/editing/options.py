@@ -126,9 +126,13 @@ class EditingOptions:
                 raise UserError(f"--list_samplers only lists; leave it out, or --{self.mode}")
             check_values(generation, ["sampler"])
         elif self.mode in HOLES and (
-            generation.sampler in CAUSAL or generation.attention == "block"
+            generation.sampler in CAUSAL
+            or generation.attention == "block"
+            or generation.approximate_cache is not None
         ):
             flag = "--attention block"
+            if generation.approximate_cache is not None:
+                flag = f"--approximate_cache {generation.approximate_cache}"
             if generation.sampler in CAUSAL:
                 flag = f"--sampler {generation.sampler}"
             raise UserError(

@@ -106,6 +106,7 @@ DRAFTING = {
         "arXiv:2211.17192 with one model as both, as TiDAR, arXiv:2511.08923", NOISES[:1]),
 }  # fmt: skip
 METHODS = SAMPLERS | DRAFTING
+SHADOWED = ("p2", "wino", "saber")  # p2 as long as it does not score what is released
 CAUSAL = ("causal", *DRAFTING)  # those that read from left to right
 
 # What goes round any other, see `wrappers`.

@@ -1,0 +1,165 @@
+"""Kept keys and values on the full canvas, against the model as transformers calls it."""
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, BertConfig, RobertaConfig
+
+from diffusion import rng
+from diffusion.canvas import Canvas, Question
+from diffusion.denoise import denoise
+from diffusion.models.approximate import Approximate
+from diffusion.models.denoiser import Denoiser
+from diffusion.noise import Absorbing
+from diffusion.proposal import Sampling
+from diffusion.samplers.make import make_sampler
+
+MASK, VOCAB, END, SIZE = 31, 32, 2, 4
+SAMPLERS = [("confidence", {"n_steps": 12}), ("remdm", {"n_steps": 12}), ("first-hitting", {})]
+
+
+def tiny(kind=RobertaConfig, shift=True):
+    torch.manual_seed(0)
+    config = kind(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=32, pad_token_id=1,
+        attn_implementation="eager",
+    )  # fmt: skip
+    config.diffusion = {"shift": shift}
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    for weight in model.parameters():  # far from linear: a wrong slot must show
+        weight.data.mul_(4)
+    return Denoiser(model, Absorbing(MASK), [1])
+
+
+def canvas(*sizes, new=10):
+    """Prompts of these lengths with so many masks behind each, padded to the longest."""
+    total = max(sizes) + new
+    ids = torch.randint(3, 30, (len(sizes), total), generator=torch.Generator().manual_seed(1))
+    column, size = torch.arange(total), torch.tensor(sizes)[:, None]
+    padding = column >= size + new
+    ids[(column >= size) & ~padding] = MASK
+    ids[padding] = 1
+    return Canvas(ids, (column < size) | padding, padding)
+
+
+class Substituted(Approximate):
+    """Holds every answer against transformers' own layers, row by row, in which the outputs of the
+    maps to keys and values are those of the last whole pass at the slots that are kept."""
+
+    def start(self, canvas):
+        other = super().start(canvas)
+        other.stored, other.last, other.since, other.stale = {}, {}, {}, 0
+        other.begins = [int((~c).nonzero()[0, 0]) for c in canvas.frozen]
+        return other
+
+    def __call__(self, question):
+        counted = self.slots(question).tolist()
+        expected = []
+        for i, row in enumerate(question.rows.tolist()):
+            length = int((~question.padding[i]).sum())
+            asked = question.asked[i].nonzero()[:, 0].tolist()
+            number = (asked[0] - self.begins[row]) // SIZE
+            fresh = self.last.get(row) != number or self.since[row] == self.refresh
+            self.last[row], self.since[row] = number, 1 if fresh else self.since[row] + 1
+            start = self.begins[row] + number * SIZE
+            stop = min(start + SIZE, length) if self.dual else length
+            slots = range(length) if fresh else range(start - self.denoiser.backbone.shift, stop)
+            assert counted[i] == len(slots)
+            self.stale += not fresh
+            logits = self.by_transformers(question.ids[i : i + 1, :length], row, slots)
+            expected += [logits[place - self.denoiser.backbone.shift] for place in asked]
+        expected = torch.stack(expected).index_fill_(1, self.denoiser.forbidden, -torch.inf)
+        found = super().__call__(question)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+        return found
+
+    def by_transformers(self, ids, row, slots):
+        model, hooks = self.denoiser.backbone.model, []
+        kept = torch.ones(ids.shape[1], dtype=torch.bool)
+        kept[list(slots)] = False
+
+        def substitute(name):
+            def hook(module, inputs, output):
+                if kept.any():
+                    output = torch.where(kept[:, None], self.stored[row, name], output)
+                self.stored[row, name] = output.clone()
+                return output
+
+            return hook
+
+        for name, module in model.named_modules():
+            if name.endswith(("self.key", "self.value")):
+                hooks.append(module.register_forward_hook(substitute(name)))
+        try:
+            return model(ids).logits[0]
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def texts(denoiser, canvas, name, own, keys=None, block=SIZE):
+    keys = rng.row_keys(0, range(len(canvas.ids)), torch.device("cpu")) if keys is None else keys
+    sampler = make_sampler(name, block_length=block, end_id=END, **own)
+    return list(denoise(canvas, denoiser, sampler, Sampling(), keys))[-1]
+
+
+@pytest.mark.parametrize(("name", "own"), SAMPLERS)
+@pytest.mark.parametrize("dual", [False, True])
+def test_computed_in_every_pass_it_is_the_model_without_a_cache(name, own, dual):
+    plain, rows = tiny(), canvas(3, 7, 5)
+    expected = texts(plain, rows, name, own)
+    found = texts(Approximate(plain, SIZE, dual, 1), rows, name, own)
+    assert torch.equal(found.ids, expected.ids) and torch.equal(found.slots, expected.slots)
+
+
+@pytest.mark.parametrize("refresh", [None, 2, 3])
+@pytest.mark.parametrize("dual", [False, True])
+@pytest.mark.parametrize("kind", [RobertaConfig, BertConfig])
+def test_logits_are_those_of_layers_with_kept_keys_and_values_put_in(kind, dual, refresh):
+    """Rows of different lengths, which are at different blocks and end at different times."""
+    started = []
+
+    class Watched(Substituted):
+        def start(self, canvas):
+            started.append(super().start(canvas))
+            return started[-1]
+
+    denoiser = Watched(tiny(kind, shift=kind is RobertaConfig), SIZE, dual, refresh)
+    for name, own in SAMPLERS:
+        texts(denoiser, canvas(3, 7, 5), name, own)
+    assert all(one.stale > 5 for one in started)
+
+
+def test_a_block_that_is_the_whole_canvas_is_exact():
+    """All but <s> is written: what is computed is all there is, since slot 0 is the one before."""
+    plain, rows = tiny(), canvas(1, 1)
+    for name, own in SAMPLERS:
+        expected = texts(plain, rows, name, own, block=10)
+        found = texts(Approximate(plain, 10, dual=True), rows, name, own, block=10)
+        assert torch.equal(found.ids, expected.ids)
+
+
+@pytest.mark.parametrize("dual", [False, True])
+def test_other_rows_change_nothing(dual):
+    denoiser, rows = Approximate(tiny(), SIZE, dual, 3), canvas(3, 7, 5)
+    keys = rng.row_keys(0, range(3), torch.device("cpu"))
+    together = texts(denoiser, rows, "threshold", {"threshold": 0.3}, keys)
+    for row in range(3):
+        alone = texts(
+            denoiser, rows.take([row]), "threshold", {"threshold": 0.3}, keys[row : row + 1]
+        )
+        assert torch.equal(alone.ids[0], together.ids[row])
+        assert alone.slots[0] == together.slots[row]
+
+
+def test_unchanged_after_a_whole_pass_nothing_changes():
+    rows = canvas(3, 7)
+    denoiser = Approximate(tiny(), SIZE, dual=True).start(rows)
+    asked = (rows.ids == MASK) & ((~rows.frozen).cumsum(1) <= SIZE)
+    question = Question(rows.ids, asked, padding=rows.padding)
+    with torch.inference_mode():
+        first, again = denoiser(question), denoiser(question)
+    torch.testing.assert_close(first, again, rtol=1e-4, atol=1e-4)
+    assert denoiser.slots(question).tolist() == [SIZE + 1] * 2
+    with pytest.raises(ValueError, match="one block"):
+        denoiser(Question(rows.ids, rows.ids == MASK, padding=rows.padding))
