@@ -63,9 +63,7 @@ class Approximate(Wrapped):
         other.first = torch.where(editable, number, length).amin(1)  # (B,)
         other.length = (~canvas.padding).sum(1)
         other.block = torch.full_like(other.first, -1)  # (B,) of the last pass
-        other.age = torch.zeros_like(
-            other.first
-        )  # (B,) passes since all was computed, that one too
+        other.age = torch.zeros_like(other.first)  # (B,) passes since all was computed, with that
         other.kept = []  # of each layer keys and values, (2, B, H, L + 1, d / H)
         return other
 
