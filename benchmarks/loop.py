@@ -4,25 +4,37 @@ The same generation is timed twice in one run: through `denoise`, and as the bar
 it made (same canvases, same rows of logits, nothing else). Both alternate; medians and the spread
 of their ratio are printed and kept as JSON.
 
-    python benchmarks/loop.py                        # the shape of roberta-base, batch 1 and 8
+How much of the machine that is stands beside it (see `machine`): of the bare passes, the operations
+per second of their matrix products as a share of those of a large product; of a cached step of
+GPT-2, which reads all weights for one token, the bytes per second as a share of the memory's.
+
+    python benchmarks/loop.py --repeats 3            # the shape of roberta-base, batch 1 and 8: 5 minutes
     python benchmarks/loop.py --model roberta-small-wikitext
     python benchmarks/loop.py --soft_masking         # the loop whose masks remember, against the plain one
 """
 
 import argparse
-import json
 import statistics
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from transformers import AutoModelForMaskedLM, RobertaConfig
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+from benchmarks.machine import (
+    Limits,
+    Shape,
+    cached_steps,
+    causal_config,
+    limits,
+    masked_config,
+    save,
+)
 from diffusion import hardware, rng
 from diffusion.canvas import Canvas
-from diffusion.cli.files import write_text
 from diffusion.denoise import denoise
 from diffusion.errors import run
 from diffusion.models.denoiser import Denoiser
@@ -36,6 +48,7 @@ from diffusion.samplers.catalog import SAMPLERS
 from diffusion.samplers.make import make_sampler
 
 MASK = 4  # any id will do: the text does not matter here
+STEPS = 16  # of GPT-2
 
 
 class Recorder:
@@ -59,6 +72,20 @@ class Recorder:
         return self.denoiser(question)
 
 
+def operations(denoiser: Denoiser, calls: list[tuple]) -> int | None:
+    """Of the matrix products of bare passes; None where shadow copies or a model of another type
+    make their number another one."""
+    shape = Shape.of(denoiser.backbone.config)
+    if shape is None or any(shadows is not None and shadows.any() for *_, shadows in calls):
+        return None
+    total = 0
+    for ids, asked, _ in calls:
+        rows = asked.sum(1)
+        read = int(rows.max()) if denoiser.backbone.final else None
+        total += shape.flops(*ids.shape, int(rows.sum()), read=read)
+    return total
+
+
 def canvas_of(batch: int, length: int, vocab: int, prefix: int, device) -> Canvas:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, vocab, (batch, length), generator=generator)
@@ -69,10 +96,10 @@ def canvas_of(batch: int, length: int, vocab: int, prefix: int, device) -> Canva
 
 
 def measure(
-    denoiser, canvas, name: str, options: GenerationOptions, repeats: int, soft: bool
+    denoiser, canvas, name: str, options: GenerationOptions, repeats: int, soft: bool, top: Limits
 ) -> dict:
     """Seconds of the loop over those of the bare passes; ``soft``: of the loop with soft-masking over
-    those of the loop without."""
+    those of the loop without. ``top`` is what the machine can do."""
     device = canvas.ids.device
     keys = rng.row_keys(0, len(canvas.ids), device)
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
@@ -108,15 +135,34 @@ def measure(
         seconds = {which: tasks[which]() for which in order}
         pairs.append((seconds[1], seconds[0]))
     ratios = sorted(loop / alone for loop, alone in pairs)
+    alone = statistics.median(alone for _, alone in pairs)
+    # With soft-masking what stands for the bare passes is a loop.
+    flop = None if soft else operations(denoiser, recorder.calls)
     return {
         "sampler": name,
         "batch": len(canvas.ids),
         "forwards": len(recorder.calls),
         "rows_of_logits": sum(int(rows.sum()) for _, rows, _ in recorder.calls),
         "loop_seconds": statistics.median(loop for loop, _ in pairs),
-        "bare_seconds": statistics.median(alone for _, alone in pairs),
+        "bare_seconds": alone,
+        "flop": flop,
+        "share_of_product_rate": flop and flop / alone / top.flops,
         "ratio": statistics.median(ratios),
         "ratio_range": [ratios[0], ratios[-1]],
+    }
+
+
+def cached(length: int, device, dtype, top: Limits) -> dict:
+    """A step of a GPT-2 of gpt2's shape behind ``length`` tokens, and how fast it reads."""
+    config = causal_config("roberta-base", length + STEPS + 1)
+    model = AutoModelForCausalLM.from_config(config).to(device, dtype).eval()
+    seconds = statistics.median(cached_steps(model, 1, STEPS + 1, length)[1:])
+    _, moved = Shape.of(config).cached_step(1, length, dtype.itemsize)
+    return {
+        "length": length,
+        "seconds": seconds,
+        "bytes": moved,
+        "share_of_bandwidth": moved / seconds / top.bandwidth,
     }
 
 
@@ -144,37 +190,49 @@ def main() -> None:
     if args.model:
         model = load_masked_lm(args.model)
     else:
-        model = AutoModelForMaskedLM.from_config(
-            RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
-        ).eval()
+        model = AutoModelForMaskedLM.from_config(masked_config("roberta-base", 512)).eval()
     length = min(args.length, max_length(model.config))
     denoiser = Denoiser(model.to(device, dtype), Absorbing(MASK), [0, 1, 3])
     options = GenerationOptions(n_steps=args.n_steps)
+    shape = Shape.of(model.config) or Shape.of(masked_config("roberta-base", 512))
+    top = limits(shape, device, dtype)
     print(f"{args.model or 'roberta-base shape'}, {length} tokens, {args.n_steps} steps, "
-          f"{hardware.describe(device, dtype)}")  # fmt: skip
+          f"{hardware.describe(device, dtype)}, at most {top}")  # fmt: skip
     head = ("loop s", "soft s") if args.soft_masking else ("bare s", "loop s")
-    print(f"{'sampler':14} {'batch':>5} {'NFE':>4} {head[0]:>8} {head[1]:>8} {'ratio':>7}  range")
+    print(
+        f"{'sampler':14} {'batch':>5} {'NFE':>4} {head[0]:>8} {head[1]:>8} {'ratio':>7}  {'range':11}  of peak"
+    )
     results = []
     for name in args.samplers:
         for batch in args.batch_sizes:
             canvas = canvas_of(batch, length, model.config.vocab_size, options.prefix_len, device)
-            r = measure(denoiser, canvas, name, options, args.repeats, args.soft_masking)
+            r = measure(denoiser, canvas, name, options, args.repeats, args.soft_masking, top)
             results.append(r)
+            share = r["share_of_product_rate"]
             print(
                 f"{name:14} {batch:5} {r['forwards']:4} {r['bare_seconds']:8.3f} "
                 f"{r['loop_seconds']:8.3f} {r['ratio']:7.3f}  "
-                f"{r['ratio_range'][0]:.3f}-{r['ratio_range'][1]:.3f}",
+                f"{r['ratio_range'][0]:.3f}-{r['ratio_range'][1]:.3f}"
+                + ("" if share is None else f"  {share:7.0%}"),
                 flush=True,
             )
-    if args.output:
-        record = {
-            "benchmark": "loop with soft-masking" if args.soft_masking else "loop",
-            "model": args.model or "roberta-base shape",
-            **hardware.record(device, dtype),
-            "options": vars(args),
-            "results": results,
-        }
-        write_text(Path(args.output), json.dumps(record, indent=1) + "\n")
+    step = None
+    if not (args.model or args.soft_masking):
+        step = cached(length, device, dtype, top)
+        print(f"gpt2 shape, cached, batch 1 behind {length} tokens: {1000 * step['seconds']:.1f} ms a "
+              f"step, {step['bytes'] / step['seconds'] / 1e9:.1f} GB/s, "
+              f"{step['share_of_bandwidth']:.0%} of the memory's")  # fmt: skip
+    save(
+        args.output,
+        "loop with soft-masking" if args.soft_masking else "loop",
+        device,
+        dtype,
+        model=args.model or "roberta-base shape",
+        options=vars(args),
+        limits=asdict(top),
+        results=results,
+        gpt2_cached_step=step,
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ same rounds.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -19,12 +18,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.machine import Shape, pairs_of, product_rate, save
 from diffusion import hardware
-from diffusion.cli.files import write_text
 from diffusion.collator import IGNORE, MixCollator
-from diffusion.errors import run
+from diffusion.errors import UserError, run
 from diffusion.models import layouts
 from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import arrange
@@ -43,7 +41,12 @@ class Steps:
         self.device, self.dtype, self.batch = device, dtype, args.batch_size
         model = load_masked_lm(args.model).to(device).train()
         model.set_attn_implementation(args.attn_implementation)
-        self.nats = Nats(Backbone(model))
+        self.nats, self.shape = Nats(Backbone(model)), Shape.of(model.config)
+        if self.shape is None:
+            raise UserError(
+                f"--model {args.model} is of type {model.config.model_type}, whose operations are not "
+                "counted; give a RoBERTa, BERT, ModernBERT or GPT-2"
+            )
         self.shift = self.nats.backbone.shift
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
         self.length = args.length + 1
@@ -66,7 +69,7 @@ class Steps:
             self.batch,
             self.batch,
         ).collators
-        self.done = 0
+        self.done, self.flop = 0, {}  # steps, and operations of the last one of each layout
 
     def __call__(self, layout: str) -> float:
         """Seconds of a step, the batch ready."""
@@ -75,7 +78,7 @@ class Steps:
         batch = self.collators[layout](features)
         self.done += 1
         batch = {k: v.to(self.device) for k, v in batch.items() if isinstance(v, torch.Tensor)}
-        labels, settings = batch["labels"], {}
+        labels, settings, pairs = batch["labels"], {}, None
         if layout == "full":
             weights = token_weights(labels, batch["t"], batch["editable"], "linear")
         else:
@@ -83,6 +86,10 @@ class Steps:
             settings["layout"] = arrange(
                 layout, self.length, 1, self.shift, self.dtype, self.device
             )
+            if self.nats.backbone.config._attn_implementation == layouts.ATTENTION:
+                pairs = pairs_of(settings["layout"])
+        rows = int((labels != IGNORE).sum())
+        self.flop[layout] = 3 * self.shape.flops(*labels.shape, rows, pairs)
         started = hardware.now(self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             nats = self.nats(batch["input_ids"], labels, **settings)
@@ -90,17 +97,6 @@ class Steps:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return hardware.now(self.device) - started
-
-
-def peak(device, dtype) -> float:
-    """Operations per second of one product of large matrices."""
-    a, b = torch.ones(2, 2048, 2048, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(4):
-        started = hardware.now(device)
-        a @ b
-        best = min(best, hardware.now(device) - started)
-    return 2 * 2048**3 / best
 
 
 def main() -> None:
@@ -121,14 +117,12 @@ def main() -> None:
     dtype = hardware.choose_dtype(args.dtype, device)
     torch.manual_seed(0)
     step = Steps(args, device, dtype)
-    operations, rounds = {}, []
-    for layout in args.layouts:
+    for layout in args.layouts:  # to warm up
         step(layout)
-        with FlopCounterMode(display=False) as counter:
-            step(layout)
-        operations[layout] = counter.get_total_flops()
+    rounds = []
     for _ in range(args.repeats):
-        rounds.append({name: step(name) for name in args.layouts} | {"peak": peak(device, dtype)})
+        peak = product_rate(device, dtype, 2048, 2048, 2048, repeats=3)
+        rounds.append({name: step(name) for name in args.layouts} | {"peak": peak})
         time.sleep(0.05)
     top = max(r["peak"] for r in rounds)
     print(f"{args.model}, {args.batch_size} x {args.length} tokens, {args.attn_implementation}, "
@@ -147,8 +141,8 @@ def main() -> None:
                 "range": [seconds[0], seconds[-1]],
                 "ratio_to_first": statistics.median(r[name] / r[args.layouts[0]] for r in rounds),
                 "tokens_per_second": args.batch_size * args.length / median,
-                "flop": operations[name],
-                "share_of_peak": operations[name] / median / top,
+                "flop": step.flop[name],
+                "share_of_peak": step.flop[name] / median / top,
             }
         )
         r = results[-1]
@@ -156,15 +150,8 @@ def main() -> None:
             f"{name:10} {median:8.3f} {seconds[0]:6.3f}-{seconds[-1]:.3f} {r['ratio_to_first']:9.2f} "
             f"{r['tokens_per_second']:9.0f} {r['share_of_peak']:8.0%}"
         )
-    if args.output:
-        record = {
-            "benchmark": "training",
-            **hardware.record(device, dtype),
-            "options": vars(args),
-            "peak_flop_per_second": top,
-            "results": results,
-        }
-        write_text(Path(args.output), json.dumps(record, indent=1) + "\n")
+    save(args.output, "training", device, dtype, options=vars(args), peak_flop_per_second=top,
+         results=results)  # fmt: skip
 
 
 if __name__ == "__main__":
