@@ -110,6 +110,8 @@ def load_board(
     # In float32 whatever the models write in: its opinion is the measure.
     judge = scorer.load_scorer(args.scorer, processes.device, "float32")
     tokenizer = next(iter(writers.values())).tokenizer
+    for path in args.more_references:
+        more = [*more, *load_documents(path, args.reference_split, None)]
     found = []
     for split, texts in zip(splits, (documents, more), strict=True):
         passages = scorer.passages(texts, tokenizer, args.prompt_len, args.length)
@@ -118,11 +120,14 @@ def load_board(
                 f"--num_samples {args.num_samples}: the {split} text has only {len(passages)} "
                 f"passages of {args.prompt_len} + {args.length} tokens; use fewer or shorter texts"
             )
-        found.append(passages[: args.num_samples])
-    args.clusters = args.clusters or metrics.default_clusters(args.num_samples, args.num_samples)
+        found.append(passages)
+    passages, references = found[0][: args.num_samples], found[1]
+    if not args.more_references:
+        references = references[: args.num_samples]
+    args.clusters = args.clusters or metrics.default_clusters(len(passages), len(references))
     return Board(
         args, processes, writers, digests, judge, model_digest(judge.model, judge.tokenizer),
-        *found, documents, Store(Path(args.output_dir)),
+        passages, references, documents, Store(Path(args.output_dir)),
     )  # fmt: skip
 
 
@@ -145,6 +150,8 @@ def measure(board: Board, rows: Sequence[Row]) -> dict:
             "name": Path(args.dataset).name,
             "split": args.split,
             "reference_split": args.reference_split,
+            "more_references": [Path(path).name for path in args.more_references],
+            "references": len(board.references),
         },
         "samples": args.num_samples,
         **{n: getattr(args, n) for n in ("prompt_len", "length", "clusters", "batch_size")},

@@ -45,6 +45,11 @@ class ScoreOptions(PairOptions):
         metadata={"help": "The split of prompts and likelihoods; what MAUVE compares with comes "
                   "from the other one.", "choices": ["validation", "test"]},
     )  # fmt: skip
+    more_references: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Files of more text that MAUVE compares with: all passages of these and of "
+                  "the split, not only as many as texts."},
+    )  # fmt: skip
     num_samples: int | None = field(
         default=None,
         metadata={"help": "Texts of each row; default 500, with --quick 64.", "range": (2, None)},

@@ -118,6 +118,9 @@ def sections(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
             "and what resembles it: do not compare it with the others by them."
         )
     notes = data["notes"]
+    references = " and ".join(
+        [f"the {texts['reference_split']} split", *texts.get("more_references", ())]
+    )
     out = []
     if data["likelihood"]:
         out.append(
@@ -141,9 +144,9 @@ def sections(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
             what = f"{n} texts from nothing, {prompt + length} tokens"
         title = "After prompts" if conditional else "From nothing"
         about = [
-            f"{what}, in batches of {data['batch_size']}; MAUVE with {n} texts of a row against {n} "
-            f"of the {texts['reference_split']} split in {data['clusters']} clusters. ± is half a "
-            "95 % interval over texts; `~` has none.",
+            f"{what}, in batches of {data['batch_size']}; MAUVE with {n} texts of a row against "
+            f"{texts.get('references', n)} of {references} in {data['clusters']} clusters. ± is half "
+            "a 95 % interval over texts; `~` has none.",
             judged,
             *notes,
         ]
