@@ -302,6 +302,7 @@ def judge(board: Board, row: Row, samples: list[dict], features) -> dict:
         "conditional": row.conditional,
         "settings": {k: v for k, v in row.settings().items() if k not in ("max_len", "seed")},
         "seed": row.options.seed if row.options else "",
+        "scorer": Path(board.args.scorer).name,
         "samples": n,
         "full_length": len(full),
         "windowed": sum(o.windowed for o in said),

@@ -194,6 +194,23 @@ def test_a_run_and_all_that_it_leaves(whole, monkeypatch):
     assert done.returncode == 0 and done.stdout == out, done.stderr
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_more_references_are_all_passages_of_both(call, tiny_gpt2, text, tmp_path):
+    """MAUVE's references are as many as the texts, unless more are given: then all there are."""
+    (tmp_path / "row.toml").write_text(f"[[row]]\nmodel = {str(tiny_gpt2)!r}\n")
+    flags = ["--dataset", text, "--settings", "row.toml", "--scorer", tiny_gpt2, *SIZE,
+             "--likelihood_blocks", 0]  # fmt: skip
+    documents = corpus.load_documents(text)
+    tokenizer = load_tokenizer(str(tiny_gpt2), needs_mask=False)
+    size = int(SIZE[SIZE.index("--prompt_len") + 1]), int(SIZE[SIZE.index("--length") + 1])
+    every = [len(scorer.passages(docs, tokenizer, *size)) for docs in (documents, documents[1::2])]
+    code, out, _ = call(*flags, "--more_references", text, "--output_dir", "more")
+    assert code == 0 and result("more")["data"]["references"] == sum(every) > 12
+    assert f"against {sum(every)} of the validation split and {Path(text).name} in" in out
+    code, _, err = call(*flags, "--more_references", "none.txt", "--output_dir", "none")
+    assert code == 2 and err.count("\n") <= 3 and "none.txt does not exist" in err
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_a_stopped_run_goes_on_and_equals_one_that_was_not(score, monkeypatch, whole):
