@@ -3,13 +3,16 @@
 Forward, backward and optimiser of one micro-batch, as finetune.py does them, in turns: one step of
 every layout, then the next round. Medians are printed and kept as JSON, with the share of the
 machine's peak: matrix products done per second over those of one large product, measured in the
-same rounds.
+same rounds. In the same rounds, too, the recipe that this project began with (`REFERENCE`): one mask
+rate for a whole batch, drawn while it is collated, logits of every slot, and the mean of the
+masked ones' losses by the model itself, in the same number format and in float32.
 
     python benchmarks/training.py --output benchmarks/results/training.json
     python benchmarks/training.py --layouts full block16 --attn_implementation eager
 """
 
 import argparse
+import random
 import statistics
 import sys
 import time
@@ -32,6 +35,8 @@ from diffusion.objective import token_weights
 from diffusion.training.trainer import Nats
 
 MASK, BOS, PAD = 4, 0, 1  # any ids will do: the text does not matter here
+REFERENCE = ("reference", "reference, float32")
+RATES = [step / 10 for step in range(1, 11)]  # of masks
 
 
 class Steps:
@@ -71,8 +76,30 @@ class Steps:
         ).collators
         self.done, self.flop = 0, {}  # steps, and operations of the last one of each layout
 
-    def __call__(self, layout: str) -> float:
-        """Seconds of a step, the batch ready."""
+    def __call__(self, name: str) -> float:
+        """Seconds of a step in a layout, the batch ready; or of one of `REFERENCE`, which collates."""
+        if name in REFERENCE:
+            return self.reference(name, self.dtype if name == REFERENCE[0] else torch.float32)
+        return self.ours(name)
+
+    def reference(self, name: str, dtype: torch.dtype) -> float:
+        started = hardware.now(self.device)
+        ids = torch.stack(self.rows).to(self.device)
+        masked = torch.rand(ids.shape, device=self.device) < random.choice(RATES)
+        masked[:, 0] = False
+        labels = ids.masked_fill(~masked, IGNORE)
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            loss = self.nats.backbone.model(ids.masked_fill(masked, MASK), labels=labels).loss
+        self.update(loss)
+        self.flop[name] = 3 * self.shape.flops(*ids.shape, ids.numel())
+        return hardware.now(self.device) - started
+
+    def update(self, loss: torch.Tensor) -> None:
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def ours(self, layout: str) -> float:
         first = self.done * self.batch
         features = [{"input_ids": ids, "draw": first + i} for i, ids in enumerate(self.rows)]
         batch = self.collators[layout](features)
@@ -93,9 +120,7 @@ class Steps:
         started = hardware.now(self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             nats = self.nats(batch["input_ids"], labels, **settings)
-        ((nats * weights).sum() / self.batch).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.update((nats * weights).sum() / self.batch)
         return hardware.now(self.device) - started
 
 
@@ -116,22 +141,24 @@ def main() -> None:
     device = hardware.choose_device(args.device)
     dtype = hardware.choose_dtype(args.dtype, device)
     torch.manual_seed(0)
+    random.seed(0)
     step = Steps(args, device, dtype)
-    for layout in args.layouts:  # to warm up
-        step(layout)
+    names = [*args.layouts, *(REFERENCE if dtype != torch.float32 else REFERENCE[:1])]
+    for name in names:  # to warm up
+        step(name)
     rounds = []
     for _ in range(args.repeats):
         peak = product_rate(device, dtype, 2048, 2048, 2048, repeats=3)
-        rounds.append({name: step(name) for name in args.layouts} | {"peak": peak})
+        rounds.append({name: step(name) for name in names} | {"peak": peak})
         time.sleep(0.05)
     top = max(r["peak"] for r in rounds)
     print(f"{args.model}, {args.batch_size} x {args.length} tokens, {args.attn_implementation}, "
           f"{hardware.describe(device, dtype)}; matrix products: {top / 1e9:.0f} GFLOP/s")  # fmt: skip
     print(
-        f"{'layout':10} {'seconds':>8} {'range':>13} {'of first':>9} {'tokens/s':>9} {'of peak':>8}"
+        f"{'layout':18} {'seconds':>8} {'range':>13} {'of first':>9} {'tokens/s':>9} {'of peak':>8}"
     )
     results = []
-    for name in args.layouts:
+    for name in names:
         seconds = sorted(r[name] for r in rounds)
         median = statistics.median(seconds)
         results.append(
@@ -147,7 +174,7 @@ def main() -> None:
         )
         r = results[-1]
         print(
-            f"{name:10} {median:8.3f} {seconds[0]:6.3f}-{seconds[-1]:.3f} {r['ratio_to_first']:9.2f} "
+            f"{name:18} {median:8.3f} {seconds[0]:6.3f}-{seconds[-1]:.3f} {r['ratio_to_first']:9.2f} "
             f"{r['tokens_per_second']:9.0f} {r['share_of_peak']:8.0%}"
         )
     save(args.output, "training", device, dtype, options=vars(args), peak_flop_per_second=top,

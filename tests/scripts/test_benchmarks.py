@@ -202,3 +202,19 @@ def test_understanding_from_flags_to_json(run_benchmark, tiny_model, tmp_path):
     assert one["hidden"] == two["hidden"] and one["more"]["nats"] == [0, 0, 0]
     assert two["more"]["nats"][0] == pytest.approx(two["nats"][0] - one["nats"][0])
     assert "the place before" in said and "its own place" in said
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_the_recipe_it_began_with_is_timed_beside_the_layouts(run_benchmark, tiny_model):
+    flags = ["--model", tiny_model, "--layouts", "full", "--batch_size", 2, "--length", 15]
+    data, out = run_benchmark("training", *flags, "--repeats", 2, "--dtype", "bfloat16")
+    found = {r["layout"]: r for r in data["results"]}
+    assert list(found) == ["full", "reference", "reference, float32"] and "tokens/s" in out
+    vocab, width = AutoModelForMaskedLM.from_pretrained(tiny_model).lm_head.decoder.weight.shape
+    # Logits of all slots are 3 x 2 operations for each weight of the head and slot, whatever is masked.
+    head = 3 * 2 * (vocab * width + width * width) * 2 * 16
+    more = found["reference"]["flop"] - found["full"]["flop"]
+    assert 0 <= more < head < found["reference"]["flop"] == found["reference, float32"]["flop"]
+    assert all(r["tokens_per_second"] > 0 for r in found.values())
