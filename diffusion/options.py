@@ -398,7 +398,9 @@ class GenerationOptions:
         """Refuse values outside their range, and options the chosen sampler does not have."""
         self._check_values()
         if not self.cache and self.attention == "full":
-            raise UserError("--no_cache: only block attention keeps anything; leave it out")
+            raise UserError(
+                "--no_cache is for block attention, which keeps keys and values exactly; leave it out"
+            )
         self._check_approximate()
         self.resolved()._check_sampler()
 
@@ -411,10 +413,16 @@ class GenerationOptions:
                 )
             return
         flag = f"--approximate_cache {self.approximate_cache}"
+        if self.sampler in CAUSAL:
+            raise UserError(f"{flag} is for a canvas that sees itself, and --sampler {self.sampler} "
+                            "writes by block attention; leave one of them out")  # fmt: skip
         if self.attention != "full":
             raise UserError(f"{flag} is for a canvas that sees itself; add --attention full")
         if not self.block_length:
             raise UserError(f"{flag} keeps what is around a block; add --block_length, such as 16")
+        if self.block_length == 1:
+            raise UserError(f"{flag} saves nothing with --block_length 1, where each pass begins a "
+                            "block; use 2 or more")  # fmt: skip
         shadows = self.sampler in SHADOWED and self.p2_score != "released"
         for other, given in (
             (f"--sampler {self.sampler}, which needs shadow copies", shadows),

@@ -120,6 +120,7 @@ class Approximate(Wrapped):
         # Shorter rows are filled up; the last column takes what nobody reads.
         column = torch.where(place < end[:, None], place, total)
         place = place.clamp(max=total - 1)
+        which = slice(None) if len(rows) == len(self.first) else rows  # a view, where it can be one
 
         def keep(layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
             if layer == len(self.kept):
@@ -127,7 +128,7 @@ class Approximate(Wrapped):
                 self.kept.append(key.new_zeros(shape))
             for part, new in zip(self.kept[layer], (key, value), strict=True):
                 part[rows[:, None], :, column] = new
-            return tuple(part[rows, :, :total] for part in self.kept[layer])
+            return tuple(part[which, :, :total] for part in self.kept[layer])
 
         seen = torch.arange(total, device=ids.device) < length[:, None]
         read, at = read_at(row, slot - begin[row], len(rows))
