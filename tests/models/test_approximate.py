@@ -1,5 +1,7 @@
 """Kept keys and values on the full canvas, against the model as transformers calls it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, BertConfig, RobertaConfig
@@ -7,9 +9,14 @@ from transformers import AutoModelForMaskedLM, BertConfig, RobertaConfig
 from diffusion import rng
 from diffusion.canvas import Canvas, Question
 from diffusion.denoise import denoise
+from diffusion.errors import UserError
+from diffusion.generate import load_writer
 from diffusion.models.approximate import Approximate
+from diffusion.models.backbone import Backbone
 from diffusion.models.denoiser import Denoiser
-from diffusion.noise import Absorbing
+from diffusion.models.soft import SoftMask
+from diffusion.noise import Absorbing, make_noise
+from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler
 
@@ -163,3 +170,38 @@ def test_unchanged_after_a_whole_pass_nothing_changes():
     assert denoiser.slots(question).tolist() == [SIZE + 1] * 2
     with pytest.raises(ValueError, match="one block"):
         denoiser(Question(rows.ids, rows.ids == MASK, padding=rows.padding))
+
+
+NEAR = GenerationOptions(
+    attention="full", sampler="confidence", block_length=4, approximate_cache="dual", max_len=16
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"noise": make_noise("uniform", MASK, [1], VOCAB)},
+            "is for models trained for masks, not for uniform",
+        ),
+        ({"soft": SoftMask()}, "does not go with soft-masking; add --no_soft_masking"),
+        ({"keeps": False}, "models of type roberta keep no keys and values"),
+    ],
+)
+def test_models_that_it_is_not_for_are_refused(tiny_model, monkeypatch, change, said):
+    writer = load_writer(str(tiny_model))
+    writer.check(NEAR)
+    for name, value in change.items():
+        owner = Backbone if name == "keeps" else writer.denoiser  # the one is a property
+        monkeypatch.setattr(owner, name, value)
+    with pytest.raises(UserError, match=said):
+        writer.check(NEAR)
+    writer.check(replace(NEAR, approximate_cache=None))
+
+
+def test_holes_are_refused(tiny_model):
+    writer = load_writer(str(tiny_model))
+    holes = canvas(3)
+    holes.frozen[0, 6] = True
+    with pytest.raises(UserError, match="leave it out where there are holes"):
+        list(writer.denoise(holes, NEAR, [0], False))
