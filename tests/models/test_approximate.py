@@ -173,7 +173,7 @@ def test_unchanged_after_a_whole_pass_nothing_changes():
 
 
 NEAR = GenerationOptions(
-    attention="full", sampler="confidence", block_length=4, approximate_cache="dual", max_len=16
+    attention="full", sampler="ancestral", block_length=4, approximate_cache="dual", max_len=16
 )
 
 
