@@ -181,8 +181,8 @@ NEAR = GenerationOptions(
     ("change", "said"),
     [
         (
-            {"noise": make_noise("uniform", MASK, [1], VOCAB)},
-            "is for models trained for masks, not for uniform",
+            {"noise": make_noise("hybrid", MASK, [1], VOCAB)},
+            "is for models trained for masks, not for hybrid",
         ),
         ({"soft": SoftMask()}, "does not go with soft-masking; add --no_soft_masking"),
         ({"keeps": False}, "models of type roberta keep no keys and values"),
