@@ -14,6 +14,7 @@ import torch
 from helpers.models import save_roberta
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+from diffusion.errors import UserError
 from diffusion.evaluation.scorer import load_scorer
 from diffusion.generate import load_writer
 from diffusion.models.causal import load_causal_writer
@@ -218,3 +219,10 @@ def test_the_recipe_it_began_with_is_timed_beside_the_layouts(run_benchmark, tin
     more = found["reference"]["flop"] - found["full"]["flop"]
     assert 0 <= more < head < found["reference"]["flop"] == found["reference, float32"]["flop"]
     assert all(r["tokens_per_second"] > 0 for r in found.values())
+
+
+def test_other_engines_are_asked_for_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(sys, "argv", ["engines.py", "--shape", "small"])
+    with pytest.raises(UserError, match=r"is missing: pip install onnxruntime openvino onnx"):
+        load("engines").main()
