@@ -189,8 +189,11 @@ class Backbone(nn.Module):
             return kwargs | {"layout": layout}
         return kwargs | {"attention_mask": self._windowed(layout.bias, layout.place[None])}
 
-    def at_slots(self, inputs: dict, place: Tensor, keep, seen: Tensor | None) -> Tensor:
-        """Hidden states (R, S, d), for the head, of a pass over S slots of each of R rows.
+    def at_slots(
+        self, inputs: dict, place: Tensor, keep, seen: Tensor | None, read: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states (R, S, d), for the head, of a pass over S slots of each of R rows, or
+        (R, n, d) of those that are read.
 
         Args:
             inputs: ``input_ids`` (R, S), and ``inputs_embeds`` (R, S, d) where those are to be used
@@ -198,12 +201,14 @@ class Backbone(nn.Module):
             place: (R, S) where the slots stand.
             keep: see `Encoder`; of no use without `keeps`.
             seen: (R, S, K) bool, which slots each slot sees; None: all.
+            read: see `Encoder`; of no use without `keeps`.
         """
         ids, embeds = inputs["input_ids"], inputs.get("inputs_embeds")
         positions = place + first_position(self.config)
         if self.keeps:
             shown = {"input_ids": ids if embeds is None else None, "inputs_embeds": embeds}
-            return self.encoder(shown, positions, keep, None if seen is None else seen[:, None])
+            seen = None if seen is None else seen[:, None]
+            return self.encoder(shown, positions, keep, seen, read)
         self._two_at_a_place("cannot write in blocks; leave --attention full")
         if seen is None:
             seen = torch.ones(*place.shape, place.shape[1], dtype=torch.bool, device=place.device)

@@ -14,9 +14,13 @@ from torch import Tensor
 
 from diffusion.canvas import Canvas, Question
 from diffusion.models.backbone import Backbone
+from diffusion.models.encoder import read_at
 from diffusion.models.guidance import Wrapped
 from diffusion.models.shadows import block_slots
 from diffusion.models.soft import blend
+
+# The last layer computes all of so many slots, or fewer: to pick those that are read would cost more.
+FEW = 64
 
 
 class CleanStream:
@@ -94,16 +98,18 @@ class CleanStream:
         if embeds is not None:
             table = self.backbone.model.get_input_embeddings()
             inputs["inputs_embeds"] = torch.cat([table(shown[:, :count]), embeds], 1)
-        place = where.clamp(max=self.length - 1)
-        seen = None if sees.all() else sees
-        hidden = self.backbone.at_slots(inputs, place, self._keep, seen)
-        self.done[rows] = until
         at = []
         if clean_at is not None:
             at.append((clean_at[0], clean_at[1] - begin[clean_at[0]]))
         if noisy_at is not None:
             at.append((noisy_at[0], noisy_at[1] + count))
-        at = tuple(torch.cat(parts) for parts in zip(*at, strict=True))
+        at, read = tuple(torch.cat(parts) for parts in zip(*at, strict=True)), None
+        if self.backbone.keeps and shown.numel() > FEW:
+            read, at = read_at(*at, len(rows))
+        place = where.clamp(max=self.length - 1)
+        seen = None if sees.all() else sees
+        hidden = self.backbone.at_slots(inputs, place, self._keep, seen, read)
+        self.done[rows] = until
         return hidden[at]
 
     def _keep(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -100,11 +100,11 @@ def _rows(values: Tensor, read: Tensor) -> Tensor:
 
 
 def read_at(row: Tensor, slot: Tensor, rows: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """For N slots (``row`` (N,), ``slot`` (N,)), sorted by row, what `Encoder` is to ``read``
-    (R, n), where rows that are read at fewer slots are filled up, and the index (row, place) of the
-    N among what it gives."""
-    count = torch.bincount(row, minlength=rows)
-    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    """For N slots (``row`` (N,), ``slot`` (N,)) what `Encoder` is to ``read`` (R, n), where rows that
+    are read at fewer slots are filled up, and the index (row, place) of the N among what it gives."""
+    count, order = torch.bincount(row, minlength=rows), row.argsort(stable=True)
+    number = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row[order]]
+    place = torch.empty_like(number).scatter_(0, order, number)
     read = slot.new_zeros(rows, int(count.max()) if rows else 0)
     read[row, place] = slot
     return read, (row, place)

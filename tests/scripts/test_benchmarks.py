@@ -226,3 +226,26 @@ def test_other_engines_are_asked_for_by_name(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["engines.py", "--shape", "small"])
     with pytest.raises(UserError, match=r"is missing: pip install onnxruntime openvino onnx"):
         load("engines").main()
+
+
+def test_blocks_are_timed_against_a_cached_model(run_benchmark, tiny_model, tiny_gpt2):
+    flags = [
+        "--model",
+        tiny_model,
+        "--baseline",
+        tiny_gpt2,
+        "--prompt",
+        "The river",
+        "--length",
+        32,
+    ]
+    data, out = run_benchmark("blocks", *flags, "--batch_sizes", 1, 2, "--repeats", 2)
+    found = {(r["batch"], r["way"]): r for r in data["results"]}
+    assert len(found) == 10 and "times" not in out.splitlines()[0]
+    for batch in (1, 2):
+        # Two blocks of 16 in so many passes each; one token a pass for who reads from left to right.
+        passes = {way: r["passes"] for (size, way), r in found.items() if size == batch}
+        assert list(passes.values()) == [32, 8, 16, 32, 32] and "GPT-2" in passes
+        assert found[batch, "GPT-2"]["times_as_fast"] == 1
+        for r in found.values():
+            assert r["tokens_per_second"] == pytest.approx(r["batch"] * 32 / r["seconds"])
