@@ -1,10 +1,10 @@
 """What diffusion is for: a span cut out of a passage, to be filled with both sides in sight.
 
-Of each passage of held-out text spans of 2, 4, 8 and 16 tokens are cut out, at the edges of words,
-and filled
+Of each passage of held-out text spans of 2, 4, 8 and 16 tokens are cut out, at the edges of words, and
+whole sentences of at most 32 tokens, and filled
 
 - by a masked model on the full canvas with both sides given: the surest token first (`confidence`,
-  a token a pass), and from left to right;
+  a token a pass), from left to right, and in a random order (`ancestral`, as many steps as tokens);
 - by GPT-2 with the left side alone, cut after as many words as are missing;
 - by GPT-2 that has written 16 candidates so and takes the one with which it finds the whole passage, right
   side included, likeliest ("rerank"): a strong baseline for a model that never learned to fill.
@@ -16,13 +16,18 @@ letters and digits, in lower case. ± is half a 95 % interval over passages, and
 taken passage by passage. The masked model
 is told the number of tokens, and that a word begins and the next one follows; GPT-2 the number of words.
 
-Six minutes on one core of an AMD EPYC, with what is in the repository (OMP_NUM_THREADS=1):
+A second table has how likely each finds what was cut out, in nats per token of the masked model: GPT-2 and the
+masked model read causally, both given the left side; the masked model on the full canvas given both sides, from left
+to right (exact) and as the bound over all orders. On the canvas it is told the number of tokens here, too.
+
+With what is in the repository:
 
     python benchmarks/infilling.py --output runs/infilling.json            # the project's passages
     python benchmarks/infilling.py --dataset_dir data --output runs/infilling-wikitext.json
 """
 
 import argparse
+import itertools
 import json
 import random
 import re
@@ -34,27 +39,33 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+import torch
 
 from diffusion import hardware
 from diffusion.cli.console import progress, say
 from diffusion.cli.files import check_file, write_text
 from diffusion.cli.values import within
 from diffusion.data.corpus import load_documents
-from diffusion.editing.canvases import check_room, infill_canvas
+from diffusion.editing.canvases import canvas_of, check_room, infill_canvas
 from diffusion.editing.templates import Template
 from diffusion.errors import UserError, run
-from diffusion.evaluation import metrics
+from diffusion.evaluation import metrics, reading
 from diffusion.evaluation.options import PASSAGES
 from diffusion.evaluation.scorer import Scorer, estimate_json, load_scorer, passages
 from diffusion.evaluation.tables import aligned
 from diffusion.generate import load_writer
+from diffusion.likelihood import ordered_nll, text_bounds
 from diffusion.models.causal import load_causal_writer
 from diffusion.options import GenerationOptions
-from diffusion.text.reading import read
+from diffusion.text.reading import encode, read
 from diffusion.views.frames import Framer
 
 TEMPERATURES = (0.0, 1.0)
 SPARE = 8  # tokens that GPT-2 writes more than twice the hole's, so that the last word is whole
+DRAWS = 16  # of masks in a bound, about
+SENTENCE, LONGEST = "sentence", 32  # a size of holes, and how many tokens those have at most
+ENDS = re.compile(r"[.!?][\"')]*$")
+ABBREVIATES = re.compile(r"\b[A-Z]\w{0,2}\.$")  # No., Dr., U.S.
 
 
 @dataclass(frozen=True)
@@ -70,22 +81,42 @@ class Hole:
         return Template([self.left + " ", self.right], [range(self.tokens, self.tokens + 1)])
 
 
-def cut(tokenizer, text: str, tokens: int, draw: random.Random) -> Hole | None:
-    """A hole in the middle half of a passage, at a random place where words begin and end; None where
-    there is none."""
-    _, pieces = read(tokenizer, text)
+def spans(pieces: list[str], tokens: int) -> list[tuple[int, int]]:
+    """(start, end) of all spans of so many tokens at whose ends words begin."""
     begins = [len(piece) > 1 and piece[0] == " " and piece[1].isalnum() for piece in pieces]
+    starts = range(len(pieces) - tokens)
+    return [(i, i + tokens) for i in starts if begins[i] and begins[i + tokens]]
+
+
+def sentences(pieces: list[str]) -> list[tuple[int, int]]:
+    """(start, end) in tokens of the sentences that begin with a capital letter and are followed by one
+    that does; a capital letter and at most two others before a full stop are an abbreviation."""
+    starts = []
+    for i in range(1, len(pieces)):
+        before, behind = "".join(pieces[:i]), "".join(pieces[i:])
+        if behind[0] == " " and ENDS.search(before) and not ABBREVIATES.search(before):
+            starts.append((i, behind[1:2].isupper()))
+    return [
+        (i, j)
+        for (i, begins), (j, follows) in itertools.pairwise(starts)
+        if begins and follows and j - i <= LONGEST
+    ]
+
+
+def cut(tokenizer, text: str, size: int | str, draw: random.Random) -> Hole | None:
+    """A hole in the middle half of a passage, at a random place: of ``size`` tokens between words, or
+    a `SENTENCE`; None where there is none."""
+    _, pieces = read(tokenizer, text)
     quarter = len(pieces) // 4
     places = [
-        i
-        for i in range(quarter, len(pieces) - quarter - tokens)
-        if begins[i] and begins[i + tokens] and "\n" not in "".join(pieces[i : i + tokens])
+        (i, j)
+        for i, j in (sentences(pieces) if size == SENTENCE else spans(pieces, size))
+        if quarter <= i and j < len(pieces) - quarter and "\n" not in "".join(pieces[i:j])
     ]
     if not places:
         return None
-    i = draw.choice(places)
-    parts = pieces[:i], pieces[i : i + tokens], pieces[i + tokens :]
-    return Hole(*("".join(part) for part in parts), tokens)
+    i, j = draw.choice(places)
+    return Hole(*("".join(part) for part in (pieces[:i], pieces[i:j], pieces[j:])), j - i)
 
 
 # ---------------------------------------------------------------- what is measured of a fill
@@ -110,7 +141,7 @@ def rouge_l(text: list[str], reference: list[str]) -> float:
 
 def by_diffusion(writer, sampler: str, temperature: float, hole: Hole, number: int) -> str:
     """With both sides in sight."""
-    own = {"n_steps": hole.tokens} if sampler == "confidence" else {"block_length": 1}
+    own = {"block_length": 1} if sampler == "first-hitting" else {"n_steps": hole.tokens}
     options = GenerationOptions(sampler=sampler, attention="full", temperature=temperature, **own)
     options = options.fitted(writer.positions)
     writer.check(options)
@@ -148,7 +179,11 @@ def reranked(writer, candidates: int, hole: Hole, number: int) -> str:
 
 def methods(writer, baseline, candidates: int) -> dict:
     """Name -> (hole, number of the passage) -> fill. Differences are from the first."""
-    samplers = {"confidence": "confidence", "left to right": "first-hitting"}
+    samplers = {
+        "confidence": "confidence",
+        "left to right": "first-hitting",
+        "ancestral": "ancestral",
+    }
     found = {
         f"{name} at {t:g}": partial(by_diffusion, writer, sampler, t)
         for name, sampler in samplers.items()
@@ -157,6 +192,82 @@ def methods(writer, baseline, candidates: int) -> dict:
     found |= {f"GPT-2 at {t:g}": partial(from_the_left, baseline, t) for t in TEMPERATURES}
     found[f"GPT-2, best of {candidates}"] = partial(reranked, baseline, candidates)
     return found | {"what was cut out": lambda hole, number: hole.span}
+
+
+# ---------------------------------------------------------------- how likely the truth is
+
+
+def on_canvas(tokenizer, hole: Hole) -> tuple[list[int], range]:
+    """The ids of a passage behind ``<s>``, and where its span stands among them."""
+    ids = [tokenizer.bos_token_id, *encode(tokenizer, hole.left + hole.span + hole.right)]
+    start = 1 + len(encode(tokenizer, hole.left))
+    return ids, range(start, start + hole.tokens)
+
+
+def draws(tokens: int) -> int:
+    """Of masks in the bound of a hole, some `DRAWS`: each number of masks is drawn equally often. (With
+    an even multiple of the tokens rounding would favour one number, the same in all holes.)"""
+    return tokens * (max(1, DRAWS // tokens) | 1)
+
+
+def with_both_sides(writer, ids: list[int], place: range) -> tuple[float, float]:
+    """-log p in nats of the tokens at ``place`` on the full canvas, all others given: exact from left
+    to right, and its bound over all orders."""
+    denoiser = writer.denoiser
+    canvas = canvas_of(writer.tokenizer, [torch.tensor(ids)]).to(writer.device)
+    asked = torch.zeros_like(canvas.padding)
+    asked[:, place.start : place.stop] = True
+    number = draws(len(place))
+    bound = text_bounds(denoiser.reader, canvas, asked, denoiser.noise, draws=number).mean()
+    sizes = torch.ones(denoiser.backbone.config.vocab_size)  # nobody asks for bytes
+    exact = ordered_nll(denoiser.reader, canvas.ids, asked, denoiser.noise, sizes).nats_per_token
+    return exact * len(place), bound.item() * len(place)
+
+
+def nats_of_the_truth(writer, baseline, holes: list[Hole]) -> dict[str, list[float]]:
+    """Who reads, given what -> -log p of what was cut out of each hole, in nats; differences are from
+    the first."""
+    judge = Scorer(baseline.model, baseline.tokenizer, baseline.name)
+    said = judge.read([(hole.left, hole.span, False) for hole in holes])
+    found = {"GPT-2, left side": [opinion.nats for opinion in said]}
+    rows, places = zip(*(on_canvas(writer.tokenizer, hole) for hole in holes), strict=True)
+    if reading.reads(writer, "causal"):
+        left = [ids[: place.stop] for ids, place in zip(rows, places, strict=True)]
+        given = [place.start for place in places]
+        found["RoBERTa, left side, causal"] = reading.nats(writer, left, given, "causal")
+    exact, bounds = [], []
+    for ids, place in zip(rows, places, strict=True):
+        nats, bound = with_both_sides(writer, ids, place)
+        exact.append(nats)
+        bounds.append(bound)
+        progress(len(exact), len(rows), "both sides")
+    both = {"left to right": exact, "bound": bounds}
+    return found | {f"RoBERTa, both sides, {name}": values for name, values in both.items()}
+
+
+def readings(found: dict[str, list[float]], holes: list[Hole]) -> list[dict]:
+    """Nats per token of each way of reading, pooled over holes, with their intervals."""
+    tables = {
+        name: [(nats, hole.tokens) for nats, hole in zip(values, holes, strict=True)]
+        for name, values in found.items()
+    }
+    first = next(iter(tables.values()))
+    return [
+        {
+            "reading": name,
+            "nats": estimate_json(metrics.bootstrap(metrics.ratio, *zip(*pairs, strict=True))),
+            "more": estimate_json(metrics.paired_difference(pairs, first)),
+        }
+        for name, pairs in tables.items()
+    ]
+
+
+def likelihood_table(rows: list[dict]) -> str:
+    lines = [["what was cut out, read by", "nats per token", "more"]]
+    for entry in rows:
+        numbers = (str(metrics.Estimate(*entry[name])) for name in ("nats", "more"))
+        lines.append([entry["reading"], *numbers])
+    return "\n".join(aligned(lines, 1))
 
 
 # ---------------------------------------------------------------- tables
@@ -215,6 +326,10 @@ def measure(holes: list[Hole], fillers: dict, scorers: list[Scorer]) -> list[dic
     return [row(name, values, first) for name, values in found.items()]
 
 
+def size(text: str) -> int | str:
+    return text if text == SENTENCE else int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="roberta-small-wikitext", help="a masked model")
@@ -223,7 +338,8 @@ def main() -> None:
     parser.add_argument(
         "--dataset_dir", help="folder with WikiText-2, to read its test split; else: the passages"
     )
-    parser.add_argument("--lengths", type=int, nargs="+", default=[2, 4, 8, 16], help="of holes")
+    parser.add_argument("--lengths", type=size, nargs="+", default=[2, 4, 8, 16, SENTENCE],
+                        help=f"of holes, in tokens; {SENTENCE}: a whole one")  # fmt: skip
     parser.add_argument("--passages", type=int, default=64)
     parser.add_argument("--passage_len", type=int, default=96, help="tokens of a passage")
     parser.add_argument("--candidates", type=int, default=16, help="of which GPT-2 takes the best")
@@ -232,7 +348,8 @@ def main() -> None:
     for name, least in {"passages": 2, "passage_len": 8, "candidates": 2}.items():
         within(f"--{name}", getattr(args, name), least, None)
     for length in args.lengths:
-        within("--lengths", length, 1, args.passage_len // 2 - 1)
+        if length != SENTENCE:
+            within("--lengths", length, 1, args.passage_len // 2 - 1)
     if args.output:
         check_file("--output", args.output)
     hardware.use_all_cores()
@@ -246,22 +363,27 @@ def main() -> None:
             f"--passages {args.passages}: the text has only {len(found)} passages of "
             f"{args.passage_len} tokens; use fewer or shorter ones"
         )
-    texts = [passage.prompt + passage.continuation for passage in found[: args.passages]]
-    fillers, parts = methods(writer, baseline, args.candidates), {}
+    texts = [passage.prompt + passage.continuation for passage in found]
+    fillers, parts, likelihood = methods(writer, baseline, args.candidates), {}, {}
     for length in args.lengths:
         draw = random.Random(length)
-        holes = [hole for text in texts if (hole := cut(writer.tokenizer, text, length, draw))]
+        cuts = (cut(writer.tokenizer, text, length, draw) for text in texts)
+        holes = list(itertools.islice(filter(None, cuts), args.passages))
         if len(holes) < 2:
             raise UserError(
                 f"--lengths {length}: {len(holes)} of {len(texts)} passages have such a hole "
-                "between words; use more or longer passages"
+                "between words; use a longer text or longer passages"
             )
         parts[length] = rows = measure(holes, fillers, scorers)
-        print(f"{len(holes)} holes of {length} tokens; more: than {rows[0]['method']}")
+        unit = "one sentence" if length == SENTENCE else f"{length} tokens"
+        print(f"{len(holes)} holes of {unit}; more: than {rows[0]['method']}")
         print(table(rows), end="\n\n", flush=True)
+        read_by = readings(nats_of_the_truth(writer, baseline, holes), holes)
+        likelihood[length] = read_by
+        print(likelihood_table(read_by), end="\n\n", flush=True)
     if args.output:
         known = {k: v for k, v in vars(args).items() if k not in ("output", "dataset_dir")}
-        result = {"text": Path(name).name, **known, "tokens": parts}
+        result = {"text": Path(name).name, **known, "tokens": parts, "likelihood": likelihood}
         result |= hardware.record(writer.device, writer.dtype)
         write_text(Path(args.output), json.dumps(result, indent=1) + "\n")
         say(f"saved {args.output}")

@@ -1,7 +1,8 @@
 """Does a denoiser still understand? How well it predicts tokens hidden at random in whole text.
 
-The tokens of blocks of held-out text are hidden at 15 %, as when masked models are made, and at 50 %; each
-is predicted from all that is visible. Measured are the share of hidden tokens whose most probable
+The tokens of blocks of held-out text are hidden at 15 %, as when masked models are made, at 50 %, and one at
+a time, with all others of the block in sight, at a few places of each block (``--singles``); each is
+predicted from all that is visible. Measured are the share of hidden tokens whose most probable
 prediction is right, and nats a hidden token. A model that reads a token at its own place, such as one of the
 hub, and one that reads it from the place before are both asked as they were trained. Models of one
 vocabulary see the same masks; ± is half a 95 % interval over blocks, and differences from the first model are taken
@@ -37,6 +38,7 @@ from diffusion.generate import Writer, load_writer
 from diffusion.objective import cross_entropy
 
 RATES = (0.15, 0.5)
+PLACES = -1  # a random stream beside those of the rates
 
 
 def hidden(blocks: Tensor, rate: float) -> Tensor:
@@ -46,6 +48,13 @@ def hidden(blocks: Tensor, rate: float) -> Tensor:
     masked = rng.uniform(keys, blocks.shape[1]) < rate
     masked[:, 0] = False
     return masked
+
+
+def places(blocks: Tensor, number: int) -> Tensor:
+    """(N, number) different positions of each block, never the first; they depend, as `hidden` does,
+    on its number alone."""
+    keys = rng.fold_in(rng.row_keys(0, len(blocks)), PLACES)
+    return 1 + rng.uniform(keys, blocks.shape[1] - 1).argsort(1)[:, :number]
 
 
 @torch.inference_mode()
@@ -65,8 +74,17 @@ def predictions(writer: Writer, blocks: Tensor, masked: Tensor, batch_size: int 
     return found
 
 
-def row(writer: Writer, rate: float, found: Tensor, first: Tensor | None) -> dict:
-    """The numbers of a model; ``first``: those of the first one, None where its tokens are others."""
+def single_predictions(writer: Writer, blocks: Tensor, number: int) -> Tensor:
+    """The same of ``number`` tokens of each block, each of them hidden alone."""
+    at = places(blocks, number).flatten()
+    copies = blocks.repeat_interleave(number, 0)
+    alone = torch.arange(blocks.shape[1]) == at[:, None]
+    return predictions(writer, copies, alone).view(len(blocks), number, 3).sum(1)
+
+
+def row(writer: Writer, rate: float | None, found: Tensor, first: Tensor | None) -> dict:
+    """The numbers of a model; ``rate`` None: one token at a time; ``first``: the counts of the first
+    model, None where its tokens are others."""
     count, right, nats = found.T.numpy()
     more = None
     if first is not None:
@@ -94,7 +112,8 @@ def table(rows: list[dict]) -> str:
         place = "the place before" if entry["shift"] else "its own place"
         cells = [str(metrics.Estimate(*number)) for number in numbers]
         cells += ["-"] * (4 - len(cells))  # another vocabulary
-        lines.append([f"{entry['rate']:.0%}", entry["model"], place, *cells])
+        hides = f"{entry['rate']:.0%}" if entry["rate"] else "one"
+        lines.append([hides, entry["model"], place, *cells])
     return "\n".join(aligned(lines, 3))
 
 
@@ -107,10 +126,13 @@ def main() -> None:
     )
     parser.add_argument("--blocks", type=int, default=64, help="at most so many")
     parser.add_argument("--block_size", type=int, default=128, help="tokens of a block")
+    parser.add_argument("--singles", type=int, default=16,
+                        help="tokens of a block that are hidden one at a time, a pass for each")  # fmt: skip
     parser.add_argument("--output", help="file for the numbers, as JSON")
     args = parser.parse_args()
     within("--blocks", args.blocks, 2, None)
     within("--block_size", args.block_size, 8, None)
+    within("--singles", args.singles, 1, args.block_size - 1)
     if args.output:
         check_file("--output", args.output)
     hardware.use_all_cores()
@@ -133,15 +155,17 @@ def main() -> None:
     for writer in writers:
         same = writer.tokenizer.get_vocab() == vocabulary
         blocks = packing.pack(documents, writer.tokenizer, args.block_size, most=args.blocks).long()
-        for rate in RATES:
-            found = predictions(writer, blocks, hidden(blocks, rate))
+        asked = {rate: predictions(writer, blocks, hidden(blocks, rate)) for rate in RATES}
+        asked[None] = single_predictions(writer, blocks, args.singles)
+        for rate, found in asked.items():
             first = firsts.setdefault(rate, found)
             rows.append(row(writer, rate, found, first if same else None))
-    rows.sort(key=lambda entry: entry["rate"])
+    rows.sort(key=lambda entry: entry["rate"] or 0)
     print(table(rows))
     say(f"more: than {rows[0]['model']}")
     if args.output:
-        result = {"text": Path(text).name, "block_size": args.block_size, "rows": rows}
+        result = {"text": Path(text).name, "block_size": args.block_size, "singles": args.singles}
+        result |= {"rows": rows}
         result |= hardware.record(writers[0].device, writers[0].dtype)
         write_text(Path(args.output), json.dumps(result, indent=1) + "\n")
         say(f"saved {args.output}")

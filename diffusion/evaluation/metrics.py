@@ -37,8 +37,9 @@ class Estimate:
 
 
 def within(value: float, deviation: float, low: float = -math.inf, high: float = math.inf):
-    """The `Estimate` with a normal interval, cut to the values that are possible."""
-    reach = Z95 * deviation
+    """The `Estimate` with a normal interval, both cut to the values that are possible: by rounding
+    MAUVE may be 1 and a little."""
+    value, reach = min(max(value, low), high), Z95 * deviation
     return Estimate(value, max(low, value - reach), min(high, value + reach))
 
 

@@ -24,6 +24,12 @@ class LeftToRight(Backbone):
     shift = True
 
 
+def reads(writer, by: str) -> bool:
+    """Whether a masked model was trained for a way of reading."""
+    layouts = loading.diffusion_settings(writer.denoiser.backbone.config).get("layouts", {})
+    return by in ("bound", "order") or writer.blocks or (by == "causal" and "causal" in layouts)
+
+
 def check_way(writer, by: str) -> None:
     """Refuse a way of reading that is none, or that a model was not trained for."""
     if not re.fullmatch("bound|order|causal|block[1-9][0-9]{0,5}", by):
@@ -32,9 +38,7 @@ def check_way(writer, by: str) -> None:
         if by != "causal":
             raise UserError(f"{writer.name} reads from left to right alone; use by=causal")
         return
-    layouts = loading.diffusion_settings(writer.denoiser.backbone.config).get("layouts", {})
-    trained = writer.blocks or (by == "causal" and "causal" in layouts)
-    if by not in ("bound", "order") and not trained:
+    if not reads(writer, by):
         raise UserError(f"{writer.name} was never trained for by={by}; use by=bound or by=order")
 
 

@@ -32,15 +32,15 @@ METRICS = QUALITY | OTHERS
 
 def dump(data: dict) -> str:
     """The results as JSON text; what was not measured is null."""
-    return json.dumps({"format": FORMAT, "version": VERSION, **_plain(data)}, indent=1) + "\n"
+    return json.dumps({"format": FORMAT, "version": VERSION, **plain(data)}, indent=1) + "\n"
 
 
-def _plain(value):
+def plain(value):
     """Without nan and infinity, which JSON does not have."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -161,10 +161,19 @@ def windows(total: int, first: int, size: int) -> list[tuple[int, int, int]]:
 class Opinion:
     """What a scorer says of one text."""
 
-    nats: float  # of the scored tokens together
-    tokens: int  # how many were scored
+    each: np.ndarray  # (tokens,) float64, nats of each scored token in the order of the text
     feature: np.ndarray  # (d,) last hidden state of the last token
     windowed: bool  # longer than the scorer's positions
+
+    @property
+    def nats(self) -> float:
+        """Of the scored tokens together."""
+        return float(self.each.sum())
+
+    @property
+    def tokens(self) -> int:
+        """How many were scored."""
+        return len(self.each)
 
 
 class Scorer:
@@ -204,7 +213,7 @@ class Scorer:
             read = windows(total, first, self.positions)
             # A text of one token has nothing to score, but a last state.
             jobs += [(i, *w) for w in read or [(max(0, total - self.positions), total, total)]]
-        nats, counts = [0.0] * len(texts), [0] * len(texts)
+        nats: list[list[np.ndarray]] = [[] for _ in texts]  # window by window
         features: list[np.ndarray | None] = [None] * len(texts)
         for start in range(0, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
@@ -223,15 +232,13 @@ class Scorer:
                 states = hidden[part[:, 0], part[:, 1] - 1]
                 logits = self.model.get_output_embeddings()(states)
                 losses.append(objective.cross_entropy(logits, answer))
-            loss = torch.cat(losses).double().cpu() if losses else torch.zeros(0)
+            loss = torch.cat(losses).double().cpu() if losses else torch.zeros(0).double()
             for row, (i, begin, end, _) in enumerate(batch):
-                own = loss[where[:, 0].cpu() == row]
-                nats[i] += own.sum().item()
-                counts[i] += len(own)
+                nats[i].append(loss[where[:, 0].cpu() == row].numpy())
                 if begin <= encoded[i][2] < end:
                     features[i] = hidden[row, encoded[i][2] - begin].float().cpu().numpy()
         return [
-            Opinion(nats[i], counts[i], features[i], len(encoded[i][0]) > self.positions)
+            Opinion(np.concatenate(nats[i]), features[i], len(encoded[i][0]) > self.positions)
             for i in range(len(texts))
         ]
 

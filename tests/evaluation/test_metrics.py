@@ -180,6 +180,7 @@ def test_no_digit_that_the_interval_does_not_support(value, half, shown):
 def test_the_half_width_is_the_larger_one():
     assert str(Estimate(1.0, 0.9, 1.3)) == "1.0 ± 0.3"
     assert math.isnan(Estimate(1.0).half) and str(Estimate(1.0)) == "~1"
+    assert metrics.within(1 + 1e-15, 0.1, 0.0, 1.0).value == 1  # by rounding
     assert metrics.within(0.95, 0.1, 0.0, 1.0) == Estimate(
         0.95, pytest.approx(0.95 - 0.1959964), 1.0
     )

@@ -208,10 +208,10 @@ def scorer(tiny_gpt2):
 
 
 def plain(scorer, ids, first):
-    """-log p of ids[first:], token by token, in float64."""
+    """-log p of each of ids[first:], in float64."""
     with torch.no_grad():
         logits = scorer.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
-    return -sum(logits[i - 1, ids[i]].item() for i in range(first, len(ids)))
+    return [-logits[i - 1, ids[i]].item() for i in range(first, len(ids))]
 
 
 PROMPT, TEXT = "The river runs", " through the old town."
@@ -223,7 +223,9 @@ def test_the_scorer_scores_the_continuation_alone(scorer):
     assert whole[: len(prompt)] == prompt
     ids = [scorer.tokenizer.bos_token_id, *whole]
     assert said.tokens == len(whole) - len(prompt)
-    assert said.nats == pytest.approx(plain(scorer, ids, 1 + len(prompt)), rel=1e-5)
+    true = plain(scorer, ids, 1 + len(prompt))
+    assert said.each == pytest.approx(true, rel=1e-4)
+    assert said.nats == pytest.approx(sum(true), rel=1e-5)
     assert not said.windowed
     with torch.no_grad():
         states = scorer.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1]
@@ -235,8 +237,8 @@ def test_from_nothing_the_first_token_is_not_scored_and_an_end_is(scorer):
     whole = encode(scorer.tokenizer, TEXT)
     ids = [scorer.tokenizer.bos_token_id, *whole, scorer.tokenizer.eos_token_id]
     assert (open_end.tokens, ended.tokens) == (len(whole) - 1, len(whole))
-    assert open_end.nats == pytest.approx(plain(scorer, ids[:-1], 2), rel=1e-5)
-    assert ended.nats == pytest.approx(plain(scorer, ids, 2), rel=1e-5)
+    assert open_end.nats == pytest.approx(sum(plain(scorer, ids[:-1], 2)), rel=1e-5)
+    assert ended.nats == pytest.approx(sum(plain(scorer, ids, 2)), rel=1e-5)
     np.testing.assert_allclose(open_end.feature, ended.feature, rtol=1e-4, atol=1e-5)
 
 
@@ -268,11 +270,13 @@ def test_a_text_longer_than_the_scorer_is_read_in_windows(scorer):
     (said,) = scorer.read([("", text, True)])
     ids, first, _ = scorer.ids("", text, True)
     assert said.windowed and said.tokens == len(ids) - 2
-    total = sum(
-        plain(scorer, ids[begin:end], start - begin)
+    true = [
+        nats
         for begin, end, start in windows(len(ids), first, 64)
-    )
-    assert said.nats == pytest.approx(total, rel=1e-5)
+        for nats in plain(scorer, ids[begin:end], start - begin)
+    ]
+    assert said.each == pytest.approx(true, rel=1e-3)
+    assert said.nats == pytest.approx(sum(true), rel=1e-5)
 
 
 def test_special_tokens_in_a_text_are_words(scorer):

@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.models import save_roberta
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, RobertaForCausalLM
 
+from diffusion.canvas import Canvas
 from diffusion.errors import UserError
+from diffusion.evaluation.metrics import Estimate
 from diffusion.evaluation.scorer import load_scorer
 from diffusion.generate import load_writer
+from diffusion.likelihood import fixed_counts, pseudo_likelihood
 from diffusion.models.causal import load_causal_writer
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -117,6 +120,74 @@ def test_a_hole_stands_between_words(tiny_model):
         assert hole.left + hole.span + hole.right == text
         assert hole.span[0] == hole.right[0] == " "
     assert infilling.cut(tokenizer, "abc" * 20, 2, random.Random(0)) is None
+    text = " ".join(["The mill was built."] * 5)
+    hole = infilling.cut(tokenizer, text, infilling.SENTENCE, random.Random(0))
+    assert hole.span == " The mill was built." and hole.left + hole.span + hole.right == text
+    assert infilling.cut(tokenizer, text[:30], infilling.SENTENCE, random.Random(0)) is None
+
+
+def test_a_sentence_stands_between_full_stops():
+    text = (
+        'He met Dr. Brown in 1946. She left the U.S. in May! They slept. 33 came. "No." It rained.'
+    )
+    infilling = load("infilling")
+    pieces = re.findall(r" ?\S+", text)
+    found = ["".join(pieces[i:j]) for i, j in infilling.sentences(pieces)]
+    # "33 came." begins with no capital, so it is none, and neither is what stands before it.
+    assert found == [" She left the U.S. in May!"]
+    for more, places in ((30, [(1, 33)]), (31, [])):  # 32 tokens, and 33
+        assert infilling.sentences(["Well.", " Go", *[" on"] * more, ".", " We"]) == places
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 5, 8, 16, 31])
+def test_each_number_of_masks_is_drawn_equally_often(tokens):
+    total = load("infilling").draws(tokens)
+    numbers = fixed_counts(torch.tensor(1), torch.tensor(tokens), torch.arange(total), total)
+    assert (numbers.bincount(minlength=tokens + 1)[1:] * tokens == total).all()
+
+
+def test_the_truth_is_read_as_by_the_networks_themselves(tmp_path, tiny_gpt2):
+    infilling = load("infilling")
+    folder = save_roberta(tmp_path / "model", layouts={"causal": 1, "full": 1})
+    writer, baseline = load_writer(str(folder)), load_causal_writer(str(tiny_gpt2))
+    hole = infilling.Hole("The river runs through the", " old", " town.", 2)
+    ids, place = infilling.on_canvas(writer.tokenizer, hole)
+    ids, (one, two) = torch.tensor(ids), place
+    assert writer.tokenizer.decode(ids[one : two + 1]) == hole.span
+
+    def nats(network, token, hidden=(), end=None):
+        """Of a token with others hidden; both kinds of models predict it one slot before it."""
+        seen = ids.index_fill(0, torch.tensor(hidden, dtype=torch.int64), 4)[:end]
+        with torch.no_grad():
+            return -network(seen[None]).logits[0, token - 1].log_softmax(-1)[ids[token]].item()
+
+    assert writer.tokenizer.mask_token_id == 4
+    gpt2 = AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval()
+    causal = RobertaForCausalLM.from_pretrained(folder, is_decoder=True).eval()
+    masked = AutoModelForMaskedLM.from_pretrained(folder).eval()
+    last = nats(masked, two, [two])
+    together = nats(masked, one, [one, two]), nats(masked, two, [one, two])
+    found = infilling.nats_of_the_truth(writer, baseline, [hole] * 2)
+    assert {name: values[0] for name, values in found.items()} == pytest.approx({
+        "GPT-2, left side": nats(gpt2, one, end=two) + nats(gpt2, two, end=two),
+        "RoBERTa, left side, causal": nats(causal, one, end=two) + nats(causal, two, end=two),
+        "RoBERTa, both sides, left to right": together[0] + last,
+        "RoBERTa, both sides, bound": found["RoBERTa, both sides, bound"][1],
+    }, rel=1e-4)  # fmt: skip
+    # In half of the draws both are hidden, in the others one of the two, whichever is drawn.
+    alone = nats(masked, one, [one]), last
+    number = infilling.draws(2) // 2
+    possible = [
+        sum(together) / 2 + (n * alone[0] + (number - n) * alone[1]) / number
+        for n in range(number + 1)
+    ]
+    bound = found["RoBERTa, both sides, bound"][0]
+    assert min(abs(value - bound) for value in possible[1:-1]) < 1e-3
+    assert abs(alone[0] - alone[1]) > 0.1  # else the line above says little
+
+    rows = infilling.readings({"a": [2.0, 6.0], "b": [3.0, 9.0]}, [hole, hole])
+    assert [row["nats"][0] for row in rows] == [2, 3]  # 8 and 12 nats of 4 tokens
+    assert rows[0]["more"] == [0, 0, 0] and rows[1]["more"][0] == pytest.approx(1)
 
 
 def test_what_is_measured_of_a_fill(tiny_model, tiny_gpt2):
@@ -147,23 +218,44 @@ def test_what_is_measured_of_a_fill(tiny_model, tiny_gpt2):
 
 def test_infilling_from_flags_to_json(run_benchmark, tiny_model, tiny_gpt2):
     found, said = run_benchmark("infilling", "--model", tiny_model, "--baseline", tiny_gpt2,
-        "--scorers", tiny_gpt2, "--lengths", 2, "--passages", 12, "--passage_len", 40,
+        "--scorers", tiny_gpt2, "--lengths", 2, "--passages", 6, "--passage_len", 40,
         "--candidates", 2)  # fmt: skip
     assert found["text"] == "passages.txt"
     (rows,) = found["tokens"].values()
     assert [row["method"] for row in rows] == [
         "confidence at 0", "confidence at 1", "left to right at 0", "left to right at 1",
-        "GPT-2 at 0", "GPT-2 at 1", "GPT-2, best of 2", "what was cut out",
+        "ancestral at 0", "ancestral at 1", "GPT-2 at 0", "GPT-2 at 1", "GPT-2, best of 2", "what was cut out",
     ]  # fmt: skip
     assert rows[-1]["numbers"]["ROUGE-L"] == [1, 1, 1] and rows[-1]["numbers"]["exact"][0] == 1
     nats = f"nats by {tiny_gpt2}"
     assert rows[0]["more"][nats] == [0, 0, 0]
-    difference = rows[5]["numbers"][nats][0] - rows[0]["numbers"][nats][0]
-    assert rows[5]["more"][nats][0] == pytest.approx(difference)
+    difference = rows[7]["numbers"][nats][0] - rows[0]["numbers"][nats][0]
+    assert rows[7]["more"][nats][0] == pytest.approx(difference)
     assert "holes of 2 tokens; more: than confidence at 0" in said
+    (likelihood,) = found["likelihood"].values()
+    assert [row["reading"] for row in likelihood] == [
+        "GPT-2, left side", "RoBERTa, both sides, left to right", "RoBERTa, both sides, bound"
+    ]  # fmt: skip
+    assert "nats per token" in said
 
 
 # ---------------------------------------------------------------- understanding
+
+
+def test_what_the_pages_say_of_understanding_is_what_is_recorded():
+    recorded = json.loads((FOLDER / "results" / "understanding.json").read_text())
+    shares = {
+        row["rate"]: str(Estimate(*(100 * share for share in row["accuracy"])))
+        for row in recorded["rows"]
+    }
+    sentence = (
+        f"the embedded denoiser gets {shares[0.15]} % right at 15 % hidden and {shares[0.5]} % at 50 %, "
+        f"and {shares[None]} % of single ones"
+    )
+    said = " ".join((FOLDER.parent / "RESULTS.md").read_text().split())
+    assert sentence in said and f"({recorded['rows'][0]['blocks']} blocks;" in said
+    for page in ("README.md", "docs/evaluation.md"):  # they leave the numbers to RESULTS.md
+        assert "% right" not in (FOLDER.parent / page).read_text()
 
 
 @pytest.mark.parametrize("shift", [True, False])
@@ -191,15 +283,41 @@ def test_hidden_tokens_are_predicted_as_by_the_network_itself(tmp_path, shift):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_single_tokens_are_read_as_by_the_pseudo_likelihood(tiny_model):
+    understanding = load("understanding")
+    writer = load_writer(str(tiny_model), dtype="float32")
+    blocks = torch.randint(5, 320, (3, 20), generator=torch.Generator().manual_seed(0))
+    at = understanding.places(blocks, 6)
+    assert at.min() >= 1 and at.max() < 20 and all(len(set(row)) == 6 for row in at.tolist())
+    assert sorted(understanding.places(blocks, 19)[2].tolist()) == list(range(1, 20))
+    denoiser, none = writer.denoiser, torch.zeros(3, 20, dtype=torch.bool)
+    mean = pseudo_likelihood(
+        denoiser.reader, Canvas(blocks, ~none, none), none.scatter(1, at, True), denoiser.noise
+    )
+    found = understanding.single_predictions(writer, blocks, 6)
+    assert (found[:, 0] == 6).all()
+    torch.testing.assert_close(found[:, 2], -6 * mean, rtol=1e-4, atol=1e-4)
+
+
 def test_understanding_from_flags_to_json(run_benchmark, tiny_model, tmp_path):
     own = save_roberta(tmp_path / "own", shift=False)
     found, said = run_benchmark(
-        "understanding", "--models", tiny_model, own, "--blocks", 4, "--block_size", 32
+        "understanding",
+        "--models",
+        tiny_model,
+        own,
+        "--blocks",
+        4,
+        "--block_size",
+        32,
+        "--singles",
+        3,
     )
     assert [(row["rate"], row["shift"]) for row in found["rows"]] == [
-        (0.15, True), (0.15, False), (0.5, True), (0.5, False)
+        (None, True), (None, False), (0.15, True), (0.15, False), (0.5, True), (0.5, False)
     ]  # fmt: skip
-    one, two = found["rows"][2:]
+    assert [row["hidden"] for row in found["rows"][:2]] == [4 * 3] * 2
+    one, two = found["rows"][4:]
     assert one["hidden"] == two["hidden"] and one["more"]["nats"] == [0, 0, 0]
     assert two["more"]["nats"][0] == pytest.approx(two["nats"][0] - one["nats"][0])
     assert "the place before" in said and "its own place" in said
