@@ -67,7 +67,11 @@ PLACES, SAMPLE = 8, 4  # where longer texts are sampled, and passes that are tim
 # Name -> in the picture, and its number of a style there.
 SERIES = {"loop": ("the reference loop", 5), "gpt2": ("GPT-2 with its cache", 4)}
 
-LABELLED = "points with a label: these steps of the loop were timed, the rest is in proportion"
+# What the picture says of estimates, where it has any.
+IN_PROPORTION = (
+    "points with a label: so many steps of the loop were timed, the rest is in proportion"
+)
+BETWEEN = f"GPT-2 beyond {WHOLE} passes: interpolated between passes at {PLACES} places"
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,7 @@ def figure(data: dict):
             plot.lines.append((axes, x, least))
         for point in points:
             if point["loop_steps_timed"] < point["n_steps"]:
-                timed = f"{point['loop_steps_timed']} of {point['n_steps']} steps"
+                timed = f"{point['loop_steps_timed']} of {point['n_steps']}"
                 plot.label(axes, timed, point[varied], point["median"]["loop"], SERIES["loop"][1])
         axes.set_xscale("log", base=2)
         axes.set_xticks(x, [str(value) for value in x])
@@ -225,8 +229,13 @@ def figure(data: dict):
         told = [text.format(points[0][name]) for name, text in fixed.items() if name != varied]
         axes.set_title(f"shape {part['shape']}, {', '.join(told)}", fontsize=9)
     plot.panels[0].set_ylabel("seconds (median and range)")
+    title = f"Seconds of one generation, {data['hardware']}, {data['processor']}"
+    points = [point for part in data["series"] for point in part["points"]]
+    if any(point["loop_steps_timed"] < point["n_steps"] for point in points):
+        title += f"\n{IN_PROPORTION}"
+    if any(point["gpt2_passes_timed"] < point["length"] - 1 for point in points):
+        title += f"\n{BETWEEN}"
     # In the legend each measured line before its least time; matplotlib names plain lines first.
-    title = f"Seconds of one generation, {data['hardware']}\n{data['processor']}; {LABELLED}"
     return plot.finish(title, (2, 0, 3, 1))
 
 
