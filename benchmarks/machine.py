@@ -126,6 +126,17 @@ def pairs_of(slots: Slots) -> int:
     return sum(group.bias.numel() for group in slots.groups)
 
 
+def mean_pairs(config, length: int) -> int:
+    """(query, key) that a layer has to compute for a text of so many tokens, the mean of all layers:
+    two in three of ModernBERT's see the near tokens alone."""
+    if config.model_type != "modernbert":
+        return length * length
+    layers, near = config.num_hidden_layers, min(config.sliding_window, length - 1)
+    windowed = config.layer_types.count("sliding_attention")
+    window = length * (2 * near + 1) - near * (near + 1)
+    return ((layers - windowed) * length * length + windowed * window) // layers
+
+
 @dataclass(frozen=True)
 class Limits:
     """Of a machine in one number format.
@@ -200,10 +211,20 @@ def limits(
 
 
 @torch.inference_mode()
-def cached_steps(model, batch: int, length: int, first: int = 1) -> list[float]:
+def cached_steps(model, batch: int, length: int, first: int = 1, kept: int = 0) -> list[float]:
     """Seconds of each pass of a GPT-2 that writes ``length`` tokens behind ``first`` given ones, keys
-    and values kept and the likeliest token taken: the model and hardly anything around it."""
+    and values kept and the likeliest token taken: the model and hardly anything around it.
+
+    Args:
+        kept: further tokens in front whose keys and values are there already, as zeros: what they
+            are changes no time.
+    """
     device, cache, seconds = model.device, DynamicCache(config=model.config), []
+    if kept:
+        heads, width = model.config.n_head, model.config.n_embd
+        zeros = torch.zeros(batch, heads, kept, width // heads, device=device, dtype=model.dtype)
+        for layer in range(model.config.n_layer):
+            cache.update(zeros, zeros, layer)
     ids = torch.full((batch, first), 5, device=device)
     for _ in range(length):
         started = hardware.now(device)
@@ -213,11 +234,12 @@ def cached_steps(model, batch: int, length: int, first: int = 1) -> list[float]:
     return seconds
 
 
-def save(path: str | None, name: str, device, dtype, **record) -> None:
-    """Write what was measured, and on what, to a JSON file, if one is asked for."""
+def save(path: str | None, name: str, device, dtype, **record) -> dict:
+    """Write what was measured, and on what, to a JSON file, if one is asked for; gives the record."""
+    record = {"benchmark": name, **hardware.record(device, dtype), **record}
     if path:
-        record = {"benchmark": name, **hardware.record(device, dtype), **record}
         write_text(Path(path), json.dumps(record, indent=1) + "\n")
+    return record
 
 
 def main() -> None:

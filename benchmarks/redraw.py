@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import scaling
 from diffusion.cli.files import write_atomically
 from diffusion.evaluation import report, sweep
 from diffusion.evaluation.pictures import PICTURES
@@ -26,8 +27,11 @@ def main() -> None:
     for path in sorted((docs / "results").glob("*/*.png")):
         drawn = PICTURES[path.name].draw(report.load(str(path.with_name("results.json"))))
         write_atomically(path, drawn)
-    path = docs / "sweep" / "sweep.png"
-    write_atomically(path, png(sweep.figure(json.loads(path.with_suffix(".json").read_text()))))
+    for name, figure in {"sweep": sweep.figure, "scaling": scaling.figure}.items():
+        path = docs / name / f"{name}.png"
+        if path.exists():
+            data = json.loads(path.with_suffix(".json").read_text())
+            write_atomically(path, png(figure(data)))
 
 
 if __name__ == "__main__":
