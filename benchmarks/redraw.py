@@ -10,13 +10,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import scaling
+from benchmarks import curves, frontier, likelihood, scaling
 from diffusion.cli.files import write_atomically
 from diffusion.evaluation import report, sweep
 from diffusion.evaluation.pictures import PICTURES
 from diffusion.evaluation.plotting import png
 
 ROOT = Path(__file__).resolve().parents[1]
+# Each with its data beside it, under the same name: those as a PNG.
+OWN = {
+    "sweep/sweep": lambda data: png(sweep.figure(data)),
+    "scaling/scaling": lambda data: png(scaling.figure(data)),
+    "results/frontier/frontier": frontier.picture,
+    "results/likelihood/likelihood": likelihood.picture,
+    "training/curves": curves.draw,
+}
 
 
 def main() -> None:
@@ -24,14 +32,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="the folder")
     docs = parser.parse_args().docs
-    for path in sorted((docs / "results").glob("*/*.png")):
-        drawn = PICTURES[path.name].draw(report.load(str(path.with_name("results.json"))))
-        write_atomically(path, drawn)
-    for name, figure in {"sweep": sweep.figure, "scaling": scaling.figure}.items():
-        path = docs / name / f"{name}.png"
+    for name, draw in OWN.items():
+        path = docs / f"{name}.png"
         if path.exists():
-            data = json.loads(path.with_suffix(".json").read_text())
-            write_atomically(path, png(figure(data)))
+            write_atomically(path, draw(json.loads(path.with_suffix(".json").read_text())))
+    for path in sorted((docs / "results").glob("*/*.png")):
+        if path.name in PICTURES and path.with_name("results.json").exists():
+            drawn = PICTURES[path.name].draw(report.load(str(path.with_name("results.json"))))
+            write_atomically(path, drawn)
 
 
 if __name__ == "__main__":

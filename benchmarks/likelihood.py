@@ -1,0 +1,123 @@
+"""Nats per byte of held-out text by how much is predicted at once, from finetune.py --evaluate_only.
+
+    python benchmarks/likelihood.py docs/results/likelihood/likelihood.json --dataset_dir data     # an hour
+    python benchmarks/likelihood.py docs/results/likelihood/likelihood.json --draw                  # the picture alone
+
+Each text is read by RoBERTa in every way in which it was trained to read and some between, and by GPT-2.
+Blocks that another run has left in the file stay; a text is measured again when it is named by --texts.
+"""
+
+import argparse
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from diffusion import hardware
+from diffusion.cli.files import check_file, write_atomically, write_text
+from diffusion.errors import UserError, run
+from diffusion.evaluation.plotting import Plot, png
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = {"RoBERTa": "roberta-small-wikitext", "GPT-2": "gpt2-small-wikitext"}
+SIZES = (2, 4, 8, 16, 64)  # tokens of a block; 1 is causal, and the whole of 256 the full canvas
+WHOLE = 256
+# name -> what finetune.py evaluates on, in --dataset_dir
+TEXTS = {
+    "WikiText-2": ["--eval_split", "test"],
+    "Wikipedia": ["--eval_dataset", "wikipedia/valid.txt.xz"],
+    "books": ["--eval_dataset", "books/valid.txt.xz"],
+    "TinyStories": ["--eval_dataset", "tinystories/valid.txt.xz"],
+}
+
+
+def command(model: str, text: str, folder: str, blocks: int) -> list[str]:
+    """What measures one text by one model."""
+    mix = ",".join(f"{name}=1" for name in ("causal", *(f"block{n}" for n in SIZES), "full"))
+    how = ["--objective", "causal"] if model == "GPT-2" else ["--prefix_len", "1", "--layouts", mix]
+    where = [f"{folder}/{part}" if "/" in part else part for part in TEXTS[text]]
+    return ["finetune.py", "--evaluate_only", "--model", MODELS[model], *how, "--dataset_dir", folder,
+            *where, "--max_eval_blocks", str(blocks)]  # fmt: skip
+
+
+def numbers(output: str) -> dict:
+    """What finetune.py has measured, out of what it printed.
+
+    Raises:
+        UserError: it has printed nothing of the kind.
+    """
+    lines = [line for line in output.splitlines() if line.startswith("{'eval_")]
+    if not lines:
+        raise UserError(f"finetune.py has measured nothing: {output.strip().splitlines()[-1:]}")
+    return {name: float(value) for name, value in ast.literal_eval(lines[-1]).items()}
+
+
+def ways(found: dict) -> dict[str, list[float]]:
+    """name of a way of reading -> [nats per byte, standard error] of one text by one model."""
+    scale = found["eval_nats_per_byte"] / found["eval_nats_per_token"]
+    pairs = {"causal": [found["eval_nats_per_byte"], found["eval_standard_error"] * scale]}
+    for key, value in found.items():
+        name = key.removeprefix("eval_").removesuffix("_nats_per_byte")
+        error = found.get(f"eval_{name}_standard_error_per_byte")
+        if key.endswith("_nats_per_byte") and error is not None:
+            pairs[name] = [value, error]
+    return pairs
+
+
+def line(read: dict[str, list[float]]) -> tuple[list[int], list[float], list[float]]:
+    """(tokens that are predicted at once, nats per byte, half of their 95 % intervals)"""
+    at = {"causal": 1, **{f"block{n}": n for n in SIZES}, "full": WHOLE}
+    known = [(size, *read[name]) for name, size in at.items() if name in read]
+    sizes, nats, errors = zip(*known, strict=True)
+    return list(sizes), list(nats), [1.96 * e for e in errors]
+
+
+def picture(data: dict) -> bytes:
+    plot = Plot()
+    (axes,) = plot.panels
+    for i, (text, read) in enumerate(data["texts"].items(), 1):
+        x, y, half = line(read["RoBERTa"])
+        plot.series(axes, x, y, i, f"RoBERTa, {text}", (None, (half, half)))
+        _, level, half = line(read["GPT-2"])
+        plot.series(axes, [0.7], level, i, None, (None, (half, half)), linestyle="none")
+        plot.label(axes, "GPT-2", 0.7, level[0], i)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([1, *SIZES, WHOLE], ["causal", *map(str, SIZES), "full"])
+    axes.set_xlabel("tokens of a block, whose order is any")
+    axes.set_ylabel("nats per byte: causal exact, else at most")
+    return png(plot.finish("The more is predicted at once, the less likely is the text"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("results", type=Path, help="The JSON file; its picture stands beside it.")
+    parser.add_argument("--dataset_dir", default="data", help="Folder with the texts.")
+    parser.add_argument("--texts", nargs="+", default=list(TEXTS), choices=TEXTS)
+    parser.add_argument(
+        "--blocks", type=int, default=128, help="Blocks of 256 tokens of each text."
+    )
+    parser.add_argument("--draw", action="store_true", help="Measure nothing.")
+    args = parser.parse_args()
+    check_file("the results", str(args.results))
+    data = json.loads(args.results.read_text()) if args.results.exists() else {"texts": {}}
+    for text in () if args.draw else args.texts:
+        data["texts"][text] = {}
+        for model in MODELS:
+            asked = command(model, text, args.dataset_dir, args.blocks)
+            print(" ".join(["python", *asked]), flush=True)
+            done = subprocess.run(
+                [sys.executable, *asked], cwd=ROOT, capture_output=True, text=True
+            )
+            data["texts"][text][model] = ways(numbers(done.stdout + done.stderr))
+        data |= {"blocks": args.blocks, "processor": hardware.processor()}
+        write_text(args.results, json.dumps(data, indent=1) + "\n")
+    if not data["texts"]:
+        raise UserError(f"{args.results} has no texts to draw; leave out --draw")
+    write_atomically(args.results.with_suffix(".png"), picture(data))
+
+
+if __name__ == "__main__":
+    run(main)
