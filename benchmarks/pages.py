@@ -29,15 +29,24 @@ from diffusion.evaluation.results import METRICS, measured
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r"(<!-- from (\S+): ([\w ]+)\n(.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
-HEADS = {"nfe": "passes", "seconds": "seconds a text"}
+HEADS = {
+    **{name: head for name, (head, _) in METRICS.items()},
+    "nfe": "passes",
+    "seconds": "seconds a text",
+    # Of frontier.json, whose scorers are numbered.
+    **{f"gen_ppl_{n}": f"PPL, scorer {n}" for n in (1, 2)},
+    **{f"factor_{n}": f"of GPT-2's, {n}" for n in (1, 2)},
+    **{f"mauve_{n}": f"MAUVE, {n}" for n in (1, 2)},
+    "verdict": "",
+}
 
 
 def table(source: str, columns: list[str], lines: list[str]) -> str:
     """The Markdown of one table.
 
     Args:
-        source: a results.json, from the root of the repository.
-        columns: names of measured quantities.
+        source: a results.json or frontier.json, from the root of the repository.
+        columns: names of measured quantities, or ``verdict``.
         lines: ``LABEL = MODEL: METHOD``.
     """
     data = json.loads((ROOT / source).read_text(encoding="utf-8"))
@@ -46,13 +55,13 @@ def table(source: str, columns: list[str], lines: list[str]) -> str:
         for row in data["rows"]
         if row["conditional"]
     }
-    heads = [HEADS.get(name, METRICS[name][0]) for name in columns]
-    out = [["", *heads], ["---"] * (1 + len(columns))]
+    out = [["", *(HEADS[name] for name in columns)], ["---"] * (1 + len(columns))]
     for line in lines:
         label, _, which = line.partition(" = ")
         if which not in found:
             raise UserError(f"{source} has no row {which!r}; it has: {'; '.join(found)}")
-        out.append([label, *(str(measured(found[which], name)) for name in columns)])
+        row = found[which]
+        out.append([label, *(row[n] if n == "verdict" else str(measured(row, n)) for n in columns)])
     return "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in out)
 
 
