@@ -1,6 +1,7 @@
 """Nats per byte of held-out text by how much is predicted at once, from finetune.py --evaluate_only.
 
-    python benchmarks/likelihood.py docs/results/likelihood/likelihood.json --dataset_dir data     # an hour
+    python benchmarks/likelihood.py docs/results/likelihood/likelihood.json --dataset_dir data
+    python benchmarks/likelihood.py docs/results/likelihood/likelihood.json --texts WikiText-2 --blocks 285
     python benchmarks/likelihood.py docs/results/likelihood/likelihood.json --draw                  # the picture alone
 
 Each text is read by RoBERTa in every way in which it was trained to read and some between, and by GPT-2.
@@ -55,22 +56,27 @@ def numbers(output: str) -> dict:
     return {name: float(value) for name, value in ast.literal_eval(lines[-1]).items()}
 
 
-def ways(found: dict) -> dict[str, list[float]]:
-    """name of a way of reading -> [nats per byte, standard error] of one text by one model."""
-    scale = found["eval_nats_per_byte"] / found["eval_nats_per_token"]
-    pairs = {"causal": [found["eval_nats_per_byte"], found["eval_standard_error"] * scale]}
-    for key, value in found.items():
+def ways(found: dict) -> dict[str, dict[str, list[float]]]:
+    """name of a way of reading -> nats ``per_token`` and ``per_byte``, each with its standard error, of
+    one text by one model."""
+    token, byte = (found[f"eval_nats_per_{unit}"] for unit in ("token", "byte"))
+    error = found["eval_standard_error"]
+    read = {"causal": {"per_token": [token, error], "per_byte": [byte, error * byte / token]}}
+    for key in found:
         name = key.removeprefix("eval_").removesuffix("_nats_per_byte")
-        error = found.get(f"eval_{name}_standard_error_per_byte")
-        if key.endswith("_nats_per_byte") and error is not None:
-            pairs[name] = [value, error]
-    return pairs
+        if key.endswith("_nats_per_byte") and f"eval_{name}_standard_error" in found:
+            head = f"eval_{name}_"
+            read[name] = {
+                "per_token": [found[f"{head}nats_per_token"], found[f"{head}standard_error"]],
+                "per_byte": [found[key], found[f"{head}standard_error_per_byte"]],
+            }
+    return read
 
 
-def line(read: dict[str, list[float]]) -> tuple[list[int], list[float], list[float]]:
+def line(read: dict[str, dict]) -> tuple[list[int], list[float], list[float]]:
     """(tokens that are predicted at once, nats per byte, half of their 95 % intervals)"""
     at = {"causal": 1, **{f"block{n}": n for n in SIZES}, "full": WHOLE}
-    known = [(size, *read[name]) for name, size in at.items() if name in read]
+    known = [(size, *read[name]["per_byte"]) for name, size in at.items() if name in read]
     sizes, nats, errors = zip(*known, strict=True)
     return list(sizes), list(nats), [1.96 * e for e in errors]
 
@@ -112,7 +118,8 @@ def main() -> None:
                 [sys.executable, *asked], cwd=ROOT, capture_output=True, text=True
             )
             data["texts"][text][model] = ways(numbers(done.stdout + done.stderr))
-        data |= {"blocks": args.blocks, "processor": hardware.processor()}
+        data["texts"][text]["blocks"] = args.blocks
+        data["processor"] = hardware.processor()
         write_text(args.results, json.dumps(data, indent=1) + "\n")
     if not data["texts"]:
         raise UserError(f"{args.results} has no texts to draw; leave out --draw")

@@ -12,6 +12,9 @@ for each line its label and which row it is:
     ...
     <!-- end -->
 
+Nats of likelihood.py, ± one standard error, stand below ``<!-- nats from FILE: TEXT per_byte, TEXT
+per_token`` and lines as ``LABEL = RoBERTa: block4``.
+
 `tests/scripts/test_benchmarks.py` fails on a page whose numbers differ from what is recorded.
 """
 
@@ -29,6 +32,7 @@ from diffusion.evaluation.results import METRICS, measured
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r"(<!-- from (\S+): ([\w ]+)\n(.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
+NATS = re.compile(r"(<!-- nats from (\S+): ([^\n]+)\n(.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
 HEADS = {
     **{name: head for name, (head, _) in METRICS.items()},
     "nfe": "passes",
@@ -62,7 +66,25 @@ def table(source: str, columns: list[str], lines: list[str]) -> str:
             raise UserError(f"{source} has no row {which!r}; it has: {'; '.join(found)}")
         row = found[which]
         out.append([label, *(row[n] if n == "verdict" else str(measured(row, n)) for n in columns)])
-    return "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in out)
+    return _markdown(out)
+
+
+def nats(source: str, columns: list[str], lines: list[str]) -> str:
+    """The same of a likelihood.json; ``columns``: ``TEXT per_token`` or ``TEXT per_byte``."""
+    texts = json.loads((ROOT / source).read_text(encoding="utf-8"))["texts"]
+    wanted = [column.rsplit(" ", 1) for column in columns]
+    heads = [f"{name}, {unit.replace('_', ' ')}" for name, unit in wanted]
+    out = [["", *heads], ["---"] * (1 + len(columns))]
+    for line in lines:
+        label, _, which = line.partition(" = ")
+        model, _, way = which.partition(": ")
+        pairs = [texts[name][model][way][unit] for name, unit in wanted]
+        out.append([label, *(f"{value:.3f} ± {error:.3f}" for value, error in pairs)])
+    return _markdown(out)
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in rows)
 
 
 def filled(text: str) -> str:
@@ -72,7 +94,11 @@ def filled(text: str) -> str:
         opening, source, columns, lines, end = match.groups()
         return opening + table(source, columns.split(), lines.strip().splitlines()) + end
 
-    return TABLE.sub(one, text)
+    def likelihood(match: re.Match) -> str:
+        opening, source, columns, lines, end = match.groups()
+        return opening + nats(source, columns.split(", "), lines.strip().splitlines()) + end
+
+    return NATS.sub(likelihood, TABLE.sub(one, text))
 
 
 def main() -> None:
