@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusion import rng
+from diffusion import hardware, rng
 
 
 def largest(logits: Tensor, k: int, width: int = 64) -> tuple[Tensor, Tensor]:
@@ -146,8 +146,7 @@ class Proposal:
         # How sure a token is has no temperature where the most probable one is taken.
         greedy = sampling.temperature < MIN_TEMPERATURE
         self._sampling = replace(sampling, temperature=1.0) if greedy else sampling
-        # A few rows at a time stay in a CPU's cache; on other devices fewer, larger kernels win.
-        self._chunk = max(1, 2**20 // logits.shape[1]) if logits.is_cpu else max(1, len(logits))
+        self._chunk = hardware.rows_at_once(logits)
 
         def draw(logits: Tensor, u: Tensor, sure: Tensor) -> tuple[Tensor, ...]:
             short, ids = sampling.shortlist(logits)

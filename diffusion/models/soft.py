@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusion import hardware
 from diffusion.canvas import Canvas, Feedback, Question
 from diffusion.errors import UserError, first_line
 from diffusion.models.guidance import Wrapped
@@ -121,9 +122,8 @@ def _softplus_inverse(x: float) -> float:
 def summary(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Of predictions (N, V), without a copy of all: entropies (N,) in nats, the k most probable
     tokens (N, k), and their probabilities among one another (N, k)."""
-    rows = max(1, 2 ** (20 if logits.is_cpu else 26) // logits.shape[1])
     found = []
-    for some in logits.split(rows):
+    for some in logits.split(hardware.rows_at_once(logits)):
         some = some.float()
         log_p = some.log_softmax(-1)
         # 0 log 0 = 0: what is forbidden has the logit -inf.
