@@ -109,13 +109,6 @@ def check_memory(needed: float, what: str) -> None:
             )
 
 
-def rows_at_once(logits: torch.Tensor) -> int:
-    """How many rows of (N, V) are worked on at once, so that of no more than these there is a copy
-    in a wider number format. On a CPU they stay in its cache; elsewhere fewer, larger kernels win,
-    and a copy in float32 has 256 MiB."""
-    return max(1, 2 ** (20 if logits.is_cpu else 26) // logits.shape[1])
-
-
 def launch_note(command: str) -> str | None:
     """What to say where `accelerate launch` was asked for CPUs or for several processes and has
     started this one alone, as it does without --multi_gpu, whatever --num_processes says.

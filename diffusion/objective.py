@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusion import hardware, rng
+from diffusion import rng
 from diffusion.collator import IGNORE
 from diffusion.noise import SCHEDULES, Interpolating
+from diffusion.proposal import rows_at_once
 
 _LEAST = 1e-30  # a divisor
 
@@ -29,7 +30,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def rows(logits: Tensor) -> int:
         """How many at a time."""
-        return 64 if logits.is_cpu else hardware.rows_at_once(logits)
+        return 64 if logits.is_cpu else rows_at_once(logits)
 
     @staticmethod
     def forward(ctx, logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusion import hardware, rng
+from diffusion import rng
+
+
+def rows_at_once(logits: Tensor) -> int:
+    """How many rows of (N, V) are worked on at once, so that of no more than these there is a copy
+    in a wider number format. On a CPU they stay in its cache; elsewhere fewer, larger kernels win,
+    and a copy in float32 has 256 MiB."""
+    return max(1, 2 ** (20 if logits.is_cpu else 26) // logits.shape[1])
 
 
 def largest(logits: Tensor, k: int, width: int = 64) -> tuple[Tensor, Tensor]:
@@ -146,7 +153,7 @@ class Proposal:
         # How sure a token is has no temperature where the most probable one is taken.
         greedy = sampling.temperature < MIN_TEMPERATURE
         self._sampling = replace(sampling, temperature=1.0) if greedy else sampling
-        self._chunk = hardware.rows_at_once(logits)
+        self._chunk = rows_at_once(logits)
 
         def draw(logits: Tensor, u: Tensor, sure: Tensor) -> tuple[Tensor, ...]:
             short, ids = sampling.shortlist(logits)

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
-from diffusion import hardware
 from diffusion.canvas import Canvas, Question
+from diffusion.proposal import rows_at_once
 
 
 class Wrapped:
@@ -74,11 +74,12 @@ class Guided(Wrapped):
     def slots(self, question):
         return self.denoiser.slots(question) + self.unconditional.slots(question)
 
+    @torch.no_grad()
     def __call__(self, question: Question) -> Tensor:
         given = self.given if question.rows is None else self.given[question.rows]
         hidden = replace(question, ids=self.noise.corrupt(question.ids, given))
         logits, other = self.denoiser(question), self.unconditional(hidden)
-        rows = hardware.rows_at_once(logits)
+        rows = rows_at_once(logits)
         for part, without in zip(logits.split(rows), other.split(rows), strict=True):
             c, u = part.float(), without.float()
             # What is forbidden is -inf in both; their difference is no number.
@@ -106,11 +107,12 @@ class Processed(Wrapped):
         if no_repeat_ngram_size:
             self.ngrams = NoRepeatNGramLogitsProcessor(no_repeat_ngram_size)
 
+    @torch.no_grad()
     def __call__(self, question: Question) -> Tensor:
         logits, ids = self.denoiser(question), question.ids
         if question.padding is not None:  # what is not there is not repeated
             ids = self.noise.corrupt(ids, question.padding)
-        rows = hardware.rows_at_once(logits)
+        rows = rows_at_once(logits)
         columns = (logits, *question.asked.nonzero(as_tuple=True))
         for part, row, place in zip(*(x.split(rows) for x in columns), strict=True):
             part.copy_(self._processed(part.float(), ids, row, place))

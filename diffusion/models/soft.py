@@ -22,13 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion import hardware
 from diffusion.canvas import Canvas, Feedback, Question
 from diffusion.errors import UserError, first_line
 from diffusion.models.guidance import Wrapped
 from diffusion.models.loading import companion, diffusion_settings
 from diffusion.noise import Absorbing
-from diffusion.proposal import largest
+from diffusion.proposal import largest, rows_at_once
 
 FILE = "soft.safetensors"
 MIXINGS = {
@@ -123,7 +122,7 @@ def summary(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Of predictions (N, V), without a copy of all: entropies (N,) in nats, the k most probable
     tokens (N, k), and their probabilities among one another (N, k)."""
     found = []
-    for some in logits.split(hardware.rows_at_once(logits)):
+    for some in logits.split(rows_at_once(logits)):
         some = some.float()
         log_p = some.log_softmax(-1)
         # 0 log 0 = 0: what is forbidden has the logit -inf.
