@@ -202,3 +202,24 @@ def test_understanding_from_flags_to_json(run_benchmark, tiny_model, tmp_path):
     assert one["hidden"] == two["hidden"] and one["more"]["nats"] == [0, 0, 0]
     assert two["more"]["nats"][0] == pytest.approx(two["nats"][0] - one["nats"][0])
     assert "the place before" in said and "its own place" in said
+
+
+# ---------------------------------------------------------------- memory
+
+
+@pytest.mark.slow
+def test_memory_at_its_peak_holds_weights_and_logits(run_benchmark):
+    """In a process of its own; what must be there is known from the shape."""
+    found, said = run_benchmark(
+        "memory", "--shapes", "small", "--ways", "guidance", "--batch_sizes", 4, "--length", 96,
+        "--dtype", "float32", "--device", "cpu",
+    )  # fmt: skip
+    (row,) = found["results"]
+    assert row["rows_of_logits"] == 4 * 80  # 16 tokens are given
+    assert row["logits"] == 4 * 80 * 8192 * 4
+    body = 6 * (12 * 256**2 + 13 * 256)
+    rest = 8192 * 256 + 8192 + 98 * 256 + 256 + 2 * 256 + 256**2 + 3 * 256
+    assert row["weights"] == 4 * (body + rest)
+    # Guidance has two sets of logits at once.
+    assert row["peak"] - row["libraries"] > row["weights"] + 2 * row["logits"]
+    assert said.splitlines()[-1].split()[:5] == ["small", "guidance", "4", "28", "10"]
