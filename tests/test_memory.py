@@ -28,8 +28,8 @@ from diffusion.samplers.catalog import CAUSAL, METHODS, STEPPED
 from diffusion.training.trainer import Nats
 
 BATCH, LENGTH, VOCAB = 4, 128, 2**14
-# What is worked on at once has 2^20 numbers on a CPU: half as much as a copy of all logits in
-# float64, a quarter in float32; of those there may be a few.
+# What is worked on at once has 2^20 numbers on a CPU: in float64 these are half as large as all logits
+# in bfloat16, in float32 a quarter; of those there may be a few.
 CHUNK = 8 * 2**20
 FEW = 2 * CHUNK
 
