@@ -95,6 +95,7 @@ def denoise(
             masked = (masked & ~revealed) | remasked
             revealed = revealed if noised is None else revealed & ~noised
             state.ids, state.masked = ids, masked
+            del logits, proposal  # the next pass has as many
             finished = sampler.finished(state)
             ended = masked & finished[:, None]
             if ended.any():  # masks behind the end of a text are not there any more

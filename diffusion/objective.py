@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from diffusion import rng
 from diffusion.collator import IGNORE
 from diffusion.noise import SCHEDULES, Interpolating
+from diffusion.proposal import rows_at_once
 
 _LEAST = 1e-30  # a divisor
 
@@ -26,14 +27,17 @@ class _CrossEntropy(torch.autograd.Function):
     the dtype of the logits: a float32 copy of all of them, and one of its gradient, would leave the
     cache of a CPU, and cost half of the time and most of the memory of a small model's head."""
 
-    ROWS = 64
+    @staticmethod
+    def rows(logits: Tensor) -> int:
+        """How many at a time."""
+        return 64 if logits.is_cpu else rows_at_once(logits)
 
     @staticmethod
     def forward(ctx, logits: Tensor, labels: Tensor) -> Tensor:
         learn = ctx.needs_input_grad[0]
         gradient = torch.empty_like(logits) if learn else logits
         nats = torch.empty(len(logits), device=logits.device)
-        rows = max(1, _CrossEntropy.ROWS if logits.device.type == "cpu" else len(logits))
+        rows = _CrossEntropy.rows(logits)
         parts = (part.split(rows) for part in (logits, labels, nats, gradient))
         for some, right, nat, slope in zip(*parts, strict=True):
             log_p = F.log_softmax(some, -1, dtype=torch.float32)
@@ -49,8 +53,12 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, weight: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        # In place: a graph is gone through once, and fresh memory of this size costs as much.
-        return gradient.mul_(weight[:, None]), None
+        # In place: a graph is gone through once, and fresh memory of this size costs as much. In
+        # parts: on a CPU a product of two number formats makes a copy in the wider one.
+        rows = _CrossEntropy.rows(gradient)
+        for some, factor in zip(gradient.split(rows), weight.split(rows), strict=True):
+            some.mul_(factor[:, None])
+        return gradient, None
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -66,7 +74,7 @@ class _Divergence(torch.autograd.Function):
         learn = ctx.needs_input_grad[0]
         gradient = torch.empty_like(logits) if learn else logits
         nats = torch.empty(len(logits), device=logits.device)
-        rows = max(1, _CrossEntropy.ROWS if logits.device.type == "cpu" else len(logits))
+        rows = _CrossEntropy.rows(logits)
         columns = clean, seen, keep, masks, random / len(noise.tokens)
         parts = (part.split(rows) for part in (logits, *columns, nats, gradient))
         others = noise.random.to(logits.device).float()

@@ -12,6 +12,13 @@ from torch.nn import functional as F
 from diffusion import rng
 
 
+def rows_at_once(logits: Tensor) -> int:
+    """How many rows of (N, V) are worked on at once, so that of no more than these there is a copy
+    in a wider number format. On a CPU they stay in its cache; elsewhere fewer, larger kernels win,
+    and a copy in float32 has 256 MiB."""
+    return max(1, 2 ** (20 if logits.is_cpu else 26) // logits.shape[1])
+
+
 def largest(logits: Tensor, k: int, width: int = 64) -> tuple[Tensor, Tensor]:
     """``logits.topk(k)`` of (N, V), on a CPU in two thirds of the time: the k largest values lie
     in the k groups of ``width`` columns with the largest maxima."""
@@ -146,8 +153,7 @@ class Proposal:
         # How sure a token is has no temperature where the most probable one is taken.
         greedy = sampling.temperature < MIN_TEMPERATURE
         self._sampling = replace(sampling, temperature=1.0) if greedy else sampling
-        # A few rows at a time stay in a CPU's cache; on other devices fewer, larger kernels win.
-        self._chunk = max(1, 2**20 // logits.shape[1]) if logits.is_cpu else max(1, len(logits))
+        self._chunk = rows_at_once(logits)
 
         def draw(logits: Tensor, u: Tensor, sure: Tensor) -> tuple[Tensor, ...]:
             short, ids = sampling.shortlist(logits)

@@ -12,7 +12,8 @@ those around it (`guidance`), and any other that the loop may be given:
 - ``recall()`` is what its masks remember best, for `Step.guesses`; None: nothing;
 - ``slots(question)`` is how many slots of each row (R,) that call would compute;
 - called with a `Question` it gives logits (N, V) at the N asked positions, row-major, and nowhere
-  else. Who turns them into probabilities goes through float32;
+  else. They are the caller's, who may write into them. Who turns them into probabilities goes
+  through float32, a few rows at a time (`proposal.rows_at_once`): all of them are large;
 - ``<mask>``, padding and other ids that training never supervised have probability 0; a visible
   token predicts itself (copy-through). A model trained on masks alone says nothing new about a
   token it sees, so whoever asks for a prediction at a visible position says whether the token is to

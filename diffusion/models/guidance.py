@@ -1,6 +1,7 @@
 """Denoisers around a denoiser: guidance, and transformers' logit processors on a canvas.
 
-They answer the same `Question` with the same logits, so every sampler works with them.
+They answer the same `Question` with the same logits, so every sampler works with them. They compute
+in float32, a few rows at a time, and write what comes out over the logits in their number format.
 """
 
 import copy
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from diffusion.canvas import Canvas, Question
+from diffusion.proposal import rows_at_once
 
 
 class Wrapped:
@@ -72,12 +74,17 @@ class Guided(Wrapped):
     def slots(self, question):
         return self.denoiser.slots(question) + self.unconditional.slots(question)
 
+    @torch.no_grad()
     def __call__(self, question: Question) -> Tensor:
         given = self.given if question.rows is None else self.given[question.rows]
         hidden = replace(question, ids=self.noise.corrupt(question.ids, given))
-        c, u = self.denoiser(question).float(), self.unconditional(hidden).float()
-        # What is forbidden is -inf in both; their difference is no number.
-        return (c + self.weight * (c - u)).masked_fill(c == -torch.inf, -torch.inf)
+        logits, other = self.denoiser(question), self.unconditional(hidden)
+        rows = rows_at_once(logits)
+        for part, without in zip(logits.split(rows), other.split(rows), strict=True):
+            c, u = part.float(), without.float()
+            # What is forbidden is -inf in both; their difference is no number.
+            part.copy_((c + self.weight * (c - u)).masked_fill_(c == -torch.inf, -torch.inf))
+        return logits
 
 
 class Processed(Wrapped):
@@ -100,12 +107,19 @@ class Processed(Wrapped):
         if no_repeat_ngram_size:
             self.ngrams = NoRepeatNGramLogitsProcessor(no_repeat_ngram_size)
 
+    @torch.no_grad()
     def __call__(self, question: Question) -> Tensor:
-        logits = self.denoiser(question).float()
-        row, place = question.asked.nonzero(as_tuple=True)
-        ids = question.ids
+        logits, ids = self.denoiser(question), question.ids
         if question.padding is not None:  # what is not there is not repeated
             ids = self.noise.corrupt(ids, question.padding)
+        rows = rows_at_once(logits)
+        columns = (logits, *question.asked.nonzero(as_tuple=True))
+        for part, row, place in zip(*(x.split(rows) for x in columns), strict=True):
+            part.copy_(self._processed(part.float(), ids, row, place))
+        return logits
+
+    def _processed(self, logits: Tensor, ids: Tensor, row: Tensor, place: Tensor) -> Tensor:
+        """The logits (N, V) of N positions ``row``, ``place`` of ``ids`` (B, L)."""
         if self.penalty:
             # Noise stands for nothing: it is forbidden anyway.
             own = torch.zeros_like(ids[row], dtype=torch.bool).scatter(1, place[:, None], True)

@@ -27,7 +27,7 @@ from diffusion.errors import UserError, first_line
 from diffusion.models.guidance import Wrapped
 from diffusion.models.loading import companion, diffusion_settings
 from diffusion.noise import Absorbing
-from diffusion.proposal import largest
+from diffusion.proposal import largest, rows_at_once
 
 FILE = "soft.safetensors"
 MIXINGS = {
@@ -121,9 +121,8 @@ def _softplus_inverse(x: float) -> float:
 def summary(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Of predictions (N, V), without a copy of all: entropies (N,) in nats, the k most probable
     tokens (N, k), and their probabilities among one another (N, k)."""
-    rows = max(1, 2 ** (20 if logits.is_cpu else 26) // logits.shape[1])
     found = []
-    for some in logits.split(rows):
+    for some in logits.split(rows_at_once(logits)):
         some = some.float()
         log_p = some.log_softmax(-1)
         # 0 log 0 = 0: what is forbidden has the logit -inf.

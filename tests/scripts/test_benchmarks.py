@@ -367,3 +367,24 @@ def test_blocks_are_timed_against_a_cached_model(run_benchmark, tiny_model, tiny
         assert found[batch, "GPT-2"]["times_as_fast"] == 1
         for r in found.values():
             assert r["tokens_per_second"] == pytest.approx(r["batch"] * 32 / r["seconds"])
+
+
+# ---------------------------------------------------------------- memory
+
+
+@pytest.mark.slow
+def test_memory_at_its_peak_holds_weights_and_logits(run_benchmark):
+    """In a process of its own; what must be there is known from the shape."""
+    found, said = run_benchmark(
+        "memory", "--shapes", "small", "--ways", "guidance", "--batch_sizes", 4, "--length", 96,
+        "--dtype", "float32", "--device", "cpu",
+    )  # fmt: skip
+    (row,) = found["results"]
+    assert row["rows_of_logits"] == 4 * 80  # 16 tokens are given
+    assert row["logits"] == 4 * 80 * 8192 * 4
+    body = 6 * (12 * 256**2 + 13 * 256)
+    rest = 8192 * 256 + 8192 + 98 * 256 + 256 + 2 * 256 + 256**2 + 3 * 256
+    assert row["weights"] == 4 * (body + rest)
+    # Guidance has two sets of logits at once.
+    assert row["peak"] - row["libraries"] > row["weights"] + 2 * row["logits"]
+    assert said.splitlines()[-1].split()[:5] == ["small", "guidance", "4", "28", "10"]
