@@ -228,7 +228,7 @@ def cached_steps(model, batch: int, length: int, first: int = 1, kept: int = 0) 
     ids = torch.full((batch, first), 5, device=device)
     for _ in range(length):
         started = hardware.now(device)
-        out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        out = model(ids, cache, use_cache=True, logits_to_keep=1)  # by place: its name has changed
         ids = out.logits[:, -1].argmax(-1, keepdim=True)
         seconds.append(hardware.now(device) - started)
     return seconds

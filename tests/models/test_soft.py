@@ -127,7 +127,7 @@ def test_k_of_all_tokens_is_the_dense_mixture(mixing):
             expected = (1 - one) * mask + one * mean[i]
         else:
             a, b = mask / mask.norm(), mean[i] / mean[i].norm()
-            angle = math.acos(float(a @ b))
+            angle = math.acos((a @ b).item())
             arc = (math.sin((1 - one) * angle) * a + math.sin(one * angle) * b) / math.sin(angle)
             expected = arc * ((1 - one) * mask.norm() + one * (p[i] @ w.norm(dim=1)))
         torch.testing.assert_close(found[i], expected, rtol=1e-4, atol=1e-5)

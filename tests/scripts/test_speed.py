@@ -60,8 +60,8 @@ def test_operations_and_weights_of_a_cached_step_are_those_of_gpt2():
     model, cache = GPT2LMHeadModel(GPT2).eval(), DynamicCache(config=GPT2)
     shape = Shape.of(GPT2)
     with torch.no_grad():
-        assert counted(lambda: model(IDS, past_key_values=cache)) == shape.flops(2, 14, 28)
-        found = counted(lambda: model(IDS[:, :1], past_key_values=cache))
+        assert counted(lambda: model(IDS, cache)) == shape.flops(2, 14, 28)
+        found = counted(lambda: model(IDS[:, :1], cache))
     assert (found, 2 * (shape.weights() + 2 * 2 * 3 * 24 * 15)) == shape.cached_step(2, 15, 2)
     matrices = [p.numel() for n, p in model.named_parameters() if p.ndim == 2 and "wpe" not in n]
     assert shape.weights() == sum(matrices)
