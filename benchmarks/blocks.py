@@ -4,7 +4,7 @@
     python benchmarks/blocks.py --model roberta-base --baseline gpt2 --batch_sizes 1
 
 Both write as many tokens behind the same prompt, in turns. RoBERTa writes blocks of 16 tokens in 4, 8 and
-16 passes (`confidence`, a quarter, half and none of a block at once), and one token a pass from left
+16 passes (`confidence`: four, two and one token at once), and one token a pass from left
 to right (`causal`). Seconds are medians; the ratio is GPT-2's seconds over RoBERTa's, round by round: 1.5 is
 one and a half times as fast. What such texts are worth is in RESULTS.md; speed says nothing of it.
 """
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks.machine import save
+from benchmarks.machine import check_run, save
 from diffusion import hardware
 from diffusion.errors import UserError, run
 from diffusion.generate import load_writer
@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--output", help="write the numbers to this JSON file")
     args = parser.parse_args()
+    check_run(args.repeats, args.output)
     hardware.use_all_cores()
     masked = load_writer(args.model, None, "auto", args.dtype)
     causal = load_causal_writer(args.baseline, None, "auto", args.dtype)

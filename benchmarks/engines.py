@@ -9,6 +9,7 @@ their spread. What is quantised has weights in 8 bits and activations rounded as
 """
 
 import argparse
+import importlib.util
 import statistics
 import sys
 import tempfile
@@ -21,11 +22,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForMaskedLM
 
-from benchmarks.machine import SIZES, fastest, masked_config, save
+from benchmarks.machine import SIZES, check_run, fastest, masked_config, save
 from diffusion import hardware
 from diffusion.errors import UserError, run
 from diffusion.models.eight_bits import quantize
 
+NEEDED = ("onnxruntime", "openvino", "onnx", "onnxscript")
 CPU = torch.device("cpu")
 Engine = Callable[[torch.Tensor], np.ndarray]  # ids (B, L) -> logits (B, L, V)
 
@@ -71,10 +73,11 @@ def openvino(path: Path, threads: int, precision: str) -> Engine:
 
 def engines(shape: str, length: int, folder: Path, threads: int) -> dict[str, Engine]:
     """By name; the first is what the others are held against."""
-    try:
-        from onnxruntime.quantization import quantize_dynamic
-    except ImportError as error:
-        raise UserError(f"{error.name} is missing: pip install onnxruntime openvino onnx onnxscript") from None  # fmt: skip
+    for name in NEEDED:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"{name} is missing: pip install {' '.join(NEEDED)}")
+    from onnxruntime.quantization import quantize_dynamic
+
     model = new_model(shape, length)
     whole, small = folder / "model.onnx", folder / "small.onnx"
     ids = torch.zeros(1, length, dtype=torch.int64)
@@ -102,6 +105,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--output", help="write the numbers to this JSON file")
     args = parser.parse_args()
+    check_run(args.repeats, args.output)
     hardware.use_all_cores()
     ids = torch.randint(5, 1000, (1, args.length), generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():

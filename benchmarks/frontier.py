@@ -6,8 +6,9 @@ reads what scoreboard.py has kept in that folder, after a run with each of the s
 in the seed alone are one point, pooled prompt by prompt. A point of a temperature is likelier when it is
 less varied, so it is held against the curve of the baseline at the same entropy: the factor is the
 perplexity divided by that of the baseline there, between whose temperatures log perplexity is taken to be
-linear in the entropy. Prompts are drawn again for all rows and scorers together (95 %). The verdict
-is better or worse where the interval of every scorer is on one side of 1.
+linear in the entropy, and as at its ends beyond them. Prompts are drawn again for all rows and scorers
+together (95 %). The verdict is better or worse where the interval of every scorer is on one side of 1. Entropy
+is of whole texts, perplexity of all; the models must share a tokenizer.
 
 Written into the folder: frontier.json and frontier.png.
 """
@@ -25,7 +26,7 @@ import numpy as np
 
 from diffusion.cli.files import write_atomically, write_text
 from diffusion.errors import UserError, run
-from diffusion.evaluation import metrics, results
+from diffusion.evaluation import metrics, report, results
 from diffusion.evaluation.metrics import Estimate
 from diffusion.evaluation.plotting import Plot, plain_log, png
 from diffusion.evaluation.rows import REAL, SHUFFLED, Store
@@ -41,7 +42,8 @@ class Point:
     model: str
     method: str
     settings: dict
-    seeds: set = field(default_factory=set)
+    texts_of: dict = field(default_factory=dict)  # seed -> the file of its texts
+    judged: set = field(default_factory=set)  # (seed, scorer)
     # name of a quantity -> (sum over the seeds, what to divide it by); see `add`
     columns: dict[str, list[np.ndarray]] = field(default_factory=dict)
     mauve: dict[str, list] = field(
@@ -60,7 +62,7 @@ class Point:
         return (weights @ total) / (weights @ count)
 
     def texts(self) -> int:
-        return len(self.seeds) * len(self.columns["rep_4"][0])
+        return len(self.texts_of) * len(self.columns["rep_4"][0])
 
     def temperature(self) -> float:
         return self.settings.get("temperature", 1.0)
@@ -72,35 +74,63 @@ class Point:
 
 
 def read(folder: Path, length: int, scorers: list[str]) -> list[Point]:
-    """The points of a folder, in the order in which its results.json has the rows.
+    """The points of a folder.
 
     Args:
         length: of a text that is whole; others do not count in the entropy.
+
+    Raises:
+        UserError: rows of several runs that do not belong together, or that a scorer has not judged.
     """
-    store, points, done = Store(folder), {}, set()
+    store, points, prompts = Store(folder), {}, None
     for path in sorted((folder / "rows").glob("*.json")):
         row = store.read_row(path.stem)
         if "nats" not in row or not row["conditional"] or row.get("scorer") not in scorers:
             continue  # a likelihood, texts from nothing, another scorer
-        key = row["model"], row["method"]
+        key, seed, scorer = (row["model"], row["method"]), row["seed"], row["scorer"]
         point = points.setdefault(key, Point(*key, row["settings"]))
-        nats, tokens = np.array(row["nats"], float).T
-        point.add(row["scorer"], nats, tokens)
-        point.mauve[row["scorer"]].append(row["metrics"]["mauve"])
-        if (key, row["seed"]) in done:
-            continue  # the same texts, by the other scorer
-        done.add((key, row["seed"]))
-        point.seeds.add(row["seed"])
+        new = seed not in point.texts_of
+        same = point.texts_of.setdefault(seed, row["texts"]) == row["texts"]
+        if (seed, scorer) in point.judged or not same:
+            raise UserError(
+                f"{folder} has rows of two runs for {': '.join(key)}, seed {seed}; delete those of the "
+                "earlier one in rows/"
+            )
+        point.judged.add((seed, scorer))
         samples = store.read_texts(Path(row["texts"]).stem, row["samples"])
-        ids = [sample["ids"] for sample in samples]
-        whole = [len(text) >= length for text in ids]
-        entropies = [metrics.entropy(text) if full else 0.0 for text, full in zip(ids, whole, strict=True)]  # fmt: skip
-        point.add("entropy", entropies, whole)
-        repeats = np.array([metrics.repetition(text) for text in ids])
-        point.add("rep_4", np.nan_to_num(repeats), ~np.isnan(repeats))
-        if point.settings or point.model not in (REAL, SHUFFLED):
-            point.add("nfe", [sample["nfe"] for sample in samples], np.ones(len(ids)))
+        prompts = prompts or [sample["prompt"] for sample in samples]
+        if prompts != [sample["prompt"] for sample in samples]:
+            raise UserError(
+                f"{folder} has rows after other prompts; measure all with one --num_samples"
+            )
+        nats, tokens = np.array(row["nats"], float).T
+        point.add(scorer, nats, tokens)
+        if "mauve" in row["metrics"]:
+            point.mauve[scorer].append(row["metrics"]["mauve"])
+        if new:
+            add_texts(point, samples, length)
+    for point in points.values():
+        if missing := {(s, name) for s in point.texts_of for name in scorers} - point.judged:
+            seed, scorer = min(missing, key=str)
+            raise UserError(
+                f"{point.model}: {point.method}, seed {seed}, was not judged by {scorer}; run "
+                f"scoreboard.py with that --scorer to its end"
+            )
     return list(points.values())
+
+
+def add_texts(point: Point, samples: list[dict], length: int) -> None:
+    """What the texts of one seed are, whoever judges them."""
+    ids = [sample["ids"] for sample in samples]
+    whole = [len(text) >= length for text in ids]
+    entropies = [
+        metrics.entropy(text) if full else 0.0 for text, full in zip(ids, whole, strict=True)
+    ]
+    point.add("entropy", entropies, whole)
+    repeats = np.array([metrics.repetition(text) for text in ids])
+    point.add("rep_4", np.nan_to_num(repeats), ~np.isnan(repeats))
+    if point.model not in (REAL, SHUFFLED):
+        point.add("nfe", [sample["nfe"] for sample in samples], np.ones(len(ids)))
 
 
 def interval(value: float, draws: np.ndarray) -> Estimate:
@@ -132,19 +162,17 @@ def verdict(factors: list[Estimate | None]) -> str:
     """What all scorers say of a point."""
     if not factors or any(f is None for f in factors):
         return ""
-    if all(f.low > 1 for f in factors):
-        return "worse"
-    return "better" if all(f.high < 1 for f in factors) else "not told apart"
+    worse, better = (
+        [side(f) for f in factors] for side in (lambda f: f.low > 1, lambda f: f.high < 1)
+    )
+    if any(worse) and any(better):
+        return "the scorers disagree"
+    return "worse" if all(worse) else "better" if all(better) else "not told apart"
 
 
 def measure(points: list[Point], baseline: str, scorers: list[str]) -> list[dict]:
     """Rows as those of a results.json, each with its factors and the verdict."""
-    numbers = {len(p.columns["rep_4"][0]) for p in points}
-    if len(numbers) != 1:
-        raise UserError(
-            f"the rows have {sorted(numbers)} prompts; measure all with one --num_samples"
-        )
-    n = numbers.pop()
+    n = len(points[0].columns["rep_4"][0])
     again = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), DRAWS)
     weights = np.concatenate([np.ones((1, n)), again])
     base = [p for p in points if p.model == baseline]
@@ -158,19 +186,17 @@ def measure(points: list[Point], baseline: str, scorers: list[str]) -> list[dict
         }
         factors = []
         for i, scorer in enumerate(scorers, 1):
-            if scorer not in point.columns:
-                continue
             draws = np.exp(point.means(scorer, weights))
             found[f"gen_ppl_{i}"] = interval(draws[0], draws[1:])
-            # Seeds share prompts and references, so their intervals are not narrower together.
-            found[f"mauve_{i}"] = Estimate(*np.mean(point.mauve[scorer], 0).tolist())
+            if point.mauve[scorer]:  # seeds share prompts and references: no narrower together
+                found[f"mauve_{i}"] = Estimate(*np.mean(point.mauve[scorer], 0).tolist())
             if base and point not in base and point.model not in (REAL, SHUFFLED):
                 factors.append(Curve(base, scorer, weights).factor(point, scorer, weights))
                 if factors[-1] is not None:
                     found[f"factor_{i}"] = factors[-1]
         rows.append({
             "model": point.model, "method": point.method, "conditional": True,
-            "settings": point.settings, "seeds": len(point.seeds), "texts": point.texts(),
+            "settings": point.settings, "seeds": len(point.texts_of), "texts": point.texts(),
             "metrics": {name: estimate_json(value) for name, value in found.items()},
             "verdict": verdict(factors),
         })  # fmt: skip
@@ -215,7 +241,7 @@ def table(rows: list[dict], scorers: list[str]) -> str:
     head = ["", "texts", "passes", "entropy"]
     names = ["nfe", "entropy"]
     for i, scorer in enumerate(scorers, 1):
-        head += [f"PPL ({scorer})", "of GPT-2's", "MAUVE"]
+        head += [f"PPL ({scorer})", "of the baseline's", "MAUVE"]
         names += [f"gen_ppl_{i}", f"factor_{i}", f"mauve_{i}"]
     lines = [[*head, ""], ["---"] * (len(head) + 1)]
     for row in rows:
@@ -230,26 +256,19 @@ def main() -> None:
     parser.add_argument("--scorers", nargs="+", required=True, help="Those it was run with.")
     parser.add_argument("--baseline", default="gpt2-small-wikitext", help="Whose curve it is.")
     args = parser.parse_args()
-    path = args.folder / "results.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(
-            f"{path} cannot be read; run scoreboard.py with that --output_dir"
-        ) from None
+    data = report.load(str(args.folder / "results.json"))
     points = read(args.folder, data["length"], args.scorers)
-    missing = [s for s in args.scorers if not any(s in p.columns for p in points)]
-    if missing or not any(p.model == args.baseline for p in points):
-        what = f"by the scorer {missing[0]}" if missing else f"of {args.baseline}"
+    if not any(p.model == args.baseline for p in points):
         raise UserError(
-            f"{args.folder} has no rows {what}; run scoreboard.py with that --output_dir"
+            f"{args.folder} has no rows of {args.baseline} by {' and '.join(args.scorers)}; run "
+            "scoreboard.py with that --output_dir"
         )
     order = {(row["model"], row["method"]): i for i, row in enumerate(data["rows"])}
     points.sort(key=lambda p: order.get((p.model, p.method), len(order)))
     kept = {k: data[k] for k in ("command", "samples", "prompt_len", "length", "data", "hardware", "processor", "versions")}  # fmt: skip
     found = {"benchmark": "frontier", **kept, "scorers": args.scorers,
              "baseline": args.baseline, "rows": measure(points, args.baseline, args.scorers)}  # fmt: skip
-    write_text(args.folder / "frontier.json", json.dumps(found, indent=1) + "\n")
+    write_text(args.folder / "frontier.json", json.dumps(results.plain(found), indent=1) + "\n")
     write_atomically(args.folder / "frontier.png", picture(found))
     print(table(found["rows"], args.scorers))
 

@@ -52,7 +52,8 @@ def numbers(output: str) -> dict:
     """
     lines = [line for line in output.splitlines() if line.startswith("{'eval_")]
     if not lines:
-        raise UserError(f"finetune.py has measured nothing: {output.strip().splitlines()[-1:]}")
+        said = output.strip().splitlines() or [""]
+        raise UserError(f"finetune.py has measured nothing: {said[-1]}")
     return {name: float(value) for name, value in ast.literal_eval(lines[-1]).items()}
 
 
@@ -94,13 +95,13 @@ def picture(data: dict) -> bytes:
     axes.set_xticks([1, *SIZES, WHOLE], ["causal", *map(str, SIZES), "full"])
     axes.set_xlabel("tokens of a block, whose order is any")
     axes.set_ylabel("nats per byte: causal exact, else at most")
-    return png(plot.finish("The more is predicted at once, the less likely is the text"))
+    return png(plot.finish("The more is predicted at once, the higher is the bound"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("results", type=Path, help="The JSON file; its picture stands beside it.")
-    parser.add_argument("--dataset_dir", default="data", help="Folder with the texts.")
+    parser.add_argument("--dataset_dir", default="data", help="Folder with the texts.", type=Path)
     parser.add_argument("--texts", nargs="+", default=list(TEXTS), choices=TEXTS)
     parser.add_argument(
         "--blocks", type=int, default=128, help="Blocks of 256 tokens of each text."
@@ -112,7 +113,7 @@ def main() -> None:
     for text in () if args.draw else args.texts:
         data["texts"][text] = {}
         for model in MODELS:
-            asked = command(model, text, args.dataset_dir, args.blocks)
+            asked = command(model, text, str(args.dataset_dir.resolve()), args.blocks)
             print(" ".join(["python", *asked]), flush=True)
             done = subprocess.run(
                 [sys.executable, *asked], cwd=ROOT, capture_output=True, text=True

@@ -24,7 +24,7 @@ from transformers import DynamicCache, GPT2Config, ModernBertConfig, RobertaConf
 
 from diffusion import hardware
 from diffusion.cli.files import check_file, write_text
-from diffusion.errors import run
+from diffusion.errors import UserError, run
 from diffusion.evaluation.tables import aligned
 from diffusion.models.layouts import Slots
 
@@ -232,6 +232,14 @@ def cached_steps(model, batch: int, length: int, first: int = 1, kept: int = 0) 
         ids = out.logits[:, -1].argmax(-1, keepdim=True)
         seconds.append(hardware.now(device) - started)
     return seconds
+
+
+def check_run(repeats: int, path: str | None) -> None:
+    """Refuse what would only be found out when all is measured."""
+    if repeats < 1:
+        raise UserError(f"--repeats {repeats} must be a number of at least 1")
+    if path:
+        check_file("--output", path)
 
 
 def save(path: str | None, name: str, device, dtype, **record) -> dict:

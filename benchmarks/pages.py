@@ -31,8 +31,14 @@ from diffusion.errors import UserError, run
 from diffusion.evaluation.results import METRICS, measured
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLE = re.compile(r"(<!-- from (\S+): ([\w ]+)\n(.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
-NATS = re.compile(r"(<!-- nats from (\S+): ([^\n]+)\n(.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
+OPENING = re.compile("^<!-- (nats )?from ", re.MULTILINE)
+INSIDE = r"(?:(?!<!-- |-->).)*?"  # no other comment, where an end is missing
+TABLE = re.compile(
+    rf"(<!-- from (\S+): ([\w ]+)\n({INSIDE})-->\n){INSIDE}(<!-- end -->)", re.DOTALL
+)
+NATS = re.compile(
+    rf"(<!-- nats from (\S+): ([^\n]+)\n({INSIDE})-->\n){INSIDE}(<!-- end -->)", re.DOTALL
+)
 HEADS = {
     **{name: head for name, (head, _) in METRICS.items()},
     "nfe": "passes",
@@ -98,7 +104,14 @@ def filled(text: str) -> str:
         opening, source, columns, lines, end = match.groups()
         return opening + nats(source, columns.split(", "), lines.strip().splitlines()) + end
 
-    return NATS.sub(likelihood, TABLE.sub(one, text))
+    try:
+        done, tables = TABLE.subn(one, text)
+        done, more = NATS.subn(likelihood, done)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"a table names what is not there: {error}") from None
+    if tables + more != len(OPENING.findall(text)):
+        raise UserError("a table has no <!-- end -->, or its first line is not as it should be")
+    return done
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """What a training step costs in each layout, on equal text.
 
-Forward, backward and optimiser of one micro-batch, as finetune.py does them, in turns: one step of
+Forward, backward and optimiser of one micro-batch, without clipping, in turns: one step of
 every layout, then the next round. Medians are printed and kept as JSON, with the share of the
 machine's peak: matrix products done per second over those of one large product, measured in the
 same rounds. In the same rounds, too, the recipe that this project began with (`REFERENCE`): one mask
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks.machine import Shape, pairs_of, product_rate, save
+from benchmarks.machine import Shape, check_run, pairs_of, product_rate, save
 from diffusion import hardware
 from diffusion.collator import IGNORE, MixCollator
 from diffusion.errors import UserError, run
@@ -32,6 +32,7 @@ from diffusion.models.layouts import arrange
 from diffusion.models.loading import load_masked_lm
 from diffusion.noise import Absorbing
 from diffusion.objective import token_weights
+from diffusion.training.arguments import parse_layouts
 from diffusion.training.trainer import Nats
 
 MASK, BOS, PAD = 4, 0, 1  # any ids will do: the text does not matter here
@@ -77,7 +78,7 @@ class Steps:
         self.done, self.flop = 0, {}  # steps, and operations of the last one of each layout
 
     def __call__(self, name: str) -> float:
-        """Seconds of a step in a layout, the batch ready; or of one of `REFERENCE`, which collates."""
+        """Seconds of a step in a layout, or of one of `REFERENCE`, collating included."""
         if name in REFERENCE:
             return self.reference(name, self.dtype if name == REFERENCE[0] else torch.float32)
         return self.ours(name)
@@ -100,6 +101,7 @@ class Steps:
         self.optimizer.zero_grad()
 
     def ours(self, layout: str) -> float:
+        started = hardware.now(self.device)
         first = self.done * self.batch
         features = [{"input_ids": ids, "draw": first + i} for i, ids in enumerate(self.rows)]
         batch = self.collators[layout](features)
@@ -117,7 +119,6 @@ class Steps:
                 pairs = pairs_of(settings["layout"])
         rows = int((labels != IGNORE).sum())
         self.flop[layout] = 3 * self.shape.flops(*labels.shape, rows, pairs)
-        started = hardware.now(self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             nats = self.nats(batch["input_ids"], labels, **settings)
         self.update((nats * weights).sum() / self.batch)
@@ -136,6 +137,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--output", help="write the numbers to this JSON file")
     args = parser.parse_args()
+    check_run(args.repeats, args.output)
+    parse_layouts(",".join(f"{name}=1" for name in args.layouts), args.length + 1)
     hardware.use_all_cores()
     hardware.keep_memory()
     device = hardware.choose_device(args.device)
@@ -169,13 +172,15 @@ def main() -> None:
                 "ratio_to_first": statistics.median(r[name] / r[args.layouts[0]] for r in rounds),
                 "tokens_per_second": args.batch_size * args.length / median,
                 "flop": step.flop[name],
-                "share_of_peak": step.flop[name] / median / top,
+                # Of the peak in its own number format, which is measured in one alone.
+                "share_of_peak": None if name == REFERENCE[1] else step.flop[name] / median / top,
             }
         )
         r = results[-1]
         print(
             f"{name:18} {median:8.3f} {seconds[0]:6.3f}-{seconds[-1]:.3f} {r['ratio_to_first']:9.2f} "
-            f"{r['tokens_per_second']:9.0f} {r['share_of_peak']:8.0%}"
+            f"{r['tokens_per_second']:9.0f}"
+            + ("" if r["share_of_peak"] is None else f" {r['share_of_peak']:8.0%}")
         )
     save(args.output, "training", device, dtype, options=vars(args), peak_flop_per_second=top,
          results=results)  # fmt: skip

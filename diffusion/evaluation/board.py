@@ -100,6 +100,11 @@ def load_board(
     documents, more = (load_documents(args.dataset, s, args.dataset_dir) for s in splits)
     if documents == more:  # a file is one split: no passage may be prompt and reference
         documents, more = documents[::2], documents[1::2]
+    for path in args.more_references:  # no passage may be prompt and reference here, either
+        more = [
+            *more,
+            *(d for d in load_documents(path, args.reference_split) if d not in documents),
+        ]
     writers, digests = {}, {}
     for name in dict.fromkeys(row.model for row in rows):
         processes.say(f"loading {name} ...")
@@ -110,8 +115,6 @@ def load_board(
     # In float32 whatever the models write in: its opinion is the measure.
     judge = scorer.load_scorer(args.scorer, processes.device, "float32")
     tokenizer = next(iter(writers.values())).tokenizer
-    for path in args.more_references:
-        more = [*more, *load_documents(path, args.reference_split, None)]
     found = []
     for split, texts in zip(splits, (documents, more), strict=True):
         passages = scorer.passages(texts, tokenizer, args.prompt_len, args.length)
@@ -150,7 +153,7 @@ def measure(board: Board, rows: Sequence[Row]) -> dict:
             "name": Path(args.dataset).name,
             "split": args.split,
             "reference_split": args.reference_split,
-            "more_references": [Path(path).name for path in args.more_references],
+            "more_references": ["/".join(Path(p).parts[-2:]) for p in args.more_references],
             "references": len(board.references),
         },
         "samples": args.num_samples,
@@ -205,6 +208,7 @@ def keys(board: Board, row: Row) -> tuple[Key, Key]:
         "texts": written.asked,
         "scorer": board.scorer_digest,
         "references": [asdict(p) for p in board.references],
+        "number": len(board.references),  # rows of before may have read fewer
         "clusters": args.clusters,
     }
     code = rows.code_digest("evaluation.metrics")
@@ -256,7 +260,8 @@ def warm_up(board: Board, row: Row, batch: range) -> None:
 
 def opinions(board: Board, texts: Sequence[tuple[str, str, bool]]) -> list:
     """What the scorer says of texts, in the same batches whatever the number of processes."""
-    parts = [[texts[i] for i in batch] for batch in board.batches()]
+    size = board.args.batch_size
+    parts = [texts[i : i + size] for i in range(0, len(texts), size)]
     read = board.processes.spread(parts, lambda p: board.scorer.read(p, board.args.batch_size))
     return [opinion for part in read for opinion in part]
 

@@ -111,6 +111,8 @@ class ScoreOptions(PairOptions):
             read = {"--settings": self.settings, "--dataset": self.dataset,
                     "--dataset_dir": self.dataset_dir}  # fmt: skip
             check_apart({"--markdown": self.markdown}, read)
+            for path in self.more_references:
+                check_apart({"--markdown": self.markdown}, {"--more_references": path})
         if self.results:
             if self.settings or self.quick:
                 raise UserError("--results measures nothing; leave out --settings and --quick")

@@ -21,7 +21,7 @@ from PIL import Image
 import scoreboard
 from diffusion.cli import console
 from diffusion.data import corpus, packing
-from diffusion.evaluation import board, report, rows, scorer
+from diffusion.evaluation import board, metrics, report, rows, scorer
 from diffusion.evaluation.metrics import Estimate
 from diffusion.evaluation.options import PASSAGES, ScoreOptions
 from diffusion.generate import Writer
@@ -195,18 +195,29 @@ def test_a_run_and_all_that_it_leaves(whole, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_more_references_are_all_passages_of_both(call, tiny_gpt2, text, tmp_path):
+def test_more_references_are_all_passages_of_both(call, tiny_gpt2, text, tmp_path, monkeypatch):
     """MAUVE's references are as many as the texts, unless more are given: then all there are."""
     (tmp_path / "row.toml").write_text(f"[[row]]\nmodel = {str(tiny_gpt2)!r}\n")
+    documents = corpus.load_documents(text)
+    more = [d.replace("times", "months") for d in documents[:7]]
+    # A document that is of the prompts' split is no reference.
+    (tmp_path / "more.txt").write_text("\n\n\n".join([documents[0], *more]))
     flags = ["--dataset", text, "--settings", "row.toml", "--scorer", tiny_gpt2, *SIZE,
              "--likelihood_blocks", 0]  # fmt: skip
-    documents = corpus.load_documents(text)
     tokenizer = load_tokenizer(str(tiny_gpt2), needs_mask=False)
     size = int(SIZE[SIZE.index("--prompt_len") + 1]), int(SIZE[SIZE.index("--length") + 1])
-    every = [len(scorer.passages(docs, tokenizer, *size)) for docs in (documents, documents[1::2])]
-    code, out, _ = call(*flags, "--more_references", text, "--output_dir", "more")
-    assert code == 0 and result("more")["data"]["references"] == sum(every) > 12
-    assert f"against {sum(every)} of the validation split and {Path(text).name} in" in out
+    number = sum(len(scorer.passages(d, tokenizer, *size)) for d in (documents[1::2], more))
+    seen, real = [], metrics.mauve
+
+    def mauve(texts, references, clusters):
+        seen.append((len(texts), len(references)))
+        return real(texts, references, clusters)
+
+    monkeypatch.setattr(metrics, "mauve", mauve)
+    code, out, _ = call(*flags, "--more_references", "more.txt", "--output_dir", "more")
+    assert code == 0 and set(seen) == {(6, number)} and number > 12
+    assert result("more")["data"]["references"] == number
+    assert f"against {number} of the validation split and more.txt in" in out
     code, _, err = call(*flags, "--more_references", "none.txt", "--output_dir", "none")
     assert code == 2 and err.count("\n") <= 3 and "none.txt does not exist" in err
 
