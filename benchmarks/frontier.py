@@ -167,7 +167,9 @@ def verdict(factors: list[Estimate | None]) -> str:
     )
     if any(worse) and any(better):
         return "the scorers disagree"
-    return "worse" if all(worse) else "better" if all(better) else "not told apart"
+    if not any(worse + better):
+        return "not told apart"
+    return "worse" if all(worse) else "better" if all(better) else "told by one alone"
 
 
 def measure(points: list[Point], baseline: str, scorers: list[str]) -> list[dict]:

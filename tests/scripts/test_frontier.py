@@ -63,6 +63,7 @@ def folder(tmp_path):
         keep(store, "other", 1.0, seed, 7, EXCESS)
         keep(store, "other", 0.2, seed, 2, EXCESS)  # less varied than the baseline ever is
         keep(store, "same", 1.0, seed, 5, {"a": 0, "b": 0})
+        keep(store, "one", 1.0, seed, 5, {"a": math.log(1.3), "b": 0})
         keep(store, "mixed", 1.0, seed, 5, {"a": math.log(1.3), "b": -math.log(1.3)})
     data = {
         "format": results.FORMAT, "version": results.VERSION, "title": "T", "about": "", "command": "c",
@@ -102,6 +103,7 @@ def test_points_are_held_against_the_baseline_at_equal_entropy(folder, monkeypat
     assert other["verdict"] == "worse"
     assert found["same", 1.0]["verdict"] == "not told apart"
     assert found["mixed", 1.0]["verdict"] == "the scorers disagree"
+    assert found["one", 1.0]["verdict"] == "told by one alone"
     assert found["other", 0.2]["verdict"] == "" and "factor_1" not in found["other", 0.2]["metrics"]
     assert "factor_1" not in found["base", 0.8]["metrics"]
     assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
