@@ -205,7 +205,7 @@ def measure(points: list[Point], baseline: str, scorers: list[str]) -> list[dict
     return rows
 
 
-def picture(data: dict) -> bytes:
+def figure(data: dict):
     """A panel for each scorer: perplexity over entropy, a line for each way of writing."""
     plot, lines = Plot(len(data["scorers"])), {}
     for row in data["rows"]:
@@ -228,7 +228,7 @@ def picture(data: dict) -> bytes:
         axes.set_xlabel("entropy of a text's tokens, nats")
         axes.set_ylabel(f"generative perplexity ({scorer})")
     title = "Perplexity over entropy, by temperature (numbers); 95 % intervals"
-    return png(plot.finish(f"{title}\n{results.machine_line(data)}"))
+    return plot.finish(f"{title}\n{results.machine_line(data)}")
 
 
 def label_of(row: dict) -> str:
@@ -271,7 +271,7 @@ def main() -> None:
     found = {"benchmark": "frontier", **kept, "scorers": args.scorers,
              "baseline": args.baseline, "rows": measure(points, args.baseline, args.scorers)}  # fmt: skip
     write_text(args.folder / "frontier.json", json.dumps(results.plain(found), indent=1) + "\n")
-    write_atomically(args.folder / "frontier.png", picture(found))
+    write_atomically(args.folder / "frontier.png", png(figure(found)))
     print(table(found["rows"], args.scorers))
 
 

@@ -82,7 +82,7 @@ def line(read: dict[str, dict]) -> tuple[list[int], list[float], list[float]]:
     return list(sizes), list(nats), [1.96 * e for e in errors]
 
 
-def picture(data: dict) -> bytes:
+def figure(data: dict):
     plot = Plot()
     (axes,) = plot.panels
     for i, (text, read) in enumerate(data["texts"].items(), 1):
@@ -95,7 +95,7 @@ def picture(data: dict) -> bytes:
     axes.set_xticks([1, *SIZES, WHOLE], ["causal", *map(str, SIZES), "full"])
     axes.set_xlabel("tokens of a block, whose order is any")
     axes.set_ylabel("nats per byte: causal exact, else at most")
-    return png(plot.finish("The more is predicted at once, the higher is the bound"))
+    return plot.finish("The more is predicted at once, the higher is the bound")
 
 
 def main() -> None:
@@ -124,7 +124,7 @@ def main() -> None:
         write_text(args.results, json.dumps(data, indent=1) + "\n")
     if not data["texts"]:
         raise UserError(f"{args.results} has no texts to draw; leave out --draw")
-    write_atomically(args.results.with_suffix(".png"), picture(data))
+    write_atomically(args.results.with_suffix(".png"), png(figure(data)))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 OWN = {
     "sweep/sweep": lambda data: png(sweep.figure(data)),
     "scaling/scaling": lambda data: png(scaling.figure(data)),
-    "results/frontier/frontier": frontier.picture,
-    "results/likelihood/likelihood": likelihood.picture,
+    "results/frontier/frontier": lambda data: png(frontier.figure(data)),
+    "results/likelihood/likelihood": lambda data: png(likelihood.figure(data)),
     "training/curves": curves.draw,
 }
 

@@ -11,12 +11,15 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
+from benchmarks import frontier, likelihood
 from diffusion.evaluation import plotting, sweep
 from diffusion.evaluation.pictures import PICTURES
 from diffusion.evaluation.plotting import Plot
 
 DOCS = Path(__file__).parents[2] / "docs"
-SHOWN = sorted(DOCS.glob("results/*/*.png"))
+# Their data stand beside them under the same name; of the others in results.json.
+OWN = {"frontier": frontier.figure, "likelihood": likelihood.figure}
+SHOWN = sorted(p for p in DOCS.glob("results/*/*.png") if p.parent.name not in OWN)
 OTHERS = [
     DOCS / "results" / name / picture
     for name, picture in itertools.product(("recipes", "sampling"), sorted(PICTURES))
@@ -25,6 +28,8 @@ OTHERS = [
 
 
 def figure_of(path: Path):
+    if path.parent.name in OWN:
+        return OWN[path.parent.name](json.loads(path.with_suffix(".json").read_text()))
     return PICTURES[path.name].figure(json.loads(path.with_name("results.json").read_text()))
 
 
@@ -94,6 +99,13 @@ def test_the_committed_pictures_are_readable(path):
     else:
         colours, markers = zip(*seen, strict=True)
         assert len(seen) == len(set(colours)) == len(set(markers)) >= 5
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_so_are_those_with_data_of_their_own(name):
+    seen = looks(figure := figure_of(DOCS / "results" / name / f"{name}.png"))
+    # There are more ways of writing than colours: no two have one colour and one marker.
+    assert look_at(figure) >= 3 and len(seen) == len(set(seen)) >= 3
 
 
 @pytest.mark.slow
