@@ -29,6 +29,7 @@ from benchmarks.machine import (
     Shape,
     cached_steps,
     causal_config,
+    chosen,
     limits,
     masked_config,
     save,
@@ -183,9 +184,7 @@ def main() -> None:
     )
     parser.add_argument("--output", help="write the numbers to this JSON file")
     args = parser.parse_args()
-    hardware.use_all_cores()
-    device = hardware.choose_device(args.device)
-    dtype = hardware.choose_dtype(args.dtype, device)
+    device, dtype = chosen(args)
     torch.manual_seed(0)
     if args.model:
         model = load_masked_lm(args.model)

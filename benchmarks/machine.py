@@ -242,6 +242,13 @@ def check_run(repeats: int, path: str | None) -> None:
         check_file("--output", path)
 
 
+def chosen(args) -> tuple[torch.device, torch.dtype]:
+    """What ``--device`` and ``--dtype`` ask for, with all cores at work."""
+    hardware.use_all_cores()
+    device = hardware.choose_device(args.device)
+    return device, hardware.choose_dtype(args.dtype, device)
+
+
 def save(path: str | None, name: str, device, dtype, **record) -> dict:
     """Write what was measured, and on what, to a JSON file, if one is asked for; gives the record."""
     record = {"benchmark": name, **hardware.record(device, dtype), **record}

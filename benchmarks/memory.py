@@ -24,7 +24,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from benchmarks.loop import MASK, canvas_of
-from benchmarks.machine import SIZES, masked_config, save
+from benchmarks.machine import SIZES, chosen, masked_config, save
 from diffusion import hardware, rng
 from diffusion.cli.files import check_file
 from diffusion.denoise import denoise
@@ -123,9 +123,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.output:
         check_file("--output", args.output)
-    hardware.use_all_cores()
-    device = hardware.choose_device(args.device)
-    dtype = hardware.choose_dtype(args.dtype, device)
+    device, dtype = chosen(args)
     if args.here:
         one = args.shapes[0], args.ways[0], args.batch_sizes[0]
         print(json.dumps(measure(*one, args.length, args.n_steps, device, dtype)))

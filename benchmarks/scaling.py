@@ -40,6 +40,7 @@ from benchmarks.machine import (
     Shape,
     cached_steps,
     causal_config,
+    chosen,
     limits,
     masked_config,
     mean_pairs,
@@ -264,9 +265,7 @@ def main() -> None:
     for flag in ("output", "picture"):
         if path := getattr(args, flag):
             check_file(f"--{flag}", path)
-    hardware.use_all_cores()
-    device = hardware.choose_device(args.device)
-    dtype = hardware.choose_dtype(args.dtype, device)
+    device, dtype = chosen(args)
     torch.manual_seed(0)
     base = Size(args.length, 1, args.n_steps)
     asked = {

@@ -30,9 +30,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import save
+from benchmarks.machine import check_run, save
 from diffusion import hardware
-from diffusion.cli.files import check_file
 from diffusion.errors import UserError, run
 from diffusion.evaluation.tables import aligned
 
@@ -107,10 +106,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", help="write the numbers to this JSON file")
     args = parser.parse_args()
-    if args.repeats < 1:
-        raise UserError(f"--repeats {args.repeats} must be at least 1")
-    if args.output:
-        check_file("--output", args.output)
+    check_run(args.repeats, args.output)
     own = f"python {shlex.join(COMMAND)}"
     tasks = {own: lambda: until_shown(COMMAND, PROMPT)}
     for code in IMPORTS:
