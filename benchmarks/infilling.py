@@ -6,8 +6,10 @@ whole sentences of at most 32 tokens, and filled
 - by a masked model on the full canvas with both sides given: the surest token first (`confidence`,
   a token a pass), from left to right, and in a random order (`ancestral`, as many steps as tokens);
 - by GPT-2 with the left side alone, cut after as many words as are missing;
-- by GPT-2 that has written 16 candidates so and takes the one with which it finds the whole passage, right
-  side included, likeliest ("rerank"): a strong baseline for a model that never learned to fill.
+- by GPT-2 that has learned to fill (`--filler`, made as `fill_in.py` says): it is given the right side first, then how
+  many words are missing, then the left side, and goes on, until it says that the hole is full;
+- by either GPT-2 that has written 16 candidates so and takes the one with which GPT-2 finds the whole passage, right
+  side included, likeliest ("best of").
 
 Greedily ("at 0") and at temperature 1; what GPT-2 chooses from is drawn at temperature 1.
 Measured are ROUGE-L of the words against those that were cut out (F1 of the longest common subsequence),
@@ -63,7 +65,9 @@ from diffusion.views.frames import Framer
 TEMPERATURES = (0.0, 1.0)
 SPARE = 8  # tokens that GPT-2 writes more than twice the hole's, so that the last word is whole
 DRAWS = 16  # of masks in a bound, about
+MARK = " |"  # in text for a model that learns to fill holes: here a side, or the hole, is over
 SENTENCE, LONGEST = "sentence", 32  # a size of holes, and how many tokens those have at most
+LENGTHS = [2, 4, 8, 16, SENTENCE]
 ENDS = re.compile(r"[.!?][\"')]*$")
 ABBREVIATES = re.compile(r"\b[A-Z]\w{0,2}\.$")  # No., Dr., U.S.
 
@@ -79,6 +83,14 @@ class Hole:
 
     def template(self) -> Template:
         return Template([self.left + " ", self.right], [range(self.tokens, self.tokens + 1)])
+
+    def words(self) -> int:
+        return len(self.span.split())
+
+    def told(self) -> str:
+        """What a causal model that has learned to fill holes goes on from: the right side, the number
+        of missing words, the left side (the suffix first, arXiv:2207.14255)."""
+        return f"{self.right.strip()}{MARK} {self.words()}\n{self.left}"
 
 
 def spans(pieces: list[str], tokens: int) -> list[tuple[int, int]]:
@@ -157,28 +169,43 @@ def by_diffusion(writer, sampler: str, temperature: float, hole: Hole, number: i
 def continued(writer, temperature: float, hole: Hole, samples: list[int]) -> list[str]:
     """As many words as are missing behind the left side, for each sample; what stands before the
     first space, such as a comma, is no word."""
+    return written(writer, hole.left, temperature, hole, samples)
+
+
+def filled_in(writer, temperature: float, hole: Hole, samples: list[int]) -> list[str]:
+    """The same by a model that is told the right side, too; it may say itself that the hole is full."""
+    fills = written(writer, hole.told(), temperature, hole, samples)
+    return [fill.split(MARK)[0] for fill in fills]
+
+
+def written(writer, prompt: str, temperature: float, hole: Hole, samples: list[int]) -> list[str]:
     options = GenerationOptions(temperature=temperature, length=2 * hole.tokens + SPARE)
-    *_, last = writer.generate([hole.left] * len(samples), options, samples)
-    framer, missing = Framer(writer.tokenizer), len(hole.span.split())
+    *_, last = writer.generate([prompt] * len(samples), options, samples)
+    framer = Framer(writer.tokenizer)
     added = [framer.frame(last, row).added() for row in range(len(samples))]
-    return [re.match(rf"\S*(\s+\S+){{0,{missing}}}", text)[0] for text in added]
+    return [re.match(rf"\S*(\s+\S+){{0,{hole.words()}}}", text)[0] for text in added]
 
 
-def from_the_left(writer, temperature: float, hole: Hole, number: int) -> str:
-    return continued(writer, temperature, hole, [number])[0]
+def first(fills, writer, temperature: float, hole: Hole, number: int) -> str:
+    """What `continued` or `filled_in` writes, a text for each hole."""
+    return fills(writer, temperature, hole, [number])[0]
 
 
-def reranked(writer, candidates: int, hole: Hole, number: int) -> str:
-    """The candidate with which the passage is likeliest to the model itself."""
+def reranked(fills, writer, judge, candidates: int, hole: Hole, number: int) -> str:
+    """The candidate with which the passage is likeliest to a causal model."""
     samples = range(number * candidates, (number + 1) * candidates)
-    fills = continued(writer, 1.0, hole, list(samples))
-    own = Scorer(writer.model, writer.tokenizer, writer.name)
-    said = own.read([("", hole.left + fill + hole.right, False) for fill in fills])
-    return min(zip(said, fills, strict=True), key=lambda pair: pair[0].nats)[1]
+    found = fills(writer, 1.0, hole, list(samples))
+    own = Scorer(judge.model, judge.tokenizer, judge.name)
+    said = own.read([("", hole.left + fill + hole.right, False) for fill in found])
+    return min(zip(said, found, strict=True), key=lambda pair: pair[0].nats)[1]
 
 
-def methods(writer, baseline, candidates: int) -> dict:
-    """Name -> (hole, number of the passage) -> fill. Differences are from the first."""
+def methods(writer, baseline, filler, candidates: int) -> dict:
+    """Name -> (hole, number of the passage) -> fill. Differences are from the first.
+
+    Args:
+        filler: a causal writer that has learned to fill holes, or None.
+    """
     samplers = {
         "confidence": "confidence",
         "left to right": "first-hitting",
@@ -189,8 +216,12 @@ def methods(writer, baseline, candidates: int) -> dict:
         for name, sampler in samplers.items()
         for t in TEMPERATURES
     }
-    found |= {f"GPT-2 at {t:g}": partial(from_the_left, baseline, t) for t in TEMPERATURES}
-    found[f"GPT-2, best of {candidates}"] = partial(reranked, baseline, candidates)
+    causal = {"GPT-2": (continued, baseline)}
+    if filler is not None:
+        causal["GPT-2 that fills in"] = (filled_in, filler)
+    for name, how in causal.items():
+        found |= {f"{name} at {t:g}": partial(first, *how, t) for t in TEMPERATURES}
+        found[f"{name}, best of {candidates}"] = partial(reranked, *how, baseline, candidates)
     return found | {"what was cut out": lambda hole, number: hole.span}
 
 
@@ -334,11 +365,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="roberta-small-wikitext", help="a masked model")
     parser.add_argument("--baseline", default="gpt2-small-wikitext", help="a causal model")
+    parser.add_argument(
+        "--filler", help="a causal model that was trained to fill holes, see fill_in.py"
+    )
     parser.add_argument("--scorers", nargs="+", default=["gpt2-small-books"])
     parser.add_argument(
         "--dataset_dir", help="folder with WikiText-2, to read its test split; else: the passages"
     )
-    parser.add_argument("--lengths", type=size, nargs="+", default=[2, 4, 8, 16, SENTENCE],
+    parser.add_argument("--lengths", type=size, nargs="+", default=LENGTHS,
                         help=f"of holes, in tokens; {SENTENCE}: a whole one")  # fmt: skip
     parser.add_argument("--passages", type=int, default=64)
     parser.add_argument("--passage_len", type=int, default=96, help="tokens of a passage")
@@ -356,6 +390,7 @@ def main() -> None:
     name = "wikitext-2" if args.dataset_dir else PASSAGES
     documents = load_documents(name, "test", args.dataset_dir)
     writer, baseline = load_writer(args.model), load_causal_writer(args.baseline)
+    filler = load_causal_writer(args.filler) if args.filler else None
     scorers = [load_scorer(name) for name in args.scorers]
     found = passages(documents, writer.tokenizer, 1, args.passage_len - 1)
     if len(found) < args.passages:
@@ -364,7 +399,7 @@ def main() -> None:
             f"{args.passage_len} tokens; use fewer or shorter ones"
         )
     texts = [passage.prompt + passage.continuation for passage in found]
-    fillers, parts, likelihood = methods(writer, baseline, args.candidates), {}, {}
+    fillers, parts, likelihood = methods(writer, baseline, filler, args.candidates), {}, {}
     for length in args.lengths:
         draw = random.Random(length)
         cuts = (cut(writer.tokenizer, text, length, draw) for text in texts)

@@ -2,6 +2,7 @@
 
     python benchmarks/paired.py docs/results/soft --model soft --against plain long
     python benchmarks/paired.py docs/results/soft --model soft --with forget_remasked skip_soft_masking
+    python benchmarks/paired.py docs/results/noise --model uniform --against absorbing --scorer runs/another
 
 Models are called NAME-SEED. For each sampler and number of steps: the perplexity of all texts of the
 model's seeds together, and by which factor it differs from that of the others, prompt by prompt: nats
@@ -25,17 +26,28 @@ from diffusion.evaluation import metrics
 WHAT = ("sampler", "n_steps")
 
 
-def read(folder: Path) -> dict[tuple, dict[tuple, dict]]:
-    """For each way of writing (`WHAT`) the rows by (name, what else was asked, seed)."""
-    found = defaultdict(dict)
+def read(folder: Path, scorer: str | None) -> dict[tuple, dict[tuple, dict]]:
+    """For each way of writing (`WHAT`) the rows by (name, what else was asked, seed).
+
+    Raises:
+        UserError: several scorers have judged them, and none is named.
+    """
+    found, scorers = defaultdict(dict), set()
     for path in sorted((folder / "rows").glob("*.json")):
         row = json.loads(path.read_text(encoding="utf-8"))
         settings = row["settings"]
         if not set(WHAT) <= set(settings):
             continue  # real text, GPT-2
+        if scorer not in (None, row["scorer"]):
+            continue
+        scorers.add(row["scorer"])
         name, _, seed = row["model"].rpartition("-")
         more = tuple(sorted((k, v) for k, v in settings.items() if k not in WHAT))
         found[tuple(settings[key] for key in WHAT)][name, more, seed] = row
+    if len(scorers) > 1:
+        raise UserError(
+            f"{folder} was judged by {' and '.join(sorted(scorers))}; choose one by --scorer"
+        )
     return found
 
 
@@ -74,12 +86,13 @@ def main() -> None:
     parser.add_argument("--against", nargs="+", default=[], help="Names of other models.")
     parser.add_argument("--with", nargs="+", default=[], dest="options",
                         help="Options of the same models that are held against none.")  # fmt: skip
+    parser.add_argument("--scorer", help="Whose opinion, where several have judged the texts.")
     args = parser.parse_args()
-    found = read(args.folder)
+    found = read(args.folder, args.scorer)
     if not any(name == args.model for rows in found.values() for name, *_ in rows):
         raise UserError(
-            f"{args.folder} has no rows of {args.model}-1 and kin; run scoreboard.py with that "
-            "--output_dir"
+            f"{args.folder} has no rows of {args.model}-1 and kin"
+            f"{f' by {args.scorer}' * bool(args.scorer)}; run scoreboard.py with that --output_dir"
         )
     print(f"| sampler, steps | {args.model} | against | its | factor | seeds |")
     print("|---|---|---|---|---|---|")

@@ -100,10 +100,19 @@ def test_seeds_are_pooled_and_prompts_paired(monkeypatch, tmp_path, capsys):
             "b-2": [[7, 2], [10, 3]], "b-3": [[99, 1], [99, 1]]}  # fmt: skip
     (tmp_path / "rows").mkdir()
     for name, values in nats.items():
-        row = {"model": name, "settings": {"sampler": "seed", "n_steps": 4}, "nats": values}
-        (tmp_path / "rows" / f"{name}.json").write_text(json.dumps(row))
+        row = {"model": name, "settings": {"sampler": "seed", "n_steps": 4}}
+        for scorer, factor in (("one", 1), ("other", 3)):
+            judged = [[factor * n, tokens] for n, tokens in values]
+            row |= {"scorer": scorer, "nats": judged}
+            (tmp_path / "rows" / f"{name}-{scorer}.json").write_text(json.dumps(row))
     flags = [str(tmp_path), "--model", "a", "--against", "b"]
     monkeypatch.setattr(sys, "argv", ["paired.py", *flags])
+    with pytest.raises(UserError, match="judged by one and other; choose one by --scorer"):
+        load("paired").main()
+    monkeypatch.setattr(sys, "argv", ["paired.py", *flags, "--scorer", "third"])
+    with pytest.raises(UserError, match="no rows of a-1 and kin by third"):
+        load("paired").main()
+    monkeypatch.setattr(sys, "argv", ["paired.py", *flags, "--scorer", "one"])
     load("paired").main()
     cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].split("|")]
     assert cells[1] == "`seed`, 4" and cells[6] == "2"  # the third seed of b has no partner
