@@ -1,6 +1,6 @@
 """Fill the tables of RESULTS.md and other pages from the recorded results.
 
-    python benchmarks/pages.py RESULTS.md docs/evaluation.md
+    python benchmarks/pages.py RESULTS.md README.md docs/evaluation.md docs/noise.md
 
 A table that is filled stands between two comments. The first names a results.json, the columns, and
 for each line its label and which row it is:
@@ -13,7 +13,16 @@ for each line its label and which row it is:
     <!-- end -->
 
 Nats of likelihood.py, ± one standard error, stand below ``<!-- nats from FILE: TEXT per_byte, TEXT
-per_token`` and lines as ``LABEL = RoBERTa: block4``.
+per_token`` and lines as ``LABEL = RoBERTa: block4``. The numbers of another benchmark stand below their columns,
+each with its head, the list of rows that it is of, and the number:
+
+    <!-- rows from benchmarks/results/constraints.json
+    column nats more = tasks/end/rows: more: nats by gpt2-small-books
+    GPT-2 = GPT-2 at 1
+    -->
+
+A number before a comment such as ``<!--WikiText-2 RoBERTa block4-->`` is what likelihood.py has recorded of that
+text, model and way of reading, in nats per token.
 
 `tests/scripts/test_benchmarks.py` fails on a page whose numbers differ from what is recorded.
 """
@@ -28,10 +37,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from diffusion.cli.files import write_text
 from diffusion.errors import UserError, run
-from diffusion.evaluation.results import METRICS, measured
+from diffusion.evaluation.results import METRICS, estimate, measured
 
 ROOT = Path(__file__).resolve().parent.parent
-OPENING = re.compile("^<!-- (nats )?from ", re.MULTILINE)
+OPENING = re.compile("^<!-- (nats |rows )?from ", re.MULTILINE)
 INSIDE = r"(?:(?!<!-- |-->).)*?"  # no other comment, where an end is missing
 TABLE = re.compile(
     rf"(<!-- from (\S+): ([\w ]+)\n({INSIDE})-->\n){INSIDE}(<!-- end -->)", re.DOTALL
@@ -39,6 +48,9 @@ TABLE = re.compile(
 NATS = re.compile(
     rf"(<!-- nats from (\S+): ([^\n]+)\n({INSIDE})-->\n){INSIDE}(<!-- end -->)", re.DOTALL
 )
+ROWS = re.compile(rf"(<!-- rows from (\S+)\n({INSIDE})-->\n){INSIDE}(<!-- end -->)", re.DOTALL)
+FIGURE = re.compile(r"[\d.]+(<!--(\S+) (\S+) (\w+)-->)")
+LIKELIHOOD = "docs/results/likelihood/likelihood.json"
 HEADS = {
     **{name: head for name, (head, _) in METRICS.items()},
     "nfe": "passes",
@@ -89,6 +101,29 @@ def nats(source: str, columns: list[str], lines: list[str]) -> str:
     return _markdown(out)
 
 
+def rows(source: str, lines: list[str]) -> str:
+    """The same of any benchmark that writes rows of ``numbers`` and of what they are ``more`` than others;
+    ``lines``: ``column HEAD = LIST/OF/ROWS: numbers or more: NAME``, and ``LABEL = METHOD``."""
+    data = json.loads((ROOT / source).read_text(encoding="utf-8"))
+    columns = [line.removeprefix("column ") for line in lines if line.startswith("column ")]
+    out = [["", *(column.partition(" = ")[0] for column in columns)], ["---"] * (1 + len(columns))]
+    for line in lines[len(columns) :]:
+        label, _, which = line.partition(" = ")
+        out.append([label, *(_number(data, column, which) for column in columns)])
+    return _markdown(out)
+
+
+def _number(data: dict, column: str, which: str) -> str:
+    path, kind, name = column.partition(" = ")[2].split(": ", 2)
+    found = data
+    for key in path.split("/"):
+        found = found[key]
+    named = {row.get("reading") or ": ".join(row[k] for k in ("model", "method") if row.get(k)): row
+             for row in found}  # fmt: skip
+    row = named[which]
+    return str(estimate(row.get(kind, row)[name]))
+
+
 def _markdown(rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in rows)
 
@@ -104,12 +139,23 @@ def filled(text: str) -> str:
         opening, source, columns, lines, end = match.groups()
         return opening + nats(source, columns.split(", "), lines.strip().splitlines()) + end
 
+    def benchmark(match: re.Match) -> str:
+        opening, source, lines, end = match.groups()
+        return opening + rows(source, lines.strip().splitlines()) + end
+
+    def figure(match: re.Match) -> str:
+        comment, name, model, way = match.groups()
+        texts = json.loads((ROOT / LIKELIHOOD).read_text(encoding="utf-8"))["texts"]
+        return f"{texts[name][model][way]['per_token'][0]:.2f}{comment}"
+
     try:
+        text = FIGURE.sub(figure, text)
         done, tables = TABLE.subn(one, text)
-        done, more = NATS.subn(likelihood, done)
+        done, nat_tables = NATS.subn(likelihood, done)
+        done, more = ROWS.subn(benchmark, done)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"a table names what is not there: {error}") from None
-    if tables + more != len(OPENING.findall(text)):
+    if tables + nat_tables + more != len(OPENING.findall(text)):
         raise UserError("a table has no <!-- end -->, or its first line is not as it should be")
     return done
 

@@ -94,6 +94,48 @@ def test_a_table_that_cannot_be_filled_spoils_nothing():
             pages.filled(bad)
 
 
+def test_numbers_of_any_benchmark_and_within_a_sentence(monkeypatch, tmp_path):
+    pages = load("pages")
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    numbers = {"a": [1.5, 1.0, 2.0], "b c": [None, None, None]}
+    entries = [
+        {"method": "one at 0", "numbers": numbers, "more": {"a": [0, 0, 0]}},
+        {
+            "model": "m",
+            "method": "two (x: 1)",
+            "numbers": numbers,
+            "more": {"a": [-3.0, -4.0, -2.0]},
+        },
+    ]
+    (tmp_path / "found.json").write_text(json.dumps({"tasks": {"end": {"rows": entries}}}))
+    text = """<!-- rows from found.json
+column A = tasks/end/rows: numbers: a
+column B = tasks/end/rows: numbers: b c
+column more = tasks/end/rows: more: a
+first = one at 0
+second = m: two (x: 1)
+-->
+what stood here
+<!-- end -->
+"""
+    lines = pages.filled(text).splitlines()
+    assert lines[7:11] == [
+        "| | A | B | more |", "| --- | --- | --- | --- |", "| first | 1.5 ± 0.5 | - | 0 |", "| second | 1.5 ± 0.5 | - | -3 ± 1 |",
+    ]  # fmt: skip
+    assert lines[:7] == text.splitlines()[:7] and lines[11:] == ["<!-- end -->"]
+    with pytest.raises(UserError, match="names what is not there: 'three'"):
+        pages.filled(text.replace("= one at 0", "= three"))
+
+    (tmp_path / pages.LIKELIHOOD).parent.mkdir(parents=True)
+    texts = {"books": {"RoBERTa": {"block4": {"per_token": [4.567, 0.1]}}}}
+    (tmp_path / pages.LIKELIHOOD).write_text(json.dumps({"texts": texts}))
+    assert pages.filled("a bound of 1.2<!--books RoBERTa block4-->, or 3.4") == (
+        "a bound of 4.57<!--books RoBERTa block4-->, or 3.4"
+    )
+    with pytest.raises(UserError, match="names what is not there: 'GPT-2'"):
+        pages.filled("1.2<!--books GPT-2 causal-->")
+
+
 def test_seeds_are_pooled_and_prompts_paired(monkeypatch, tmp_path, capsys):
     """Against the same by hand: nats 2 and tokens 1 of each prompt and seed more or less."""
     nats = {"a-1": [[4, 2], [6, 3]], "a-2": [[5, 2], [7, 3]], "b-1": [[6, 2], [9, 3]],
