@@ -87,6 +87,8 @@ def main() -> None:
     two_pass = trainer.soft is not None
     if args.evaluate_only:
         say(f"{options.model}: {card.summary(trainer.evaluate(), two_pass)}")
+        if data.eval_blocks_file:
+            card.save_blocks(data.eval_blocks_file, trainer)
         return
 
     stop = StopOnSignal()

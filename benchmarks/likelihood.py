@@ -4,7 +4,8 @@
     python benchmarks/likelihood.py docs/results/likelihood/likelihood.json --texts WikiText-2 --blocks 285
     python benchmarks/likelihood.py docs/results/likelihood/likelihood.json --draw                  # the picture alone
 
-Each text is read by RoBERTa in every way in which it was trained to read and some between, and by GPT-2.
+Each text is read by RoBERTa in every way in which it was trained to read and some between, and by GPT-2; how many
+nats more than GPT-2's is taken block by block.
 Blocks that another run has left in the file stay; a text is measured again when it is named by --texts.
 """
 
@@ -13,9 +14,12 @@ import ast
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
 
 from diffusion import hardware
 from diffusion.cli.files import check_file, write_atomically, write_text
@@ -42,6 +46,14 @@ def command(model: str, text: str, folder: str, blocks: int) -> list[str]:
     where = [f"{folder}/{part}" if "/" in part else part for part in TEXTS[text]]
     return ["finetune.py", "--evaluate_only", "--model", MODELS[model], *how, "--dataset_dir", folder,
             *where, "--max_eval_blocks", str(blocks)]  # fmt: skip
+
+
+def more(each: list[float], baseline: list[float]) -> list[float]:
+    """Nats per token of blocks beyond those of GPT-2 on the same blocks, and the standard error of
+    that; ``each`` may be of fewer blocks that are spread over all."""
+    keep = np.linspace(0, len(baseline) - 1, len(each)).astype(int)  # as `validation.bounds` has it
+    beyond = np.subtract(each, np.array(baseline)[keep])
+    return [beyond.mean().item(), (beyond.std(ddof=1) / len(beyond) ** 0.5).item()]
 
 
 def numbers(output: str) -> dict:
@@ -111,15 +123,19 @@ def main() -> None:
     check_file("the results", str(args.results))
     data = json.loads(args.results.read_text()) if args.results.exists() else {"texts": {}}
     for text in () if args.draw else args.texts:
-        data["texts"][text] = {}
+        found, each = {}, {}
         for model in MODELS:
             asked = command(model, text, str(args.dataset_dir.resolve()), args.blocks)
             print(" ".join(["python", *asked]), flush=True)
-            done = subprocess.run(
-                [sys.executable, *asked], cwd=ROOT, capture_output=True, text=True
-            )
-            data["texts"][text][model] = ways(numbers(done.stdout + done.stderr))
-        data["texts"][text]["blocks"] = args.blocks
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "blocks.json"
+                asked = [sys.executable, *asked, "--eval_blocks_file", str(file)]
+                done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+                found[model] = ways(numbers(done.stdout + done.stderr))
+                each[model] = json.loads(file.read_text())
+        for way, read in found["RoBERTa"].items():
+            read["more"] = more(each["RoBERTa"][way], each["GPT-2"]["causal"])
+        data["texts"][text] = found | {"blocks": args.blocks}
         data["processor"] = hardware.processor()
         write_text(args.results, json.dumps(data, indent=1) + "\n")
     if not data["texts"]:

@@ -13,7 +13,7 @@ for each line its label and which row it is:
     <!-- end -->
 
 Nats of likelihood.py, ± one standard error, stand below ``<!-- nats from FILE: TEXT per_byte, TEXT
-per_token`` and lines as ``LABEL = RoBERTa: block4``. The numbers of another benchmark stand below their columns,
+per_token, TEXT more`` and lines as ``LABEL = RoBERTa: block4``. The numbers of another benchmark stand below their columns,
 each with its head, the list of rows that it is of, and the number:
 
     <!-- rows from benchmarks/results/constraints.json
@@ -92,12 +92,13 @@ def nats(source: str, columns: list[str], lines: list[str]) -> str:
     texts = json.loads((ROOT / source).read_text(encoding="utf-8"))["texts"]
     wanted = [column.rsplit(" ", 1) for column in columns]
     heads = [f"{name}, {unit.replace('_', ' ')}" for name, unit in wanted]
+    heads = [head.replace("more", "more per token than GPT-2") for head in heads]
     out = [["", *heads], ["---"] * (1 + len(columns))]
     for line in lines:
         label, _, which = line.partition(" = ")
         model, _, way = which.partition(": ")
-        pairs = [texts[name][model][way][unit] for name, unit in wanted]
-        out.append([label, *(f"{value:.3f} ± {error:.3f}" for value, error in pairs)])
+        pairs = [texts[name][model][way].get(unit) for name, unit in wanted]
+        out.append([label, *("-" if p is None else f"{p[0]:.3f} ± {p[1]:.3f}" for p in pairs)])
     return _markdown(out)
 
 

@@ -111,6 +111,10 @@ class DataArguments:
         None, "Train on at most so many blocks, the first of the text.", **_COUNT, rare=True
     )
     max_eval_blocks: int = _flag(512, "Use at most so many validation blocks.", **_COUNT)
+    eval_blocks_file: str | None = _flag(
+        None, "With --evaluate_only: JSON file for the nats per token of each block, by layout.",
+        rare=True,
+    )  # fmt: skip
     block_size: int = _flag(256, "Tokens per training block.", range=(8, None))
 
     @property

@@ -1,5 +1,6 @@
 """The final folder of a run: an ordinary model folder with a card."""
 
+import json
 import re
 import shlex
 import sys
@@ -30,6 +31,14 @@ def summary(metrics: dict, two_pass: bool = False) -> str:
         + ("; of the two passes of soft-masking" if two_pass else "")
         + (f"; nats per token by layout: {', '.join(layouts)}" if layouts else "")
     )
+
+
+def save_blocks(path: str, trainer) -> None:
+    """``--eval_blocks_file``: by layout the nats per token of each validation block, of ``ordered``
+    those of the few that are read so (`validation.bounds`)."""
+    if trainer.args.should_save:
+        found = {name: bound.by_block for name, bound in trainer.bounds.items()}
+        files.write_text(Path(path), json.dumps(found) + "\n")
 
 
 def save(model, trainer, tokenizer, options, data, diffusion, args, metrics, seconds) -> None:

@@ -205,6 +205,13 @@ def check(
     args.resume_from_checkpoint = find_checkpoint(
         args.resume_from_checkpoint, args.output_dir, model.lora is not None, bool(args.fsdp)
     )
+    if data.eval_blocks_file is not None:
+        if not args.evaluate_only:
+            raise UserError(
+                f"--eval_blocks_file {data.eval_blocks_file} is written by --evaluate_only; add that, or "
+                "leave it out"
+            )
+        files.check_file("--eval_blocks_file", data.eval_blocks_file)
     if args.evaluate_only:
         if model.config is not None or args.resume_from_checkpoint:
             raise UserError(

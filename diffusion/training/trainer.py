@@ -309,7 +309,8 @@ class DiffusionTrainer(WholeCheckpoints):
         step = self.state.global_step
         if self._evaluated and self._evaluated[0] == step:  # the last step's, at the end again
             return self._evaluated[1]
-        found = validation.metrics(validation.bounds(self))
+        self.bounds = validation.bounds(self)
+        found = validation.metrics(self.bounds)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(

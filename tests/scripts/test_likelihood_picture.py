@@ -1,7 +1,9 @@
 """Held-out text by how much is predicted at once, out of what finetune.py prints."""
 
 import json
+import statistics
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,11 +22,17 @@ WAYS = {"full": (6, 1.5), "causal": (3.6, 0.9), "block4": (4.8, 1.2)}
 
 
 def test_what_was_printed_is_what_is_drawn(monkeypatch, tmp_path):
-    asked = []
+    asked, unpatched = [], likelihood.subprocess.run
 
     def run(command, **settings):
+        if "--eval_blocks_file" not in command:  # the standard library asks for the processor
+            return unpatched(command, **settings)
         asked.append(command)
-        many = "" if "causal" in command else "".join(MORE.format(k, *v) for k, v in WAYS.items())
+        roberta = "causal" not in command
+        many = "".join(MORE.format(k, *v) for k, v in WAYS.items()) if roberta else ""
+        by_block = {"full": [6, 7, 5], "causal": [3, 4, 5], "block4": [4, 5]}
+        by_block = by_block if roberta else {"causal": [2, 2.5, 3]}
+        Path(command[command.index("--eval_blocks_file") + 1]).write_text(json.dumps(by_block))
         return type("Done", (), {"stdout": PRINTED + many + "}\ndone\n", "stderr": ""})
 
     monkeypatch.setattr(likelihood.subprocess, "run", run)
@@ -34,10 +42,14 @@ def test_what_was_printed_is_what_is_drawn(monkeypatch, tmp_path):
     )
     likelihood.main()
     found = json.loads(path.read_text())["texts"]["books"]
-    assert found["RoBERTa"] == {
-        name: {"per_token": [token, 0.2], "per_byte": [byte, 0.05]}
-        for name, (token, byte) in WAYS.items()
-    }
+    assert found["blocks"] == 128
+    beyond = {"full": ([4, 4.5, 2], 3.5), "causal": ([1, 1.5, 2], 1.5), "block4": ([2, 2], 2)}
+    for name, (token, byte) in WAYS.items():
+        differences, mean = beyond[name]  # of two blocks the first and the last
+        error = statistics.stdev(differences) / len(differences) ** 0.5
+        assert found["RoBERTa"][name] == {
+            "per_token": [token, 0.2], "per_byte": [byte, 0.05], "more": pytest.approx([mean, error])
+        }  # fmt: skip
     # A token has four times the nats of a byte.
     assert found["GPT-2"] == {"causal": {"per_token": [4, 0.4], "per_byte": [1, 0.1]}}
     x, y, half = likelihood.line(found["RoBERTa"])

@@ -210,6 +210,14 @@ def test_evaluating_alone_reports_the_same_and_writes_nothing(train, warm, text,
         logits = Backbone(model)(again, rows, causal=True)
     expected = torch.nn.functional.cross_entropy(logits, again[rows]).item()
     assert float(nats[1]) == pytest.approx(expected, abs=0.002)
+    each = tmp_path / "blocks.json"
+    code, err = train(*RUN, *only, "--objective", "causal", "--eval_blocks_file", each)
+    said = json.loads(each.read_text())["causal"]
+    own = torch.nn.functional.cross_entropy(logits, again[rows], reduction="none")
+    assert code == 0 and said == pytest.approx(own.view(len(again), -1).mean(1).tolist(), abs=1e-3)
+    code, err = train(*RUN, "--dataset", text, "--eval_blocks_file", each)
+    assert code == 2
+    one_sentence(err, f"--eval_blocks_file {each}", "--evaluate_only")
     code, err = train(*RUN, *only)  # as a denoiser: a bound
     assert code == 0 and "nats per token" in err
     code, err = train(*RUN, *SIZE, "--evaluate_only", "--dataset", text)
