@@ -175,7 +175,7 @@ def continued(writer, temperature: float, hole: Hole, samples: list[int]) -> lis
 def filled_in(writer, temperature: float, hole: Hole, samples: list[int]) -> list[str]:
     """The same by a model that is told the right side, too; it may say itself that the hole is full."""
     fills = written(writer, hole.told(), temperature, hole, samples)
-    return [fill.split(MARK)[0] for fill in fills]
+    return [re.split(rf"\s*\{MARK.strip()}", fill)[0] for fill in fills]
 
 
 def written(writer, prompt: str, temperature: float, hole: Hole, samples: list[int]) -> list[str]:
@@ -223,6 +223,17 @@ def methods(writer, baseline, filler, candidates: int) -> dict:
         found |= {f"{name} at {t:g}": partial(first, *how, t) for t in TEMPERATURES}
         found[f"{name}, best of {candidates}"] = partial(reranked, *how, baseline, candidates)
     return found | {"what was cut out": lambda hole, number: hole.span}
+
+
+def check_told(filler, holes: list[Hole]) -> None:
+    """Refuse holes whose passage is more than the filler sees, with the number of words before it."""
+    for hole in holes:
+        need = 1 + len(encode(filler.tokenizer, hole.told())) + 2 * hole.tokens + SPARE
+        if need > filler.positions:
+            raise UserError(
+                f"--filler {filler.name} sees {filler.positions} tokens, and to fill a hole it would "
+                f"need {need}; use a smaller --passage_len"
+            )
 
 
 # ---------------------------------------------------------------- how likely the truth is
@@ -390,7 +401,7 @@ def main() -> None:
     name = "wikitext-2" if args.dataset_dir else PASSAGES
     documents = load_documents(name, "test", args.dataset_dir)
     writer, baseline = load_writer(args.model), load_causal_writer(args.baseline)
-    filler = load_causal_writer(args.filler) if args.filler else None
+    filler = load_causal_writer(args.filler) if args.filler is not None else None
     scorers = [load_scorer(name) for name in args.scorers]
     found = passages(documents, writer.tokenizer, 1, args.passage_len - 1)
     if len(found) < args.passages:
@@ -399,7 +410,8 @@ def main() -> None:
             f"{args.passage_len} tokens; use fewer or shorter ones"
         )
     texts = [passage.prompt + passage.continuation for passage in found]
-    fillers, parts, likelihood = methods(writer, baseline, filler, args.candidates), {}, {}
+    fillers = methods(writer, baseline, filler, args.candidates)
+    parts, likelihood, every = {}, {}, {}
     for length in args.lengths:
         draw = random.Random(length)
         cuts = (cut(writer.tokenizer, text, length, draw) for text in texts)
@@ -409,6 +421,10 @@ def main() -> None:
                 f"--lengths {length}: {len(holes)} of {len(texts)} passages have such a hole "
                 "between words; use a longer text or longer passages"
             )
+        if filler is not None:
+            check_told(filler, holes)
+        every[length] = holes
+    for length, holes in every.items():
         parts[length] = rows = measure(holes, fillers, scorers)
         unit = "one sentence" if length == SENTENCE else f"{length} tokens"
         print(f"{len(holes)} holes of {unit}; more: than {rows[0]['method']}")

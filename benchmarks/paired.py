@@ -2,7 +2,8 @@
 
     python benchmarks/paired.py docs/results/soft --model soft --against plain long
     python benchmarks/paired.py docs/results/soft --model soft --with forget_remasked skip_soft_masking
-    python benchmarks/paired.py docs/results/noise --model uniform --against absorbing --scorer runs/another
+    python benchmarks/paired.py docs/results/noise --model uniform --against absorbing \
+        --scorer runs/another
 
 Models are called NAME-SEED. For each sampler and number of steps: the perplexity of all texts of the
 model's seeds together, and by which factor it differs from that of the others, prompt by prompt: nats
@@ -38,9 +39,10 @@ def read(folder: Path, scorer: str | None) -> dict[tuple, dict[tuple, dict]]:
         settings = row["settings"]
         if not set(WHAT) <= set(settings):
             continue  # real text, GPT-2
-        if scorer not in (None, row["scorer"]):
+        judge = row.get("scorer", "no scorer that is named")
+        if scorer is not None and Path(scorer).name != judge:
             continue
-        scorers.add(row["scorer"])
+        scorers.add(judge)
         name, _, seed = row["model"].rpartition("-")
         more = tuple(sorted((k, v) for k, v in settings.items() if k not in WHAT))
         found[tuple(settings[key] for key in WHAT)][name, more, seed] = row

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, RobertaForC
 from diffusion.canvas import Canvas
 from diffusion.errors import UserError
 from diffusion.evaluation.metrics import Estimate
+from diffusion.evaluation.rows import expand, read_grid
 from diffusion.evaluation.scorer import load_scorer
 from diffusion.generate import load_writer
 from diffusion.likelihood import fixed_counts, pseudo_likelihood
@@ -65,6 +66,15 @@ def test_the_cost_of_a_pass_is_noted_by_length(monkeypatch, tmp_path, capsys):
     ]  # fmt: skip
     assert all(len(row["ms"]) == 8 and min(row["ms"]) > 0 for row in found["rows"])
     assert capsys.readouterr().out.count("ms a pass") == 4
+
+
+@pytest.mark.parametrize("grid", sorted(path.stem for path in (FOLDER / "grids").glob("*.toml")))
+def test_the_rows_of_a_grid_can_be_written(grid):
+    found = expand(read_grid(str(FOLDER / "grids" / f"{grid}.toml")).tables, [])
+    for row in found:
+        causal = Path(row.model).name.startswith("gpt2")
+        (row.options.check_autoregressive if causal else row.options.check)()
+    assert found
 
 
 @pytest.mark.parametrize("page", ["RESULTS.md", "docs/evaluation.md", "docs/noise.md"])
@@ -154,7 +164,7 @@ def test_seeds_are_pooled_and_prompts_paired(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["paired.py", *flags, "--scorer", "third"])
     with pytest.raises(UserError, match="no rows of a-1 and kin by third"):
         load("paired").main()
-    monkeypatch.setattr(sys, "argv", ["paired.py", *flags, "--scorer", "one"])
+    monkeypatch.setattr(sys, "argv", ["paired.py", *flags, "--scorer", "runs/one"])
     load("paired").main()
     cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].split("|")]
     assert cells[1] == "`seed`, 4" and cells[6] == "2"  # the third seed of b has no partner
@@ -281,7 +291,7 @@ def test_what_is_measured_of_a_fill(tiny_model, tiny_gpt2):
     fills = infilling.continued(baseline, 1.0, hole, [3, 4, 5])
     assert len(set(fills)) == 3 and all(len(fill.split()) <= 3 for fill in fills)
     best = min(fills, key=lambda fill: nats(hole.left + fill + hole.right))
-    assert infilling.reranked(baseline, 3, hole, 1) == best
+    assert infilling.reranked(infilling.continued, baseline, baseline, 3, hole, 1) == best
 
 
 def test_infilling_from_flags_to_json(run_benchmark, tiny_model, tiny_gpt2):

@@ -1,8 +1,9 @@
 """benchmarks/constraints.py and fill_in.py: what is given stays, and the rest is what the networks say."""
 
 import json
-import random
+import re
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from helpers.models import SENTENCES
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from benchmarks import constraints, fill_in, infilling
-from diffusion.data.corpus import plain_documents
+from diffusion.data import packing
+from diffusion.data.corpus import load_documents, plain_documents
 from diffusion.errors import UserError
 from diffusion.evaluation.scorer import load_scorer
 from diffusion.generate import load_writer
@@ -51,7 +53,7 @@ def asked(writer, *texts):
         ids = torch.tensor([0, *writer.tokenizer(text, add_special_tokens=False)["input_ids"]])
         given = torch.arange(len(ids)) % (3 + number) == 0
         given[:3] = given[-1] = True
-        found.append(constraints.Passage(ids, given, 1))
+        found.append(constraints.Passage(text, ids, given, torch.zeros_like(ids), 1))
     return found
 
 
@@ -60,29 +62,61 @@ def test_a_passage_ends_with_a_sentence(tokenizer):
         return constraints.to_a_full_stop(tokenizer, text, least)
 
     assert cut(TEXT, 7) == TEXT.removesuffix(" It burnt.")
-    assert cut(TEXT[:60], 7) == "The river runs through the old town."
-    assert cut(TEXT[:60], 10) is None
-    assert cut("They met Mr. Brown in the old town", 3) is None
+    first = "The river runs through the old town."
+    size = len(tokenizer(first, add_special_tokens=False)["input_ids"])
+    assert cut(TEXT[:60], size) == first and cut(TEXT[:60], size + 1) is None
+    for no in (
+        "They met Mr. Brown in the old town",
+        "It cost 2. more",
+        "He left. and came",
+        "He left.",
+    ):
+        assert cut(no, 2) is None
 
 
 def test_what_each_task_gives(tokenizer):
     text = (
         f"{TEXT} Nobody knows who has built it or why, but on the third day of every May it is lit."
     )
-    end, length, words = (constraints.task(tokenizer, text, name) for name in constraints.TASKS)
+    end, length, words = (
+        constraints.task(tokenizer, text, name, len(tokenizer)) for name in constraints.TASKS
+    )
     total = len(end.ids)
     assert tokenizer.decode(end.ids[1:]) == text and 33 < total < 60
     for passage, last in ((end, 16), (length, 1)):
-        assert passage.end == last
+        assert passage.end == last and not passage.kinds.any()
         assert passage.given.tolist() == [i < 17 or i >= total - last for i in range(total)]
         assert (passage.asked() == passage.ids).equal(passage.given)
         assert passage.beginning().given.nonzero().flatten().tolist() == list(range(17))
-    assert tokenizer.decode(length.ids[length.given][17:]) == "."
+    assert constraints.end_of(tokenizer, length) == "."
     kept = tokenizer.decode(words.ids[words.given][1:])
     assert words.end == 0 and kept == "The In 1887 She It Nobody May"
     assert words.beginning().given.sum() == 2  # <s> The
-    assert constraints.task(tokenizer, TEXT[:80], "length") is None  # too little to write
-    assert constraints.task(tokenizer, TEXT.lower().replace("1887", "may"), "words") is None
+    for few in ((TEXT[:80], "length"), (TEXT.lower().replace("1887", "may"), "words")):
+        assert constraints.task(tokenizer, *few, len(tokenizer)) is None
+    # An end of 16 tokens that would begin within a word begins with it.
+    text = text.removesuffix("lit.") + "unfathomabletownliness."
+    end = constraints.task(tokenizer, text, "end", len(tokenizer))
+    alone = constraints.task(tokenizer, text[: -len(" it is unfathomabletownliness.")] + " so, " + "x" * 40,
+                             "end", len(tokenizer))  # fmt: skip
+    for passage in (end, alone):
+        said = constraints.end_of(tokenizer, passage)
+        assert said[0] == " " and passage.text.endswith(said) and passage.end >= 16
+    assert alone.end > 16
+
+
+def test_kept_is_what_stands_in_the_text(tokenizer):
+    passage = constraints.task(tokenizer, f"{TEXT} {TEXT}", "words", len(tokenizer))
+    names = "The In 1887 She It The In 1887 She It"
+    assert constraints.names(passage.text) == names.split()
+    assert constraints.names("Élise ate 3kg of ice, said iPod") == ["Élise", "3kg", "iPod"]
+    assert constraints.keeps(tokenizer, passage, f"{names} and more Names")
+    assert not constraints.keeps(tokenizer, passage, names.replace("In", "Inn"))
+    assert not constraints.keeps(tokenizer, passage, names.removesuffix(" It"))
+    end = constraints.task(tokenizer, f"{TEXT} {TEXT}", "end", len(tokenizer))
+    said = constraints.end_of(tokenizer, end)
+    assert constraints.keeps(tokenizer, end, "Any" + said)
+    assert not constraints.keeps(tokenizer, end, said + " ")
 
 
 @pytest.mark.parametrize("sampler", ["confidence", "first-hitting"])
@@ -121,13 +155,65 @@ def test_gpt2_keeps_what_is_given_and_goes_on_from_it(writer, baseline, tiny_gpt
     assert free[:4].equal(passages[0].ids[:4]) and not free.equal(both[0][0])
 
 
+def test_no_token_runs_into_a_kept_word(tokenizer):
+    """By the embedded models, whose tokens begin with spaces; both keep all words as text."""
+    writer, baseline = (
+        load_writer("roberta-small-wikitext"),
+        load_causal_writer("gpt2-small-wikitext"),
+    )
+    texts = [f"{TEXT}\nAlthough He was old, in May it was built again.", f"{TEXT} {TEXT}"]
+    passages = [constraints.task(tokenizer, text, "words", len(tokenizer)) for text in texts]
+    for draw in range(3):
+        for ids, passage in zip(
+            constraints.in_order(baseline, 1.0, passages, draw), passages, strict=True
+        ):
+            assert constraints.keeps(tokenizer, passage, constraints.text_of(tokenizer, ids))
+    for ids, passage in zip(
+        constraints.by_diffusion(writer, "confidence", 1.0, passages), passages, strict=True
+    ):
+        assert constraints.keeps(tokenizer, passage, constraints.text_of(tokenizer, ids))
+
+
+def test_each_method_writes_as_its_name_says(monkeypatch, writer, baseline):
+    called = []
+    for name in ("by_diffusion", "in_order"):
+        monkeypatch.setattr(
+            constraints, name, lambda *args, name=name: called.append((name, *args[:-1])) or []
+        )
+    passages = asked(writer, TEXT[:40])
+    methods = constraints.methods(writer, baseline, 2)
+    for name in [*list(methods)[:6], "GPT-2 at 1, not told"]:
+        methods[name](passages)
+    assert called == [
+        ("by_diffusion", writer, "confidence", 0.0), ("by_diffusion", writer, "confidence", 1.0),
+        ("by_diffusion", writer, "first-hitting", 0.0), ("by_diffusion", writer, "first-hitting", 1.0),
+        ("in_order", baseline, 0.0), ("in_order", baseline, 1.0), ("in_order", baseline, 1.0),
+    ]  # fmt: skip
+
+
+def test_more_is_what_it_is_beyond_the_first():
+    found = constraints.row("b", {"kept": [1, 0], "nats": [5, 7]}, {"kept": [1, 1], "nats": [2, 2]})
+    assert found["more"]["nats"][0] == 4 and found["numbers"]["nats"][0] == 6
+    assert found["numbers"]["kept"][0] == 0.5 and list(found["more"]) == ["nats"]
+
+
+def test_temperature_1_draws_and_0_does_not(writer):
+    passages = asked(writer, TEXT[:40], TEXT[:40])
+    passages[1] = passages[0]  # the same twice: another sample number, other draws
+    for sampler in ("confidence", "first-hitting"):
+        greedy = constraints.by_diffusion(writer, sampler, 0.0, passages)
+        drawn = constraints.by_diffusion(writer, sampler, 1.0, passages)
+        assert greedy[0].equal(greedy[1]) and not drawn[0].equal(drawn[1])
+
+
 def test_gpt2_draws_by_its_law(writer, baseline, tiny_gpt2):
     """Of 4,000 copies, the second free token behind a given one; top-k 50 and top-p 0.95 as
     transformers has them."""
     from transformers import TopKLogitsWarper, TopPLogitsWarper
 
     ids = torch.tensor([0, 20, 30, 40])
-    passage = constraints.Passage(ids, torch.tensor([True, False, True, False]))
+    given = torch.tensor([True, False, True, False])
+    passage = constraints.Passage("", ids, given, torch.zeros_like(ids))
     texts = torch.stack(constraints.in_order(baseline, 1.0, [passage] * 4000))
     assert (texts[:, 2] == 30).all()
     network = AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval()
@@ -162,16 +248,26 @@ def test_the_best_is_the_likeliest_of_all(writer, baseline):
 def test_what_is_measured_of_a_text(writer, baseline, tiny_gpt2):
     passages = asked(writer, TEXT[:36], TEXT[:36])  # up to the full stop
     good, bad = passages[0].ids, passages[0].ids.clone()
-    bad[-1] = 30
+    the = writer.tokenizer.convert_tokens_to_ids("Ġthe")
+    bad[-4:] = the
     scorer = load_scorer(str(tiny_gpt2))
     found = constraints.columns(writer.tokenizer, passages, [good, bad], [scorer])
     assert found["kept"] == [1, 0]
-    with torch.no_grad():
-        log_p = baseline.model(good[None]).logits[0, :-1].log_softmax(-1)
-    nats = -log_p[torch.arange(len(log_p)), good[1:]]
-    assert found[f"nats by {tiny_gpt2}"][0] == pytest.approx(nats[1:].sum().item(), rel=1e-4)
-    # Of the end that was asked for, in both.
-    assert found[f"of the end by {tiny_gpt2}"] == pytest.approx([nats[-1].item()] * 2, rel=1e-4)
+
+    def nats(ids):
+        with torch.no_grad():
+            log_p = baseline.model(ids[None]).logits[0, :-1].log_softmax(-1)
+        return -log_p[torch.arange(len(log_p)), ids[1:]]
+
+    assert found[f"nats by {tiny_gpt2}"] == pytest.approx(
+        [nats(good)[1:].sum().item(), nats(bad)[1:].sum().item()], rel=1e-4
+    )
+    # Of the end that was asked for, behind what was written before it.
+    asked_for = torch.cat([bad[:-1], good[-1:]])
+    assert found[f"of the end by {tiny_gpt2}"] == pytest.approx(
+        [nats(good)[-1].item(), nats(asked_for)[-1].item()], rel=1e-4
+    )
+    assert abs(nats(good)[-1] - nats(asked_for)[-1]) > 0.01
 
 
 def test_constraints_from_flags_to_json(monkeypatch, tmp_path, capsys, tiny_model, tiny_gpt2):
@@ -192,7 +288,8 @@ def test_constraints_from_flags_to_json(monkeypatch, tmp_path, capsys, tiny_mode
         assert told == [1] * 8 and rows["GPT-2 at 1, not told"]["numbers"]["kept"][0] < 0.5
     assert "tokens to write; more: than confidence at 0" in capsys.readouterr().out
     for more, said in (
-        (("--passage_len", 64), "--passage_len 64 must be a number from 41 to 63"),
+        (("--passage_len", 64), "--passage_len 64: .* see 63 tokens"),
+        (("--passage_len", 40), "--passage_len 40 must be .*41"),
         (("--baseline", "gpt2-small-wikitext"), "has another vocabulary than "),
         (("--passage_len", 41), "--tasks end: [01] of [0-9]+ passages fit it"),
     ):
@@ -204,54 +301,118 @@ def test_constraints_from_flags_to_json(monkeypatch, tmp_path, capsys, tiny_mode
 
 
 def test_a_lesson_is_what_the_model_is_asked_later(tokenizer):
-    texts = [f"{TEXT} Then it was built again in {year}." for year in range(1900, 1930)]
-    found = list(fill_in.lessons(tokenizer, texts, seed=0))
-    assert len(found) > 10
-    draw, cuts = random.Random(0), []
-    for text in texts:
-        if hole := infilling.cut(tokenizer, text, draw.choice(infilling.LENGTHS), draw):
-            cuts.append(hole)
-    for hole, lesson in zip(cuts, plain_documents("\n\n\n".join(found)), strict=True):
-        start = hole.told()
-        assert lesson == start + hole.span + " |"
-        right, left = start.split("\n")
-        assert left == hole.left
-        assert right == f"{hole.right.strip()} | {len(hole.span.split())}"
-    assert len({hole.tokens for hole in cuts}) > 2
+    """Each block of the training is <s>, what the model is asked with, the hole, a mark and </s>."""
+    text = f"{TEXT} Then it was built again in {{}}, by nine men of the old town, and it stands there now."
+    texts = [text.format(year) for year in range(1900, 1940)]
+    found = list(fill_in.lessons(tokenizer, texts, tokens=44))
+    assert len(found) == 40
+    sizes = Counter(size for size, _ in found)
+    assert max(sizes.values()) - min(sizes.values()) <= 1 and len(sizes) > 3
+    documents = plain_documents("\n\n\n".join(lesson.replace("\n", "\n\n") for _, lesson in found))
+    assert documents == [lesson for _, lesson in found]
+    blocks = packing.pack(documents, tokenizer, 46)
+    assert len(blocks) == 40 and (blocks[:, 0] == tokenizer.bos_token_id).all()
+    assert (blocks[:, -1] == tokenizer.eos_token_id).all()
+    for block, (size, lesson), text in zip(blocks.tolist(), found, texts, strict=True):
+        right, number, left, span = re.fullmatch(
+            r"(.*) \| (\d+)\n(.*?)((?: \S+)*) \|", lesson, re.DOTALL
+        ).groups()  # fmt: skip
+        # What of the second line is the hole the number says.
+        words = (left + span).split(" ")
+        left, span = (
+            " ".join(words[: -int(number)]),
+            "".join(f" {w}" for w in words[-int(number) :]),
+        )
+        assert text.startswith(f"{left}{span} {right}")
+        hole = infilling.Hole(left, span, f" {right}", 0)
+        start = tokenizer(hole.told(), add_special_tokens=False)["input_ids"]
+        assert block[1 : 1 + len(start)] == start
+        if size != infilling.SENTENCE:
+            assert len(tokenizer(span, add_special_tokens=False)["input_ids"]) == size
 
 
 def test_who_has_learned_to_fill_says_when_the_hole_is_full(monkeypatch, baseline):
     hole = infilling.Hole("She opened", " the old window", " again.", 4)
-    asked, answers = [], iter([" the door | and", " the big old door |", "s all of it and more"])
+    asked, answers = (
+        [],
+        iter([" the door | and", " the big old.|", " a\n| 3", "s all of it and more"]),
+    )
 
     def written(writer, prompt, temperature, hole, samples):
         asked.append(prompt)
         return [next(answers)]
 
     monkeypatch.setattr(infilling, "written", written)
-    fills = [infilling.filled_in(baseline, 1.0, hole, [0])[0] for _ in range(3)]
-    assert fills == [" the door", " the big old door", "s all of it and more"]
+    fills = [infilling.filled_in(baseline, 1.0, hole, [0])[0] for _ in range(4)]
+    assert fills == [" the door", " the big old.", " a", "s all of it and more"]
     assert set(asked) == {"again. | 3\nShe opened"}
 
 
+def test_each_kind_of_gpt2_fills_as_its_name_says(monkeypatch):
+    hole, called = infilling.Hole("a", " b c", " d", 2), []
+    for name in ("continued", "filled_in"):
+        monkeypatch.setattr(
+            infilling, name,
+            lambda *args, name=name: called.append((name, *args[:2], args[3])) or ["x"],
+        )  # fmt: skip
+    methods = infilling.methods(None, "baseline", "filler", 2)
+    judged = []
+
+    class Judge:
+        def __init__(self, model, tokenizer, name):
+            judged.append(name)
+
+        def read(self, texts):
+            return [type("Opinion", (), {"nats": 1.0})() for _ in texts]
+
+    monkeypatch.setattr(infilling, "Scorer", Judge)
+    both = {"model": None, "tokenizer": None}
+    baseline, filler = (type("Writer", (), both | {"name": n})() for n in ("baseline", "filler"))
+    methods = infilling.methods(None, baseline, filler, 2)
+    for name in list(methods)[6:-1]:
+        methods[name](hole, 5)
+    assert [(name, writer.name, t, samples) for name, writer, t, samples in called] == [
+        ("continued", "baseline", 0.0, [5]), ("continued", "baseline", 1.0, [5]),
+        ("continued", "baseline", 1.0, [10, 11]),
+        ("filled_in", "filler", 0.0, [5]), ("filled_in", "filler", 1.0, [5]),
+        ("filled_in", "filler", 1.0, [10, 11]),
+    ]  # fmt: skip
+    assert judged == ["baseline", "baseline"]
+
+
 def test_infilling_with_a_model_that_fills(monkeypatch, tmp_path, tiny_model, tiny_gpt2):
-    found = run(monkeypatch, infilling, tmp_path, "--model", tiny_model, "--baseline", tiny_gpt2,
-        "--filler", tiny_gpt2, "--scorers", tiny_gpt2, "--lengths", 2, "--passages", 3,
-        "--passage_len", 30, "--candidates", 2)  # fmt: skip
+    flags = ("--model", tiny_model, "--baseline", tiny_gpt2, "--filler", tiny_gpt2, "--scorers",
+             tiny_gpt2, "--lengths", 2, "--passages", 3, "--candidates", 2)  # fmt: skip
+    found = run(monkeypatch, infilling, tmp_path, *flags, "--passage_len", 30)
     (rows,) = found["tokens"].values()
     assert [row["method"] for row in rows][-4:] == [
         "GPT-2 that fills in at 0", "GPT-2 that fills in at 1", "GPT-2 that fills in, best of 2",
         "what was cut out",
     ]  # fmt: skip
+    with pytest.raises(UserError, match=r"sees 64 tokens, .* use a smaller --passage_len"):
+        run(monkeypatch, infilling, tmp_path, *flags, "--passage_len", 58)
 
 
-def test_the_text_of_lessons_from_flags(monkeypatch, tmp_path):
+def test_the_text_of_lessons_from_flags(monkeypatch, tmp_path, capsys):
     source, out = tmp_path / "text.txt", tmp_path / "lessons.txt"
     source.write_text("\n\n\n".join([TEXT + " " + TEXT] * 8))
-    flags = [str(source), "--passage_len", "40"]
-    monkeypatch.setattr(sys, "argv", ["fill_in.py", *flags, "--output", str(out)])
+    flags = [str(source), "--tokens", "40", "--output", str(out)]
+    monkeypatch.setattr(sys, "argv", ["fill_in.py", *flags])
+    asked = []
+    monkeypatch.setattr(
+        fill_in, "load_documents", lambda *args: asked.append(args) or load_documents(*args)
+    )
     fill_in.main()
-    assert len(plain_documents(out.read_text())) > 4
+    lessons = plain_documents(out.read_text())
+    assert len(lessons) == 8 and asked == [(str(source), "train", None)]
+    assert all(lesson.count(" |") == 2 and lesson.endswith(" |") for lesson in lessons)
+    assert "8 of 8 passages have a hole (" in capsys.readouterr().err
     source.write_text("abc" * 400)
     with pytest.raises(UserError, match="no passage with a hole between words"):
         fill_in.main()
+    # A table whose texts have blank lines.
+    table = tmp_path / "text.jsonl"
+    table.write_text(json.dumps({"text": f"{TEXT[:-10]}\n\nThe {TEXT[4:]} {TEXT}"}) + "\n")
+    monkeypatch.setattr(sys, "argv", ["fill_in.py", str(table), *flags[1:]])
+    fill_in.main()
+    assert len(plain_documents(out.read_text())) == 1
