@@ -14,7 +14,7 @@ for each line its label and which row it is:
 
 Nats of likelihood.py, ± one standard error, stand below ``<!-- nats from FILE: TEXT per_byte, TEXT
 per_token, TEXT more`` and lines as ``LABEL = RoBERTa: block4``. The numbers of another benchmark stand below their columns,
-each with its head, the list of rows that it is of, and the number:
+each with its head, the list of rows that it is of (of another file, whose name stands before it), and the number:
 
     <!-- rows from benchmarks/results/constraints.json
     column nats more = tasks/end/rows: more: nats by gpt2-small-books
@@ -105,18 +105,18 @@ def nats(source: str, columns: list[str], lines: list[str]) -> str:
 def rows(source: str, lines: list[str]) -> str:
     """The same of any benchmark that writes rows of ``numbers`` and of what they are ``more`` than others;
     ``lines``: ``column HEAD = LIST/OF/ROWS: numbers or more: NAME``, and ``LABEL = METHOD``."""
-    data = json.loads((ROOT / source).read_text(encoding="utf-8"))
     columns = [line.removeprefix("column ") for line in lines if line.startswith("column ")]
     out = [["", *(column.partition(" = ")[0] for column in columns)], ["---"] * (1 + len(columns))]
     for line in lines[len(columns) :]:
         label, _, which = line.partition(" = ")
-        out.append([label, *(_number(data, column, which) for column in columns)])
+        out.append([label, *(_number(source, column, which) for column in columns)])
     return _markdown(out)
 
 
-def _number(data: dict, column: str, which: str) -> str:
-    path, kind, name = column.partition(" = ")[2].split(": ", 2)
-    found = data
+def _number(source: str, column: str, which: str) -> str:
+    place, kind, name = column.partition(" = ")[2].split(": ", 2)
+    *other, path = place.split()
+    found = json.loads((ROOT / (other[0] if other else source)).read_text(encoding="utf-8"))
     for key in path.split("/"):
         found = found[key]
     named = {row.get("reading") or ": ".join(row[k] for k in ("model", "method") if row.get(k)): row

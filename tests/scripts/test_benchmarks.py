@@ -118,10 +118,13 @@ def test_numbers_of_any_benchmark_and_within_a_sentence(monkeypatch, tmp_path):
         },
     ]
     (tmp_path / "found.json").write_text(json.dumps({"tasks": {"end": {"rows": entries}}}))
+    beside = [entry | {"numbers": {"a": [7, 7, 7]}} for entry in entries]
+    (tmp_path / "other.json").write_text(json.dumps({"rows": beside}))
     text = """<!-- rows from found.json
 column A = tasks/end/rows: numbers: a
 column B = tasks/end/rows: numbers: b c
 column more = tasks/end/rows: more: a
+column C = other.json rows: numbers: a
 first = one at 0
 second = m: two (x: 1)
 -->
@@ -129,10 +132,11 @@ what stood here
 <!-- end -->
 """
     lines = pages.filled(text).splitlines()
-    assert lines[7:11] == [
-        "| | A | B | more |", "| --- | --- | --- | --- |", "| first | 1.5 ± 0.5 | - | 0 |", "| second | 1.5 ± 0.5 | - | -3 ± 1 |",
+    assert lines[8:12] == [
+        "| | A | B | more | C |", "| --- | --- | --- | --- | --- |",
+        "| first | 1.5 ± 0.5 | - | 0 | 7 |", "| second | 1.5 ± 0.5 | - | -3 ± 1 | 7 |",
     ]  # fmt: skip
-    assert lines[:7] == text.splitlines()[:7] and lines[11:] == ["<!-- end -->"]
+    assert lines[:8] == text.splitlines()[:8] and lines[12:] == ["<!-- end -->"]
     with pytest.raises(UserError, match="names what is not there: 'three'"):
         pages.filled(text.replace("= one at 0", "= three"))
 
