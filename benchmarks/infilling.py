@@ -13,7 +13,8 @@ whole sentences of at most 32 tokens, and filled
 
 Greedily ("at 0") and at temperature 1; what GPT-2 chooses from is drawn at temperature 1.
 Measured are ROUGE-L of the words against those that were cut out (F1 of the longest common subsequence),
-how often all words are right, and the nats of the whole passage by each scorer. Words are runs of
+how often all words are right, how many tokens were written, their nats a token by each scorer, and how many nats
+it finds in the right side behind them: whether the fill leads there. Words are runs of
 letters and digits, in lower case. ± is half a 95 % interval over passages, and differences are
 taken passage by passage. The masked model
 is told the number of tokens, and that a word begins and the next one follows; GPT-2 the number of words.
@@ -315,17 +316,23 @@ def likelihood_table(rows: list[dict]) -> str:
 # ---------------------------------------------------------------- tables
 
 
-def columns(holes: list[Hole], fills: list[str], scorers: list[Scorer]) -> dict[str, list[float]]:
+def columns(
+    tokenizer, holes: list[Hole], fills: list[str], scorers: list[Scorer]
+) -> dict[str, list[float]]:
     """Name of a number -> its value for each hole."""
     both = list(zip(holes, fills, strict=True))
     pairs = [(words(fill), words(hole.span)) for hole, fill in both]
     found = {
         "ROUGE-L": [rouge_l(*pair) for pair in pairs],
         "exact": [float(fill == true) for fill, true in pairs],
+        "tokens": [float(len(encode(tokenizer, fill))) for fill in fills],
     }
-    whole = [("", hole.left + fill + hole.right, False) for hole, fill in both]
     for scorer in scorers:
-        found[f"nats by {scorer.name}"] = [said.nats for said in scorer.read(whole)]
+        # Not of the whole passage: a shorter fill has fewer nats.
+        said = scorer.read([(hole.left, fill, False) for hole, fill in both])
+        found[f"a token by {scorer.name}"] = [each.nats / max(1, each.tokens) for each in said]
+        said = scorer.read([(hole.left + fill, hole.right, False) for hole, fill in both])
+        found[f"right side by {scorer.name}"] = [each.nats for each in said]
     return found
 
 
@@ -355,7 +362,7 @@ def table(rows: list[dict]) -> str:
     return "\n".join(aligned(lines, 1))
 
 
-def measure(holes: list[Hole], fillers: dict, scorers: list[Scorer]) -> list[dict]:
+def measure(tokenizer, holes: list[Hole], fillers: dict, scorers: list[Scorer]) -> list[dict]:
     """The rows of all methods on the same holes."""
     found = {}
     for nth, (name, fill) in enumerate(fillers.items()):
@@ -363,7 +370,7 @@ def measure(holes: list[Hole], fillers: dict, scorers: list[Scorer]) -> list[dic
         for number, hole in enumerate(holes):
             fills.append(fill(hole, number))
             progress(nth * len(holes) + len(fills), len(fillers) * len(holes), name)
-        found[name] = columns(holes, fills, scorers)
+        found[name] = columns(tokenizer, holes, fills, scorers)
     first = next(iter(found.values()))
     return [row(name, values, first) for name, values in found.items()]
 
@@ -425,7 +432,7 @@ def main() -> None:
             check_told(filler, holes)
         every[length] = holes
     for length, holes in every.items():
-        parts[length] = rows = measure(holes, fillers, scorers)
+        parts[length] = rows = measure(writer.tokenizer, holes, fillers, scorers)
         unit = "one sentence" if length == SENTENCE else f"{length} tokens"
         print(f"{len(holes)} holes of {unit}; more: than {rows[0]['method']}")
         print(table(rows), end="\n\n", flush=True)

@@ -285,12 +285,21 @@ def test_what_is_measured_of_a_fill(tiny_model, tiny_gpt2):
         model = AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval()
         return model(input_ids=ids, labels=labels).loss.item() * (ids.shape[1] - 2)
 
-    found = infilling.columns([hole] * 2, [" Window, and", " and a"], [load_scorer(str(tiny_gpt2))])
+    fills = [" Window, and", " and a"]
+    scorer = load_scorer(str(tiny_gpt2))
+    found = infilling.columns(baseline.tokenizer, [hole] * 2, fills, [scorer])
     assert found["ROUGE-L"] == [1, 0.5] and found["exact"] == [1, 0]
-    true = [
-        nats(f"She opened the{fill} listened to the rain.") for fill in (" Window, and", " and a")
+    sizes = [len(baseline.tokenizer(fill, add_special_tokens=False)["input_ids"]) for fill in fills]
+    assert found["tokens"] == sizes
+    # By differences of whole texts, each read by itself.
+    texts = [("She opened the", f"{fill}", " listened to the rain.") for fill in fills]
+    each = [
+        (nats(left + fill) - nats(left)) / n
+        for (left, fill, _), n in zip(texts, sizes, strict=True)
     ]
-    assert found[f"nats by {tiny_gpt2}"] == pytest.approx(true, rel=1e-4)
+    behind = [nats(left + fill + right) - nats(left + fill) for left, fill, right in texts]
+    assert found[f"a token by {tiny_gpt2}"] == pytest.approx(each, rel=1e-3)
+    assert found[f"right side by {tiny_gpt2}"] == pytest.approx(behind, rel=1e-3)
     # The best of several is the likeliest of what was written, and as long as the hole.
     fills = infilling.continued(baseline, 1.0, hole, [3, 4, 5])
     assert len(set(fills)) == 3 and all(len(fill.split()) <= 3 for fill in fills)
@@ -309,7 +318,7 @@ def test_infilling_from_flags_to_json(run_benchmark, tiny_model, tiny_gpt2):
         "ancestral at 0", "ancestral at 1", "GPT-2 at 0", "GPT-2 at 1", "GPT-2, best of 2", "what was cut out",
     ]  # fmt: skip
     assert rows[-1]["numbers"]["ROUGE-L"] == [1, 1, 1] and rows[-1]["numbers"]["exact"][0] == 1
-    nats = f"nats by {tiny_gpt2}"
+    nats = f"right side by {tiny_gpt2}"
     assert rows[0]["more"][nats] == [0, 0, 0]
     difference = rows[7]["numbers"][nats][0] - rows[0]["numbers"][nats][0]
     assert rows[7]["more"][nats][0] == pytest.approx(difference)
