@@ -134,7 +134,7 @@ def test_no_series_is_grey_and_no_two_are_the_same():
 
 
 def test_few_colours_are_still_those_of_the_series():
-    drawn = plotting.png(figure_of(DOCS / "results" / "main" / "temperature.png"))
+    drawn = plotting.png(figure_of(DOCS / "results" / "frontier" / "frontier.png"))
     with Image.open(io.BytesIO(drawn)) as image:
         found = np.array([colour for _, colour in image.convert("RGB").getcolors(1 << 16)])
     for colour in plotting.PALETTE:

@@ -1,6 +1,7 @@
 """finetune.py whose processes on CPUs count as those of GPUs: accelerate spreads models over these alone,
 and all else of FSDP is the same."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -22,4 +23,13 @@ def as_gpus(self, *args, **kwargs):
 
 
 PartialState.__init__ = as_gpus
-errors.run(finetune.main)
+code = 0
+try:
+    errors.run(finetune.main)
+except SystemExit as end:
+    code = end.code
+sys.stdout.flush()
+sys.stderr.flush()
+# A thread of gloo that is still at work when the interpreter is taken down aborts the process, once in a
+# while: all is written by now.
+os._exit(code if isinstance(code, int) else bool(code))
