@@ -36,7 +36,7 @@ from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-from diffusion.cli.console import say
+from diffusion.cli.console import outlive_terminal, say
 from diffusion.cli.files import locked
 from diffusion.errors import run
 from diffusion.training.arguments import answer_help
@@ -46,6 +46,7 @@ from diffusion.training.recipe import read_recipe
 def main() -> None:
     answer_help(__doc__)
     recipe = read_recipe()  # quick: what follows takes seconds to import
+    outlive_terminal()
     import transformers
 
     from diffusion import hardware

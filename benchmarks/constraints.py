@@ -28,25 +28,23 @@ With what is in the repository, and with WikiText-2:
     python benchmarks/constraints.py --dataset_dir data --output runs/constraints-wikitext.json
 """
 
-import argparse
 import json
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor
 
-from benchmarks.infilling import ABBREVIATES, TEMPERATURES
+from benchmarks.infilling import ABBREVIATES, TEMPERATURES, arguments, row, table
 from diffusion import hardware, rng
 from diffusion.canvas import Allowed
 from diffusion.cli.console import progress, say
@@ -56,10 +54,8 @@ from diffusion.data.corpus import load_documents
 from diffusion.denoise import TOKENS
 from diffusion.editing.canvases import TO_WRITE, canvas_of, edge_rules, rewrite_canvas
 from diffusion.errors import UserError, run
-from diffusion.evaluation import metrics
 from diffusion.evaluation.options import PASSAGES
-from diffusion.evaluation.scorer import Scorer, estimate_json, load_scorer, passages
-from diffusion.evaluation.tables import aligned
+from diffusion.evaluation.scorer import Scorer, load_scorer, passages
 from diffusion.generate import load_writer
 from diffusion.models.causal import load_causal_writer
 from diffusion.models.tokenizers import forbidden_ids
@@ -146,7 +142,13 @@ def task(tokenizer, text: str, name: str, vocab_size: int) -> Passage | None:
 def rules(tokenizer, asked: list[Passage], vocab_size: int) -> Allowed:
     """What may be written where, of passages that are padded on the right."""
     kinds = pad_sequence([passage.kinds for passage in asked], batch_first=True)
-    return Allowed(kinds, edge_rules(Speller(tokenizer), vocab_size))
+    return Allowed(kinds, edges(tokenizer, vocab_size))
+
+
+@cache
+def edges(tokenizer, vocab_size: int) -> Tensor:
+    """The rules themselves, which are looked up in the whole vocabulary."""
+    return edge_rules(Speller(tokenizer), vocab_size)
 
 
 # ---------------------------------------------------------------- who writes
@@ -297,32 +299,6 @@ def columns(
     return found
 
 
-def row(method: str, found: dict, first: dict) -> dict:
-    """Each number with its interval, and what it is more than that of the first method."""
-    more = {
-        name: metrics.bootstrap(metrics.mean, np.subtract(values, first[name]))
-        for name, values in found.items()
-        if name != "kept"
-    }
-    numbers = {name: metrics.bootstrap(metrics.mean, values) for name, values in found.items()}
-    numbers["kept"] = metrics.share(int(sum(found["kept"])), len(found["kept"]))
-    return {
-        "method": method,
-        "numbers": {name: estimate_json(value) for name, value in numbers.items()},
-        "more": {name: estimate_json(value) for name, value in more.items()},
-    }
-
-
-def table(rows: list[dict]) -> str:
-    kept, *names = rows[0]["numbers"]
-    lines = [["written by", kept, *names, *(f"{name} more" for name in names)]]
-    for entry in rows:
-        numbers = [entry["numbers"][name] for name in (kept, *names)]
-        numbers += [entry["more"][name] for name in names]
-        lines.append([entry["method"], *(str(metrics.Estimate(*number)) for number in numbers)])
-    return "\n".join(aligned(lines, 1))
-
-
 def measure(
     tokenizer, asked: list[Passage], writers: dict[str, Write], scorers: list[Scorer]
 ) -> list[dict]:
@@ -333,23 +309,13 @@ def measure(
         found[name] = columns(tokenizer, asked, write(asked), scorers)
     progress(len(writers), len(writers), "done")
     first = next(iter(found.values()))
-    return [row(name, values, first) for name, values in found.items()]
+    return [row(name, values, first, "kept") for name, values in found.items()]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="roberta-small-wikitext", help="a masked model")
-    parser.add_argument("--baseline", default="gpt2-small-wikitext",
-                        help="a causal model with the same tokenizer")  # fmt: skip
-    parser.add_argument("--scorers", nargs="+", default=["gpt2-small-books"])
-    parser.add_argument(
-        "--dataset_dir", help="folder with WikiText-2, to read its test split; else: the passages"
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
-    parser.add_argument("--passages", type=int, default=64, help="at most")
     parser.add_argument("--passage_len", type=int, default=80, help="tokens of a passage, at most")
-    parser.add_argument("--candidates", type=int, default=16, help="of which GPT-2 takes the best")
-    parser.add_argument("--output", help="file for the numbers, as JSON")
     args = parser.parse_args()
     least = BEGINNING + FREE + max(ENDING.values())
     for name, lowest in {"passages": 2, "passage_len": least + 1, "candidates": 2}.items():

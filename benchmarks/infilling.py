@@ -336,13 +336,15 @@ def columns(
     return found
 
 
-def row(method: str, found: dict, first: dict) -> dict:
-    """Each number with its interval, and what it is more than that of the first method."""
+def row(method: str, found: dict, first: dict, share: str) -> dict:
+    """Each number with its interval, and, but for that which is a ``share`` of texts, what it is more
+    than that of the first method."""
     numbers = {name: metrics.bootstrap(metrics.mean, values) for name, values in found.items()}
-    numbers["exact"] = metrics.share(int(sum(found["exact"])), len(found["exact"]))
+    numbers[share] = metrics.share(int(sum(found[share])), len(found[share]))
     more = {
         name: metrics.bootstrap(metrics.mean, np.subtract(values, first[name]))
         for name, values in found.items()
+        if name != share
     }
     return {
         "method": method,
@@ -352,12 +354,9 @@ def row(method: str, found: dict, first: dict) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    names = list(rows[0]["numbers"])
-    compared = [name for name in names if name != "exact"]
-    lines = [["filled by", *names, *(f"{name} more" for name in compared)]]
+    lines = [["by", *rows[0]["numbers"], *(f"{name} more" for name in rows[0]["more"])]]
     for entry in rows:
-        numbers = [entry["numbers"][name] for name in names]
-        numbers += [entry["more"][name] for name in compared]
+        numbers = [*entry["numbers"].values(), *entry["more"].values()]
         lines.append([entry["method"], *(str(metrics.Estimate(*number)) for number in numbers)])
     return "\n".join(aligned(lines, 1))
 
@@ -372,30 +371,36 @@ def measure(tokenizer, holes: list[Hole], fillers: dict, scorers: list[Scorer]) 
             progress(nth * len(holes) + len(fills), len(fillers) * len(holes), name)
         found[name] = columns(tokenizer, holes, fills, scorers)
     first = next(iter(found.values()))
-    return [row(name, values, first) for name, values in found.items()]
+    return [row(name, values, first, "exact") for name, values in found.items()]
 
 
 def size(text: str) -> int | str:
     return text if text == SENTENCE else int(text)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def arguments(about: str) -> argparse.ArgumentParser:
+    """The flags of a benchmark in which a masked model and a causal one write parts of real passages."""
+    parser = argparse.ArgumentParser(description=about.split("\n")[0])
     parser.add_argument("--model", default="roberta-small-wikitext", help="a masked model")
     parser.add_argument("--baseline", default="gpt2-small-wikitext", help="a causal model")
-    parser.add_argument(
-        "--filler", help="a causal model that was trained to fill holes, see fill_in.py"
-    )
     parser.add_argument("--scorers", nargs="+", default=["gpt2-small-books"])
     parser.add_argument(
         "--dataset_dir", help="folder with WikiText-2, to read its test split; else: the passages"
     )
-    parser.add_argument("--lengths", type=size, nargs="+", default=LENGTHS,
-                        help=f"of holes, in tokens; {SENTENCE}: a whole one")  # fmt: skip
-    parser.add_argument("--passages", type=int, default=64)
-    parser.add_argument("--passage_len", type=int, default=96, help="tokens of a passage")
+    parser.add_argument("--passages", type=int, default=64, help="of each kind, at most")
     parser.add_argument("--candidates", type=int, default=16, help="of which GPT-2 takes the best")
     parser.add_argument("--output", help="file for the numbers, as JSON")
+    return parser
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--filler", help="a causal model that was trained to fill holes, see fill_in.py"
+    )
+    parser.add_argument("--lengths", type=size, nargs="+", default=LENGTHS,
+                        help=f"of holes, in tokens; {SENTENCE}: a whole one")  # fmt: skip
+    parser.add_argument("--passage_len", type=int, default=96, help="tokens of a passage")
     args = parser.parse_args()
     for name, least in {"passages": 2, "passage_len": 8, "candidates": 2}.items():
         within(f"--{name}", getattr(args, name), least, None)

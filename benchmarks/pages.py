@@ -31,6 +31,7 @@ import argparse
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -63,6 +64,11 @@ HEADS = {
 }
 
 
+@cache
+def _recorded(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
 def table(source: str, columns: list[str], lines: list[str]) -> str:
     """The Markdown of one table.
 
@@ -71,7 +77,7 @@ def table(source: str, columns: list[str], lines: list[str]) -> str:
         columns: names of measured quantities, or ``verdict``.
         lines: ``LABEL = MODEL: METHOD``.
     """
-    data = json.loads((ROOT / source).read_text(encoding="utf-8"))
+    data = _recorded(ROOT / source)
     found = {
         f"{row['model']}: {row['method']}".rstrip(": "): row
         for row in data["rows"]
@@ -89,7 +95,7 @@ def table(source: str, columns: list[str], lines: list[str]) -> str:
 
 def nats(source: str, columns: list[str], lines: list[str]) -> str:
     """The same of a likelihood.json; ``columns``: ``TEXT per_token`` or ``TEXT per_byte``."""
-    texts = json.loads((ROOT / source).read_text(encoding="utf-8"))["texts"]
+    texts = _recorded(ROOT / source)["texts"]
     wanted = [column.rsplit(" ", 1) for column in columns]
     heads = [f"{name}, {unit.replace('_', ' ')}" for name, unit in wanted]
     heads = [head.replace("more", "more per token than GPT-2") for head in heads]
@@ -116,7 +122,7 @@ def rows(source: str, lines: list[str]) -> str:
 def _number(source: str, column: str, which: str) -> str:
     place, kind, name = column.partition(" = ")[2].split(": ", 2)
     *other, path = place.split()
-    found = json.loads((ROOT / (other[0] if other else source)).read_text(encoding="utf-8"))
+    found = _recorded(ROOT / (other[0] if other else source))
     for key in path.split("/"):
         found = found[key]
     named = {row.get("reading") or ": ".join(row[k] for k in ("model", "method") if row.get(k)): row
@@ -146,7 +152,7 @@ def filled(text: str) -> str:
 
     def figure(match: re.Match) -> str:
         comment, name, model, way = match.groups()
-        texts = json.loads((ROOT / LIKELIHOOD).read_text(encoding="utf-8"))["texts"]
+        texts = _recorded(ROOT / LIKELIHOOD)["texts"]
         return f"{texts[name][model][way]['per_token'][0]:.2f}{comment}"
 
     try:

@@ -1,6 +1,8 @@
 """What is said to the person at the terminal, and how."""
 
 import contextlib
+import errno
+import io
 import os
 import signal
 import stat
@@ -61,6 +63,30 @@ def say(message: str, styled: bool = False) -> None:
             if _bar is not None:
                 _bar.clear()
             print(message if styled else printable(message), file=sys.stderr, flush=True)
+
+
+class _Lasting(io.FileIO):
+    """A terminal that may be closed: what is written then is lost, and no error."""
+
+    def write(self, data) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            let_go_of_terminal()
+            return len(data)
+
+
+def outlive_terminal() -> None:
+    """From here on a terminal that is closed ends nothing, whether its SIGHUP or a message is first to
+    find out. Before anything is imported that keeps a stream."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream.isatty():
+            file = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
+            text = io.TextIOWrapper(file, stream.encoding, stream.errors, line_buffering=True)
+            setattr(sys, name, text)
 
 
 def let_go_of_terminal() -> None:

@@ -192,7 +192,9 @@ def test_each_method_writes_as_its_name_says(monkeypatch, writer, baseline):
 
 
 def test_more_is_what_it_is_beyond_the_first():
-    found = constraints.row("b", {"kept": [1, 0], "nats": [5, 7]}, {"kept": [1, 1], "nats": [2, 2]})
+    found = constraints.row(
+        "b", {"kept": [1, 0], "nats": [5, 7]}, {"kept": [1, 1], "nats": [2, 2]}, "kept"
+    )
     assert found["more"]["nats"][0] == 4 and found["numbers"]["nats"][0] == 6
     assert found["numbers"]["kept"][0] == 0.5 and list(found["more"]) == ["nats"]
 

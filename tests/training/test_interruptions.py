@@ -197,9 +197,6 @@ def test_two_runs_do_not_share_a_folder(train, text, tmp_path):
     assert train(*flags)[0] == 0
 
 
-@pytest.mark.xfail(
-    strict=False, reason="a write may meet the closed terminal before the SIGHUP does"
-)
 @pytest.mark.slow
 def test_a_terminal_that_is_gone_takes_no_training_with_it(text, tmp_path):
     """Its messages have nowhere to go, and its end is a SIGHUP; the checkpoint is written."""
@@ -220,6 +217,27 @@ def test_a_terminal_that_is_gone_takes_no_training_with_it(text, tmp_path):
     assert process.wait(timeout=60) == 130
     (checkpoint,) = out.glob("checkpoint-*")
     assert (checkpoint / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_gone_before_anybody_says_so(text, tmp_path):
+    """Messages meet it first, and nobody sends a SIGHUP: training goes on until one comes."""
+    out = tmp_path / "out"
+    ours, theirs = pty.openpty()
+    process = start([*RUN, *SIZE, "--dataset", text, "--max_steps", 5000, "--output_dir", out,
+                     "--save_strategy", "steps", "--save_steps", 50], tmp_path,
+                    stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    while b"{'loss'" not in seen:
+        seen += os.read(ours, 4096)
+    os.close(ours)
+    known = set(out.glob("checkpoint-*"))
+    while process.poll() is None and not set(out.glob("checkpoint-*")) - known:
+        time.sleep(0.01)
+    assert process.poll() is None
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 130
 
 
 @pytest.mark.slow
