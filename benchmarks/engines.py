@@ -25,7 +25,7 @@ from transformers import AutoModelForMaskedLM
 from benchmarks.machine import SIZES, check_run, fastest, masked_config, save
 from diffusion import hardware
 from diffusion.errors import UserError, run
-from diffusion.models.eight_bits import quantize
+from diffusion.models.linear import quantize
 
 NEEDED = ("onnxruntime", "openvino", "onnx", "onnxscript")
 CPU = torch.device("cpu")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.models.eight_bits import EightBits
 from diffusion.models.families import family
+from diffusion.models.linear import EightBits, Packed
 
 
 class Encoder:
@@ -88,8 +88,8 @@ class Encoder:
 
 def _joined(parts: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
     """Several linear maps of the same input as one, their outputs side by side."""
-    if isinstance(parts[0], EightBits):
-        return EightBits.joined(parts)
+    if isinstance(parts[0], EightBits | Packed):
+        return type(parts[0]).joined(parts)
     weight, bias = (torch.cat([getattr(p, name) for p in parts]) for name in ("weight", "bias"))
     return partial(F.linear, weight=weight.detach(), bias=bias.detach())
 

@@ -17,7 +17,7 @@ from diffusion.cli.access import Access
 from diffusion.cli.files import given_path
 from diffusion.cli.values import check_values
 from diffusion.errors import UserError, first_line
-from diffusion.models import eight_bits
+from diffusion.models import linear
 from diffusion.models.families import family
 from diffusion.models.native import NATIVE
 from diffusion.samplers.catalog import NOISES
@@ -383,7 +383,7 @@ def _load_model(auto_class, name: str, tokenizer, access: Access):
         raise UserError(f"the weights of {name} hold NaN or infinity ({broken}); use others")
     if tokenizer is not None:
         check_vocabulary(model.config, tokenizer, name)
-    return eight_bits.quantize(model.eval()) if _in_eight_bits(access) else model.eval()
+    return linear.quantize(model.eval()) if _in_eight_bits(access) else model.eval()
 
 
 def check_vocabulary(config, tokenizer, name: str) -> None:
@@ -507,9 +507,11 @@ _SMALL = 50e6
 
 
 def place(model, device: torch.device, dtype: torch.dtype, exact: bool):
-    """(the model there, its number format); ``exact`` keeps small models in float32."""
+    """(the model there, ready to write, its number format); ``exact`` keeps small models in float32.
+    Nobody trains or moves it any more."""
     if getattr(model, "hf_device_map", None) is not None:  # it has its place
         return model, model.dtype
     if exact and model.num_parameters() < _SMALL:
         dtype = torch.float32
-    return model.to(device, dtype), dtype
+    model = model.to(device, dtype)
+    return linear.pack(model) if linear.packs(device, dtype) else model, dtype

@@ -20,8 +20,8 @@ from diffusion.canvas import Question
 from diffusion.errors import UserError
 from diffusion.models.backbone import Backbone
 from diffusion.models.denoiser import Denoiser
-from diffusion.models.eight_bits import quantize
 from diffusion.models.families import max_length
+from diffusion.models.linear import quantize
 from diffusion.noise import Absorbing
 
 VOCAB, BOS, PAD, MASK = 40, 0, 1, 4

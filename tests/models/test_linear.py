@@ -6,7 +6,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
-from diffusion.models.eight_bits import EightBits, quantize
+from diffusion.models.linear import EightBits, quantize
 
 
 @pytest.fixture(autouse=True)
