@@ -25,7 +25,7 @@ from transformers import AutoModelForMaskedLM
 from benchmarks.machine import SIZES, check_run, fastest, masked_config, save
 from diffusion import hardware
 from diffusion.errors import UserError, run
-from diffusion.models.linear import quantize
+from diffusion.models.linear import pack, quantize
 
 NEEDED = ("onnxruntime", "openvino", "onnx", "onnxscript")
 CPU = torch.device("cpu")
@@ -87,6 +87,8 @@ def engines(shape: str, length: int, folder: Path, threads: int) -> dict[str, En
     return {
         "torch, float32": by_torch(model),
         "torch, bfloat16": by_torch(new_model(shape, length, half)),
+        "torch, float32, packed": by_torch(pack(new_model(shape, length))),
+        "torch, bfloat16, packed": by_torch(pack(new_model(shape, length, half))),
         "torch.compile, float32": by_torch(torch.compile(new_model(shape, length))),
         "torch.compile, bfloat16": by_torch(torch.compile(new_model(shape, length, half))),
         "torch, 8 bits (--quantize 8bit)": by_torch(quantize(new_model(shape, length))),

@@ -32,6 +32,7 @@ from benchmarks.machine import (
     chosen,
     limits,
     masked_config,
+    random_model,
     save,
 )
 from diffusion import hardware, rng
@@ -40,7 +41,7 @@ from diffusion.denoise import denoise
 from diffusion.errors import run
 from diffusion.models.denoiser import Denoiser
 from diffusion.models.families import max_length
-from diffusion.models.loading import load_masked_lm
+from diffusion.models.loading import load_masked_lm, place
 from diffusion.models.soft import SoftMask, SoftMasked
 from diffusion.noise import Absorbing
 from diffusion.options import GenerationOptions
@@ -156,7 +157,7 @@ def measure(
 def cached(length: int, device, dtype, top: Limits) -> dict:
     """A step of a GPT-2 of gpt2's shape behind ``length`` tokens, and how fast it reads."""
     config = causal_config("roberta-base", length + STEPS + 1)
-    model = AutoModelForCausalLM.from_config(config).to(device, dtype).eval()
+    model = random_model(AutoModelForCausalLM, config, device, dtype)
     seconds = statistics.median(cached_steps(model, 1, STEPS + 1, length)[1:])
     _, moved = Shape.of(config).cached_step(1, length, dtype.itemsize)
     return {
@@ -187,11 +188,12 @@ def main() -> None:
     device, dtype = chosen(args)
     torch.manual_seed(0)
     if args.model:
-        model = load_masked_lm(args.model)
+        model, _ = place(load_masked_lm(args.model), device, dtype, exact=False)
     else:
-        model = AutoModelForMaskedLM.from_config(masked_config("roberta-base", 512)).eval()
+        config = masked_config("roberta-base", 512)
+        model = random_model(AutoModelForMaskedLM, config, device, dtype)
     length = min(args.length, max_length(model.config))
-    denoiser = Denoiser(model.to(device, dtype), Absorbing(MASK), [0, 1, 3])
+    denoiser = Denoiser(model, Absorbing(MASK), [0, 1, 3])
     options = GenerationOptions(n_steps=args.n_steps)
     shape = Shape.of(model.config) or Shape.of(masked_config("roberta-base", 512))
     top = limits(shape, device, dtype)

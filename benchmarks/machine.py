@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -26,6 +27,7 @@ from diffusion import hardware
 from diffusion.cli.files import check_file, write_text
 from diffusion.errors import UserError, run
 from diffusion.evaluation.tables import aligned
+from diffusion.models import linear, loading
 from diffusion.models.layouts import Slots
 
 # layers, width, heads, vocabulary; small: that of weights/roberta-small-wikitext.
@@ -175,10 +177,14 @@ def fastest(work, device: torch.device, repeats: int = 4) -> float:
 def product_rate(
     device: torch.device, dtype: torch.dtype, tokens: int, inner: int, outer: int, repeats: int = 4
 ) -> float:
-    """Operations per second of (tokens, inner) by (inner, outer), as a linear map does it."""
+    """Operations per second of (tokens, inner) by (inner, outer), as a map of a model that writes
+    does it."""
     x = torch.ones(tokens, inner, device=device, dtype=dtype)
     weight = torch.ones(outer, inner, device=device, dtype=dtype)
-    seconds = fastest(lambda: F.linear(x, weight), device, repeats)
+    product = partial(F.linear, weight=weight)
+    if linear.packs(device, dtype):
+        product = linear.Packed(weight, None)
+    seconds = fastest(lambda: product(x), device, repeats)
     return 2 * tokens * inner * outer / seconds
 
 
@@ -208,6 +214,15 @@ def limits(
     }
     rates = {name: product_rate(device, dtype, *sizes) for name, sizes in products.items()}
     return Limits(rates, bandwidth(device, numbers))
+
+
+def random_model(kind, config, device: torch.device, dtype: torch.dtype):
+    """A model with random weights, made ready to write as a loaded one is.
+
+    Args:
+        kind: ``AutoModelForMaskedLM`` or ``AutoModelForCausalLM``.
+    """
+    return loading.place(kind.from_config(config).eval(), device, dtype, exact=False)[0]
 
 
 @torch.inference_mode()

@@ -32,6 +32,7 @@ from diffusion.errors import UserError, run
 from diffusion.evaluation.tables import aligned
 from diffusion.models.denoiser import Denoiser
 from diffusion.models.guidance import Guided, Wrapped
+from diffusion.models.loading import place
 from diffusion.noise import Absorbing
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
@@ -67,7 +68,9 @@ def measure(shape: str, way: str, batch: int, length: int, n_steps: int, device,
     before = peak(device)
     torch.manual_seed(0)
     config = masked_config(shape, length)
-    model = AutoModelForMaskedLM.from_config(config, dtype=dtype).to(device).eval()
+    model = AutoModelForMaskedLM.from_config(config, dtype=dtype)
+    weights = sum(p.numel() * p.itemsize for p in model.parameters())
+    model, _ = place(model.eval(), device, dtype, exact=False)
     sampler, weight = WAYS[way]
     options = GenerationOptions()
     denoiser = counted = Counted(Denoiser(model, Absorbing(MASK), [0, 1, 3]))
@@ -82,7 +85,7 @@ def measure(shape: str, way: str, batch: int, length: int, n_steps: int, device,
         "shape": shape,
         "way": way,
         "batch": batch,
-        "weights": sum(p.numel() * p.itemsize for p in model.parameters()),
+        "weights": weights,
         "rows_of_logits": counted.rows[0],
         "logits": counted.rows[0] * config.vocab_size * dtype.itemsize,
         "libraries": before,

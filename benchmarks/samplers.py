@@ -20,8 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from transformers import AutoModelForMaskedLM, RobertaConfig
+from transformers import AutoModelForMaskedLM
 
+from benchmarks.machine import masked_config, random_model
 from diffusion import hardware, rng
 from diffusion.canvas import Canvas
 from diffusion.cli.files import write_text
@@ -214,8 +215,8 @@ def main() -> None:
     if args.steps:
         device = hardware.choose_device("auto")
         dtype = hardware.choose_dtype("auto", device)
-        config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
-        model = AutoModelForMaskedLM.from_config(config).eval().to(device, dtype)
+        config = masked_config("roberta-base", 512)
+        model = random_model(AutoModelForMaskedLM, config, device, dtype)
         large = Denoiser(model, Absorbing(MASK), [0, 1, 3])
         share_outside(large, {"sampler": "seed"}, args)  # warms up
     text_of(writer, SETTINGS[0], args)

@@ -44,6 +44,7 @@ from benchmarks.machine import (
     limits,
     masked_config,
     mean_pairs,
+    random_model,
     save,
 )
 from diffusion import hardware, rng
@@ -92,9 +93,9 @@ class Pair:
 
     def __init__(self, shape: str, longest: int, device: torch.device, dtype: torch.dtype):
         masked, causal = masked_config(shape, longest), causal_config(shape, longest + 1)
-        model = AutoModelForMaskedLM.from_config(masked).to(device, dtype).eval()
+        model = random_model(AutoModelForMaskedLM, masked, device, dtype)
         self.denoiser = Denoiser(model, Absorbing(MASK), [0, 1, 3])
-        self.gpt2 = AutoModelForCausalLM.from_config(causal).to(device, dtype).eval()
+        self.gpt2 = random_model(AutoModelForCausalLM, causal, device, dtype)
         self.masked, self.shapes = masked, {"loop": Shape.of(masked), "gpt2": Shape.of(causal)}
         options = GenerationOptions()
         self.sampling = Sampling(options.temperature, options.top_k, options.top_p)
