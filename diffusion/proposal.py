@@ -25,16 +25,14 @@ def largest(logits: Tensor, k: int, width: int = 64) -> tuple[Tensor, Tensor]:
     groups = logits.shape[1] // width
     if not logits.is_cpu or groups < 4 * k:
         return logits.topk(k)
-    table = logits[:, : groups * width].view(-1, groups, width)
-    column = torch.arange(logits.shape[1], device=logits.device)
+    whole = groups * width  # columns; behind them less than a group is left
+    table = logits[:, :whole].view(-1, groups, width)
     best = table.amax(-1).topk(k).indices  # (N, k) groups
-    ids = column[: groups * width].view(groups, width)[best].flatten(1)
-    values = table.gather(1, best[:, :, None].expand(-1, -1, width)).flatten(1)
-    values = torch.cat([values, logits[:, groups * width :]], 1)
-    values, place = values.topk(k)
-    rest = place - k * width + groups * width  # beyond the last whole group
+    row = torch.arange(len(logits), device=logits.device)[:, None]
+    values, place = torch.cat([table[row, best].flatten(1), logits[:, whole:]], 1).topk(k)
+    group = best.gather(1, (place // width).clamp(max=k - 1))
     return values, torch.where(
-        place < k * width, ids.gather(1, place.clamp(max=k * width - 1)), rest
+        place < k * width, group * width + place % width, place - k * width + whole
     )
 
 

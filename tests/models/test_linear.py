@@ -1,12 +1,17 @@
-"""Eight bits on a CPU: the published rounding, and nothing else changes."""
+"""Linear maps of a model that writes: packed ones are the model's own, eight bits are the published
+rounding, and nothing else changes."""
+
+import copy
 
 import pytest
 import torch
+from helpers.families import USABLE, tiny
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
-from diffusion.models.linear import EightBits, quantize
+from diffusion.models.linear import EightBits, Packed, pack, packs, quantize
+from diffusion.models.loading import place
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +58,67 @@ def test_gpt2s_maps_are_stored_the_other_way_round():
     quantize(model)
     torch.testing.assert_close(model.transformer.h[0].mlp.c_fc(x).double(), reference)
     assert not any(isinstance(part, nn.Linear | Conv1D) for part in model.modules())
+
+
+# ---------------------------------------------------------------- packed
+
+CPU = torch.device("cpu")
+FORMATS = [dtype for dtype in (torch.float32, torch.bfloat16) if packs(CPU, dtype)]
+packing = pytest.mark.skipif(not FORMATS, reason="this torch has no product of packed matrices")
+
+
+@packing
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("rows", [(0,), (1,), (37,), (3, 0), (2, 5)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_product_is_that_of_float64(dtype, rows, bias):
+    torch.manual_seed(0)
+    linear = nn.Linear(24, 7, bias=bias).to(dtype)
+    x = torch.randn(24, *rows).to(dtype).movedim(0, -1)  # no row lies in one piece
+    ours = Packed(linear.weight, linear.bias)(x)
+    assert ours.dtype == dtype
+    expected = linear.double()(x.double())
+    digits = 2**-8 if dtype == torch.bfloat16 else 1e-6
+    torch.testing.assert_close(ours.double(), expected, rtol=digits, atol=digits)
+
+
+@packing
+@pytest.mark.parametrize("name", USABLE)
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_packed_model_says_what_it_said(name, dtype):
+    """Of every family, some of which read a matrix instead of calling its map."""
+    if dtype == torch.bfloat16 and name in ("longformer", "convbert", "fnet"):
+        pytest.skip("torch has no such model in bfloat16 on a CPU")
+    model = tiny(name).to(dtype)
+    ids = torch.randint(5, 60, (2, 11), generator=torch.Generator().manual_seed(0))
+    own, weights = model(input_ids=ids).logits, model.state_dict()
+    packed = pack(copy.deepcopy(model))
+    assert any(isinstance(part, Packed) for part in packed.modules())
+    assert not any(type(part) in (nn.Linear, Conv1D) for part in packed.modules())
+    near = 1e-5 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(packed(input_ids=ids).logits, own, rtol=near, atol=near)
+    assert own.float().std() > 0.05
+    # Records name a model by a hash of its weights: they are still there, the same to the last bit.
+    kept = packed.state_dict()
+    assert weights.keys() == kept.keys()
+    assert all(torch.equal(weights[key], kept[key]) for key in weights)
+    torch.testing.assert_close(copy.deepcopy(packed)(input_ids=ids).logits, own, rtol=near, atol=near)  # fmt: skip
+
+
+@packing
+def test_a_model_is_packed_where_it_is_placed():
+    placed, dtype = place(tiny("roberta"), CPU, torch.float32, exact=False)
+    assert dtype == torch.float32 == placed.dtype
+    assert isinstance(placed.lm_head.decoder, Packed)
+    half, _ = place(tiny("roberta"), CPU, torch.float16, exact=False)
+    assert type(half.lm_head.decoder) is nn.Linear
+    eight = quantize(tiny("roberta"))
+    placed, _ = place(eight, CPU, torch.float32, exact=False)
+    assert not any(isinstance(part, Packed) for part in placed.modules())
+
+
+def test_without_the_product_maps_stay_as_they_are(monkeypatch):
+    assert not packs(torch.device("meta"), torch.float32)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    placed, _ = place(tiny("roberta"), CPU, torch.float32, exact=False)
+    assert type(placed.lm_head.decoder) is nn.Linear
