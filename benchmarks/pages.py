@@ -21,7 +21,7 @@ each with its head, the list of rows that it is of (of another file, whose name 
     GPT-2 = GPT-2 at 1
     -->
 
-A number before a comment such as ``<!--WikiText-2 RoBERTa block4-->`` is what likelihood.py has recorded of that
+and medians of what was timed, with their range, as ``column HEAD = FILE results/16: median: times_as_fast``. A number before a comment such as ``<!--WikiText-2 RoBERTa block4-->`` is what likelihood.py has recorded of that
 text, model and way of reading, in nats per token.
 
 `tests/scripts/test_benchmarks.py` fails on a page whose numbers differ from what is recorded.
@@ -109,8 +109,9 @@ def nats(source: str, columns: list[str], lines: list[str]) -> str:
 
 
 def rows(source: str, lines: list[str]) -> str:
-    """The same of any benchmark that writes rows of ``numbers`` and of what they are ``more`` than others;
-    ``lines``: ``column HEAD = LIST/OF/ROWS: numbers or more: NAME``, and ``LABEL = METHOD``."""
+    """The same of any benchmark that writes rows of ``numbers`` and of what they are ``more`` than others, or of
+    medians and their ranges; ``lines``: ``column HEAD = LIST/OF/ROWS: numbers, more or median: NAME``, and
+    ``LABEL = METHOD``."""
     columns = [line.removeprefix("column ") for line in lines if line.startswith("column ")]
     out = [["", *(column.partition(" = ")[0] for column in columns)], ["---"] * (1 + len(columns))]
     for line in lines[len(columns) :]:
@@ -125,10 +126,17 @@ def _number(source: str, column: str, which: str) -> str:
     found = _recorded(ROOT / (other[0] if other else source))
     for key in path.split("/"):
         found = found[key]
-    named = {row.get("reading") or ": ".join(row[k] for k in ("model", "method") if row.get(k)): row
-             for row in found}  # fmt: skip
-    row = named[which]
+    row = {_called(row): row for row in found}[which]
+    if kind == "median":
+        least, most = row[f"{name}_range"]
+        return f"{row[name]:.2f}" + (f" ({least:.2f}-{most:.2f})" if least < most else "")
     return str(estimate(row.get(kind, row)[name]))
+
+
+def _called(row: dict) -> str:
+    """What a page calls a row of a benchmark."""
+    own = next((row[key] for key in ("reading", "way", "sampler") if key in row), None)
+    return own or ": ".join(row[key] for key in ("model", "method") if row.get(key))
 
 
 def _markdown(rows: list[list[str]]) -> str:

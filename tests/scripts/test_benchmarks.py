@@ -142,6 +142,15 @@ what stood here
     with pytest.raises(UserError, match="names what is not there: 'three'"):
         pages.filled(text.replace("= one at 0", "= three"))
 
+    timed = [
+        {"way": "fast", "x": 2.0, "x_range": [1.5, 2.25]},
+        {"sampler": "base", "x": 1, "x_range": [1, 1]},
+    ]
+    (tmp_path / "timed.json").write_text(json.dumps({"results": {"16": timed}}))
+    text = "<!-- rows from timed.json\ncolumn X = results/16: median: x\n{}-->\n<!-- end -->"
+    lines = pages.filled(text.format("a = fast\nb = base\n")).splitlines()
+    assert lines[4:8] == ["| | X |", "| --- | --- |", "| a | 2.00 (1.50-2.25) |", "| b | 1.00 |"]
+
     (tmp_path / pages.LIKELIHOOD).parent.mkdir(parents=True)
     texts = {"books": {"RoBERTa": {"block4": {"per_token": [4.567, 0.1]}}}}
     (tmp_path / pages.LIKELIHOOD).write_text(json.dumps({"texts": texts}))
@@ -451,15 +460,17 @@ def test_blocks_are_timed_against_a_cached_model(run_benchmark, tiny_model, tiny
         32,
     ]
     data, _ = run_benchmark("blocks", *flags, "--batch_sizes", 1, 2, "--repeats", 2)
-    found = {(r["batch"], r["way"]): r for r in data["results"]}
-    assert len(found) == 10
+    found = {(int(n), r["way"]): r for n, some in data["results"].items() for r in some}
+    assert len(found) == 14
     for batch in (1, 2):
         # Two blocks of 16 in so many passes each; one token a pass for who reads from left to right.
         passes = {way: r["passes"] for (size, way), r in found.items() if size == batch}
-        assert list(passes.values()) == [32, 8, 16, 32, 32] and "GPT-2" in passes
+        assert list(passes.values()) == [32, 32, 8, 16, 32, 32, 10] and "GPT-2" in passes
         assert found[batch, "GPT-2"]["times_as_fast"] == 1
-        for r in found.values():
-            assert r["tokens_per_second"] == pytest.approx(r["batch"] * 32 / r["seconds"])
+    for (batch, _), r in found.items():
+        assert r["tokens_per_second"] == pytest.approx(batch * 32 / r["seconds"])
+        least, most = r["times_as_fast_range"]
+        assert 0 < least <= r["times_as_fast"] <= most
 
 
 # ---------------------------------------------------------------- memory
