@@ -10,12 +10,12 @@ from helpers.training import (
     RUN,
     SHARDED,
     SIZE,
-    TWO,
     assert_same_weights,
+    finish,
     losses,
     one_sentence,
     split,
-    start,
+    start_two,
     state,
 )
 from safetensors.torch import load_file
@@ -31,10 +31,9 @@ def test_a_model_in_two_halves_is_the_whole_one(train, warm, text, tmp_path):
              "--save_steps", 2, "--save_total_limit", 9, "--eval_strategy", "steps", "--eval_steps", 2,
              "--layouts", "block4=1,full=1", "--save_dtype", "float16"]  # fmt: skip
     fsdp = [*flags, *split(2, 1), "--fsdp", "full_shard", "--gradient_checkpointing"]
-    process = start([*fsdp, "--output_dir", two], tmp_path, TWO, SHARDED)
+    processes = start_two([*fsdp, "--output_dir", two], tmp_path, SHARDED)
     assert train(*flags, *split(4, 1), "--output_dir", one)[0] == 0
-    _, err = process.communicate(timeout=180)
-    assert process.returncode == 0, err
+    finish(processes)
     assert losses(two) == pytest.approx(losses(one), rel=2e-5)
     bounds = [[e["eval_nats_per_token"] for e in state(f)["log_history"] if "eval_loss" in e]
               for f in (one, two)]  # fmt: skip
@@ -50,9 +49,7 @@ def test_a_model_in_two_halves_is_the_whole_one(train, warm, text, tmp_path):
     again.mkdir()
     shutil.copytree(two / "checkpoint-2", again / "checkpoint-2")
     on = [*fsdp, "--output_dir", again, "--resume_from_checkpoint", "last"]
-    process = start(on, tmp_path, TWO, SHARDED)
-    _, err = process.communicate(timeout=180)
-    assert process.returncode == 0, err
+    finish(start_two(on, tmp_path, SHARDED))
     for name in ("model.safetensors", "checkpoint-4/model.safetensors"):
         assert_same_weights(two / name, again / name)
 
