@@ -149,7 +149,7 @@ what stood here
     (tmp_path / "timed.json").write_text(json.dumps({"results": {"16": timed}}))
     text = "<!-- rows from timed.json\ncolumn X = results/16: median: x\n{}-->\n<!-- end -->"
     lines = pages.filled(text.format("a = fast\nb = base\n")).splitlines()
-    assert lines[4:8] == ["| | X |", "| --- | --- |", "| a | 2.00 (1.50-2.25) |", "| b | 1.00 |"]
+    assert lines[5:9] == ["| | X |", "| --- | --- |", "| a | 2.00 (1.50-2.25) |", "| b | 1.00 |"]
 
     (tmp_path / pages.LIKELIHOOD).parent.mkdir(parents=True)
     texts = {"books": {"RoBERTa": {"block4": {"per_token": [4.567, 0.1]}}}}
