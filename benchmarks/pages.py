@@ -21,7 +21,9 @@ each with its head, the list of rows that it is of (of another file, whose name 
     GPT-2 = GPT-2 at 1
     -->
 
-and medians of what was timed, with their range, as ``column HEAD = FILE results/16: median: times_as_fast``. A number before a comment such as ``<!--WikiText-2 RoBERTa block4-->`` is what likelihood.py has recorded of that
+Medians of what was timed, with their range, are asked for as ``column HEAD = FILE results/16: median: times_as_fast``.
+
+A number before a comment such as ``<!--WikiText-2 RoBERTa block4-->`` is what likelihood.py has recorded of that
 text, model and way of reading, in nats per token.
 
 `tests/scripts/test_benchmarks.py` fails on a page whose numbers differ from what is recorded.

@@ -2,7 +2,7 @@
 
 `Packed` has the numbers of the model's own and holds the matrix in the order in which oneDNN reads it;
 torch would take MKL in float32, and put the matrix in order anew in each product in bfloat16. That is
-worth most where few rows meet a large matrix: one token, or the vocabulary behind a few masks
+worth most where a few rows meet a large matrix: a block, or the vocabulary behind some masks
 (benchmarks/products.py). `EightBits` is smaller and rounds.
 """
 
@@ -45,7 +45,7 @@ class Packed(nn.Module):
 
     @classmethod
     def joined(cls, parts: Sequence["Packed"]) -> "Packed":
-        """Several maps of the same input as one, their outputs side by side."""
+        """Several maps of the same input as one, their outputs side by side; all have a bias."""
         return cls(
             *(torch.cat([getattr(part, name) for part in parts]) for name in ("weight", "bias"))
         )
@@ -113,19 +113,26 @@ class EightBits(nn.Module):
 def pack(model: nn.Module) -> nn.Module:
     """The model with its linear maps packed, which cannot be trained or moved any more: changed in
     place."""
-    return _replaced(model, Packed)
+    return _replaced(model.requires_grad_(False), Packed, lambda part: type(part) is nn.Linear)
 
 
 def quantize(model: nn.Module) -> nn.Module:
     """The model with all its linear maps in eight bits: changed in place."""
-    return _replaced(model, lambda weight, bias, turned: EightBits.of(weight, bias))
+
+    def make(weight: Tensor, bias: Tensor | None, turned: bool) -> EightBits:
+        return EightBits.of(weight, bias)
+
+    return _replaced(model, make, lambda part: isinstance(part, nn.Linear))
 
 
-def _replaced(model: nn.Module, make) -> nn.Module:
-    for module in list(model.modules()):
-        for name, part in module.named_children():
-            if type(part) is nn.Linear:
-                setattr(module, name, make(part.weight, part.bias, turned=False))
-            elif isinstance(part, Conv1D):  # GPT-2's
-                setattr(module, name, make(part.weight.T.contiguous(), part.bias, turned=True))
-    return model
+def _replaced(module: nn.Module, make, linear) -> nn.Module:
+    # One after the other, by name: what is replaced is let go at once, so that no two are there twice.
+    for name in [name for name, _ in module.named_children()]:
+        part = getattr(module, name)
+        if linear(part):
+            setattr(module, name, make(part.weight, part.bias, turned=False))
+        elif isinstance(part, Conv1D):  # GPT-2's
+            setattr(module, name, make(part.weight.T.contiguous(), part.bias, turned=True))
+        else:
+            _replaced(part, make, linear)
+    return module

@@ -2,6 +2,7 @@
 rounding, and nothing else changes."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -98,11 +99,40 @@ def test_a_packed_model_says_what_it_said(name, dtype):
     near = 1e-5 if dtype == torch.float32 else 0.1
     torch.testing.assert_close(packed(input_ids=ids).logits, own, rtol=near, atol=near)
     assert own.float().std() > 0.05
+    assert not any(parameter.requires_grad for parameter in packed.parameters())
     # Records name a model by a hash of its weights: they are still there, the same to the last bit.
     kept = packed.state_dict()
     assert weights.keys() == kept.keys()
     assert all(torch.equal(weights[key], kept[key]) for key in weights)
     torch.testing.assert_close(copy.deepcopy(packed)(input_ids=ids).logits, own, rtol=near, atol=near)  # fmt: skip
+
+
+def test_no_map_is_there_twice_while_they_are_replaced():
+    """But for the one that is being replaced: large models would not fit otherwise."""
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(5)), nn.Sequential(nn.Linear(4, 4)))
+    there = [weakref.ref(part) for part in model.modules() if type(part) is nn.Linear]
+    alive = []
+    quantize_one = EightBits.of
+
+    def counted(weight, bias):
+        alive.append(sum(part() is not None for part in there))
+        return quantize_one(weight, bias)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EightBits, "of", counted)
+        quantize(model)
+    assert alive == [6, 5, 4, 3, 2, 1]
+
+
+class Own(nn.Linear):
+    """A map of a model's own class, as Falcon's."""
+
+
+@packing
+def test_maps_of_a_class_of_their_own():
+    """Are rounded, as ever, and not packed: nobody knows what else they do."""
+    assert isinstance(quantize(nn.Sequential(Own(4, 4)))[0], EightBits)
+    assert isinstance(pack(nn.Sequential(Own(4, 4)))[0], Own)
 
 
 @packing

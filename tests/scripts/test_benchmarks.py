@@ -78,7 +78,15 @@ def test_the_rows_of_a_grid_can_be_written(grid):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "RESULTS.md", "docs/evaluation.md", "docs/noise.md", "docs/samplers.md"]
+    "page",
+    [
+        "README.md",
+        "RESULTS.md",
+        "docs/comparison.md",
+        "docs/evaluation.md",
+        "docs/noise.md",
+        "docs/samplers.md",
+    ],
 )
 def test_the_numbers_of_a_page_are_what_is_recorded(page):
     pages = load("pages")
