@@ -93,7 +93,9 @@ def test_the_numbers_of_a_page_are_what_is_recorded(page):
     text = (FOLDER.parent / page).read_text()
     assert pages.filled(text) == text, f"run python benchmarks/pages.py {page}"
     # The last number of each table, and those within sentences.
-    other = re.sub(r"\d\)? \|\n(?=<!-- end)|\d(?=<!--\S)", lambda m: m[0].replace(m[0][0], "0"), text)
+    other = re.sub(
+        r"\d\)? \|\n(?=<!-- end)|\d(?=<!--\S)", lambda m: m[0].replace(m[0][0], "0"), text
+    )
     assert other != text and pages.filled(other) == text
 
 
