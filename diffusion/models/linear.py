@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 _LARGEST = 127
+# Numbers of a matrix that is worth packing. oneDNN writes a program for each new number of rows, which
+# takes half a millisecond, and a small product takes as long either way.
+LEAST = 2**16
 
 
 class Packed(nn.Module):
@@ -110,10 +113,18 @@ class EightBits(nn.Module):
         return out.to(x.dtype).view(*x.shape[:-1], -1)
 
 
-def pack(model: nn.Module) -> nn.Module:
+def pack(model: nn.Module, least: int = LEAST) -> nn.Module:
     """The model with its linear maps packed, which cannot be trained or moved any more: changed in
-    place."""
-    return _replaced(model.requires_grad_(False), Packed, lambda part: type(part) is nn.Linear)
+    place.
+
+    Args:
+        least: numbers of a matrix; smaller ones stay as they are.
+    """
+
+    def wanted(part: nn.Module) -> bool:
+        return type(part) in (nn.Linear, Conv1D) and part.weight.numel() >= least
+
+    return _replaced(model.requires_grad_(False), Packed, wanted)
 
 
 def quantize(model: nn.Module) -> nn.Module:
@@ -122,17 +133,17 @@ def quantize(model: nn.Module) -> nn.Module:
     def make(weight: Tensor, bias: Tensor | None, turned: bool) -> EightBits:
         return EightBits.of(weight, bias)
 
-    return _replaced(model, make, lambda part: isinstance(part, nn.Linear))
+    return _replaced(model, make, lambda part: isinstance(part, nn.Linear | Conv1D))
 
 
-def _replaced(module: nn.Module, make, linear) -> nn.Module:
+def _replaced(module: nn.Module, make, wanted) -> nn.Module:
     # One after the other, by name: what is replaced is let go at once, so that no two are there twice.
     for name in [name for name, _ in module.named_children()]:
         part = getattr(module, name)
-        if linear(part):
-            setattr(module, name, make(part.weight, part.bias, turned=False))
-        elif isinstance(part, Conv1D):  # GPT-2's
-            setattr(module, name, make(part.weight.T.contiguous(), part.bias, turned=True))
+        if wanted(part):
+            turned = isinstance(part, Conv1D)  # GPT-2's is stored the other way round
+            weight = part.weight.T.contiguous() if turned else part.weight
+            setattr(module, name, make(weight, part.bias, turned=turned))
         else:
-            _replaced(part, make, linear)
+            _replaced(part, make, wanted)
     return module

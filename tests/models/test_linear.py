@@ -8,9 +8,10 @@ import pytest
 import torch
 from helpers.families import USABLE, tiny
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaForMaskedLM
 from transformers.pytorch_utils import Conv1D
 
+from diffusion.models.backbone import Backbone
 from diffusion.models.linear import EightBits, Packed, pack, packs, quantize
 from diffusion.models.loading import place
 
@@ -84,16 +85,17 @@ def test_a_packed_product_is_that_of_float64(dtype, rows, bias):
 
 
 @packing
-@pytest.mark.parametrize("name", USABLE)
-@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, torch.float32) for name in USABLE]
+    + [(name, dtype) for name in ("roberta", "gpt2") for dtype in FORMATS[1:]],
+)
 def test_a_packed_model_says_what_it_said(name, dtype):
     """Of every family, some of which read a matrix instead of calling its map."""
-    if dtype == torch.bfloat16 and name in ("longformer", "convbert", "fnet"):
-        pytest.skip("torch has no such model in bfloat16 on a CPU")
     model = tiny(name).to(dtype)
     ids = torch.randint(5, 60, (2, 11), generator=torch.Generator().manual_seed(0))
     own, weights = model(input_ids=ids).logits, model.state_dict()
-    packed = pack(copy.deepcopy(model))
+    packed = pack(copy.deepcopy(model), least=1)
     assert any(isinstance(part, Packed) for part in packed.modules())
     assert not any(type(part) in (nn.Linear, Conv1D) for part in packed.modules())
     near = 1e-5 if dtype == torch.float32 else 0.1
@@ -132,23 +134,44 @@ class Own(nn.Linear):
 def test_maps_of_a_class_of_their_own():
     """Are rounded, as ever, and not packed: nobody knows what else they do."""
     assert isinstance(quantize(nn.Sequential(Own(4, 4)))[0], EightBits)
-    assert isinstance(pack(nn.Sequential(Own(4, 4)))[0], Own)
+    assert isinstance(pack(nn.Sequential(Own(4, 4)), least=1)[0], Own)
+
+
+def large() -> nn.Module:
+    """A model whose output alone is worth packing."""
+    config = RobertaConfig(vocab_size=2048, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                           intermediate_size=64, max_position_embeddings=20)  # fmt: skip
+    return RobertaForMaskedLM(config).eval()
 
 
 @packing
 def test_a_model_is_packed_where_it_is_placed():
-    placed, dtype = place(tiny("roberta"), CPU, torch.float32, exact=False)
+    placed, dtype = place(large(), CPU, torch.float32, exact=False)
     assert dtype == torch.float32 == placed.dtype
     assert isinstance(placed.lm_head.decoder, Packed)
-    half, _ = place(tiny("roberta"), CPU, torch.float16, exact=False)
+    assert type(placed.lm_head.dense) is nn.Linear
+    half, _ = place(large(), CPU, torch.float16, exact=False)
     assert type(half.lm_head.decoder) is nn.Linear
-    eight = quantize(tiny("roberta"))
-    placed, _ = place(eight, CPU, torch.float32, exact=False)
+    placed, _ = place(quantize(large()), CPU, torch.float32, exact=False)
     assert not any(isinstance(part, Packed) for part in placed.modules())
+
+
+@packing
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_plain_layers_of_a_packed_model_are_its_own(dtype):
+    """Queries, keys and values side by side, and the last layer where it is read."""
+    model = tiny("roberta").to(dtype)
+    ids = torch.randint(5, 60, (2, 11), generator=torch.Generator().manual_seed(0))
+    asked = torch.zeros_like(ids, dtype=torch.bool)
+    asked[0, 3:6] = asked[1, 8] = True
+    before = Backbone(model)(ids, asked)
+    ours = Backbone(pack(model, least=1), final=True)(ids, asked)
+    near = 1e-5 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(ours, before, rtol=near, atol=near)
 
 
 def test_without_the_product_maps_stay_as_they_are(monkeypatch):
     assert not packs(torch.device("meta"), torch.float32)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    placed, _ = place(tiny("roberta"), CPU, torch.float32, exact=False)
+    placed, _ = place(large(), CPU, torch.float32, exact=False)
     assert type(placed.lm_head.decoder) is nn.Linear
