@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 _LARGEST = 127
 # Numbers of a matrix that is worth packing. oneDNN writes a program for each new number of rows, which
 # takes half a millisecond, and a small product takes as long either way.
-LEAST = 2**16
+_LEAST = 2**16
 
 
 class Packed(nn.Module):
@@ -113,7 +113,7 @@ class EightBits(nn.Module):
         return out.to(x.dtype).view(*x.shape[:-1], -1)
 
 
-def pack(model: nn.Module, least: int = LEAST) -> nn.Module:
+def pack(model: nn.Module, least: int = _LEAST) -> nn.Module:
     """The model with its linear maps packed, which cannot be trained or moved any more: changed in
     place.
 

@@ -22,6 +22,7 @@ from diffusion.evaluation.scorer import load_scorer
 from diffusion.generate import load_writer
 from diffusion.likelihood import fixed_counts, pseudo_likelihood
 from diffusion.models.causal import load_causal_writer
+from diffusion.models.linear import Packed, packs
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -481,6 +482,24 @@ def test_blocks_are_timed_against_a_cached_model(run_benchmark, tiny_model, tiny
         assert r["tokens_per_second"] == pytest.approx(batch * 32 / r["seconds"])
         least, most = r["times_as_fast_range"]
         assert 0 < least <= r["times_as_fast"] <= most
+
+
+def test_what_is_timed_is_packed_as_what_writes_is_and_the_other_is_not():
+    writer = load_causal_writer("gpt2-small-wikitext", dtype="float32")
+    made = load("machine").random_model(
+        AutoModelForCausalLM, writer.model.config, writer.device, torch.float32
+    )
+    plain = load("blocks").unpacked(writer).model
+    count = [
+        sum(isinstance(part, Packed) for part in model.modules())
+        for model in (writer.model, made, plain)
+    ]
+    assert count == [25 * packs(writer.device, torch.float32)] * 2 + [0]
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            writer.model(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-4
+        )
 
 
 # ---------------------------------------------------------------- memory

@@ -5,9 +5,13 @@ import torch
 from helpers.training import (
     RUN,
     SIZE,
+    finish,
     losses,
     split,
+    start_two,
+    state,
 )
+from safetensors.torch import load_file
 
 from diffusion.data import packing
 
@@ -31,6 +35,35 @@ def test_accumulation_changes_nothing(train, text, tmp_path, seen, loss):
     # One rate in each eighth, in every step.
     strata = (runs[8][0] * 8).floor().sort(dim=1).values
     assert (strata == torch.arange(8.0)).all()
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_twice_the_batch(train, text, tmp_path):
+    """Over more than one epoch, with accumulation and soft-masking, for which all batches go through
+    the model twice: half of a batch cannot."""
+    flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", "40", "--ema", "0.9", "--soft_masking", "--soft_share", "1", "--eval_strategy",
+             "steps", "--eval_steps", "20", "--save_strategy", "steps", "--save_steps", "32",
+             "--save_total_limit", "2"]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    processes = start_two([*flags, *split(2, 2), "--output_dir", two], tmp_path)
+    code, _ = train(*flags, *split(8, 1), "--output_dir", one)
+    assert code == 0
+    err = finish(processes)
+    assert err.count("training a byte-level BPE") == 1  # the other process takes that one
+
+    assert state(two)["epoch"] == state(one)["epoch"] > 1
+    first, second = losses(one), losses(two)
+    assert first.keys() == second.keys()
+    for step in first:
+        assert second[step] == pytest.approx(first[step], rel=2e-5)
+    for name in ("model.safetensors", "checkpoint-40/model.safetensors"):
+        a, b = load_file(one / name), load_file(two / name)
+        for key in a:
+            torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-5)
+    bounds = [[e["eval_nats_per_token"] for e in state(f)["log_history"] if "eval_loss" in e]
+              for f in (one, two)]  # fmt: skip
+    assert bounds[0] == pytest.approx(bounds[1], rel=1e-5)
+    assert (two / "tokenizer.json").read_bytes() == (one / "tokenizer.json").read_bytes()
 
 
 def test_a_sharded_loader_resumed_within_an_epoch_draws_that_epoch(text):

@@ -135,37 +135,25 @@ def test_accumulation_of_one_layout_changes_nothing(train, text, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_with_twice_the_batch(train, text, tmp_path, monkeypatch):
-    """Over more than one epoch, with accumulation, a mix of layouts, and soft-masking, for which all
-    batches go through the model twice: half of a batch cannot. In double precision, but
-    for what masks remember, so that what differs otherwise is rounding."""
-    flags = [*RUN, *SIZE, *MIX, "--dataset", text, "--max_steps", "40", "--ema", "0.9", "--soft_masking",
-             "--soft_share", "1", "--eval_strategy", "steps", "--eval_steps", "20", "--save_strategy",
-             "steps", "--save_steps", "32", "--save_total_limit", "2"]  # fmt: skip
+def test_two_processes_with_a_mix_are_one_with_twice_the_batch(train, text, tmp_path, monkeypatch):
+    """In double precision to the last bit of the float32 that is saved, so that what differs
+    otherwise is rounding. The gradient of a key's bias is zero, and all of it rounding."""
+    flags = [*RUN, *SIZE, *MIX, "--dataset", text, "--max_steps", "24", "--ema", "0.9"]
     one, two = tmp_path / "one", tmp_path / "two"
     processes = start_two([*flags, *split(2, 2), "--output_dir", two], tmp_path, DOUBLED)
     for change in doubled.CHANGES:
         monkeypatch.setattr(*change)
     assert train(*flags, *split(4, 2), "--output_dir", one)[0] == 0
-    err = finish(processes)
-    assert err.count("training a byte-level BPE") == 1  # the other process takes that one
-
-    assert state(two)["epoch"] == state(one)["epoch"] > 1
+    finish(processes)
     assert losses(one) == pytest.approx(losses(two), rel=2e-7)  # logged in float32
-    for name in ("model.safetensors", "checkpoint-40/model.safetensors"):
-        a, b = load_file(one / name), load_file(two / name)
-        for key in a:
-            torch.testing.assert_close(a[key], b[key], rtol=1e-6, atol=1e-8)
-    bounds = [[{key: value for key, value in entry.items() if key.endswith("nats_per_token")}
-               for entry in state(folder)["log_history"] if "eval_loss" in entry]
-              for folder in (one, two)]  # fmt: skip
-    assert len(bounds[0]) == len(bounds[1]) == 2
-    for a, b in zip(*bounds, strict=True):
-        assert {
-            f"eval_{name}_nats_per_token" for name in ("causal", "block4", "block16", "full")
-        } <= set(a)
-        assert a == pytest.approx(b, rel=1e-5)
-    assert (two / "tokenizer.json").read_bytes() == (one / "tokenizer.json").read_bytes()
+    a, b = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    for key in a:
+        atol = 1e-12 if key.endswith("key.bias") else 0
+        torch.testing.assert_close(a[key], b[key], rtol=0, atol=atol)
+    a, b = (state(f)["log_history"][-1] for f in (one, two))
+    for name in ("causal", "block4", "block16", "full"):
+        key = f"eval_{name}_nats_per_token"
+        assert a[key] == pytest.approx(b[key], rel=1e-5)
 
 
 @pytest.mark.parametrize(
