@@ -35,12 +35,11 @@ from diffusion.cli.prompts import (
 )
 from diffusion.cli.values import check_values
 from diffusion.errors import UserError, run
-from diffusion.evaluation import record
-from diffusion.evaluation.comparison import film_of_record, free_name, table
 from diffusion.options import COMPARED_SAMPLER, GenerationOptions, PairOptions
 from diffusion.samplers.catalog import STEPPED
-from diffusion.views import panes
+from diffusion.views import panes, record
 from diffusion.views.animation import save_film, show_film
+from diffusion.views.comparison import film_of_record, free_name, table
 from diffusion.views.film import Film, check_slowdown
 from diffusion.views.terminal import supports_live
 
@@ -98,10 +97,10 @@ def main() -> None:
         raise UserError("--save_animation names one file; with several prompts use --output_dir")
 
     # torch and transformers take seconds to import; --help and mistakes need neither.
-    from diffusion.evaluation.measuring import measured, options_for
-    from diffusion.evaluation.sweep import sweep
     from diffusion.generate import load_writer
+    from diffusion.measure import measured, options_for
     from diffusion.models.causal import load_causal_writer
+    from studies.board.sweep import sweep
 
     writers = load_pair(
         args, partial(load_writer, access=access), partial(load_causal_writer, access=access)

@@ -36,8 +36,8 @@ def main() -> None:
     prompts = given_prompts(prompt, script.unconditional, script.skip_bad)
 
     # torch and transformers take seconds to import; --help and mistakes need neither.
-    from diffusion.cli.show import Job
     from diffusion.hardware import memory_told
+    from diffusion.job import Job
     from diffusion.models.causal import load_causal_writer
 
     job = Job.load(

@@ -55,11 +55,11 @@ def main() -> None:
 
     # torch and transformers take seconds to import; --help and mistakes need neither.
     from diffusion.canvas import prompt_canvas
-    from diffusion.cli.show import Job
     from diffusion.editing.chat import Chat
     from diffusion.editing.modes import MODES
     from diffusion.generate import load_writer
     from diffusion.hardware import memory_told
+    from diffusion.job import Job
 
     job = Job.load(partial(load_writer, access=access), generation, script, asks=prompts is None)
     writer = job.writer

@@ -27,13 +27,13 @@ class Allowed:
     tokens: Tensor
     in_order: bool = False
 
-    def __call__(self, logits: Tensor, asked: Tensor) -> Tensor:
-        """The logits (N, V) of the N positions ``asked``, -inf where not allowed.
+    def __call__(self, logits: Tensor, query_mask: Tensor) -> Tensor:
+        """The logits (N, V) of the N positions ``query_mask``, -inf where not allowed.
 
         Args:
-            asked: (B, L) bool, or another index of B rows and L positions.
+            query_mask: (B, L) bool, or another index of B rows and L positions.
         """
-        kinds = self.kinds[asked].flatten()
+        kinds = self.kinds[query_mask].flatten()
         some = kinds > 0
         tokens = self.tokens[kinds[some]]
         known = logits[some]
@@ -143,25 +143,25 @@ class Feedback:
 
 
 @dataclass(frozen=True)
-class Question:
+class Query:
     """What a denoiser is asked in one step. Rows of the canvas of which nothing is wanted are left
     out: they cost nothing.
 
     Attributes:
         ids: (B, L) int64 as far as they are written.
-        asked: (B, L) bool, the N positions whose prediction is wanted.
+        query_mask: (B, L) bool, the N positions whose prediction is wanted.
         rows: (B,) int64, which rows these are of the canvas that the denoiser was started with, so
             that it can keep state for each; None: all, in order.
         padding: (B, L) bool, positions that do not exist; None: there are none.
-        shadows: (B, L) bool, visible positions among ``asked`` that are predicted by a copy which
+        shadows: (B, L) bool, visible positions among ``query_mask`` that are predicted by a copy which
             does not see the token there, see `Backbone.shadowed`; None: there are none.
         feedback: (B, L) what the masks remember; None: nothing.
-        touched: (B, L) bool, positions that were written or masked again since the last question about
+        touched: (B, L) bool, positions that were written or masked again since the last query about
             their row; None: none.
     """
 
     ids: Tensor
-    asked: Tensor
+    query_mask: Tensor
     rows: Tensor | None = None
     padding: Tensor | None = None
     shadows: Tensor | None = None

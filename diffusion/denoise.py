@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusion import hardware
-from diffusion.canvas import Canvas, Question, Step
+from diffusion.canvas import Canvas, Query, Step
 from diffusion.proposal import Proposal, Sampling
 from diffusion.samplers.base import Sampler, State
 
@@ -55,27 +55,27 @@ def denoise(
         started = hardware.now(device)
         with torch.inference_mode():
             state.step += 1
-            asked = sampler.wanted(state)
-            need = asked.any(1)
+            query_mask = sampler.select(state)
+            need = query_mask.any(1)
             # Rows without a wanted position are left out of the batch: they cost nothing.
             some = slice(None) if need.all() else need
             if need.any():
-                question = Question(
+                query = Query(
                     ids[some],
-                    asked[some],
+                    query_mask[some],
                     number[some],
                     padding=None if padding is None else padding[some],
-                    shadows=(asked & ~masked)[some] if sampler.hides else None,
+                    shadows=(query_mask & ~masked)[some] if sampler.hides else None,
                     touched=touched[some],
                 )
-                slots = slots.index_add(0, number[some], denoiser.slots(question))
-                logits = denoiser(question)
+                slots = slots.index_add(0, number[some], denoiser.slots(query))
+                logits = denoiser(query)
                 if canvas.allowed is not None:
-                    logits = canvas.allowed(logits, asked)
+                    logits = canvas.allowed(logits, query_mask)
             else:
                 logits = torch.zeros(0, 2, device=device)
             uniforms, best = state.uniform(TOKENS), sampler.greedy(state)
-            proposal = Proposal(logits, asked, sampling, uniforms, best)
+            proposal = Proposal(logits, query_mask, sampling, uniforms, best)
             revealed, remasked = sampler.decide(state, proposal)
             remasked = nothing if remasked is None else remasked
             tokens, noised = sampler.written(state, proposal)

@@ -23,7 +23,7 @@ from diffusion.proposal import Sampling
 from diffusion.samplers.catalog import CAUSAL
 from diffusion.samplers.make import make_sampler
 from diffusion.samplers.noises import check_noise
-from diffusion.samplers.speculative import speculate
+from diffusion.speculative import speculate
 from diffusion.views.frames import status_line
 from diffusion.windows import denoise_windows
 

@@ -132,7 +132,7 @@ class Proposal:
 
     Args:
         logits: (N, V), from a denoiser; all arithmetic on them is done in float32.
-        asked: (B, L) bool, the N positions.
+        query_mask: (B, L) bool, the N positions.
         sampling: how tokens are drawn.
         u: (B, L) uniforms, one for each position.
         best: (B, 1) bool, rows that take the most probable tokens whatever ``sampling`` says.
@@ -141,12 +141,12 @@ class Proposal:
     def __init__(
         self,
         logits: Tensor,
-        asked: Tensor,
+        query_mask: Tensor,
         sampling: Sampling,
         u: Tensor,
         best: Tensor | None = None,
     ):
-        self.asked = self._drawn = asked
+        self.query_mask = self._drawn = query_mask
         self._logits, self._rule = logits, sampling
         # How sure a token is has no temperature where the most probable one is taken.
         greedy = sampling.temperature < MIN_TEMPERATURE
@@ -166,16 +166,16 @@ class Proposal:
             probability = (short.gather(-1, pick)[:, 0] - total).exp()
             return token[:, 0], probability, sharpened, total, peak
 
-        sure = torch.zeros_like(asked) if best is None else best.expand_as(asked)
-        drawn = self._map(draw, u[asked], sure[asked])
+        sure = torch.zeros_like(query_mask) if best is None else best.expand_as(query_mask)
+        drawn = self._map(draw, u[query_mask], sure[query_mask])
         self._tokens, self._probability, self._sharpened, self._total, self._peak = drawn
         if greedy:
             self._sharpened = None  # computed when asked for
 
-    def only(self, asked: Tensor) -> "Proposal":
-        """The same proposal as a sampler sees it that asked for no more than ``asked`` (B, L)."""
+    def only(self, query_mask: Tensor) -> "Proposal":
+        """The same proposal as a sampler sees it that asked for no more than ``query_mask`` (B, L)."""
         part = copy.copy(self)
-        part.asked = self.asked & asked
+        part.query_mask = self.query_mask & query_mask
         return part
 
     def _map(self, function: Callable[..., tuple[Tensor, ...]], *columns: Tensor) -> list[Tensor]:
@@ -186,7 +186,7 @@ class Proposal:
 
     def spread(self, values: Tensor, fill: float) -> Tensor:
         """Values (N,) of the positions asked for as (B, L), ``fill`` elsewhere."""
-        out = torch.full(self.asked.shape, fill, dtype=values.dtype, device=values.device)
+        out = torch.full(self.query_mask.shape, fill, dtype=values.dtype, device=values.device)
         out[self._drawn] = values
         return out
 
@@ -231,7 +231,7 @@ class Proposal:
     def divergence(self, previous: "Proposal", where: Tensor) -> Tensor:
         """(B, L) KL(this || previous) in nats, over the whole vocabulary at temperature 1, at the
         positions ``where`` (B, L); inf elsewhere and where either has no prediction."""
-        here = where & self.asked & previous.asked
+        here = where & self.query_mask & previous.query_mask
         out = torch.full(here.shape, torch.inf, device=here.device)
         if here.any():
             own, other = (
@@ -307,4 +307,4 @@ class Proposal:
             score = -self.entropy()
         else:
             raise ValueError(f"unknown score {kind!r}")
-        return score.masked_fill(~self.asked, -torch.inf)
+        return score.masked_fill(~self.query_mask, -torch.inf)

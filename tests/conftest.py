@@ -48,7 +48,7 @@ def tiny_gpt2(tmp_path_factory, tiny_model):
 def code_read_once():
     """The scoreboard parses the package for the key of each row, which takes longer than a row of
     noise; the package stays as it is."""
-    from diffusion.evaluation import rows
+    from studies.board import rows
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "code_digest", functools.cache(rows.code_digest))

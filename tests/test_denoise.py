@@ -69,24 +69,24 @@ class Watched(TabularDenoiser):
     def __init__(self, judging: bool = False):
         super().__init__(LENGTH, VOCAB, seed=6)
         self.judging = judging
-        self.asked, self.padding_seen = [], []
+        self.query_mask, self.padding_seen = [], []
 
     def start(self, canvas):
         self.canvas = canvas
         return self
 
-    def __call__(self, question):
-        ids, rows, shadows = question.ids, question.asked, question.shadows
-        padding, frozen = question.padding, self.canvas.frozen[question.rows]
-        assert torch.equal(frozen & (ids != self.canvas.ids[question.rows]), frozen & False)
+    def __call__(self, query):
+        ids, rows, shadows = query.ids, query.query_mask, query.shadows
+        padding, frozen = query.padding, self.canvas.frozen[query.rows]
+        assert torch.equal(frozen & (ids != self.canvas.ids[query.rows]), frozen & False)
         assert rows.any(1).all(), "a row was computed of which nothing was wanted"
         assert not (rows & frozen).any(), "a prediction was wanted of what is given"
         assert self.judging or (ids[rows] == M).all(), "one was wanted of what is written"
         if shadows is not None:
             assert torch.equal(shadows, rows & (ids != M)), "a visible token was not hidden"
-        self.asked.append(rows.clone())
+        self.query_mask.append(rows.clone())
         self.padding_seen.append(None if padding is None else padding.clone())
-        return super().__call__(question)
+        return super().__call__(query)
 
 
 def mixed_canvas(rows: int = ROWS) -> Canvas:
@@ -262,7 +262,7 @@ def test_draws_of_different_steps_and_positions_are_independent(name):
 def test_padding_is_passed_on_with_its_rows_and_absent_without():
     denoiser, canvas = Watched(), padded_canvas()
     run("first-hitting", canvas, denoiser=denoiser)
-    for rows, padding in zip(denoiser.asked, denoiser.padding_seen, strict=True):
+    for rows, padding in zip(denoiser.query_mask, denoiser.padding_seen, strict=True):
         assert padding.shape == rows.shape
         assert not (padding & rows).any()
     need = (canvas.ids == M).any(1)

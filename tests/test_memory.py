@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from diffusion import likelihood
-from diffusion.canvas import Canvas, Question
+from diffusion.canvas import Canvas, Query
 from diffusion.collator import IGNORE, MixCollator
 from diffusion.generate import Writer
 from diffusion.models import layouts
@@ -198,7 +198,7 @@ class Largest(TorchDispatchMode):
 
 
 class Fixed:
-    """A denoiser with the same logits for every question."""
+    """A denoiser with the same logits for every query."""
 
     noise, device, passes = Absorbing(4), torch.device("cpu"), 1
 
@@ -208,7 +208,7 @@ class Fixed:
     def start(self, canvas):
         return self
 
-    def __call__(self, question):
+    def __call__(self, query):
         return self.logits
 
 
@@ -221,7 +221,7 @@ def test_parts_on_a_gpu_are_larger_and_bounded():
     guided = Guided(Fixed(logits.detach()), 1.0, [0]).start(canvas)
     work = {
         "cross-entropy": lambda: cross_entropy(logits, labels).sum().backward(),
-        "guidance": lambda: guided(Question(canvas.ids, ~canvas.frozen)),
+        "guidance": lambda: guided(Query(canvas.ids, ~canvas.frozen)),
         "soft-masking": lambda: summary(logits, 3),
     }
     for name, run in work.items():

@@ -178,8 +178,8 @@ def test_scores_are_their_definitions(temperature):
     u = torch.rand(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     proposal = Proposal(logits, ROWS, sampling, u)
     scores = {k: proposal.score(k) for k in ("probability", "sharpened", "margin", "entropy")}
-    asked = [(0, 0), (0, 2), (0, 3), (1, 2)]
-    for place, row in zip(asked, logits.double(), strict=True):
+    query_mask = [(0, 0), (0, 2), (0, 3), (1, 2)]
+    for place, row in zip(query_mask, logits.double(), strict=True):
         p = row.softmax(-1).tolist()
         token = proposal.tokens[place].item()
         assert token == sampling.draw(row[None].float(), u[place][None])[0].item()
@@ -289,10 +289,10 @@ def test_a_proposal_seen_in_part_is_the_same_there_and_nothing_elsewhere():
     rows = torch.zeros_like(ROWS)
     rows[0, 2] = rows[0, 1] = True
     part = whole.only(rows)
-    assert part.asked.nonzero().tolist() == [[0, 2]]
+    assert part.query_mask.nonzero().tolist() == [[0, 2]]
     for kind in KINDS:
         assert part.score(kind)[0, 2] == whole.score(kind)[0, 2]
-        assert (part.score(kind)[~part.asked] == -torch.inf).all()
+        assert (part.score(kind)[~part.query_mask] == -torch.inf).all()
 
 
 def test_rows_that_take_the_best_token_are_told_apart():

@@ -297,8 +297,8 @@ def test_of_a_prediction_that_is_the_same_everywhere_the_bound_is_the_likelihood
     shares = torch.bincount(blocks.flatten()) / blocks.numel()
     p = 0.9 * shares + 0.1 / VOCAB
 
-    def backbone(ids, asked, *_):
-        return torch.cat([p.log(), torch.tensor([-torch.inf])]).expand(int(asked.sum()), -1)
+    def backbone(ids, query_mask, *_):
+        return torch.cat([p.log(), torch.tensor([-torch.inf])]).expand(int(query_mask.sum()), -1)
 
     found = likelihood_bound(backbone, blocks, every, noise, torch.ones(VOCAB + 1).long())
     expected = -p.log()[blocks].mean(1)

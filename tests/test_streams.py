@@ -101,7 +101,7 @@ def test_the_bound_of_constant_predictions_is_their_cross_entropy():
     for size in (None, 1, 4, 16):
         collate = blocks(size, causal=float(size is None), batch=24)
         slots = arrange(collate.layout, LENGTH, 1, True)
-        uniform = lambda ids, asked, layout: torch.zeros(int(asked.sum()), 50)  # noqa: E731
+        uniform = lambda ids, query_mask, layout: torch.zeros(int(query_mask.sum()), 50)  # noqa: E731
         bound = stream_bound(uniform, rows, collate, slots, sizes, draws=2, batch_size=5)
         assert bound.nats_per_token == pytest.approx(math.log(50), rel=1e-6)
         assert bound.standard_error == pytest.approx(0, abs=1e-6)
@@ -114,7 +114,7 @@ def test_the_bound_is_the_same_in_parts():
     sizes, collate = torch.ones(50, dtype=torch.long), blocks(4, batch=10)
     slots = arrange("block4", LENGTH, 1, True)
     table = torch.randn(50, 50, generator=torch.Generator().manual_seed(0))
-    model = lambda ids, asked, layout: table[ids[asked]]  # noqa: E731
+    model = lambda ids, query_mask, layout: table[ids[query_mask]]  # noqa: E731
     whole = stream_bound(model, rows, collate, slots, sizes)
     parts = []
 
@@ -206,9 +206,9 @@ def test_the_mean_over_counts_and_masks_is_the_enumerated_bound(size):
         canvas[:, : start - 1] = ids[1:start] - 10
         own = slots.noisy_read[start : start + size]
         canvas[:, start - 1 : start - 1 + len(own)] = batch["input_ids"][row][:, own] - 10
-        asked = torch.zeros_like(canvas, dtype=torch.bool)
-        asked[:, place - 1] = True
-        ce = cross_entropy(denoiser.backbone(canvas, asked), batch["labels"][row, slot] - 10)
+        query_mask = torch.zeros_like(canvas, dtype=torch.bool)
+        query_mask[:, place - 1] = True
+        ce = cross_entropy(denoiser.backbone(canvas, query_mask), batch["labels"][row, slot] - 10)
         per_row[row] += (ce * batch["weights"][row, slot]).double()
     error = per_row.mean().item() - expected
     assert abs(error) < 4 * per_row.std().item() / math.sqrt(n) + 1e-6

@@ -19,7 +19,7 @@ from diffusion.editing.templates import short
 from diffusion.errors import UserError, first_line
 
 if TYPE_CHECKING:
-    from diffusion.cli.show import Job
+    from diffusion.job import Job
 
 # Stand for what a user typed in a text that is otherwise the template's: for special tokens, and for
 # an answer.

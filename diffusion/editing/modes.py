@@ -37,7 +37,7 @@ from diffusion.views.frames import Framer
 from diffusion.views.terminal import colour_enabled
 
 if TYPE_CHECKING:
-    from diffusion.cli.show import Job
+    from diffusion.job import Job
 
 
 def best_of(job: "Job", editing: EditingOptions, prompts: list[str]) -> None:

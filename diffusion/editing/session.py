@@ -16,7 +16,7 @@ from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import METHODS, STEPPED
 
 if TYPE_CHECKING:
-    from diffusion.cli.show import Job
+    from diffusion.job import Job
 
 OPTIONS_HELP = """\
   /sampler NAME      the order of writing (now {method}):

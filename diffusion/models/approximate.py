@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion.canvas import Canvas, Question
+from diffusion.canvas import Canvas, Query
 from diffusion.models.encoder import read_at
 from diffusion.models.families import first_position
 from diffusion.models.guidance import Wrapped
@@ -67,11 +67,11 @@ class Approximate(Wrapped):
         other.kept = []  # of each layer keys and values, (2, B, H, L + 1, d / H)
         return other
 
-    def _plan(self, question: Question) -> Plan:
-        rows, device = question.rows, question.ids.device
-        rows = torch.arange(len(question.ids), device=device) if rows is None else rows
+    def _plan(self, query: Query) -> Plan:
+        rows, device = query.rows, query.ids.device
+        rows = torch.arange(len(query.ids), device=device) if rows is None else rows
         first, length = self.first[rows], self.length[rows]
-        block = (question.asked.int().argmax(1) - first) // self.block_length
+        block = (query.query_mask.int().argmax(1) - first) // self.block_length
         whole = block != self.block[rows]
         if self.refresh is not None:
             whole = whole | (self.age[rows] >= self.refresh)
@@ -81,31 +81,31 @@ class Approximate(Wrapped):
         end = (start + self.block_length).minimum(length) if self.dual else length
         return Plan(rows, block, whole, begin, torch.where(whole, length, end))
 
-    def scope(self, question: Question) -> Tensor:
+    def scope(self, query: Query) -> Tensor:
         """(R, L) the block."""
-        plan = self._plan(question)
+        plan = self._plan(query)
         start = self.first[plan.rows] + plan.block * self.block_length
         end = (start + self.block_length).minimum(self.length[plan.rows])
-        column = torch.arange(question.ids.shape[1], device=end.device)
+        column = torch.arange(query.ids.shape[1], device=end.device)
         return (column >= start[:, None]) & (column < end[:, None])
 
-    def slots(self, question: Question) -> Tensor:
-        plan = self._plan(question)
+    def slots(self, query: Query) -> Tensor:
+        plan = self._plan(query)
         return plan.end - plan.begin
 
-    def __call__(self, question: Question) -> Tensor:
+    def __call__(self, query: Query) -> Tensor:
         """Logits (N, V) in the model's number format, -inf where forbidden."""
-        if (question.asked & ~self.scope(question)).any():
+        if (query.query_mask & ~self.scope(query)).any():
             raise ValueError("a pass predicts positions of one block")
-        plan = self._plan(question)
-        row, slot = question.asked.nonzero().unbind(1)
+        plan = self._plan(query)
+        row, slot = query.query_mask.nonzero().unbind(1)
         slot = slot - int(self.denoiser.backbone.shift)
         parts, order = [], []
         for some in (plan.whole, ~plan.whole):  # apart, or the short rows would cost as the long
             if some.any():
                 here = some[row]
                 number = (some.cumsum(0) - 1)[row[here]]
-                parts.append(self._hidden(question.ids, plan, some, number, slot[here]))
+                parts.append(self._hidden(query.ids, plan, some, number, slot[here]))
                 order.append(here.nonzero()[:, 0])
         self.block[plan.rows] = plan.block
         self.age[plan.rows] = torch.where(plan.whole, 1, self.age[plan.rows] + 1)

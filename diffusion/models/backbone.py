@@ -55,10 +55,12 @@ class Backbone(nn.Module):
         if family(self.config) is not UNKNOWN:
             return
         ids = torch.full((1, 4), 5, device=next(self.model.parameters()).device)
-        asked = torch.tensor([[False, True, True, True]], device=ids.device)
+        query_mask = torch.tensor([[False, True, True, True]], device=ids.device)
         try:
-            shape = tuple(self(ids, asked).shape)
-            wrong = "" if shape == (3, self.config.vocab_size) else f"3 tokens asked, {shape} told"
+            shape = tuple(self(ids, query_mask).shape)
+            wrong = (
+                "" if shape == (3, self.config.vocab_size) else f"3 tokens query_mask, {shape} told"
+            )
         except Exception as error:  # any code may be behind this
             wrong = first_line(error)
         if wrong:
@@ -77,10 +79,10 @@ class Backbone(nn.Module):
         """
         ids = torch.full((2, 8), 5, device=next(self.model.parameters()).device)
         ids[1, 4:] = 6
-        asked = torch.zeros_like(ids, dtype=torch.bool)
-        asked[:, 1:4] = True
+        query_mask = torch.zeros_like(ids, dtype=torch.bool)
+        query_mask[:, 1:4] = True
         try:
-            ours, theirs = self(ids, asked, causal=True).float().chunk(2)
+            ours, theirs = self(ids, query_mask, causal=True).float().chunk(2)
             ahead = not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
         except Exception:  # each has its own way of not taking such a mask
             ahead = True
@@ -97,35 +99,35 @@ class Backbone(nn.Module):
     def forward(
         self,
         input_ids: Tensor,
-        asked: Tensor,
+        query_mask: Tensor,
         attention_mask: Tensor | None = None,
         causal: bool = False,
         inputs_embeds: Tensor | None = None,
         layout: layouts.Slots | None = None,
     ) -> Tensor:
-        """Logits (N, V), in the model's dtype, at the N positions where ``asked`` (B, L) is true,
+        """Logits (N, V), in the model's dtype, at the N positions where ``query_mask`` (B, L) is true,
         in row-major order.
 
         Args:
             input_ids: (B, L).
-            asked: (B, L) bool. A shifted model has no slot for position 0.
+            query_mask: (B, L) bool. A shifted model has no slot for position 0.
             attention_mask: (B, L), 0 at padding; None when nothing is padded.
             causal: each position attends to itself and what is before it.
             inputs_embeds: (B, L, d) word embeddings to use in place of those of ``input_ids``.
-            layout: ``input_ids`` and ``asked`` are (B, S), slots of this layout instead of positions
+            layout: ``input_ids`` and ``query_mask`` are (B, S), slots of this layout instead of positions
                 on a canvas.
         """
         if layout is not None:
-            return self.logits(self._laid_out(input_ids, layout, inputs_embeds), asked)
+            return self.logits(self._laid_out(input_ids, layout, inputs_embeds), query_mask)
         if attention_mask is not None and family(self.config).alone:
-            return self._each_length(input_ids, asked, attention_mask, inputs_embeds)
+            return self._each_length(input_ids, query_mask, attention_mask, inputs_embeds)
         (batch, length), device = input_ids.shape, input_ids.device
         place = torch.arange(length, device=device)[None]
         if self.shift:
-            asked = torch.cat([asked[:, 1:], asked.new_zeros(batch, 1)], dim=1)
+            query_mask = torch.cat([query_mask[:, 1:], query_mask.new_zeros(batch, 1)], dim=1)
         if self.final and not causal:
             seen = None if attention_mask is None else attention_mask.bool()[:, None, None]
-            at = asked.nonzero().unbind(1)
+            at = query_mask.nonzero().unbind(1)
             return self._read(input_ids, inputs_embeds, place.expand(batch, -1), seen, at)
         if causal and not self.left_to_right:
             seen = torch.ones(1, length, length, dtype=torch.bool, device=device).tril()
@@ -137,16 +139,18 @@ class Backbone(nn.Module):
             kwargs["position_ids"] = place + first_position(self.config)
         if self._timed:  # models with a time input that were trained without one take a zero
             kwargs["timesteps"] = torch.zeros(batch, device=device)
-        return self.logits(kwargs, asked)
+        return self.logits(kwargs, query_mask)
 
-    def _each_length(self, input_ids, asked, attention_mask, inputs_embeds) -> Tensor:
+    def _each_length(self, input_ids, query_mask, attention_mask, inputs_embeds) -> Tensor:
         """`forward` for a model that padding disturbs: rows of one length at a time, without it."""
-        lengths, row = attention_mask.sum(1), asked.nonzero()[:, 0]
+        lengths, row = attention_mask.sum(1), query_mask.nonzero()[:, 0]
         parts, places = [], []
         for length in lengths.unique().tolist():
             some = lengths == length
             embeds = None if inputs_embeds is None else inputs_embeds[some, :length]
-            parts.append(self(input_ids[some, :length], asked[some, :length], inputs_embeds=embeds))
+            parts.append(
+                self(input_ids[some, :length], query_mask[some, :length], inputs_embeds=embeds)
+            )
             places.append(some[row].nonzero()[:, 0])
         return torch.cat(parts)[torch.cat(places).argsort()]
 
@@ -219,7 +223,7 @@ class Backbone(nn.Module):
     def shadowed(
         self,
         input_ids: Tensor,
-        asked: Tensor,
+        query_mask: Tensor,
         shadows: Tensor,
         noise: Absorbing,
         padding: Tensor | None = None,
@@ -247,7 +251,7 @@ class Backbone(nn.Module):
             own = self.model.get_input_embeddings()(ids)
             embeds = torch.where(slots.hidden[..., None], own, inputs_embeds.gather(1, place))
         row = torch.arange(batch, device=device)[:, None].expand(-1, length)
-        at = row[asked], slots.read[asked]
+        at = row[query_mask], slots.read[query_mask]
         if self.final:
             return self._read(ids, embeds, slots.place, slots.seen[:, None], at)
         kwargs = self._shown(ids, embeds, everywhere=True) | {

@@ -12,7 +12,7 @@ import copy
 import torch
 from torch import Tensor
 
-from diffusion.canvas import Canvas, Question
+from diffusion.canvas import Canvas, Query
 from diffusion.models.backbone import Backbone
 from diffusion.models.encoder import read_at
 from diffusion.models.guidance import Wrapped
@@ -154,60 +154,65 @@ class InBlocks(Wrapped):
         other.stream = CleanStream(self.denoiser.backbone, *canvas.ids.shape, self.keep)
         return other
 
-    def _blocks(self, question: Question) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _blocks(self, query: Query) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(R,) each: numbers of the rows, the first token asked for, where clean slots end, and
         where the block does."""
-        rows, device = question.rows, question.ids.device
-        rows = torch.arange(len(question.ids), device=device) if rows is None else rows
-        asked = question.asked.int().argmax(1)
+        rows, device = query.rows, query.ids.device
+        rows = torch.arange(len(query.ids), device=device) if rows is None else rows
+        query_mask = query.query_mask.int().argmax(1)
         if self.clean:
-            return rows, asked, asked, asked
+            return rows, query_mask, query_mask, query_mask
         first, end = self.first[rows], self.end[rows]
         size = self.block_length or int((end - first).max())
-        start = first + (asked - first) // size * size
-        return rows, asked, start - int(self.denoiser.backbone.shift), (start + size).minimum(end)
+        start = first + (query_mask - first) // size * size
+        return (
+            rows,
+            query_mask,
+            start - int(self.denoiser.backbone.shift),
+            (start + size).minimum(end),
+        )
 
-    def scope(self, question: Question) -> Tensor:
+    def scope(self, query: Query) -> Tensor:
         """(R, L) the block."""
-        _, asked, until, end = self._blocks(question)
-        column = torch.arange(question.ids.shape[1], device=end.device)
+        _, query_mask, until, end = self._blocks(query)
+        column = torch.arange(query.ids.shape[1], device=end.device)
         if self.clean:
-            return column == asked[:, None]
+            return column == query_mask[:, None]
         start = until + int(self.denoiser.backbone.shift)
         return (column >= start[:, None]) & (column < end[:, None])
 
-    def slots(self, question: Question) -> Tensor:
-        rows, _, until, end = self._blocks(question)
+    def slots(self, query: Query) -> Tensor:
+        rows, _, until, end = self._blocks(query)
         shadows = 0
-        if question.shadows is not None:
-            shadows = question.shadows.sum(1) * (1 + int(self.denoiser.backbone.shift))
+        if query.shadows is not None:
+            shadows = query.shadows.sum(1) * (1 + int(self.denoiser.backbone.shift))
         return self.stream.missing(rows, until) + end - until + shadows
 
-    def __call__(self, question: Question) -> Tensor:
+    def __call__(self, query: Query) -> Tensor:
         """Logits (N, V) in the model's number format, -inf where forbidden."""
-        rows, asked, until, end = self._blocks(question)
+        rows, query_mask, until, end = self._blocks(query)
         row = torch.arange(len(rows), device=rows.device)
-        column = torch.arange(question.ids.shape[1], device=rows.device)
-        beyond = column >= (asked + 1 if self.clean else end)[:, None]
-        if (question.asked & beyond).any():
+        column = torch.arange(query.ids.shape[1], device=rows.device)
+        beyond = column >= (query_mask + 1 if self.clean else end)[:, None]
+        if (query.query_mask & beyond).any():
             raise ValueError("a pass predicts positions of one block")
         if self.clean:
-            hidden = self.stream.run(rows, question.ids, until, clean_at=(row, asked - 1))
+            hidden = self.stream.run(rows, query.ids, until, clean_at=(row, query_mask - 1))
         else:
             block = block_slots(
-                until, end, question.ids.shape[1], self.denoiser.backbone.shift, question.shadows
+                until, end, query.ids.shape[1], self.denoiser.backbone.shift, query.shadows
             )
-            ids = self.noise.corrupt(question.ids.gather(1, block.place), block.hidden)
+            ids = self.noise.corrupt(query.ids.gather(1, block.place), block.hidden)
             behind = until[:, None].expand_as(ids)
             embeds = None
-            if question.feedback is not None:
-                memory = question.feedback.gathered(block.place, block.hidden)
+            if query.feedback is not None:
+                memory = query.feedback.gathered(block.place, block.hidden)
                 memory = memory.take(self.noise.noisy(ids))
                 embeds = blend(self.denoiser.table, ids, self.noise, memory)
-            here, at = question.asked.nonzero().unbind(1)
+            here, at = query.query_mask.nonzero().unbind(1)
             hidden = self.stream.run(
                 rows,
-                question.ids,
+                query.ids,
                 until,
                 (ids, block.place, behind, block.seen),
                 noisy_at=(here, block.read[here, at]),

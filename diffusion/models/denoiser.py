@@ -8,16 +8,16 @@ those around it (`guidance`), and any other that the loop may be given:
 - ``start(canvas)`` is called once for each generation and gives the denoiser that answers for it,
   so that state may be kept for each row of that canvas; ``forbidding(*ids)`` gives one that never
   writes these ids;
-- ``scope(question)`` is where (R, L) a pass can predict; what of it is not asked for costs the head;
+- ``scope(query)`` is where (R, L) a pass can predict; what of it is not asked for costs the head;
 - ``recall()`` is what its masks remember best, for `Step.guesses`; None: nothing;
-- ``slots(question)`` is how many slots of each row (R,) that call would compute;
-- called with a `Question` it gives logits (N, V) at the N asked positions, row-major, and nowhere
+- ``slots(query)`` is how many slots of each row (R,) that call would compute;
+- called with a `Query` it gives logits (N, V) at the N asked positions, row-major, and nowhere
   else. They are the caller's, who may write into them. Who turns them into probabilities goes
   through float32, a few rows at a time (`proposal.rows_at_once`): all of them are large;
 - ``<mask>``, padding and other ids that training never supervised have probability 0; a visible
   token predicts itself (copy-through). A model trained on masks alone says nothing new about a
   token it sees, so whoever asks for a prediction at a visible position says whether the token is to
-  be hidden there, see `Question.shadows`.
+  be hidden there, see `Query.shadows`.
 """
 
 import copy
@@ -25,7 +25,7 @@ import copy
 import torch
 from torch import Tensor
 
-from diffusion.canvas import Canvas, Question
+from diffusion.canvas import Canvas, Query
 from diffusion.models.backbone import Backbone
 from diffusion.models.soft import SoftMask, TwoPass, blend
 from diffusion.noise import Noise
@@ -91,36 +91,36 @@ class Denoiser:
         """The word embeddings."""
         return self.backbone.model.get_input_embeddings()
 
-    def scope(self, question: Question) -> Tensor:
+    def scope(self, query: Query) -> Tensor:
         """(R, L) every position that is there."""
-        padding = question.padding
-        return torch.ones_like(question.asked) if padding is None else ~padding
+        padding = query.padding
+        return torch.ones_like(query.query_mask) if padding is None else ~padding
 
     def recall(self) -> None:
         """Nothing: a mask is a mask."""
         return None
 
-    def slots(self, question: Question) -> Tensor:
+    def slots(self, query: Query) -> Tensor:
         """(R,) the canvas, and shadows."""
-        count = torch.full_like(question.ids[:, 0], question.ids.shape[1])
-        if question.padding is not None:
-            count = count - question.padding.sum(1)
-        if question.shadows is not None:
-            count = count + question.shadows.sum(1) * (1 + int(self.backbone.shift))
+        count = torch.full_like(query.ids[:, 0], query.ids.shape[1])
+        if query.padding is not None:
+            count = count - query.padding.sum(1)
+        if query.shadows is not None:
+            count = count + query.shadows.sum(1) * (1 + int(self.backbone.shift))
         return count
 
-    def __call__(self, question: Question) -> Tensor:
+    def __call__(self, query: Query) -> Tensor:
         """Logits (N, V) in the model's number format, -inf where forbidden."""
-        ids, asked, padding = question.ids, question.asked, question.padding
+        ids, query_mask, padding = query.ids, query.query_mask, query.padding
         embeds = None
-        if question.feedback is not None:
-            memory = question.feedback.take(self.noise.noisy(ids))
+        if query.feedback is not None:
+            memory = query.feedback.take(self.noise.noisy(ids))
             embeds = blend(self.table, ids, self.noise, memory)
-        if question.shadows is not None and question.shadows.any():
+        if query.shadows is not None and query.shadows.any():
             logits = self.backbone.shadowed(
-                ids, asked, question.shadows, self.noise, padding, embeds
+                ids, query_mask, query.shadows, self.noise, padding, embeds
             )
         else:
             attention_mask = None if padding is None else (~padding).long()
-            logits = self.backbone(ids, asked, attention_mask, inputs_embeds=embeds)
+            logits = self.backbone(ids, query_mask, attention_mask, inputs_embeds=embeds)
         return logits.index_fill_(1, self.forbidden, -torch.inf)

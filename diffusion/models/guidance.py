@@ -1,6 +1,6 @@
 """Denoisers around a denoiser: guidance, and transformers' logit processors on a canvas.
 
-They answer the same `Question` with the same logits, so every sampler works with them. They compute
+They answer the same `Query` with the same logits, so every sampler works with them. They compute
 in float32, a few rows at a time, and write what comes out over the logits in their number format.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
-from diffusion.canvas import Canvas, Question
+from diffusion.canvas import Canvas, Query
 from diffusion.proposal import rows_at_once
 
 
@@ -31,17 +31,17 @@ class Wrapped:
         """The denoiser of one generation, see `models.denoiser`."""
         return self._around(self.denoiser.start(canvas))
 
-    def scope(self, question: Question) -> Tensor:
+    def scope(self, query: Query) -> Tensor:
         """(R, L) where a call can predict."""
-        return self.denoiser.scope(question)
+        return self.denoiser.scope(query)
 
     def recall(self) -> tuple[Tensor, Tensor] | None:
         """What its masks remember best."""
         return self.denoiser.recall()
 
-    def slots(self, question: Question) -> Tensor:
+    def slots(self, query: Query) -> Tensor:
         """(R,) slots that a call computes."""
-        return self.denoiser.slots(question)
+        return self.denoiser.slots(query)
 
     def _around(self, denoiser) -> "Wrapped":
         other = copy.copy(self)
@@ -71,14 +71,14 @@ class Guided(Wrapped):
         other.unconditional = self.denoiser.start(canvas)
         return other
 
-    def slots(self, question):
-        return self.denoiser.slots(question) + self.unconditional.slots(question)
+    def slots(self, query):
+        return self.denoiser.slots(query) + self.unconditional.slots(query)
 
     @torch.no_grad()
-    def __call__(self, question: Question) -> Tensor:
-        given = self.given if question.rows is None else self.given[question.rows]
-        hidden = replace(question, ids=self.noise.corrupt(question.ids, given))
-        logits, other = self.denoiser(question), self.unconditional(hidden)
+    def __call__(self, query: Query) -> Tensor:
+        given = self.given if query.rows is None else self.given[query.rows]
+        hidden = replace(query, ids=self.noise.corrupt(query.ids, given))
+        logits, other = self.denoiser(query), self.unconditional(hidden)
         rows = rows_at_once(logits)
         for part, without in zip(logits.split(rows), other.split(rows), strict=True):
             c, u = part.float(), without.float()
@@ -108,12 +108,12 @@ class Processed(Wrapped):
             self.ngrams = NoRepeatNGramLogitsProcessor(no_repeat_ngram_size)
 
     @torch.no_grad()
-    def __call__(self, question: Question) -> Tensor:
-        logits, ids = self.denoiser(question), question.ids
-        if question.padding is not None:  # what is not there is not repeated
-            ids = self.noise.corrupt(ids, question.padding)
+    def __call__(self, query: Query) -> Tensor:
+        logits, ids = self.denoiser(query), query.ids
+        if query.padding is not None:  # what is not there is not repeated
+            ids = self.noise.corrupt(ids, query.padding)
         rows = rows_at_once(logits)
-        columns = (logits, *question.asked.nonzero(as_tuple=True))
+        columns = (logits, *query.query_mask.nonzero(as_tuple=True))
         for part, row, place in zip(*(x.split(rows) for x in columns), strict=True):
             part.copy_(self._processed(part.float(), ids, row, place))
         return logits

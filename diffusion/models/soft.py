@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.canvas import Canvas, Feedback, Question
+from diffusion.canvas import Canvas, Feedback, Query
 from diffusion.errors import UserError, first_line
 from diffusion.models.guidance import Wrapped
 from diffusion.models.loading import companion, diffusion_settings
@@ -185,10 +185,10 @@ class TwoPass(nn.Module):
         self.config = backbone.config
         self.forbidden = torch.tensor(sorted({noise.mask_id, *forbidden}))
 
-    def forward(self, input_ids: Tensor, asked: Tensor, *settings, **more) -> Tensor:
+    def forward(self, input_ids: Tensor, query_mask: Tensor, *settings, **more) -> Tensor:
         masks = self.noise.noisy(input_ids)
         if not masks.any():
-            return self.backbone(input_ids, asked, *settings, **more)
+            return self.backbone(input_ids, query_mask, *settings, **more)
         read = masks
         if more.get("layout") is not None and self.backbone.shift:  # by slots, not by positions
             read = torch.cat([masks[:, 1:], masks.new_zeros(len(masks), 1)], 1)
@@ -198,7 +198,7 @@ class TwoPass(nn.Module):
             logits = logits.index_fill_(1, forbidden, -torch.inf)
         table = self.backbone.model.get_input_embeddings()
         embeds = blend(table, input_ids, self.noise, self.soft.feedback(logits))
-        return self.backbone(input_ids, asked, *settings, inputs_embeds=embeds, **more)
+        return self.backbone(input_ids, query_mask, *settings, inputs_embeds=embeds, **more)
 
 
 class SoftMasked(Wrapped):
@@ -227,27 +227,27 @@ class SoftMasked(Wrapped):
         other.feedback = Feedback.plain(*size, canvas.ids.device, spherical)
         return other
 
-    def __call__(self, question: Question) -> Tensor:
-        rows = slice(None) if question.rows is None else question.rows
-        ids, feedback = question.ids, self.feedback.take(rows)
+    def __call__(self, query: Query) -> Tensor:
+        rows = slice(None) if query.rows is None else query.rows
+        ids, feedback = query.ids, self.feedback.take(rows)
         masks = self.noise.noisy(ids)
-        if self.forget and question.touched is not None:
-            again = masks & question.touched
+        if self.forget and query.touched is not None:
+            again = masks & query.touched
             feedback = feedback.replaced(again, self._written(ids[again]))
-        asked = question.asked | (masks & self.denoiser.scope(question))
+        query_mask = query.query_mask | (masks & self.denoiser.scope(query))
         told = feedback
         if self.skip is not None:
             share = masks.sum(1) / self.total[rows]
             skipped = share > 0.8 if self.skip == "first" else share < 0.2
             place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
             told = feedback.gathered(place, skipped[:, None].expand_as(ids))
-        logits = self.denoiser(replace(question, asked=asked, feedback=told))
+        logits = self.denoiser(replace(query, query_mask=query_mask, feedback=told))
         if self.allowed is not None:  # nobody remembers what may not be written
-            logits = self.allowed.take(rows)(logits, asked)
-        found = self.soft.feedback(_some(logits, masks[asked]))
+            logits = self.allowed.take(rows)(logits, query_mask)
+        found = self.soft.feedback(_some(logits, masks[query_mask]))
         feedback = feedback.replaced(~masks, self._written(ids[~masks]))
-        self.feedback.put(rows, feedback.replaced(masks & asked, found))
-        return _some(logits, question.asked[asked])
+        self.feedback.put(rows, feedback.replaced(masks & query_mask, found))
+        return _some(logits, query.query_mask[query_mask])
 
     def recall(self) -> tuple[Tensor, Tensor]:
         return self.feedback.ids[..., 0].clone(), 1 - self.feedback.weights[..., 0]

@@ -72,7 +72,7 @@ class Sampler:
     def start(self, state: State) -> None:
         """Called once, before the first step; by `Blocks` before that of each block."""
 
-    def wanted(self, state: State) -> Tensor:
+    def select(self, state: State) -> Tensor:
         """(B, L) bool: editable positions to be predicted in this step. A row with none costs no
         forward pass."""
         return state.masked

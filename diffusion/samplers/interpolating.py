@@ -70,7 +70,7 @@ class Posterior(Renewing):
         came = (now - kept * before for now, before in zip(noise, noise_s, strict=True))
         return state.noise.at(state.ids, *noise), state.noise.at(state.ids, *came)
 
-    def wanted(self, state):
+    def select(self, state):
         m, came = self.arrivals(state)
         _, (_, masks, _) = self.shares(state)
         move = torch.where(m > 0, came / m, 0.0) * torch.where(state.masked, 1 - masks, 1.0)
@@ -81,7 +81,7 @@ class Posterior(Renewing):
         m, came = self.arrivals(state)
         (a, *_), (a_s, _, c_s) = self.shares(state)
         stays = 1 - came / (a * proposal.chance_of(state.ids) + m)
-        moved = proposal.asked & (state.masked | (state.uniform(0) >= stays))
+        moved = proposal.query_mask & (state.masked | (state.uniform(0) >= stays))
         # That a mask opens is decided by then, so that it is none of the outcomes.
         u = state.uniform(1) * torch.where(state.masked, a_s + c_s, 1.0)
         model, random = moved & (u < a_s), moved & (u >= a_s) & (u < a_s + c_s)
@@ -121,7 +121,7 @@ class Ddim(Renewing):
         fresh = (c_s - sigma * c).masked_fill(self.last(state), 0)
         return masks, stays, stays + fresh
 
-    def wanted(self, state):
+    def select(self, state):
         *_, predicted = self.edges(state)
         (_, *noise), _ = self.shares(state)
         open_ = state.masked | (state.noise.at(state.ids, *noise) > 0)
@@ -137,7 +137,7 @@ class Ddim(Renewing):
             state.uniform(1) * (true + state.noise.at(state.ids, *noise)) < true
         )
         random = state.editable & (u >= stays) & (u < predicted)
-        return self.answer(state, proposal, proposal.asked & ~keeps, random, u < masks)
+        return self.answer(state, proposal, proposal.query_mask & ~keeps, random, u < masks)
 
     def settles(self, state):
         return not state.noise.doubtful and self.sigma == 1
@@ -178,9 +178,9 @@ class SelfCorrection(Posterior):
         state.memory |= {"swapped": nothing, "waited": nothing, "agreement": nothing.float()}
         state.memory |= {"correcting": nothing.bool(), "done": nothing.bool()}
 
-    def wanted(self, state):
+    def select(self, state):
         judged = state.editable & ~state.memory["done"]
-        return torch.where(state.memory["correcting"], judged, super().wanted(state))
+        return torch.where(state.memory["correcting"], judged, super().select(state))
 
     def decide(self, state, proposal):
         memory, correcting = state.memory, state.memory["correcting"]
@@ -188,7 +188,7 @@ class SelfCorrection(Posterior):
         tokens, chance = proposal.drawn(self.rule, state.uniform(3))
         memory["tokens"] = torch.where(correcting, tokens, proposal.tokens)
         memory["random"] = memory["random"] & ~correcting
-        judged = proposal.asked & correcting
+        judged = proposal.query_mask & correcting
         score = chance.masked_fill(~judged | (tokens == state.ids), -1)
         swap = (score >= 0) & (ranks(score) == 0)
         best = torch.where(swap, tokens, state.ids) == proposal.best

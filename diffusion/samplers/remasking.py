@@ -17,13 +17,13 @@ class Seed(Timed):
     With copy-through (a visible token predicts itself) this is ReMDM at sigma = 1 - a_s.
     """
 
-    def wanted(self, state):
+    def select(self, state):
         masks_left = self.time(state, state.turn)
         state.memory["noise"] = state.editable & (state.uniform(0) < masks_left)
         return state.masked & ~state.memory["noise"]
 
     def decide(self, state, proposal):
-        return proposal.asked, state.memory["noise"] & ~state.masked
+        return proposal.query_mask, state.memory["noise"] & ~state.masked
 
     def finished(self, state):
         return (state.turn >= self.planned(state))[:, 0]
@@ -93,7 +93,7 @@ class ReMDM(Ancestral):
         weight = doubt.masked_fill(~state.visible, -torch.inf).softmax(1)
         return largest * weight.nan_to_num(0)  # nan where nothing is written yet
 
-    def wanted(self, state):
+    def select(self, state):
         before, after = self.rates(state)
         last = self.greedy(state)
         sigma = self.sigma(state, before, after).masked_fill(last, 0)
@@ -104,8 +104,8 @@ class ReMDM(Ancestral):
     def decide(self, state, proposal):
         if self.remask == "conf":
             known = state.memory["sureness"]
-            state.memory["sureness"] = torch.where(proposal.asked, proposal.probability, known)
-        return proposal.asked, state.memory["forget"]
+            state.memory["sureness"] = torch.where(proposal.query_mask, proposal.probability, known)
+        return proposal.query_mask, state.memory["forget"]
 
     def finished(self, state):
         full = ~state.masked.any(1)
@@ -130,7 +130,7 @@ class P2(Timed):
         super().__init__(n_steps, **clock)
         self.eta, self.hides = eta, p2_score == "hidden"
 
-    def wanted(self, state):
+    def select(self, state):
         return (state.editable if self.eta else state.masked) & ~self.finished_before(state)
 
     def finished_before(self, state) -> Tensor:
@@ -150,7 +150,7 @@ class P2(Timed):
         editable = state.editable.sum(1, keepdim=True)
         masks = ((1 - kept) * editable + 1e-9).floor()  # 10 * (1 - 0.9) is one
         keep = (ranks(score) < editable - masks) | self.finished_before(state)
-        return proposal.asked & state.masked & keep, state.visible & ~keep
+        return proposal.query_mask & state.masked & keep, state.visible & ~keep
 
     def finished(self, state):
         return (state.turn >= self.planned(state))[:, 0]
@@ -173,7 +173,7 @@ class Wino(Sampler):
     def start(self, state):
         state.memory["accepted"] = torch.zeros_like(state.since)
 
-    def wanted(self, state):
+    def select(self, state):
         return state.editable & state.masked.any(1, keepdim=True)
 
     def decide(self, state, proposal):
@@ -211,7 +211,7 @@ class Saber(Sampler):
         unknown = torch.full_like(state.ids, math.nan, dtype=torch.float32)
         state.memory["first"] = state.memory["last"] = unknown
 
-    def wanted(self, state):
+    def select(self, state):
         return state.editable & state.masked.any(1, keepdim=True)
 
     def decide(self, state, proposal):

@@ -32,24 +32,24 @@ class Ancestral(Timed):
     def greedy(self, state):
         return state.turn > self.planned(state)
 
-    def wanted(self, state):
+    def select(self, state):
         before, after = self.rates(state)
         opens = state.uniform(0) >= after / before
         return state.masked & (opens | self.greedy(state))
 
     def decide(self, state, proposal):
-        return proposal.asked, None
+        return proposal.query_mask, None
 
 
 class LeftToRight(Sampler):
     """The leftmost mask first, one a step: with a denoiser that reads causally (see
     `models.cached`), ordinary autoregressive sampling."""
 
-    def wanted(self, state):
+    def select(self, state):
         return state.masked & (state.masked.cumsum(1) == 1)
 
     def decide(self, state, proposal):
-        return proposal.asked, None
+        return proposal.query_mask, None
 
 
 class FirstHitting(Sampler):
@@ -60,7 +60,7 @@ class FirstHitting(Sampler):
     def start(self, state):
         state.memory["rate"] = torch.ones(len(state.ids), device=state.ids.device)
 
-    def wanted(self, state):
+    def select(self, state):
         left = state.masked.sum(1)
         u = state.uniform(1, 1)[:, 0]
         fall = u ** (1 / left.clamp(min=1))
@@ -68,7 +68,7 @@ class FirstHitting(Sampler):
         return state.masked & (ranks(state.uniform(0).masked_fill(~state.masked, -1)) == 0)
 
     def decide(self, state, proposal):
-        return proposal.asked, None
+        return proposal.query_mask, None
 
 
 class Confidence(Sampler):
@@ -102,7 +102,7 @@ class Confidence(Sampler):
         plan = state.memory["plan"]
         return plan.gather(1, (state.turn - 1).clamp(0, plan.shape[1] - 1))
 
-    def wanted(self, state):
+    def select(self, state):
         return state.masked & (self._quota(state) > 0)
 
     def decide(self, state, proposal):
@@ -112,7 +112,7 @@ class Confidence(Sampler):
             gumbel = -(-state.uniform(0).log()).log()
             # In float64, where no temperature that is allowed becomes 0 or infinite.
             score = score.to(gumbel.dtype) / self.alg_temp + gumbel
-        return proposal.asked & (ranks(score) < self._quota(state)), None
+        return proposal.query_mask & (ranks(score) < self._quota(state)), None
 
 
 def quotas(masks: Tensor, n_steps: Tensor | int, schedule: str | None) -> Tensor:
@@ -146,7 +146,7 @@ class Threshold(Sampler):
 
     def decide(self, state, proposal):
         score = proposal.score(self.score)
-        return proposal.asked & ((score >= self.threshold) | (ranks(score) == 0)), None
+        return proposal.query_mask & ((score >= self.threshold) | (ranks(score) == 0)), None
 
 
 class Factor(Sampler):
@@ -162,7 +162,7 @@ class Factor(Sampler):
         place = ranks(score)
         # The left side grows along the order, so testing each place tests the whole prefix.
         accepted = (place + 2) * (1 - score) < self.factor
-        return proposal.asked & (accepted | (place == 0)), None
+        return proposal.query_mask & (accepted | (place == 0)), None
 
 
 class EntropyBound(Sampler):
@@ -180,7 +180,7 @@ class EntropyBound(Sampler):
         excess = entropy.cumsum(1) - entropy.cummax(1).values  # nan where inf - inf: not accepted
         accepted = excess <= self.gamma
         accepted[:, 0] = True
-        return proposal.asked & torch.zeros_like(accepted).scatter(1, order, accepted), None
+        return proposal.query_mask & torch.zeros_like(accepted).scatter(1, order, accepted), None
 
 
 class Klass(Sampler):
@@ -202,4 +202,4 @@ class Klass(Sampler):
         for now, before in itertools.pairwise(chain):  # only where it still matters
             sure = sure & (now.divergence(before, sure) < self.kl_threshold)
         surest = (ranks(score) == 0) & ~sure.any(1, keepdim=True)
-        return proposal.asked & (sure | surest), None
+        return proposal.query_mask & (sure | surest), None

@@ -47,8 +47,8 @@ class Blocks(Sampler):
         state.memory["since"] = state.since
         self.inner.start(self._block(state))
 
-    def wanted(self, state):
-        return self.inner.wanted(self._block(state))
+    def select(self, state):
+        return self.inner.select(self._block(state))
 
     def greedy(self, state):
         return self.inner.greedy(self._block(state))
@@ -95,8 +95,8 @@ class EarlyCommit(Sampler):
         state.memory["committed"] = torch.zeros_like(state.since, dtype=torch.bool)
         self.inner.start(state)
 
-    def wanted(self, state):
-        wish = self.inner.wanted(state) & ~state.memory["committed"]
+    def select(self, state):
+        wish = self.inner.select(state) & ~state.memory["committed"]
         state.memory["wish"] = wish
         # The rule looks at all masks; a row that costs no forward pass is not looked at.
         return wish | (state.masked & wish.any(1, keepdim=True))
@@ -106,7 +106,7 @@ class EarlyCommit(Sampler):
 
     def decide(self, state, proposal):
         revealed, remasked = self.inner.decide(state, proposal.only(state.memory["wish"]))
-        looked = state.masked & proposal.asked
+        looked = state.masked & proposal.query_mask
         gap = proposal.gap().masked_fill(~looked, 0).sum(1, keepdim=True)
         left = state.masked.sum(1, keepdim=True)
         editable = state.editable.sum(1, keepdim=True)

@@ -19,13 +19,13 @@ import torch
 import compare
 import gpt2_inference
 import inference
-import scoreboard
 from diffusion.editing.options import EditingOptions
-from diffusion.evaluation.options import ScoreOptions
 from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import METHODS, REMASK, SCHEDULES, SCORES
 from diffusion.training.arguments import GROUPS
 from diffusion.training.checks import RunArguments
+from studies import scoreboard
+from studies.board.options import ScoreOptions
 
 LONG = "x" * 5000
 STEERING = "\x1b]0;title\x07\x1b[2J"

@@ -33,8 +33,8 @@ import compare
 import finetune
 import gpt2_inference
 import inference
-import scoreboard
 from diffusion.errors import run
+from studies import scoreboard
 
 SCRIPTS = {m.__name__: m for m in (compare, finetune, gpt2_inference, inference, scoreboard)}
 SECONDS = 60

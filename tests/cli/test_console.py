@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from diffusion import errors
-from diffusion.cli import console, prompts, show
+from diffusion import job as show
+from diffusion.cli import console, prompts
 from diffusion.errors import UserError
 
 EVIL = "a\x1b]0;title\x07\x9b2Jb\nc"

@@ -7,10 +7,10 @@ import sys
 import pytest
 
 import compare
-import scoreboard
 from diffusion import errors
 from diffusion.cli.files import check_apart, check_file
 from diffusion.errors import UserError
+from studies import scoreboard
 
 BAD = {
     "": "is a folder",

@@ -178,9 +178,9 @@ class Anything:
     def recall(self):
         return None
 
-    def slots(self, question):
-        return torch.full_like(question.ids[:, 0], question.ids.shape[1])
+    def slots(self, query):
+        return torch.full_like(query.ids[:, 0], query.ids.shape[1])
 
-    def __call__(self, question):
-        logits = torch.zeros(int(question.asked.sum()), self.size)
+    def __call__(self, query):
+        logits = torch.zeros(int(query.query_mask.sum()), self.size)
         return logits.index_fill_(1, self.forbidden, -torch.inf)

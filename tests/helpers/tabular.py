@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from diffusion.canvas import Question
+from diffusion.canvas import Query
 from diffusion.noise import make_noise
 
 
@@ -42,26 +42,26 @@ class TabularDenoiser:
     def recall(self):
         return None
 
-    def slots(self, question):
-        return torch.full_like(question.ids[:, 0], question.ids.shape[1])
+    def slots(self, query):
+        return torch.full_like(query.ids[:, 0], query.ids.shape[1])
 
-    def __call__(self, question):
+    def __call__(self, query):
         """Logits (N, V + 1), the mask forbidden. A shadow is exact: it looks up the canvas with a
         mask at its one position. A canvas that is too short is taken to end in tokens 0."""
-        ids, shadows = question.ids, question.shadows
+        ids, shadows = query.ids, query.shadows
         self.calls += 1
         self.rows_seen += len(ids)
         place = self.place[: ids.shape[1]]
         state = (ids * place).sum(1, keepdim=True).expand_as(ids)
         if shadows is not None:
             state = state + (self.mask_id - ids) * place * shadows
-        row, place = question.asked.nonzero(as_tuple=True)
+        row, place = query.query_mask.nonzero(as_tuple=True)
         logits = self.table[state[row, place], place]
         return torch.cat([logits, torch.full((len(logits), 1), -torch.inf)], 1)
 
-    def backbone(self, ids, asked, *_):
+    def backbone(self, ids, query_mask, *_):
         """The same as the likelihoods call it."""
-        return self(Question(ids, asked))
+        return self(Query(ids, query_mask))
 
     def probabilities(self, canvas: tuple[int, ...]) -> list[list[float]]:
         """p[position][token] of one canvas, in float64."""

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForMaskedLM, BertConfig, RobertaConfig
 
 from diffusion import rng
-from diffusion.canvas import Canvas, Question
+from diffusion.canvas import Canvas, Query
 from diffusion.denoise import denoise
 from diffusion.errors import UserError
 from diffusion.generate import load_writer
@@ -59,13 +59,13 @@ class Substituted(Approximate):
         other.begins = [int((~c).nonzero()[0, 0]) for c in canvas.frozen]
         return other
 
-    def __call__(self, question):
-        counted = self.slots(question).tolist()
+    def __call__(self, query):
+        counted = self.slots(query).tolist()
         expected = []
-        for i, row in enumerate(question.rows.tolist()):
-            length = int((~question.padding[i]).sum())
-            asked = question.asked[i].nonzero()[:, 0].tolist()
-            number = (asked[0] - self.begins[row]) // SIZE
+        for i, row in enumerate(query.rows.tolist()):
+            length = int((~query.padding[i]).sum())
+            query_mask = query.query_mask[i].nonzero()[:, 0].tolist()
+            number = (query_mask[0] - self.begins[row]) // SIZE
             fresh = self.last.get(row) != number or self.since[row] == self.refresh
             self.last[row], self.since[row] = number, 1 if fresh else self.since[row] + 1
             start = self.begins[row] + number * SIZE
@@ -73,10 +73,10 @@ class Substituted(Approximate):
             slots = range(length) if fresh else range(start - self.denoiser.backbone.shift, stop)
             assert counted[i] == len(slots)
             self.stale += not fresh
-            logits = self.by_transformers(question.ids[i : i + 1, :length], row, slots)
-            expected += [logits[place - self.denoiser.backbone.shift] for place in asked]
+            logits = self.by_transformers(query.ids[i : i + 1, :length], row, slots)
+            expected += [logits[place - self.denoiser.backbone.shift] for place in query_mask]
         expected = torch.stack(expected).index_fill_(1, self.denoiser.forbidden, -torch.inf)
-        found = super().__call__(question)
+        found = super().__call__(query)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
         return found
 
@@ -162,14 +162,14 @@ def test_other_rows_change_nothing(dual):
 def test_unchanged_after_a_whole_pass_nothing_changes():
     rows = canvas(3, 7)
     denoiser = Approximate(tiny(), SIZE, dual=True).start(rows)
-    asked = (rows.ids == MASK) & ((~rows.frozen).cumsum(1) <= SIZE)
-    question = Question(rows.ids, asked, padding=rows.padding)
+    query_mask = (rows.ids == MASK) & ((~rows.frozen).cumsum(1) <= SIZE)
+    query = Query(rows.ids, query_mask, padding=rows.padding)
     with torch.inference_mode():
-        first, again = denoiser(question), denoiser(question)
+        first, again = denoiser(query), denoiser(query)
     torch.testing.assert_close(first, again, rtol=1e-4, atol=1e-4)
-    assert denoiser.slots(question).tolist() == [SIZE + 1] * 2
+    assert denoiser.slots(query).tolist() == [SIZE + 1] * 2
     with pytest.raises(ValueError, match="one block"):
-        denoiser(Question(rows.ids, rows.ids == MASK, padding=rows.padding))
+        denoiser(Query(rows.ids, rows.ids == MASK, padding=rows.padding))
 
 
 NEAR = GenerationOptions(

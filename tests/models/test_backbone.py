@@ -16,7 +16,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from diffusion.canvas import Question
+from diffusion.canvas import Query
 from diffusion.errors import UserError
 from diffusion.models.backbone import Backbone
 from diffusion.models.denoiser import Denoiser
@@ -375,10 +375,10 @@ def test_ordinary_predictions_do_not_notice_shadows(shift):
     shadows = rows & (ids != MASK)
     masks = ids == MASK
     torch.testing.assert_close(
-        denoiser(Question(ids, rows, shadows=shadows))[masks[rows]], denoiser(Question(ids, masks))
+        denoiser(Query(ids, rows, shadows=shadows))[masks[rows]], denoiser(Query(ids, masks))
     )
     assert torch.equal(
-        denoiser(Question(ids, rows, shadows=shadows & False)), denoiser(Question(ids, rows))
+        denoiser(Query(ids, rows, shadows=shadows & False)), denoiser(Query(ids, rows))
     )
 
 
@@ -402,7 +402,7 @@ def test_models_that_count_distances_between_slots_have_no_shadows(kind):
     model, ids = tiny(kind), some_ids()
     shadows = everywhere(ids) & (ids != MASK)
     with pytest.raises(UserError, match=r"--list_samplers"):
-        Denoiser(model, NOISE, [])(Question(ids, shadows, shadows=shadows))
+        Denoiser(model, NOISE, [])(Query(ids, shadows, shadows=shadows))
 
 
 # ------------------------------------------------------------ the denoiser's contract
@@ -411,7 +411,7 @@ def test_models_that_count_distances_between_slots_have_no_shadows(kind):
 def dense_probabilities(denoiser, ids):
     """The denoiser distribution in full, (B, L, V): predictions at masks, one-hot elsewhere."""
     masked = denoiser.noise.noisy(ids)
-    logits = denoiser(Question(ids, masked)).float()
+    logits = denoiser(Query(ids, masked)).float()
     dense = torch.nn.functional.one_hot(ids, logits.shape[1]).to(logits.dtype)
     dense[masked] = logits.softmax(-1)
     return dense
@@ -423,7 +423,7 @@ def test_denoiser_gives_the_model_s_logits_without_forbidden_ids(shift, dtype):
     model, ids = tiny(shift=shift).to(dtype), some_ids()
     rows = ids == MASK
     expected = Backbone(model)(ids, rows)
-    logits = Denoiser(model, NOISE, [BOS, PAD, 39])(Question(ids, rows))
+    logits = Denoiser(model, NOISE, [BOS, PAD, 39])(Query(ids, rows))
     assert logits.shape == (rows.sum(), VOCAB)
     forbidden = torch.tensor([BOS, PAD, MASK, 39])  # the mask though it was not listed
     assert (logits[:, forbidden] == -torch.inf).all()
@@ -435,11 +435,11 @@ def test_more_ids_can_be_forbidden_for_a_while():
     model, ids = tiny(), some_ids()
     rows = ids == MASK
     denoiser = Denoiser(model, NOISE, [PAD])
-    before = denoiser(Question(ids, rows))
-    stricter = denoiser.forbidding(7, 9)(Question(ids, rows))
+    before = denoiser(Query(ids, rows))
+    stricter = denoiser.forbidding(7, 9)(Query(ids, rows))
     assert (stricter[:, [PAD, MASK, 7, 9]] == -torch.inf).all()
     assert (stricter == -torch.inf).sum() == 4 * rows.sum()
-    assert torch.equal(denoiser(Question(ids, rows)), before)
+    assert torch.equal(denoiser(Query(ids, rows)), before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -469,6 +469,6 @@ def test_denoiser_does_not_see_padding():
     short = some_ids(1, 6)
     padded = torch.cat([short, torch.full((1, 3), PAD)], 1)
     torch.testing.assert_close(
-        denoiser(Question(padded, padded == MASK, padding=padded == PAD)),
-        denoiser(Question(short, short == MASK)),
+        denoiser(Query(padded, padded == MASK, padding=padded == PAD)),
+        denoiser(Query(short, short == MASK)),
     )

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from diffusion import rng
-from diffusion.canvas import Canvas, Question
+from diffusion.canvas import Canvas, Query
 from diffusion.denoise import denoise
 from diffusion.models import cached
 from diffusion.models.cached import InBlocks
@@ -77,18 +77,18 @@ class Checked(InBlocks):
 
     worst, answers = 0.0, 0
 
-    def __call__(self, question):
-        logits = super().__call__(question)
-        rows = torch.arange(len(question.ids)) if question.rows is None else question.rows
+    def __call__(self, query):
+        logits = super().__call__(query)
+        rows = torch.arange(len(query.ids)) if query.rows is None else query.rows
         parts = []
         for i, row in enumerate(rows.tolist()):
             first, end = int(self.first[row]), int(self.end[row])
-            asked = question.asked[i, :end].nonzero()[:, 0]
+            query_mask = query.query_mask[i, :end].nonzero()[:, 0]
             size = self.block_length or end - first
             layout = "causal" if self.clean else f"block{size}"
             slots = arrange(layout, end, first, self.denoiser.backbone.shift)
-            ids = question.ids[i : i + 1, :end]
-            at = (slots.clean_read if self.clean else slots.noisy_read)[asked]
+            ids = query.ids[i : i + 1, :end]
+            at = (slots.clean_read if self.clean else slots.noisy_read)[query_mask]
             where = torch.zeros(1, len(slots.place), dtype=torch.bool)
             where[0, at] = True
             parts.append(self.denoiser.backbone(slots.fill(ids, ids), where, layout=slots))
@@ -165,16 +165,16 @@ def test_a_shadow_is_the_block_with_that_one_mask_in_a_model_of_one_layer(shift)
     ids = canvas.ids.clone()
     ids[:, 4:8] = torch.tensor([[5, 6, 7, 8], [9, MASK, 11, 12]])
     denoiser = InBlocks(Denoiser(model, NOISE, [0]), 4).start(canvas)
-    asked = torch.zeros_like(canvas.frozen)
-    asked[:, 4:8] = True
-    shadows = asked & (ids != MASK)
+    query_mask = torch.zeros_like(canvas.frozen)
+    query_mask[:, 4:8] = True
+    shadows = query_mask & (ids != MASK)
     with torch.no_grad():
-        ours = denoiser(Question(ids, asked, shadows=shadows)).view(2, 4, VOCAB)
+        ours = denoiser(Query(ids, query_mask, shadows=shadows)).view(2, 4, VOCAB)
         for place in range(4, 8):
             hidden = ids.clone()
             hidden[:, place] = MASK
             alone = InBlocks(Denoiser(model, NOISE, [0]), 4).start(canvas)
-            expected = alone(Question(hidden, asked)).view(2, 4, VOCAB)
+            expected = alone(Query(hidden, query_mask)).view(2, 4, VOCAB)
             torch.testing.assert_close(
                 ours[:, place - 4], expected[:, place - 4], rtol=1e-4, atol=1e-4
             )
@@ -186,12 +186,12 @@ def test_slots_of_shadows_are_counted(shift):
     canvas = prompts(5, total=13)
     ids = canvas.ids.clone()
     ids[0, 5:7] = 9
-    asked = torch.zeros_like(canvas.frozen)
-    asked[0, 5:9] = True
+    query_mask = torch.zeros_like(canvas.frozen)
+    query_mask[0, 5:9] = True
     denoiser = InBlocks(Denoiser(tiny(shift=shift), NOISE, [0]), 4).start(canvas)
     plain, shadowed = (
-        int(denoiser.slots(Question(ids, asked, shadows=shadows)))
-        for shadows in (None, asked & (ids != MASK))
+        int(denoiser.slots(Query(ids, query_mask, shadows=shadows)))
+        for shadows in (None, query_mask & (ids != MASK))
     )
     assert shadowed - plain == 2 * (1 + shift)
 
@@ -199,10 +199,10 @@ def test_slots_of_shadows_are_counted(shift):
 @pytest.mark.parametrize("clean", [True, False])
 def test_a_pass_is_about_one_block(clean):
     canvas = prompts(5, total=13)
-    asked = ~canvas.frozen
+    query_mask = ~canvas.frozen
     denoiser = InBlocks(Denoiser(tiny(), NOISE, [0]), 4, clean=clean).start(canvas)
     with pytest.raises(ValueError, match="one block"):
-        denoiser(Question(canvas.ids, asked))
+        denoiser(Query(canvas.ids, query_mask))
 
 
 def test_early_commit_is_about_the_block_that_is_seen():
@@ -243,8 +243,8 @@ def test_an_end_ends_the_text_and_the_cost():
 
 def test_texts_that_ended_stay_so_in_later_windows():
     class Even(TabularDenoiser):
-        def __call__(self, question):
-            return torch.tensor([0.0, 0, 0, -torch.inf]).expand(int(question.asked.sum()), -1)
+        def __call__(self, query):
+            return torch.tensor([0.0, 0, 0, -torch.inf]).expand(int(query.query_mask.sum()), -1)
 
     ids = torch.full((2, 12), 3)
     ids[:, 0] = 0

@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers.families import USABLE, tiny
 
-from diffusion.canvas import Canvas, Question
+from diffusion.canvas import Canvas, Query
 from diffusion.errors import UserError
 from diffusion.models.backbone import Backbone
 from diffusion.models.cached import InBlocks
@@ -50,21 +50,21 @@ def implementations(name):
 @every_family
 def test_logits_are_the_model_s_own_and_no_others_are_computed(name):
     ids = some_ids()
-    asked = torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.3
-    asked[:, 0] = False
+    query_mask = torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.3
+    query_mask[:, 0] = False
     for attention in implementations(name):
         model = tiny(name, attention=attention, shift=False)
-        expected = own_logits(model, ids)[asked]
+        expected = own_logits(model, ids)[query_mask]
         seen = []
         output = OUTPUTS.get(name, lambda m: m.get_output_embeddings())(model)
         hook = output.register_forward_hook(
             lambda module, args, out, seen=seen: seen.append(args[0].numel() // args[0].shape[-1])
         )
-        ours = Backbone(model)(ids, asked)
+        ours = Backbone(model)(ids, query_mask)
         hook.remove()
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
         assert ours.std() > 0.1  # a comparison of zeros would prove nothing
-        assert seen == [int(asked.sum())]
+        assert seen == [int(query_mask.sum())]
 
 
 @every_family
@@ -73,10 +73,10 @@ def test_a_text_is_the_same_alone_and_beside_longer_ones(name):
     padding = torch.zeros_like(ids, dtype=torch.bool)
     padding[0, 8:] = padding[2, 9:] = True
     ids[padding] = PAD
-    asked = (ids == MASK) | (torch.arange(LENGTH) == 7)
-    together = denoiser(Question(ids, asked, padding=padding))
+    query_mask = (ids == MASK) | (torch.arange(LENGTH) == 7)
+    together = denoiser(Query(ids, query_mask, padding=padding))
     alone = [
-        denoiser(Question(ids[row : row + 1, :size], asked[row : row + 1, :size]))
+        denoiser(Query(ids[row : row + 1, :size], query_mask[row : row + 1, :size]))
         for row, size in enumerate((8, LENGTH, 9))
     ]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
@@ -119,9 +119,9 @@ def test_blocks_are_written_as_they_are_trained(name):
     canvas.ids[:, 3:] = ids[:, 3:].where(torch.rand(3, LENGTH - 3) < 0.5, torch.tensor(MASK))
     canvas.ids[:, 7:] = MASK
     blocks = InBlocks(Denoiser(model, Absorbing(MASK), []), 4).start(canvas)
-    asked = torch.zeros_like(ids, dtype=torch.bool)
-    asked[:, 3:7] = True
-    ours = blocks(Question(canvas.ids, asked, torch.arange(3)))
+    query_mask = torch.zeros_like(ids, dtype=torch.bool)
+    query_mask[:, 3:7] = True
+    ours = blocks(Query(canvas.ids, query_mask, torch.arange(3)))
     slots = arrange("block4", LENGTH, 3, shift)
     at = torch.zeros(3, len(slots.place), dtype=torch.bool)
     at[:, slots.noisy_read[3:7]] = True
@@ -167,7 +167,7 @@ def test_models_that_count_between_slots_say_so(name):
     model, ids = tiny(name), some_ids()
     visible = (ids != MASK) & (torch.arange(LENGTH) > 0)
     with pytest.raises(UserError, match=model.config.model_type):
-        Denoiser(model, Absorbing(MASK), [])(Question(ids, visible, shadows=visible))
+        Denoiser(model, Absorbing(MASK), [])(Query(ids, visible, shadows=visible))
     with pytest.raises(UserError, match="full"):
         Backbone(model)(ids, visible, layout=arrange("block4", LENGTH))
 

@@ -11,7 +11,7 @@ from helpers.exact import ExactLaws, assert_law, normalise
 from helpers.tabular import TabularDenoiser
 
 from diffusion import rng
-from diffusion.canvas import Allowed, Canvas, Question
+from diffusion.canvas import Allowed, Canvas, Query
 from diffusion.denoise import denoise
 from diffusion.models.guidance import Guided, Processed
 from diffusion.proposal import Sampling
@@ -96,9 +96,9 @@ def test_guidance_hides_what_is_given_in_each_row_when_others_leave_the_batch():
         *_, alone = write_guided(Guided(SMALL, 5.0, []), canvas.take([row]), keys[row : row + 1])
         assert torch.equal(alone.ids[0], together.ids[row])
     # What is hidden matters here: another row's given tokens would give another text.
-    question = Question(canvas.ids[1:2], canvas.ids[1:2] == M, torch.tensor([1]))
+    query = Query(canvas.ids[1:2], canvas.ids[1:2] == M, torch.tensor([1]))
     guided = Guided(SMALL, 5.0, []).start(canvas)
-    assert not torch.equal(guided(question), guided(replace(question, rows=torch.tensor([2]))))
+    assert not torch.equal(guided(query), guided(replace(query, rows=torch.tensor([2]))))
 
 
 def test_two_generations_of_one_denoiser_do_not_mix():
@@ -130,16 +130,16 @@ def test_guidance_leaves_padding_and_specials_in_place():
     seen = []
 
     class Watch(TabularDenoiser):
-        def __call__(self, question):
-            seen.append(question.ids.clone())
-            return super().__call__(question)
+        def __call__(self, query):
+            seen.append(query.ids.clone())
+            return super().__call__(query)
 
     denoiser = Guided(Watch(5, 3), 1.0, [0])
     ids = torch.tensor([[0, 1, 2, 3, 1]])
     padding = torch.tensor([[False, False, False, False, True]])
     rows = ids == 3
     denoiser = denoiser.start(Canvas(ids, ~rows, padding))
-    denoiser(Question(ids, rows, padding=padding))
+    denoiser(Query(ids, rows, padding=padding))
     assert seen[0].tolist() == ids.tolist()
     assert seen[1].tolist() == [[0, 3, 3, 3, 1]]
 
@@ -149,7 +149,7 @@ def test_forbidden_stays_forbidden():
     ids = torch.tensor([[M, 2, M, M]])
     for denoiser in (Guided(SMALL, 4.0, []), Processed(SMALL, 1.7, 2)):
         canvas = Canvas(ids, ~rows, torch.zeros_like(rows))
-        logits = denoiser.start(canvas)(Question(ids, rows))
+        logits = denoiser.start(canvas)(Query(ids, rows))
         assert (logits[:, M] == -torch.inf).all() and logits[:, :M].isfinite().any(1).all()
 
 
@@ -204,16 +204,16 @@ def test_left_to_right_no_ngram_is_repeated():
 def test_where_everything_would_be_banned_nothing_is():
     ids = torch.tensor([[0, 1, 2, M]])
     rows = ids == M
-    question = Question(ids, rows)
-    assert torch.equal(Processed(SMALL, 1.0, 1)(question), SMALL(question))
+    query = Query(ids, rows)
+    assert torch.equal(Processed(SMALL, 1.0, 1)(query), SMALL(query))
 
 
 def test_a_token_is_no_repetition_of_itself():
     """It matters to the samplers that judge what is written, by shadow copies."""
     ids = torch.tensor([[0, 1, 1, 2]])
     rows = torch.tensor([[False, True, False, True]])
-    question = Question(ids, rows, shadows=rows)
-    logits, plain = (d(question) for d in (Processed(SMALL, 2.0), SMALL))
+    query = Query(ids, rows, shadows=rows)
+    logits, plain = (d(query) for d in (Processed(SMALL, 2.0), SMALL))
     changed = (logits != plain)[:, :3]
     # To the first the other 1 is a repetition, to the last its own 2 is none.
     assert changed.tolist() == [[True, True, True], [True, True, False]]
@@ -222,8 +222,8 @@ def test_a_token_is_no_repetition_of_itself():
 def test_padding_is_no_repetition():
     ids = torch.tensor([[0, M, 1, 1]])
     rows, padding = ids == M, ids == 1
-    question = Question(ids, rows, padding=padding)
-    logits, plain = Processed(SMALL, 2.0)(question), SMALL(question)
+    query = Query(ids, rows, padding=padding)
+    logits, plain = Processed(SMALL, 2.0)(query), SMALL(query)
     assert torch.equal(logits[:, 1:], plain[:, 1:]) and not torch.equal(logits, plain)
 
 
@@ -311,10 +311,10 @@ def test_windows_of_any_sampler_write_everything_and_keep_what_is_given():
 class Padded(TabularDenoiser):
     """What stands at a position that does not exist makes no difference."""
 
-    def __call__(self, question):
-        ids, padding = question.ids, question.padding
+    def __call__(self, query):
+        ids, padding = query.ids, query.padding
         ids = ids if padding is None else ids.masked_fill(padding, 0)
-        return super().__call__(replace(question, ids=ids, shadows=None))
+        return super().__call__(replace(query, ids=ids, shadows=None))
 
 
 def test_rows_of_different_length_are_written_in_windows_as_alone():

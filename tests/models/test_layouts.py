@@ -98,7 +98,7 @@ def test_slots_are_those_of_the_design(shift, size):
 def test_groups_hold_all_that_is_seen_and_each_slot_asks_once(shift, size, first):
     slots = arrange(f"block{size}" if size else "causal", LENGTH, first, shift)
     seen = torch.full_like(slots.bias[0, 0], torch.finfo(torch.float32).min)
-    asked = torch.zeros(len(slots.place), dtype=torch.long)
+    query_mask = torch.zeros(len(slots.place), dtype=torch.long)
     number = torch.arange(len(slots.place))
     assert (len(slots.groups) > 1) == (size is not None)
     for group in slots.groups:
@@ -106,9 +106,9 @@ def test_groups_hold_all_that_is_seen_and_each_slot_asks_once(shift, size, first
             torch.cat([number[part] for part in parts]) for parts in (group.queries, group.keys)
         )
         seen[q[:, None], k] = group.bias[0, 0]
-        asked[q] += 1
+        query_mask[q] += 1
     assert torch.equal(seen, slots.bias[0, 0])
-    assert (asked == 1).all()
+    assert (query_mask == 1).all()
 
 
 @every_model

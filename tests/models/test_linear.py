@@ -162,10 +162,10 @@ def test_plain_layers_of_a_packed_model_are_its_own(dtype):
     """Queries, keys and values side by side, and the last layer where it is read."""
     model = tiny("roberta").to(dtype)
     ids = torch.randint(5, 60, (2, 11), generator=torch.Generator().manual_seed(0))
-    asked = torch.zeros_like(ids, dtype=torch.bool)
-    asked[0, 3:6] = asked[1, 8] = True
-    before = Backbone(model)(ids, asked)
-    ours = Backbone(pack(model, least=1), final=True)(ids, asked)
+    query_mask = torch.zeros_like(ids, dtype=torch.bool)
+    query_mask[0, 3:6] = query_mask[1, 8] = True
+    before = Backbone(model)(ids, query_mask)
+    ours = Backbone(pack(model, least=1), final=True)(ids, query_mask)
     near = 1e-5 if dtype == torch.float32 else 0.1
     torch.testing.assert_close(ours, before, rtol=near, atol=near)
 

@@ -37,9 +37,9 @@ def some_ids(rows: int = 2, length: int = 9) -> torch.Tensor:
 
 
 def everywhere(ids: torch.Tensor) -> torch.Tensor:
-    asked = torch.ones_like(ids, dtype=torch.bool)
-    asked[:, 0] = False
-    return asked
+    query_mask = torch.ones_like(ids, dtype=torch.bool)
+    query_mask[:, 0] = False
+    return query_mask
 
 
 def save(folder: Path, config: dict, tensors: dict, tokenizer) -> str:
@@ -117,10 +117,10 @@ def test_llada_is_read_without_its_code(tokenizer, tmp_path):
     name = save(tmp_path, LLADA, weights, tokenizer)
     model = loading.load_masked_lm(name, tokenizer)
     ids = some_ids()
-    asked = everywhere(ids)
+    query_mask = everywhere(ids)
     with torch.no_grad():
-        ours = Backbone(model)(ids, asked)
-    torch.testing.assert_close(ours, llada(ids, weights)[asked], rtol=1e-4, atol=1e-4)
+        ours = Backbone(model)(ids, query_mask)
+    torch.testing.assert_close(ours, llada(ids, weights)[query_mask], rtol=1e-4, atol=1e-4)
 
 
 def test_a_mask_that_only_the_model_knows(tokenizer, tmp_path):
@@ -172,12 +172,12 @@ def test_code_of_others_runs_when_it_is_asked_for_and_only_then(of_others):
     assert writer.denoiser.noise.mask_id == VOCAB and writer.positions == 24
     weights, ids = load_file(Path(name) / "model.safetensors"), some_ids()
     ids[:, 4] = VOCAB
-    asked = ids == VOCAB
+    query_mask = ids == VOCAB
     with torch.no_grad():
         x = weights["table.weight"][ids]
         x = F.linear(x + x.mean(1, keepdim=True), weights["mix.weight"], weights["mix.bias"])
-        expected = F.linear(x, weights["out.weight"], weights["out.bias"])[asked]
-        torch.testing.assert_close(writer.denoiser.backbone(ids, asked), expected)
+        expected = F.linear(x, weights["out.weight"], weights["out.bias"])[query_mask]
+        torch.testing.assert_close(writer.denoiser.backbone(ids, query_mask), expected)
     options = GenerationOptions(length=5, max_len=20, sampler="confidence")
     *_, last = writer.record(["The cat"], options, [0])
     assert not last.masked.any()

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from diffusion import rng
-from diffusion.canvas import Allowed, Canvas, Feedback, Question
+from diffusion.canvas import Allowed, Canvas, Feedback, Query
 from diffusion.collator import TwoPassCollator
 from diffusion.denoise import denoise
 from diffusion.errors import UserError
@@ -143,30 +143,30 @@ def test_embeddings_are_the_ids_they_stand_for(kind, path):
     if path != "full" and kind in (MPNetConfig, ModernBertConfig):
         pytest.skip("counts distances: no layouts and shadows")
     model, ids = tiny(kind, shift=path == "layout"), some_ids()
-    backbone, asked = Backbone(model), NOISE.noisy(ids)
+    backbone, query_mask = Backbone(model), NOISE.noisy(ids)
     plain = Feedback.plain(*ids.shape, 3, ids.device)
     embeds = blend(model.get_input_embeddings(), ids, NOISE, plain.take(NOISE.noisy(ids)))
     if path == "full":
-        got, expected = backbone(ids, asked, inputs_embeds=embeds), backbone(ids, asked)
+        got, expected = backbone(ids, query_mask, inputs_embeds=embeds), backbone(ids, query_mask)
     elif path == "layout":
         slots = layouts.arrange("block4", ids.shape[1])
         ids = slots.fill(ids, ids)
-        asked = NOISE.noisy(ids)
+        query_mask = NOISE.noisy(ids)
         embeds = model.get_input_embeddings()(ids)
-        got = backbone(ids, asked, layout=slots, inputs_embeds=embeds)
-        expected = backbone(ids, asked, layout=slots)
+        got = backbone(ids, query_mask, layout=slots, inputs_embeds=embeds)
+        expected = backbone(ids, query_mask, layout=slots)
     elif path == "shadows":
-        shadows = torch.zeros_like(asked)
+        shadows = torch.zeros_like(query_mask)
         shadows[:, 5] = True
-        got = backbone.shadowed(ids, asked | shadows, shadows, NOISE, None, embeds)
-        expected = backbone.shadowed(ids, asked | shadows, shadows, NOISE)
+        got = backbone.shadowed(ids, query_mask | shadows, shadows, NOISE, None, embeds)
+        expected = backbone.shadowed(ids, query_mask | shadows, shadows, NOISE)
     else:
-        canvas = Canvas(ids, torch.arange(12).expand(3, -1) < 3, torch.zeros_like(asked))
-        asked = asked & (torch.arange(12) < 7) & (torch.arange(12) >= 3)
+        canvas = Canvas(ids, torch.arange(12).expand(3, -1) < 3, torch.zeros_like(query_mask))
+        query_mask = query_mask & (torch.arange(12) < 7) & (torch.arange(12) >= 3)
         one, other = (InBlocks(Denoiser(model, NOISE, [1]), 4).start(canvas) for _ in range(2))
         with torch.inference_mode():
-            got = one(Question(ids, asked, feedback=plain))
-            expected = other(Question(ids, asked))
+            got = one(Query(ids, query_mask, feedback=plain))
+            expected = other(Query(ids, query_mask))
     assert torch.equal(got, expected)
 
 
@@ -198,9 +198,9 @@ def test_no_strength_is_no_soft_masking(mixing, name, where):
 def test_memory_matters_here():
     """What the tests below compare would not be told apart by a model that ignores it."""
     model, ids = tiny(), some_ids()
-    asked = NOISE.noisy(ids)
+    query_mask = NOISE.noisy(ids)
     once, twice = Backbone(model), TwoPass(Backbone(model), strong(), NOISE, [0, 1])
-    assert (once(ids, asked) - twice(ids, asked)).abs().max() > 0.1
+    assert (once(ids, query_mask) - twice(ids, query_mask)).abs().max() > 0.1
 
 
 # ---------------------------------------------------------------- two passes, as trained
@@ -217,8 +217,8 @@ def test_the_second_pass_sees_the_first(mixing, layout, shift):
         more["layout"] = slots = layouts.arrange(layout, ids.shape[1], shift=shift)
         ids = slots.fill(ids.masked_fill(ids == MASK, 7), ids)
     masks = NOISE.noisy(ids)
-    asked = masks.roll(-1, 1) if layout and shift else masks
-    first = backbone(ids, asked, **more).index_fill(1, torch.tensor([0, 1, MASK]), -torch.inf)
+    query_mask = masks.roll(-1, 1) if layout and shift else masks
+    first = backbone(ids, query_mask, **more).index_fill(1, torch.tensor([0, 1, MASK]), -torch.inf)
     embeds = model.get_input_embeddings()(ids).clone()
     table = model.get_input_embeddings().weight
     for n, (row, place) in enumerate(masks.nonzero().tolist()):
@@ -231,8 +231,8 @@ def test_the_second_pass_sees_the_first(mixing, layout, shift):
             embeds[row, place] = blend(
                 model.get_input_embeddings(), torch.tensor([[MASK]]), NOISE, one
             )[0, 0]
-    expected = backbone(ids, asked, inputs_embeds=embeds, **more)
-    got = TwoPass(backbone, soft, NOISE, [0, 1])(ids, asked, **more)
+    expected = backbone(ids, query_mask, inputs_embeds=embeds, **more)
+    got = TwoPass(backbone, soft, NOISE, [0, 1])(ids, query_mask, **more)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -289,18 +289,18 @@ class Remembering(TabularDenoiser):
         super().__init__(length=4, vocab=3, seed=2)
         self.tables = [TabularDenoiser(4, 3, seed).table for seed in (2, 11, 12, 13)]
 
-    def scope(self, question):
-        return torch.ones_like(question.asked)
+    def scope(self, query):
+        return torch.ones_like(query.query_mask)
 
-    def __call__(self, question):
-        memory = torch.zeros(len(question.ids), dtype=torch.int64)
-        if question.feedback is not None:
-            strongest = question.feedback.weights[:, 0, 1:].argmax(-1)
-            token = question.feedback.ids[:, 0].gather(1, strongest[:, None])[:, 0]
-            told = question.feedback.weights[:, 0, 1:].amax(-1) > 0.2
-            memory = torch.where(told & (question.ids[:, 0] == M), token + 1, 0)
-        state = (question.ids * self.place).sum(1)
-        row, place = question.asked.nonzero(as_tuple=True)
+    def __call__(self, query):
+        memory = torch.zeros(len(query.ids), dtype=torch.int64)
+        if query.feedback is not None:
+            strongest = query.feedback.weights[:, 0, 1:].argmax(-1)
+            token = query.feedback.ids[:, 0].gather(1, strongest[:, None])[:, 0]
+            told = query.feedback.weights[:, 0, 1:].amax(-1) > 0.2
+            memory = torch.where(told & (query.ids[:, 0] == M), token + 1, 0)
+        state = (query.ids * self.place).sum(1)
+        row, place = query.query_mask.nonzero(as_tuple=True)
         tables = torch.stack(self.tables)
         logits = tables[memory[row], state[row], place]
         return torch.cat([logits, torch.full((len(logits), 1), -torch.inf)], 1)
@@ -362,18 +362,18 @@ class Recorder:
     def start(self, canvas):
         return self
 
-    def scope(self, question):
-        all_of = torch.ones_like(question.asked)
+    def scope(self, query):
+        all_of = torch.ones_like(query.query_mask)
         return all_of if self.limit is None else all_of & self.limit
 
-    def __call__(self, question):
-        self.questions.append(question)
-        place = question.asked.nonzero()[:, 1]
+    def __call__(self, query):
+        self.questions.append(query)
+        place = query.query_mask.nonzero()[:, 1]
         return torch.zeros(len(place), VOCAB).scatter(1, place[:, None] + 5, 30.0)
 
 
-def remembered(question, row, place):
-    feedback = question.feedback
+def remembered(query, row, place):
+    feedback = query.feedback
     return int(feedback.ids[row, place, 0]), float(1 - feedback.weights[row, place, 0])
 
 
@@ -384,20 +384,20 @@ def test_memory_stays_with_its_row_and_follows_real_passes(forget):
     ids[0, 3] = MASK
     frozen = ids != MASK
     memory = SoftMasked(inner, soft, forget).start(Canvas(ids, frozen, torch.zeros_like(frozen)))
-    asked = torch.zeros_like(frozen)
-    asked[:, 3] = True
-    logits = memory(Question(ids, asked, torch.arange(3)))
+    query_mask = torch.zeros_like(frozen)
+    query_mask[:, 3] = True
+    logits = memory(Query(ids, query_mask, torch.arange(3)))
     assert logits.shape == (3, VOCAB) and (logits.argmax(1) == 8).all()  # what was asked for
-    assert inner.questions[0].asked[:, 7].all()  # and all masks besides
+    assert inner.questions[0].query_mask[:, 7].all()  # and all masks besides
     assert remembered(inner.questions[0], 0, 3) == (0, 0.0)  # nothing yet
     sure = float(soft.strength(torch.zeros(())))
 
     written = ids.clone()
     written[1:, 3] = 30
-    memory(Question(written[1:], asked[1:] & False | (written[1:] == MASK), torch.tensor([1, 2])))
+    memory(Query(written[1:], query_mask[1:] & False | (written[1:] == MASK), torch.tensor([1, 2])))
     assert remembered(inner.questions[1], 0, 7) == (12, pytest.approx(sure, abs=1e-4))
     # Row 0 was left out: it remembers the first pass; position 3 of the others was a token.
-    memory(Question(ids, NOISE.noisy(ids), torch.arange(3)))
+    memory(Query(ids, NOISE.noisy(ids), torch.arange(3)))
     assert remembered(inner.questions[2], 0, 3) == (8, pytest.approx(sure, abs=1e-4))
     token, strength = remembered(inner.questions[2], 1, 3)
     assert (token, strength) == (30, pytest.approx(0 if forget else sure, abs=1e-4))
@@ -408,10 +408,10 @@ def test_masks_beyond_the_scope_remember_nothing():
     inner = Recorder(limit)
     ids = some_ids(masks=(3, 4, 7))
     memory = SoftMasked(inner, strong(1)).start(Canvas(ids, ids != MASK, ids == 99))
-    asked = (ids == MASK) & limit
+    query_mask = (ids == MASK) & limit
     for _ in range(2):
-        memory(Question(ids, asked, torch.arange(3)))
-    assert not inner.questions[1].asked[:, 7].any()
+        memory(Query(ids, query_mask, torch.arange(3)))
+    assert not inner.questions[1].query_mask[:, 7].any()
     assert remembered(inner.questions[1], 1, 7)[1] == 0 < remembered(inner.questions[1], 1, 4)[1]
 
 
@@ -441,13 +441,13 @@ def test_a_block_is_the_two_stream_pass():
     soft, inner = strong(2), Denoiser(model, NOISE, [0, 1])
     memory = SoftMasked(InBlocks(inner, 4), soft).start(canvas)
     with torch.inference_mode():
-        memory(Question(ids, NOISE.noisy(ids)))
-        got = memory(Question(ids, NOISE.noisy(ids)))
+        memory(Query(ids, NOISE.noisy(ids)))
+        got = memory(Query(ids, NOISE.noisy(ids)))
     slots = layouts.arrange("block4", 8, first=4)
     shown = slots.fill(ids[:, :8], ids[:, :8])
     shown[:, ~slots.noisy] = shown[:, ~slots.noisy].masked_fill(shown[:, ~slots.noisy] == MASK, 7)
-    asked = NOISE.noisy(shown).roll(-1, 1)
-    expected = TwoPass(inner.backbone, soft, NOISE, [0, 1])(shown, asked, layout=slots)
+    query_mask = NOISE.noisy(shown).roll(-1, 1)
+    expected = TwoPass(inner.backbone, soft, NOISE, [0, 1])(shown, query_mask, layout=slots)
     finite = got > -torch.inf
     torch.testing.assert_close(got[finite], expected[finite], rtol=1e-4, atol=1e-4)
 
@@ -531,13 +531,13 @@ def test_guidance_keeps_two_memories():
     canvas = Canvas(ids, ~NOISE.noisy(ids), torch.zeros_like(ids, dtype=torch.bool))
     soft, inner = strong(), Denoiser(model, NOISE, [0, 1])
     guided = Guided(SoftMasked(inner, soft), 0.7, [BOS]).start(canvas)
-    question = Question(ids, NOISE.noisy(ids))
+    query = Query(ids, NOISE.noisy(ids))
     apart = SoftMasked(inner, soft).start(canvas), SoftMasked(inner, soft).start(canvas)
     hidden = ids.masked_fill(canvas.frozen & (ids != BOS), MASK)
     for _ in range(3):
-        got = guided(question)
-        c = apart[0](question)
-        u = apart[1](Question(hidden, NOISE.noisy(ids)))
+        got = guided(query)
+        c = apart[0](query)
+        u = apart[1](Query(hidden, NOISE.noisy(ids)))
         finite = got > -torch.inf
         torch.testing.assert_close(got[finite], (c + 0.7 * (c - u))[finite], rtol=1e-4, atol=1e-4)
 
@@ -579,8 +579,8 @@ def test_what_may_not_be_written_is_not_remembered():
     kinds[:, 3] = 1
     canvas = Canvas(ids, ids != MASK, ids == 99, Allowed(kinds, tokens))
     memory = SoftMasked(inner, strong(1)).start(canvas)
-    memory(Question(ids, NOISE.noisy(ids)))
-    memory(Question(ids, NOISE.noisy(ids)))
+    memory(Query(ids, NOISE.noisy(ids)))
+    memory(Query(ids, NOISE.noisy(ids)))
     feedback = inner.questions[1].feedback
     assert int(feedback.ids[1, 7, 0]) == 12 and int(feedback.ids[1, 3, 0]) != 8
 
@@ -630,8 +630,8 @@ def test_memory_can_be_left_out_at_either_end(skip):
     for written in (0, 1, 2, 5, 9):
         shown = ids.clone()
         shown[0, 1 : 1 + written] = 7
-        denoiser(Question(shown, shown == MASK))
-    told = [remembered(question, 0, 10)[1] > 0.5 for question in inner.questions]
+        denoiser(Query(shown, shown == MASK))
+    told = [remembered(query, 0, 10)[1] > 0.5 for query in inner.questions]
     assert (
         told
         == {

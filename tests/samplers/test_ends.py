@@ -42,12 +42,12 @@ def test_the_loop_ends_at_both_ends_of_every_option(name):
         if name not in option.metadata["owners"] or option.name == "n_steps":
             continue
         for value, temperature in itertools.product(extremes(option), (1.0, 0.0)):
-            asked = GenerationOptions(sampler=name, attention="full", **{option.name: value})
+            query_mask = GenerationOptions(sampler=name, attention="full", **{option.name: value})
             try:
-                asked.check()
+                query_mask.check()
             except UserError:
                 continue
-            sampler = make_sampler(name, **asked.resolved().sampler_options())
+            sampler = make_sampler(name, **query_mask.resolved().sampler_options())
             steps = denoise(canvas, denoiser, sampler, Sampling(temperature), keys)
             last = list(itertools.islice(steps, MOST))[-1]
             assert not last.masked.any(), f"--{option.name} {value}"

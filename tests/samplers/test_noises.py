@@ -88,11 +88,11 @@ OPTIONS = {
 def test_features_work_or_are_refused_as_the_table_says(writers, noise, name):
     samplers = ("ancestral", "ddim") if noise == "absorbing" else NOISED
     for sampler in samplers:
-        asked = {"sampler": sampler, "n_steps": 3, **OPTIONS[name]}
+        query_mask = {"sampler": sampler, "n_steps": 3, **OPTIONS[name]}
         if noise in noises.FEATURES[name].refused:
-            refused(writers[noise], noises.FEATURES[name].refused[noise], **asked)
+            refused(writers[noise], noises.FEATURES[name].refused[noise], **query_mask)
         else:
-            assert not write(writers[noise], **asked).masked.any()
+            assert not write(writers[noise], **query_mask).masked.any()
 
 
 @every_noise

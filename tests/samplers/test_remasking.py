@@ -173,8 +173,8 @@ def test_p2_counts_masks_exactly():
     """Ten positions, ten steps: 10 * (1 - 0.9) is one mask, though a computer finds less."""
 
     class Even(TabularDenoiser):
-        def __call__(self, question):
-            return torch.zeros(int(question.asked.sum()), 4).index_fill_(
+        def __call__(self, query):
+            return torch.zeros(int(query.query_mask.sum()), 4).index_fill_(
                 1, torch.tensor([M]), -torch.inf
             )
 

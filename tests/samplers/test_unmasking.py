@@ -134,8 +134,8 @@ def test_first_hitting_order_is_uniform_over_permutations():
 
 
 class _WatchClock(FirstHitting):
-    def wanted(self, state):
-        wanted = super().wanted(state)
+    def select(self, state):
+        wanted = super().select(state)
         self.clock = [*getattr(self, "clock", []), state.memory["rate"].clone()]
         return wanted
 

@@ -20,10 +20,10 @@ from helpers.terminals import NASTY, FakeTerminal
 from PIL import Image
 
 import compare
+from diffusion import measure as measuring
 from diffusion.errors import UserError
-from diffusion.evaluation import comparison, measuring, record
 from diffusion.options import GenerationOptions
-from diffusion.views import animation, panes, terminal
+from diffusion.views import animation, comparison, panes, record, terminal
 from diffusion.views.film import Track, rate_line, synchronized, ticks
 from diffusion.views.frames import Frame, State
 from diffusion.views.stage import GIF_TICK, Stage, strip_moments

@@ -23,8 +23,8 @@ import compare
 import diffusion
 import gpt2_inference
 import inference
-from diffusion.evaluation.record import unpack
 from diffusion.views.frames import written_text
+from diffusion.views.record import unpack
 
 TEXT = "It's  5,000 m, 日本 (3 ft) old."
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -164,9 +164,9 @@ def test_a_comparison_has_the_prompt_on_both_sides(run_script, folders):
 
 
 def test_the_texts_of_a_scoreboard_are_what_stands_behind_the_prompt(folders):
-    from diffusion.evaluation.board import write_batch
     from diffusion.generate import load_writer
     from diffusion.options import GenerationOptions
+    from studies.board.board import write_batch
 
     writer, prompts = load_writer(str(folders / "bert"), dtype="float32"), [TEXT, "The  river "]
     options = GenerationOptions(length=8, max_len=60, sampler="confidence")

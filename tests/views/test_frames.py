@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from diffusion.errors import printable
-from diffusion.evaluation import record
 from diffusion.text.spelling import Speller
+from diffusion.views import record
 from diffusion.views.frames import Frame, Framer, State, status_line
 
 GIVEN, MASKED, FRESH, SETTLED, REMASKED, REPLACED, NOISE = State

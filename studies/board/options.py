@@ -1,0 +1,173 @@
+"""The options of scoreboard.py, and the rows that it measures by default."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from diffusion.cli.files import check_apart, check_file, check_output_dir
+from diffusion.cli.values import check_values
+from diffusion.errors import UserError
+from diffusion.options import PairOptions
+from studies.board.rows import Grid, read_grid
+
+# Held-out text that is in the repository; assets/README.md says what it is.
+PASSAGES = str(Path(__file__).parent / "assets" / "passages.txt")
+
+# What --quick and the default run measure, where a flag does not say otherwise. A scorer should be
+# none of the compared models, and better than them. gpt2-large takes longer than four minutes on
+# two cores, so --quick has a small one that has read other text.
+DEFAULTS = {
+    True: {"num_samples": 64, "length": 32, "likelihood_blocks": 16, "scorer": "gpt2-small-books"},
+    False: {"num_samples": 500, "length": 64, "likelihood_blocks": 128, "scorer": "gpt2-large"},
+}
+
+
+@dataclass
+class ScoreOptions(PairOptions):
+    settings: str | None = field(
+        default=None, metadata={"help": "A TOML file of rows, instead of the two models above."}
+    )
+    quick: bool = field(default=False, metadata={"help": "A few rows of few and short texts."})
+    scorer: str | None = field(
+        default=None,
+        metadata={"help": "The causal LM that judges: folder, name in weights/, or hub name. "
+                  f"Default: {DEFAULTS[False]['scorer']}; with --quick {DEFAULTS[True]['scorer']}."},
+    )  # fmt: skip
+    dataset: str | None = field(
+        default=None,
+        metadata={"help": "Where prompts and real text come from, as in finetune.py; default "
+                  "wikitext-2, with --quick and no --dataset_dir passages of the repository."},
+    )  # fmt: skip
+    dataset_dir: str | None = field(
+        default=None, metadata={"help": "Folder with local WikiText-2 files (else: the hub)."}
+    )
+    split: str = field(
+        default="test",
+        metadata={"help": "The split of prompts and likelihoods; what MAUVE compares with comes "
+                  "from the other one.", "choices": ["validation", "test"]},
+    )  # fmt: skip
+    more_references: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Files of more text that MAUVE compares with: all passages of these and of "
+                  "the split, not only as many as texts."},
+    )  # fmt: skip
+    num_samples: int | None = field(
+        default=None,
+        metadata={"help": "Texts of each row; default 500, with --quick 64.", "range": (2, None)},
+    )
+    prompt_len: int = field(
+        default=16, metadata={"help": "Tokens of a prompt.", "range": (1, None)}
+    )
+    length: int | None = field(
+        default=None,
+        metadata={"help": "New tokens of a text, if it does not end before; default 64, with "
+                  "--quick 32.", "range": (4, None)},
+    )  # fmt: skip
+    clusters: int | None = field(
+        default=None,
+        metadata={"help": "Clusters of MAUVE; default a tenth of the texts.", "range": (2, None)},
+    )
+    likelihood_blocks: int | None = field(
+        default=None,
+        metadata={"help": "Blocks of text for the likelihood; default 128, with --quick 16; 0: "
+                  "leave it out.", "range": (0, None)},
+    )  # fmt: skip
+    block_size: int = field(
+        default=256, metadata={"help": "Tokens of such a block.", "range": (8, None)}
+    )
+    draws: int = field(
+        default=4, metadata={"help": "Mask patterns a block in the bound.", "range": (1, None)}
+    )
+    estimator: str = field(
+        default="fixed-count",
+        metadata={"help": "Of the bound: fixed-count (less variance) or bernoulli (the definition).",
+                  "choices": ["fixed-count", "bernoulli"]},
+    )  # fmt: skip
+    batch_size: int = field(
+        default=16, metadata={"help": "Texts written or judged at once.", "range": (1, None)}
+    )
+    seed: int = field(default=0, metadata={"help": "Of rows that do not name one."})
+    output_dir: str = field(
+        default="runs/scoreboard", metadata={"help": "Folder for results, texts and pictures."}
+    )
+    results: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Show the results.json of other runs; measure nothing."},
+    )
+    markdown: str | None = field(
+        default=None, metadata={"help": "Write the tables to this file, too, such as RESULTS.md."}
+    )
+
+    @property
+    def reference_split(self) -> str:
+        """What MAUVE compares with: the split that the prompts are not from."""
+        return "validation" if self.split == "test" else "test"
+
+    def check_flags(self) -> None:
+        """Everything that can be refused before a model is loaded; fills in `DEFAULTS`."""
+        if self.markdown is not None:
+            check_file("--markdown", self.markdown)
+            for path in self.results:
+                check_apart({"--markdown": self.markdown}, {"--results": path})
+            read = {"--settings": self.settings, "--dataset": self.dataset,
+                    "--dataset_dir": self.dataset_dir}  # fmt: skip
+            check_apart({"--markdown": self.markdown}, read)
+            for path in self.more_references:
+                check_apart({"--markdown": self.markdown}, {"--more_references": path})
+        if self.results:
+            if self.settings or self.quick:
+                raise UserError("--results measures nothing; leave out --settings and --quick")
+            return
+        if self.settings is not None and self.quick:
+            raise UserError("--quick has rows of its own; leave out --quick or --settings")
+        for name, value in DEFAULTS[self.quick].items():
+            if getattr(self, name) in (None, ""):
+                setattr(self, name, value)
+        if self.dataset is None:
+            self.dataset = PASSAGES if self.quick and not self.dataset_dir else "wikitext-2"
+        check_values(self)
+        if self.likelihood_blocks == 1:
+            raise UserError("--likelihood_blocks 1 has no interval; use 2 or more, or 0 for none")
+        if self.prompt_len >= self.block_size:
+            raise UserError(
+                f"--prompt_len {self.prompt_len} must be below --block_size {self.block_size}"
+            )
+        if self.clusters is not None and self.clusters > self.num_samples:
+            raise UserError(
+                f"--clusters {self.clusters} exceeds the {self.num_samples} texts of a row; use "
+                "fewer clusters or a larger --num_samples"
+            )
+        # What is there already is what a stopped run has done.
+        check_output_dir(self.output_dir, False, True, "")
+
+    def grid(self) -> Grid:
+        """The rows that were asked for, each with a seed."""
+        if self.settings:
+            asked = read_grid(self.settings)
+        else:
+            asked = Grid(self.default_tables(), "Diffusion against GPT-2")
+        return Grid([{"seed": self.seed, **t} for t in asked.tables], asked.title, asked.about)
+
+    def default_tables(self) -> list[dict]:
+        """The rows that are measured without --settings."""
+        masked, causal = {"model": self.model}, {"model": self.baseline}
+        if self.quick:
+            return [
+                causal | {"temperature": [1.0, 0.8]},
+                masked | {"sampler": "seed"},
+                masked | {"sampler": "confidence", "n_steps": [8, 16], "alg_temp": 0.3},
+                masked | {"temperature": [1.0, 0.8]},
+                causal | {"conditional": False},
+                masked | {"conditional": False, "sampler": "ancestral", "n_steps": 16},
+            ]
+        return [
+            causal | {"temperature": [1.0, 0.85, 0.7]},
+            masked | {"sampler": "seed", "n_steps": [4, 8, 16, 32, 64]},
+            masked | {"sampler": "ancestral", "n_steps": [8, 16, 64, 256]},
+            masked | {"sampler": "remdm", "n_steps": [32, 128]},
+            masked | {"sampler": "confidence", "n_steps": [4, 8, 16, 32], "alg_temp": 0.3},
+            masked | {"sampler": "p2", "n_steps": 32},
+            masked | {"sampler": "entropy-bound", "entropy_bound": 1.0},
+            masked | {"temperature": [1.0, 0.85, 0.7]},
+            causal | {"conditional": False},
+            masked | {"conditional": False},
+        ]

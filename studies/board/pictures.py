@@ -1,0 +1,162 @@
+"""The pictures of a scoreboard, made from its results alone."""
+
+import json
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from studies.board.metrics import Estimate, pareto
+from studies.board.plotting import Plot, plain_log, png, style
+from studies.board.results import estimate, machine_line, measured
+from studies.board.rows import REAL, SHUFFLED
+
+
+def _series(data: dict, conditional: bool) -> dict[tuple[str, str], list[dict]]:
+    """(model, sampler) -> its rows."""
+    series: dict[tuple[str, str], list[dict]] = {}
+    for row in data["rows"]:
+        if row["conditional"] == conditional and row["model"] not in (REAL, SHUFFLED):
+            name = row["settings"].get("sampler") or "autoregressive"
+            series.setdefault((row["model"], name), []).append(row)
+    return series
+
+
+def _errors(estimates: list[Estimate]) -> list[list[float]]:
+    low = [0 if math.isnan(e.low) else e.value - e.low for e in estimates]
+    return [low, [0 if math.isnan(e.high) else e.high - e.value for e in estimates]]
+
+
+def _difference(row: dict, rows: list[dict]) -> str:
+    """What sets a row apart from the others of its series, in short."""
+    names = {"n_steps": "", "temperature": "T "}
+    values = {name: [r["settings"].get(name) for r in rows] for name in row["settings"]}
+    # A temperature of 1 is not among the settings.
+    return ", ".join(
+        f"{names.get(name, name + ' ')}{row['settings'][name]}"
+        for name, given in values.items()
+        if any(value != row["settings"][name] for value in given)
+    )
+
+
+def _levels(plot: Plot, axes, data: dict, conditional: bool, metric: str) -> None:
+    """Real and shuffled text, the ceiling and the floor, as lines."""
+    for row in data["rows"]:
+        linestyle = {REAL: "--", SHUFFLED: ":"}.get(row["model"])
+        value = measured(row, metric).value
+        if linestyle and row["conditional"] == conditional and not math.isnan(value):
+            plot.level(axes, row["model"], value, linestyle)
+
+
+def _points(plot: Plot, axes, i: int, label: str | None, rows: list[dict], *metrics: str, **line):
+    """A series of rows by two metrics; (x, y) of each."""
+    both = [[measured(row, metric) for row in rows] for metric in metrics]
+    x, y = ([e.value for e in values] for values in both)
+    plot.series(axes, x, y, i, label, list(map(_errors, both)), **line)
+    return list(zip(x, y, strict=True))
+
+
+def _log(axis, data: dict, metric: str, conditional: bool) -> None:
+    values = [measured(row, metric).value for row in data["rows"] if row["conditional"] == conditional]  # fmt: skip
+    known = [value for value in values if value > 0]
+    plain_log(axis, min(known, default=1), max(known, default=1))
+
+
+def _against(data: dict, cost: str, label: str):
+    conditional = any(row["conditional"] for row in data["rows"])
+    series = _series(data, conditional)
+    if not series:
+        return None
+    plot = Plot(2)
+    scorer, n = data["scorer"]["name"], data["samples"]
+    for axes, metric, sign, name in (
+        (plot.panels[0], "gen_ppl", 1, f"generative perplexity ({scorer}), lower is likelier"),
+        (plot.panels[1], "mauve", -1, f"MAUVE ({n} texts), higher is better"),
+    ):
+        points = []
+        for i, ((model, sampler), rows) in enumerate(series.items()):
+            names = f"{model}: {sampler}"
+            found = _points(plot, axes, i, names, rows, cost, metric, linestyle="none")
+            points += [point for point in found if not math.isnan(point[1])]
+            for row, point in zip(rows, found, strict=True):
+                plot.label(axes, _difference(row, rows), *point, i)
+        best = pareto([p[0] for p in points], [sign * p[1] for p in points])
+        plot.front(axes, *([points[i][axis] for i in best] for axis in (0, 1)))
+        _levels(plot, axes, data, conditional, metric)
+        _log(axes.xaxis, data, cost, conditional)
+        axes.set_xlabel(label)
+        axes.set_ylabel(name)
+    _log(plot.panels[0].yaxis, data, "gen_ppl", conditional)
+    return plot.finish(f"Quality against {label}, 95 % intervals\n{machine_line(data)}")
+
+
+def _temperature(data: dict):
+    conditional = any(row["conditional"] for row in data["rows"])
+    series = _series(data, conditional)
+    if not series:
+        return None
+    plot = Plot()
+    (axes,) = plot.panels
+    for i, ((model, sampler), rows) in enumerate(series.items()):
+        # Rows that differ in the temperature alone are a line.
+        lines: dict[str, list[dict]] = {}
+        for row in rows:
+            others = {k: v for k, v in row["settings"].items() if k != "temperature"}
+            lines.setdefault(json.dumps(others, sort_keys=True), []).append(row)
+        label = f"{model}: {sampler}"
+        for line in lines.values():
+            line.sort(key=lambda row: row["settings"].get("temperature", 1.0))
+            points = _points(plot, axes, i, label, line, "gen_ppl", "entropy", linewidth=1)
+            label = None
+            for row, point in zip(line, points, strict=True):
+                text = f"T {row['settings'].get('temperature', 1.0):g}"
+                plot.label(axes, text if len(line) > 1 else "", *point, i)
+    _levels(plot, axes, data, conditional, "entropy")
+    _log(axes.xaxis, data, "gen_ppl", conditional)
+    axes.set_xlabel(f"generative perplexity ({data['scorer']['name']})")
+    axes.set_ylabel("entropy of a text's tokens, nats")
+    title = "Entropy against generative perplexity, 95 % intervals"
+    return plot.finish(f"{title}\n{machine_line(data)}")
+
+
+def _mask_rate(data: dict):
+    shown = [entry for entry in data["likelihood"] if entry["prefix_len"] == 1]
+    if not any(entry["by_mask_rate"] for entry in shown):
+        return None
+    plot = Plot()
+    (axes,) = plot.panels
+    for i, entry in enumerate(shown):
+        if entry["by_mask_rate"]:
+            values = [math.nan if v is None else v for v in entry["by_mask_rate"]]
+            plot.series(axes, [10, 30, 50, 70, 90], values, i, entry["model"])
+        level = estimate(entry["nats_per_token"])
+        name = "exact NLL" if entry["estimator"] == "exact" else "its bound"
+        axes.axhline(level.value, linestyle="--" if name == "its bound" else "-.", **style(i),
+                     label=f"{entry['model']}: {name}")  # fmt: skip
+        axes.axhspan(level.low, level.high, color=style(i)["color"], linewidth=0,
+                     alpha=min(0.15, 0.6 / len(shown)))  # fmt: skip
+    axes.set_xlabel("masked tokens, % (bins of 20)")
+    axes.set_ylabel("nats per masked token")
+    return plot.finish(f"Likelihood over the mask rate\n{machine_line(data)}")
+
+
+class Picture(NamedTuple):
+    title: str
+    figure: Callable  # results -> matplotlib's Figure, or None: there is nothing to show
+
+    def draw(self, data: dict) -> bytes | None:
+        """As PNG."""
+        figure = self.figure(data)
+        return None if figure is None else png(figure)
+
+
+PICTURES = {
+    "quality_nfe.png": Picture(
+        "Quality against forward passes",
+        lambda data: _against(data, "nfe", "forward passes (NFE)"),
+    ),
+    "quality_seconds.png": Picture(
+        "Quality against seconds", lambda data: _against(data, "seconds", "seconds a text")
+    ),
+    "temperature.png": Picture("Entropy against generative perplexity", _temperature),
+    "likelihood.png": Picture("Likelihood over the mask rate", _mask_rate),
+}

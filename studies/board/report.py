@@ -1,0 +1,349 @@
+"""What a scoreboard shows: tables for the terminal, RESULTS.md and a CSV, and `pictures`.
+
+All of it is made from results.json alone.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import shlex
+from pathlib import Path
+from urllib.parse import quote
+
+from diffusion.cli.files import read_bytes, write_atomically, write_text
+from diffusion.errors import UserError, printable
+from diffusion.views.tables import aligned, wrapped
+from studies.board.pictures import PICTURES
+from studies.board.results import (
+    FORMAT,
+    METRICS,
+    OTHERS,
+    QUALITY,
+    VERSION,
+    dump,
+    estimate,
+    machine_line,
+    measured,
+)
+from studies.board.rows import REAL, SHUFFLED
+
+
+def load(path: str) -> dict:
+    """The results that scoreboard.py wrote.
+
+    Raises:
+        UserError: it cannot be read, is damaged, or of another format or version.
+    """
+    try:
+        data = json.loads(read_bytes(path))
+    except OSError as error:
+        raise UserError(f"--results {path} cannot be read ({error.strerror}); give the results.json "
+                        "of a scoreboard") from None  # fmt: skip
+    except (ValueError, RecursionError):
+        raise UserError(
+            f"--results {path} is not complete JSON; run the scoreboard again"
+        ) from None
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise UserError(f"--results {path} is not of a scoreboard; give a results.json")
+    if data.get("version") != VERSION:
+        raise UserError(
+            f"--results {path} is of version {data.get('version')!r}, and this program reads "
+            f"version {VERSION}; run the scoreboard again"
+        )
+    try:
+        for shown in (markdown({path: data}), as_csv(data), plain_text(data)):
+            shown.encode("utf-8")  # lone surrogates cannot be shown
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        raise UserError(f"--results {path} is damaged; run the scoreboard again") from None
+    return data
+
+
+# ---------------------------------------------------------------- tables
+
+
+def likelihood_table(data: dict) -> list[list[str]]:
+    head = [
+        "model",
+        "estimate",
+        "prefix",
+        "nats per token",
+        "nats per byte",
+        "PPL per token",
+        "tokens",
+    ]
+    # A difference is there where two models have the same tokens.
+    paired = any(entry["more"][0] is not None for entry in data["likelihood"])
+    if paired:
+        head.append(f"nats per token more than {data['likelihood'][0]['more_than']}")
+    rows = []
+    for entry in data["likelihood"]:
+        kind = "exact NLL" if entry["estimator"] == "exact" else (
+            f"bound, {entry['estimator']}, {entry['draws']} draws"
+            + (", two passes" if entry.get("two_pass") else "")
+        )  # fmt: skip
+        values = [
+            str(estimate(entry[n])) for n in ("nats_per_token", "nats_per_byte", "perplexity")
+        ]
+        row = [entry["model"], kind, str(entry["prefix_len"]), *values, f"{entry['tokens']:,}"]
+        rows.append([*row, str(estimate(entry["more"]))] if paired else row)
+    return [head, *rows]
+
+
+def generation_table(data: dict, conditional: bool, metrics: dict) -> list[list[str]]:
+    head = ["model", "how", "seed", *(name for name, _ in metrics.values())]
+    rows = []
+    for row in data["rows"]:
+        if row["conditional"] == conditional:
+            values = [str(measured(row, m)) for m in metrics]
+            rows.append([row["model"], row["method"], str(row["seed"]), *values])
+    return [head, *rows]
+
+
+def paired_table(data: dict) -> list[list[str]]:
+    head = ["model", "how", "seed", f"nats per token more than {data['paired_with']}"]
+    return [head, *([*p["name"], str(estimate(p["difference"]))] for p in data["paired"])]
+
+
+def sections(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, sentences, table) of each part of the report."""
+    texts, scorer = data["data"], data["scorer"]
+    n, prompt, length = data["samples"], data["prompt_len"], data["length"]
+    judged = f"Scorer: {scorer['name']}."
+    if scorer["compared"]:
+        judged += (
+            f" It is one of the compared models ({scorer['compared']}), so these values favour it "
+            "and what resembles it: do not compare it with the others by them."
+        )
+    notes = data["notes"]
+    references = " and ".join(
+        [f"the {texts['reference_split']} split", *texts.get("more_references", ())]
+    )
+    out = []
+    if data["likelihood"]:
+        out.append(
+            (
+                "Likelihood",
+                [f"{texts['name']}, {texts['split']} split, in blocks; ± is half a 95 % interval "
+                 "over blocks. The bound is an upper bound of the NLL; the first `prefix` tokens of "
+                 "a block are given. Compare models of different tokenizers per byte; differences "
+                 "are taken block by block."],
+                likelihood_table(data),
+            )
+        )  # fmt: skip
+    for conditional in (True, False):
+        if not any(row["conditional"] == conditional for row in data["rows"]):
+            continue
+        if conditional:
+            what = (
+                f"{n} prompts of {prompt} tokens of the {texts['split']} split, {length} new tokens"
+            )
+        else:
+            what = f"{n} texts from nothing, {prompt + length} tokens"
+        title = "After prompts" if conditional else "From nothing"
+        about = [
+            f"{what}, in batches of {data['batch_size']}; MAUVE with {n} texts of a row against "
+            f"{texts.get('references', n)} of {references} in {data['clusters']} clusters. ± is half "
+            "a 95 % interval over texts; `~` has none.",
+            judged,
+            *notes,
+        ]
+        notes = []  # said once
+        out.append((title, about, generation_table(data, conditional, QUALITY)))
+        out.append(("", [], generation_table(data, conditional, OTHERS)))
+    if data["paired"]:
+        out.append(
+            (
+                "Paired differences",
+                ["Nats per token under the scorer, on the same prompts; the interval is over prompts "
+                 f"drawn together for both rows. Compared with {data['paired_with']}."],
+                paired_table(data),
+            )
+        )  # fmt: skip
+    if verdicts := equal_quality(data):
+        out.append(("Seconds at equal quality", verdicts, []))
+    return out
+
+
+def _name(row: dict) -> str:
+    return f"{row['model']}, {row['method']}"
+
+
+def equal_quality(data: dict) -> list[str]:
+    """For MAUVE and generative perplexity after prompts: the fewest passes with which a masked
+    model reaches the first row that writes from left to right, and what time that takes."""
+    rows = [row for row in data["rows"] if row["conditional"]]
+    causal = [r for r in rows if "nfe" in r["metrics"] and "sampler" not in r["settings"]]
+    masked = [r for r in rows if "sampler" in r["settings"]]
+    if not causal or not masked:
+        return []
+    first, said = causal[0], []
+
+    for metric, better in (("mauve", 1), ("gen_ppl", -1)):
+        head, goal = METRICS[metric][0], measured(first, metric)
+
+        def reaches(row, metric=metric, better=better, goal=goal):
+            """Whether the two intervals touch, or the row's lies on the better side."""
+            own = measured(row, metric)
+            return own.high >= goal.low if better > 0 else own.low <= goal.high
+
+        found = sorted(filter(reaches, masked), key=lambda row: measured(row, "nfe").value)
+        goal = f"{head} of {_name(first)} ({goal})"
+        if not found:
+            said.append(f"No row of a masked model reaches the {goal}.")
+            continue
+        row, times = found[0], [measured(r, "seconds").value for r in (first, found[0])]
+        said.append(
+            f"The fewest passes that reach the {goal} are {measured(row, 'nfe').value:.3g}: "
+            f"{_name(row)} ({measured(row, metric)}), in {measured(row, 'seconds')} s a text against "
+            f"{measured(first, 'seconds')} s, {times[0] / times[1]:.2g} times as fast."
+        )
+        if any(reaches(r) for r in rows if r["model"] == SHUFFLED):
+            said.append(f"Shuffled text reaches it, too: here {head} decides nothing.")
+    return said
+
+
+# What can go wrong: (what it is, metric, where it is worst: the largest or the smallest).
+FAILURES = (
+    ("repeats itself most", "rep_4", max),
+    ("has the least varied tokens", "entropy", min),
+    ("ends by itself most", "unfinished", min),
+    ("is the least likely", "gen_ppl", max),
+    ("texts are the most alike", "self_bleu", max),
+)
+
+
+def failures_table(data: dict) -> list[list[str]]:
+    rows = [row for row in data["rows"] if row["conditional"] and "nfe" in row["metrics"]]
+    real = next((r for r in data["rows"] if r["conditional"] and r["model"] == REAL), None)
+    table = [["", "row", "measure", "there", REAL, "its first text"]]
+    for what, metric, worst in FAILURES:
+        known = [r for r in rows if not math.isnan(measured(r, metric).value)]
+        if known:
+            row = worst(known, key=lambda r: measured(r, metric).value)
+            usual = str(measured(real, metric)) if real else "-"
+            there, measure = str(measured(row, metric)), METRICS[metric][0]
+            table.append([what, _name(row), measure, there, usual, first_text(row)])
+    return table
+
+
+def first_text(row: dict) -> str:
+    """The row's first text with its prompt in brackets, on one line."""
+    first = row["first"]
+    prompt = f"[{first['prompt']}]" if first["prompt"] else ""
+    return literal(prompt + first["text"]) + (" (end)" if first["finished"] else "")
+
+
+def literal(text: str) -> str:
+    """On one line, and nothing in it is Markdown."""
+    return re.sub(r"([\\`*_~#$\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def plain(markdown: str) -> str:
+    """Without HTML, and without what could steer a terminal."""
+    return printable(markdown).replace("<", "&lt;")
+
+
+def samples_table(data: dict, conditional: bool) -> list[list[str]]:
+    rows = [row for row in data["rows"] if row["conditional"] == conditional and row["first"]]
+    return [["model", "how", "text"], *([r["model"], r["method"], first_text(r)] for r in rows)]
+
+
+def examples(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
+    """More `sections`, with texts: nobody has chosen them."""
+    out, prompted = [], any(row["conditional"] for row in data["rows"])
+    failures = failures_table(data)
+    if len(failures) > 1:
+        out.append(
+            ("Where it goes wrong", ["The extreme row of each kind, after prompts."], failures)
+        )
+    for conditional, what in ((True, "after the prompt in brackets"), (False, "from nothing")):
+        table = samples_table(data, conditional)
+        if len(table) > 1:
+            title = "First texts" if conditional or not prompted else ""
+            out.append(
+                (title, [f"Number 0 of each row, {what}; (end): it ended by itself."], table)
+            )
+    return out
+
+
+def plain_text(data: dict) -> str:
+    """The tables for a terminal."""
+    lines = [*wrapped(f"=== {data['title']}"), *wrapped(data["about"]), ""]
+    for title, sentences, table in sections(data):
+        lines += [f"== {title}"] if title else []
+        lines += [line for sentence in sentences for line in wrapped(sentence)]
+        names = 2 if table and table[0][1] in ("how", "estimate") else 1
+        lines += [*aligned(table, names), ""]
+    return "\n".join([*lines, *wrapped(machine_line(data))])
+
+
+def markdown(parts: dict[str, dict], target: str = "RESULTS.md") -> str:
+    """RESULTS.md: the results of several runs, path of the results.json -> its content. Pictures
+    are shown that lie beside a results.json, named from the folder of ``target``."""
+
+    def cells(row):
+        return "| " + " | ".join(plain(cell).replace("|", "\\|") for cell in row) + " |"
+
+    command = shlex.join(["python", "scoreboard.py", "--results", *parts, "--markdown", target])
+    lines = [
+        "# Results\n",
+        f"Written by `{command}`. Do not edit: change what is measured.\n",
+    ]
+    for path, data in parts.items():
+        lines += [
+            f"## {plain(literal(data['title']))}\n",
+            *([plain(data["about"]) + "\n"] if data["about"] else []),
+        ]
+        command = printable(data["command"]).replace("`", "'")
+        lines += [f"Measured by `{command}` on {plain(machine_line(data))}.\n"]
+        for title, sentences, table in [*sections(data), *examples(data)]:
+            lines += [f"### {title}\n"] if title else []
+            lines += [plain(" ".join(sentences)) + "\n"] if sentences else []
+            if table:
+                lines += [cells(table[0]), "|---" * len(table[0]) + "|", *map(cells, table[1:]), ""]
+        for name, picture in PICTURES.items():
+            file = Path(path).with_name(name)
+            if file.exists():
+                place = Path(os.path.relpath(file, Path(target).parent)).as_posix()
+                lines += [f"![{picture.title}]({quote(place)})\n"]
+    meanings = [f"- **{name}**: {meaning}" for name, meaning in METRICS.values()]
+    return "\n".join([*lines, "## What the columns mean\n", *meanings, ""])
+
+
+def as_csv(data: dict) -> str:
+    """One line a row of the generation tables, with all intervals."""
+    out = io.StringIO()
+    names = [f"{m}{end}" for m in METRICS for end in ("", "_low", "_high")]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["model", "how", "conditional", "seed", "samples", "scorer", *names])
+    for row in data["rows"]:
+        numbers = [v for m in METRICS for v in row["metrics"].get(m, [None] * 3)]
+        writer.writerow(
+            [row["model"], row["method"], row["conditional"], row["seed"], row["samples"],
+             data["scorer"]["name"], *("" if v is None else v for v in numbers)]
+        )  # fmt: skip
+    return out.getvalue()
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_all(data: dict, folder: Path) -> list[Path]:
+    """results.json, results.csv and the pictures there is something for; returns their paths."""
+    data = json.loads(dump(data))
+    files: list[tuple[str, bytes]] = [
+        ("results.json", dump(data).encode()),
+        ("results.csv", as_csv(data).encode()),
+    ]
+    files += [(name, drawn) for name, picture in PICTURES.items() if (drawn := picture.draw(data))]
+    for name, content in files:
+        write_atomically(folder / name, content)
+    return [folder / name for name, _ in files]
+
+
+def write_markdown(parts: dict[str, dict], path: str) -> None:
+    parts = {name: json.loads(dump(data)) for name, data in parts.items()}
+    write_text(Path(path), markdown(parts, path))

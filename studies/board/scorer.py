@@ -1,0 +1,259 @@
+"""What models are asked when texts are judged: likelihoods, and a scorer's opinion of a text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from diffusion import objective, rng
+from diffusion.data import packing
+from diffusion.errors import UserError
+from diffusion.likelihood import causal_nll, likelihood_bound
+from diffusion.models import loading, tokenizers
+from diffusion.models.backbone import Backbone
+from diffusion.models.families import max_length
+from diffusion.text.reading import encode, read
+from studies.board import metrics
+from studies.board.rows import digest
+
+# ---------------------------------------------------------------- passages of real text
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Real text: a prompt and how it went on."""
+
+    prompt: str
+    continuation: str
+
+
+def passages(documents: Sequence[str], tokenizer, prompt_len: int, length: int) -> list[Passage]:
+    """Passages of exactly ``prompt_len`` + ``length`` tokens that do not overlap, each from the
+    beginning of a paragraph; first one of every document, then a second, and so on.
+
+    Places where the text of the tokens would be tokenised otherwise when read alone (a cut inside
+    a word or a character) are passed over, so that every model is given the same text.
+    """
+    found: list[tuple[int, int, Passage]] = []
+    for number, document in enumerate(documents):
+        paragraphs, begin, nth = document.split("\n"), 0, 0
+        while begin < len(paragraphs):
+            # Often a paragraph is enough; the next ones follow where it is not.
+            for end in range(begin + 1, len(paragraphs) + 1):
+                ids, pieces = read(tokenizer, "\n".join(paragraphs[begin:end]))
+                if len(ids) >= prompt_len + length:
+                    break
+            else:
+                break
+            ids = ids[: prompt_len + length]
+            prompt = "".join(pieces[:prompt_len])
+            continuation = "".join(pieces[prompt_len : prompt_len + length])
+            stable = encode(tokenizer, prompt) == ids[:prompt_len]
+            if stable and encode(tokenizer, prompt + continuation) == ids:
+                found.append((nth, number, Passage(prompt, continuation)))
+                nth, begin = nth + 1, end
+            else:
+                begin += 1
+    return [passage for _, _, passage in sorted(found, key=lambda item: item[:2])]
+
+
+def shuffled(text: str, index: int, seed: int = 0) -> str:
+    """The words of a text in a random order that depends on ``index`` and the seed."""
+    start = " " if text.startswith(" ") else ""
+    words = text.removeprefix(" ").split(" ")
+    order = rng.uniform(rng.fold_in(rng.seed_key(seed), index), len(words)).argsort()
+    return start + " ".join(words[i] for i in order.tolist())
+
+
+# ---------------------------------------------------------------- likelihood
+
+
+def likelihood(
+    writer, documents: Sequence[str], block_size: int, prefix_len: int, max_blocks: int, **settings
+) -> dict:
+    """The likelihood of held-out text, given the first ``prefix_len`` tokens of each block, as a
+    row of a table: the bound of a masked model, the exact NLL of a causal one.
+
+    Args:
+        writer: `generation.Writer` or `autoregressive.CausalWriter`.
+        settings: draws, batch_size, seed and estimator.
+    """
+    tokenizer, device = writer.tokenizer, writer.device
+    blocks = packing.pack(list(documents), tokenizer, block_size, "evaluation text")
+    if not 1 <= prefix_len < block_size:
+        raise UserError(f"a prefix of {prefix_len} tokens leaves none of blocks of {block_size}")
+    # Spread over the whole text, not only its beginning.
+    keep = torch.linspace(0, len(blocks) - 1, min(len(blocks), max_blocks)).round().long()
+    blocks = blocks[keep].long().to(device)
+    editable = torch.ones_like(blocks, dtype=torch.bool)
+    editable[:, :prefix_len] = False
+    model = scored_model(writer)
+    sizes = tokenizers.token_byte_lengths(tokenizer, model.config.vocab_size)
+    if is_causal(writer):
+        estimator = "exact"
+        size = settings["batch_size"]
+        bound = causal_nll(causal_logits(model), blocks, editable, sizes, batch_size=size)
+    else:
+        estimator = settings["estimator"]
+        denoiser = writer.denoiser
+        bound = likelihood_bound(
+            denoiser.reader, blocks, editable, denoiser.noise, sizes, **settings
+        )
+    scale = bound.nats_per_byte / bound.nats_per_token
+    per_token = metrics.within(bound.nats_per_token, bound.standard_error, 0.0)
+    return {
+        "estimator": estimator,
+        "draws": None if estimator == "exact" else settings["draws"],
+        "two_pass": not is_causal(writer) and writer.denoiser.soft is not None,
+        "prefix_len": prefix_len,
+        "block_size": block_size,
+        "blocks": bound.blocks,
+        "tokens": bound.tokens,
+        "nats_per_token": estimate_json(per_token),
+        "standard_error": bound.standard_error,
+        "nats_per_byte": [x * scale for x in estimate_json(per_token)],
+        "perplexity": [float(np.exp(min(x, 700.0))) for x in estimate_json(per_token)],
+        "by_mask_rate": bound.by_mask_rate,
+        "by_block": bound.by_block,
+        "vocabulary": digest(sorted(tokenizer.get_vocab().items())),
+    }
+
+
+def is_causal(writer) -> bool:
+    return not hasattr(writer, "denoiser")
+
+
+def scored_model(writer) -> torch.nn.Module:
+    return writer.model if is_causal(writer) else writer.denoiser.backbone.model
+
+
+def causal_logits(model: torch.nn.Module) -> Backbone:
+    """`Backbone` of an autoregressive model, whoever trained it: one of the hub does not say that
+    its output at a slot is for the next token."""
+    model.config.diffusion = {**loading.diffusion_settings(model.config), "shift": True}
+    return Backbone(model)
+
+
+def estimate_json(estimate: metrics.Estimate) -> list[float]:
+    return [estimate.value, estimate.low, estimate.high]
+
+
+# ---------------------------------------------------------------- a scorer
+
+
+def windows(total: int, first: int, size: int) -> list[tuple[int, int, int]]:
+    """How a text of ``total`` tokens is read by a model that sees ``size`` at once: (begin, end,
+    first token to score) of windows that overlap by half, such that every token from ``first`` on is
+    scored once, after at least half a window of context (or all there is)."""
+    out, begin = [], 0
+    while True:
+        end = min(begin + size, total)
+        if end > first:
+            out.append((begin, end, first))
+            first = end
+        if end == total:
+            return out
+        begin += size // 2
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What a scorer says of one text."""
+
+    each: np.ndarray  # (tokens,) float64, nats of each scored token in the order of the text
+    feature: np.ndarray  # (d,) last hidden state of the last token
+    windowed: bool  # longer than the scorer's positions
+
+    @property
+    def nats(self) -> float:
+        """Of the scored tokens together."""
+        return float(self.each.sum())
+
+    @property
+    def tokens(self) -> int:
+        """How many were scored."""
+        return len(self.each)
+
+
+class Scorer:
+    """A causal language model that judges texts that others have written.
+
+    Texts come as text and are tokenised anew by the scorer's own tokenizer. Of a continuation the
+    prompt is context and is not scored, of a text from nothing the first token is not (MDLM's
+    generative perplexity, arXiv:2406.07524); the end is scored where a text has ended by itself.
+    """
+
+    def __init__(self, model: torch.nn.Module, tokenizer, name: str):
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.positions = max_length(model.config)
+        self.device = next(model.parameters()).device
+
+    def ids(self, prompt: str, text: str, finished: bool) -> tuple[list[int], int, int]:
+        """(ids with the beginning of text in front, index of the first scored one, index of the
+        last token of the text itself)."""
+        whole = encode(self.tokenizer, prompt + text)
+        if prompt:
+            alone = encode(self.tokenizer, prompt)
+            pairs = enumerate(zip(alone, whole, strict=False))
+            # The last token of a prompt may grow into the continuation.
+            shared = next((i for i, (a, b) in pairs if a != b), min(len(alone), len(whole)))
+        else:
+            shared = min(1, len(whole))
+        ids = [self.tokenizer.bos_token_id, *whole]
+        return (ids + [self.tokenizer.eos_token_id] * finished), 1 + shared, len(whole)
+
+    @torch.inference_mode()
+    def read(self, texts: Sequence[tuple[str, str, bool]], batch_size: int = 16) -> list[Opinion]:
+        """Opinions of texts, each (prompt, text after it, whether it has ended by itself)."""
+        encoded = [self.ids(*text) for text in texts]
+        jobs = []
+        for i, (ids, first, _) in enumerate(encoded):
+            total = len(ids)
+            read = windows(total, first, self.positions)
+            # A text of one token has nothing to score, but a last state.
+            jobs += [(i, *w) for w in read or [(max(0, total - self.positions), total, total)]]
+        nats: list[list[np.ndarray]] = [[] for _ in texts]  # window by window
+        features: list[np.ndarray | None] = [None] * len(texts)
+        for start in range(0, len(jobs), batch_size):
+            batch = jobs[start : start + batch_size]
+            width = max(end - begin for _, begin, end, _ in batch)
+            rows = torch.zeros(len(batch), width, dtype=torch.int64)
+            wanted = torch.zeros(len(batch), width, dtype=torch.bool)
+            for row, (i, begin, end, first) in enumerate(batch):
+                rows[row, : end - begin] = torch.tensor(encoded[i][0][begin:end])
+                wanted[row, first - begin : end - begin] = True
+            # Padding stands to the right, where a causal model does not look.
+            hidden = self.model.base_model(rows.to(self.device)).last_hidden_state
+            where = wanted.nonzero().to(self.device)
+            right = rows.to(self.device)[where[:, 0], where[:, 1]]
+            losses = []
+            for part, answer in zip(where.split(512), right.split(512), strict=True):
+                states = hidden[part[:, 0], part[:, 1] - 1]
+                logits = self.model.get_output_embeddings()(states)
+                losses.append(objective.cross_entropy(logits, answer))
+            loss = torch.cat(losses).double().cpu() if losses else torch.zeros(0).double()
+            for row, (i, begin, end, _) in enumerate(batch):
+                nats[i].append(loss[where[:, 0].cpu() == row].numpy())
+                if begin <= encoded[i][2] < end:
+                    features[i] = hidden[row, encoded[i][2] - begin].float().cpu().numpy()
+        return [
+            Opinion(np.concatenate(nats[i]), features[i], len(encoded[i][0]) > self.positions)
+            for i in range(len(texts))
+        ]
+
+
+def load_scorer(name: str, device: str = "auto", dtype: str = "auto") -> Scorer:
+    """Load a causal LM as a scorer; `UserError` as `loading.load_causal_lm`, and with the way
+    out where there is no hub."""
+    torch_device, torch_dtype = loading.prepare(device, dtype)
+    try:
+        tokenizer = tokenizers.load_tokenizer(name, needs_mask=False)
+        model = loading.load_causal_lm(name, tokenizer)
+    except UserError as error:
+        raise UserError(
+            f"the scorer cannot be used: {error}; without the hub use --scorer gpt2-small-books, "
+            "or name a local causal model by --scorer FOLDER"
+        ) from None
+    model, _ = loading.place(model, torch_device, torch_dtype, exact=dtype == "auto")
+    return Scorer(model, tokenizer, name)

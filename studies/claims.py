@@ -1,0 +1,227 @@
+"""What is claimed of long texts, measured of those that a scoreboard has kept.
+
+    python studies/scoreboard.py --settings studies/grids/long.toml --dataset_dir data --scorer gpt2-small-books \
+        --num_samples 128 --length 239 --likelihood_blocks 0 --output_dir runs/long
+    python studies/claims.py runs/long --output runs/claims.json
+
+- Mistakes pile up: perplexity under a scorer in each quarter of a text, and by how many nats per token the last
+  quarter is less likely than the first ("growth"). A scorer knows more the longer it has read, so real text is
+  what it is to be held against, not 0.
+- The topic stays: cosine of the first and the last third of a text, as vectors of content words that weigh by
+  how rare they are in the real texts (tf-idf; a word that is in none weighs as one that is in one), minus the mean
+  cosine with the last thirds of the other texts of the row, so that what all texts share does not count.
+- Names come again: the share of capitalised words in the last half of a text, not at the beginning of a sentence, that
+  stood in the first half or in the prompt.
+
+The last two do not see the order of words, and repetition raises them: shuffled text and a text that says one thing
+again and again keep their topic. Read them with the perplexity and distinct-2.
+
+All three are of texts that did not end before their full length, for they depend on it. How many did end, how
+long texts are, distinct-2 and self-BLEU are copied from the scoreboard's rows. ± is half a 95 % interval over
+texts; differences from real text are taken prompt by prompt.
+"""
+
+import argparse
+import json
+import re
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.preprocessing import normalize
+
+from diffusion import hardware
+from diffusion.cli.console import progress, say
+from diffusion.cli.files import check_file, write_text
+from diffusion.errors import UserError, run
+from studies.board import metrics, report
+from studies.board.results import METRICS, estimate, measured, plain
+from studies.board.rows import REAL, Store
+from studies.board.scorer import Scorer, estimate_json, load_scorer
+
+QUARTERS = 4
+COPIED = ("distinct_2", "self_bleu", "length", "unfinished")
+COMPARED = {  # name -> head of the column
+    "growth": "growth, nats",
+    "topic": "topic, cosine",
+    "names": "names again",
+}
+HEADS = {f"ppl_{n}": f"PPL, quarter {n}" for n in range(1, QUARTERS + 1)} | COMPARED
+WORD = re.compile(r"[^\W\d_]{2,}")
+BREAKS = set('.!?:"“”\n')  # between two words: a sentence may begin
+
+
+# ---------------------------------------------------------------- measures of texts
+
+
+def quarters(each: np.ndarray) -> np.ndarray:
+    """(4, 2) nats and tokens of four parts of a text that are equal but for one token."""
+    return np.array([(part.sum(), len(part)) for part in np.array_split(each, QUARTERS)])
+
+
+def growth(parts: np.ndarray) -> np.ndarray:
+    """(N,) nats per token of the last part of each text minus those of its first, from (N, 4, 2)."""
+    nats, tokens = np.moveaxis(parts, -1, 0)
+    per_token = nats / tokens
+    return per_token[:, -1] - per_token[:, 0]
+
+
+def thirds(text: str) -> tuple[str, str]:
+    """The first and the last third of the words."""
+    words = text.split()
+    n = len(words) // 3
+    return " ".join(words[:n]), " ".join(words[len(words) - n :])
+
+
+def topic(texts: list[str], references: list[str]) -> np.ndarray:
+    """(N,) how much more alike the thirds of a text are than its first and the last of others."""
+    # The library's list of words that are no content is long: "fire" and "mill" are in it.
+    counter = CountVectorizer(stop_words="english", token_pattern=r"[^\W\d_]{3,}")
+    counter.fit([*texts, *references])
+    owners = np.asarray((counter.transform(references) > 0).sum(0)).ravel()
+    # As if it were in one of them: the names of a real text are in that text at least.
+    rarity = 1 + np.log((1 + len(references)) / (1 + np.maximum(1, owners)))
+    first, last = (
+        normalize(counter.transform(part).multiply(rarity).tocsr())
+        for part in zip(*map(thirds, texts), strict=True)
+    )
+    alike = (first @ last.T).toarray()
+    own = alike.diagonal()
+    return own - (alike.sum(1) - own) / (len(texts) - 1)
+
+
+def names(prompt: str, text: str) -> tuple[int, int]:
+    """(how many of the names of the last half stood before it, how many there are)."""
+    words = list(WORD.finditer(text))
+    half = len(words) // 2
+    before = {*WORD.findall(prompt), *(word[0] for word in words[:half])}
+    found = [
+        word[0]
+        for last, word in pairwise(words[max(0, half - 1) :])
+        if word[0][0].isupper() and not BREAKS & set(text[last.end() : word.start()])
+    ]
+    return sum(name in before for name in found), len(found)
+
+
+# ---------------------------------------------------------------- rows
+
+
+def measure(samples: list[dict], references: list[str], scorer: Scorer) -> dict:
+    """What is measured of the texts of a row that did not end: ``at``: the numbers of their prompts;
+    ``values``: name -> (N, 2) of what is summed and what it is divided by; ``windowed``: how many
+    are longer than what the scorer sees at once."""
+    at = [number for number, sample in enumerate(samples) if not sample["finished"]]
+    kept = [(samples[number]["prompt"], samples[number]["text"]) for number in at]
+    said = scorer.read([(*pair, False) for pair in kept])
+    # A text of fewer scored tokens has an empty part.
+    whole = [i for i, opinion in enumerate(said) if opinion.tokens >= QUARTERS]
+    at, kept, said = ([column[i] for i in whole] for column in (at, kept, said))
+    if len(at) < 2:
+        return {"at": at, "values": {}, "windowed": 0}
+    parts = np.stack([quarters(opinion.each) for opinion in said])
+    one = np.ones(len(at))
+    values = {f"ppl_{n + 1}": parts[:, n] for n in range(QUARTERS)} | {
+        "growth": np.stack([growth(parts), one], 1),
+        "topic": np.stack([topic([text for _, text in kept], references), one], 1),
+        "names": np.array([names(*pair) for pair in kept], dtype=float),
+    }
+    return {"at": at, "values": values, "windowed": sum(o.windowed for o in said)}
+
+
+@np.errstate(invalid="ignore")  # texts without a name, drawn again
+def row(entry: dict, found: dict, real: dict) -> dict:
+    """The numbers of a row, and what they are more than those of real text after the same prompts."""
+    values, true = found["values"], real["values"]
+    numbers = {
+        name: metrics.bootstrap(metrics.perplexity if "ppl" in name else metrics.ratio, *pairs.T)
+        for name, pairs in values.items()
+    }
+    numbers |= {name: measured(entry, name) for name in COPIED if name in entry["metrics"]}
+    both = np.isin(found["at"], real["at"]), np.isin(real["at"], found["at"])
+    more = {
+        name: metrics.paired_difference(values[name][both[0]], true[name][both[1]])
+        for name in COMPARED
+        if name in values and name in true
+    }
+    return {
+        "model": entry["model"],
+        "method": entry["method"],
+        "seed": entry["seed"],
+        "texts": len(found["at"]),
+        "windowed": found["windowed"],
+        "numbers": {name: estimate_json(value) for name, value in numbers.items()},
+        "more": {name: estimate_json(value) for name, value in more.items()},
+    }
+
+
+def label(entry: dict) -> str:
+    seed = f", seed {entry['seed']}" if entry["seed"] else ""
+    return f"{entry['model']}: {entry['method']}".rstrip(": ") + seed
+
+
+def table(rows: list[dict], key: str, heads: dict[str, str]) -> str:
+    lines = [["", *heads.values()], ["---"] * (1 + len(heads))]
+    for entry in rows:
+        numbers = (estimate(entry[key].get(name, [None] * 3)) for name in heads)
+        lines.append([label(entry), *map(str, numbers)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def read(folder: Path) -> tuple[dict, list[tuple[dict, list[dict]]]]:
+    """The results of a scoreboard, and its rows after prompts, each with its texts."""
+    path = folder / "results.json"
+    if not path.is_file():
+        raise UserError(f"{folder} has no results.json; give the --output_dir of a scoreboard")
+    data, store = report.load(str(path)), Store(folder)
+    entries = [entry for entry in data["rows"] if entry["conditional"]]
+    if all(entry["model"] != REAL for entry in entries):
+        raise UserError(
+            f"{folder} has no texts after prompts; give it a row with conditional = true"
+        )
+    found = []
+    for entry in entries:
+        key = Path(entry["texts"]).stem
+        if not store.has_texts(key):
+            raise UserError(
+                f"{folder} has no texts of {label(entry)}; run studies/scoreboard.py with that --output_dir"
+            )
+        found.append((entry, store.read_texts(key, data["samples"])))
+    return data, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="the --output_dir of scoreboard.py")
+    parser.add_argument("--scorer", default="gpt2-small-books", help="a causal model")
+    parser.add_argument("--output", help="file for the numbers, as JSON")
+    args = parser.parse_args()
+    if args.output:
+        check_file("--output", args.output)
+    data, entries = read(args.folder)
+    hardware.use_all_cores()
+    scorer = load_scorer(args.scorer)
+    true = next(samples for entry, samples in entries if entry["model"] == REAL)
+    references, found = [sample["text"] for sample in true], []
+    for entry, samples in entries:
+        found.append(measure(samples, references, scorer))
+        progress(len(found), len(entries), label(entry)[:40])
+    real = next(m for (entry, _), m in zip(entries, found, strict=True) if entry["model"] == REAL)
+    rows = [row(entry, values, real) for (entry, _), values in zip(entries, found, strict=True)]
+    copied = {name: METRICS[name][0] for name in COPIED}
+    print(table(rows, "numbers", HEADS | copied))
+    print("More than real text after the same prompts:\n")
+    print(table(rows, "more", COMPARED), flush=True)
+    if args.output:
+        result = {name: data[name] for name in ("data", "samples", "prompt_len", "length")}
+        result |= {"scorer": Path(args.scorer).name, "rows": rows}
+        result |= hardware.record(scorer.device, scorer.model.dtype, "scikit-learn")
+        write_text(Path(args.output), json.dumps(plain(result), indent=1) + "\n")
+        say(f"saved {args.output}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,371 @@
+"""What may be asked of a text beforehand: how it ends, where it ends, which words it keeps and where.
+
+Each passage of held-out text is a beginning of 16 tokens and what follows up to the end of a sentence. Given are
+
+- ``end``: the beginning and the last 16 tokens, or a few more, so that a word begins them;
+- ``length``: the beginning and the full stop that is the last token, so many tokens away;
+- ``words``: words with a capital letter or a digit, each in its place, as `inference.py --rewrite` keeps them;
+
+and all other tokens are written
+
+- by a masked model on the full canvas, which sees all that is given: the surest token first (`confidence`,
+  a token a pass), and from left to right;
+- by GPT-2, with every given token put where it stands: it sees what is given when it gets there, and the
+  written text keeps it as well as the other does;
+- by GPT-2 that has written 16 such texts and takes the one that it finds likeliest. (That is 16 times the work, and
+  chosen by much the same as is measured; a masked model could do so, too, and does not here.)
+- by GPT-2 that was told the beginning alone (``words``: the words that stand at the very beginning).
+
+Greedily ("at 0") and at temperature 1, with top-k 50 and top-p 0.95; no token beside a kept word may run into it.
+Measured are how many texts have all that was asked ("kept": as text, not as tokens), the nats of the whole
+text by each scorer, and for ``end`` and ``length`` the nats of the given end after all before it: whether the
+text leads there. ± is half a 95 % interval over passages; differences from the first row are taken passage by
+passage, and nats reward repetition.
+
+With what is in the repository, and with WikiText-2:
+
+    python studies/constraints.py --output runs/constraints.json
+    python studies/constraints.py --dataset_dir data --output runs/constraints-wikitext.json
+"""
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, LogitsProcessor
+
+from diffusion import hardware, rng
+from diffusion.canvas import Allowed
+from diffusion.cli.console import progress, say
+from diffusion.cli.files import check_file, write_text
+from diffusion.cli.values import within
+from diffusion.data.corpus import load_documents
+from diffusion.denoise import TOKENS
+from diffusion.editing.canvases import TO_WRITE, canvas_of, edge_rules, rewrite_canvas
+from diffusion.errors import UserError, run
+from diffusion.generate import load_writer
+from diffusion.models.causal import load_causal_writer
+from diffusion.models.tokenizers import forbidden_ids
+from diffusion.options import GenerationOptions
+from diffusion.proposal import Sampling
+from diffusion.text.reading import read
+from diffusion.text.spelling import Speller
+from studies.board.options import PASSAGES
+from studies.board.scorer import Scorer, load_scorer, passages
+from studies.infilling import ABBREVIATES, TEMPERATURES, arguments, row, table
+
+BEGINNING = 16  # tokens
+ENDING = {"end": 16, "length": 1}  # task -> tokens of the given end, at least
+TASKS = (*ENDING, "words")
+FREE = 8  # tokens that a passage must at least leave to be written
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text to be written.
+
+    Attributes:
+        text: as it was.
+        ids: (L,) its tokens with ``<s>`` in front.
+        given: (L,) bool, which of them are given.
+        kinds: (L,) the rule of each place, see `Allowed`; 0: none.
+        end: how many of the last tokens are its end.
+    """
+
+    text: str
+    ids: Tensor
+    given: Tensor
+    kinds: Tensor
+    end: int = 0
+
+    def asked(self) -> Tensor:
+        """(L,) the ids of what is given, `TO_WRITE` elsewhere."""
+        return self.ids.where(self.given, torch.tensor(TO_WRITE))
+
+    def beginning(self) -> "Passage":
+        """The same where no more than what stands at the beginning is given."""
+        return replace(self, given=self.given & (self.given.cumprod(0) > 0))
+
+
+# ---------------------------------------------------------------- what is given
+
+
+def to_a_full_stop(tokenizer, text: str, least: int) -> str | None:
+    """A text up to the last full stop behind which a sentence begins, ``least`` tokens or more; None
+    where there is none."""
+    _, pieces = read(tokenizer, text)
+    for i in reversed(range(least - 1, len(pieces) - 1)):
+        ended, follows = "".join(pieces[: i + 1]), "".join(pieces[i + 1 :])
+        begins = follows[:1] == " " and follows[1:2].isupper()
+        if pieces[i] == "." and begins and not ABBREVIATES.search(ended):
+            return ended
+    return None
+
+
+def names(text: str) -> list[str]:
+    """The words with a capital letter or a digit."""
+    return [
+        word for word in re.findall(r"\w+", text) if re.search(r"\d", word) or word != word.lower()
+    ]
+
+
+def task(tokenizer, text: str, name: str, vocab_size: int) -> Passage | None:
+    """What one of `TASKS` gives of a passage; None where too little is left to write, or
+    nothing to keep."""
+    ids, pieces = read(tokenizer, text)
+    ids = torch.tensor([tokenizer.bos_token_id, *ids])
+    kinds, end = torch.zeros_like(ids), ENDING.get(name, 0)
+    if end:
+        if name == "end":
+            while end < len(pieces) and not pieces[-end].startswith(" "):
+                end += 1
+        given = torch.arange(len(ids)) < 1 + BEGINNING
+        given[-end:] = True
+    elif words := names(text):
+        canvas = rewrite_canvas(tokenizer, text, 1.0, rng.row_keys(0, [0]), words, vocab_size)
+        given, kinds = canvas.frozen[0], canvas.allowed.kinds[0]
+    else:
+        return None
+    return Passage(text, ids, given, kinds, end) if (~given).sum() >= FREE else None
+
+
+def rules(tokenizer, asked: list[Passage], vocab_size: int) -> Allowed:
+    """What may be written where, of passages that are padded on the right."""
+    kinds = pad_sequence([passage.kinds for passage in asked], batch_first=True)
+    return Allowed(kinds, edges(tokenizer, vocab_size))
+
+
+@cache
+def edges(tokenizer, vocab_size: int) -> Tensor:
+    """The rules themselves, which are looked up in the whole vocabulary."""
+    return edge_rules(Speller(tokenizer), vocab_size)
+
+
+# ---------------------------------------------------------------- who writes
+
+
+def by_diffusion(writer, sampler: str, temperature: float, asked: list[Passage]) -> list[Tensor]:
+    """All that is given in sight."""
+    allowed = rules(writer.tokenizer, asked, writer.denoiser.backbone.config.vocab_size)
+    canvas = canvas_of(writer.tokenizer, [passage.asked() for passage in asked], allowed)
+    steps = int((~canvas.frozen).sum(1).max())
+    own = {"block_length": 1} if sampler == "first-hitting" else {"n_steps": steps}
+    options = GenerationOptions(
+        sampler=sampler, attention="full", temperature=temperature, max_len=writer.positions, **own
+    )
+    options.check()
+    writer.check(options)
+    *_, last = writer.denoise(canvas, options, range(len(asked)), may_end=False)
+    return [ids[: len(passage.ids)] for ids, passage in zip(last.ids.cpu(), asked, strict=True)]
+
+
+class _Put(LogitsProcessor):
+    """Leaves `generate` one token to take: the given one of that place, or one that is drawn.
+
+    ``asked`` (B, L) holds the given ids, and `TO_WRITE` elsewhere; ``allowed`` is of the same places.
+    """
+
+    def __init__(
+        self, sampling: Sampling, keys: Tensor, never: Tensor, asked: Tensor, allowed: Allowed
+    ):
+        self.sampling, self.keys, self.never = sampling, keys, never
+        self.asked, self.allowed = asked, allowed
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        place = input_ids.shape[1]
+        u = rng.uniform(rng.fold_in(rng.fold_in(self.keys, place), TOKENS), 1)[:, 0]
+        scores = self.allowed(scores.index_fill(1, self.never, -torch.inf), (slice(None), place))
+        drawn, _ = self.sampling.draw(scores, u)
+        given = self.asked[:, place]
+        token = given.where(given != TO_WRITE, drawn)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
+
+
+def in_order(writer, temperature: float, asked: list[Passage], draw: int = 0) -> list[Tensor]:
+    """From left to right, with what is given put in its place.
+
+    Args:
+        draw: number of the text, for other random numbers.
+    """
+    tokenizer, model, device = writer.tokenizer, writer.model, writer.device
+    defaults = GenerationOptions()
+    sampling = Sampling(temperature, defaults.top_k, defaults.top_p)
+    # A text of a fixed length does not end before.
+    never = [*forbidden_ids(tokenizer, model.config.vocab_size), tokenizer.eos_token_id]
+    rows = [passage.asked() for passage in asked]
+    given = pad_sequence(rows, batch_first=True, padding_value=tokenizer.eos_token_id).to(device)
+    keys = rng.row_keys(draw, range(len(asked)), device)
+    allowed = rules(tokenizer, asked, model.config.vocab_size).to(device)
+    put = _Put(sampling, keys, torch.tensor(never, device=device), given, allowed)
+    config = GenerationConfig(
+        max_length=given.shape[1],
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    ids = model.generate(
+        given[:, :1],
+        attention_mask=torch.ones_like(given[:, :1]),
+        generation_config=config,
+        logits_processor=[put],
+    )
+    return [row[: len(passage.ids)] for row, passage in zip(ids.cpu(), asked, strict=True)]
+
+
+def reranked(writer, candidates: int, asked: list[Passage]) -> list[Tensor]:
+    """Of so many texts at temperature 1 the one that the writer itself finds likeliest."""
+    own = Scorer(writer.model, writer.tokenizer, writer.name)
+    best: list[tuple[float, Tensor]] = [(float("inf"), passage.ids) for passage in asked]
+    for draw in range(candidates):
+        texts = in_order(writer, 1.0, asked, draw)
+        said = own.read([("", text_of(writer.tokenizer, ids), False) for ids in texts])
+        found = zip(best, said, texts, strict=True)
+        best = [
+            min(old, (opinion.nats, ids), key=lambda pair: pair[0]) for old, opinion, ids in found
+        ]
+    return [ids for _, ids in best]
+
+
+def not_told(writer, temperature: float, asked: list[Passage]) -> list[Tensor]:
+    """From the beginning alone."""
+    return in_order(writer, temperature, [passage.beginning() for passage in asked])
+
+
+Write = Callable[[list[Passage]], list[Tensor]]
+
+
+def methods(writer, baseline, candidates: int) -> dict[str, Write]:
+    """Name -> passages -> their texts. Differences are from the first."""
+    samplers = {"confidence": "confidence", "left to right": "first-hitting"}
+    found = {
+        f"{name} at {t:g}": partial(by_diffusion, writer, sampler, t)
+        for name, sampler in samplers.items()
+        for t in TEMPERATURES
+    }
+    found |= {f"GPT-2 at {t:g}": partial(in_order, baseline, t) for t in TEMPERATURES}
+    found[f"GPT-2, best of {candidates}"] = partial(reranked, baseline, candidates)
+    found["GPT-2 at 1, not told"] = partial(not_told, baseline, 1.0)
+    return found | {"what was there": lambda asked: [passage.ids for passage in asked]}
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def text_of(tokenizer, ids: Tensor) -> str:
+    """The text of a row behind its ``<s>``."""
+    return tokenizer.decode(ids[1:], clean_up_tokenization_spaces=False)
+
+
+def end_of(tokenizer, passage: Passage) -> str:
+    """The given end as text."""
+    return passage.text[len(text_of(tokenizer, passage.ids[: -passage.end])) :]
+
+
+def keeps(tokenizer, passage: Passage, text: str) -> bool:
+    """Whether a text has what was asked for."""
+    if passage.end:
+        return text.endswith(end_of(tokenizer, passage))
+    return not Counter(names(passage.text)) - Counter(names(text))
+
+
+def columns(
+    tokenizer, asked: list[Passage], written: list[Tensor], scorers: list[Scorer]
+) -> dict[str, list[float]]:
+    """Name of a number -> its value for each passage."""
+    both = [
+        (passage, text_of(tokenizer, ids), ids) for passage, ids in zip(asked, written, strict=True)
+    ]
+    found = {"kept": [float(keeps(tokenizer, passage, text)) for passage, text, _ in both]}
+    for scorer in scorers:
+        whole = [("", text, False) for _, text, _ in both]
+        found[f"nats by {scorer.name}"] = [said.nats for said in scorer.read(whole)]
+        if asked[0].end:
+            # Of the end that was asked for, whether it was written or not.
+            ends = [
+                (text_of(tokenizer, ids[: -passage.end]), end_of(tokenizer, passage), False)
+                for passage, _, ids in both
+            ]
+            found[f"of the end by {scorer.name}"] = [said.nats for said in scorer.read(ends)]
+    return found
+
+
+def measure(
+    tokenizer, asked: list[Passage], writers: dict[str, Write], scorers: list[Scorer]
+) -> list[dict]:
+    """The rows of all methods on the same passages."""
+    found = {}
+    for nth, (name, write) in enumerate(writers.items()):
+        progress(nth, len(writers), name)
+        found[name] = columns(tokenizer, asked, write(asked), scorers)
+    progress(len(writers), len(writers), "done")
+    first = next(iter(found.values()))
+    return [row(name, values, first, "kept") for name, values in found.items()]
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--passage_len", type=int, default=80, help="tokens of a passage, at most")
+    args = parser.parse_args()
+    least = BEGINNING + FREE + max(ENDING.values())
+    for name, lowest in {"passages": 2, "passage_len": least + 1, "candidates": 2}.items():
+        within(f"--{name}", getattr(args, name), lowest, None)
+    if args.output:
+        check_file("--output", args.output)
+    hardware.use_all_cores()
+    name = "wikitext-2" if args.dataset_dir else PASSAGES
+    documents = load_documents(name, "test", args.dataset_dir)
+    writer, baseline = load_writer(args.model), load_causal_writer(args.baseline)
+    if writer.tokenizer.get_vocab() != baseline.tokenizer.get_vocab():
+        raise UserError(
+            f"--baseline {args.baseline} has another vocabulary than {args.model}; what is given are "
+            "tokens, so both must share it"
+        )
+    room = min(writer.positions, baseline.positions) - 1
+    if args.passage_len > room:
+        raise UserError(
+            f"--passage_len {args.passage_len}: {args.model} and {args.baseline} see {room} tokens; "
+            "use shorter passages"
+        )
+    scorers = [load_scorer(name) for name in args.scorers]
+    tokenizer, parts = writer.tokenizer, {}
+    found = passages(documents, tokenizer, 1, args.passage_len - 1)
+    cut = (to_a_full_stop(tokenizer, p.prompt + p.continuation, least) for p in found)
+    texts = [text for text in cut if text][: args.passages]
+    writers = methods(writer, baseline, args.candidates)
+    size, every = writer.denoiser.backbone.config.vocab_size, {}
+    for what in args.tasks:
+        every[what] = [p for text in texts if (p := task(tokenizer, text, what, size))]
+        if len(every[what]) < 2:
+            raise UserError(
+                f"--tasks {what}: {len(every[what])} of {len(found)} passages fit it; use a longer text or "
+                "another --passage_len"
+            )
+    for what, asked in every.items():
+        rows = measure(tokenizer, asked, writers, scorers)
+        free = sum(int((~passage.given).sum()) for passage in asked) / len(asked)
+        print(
+            f"{what}: {len(asked)} passages, {free:.1f} tokens to write; more: than {rows[0]['method']}"
+        )
+        print(table(rows), end="\n\n", flush=True)
+        parts[what] = {"passages": len(asked), "to_write": free, "rows": rows}
+    if args.output:
+        known = {k: v for k, v in vars(args).items() if k not in ("output", "dataset_dir", "tasks")}
+        result = {"text": Path(name).name, **known, "tasks": parts}
+        result |= hardware.record(writer.device, writer.dtype)
+        write_text(Path(args.output), json.dumps(result, indent=1) + "\n")
+        say(f"saved {args.output}")
+
+
+if __name__ == "__main__":
+    run(main)

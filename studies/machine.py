@@ -1,0 +1,310 @@
+"""What this machine can do at most, and how much of it a pass of a model needs.
+
+Measured in the threads that are used: floating-point operations per second of matrix products at
+the shapes of a model, and bytes per second that come from memory. The other benchmarks take from here
+the shapes of models, the count of operations, and these limits. As limits they are the best of
+several runs.
+
+    python studies/machine.py --output studies/results/machine.json     # half a minute
+    python studies/machine.py --shape small
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch.nn import functional as F
+from transformers import DynamicCache, GPT2Config, ModernBertConfig, RobertaConfig
+
+from diffusion import hardware
+from diffusion.cli.files import check_file, write_text
+from diffusion.errors import UserError, run
+from diffusion.models import linear, loading
+from diffusion.models.layouts import Slots
+from diffusion.views.tables import aligned
+
+# layers, width, heads, vocabulary; small: that of weights/roberta-small-wikitext.
+SIZES = {"small": (6, 256, 4, 8192), "roberta-base": (12, 768, 12, 50265)}
+SHAPES = (*SIZES, "modernbert")
+TOKENS = 2048  # rows of a large product: 8 texts of 256 tokens
+LARGE = 2**26  # float32 numbers that no cache holds
+
+
+def masked_config(shape: str, positions: int):
+    """The config of a masked language model with room for so many tokens, without dropout."""
+    if shape == "modernbert":
+        return ModernBertConfig(max_position_embeddings=positions)
+    layers, width, heads, vocab = SIZES[shape]
+    return RobertaConfig(
+        vocab_size=vocab, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=4 * width, max_position_embeddings=positions + 2, type_vocab_size=1,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+
+
+def causal_config(shape: str, positions: int) -> GPT2Config:
+    """The GPT-2 to compare it with: the same body; gpt2's own beside the large ones."""
+    layers, width, heads, vocab = SIZES["small"] if shape == "small" else (12, 768, 12, 50257)
+    return GPT2Config(n_layer=layers, n_embd=width, n_head=heads, vocab_size=vocab, n_positions=positions)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the matrix products of a transformer depend on.
+
+    Attributes:
+        ups: maps from the width to the inner width; 2 where one gates the other.
+        dense: maps of the width to itself in the head, before the vocabulary.
+    """
+
+    layers: int
+    width: int
+    inner: int
+    vocab: int
+    ups: int = 1
+    dense: int = 1
+
+    @classmethod
+    def of(cls, config) -> Self | None:
+        """That of a RoBERTa or BERT, a ModernBERT or a GPT-2; None for other types."""
+        extra = {"roberta": (1, 1), "bert": (1, 1), "modernbert": (2, 1), "gpt2": (1, 0)}
+        if config.model_type not in extra:
+            return None
+        gpt2 = config.model_type == "gpt2"
+        inner = config.n_inner or 4 * config.n_embd if gpt2 else config.intermediate_size
+        sizes = config.num_hidden_layers, config.hidden_size, inner, config.vocab_size
+        return cls(*sizes, *extra[config.model_type])
+
+    def flops(
+        self,
+        batch: int,
+        slots: int,
+        rows: int,
+        pairs: int | None = None,
+        read: int | None = None,
+    ) -> int:
+        """Floating-point operations of the matrix products of a forward pass, two for a product and
+        its sum. With gradients it is three times as many.
+
+        Args:
+            slots: of each text.
+            rows: of logits, of all texts.
+            pairs: (query, key) that attention computes in a layer, of each text; None: all slots by all.
+            read: slots of each text that go through the last layer, where the others give their keys
+                and values alone; None: all.
+        """
+        pairs = slots * slots if pairs is None else pairs
+        read = slots if read is None else read
+        square, mlp = self.width**2, (self.ups + 1) * self.width * self.inner
+
+        def layer(read: int, pairs: int) -> int:
+            return 2 * (2 * square * slots + (2 * square + mlp) * read + 2 * self.width * pairs)
+
+        body = (self.layers - 1) * layer(slots, pairs) + layer(read, pairs * read // slots)
+        return batch * body + 2 * (self.dense * square + self.width * self.vocab) * rows
+
+    def weights(self) -> int:
+        """Numbers in the matrices that a pass reads whole: all but tables of embeddings, biases and
+        scales. A head that shares its matrix with the embeddings reads it."""
+        layer = 4 * self.width**2 + (self.ups + 1) * self.width * self.inner
+        return self.layers * layer + self.dense * self.width**2 + self.width * self.vocab
+
+    def cached_step(self, batch: int, length: int, itemsize: int) -> tuple[int, int]:
+        """(operations, bytes from memory) of a step that writes token number ``length`` of each text
+        with keys and values of those before it kept."""
+        kept = 2 * batch * self.layers * self.width * length
+        return self.flops(batch, 1, batch, length), itemsize * (self.weights() + kept)
+
+
+def pairs_of(slots: Slots) -> int:
+    """(query, key) that attention computes in a layout."""
+    return sum(group.bias.numel() for group in slots.groups)
+
+
+def mean_pairs(config, length: int) -> int:
+    """(query, key) that a layer has to compute for a text of so many tokens, the mean of all layers:
+    two in three of ModernBERT's see the near tokens alone."""
+    if config.model_type != "modernbert":
+        return length * length
+    layers, near = config.num_hidden_layers, min(config.sliding_window, length - 1)
+    windowed = config.layer_types.count("sliding_attention")
+    window = length * (2 * near + 1) - near * (near + 1)
+    return ((layers - windowed) * length * length + windowed * window) // layers
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of a machine in one number format.
+
+    Attributes:
+        products: floating-point operations per second of matrix products, by what they are in a model.
+        bandwidth: bytes per second.
+    """
+
+    products: dict[str, float]
+    bandwidth: float
+
+    @property
+    def flops(self) -> float:
+        return max(self.products.values())
+
+    def seconds(self, flops: float, moved: float = 0) -> float:
+        """The least time for so many operations and bytes."""
+        return max(flops / self.flops, moved / self.bandwidth)
+
+    def __str__(self) -> str:
+        return f"{self.flops / 1e9:.0f} GFLOP/s, {self.bandwidth / 1e9:.1f} GB/s"
+
+
+def fastest(work, device: torch.device, repeats: int = 4) -> float:
+    """Seconds of the fastest of several calls; the first is to warm up."""
+    seconds = []
+    for _ in range(repeats + 1):
+        started = hardware.now(device)
+        work()
+        seconds.append(hardware.now(device) - started)
+    return min(seconds[1:])
+
+
+@torch.inference_mode()
+def product_rate(
+    device: torch.device, dtype: torch.dtype, tokens: int, inner: int, outer: int, repeats: int = 4
+) -> float:
+    """Operations per second of (tokens, inner) by (inner, outer), as a map of a model that writes
+    does it."""
+    x = torch.ones(tokens, inner, device=device, dtype=dtype)
+    weight = torch.ones(outer, inner, device=device, dtype=dtype)
+    product = partial(F.linear, weight=weight)
+    if linear.packs(device, dtype):
+        product = linear.Packed(weight, None)
+    seconds = fastest(lambda: product(x), device, repeats)
+    return 2 * tokens * inner * outer / seconds
+
+
+@torch.inference_mode()
+def bandwidth(device: torch.device, numbers: int = LARGE) -> float:
+    """Bytes per second: the faster of reading a large tensor and copying it."""
+    a = torch.ones(numbers, device=device)
+    b = torch.empty_like(a)
+    size = a.numel() * a.element_size()
+    copied = 2 * size / fastest(lambda: b.copy_(a), device)
+    return max(size / fastest(lambda: a.sum(), device), copied)
+
+
+def limits(
+    shape: Shape,
+    device: torch.device,
+    dtype: torch.dtype,
+    tokens: int = TOKENS,
+    numbers: int = LARGE,
+) -> Limits:
+    """Measured now. The rows of logits are a quarter of the tokens."""
+    products = {
+        "attention": (tokens, shape.width, shape.width),
+        "inner": (tokens, shape.width, shape.inner),
+        "vocabulary": (max(1, tokens // 4), shape.width, shape.vocab),
+        "square": (tokens, tokens, tokens),
+    }
+    rates = {name: product_rate(device, dtype, *sizes) for name, sizes in products.items()}
+    return Limits(rates, bandwidth(device, numbers))
+
+
+def random_model(kind, config, device: torch.device, dtype: torch.dtype):
+    """A model with random weights, made ready to write as a loaded one is.
+
+    Args:
+        kind: ``AutoModelForMaskedLM`` or ``AutoModelForCausalLM``.
+    """
+    return loading.place(kind.from_config(config).eval(), device, dtype, exact=False)[0]
+
+
+@torch.inference_mode()
+def cached_steps(model, batch: int, length: int, first: int = 1, kept: int = 0) -> list[float]:
+    """Seconds of each pass of a GPT-2 that writes ``length`` tokens behind ``first`` given ones, keys
+    and values kept and the likeliest token taken: the model and hardly anything around it.
+
+    Args:
+        kept: further tokens in front whose keys and values are there already, as zeros: what they
+            are changes no time.
+    """
+    device, cache, seconds = model.device, DynamicCache(config=model.config), []
+    if kept:
+        heads, width = model.config.n_head, model.config.n_embd
+        zeros = torch.zeros(batch, heads, kept, width // heads, device=device, dtype=model.dtype)
+        for layer in range(model.config.n_layer):
+            cache.update(zeros, zeros, layer)
+    ids = torch.full((batch, first), 5, device=device)
+    for _ in range(length):
+        started = hardware.now(device)
+        out = model(ids, cache, use_cache=True, logits_to_keep=1)  # by place: its name has changed
+        ids = out.logits[:, -1].argmax(-1, keepdim=True)
+        seconds.append(hardware.now(device) - started)
+    return seconds
+
+
+def check_run(repeats: int, path: str | None) -> None:
+    """Refuse what would only be found out when all is measured."""
+    if repeats < 1:
+        raise UserError(f"--repeats {repeats} must be a number of at least 1")
+    if path:
+        check_file("--output", path)
+
+
+def chosen(args) -> tuple[torch.device, torch.dtype]:
+    """What ``--device`` and ``--dtype`` ask for, with all cores at work."""
+    hardware.use_all_cores()
+    device = hardware.choose_device(args.device)
+    return device, hardware.choose_dtype(args.dtype, device)
+
+
+def save(path: str | None, name: str, device, dtype, **record) -> dict:
+    """Write what was measured, and on what, to a JSON file, if one is asked for; gives the record."""
+    record = {"benchmark": name, **hardware.record(device, dtype), **record}
+    if path:
+        write_text(Path(path), json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", default="roberta-base", choices=SHAPES)
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="rows of the products")
+    parser.add_argument("--megabytes", type=int, default=4 * LARGE >> 20, help="moved at once")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--output", help="write the numbers to this JSON file")
+    args = parser.parse_args()
+    if args.output:
+        check_file("--output", args.output)
+    hardware.use_all_cores()
+    device = hardware.choose_device(args.device)
+    shape = Shape.of(masked_config(args.shape, 512))
+    numbers = (args.megabytes << 20) // 4
+    found = {
+        dtype: limits(shape, device, hardware.DTYPES[dtype], args.tokens, numbers)
+        for dtype in ("float32", "bfloat16")
+    }
+    print(f"{hardware.processor()}, {hardware.describe(device, torch.float32)}; GFLOP/s of products "
+          f"at the shape of {args.shape} with {args.tokens} rows, and GB/s")  # fmt: skip
+    head = ["", *found["float32"].products, "memory"]
+    rows = [
+        [
+            name,
+            *(f"{rate / 1e9:.0f}" for rate in one.products.values()),
+            f"{one.bandwidth / 1e9:.1f}",
+        ]
+        for name, one in found.items()
+    ]
+    print("\n".join(aligned([head, *rows], 1)))
+    save(args.output, "machine", device, torch.float32, options=vars(args),
+         limits={name: asdict(one) for name, one in found.items()})  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,330 @@
+"""How seconds grow with the length of a text, with the batch, and with the steps of the loop.
+
+Timed is the denoising loop with the sampler `seed`, and beside it, in turns, GPT-2 with its cache that
+writes as many tokens, the likeliest each (hardly anything but its passes). Both have random weights,
+which cost the same, and one given token. A thin line is the least time that the machine's measured
+limits allow (see `machine`): of each pass, operations by the rate of products or bytes by the
+bandwidth, whichever is more. Of ModernBERT's layers with windows it counts what is in the windows.
+
+What takes too long is estimated, and the JSON says where:
+
+- of the loop only the first steps are timed; the rest is in proportion to the operations;
+- of GPT-2, beyond 128 tokens, passes at eight places in the text are timed behind a cache that is
+  already full up to there, and the passes between them are interpolated;
+- sizes that would not fit into what is left of ``--most_seconds`` are left out, and named.
+
+What small sizes leave of ``--most_seconds`` is for the larger ones; lengths come last.
+
+    python studies/scaling.py --output scaling.json --picture scaling.png     # at most 12 minutes
+    python studies/scaling.py --lengths 64 128 256 --batch_sizes --steps      # lengths alone
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+from diffusion import hardware, rng
+from diffusion.cli.files import check_file, write_atomically
+from diffusion.denoise import denoise
+from diffusion.errors import UserError, run
+from diffusion.models.denoiser import Denoiser
+from diffusion.noise import Absorbing
+from diffusion.options import GenerationOptions
+from diffusion.proposal import Sampling
+from diffusion.samplers.make import make_sampler
+from studies.board.plotting import Plot, plain_log, png, style
+from studies.loop import MASK, canvas_of
+from studies.machine import (
+    SHAPES,
+    Limits,
+    Shape,
+    cached_steps,
+    causal_config,
+    chosen,
+    limits,
+    masked_config,
+    mean_pairs,
+    random_model,
+    save,
+)
+
+# What is varied -> the name of its axis.
+AXES = {
+    "n_steps": "steps of the loop",
+    "batch": "texts at once",
+    "length": "tokens of a text",
+}
+WHOLE = 128  # passes of GPT-2 that are all timed
+PLACES, SAMPLE = 8, 4  # where longer texts are sampled, and passes that are timed there
+# Name -> in the picture, and its number of a style there.
+SERIES = {"loop": ("the reference loop", 5), "gpt2": ("GPT-2 with its cache", 4)}
+
+# What the picture says of estimates, where it has any.
+IN_PROPORTION = (
+    "points with a label: so many steps of the loop were timed, the rest is in proportion"
+)
+BETWEEN = f"GPT-2 beyond {WHOLE} passes: interpolated between passes at {PLACES} places"
+
+
+@dataclass(frozen=True)
+class Size:
+    length: int  # tokens of a text, the given one included
+    batch: int
+    n_steps: int
+
+    def share(self, step: int) -> float:
+        """Of the tokens to write, how many are expected to be predicted in a step, counted from 1:
+        those that are masked before it and not behind it."""
+        return (1 - (step - 1) / self.n_steps) * step / self.n_steps
+
+
+class Pair:
+    """A masked language model and the GPT-2 beside it."""
+
+    def __init__(self, shape: str, longest: int, device: torch.device, dtype: torch.dtype):
+        masked, causal = masked_config(shape, longest), causal_config(shape, longest + 1)
+        model = random_model(AutoModelForMaskedLM, masked, device, dtype)
+        self.denoiser = Denoiser(model, Absorbing(MASK), [0, 1, 3])
+        self.gpt2 = random_model(AutoModelForCausalLM, causal, device, dtype)
+        self.masked, self.shapes = masked, {"loop": Shape.of(masked), "gpt2": Shape.of(causal)}
+        options = GenerationOptions()
+        self.sampling = Sampling(options.temperature, options.top_k, options.top_p)
+
+    def loop(self, size: Size, steps: int) -> float:
+        """Seconds of the first steps of the loop."""
+        device = self.denoiser.device
+        canvas = canvas_of(size.batch, size.length, self.masked.vocab_size, 1, device)
+        sampler, keys = make_sampler("seed", size.n_steps), rng.row_keys(0, size.batch, device)
+        taken = denoise(canvas, self.denoiser, sampler, self.sampling, keys)
+        *_, last = itertools.islice(taken, 1 + steps)
+        return last.seconds
+
+    def writing(self, size: Size) -> float:
+        """Seconds of GPT-2."""
+        passes = size.length - 1
+        if passes <= WHOLE:
+            return sum(cached_steps(self.gpt2, size.batch, passes))
+        kept = np.linspace(0, passes - SAMPLE - 1, PLACES).astype(int).tolist()
+        seconds = [
+            statistics.median(cached_steps(self.gpt2, size.batch, SAMPLE + 1, kept=n)[1:])
+            for n in kept
+        ]
+        # The first pass at a place is to warm up; in the middle of the others stands their time.
+        return interpolated([n + 1.5 + SAMPLE / 2 for n in kept], seconds, passes)
+
+    def operations(self, size: Size) -> list[int]:
+        """Expected in each pass of the loop."""
+        pairs, found = mean_pairs(self.masked, size.length), []
+        for step in range(1, size.n_steps + 1):
+            rows = round((size.length - 1) * size.share(step))
+            read = rows if self.denoiser.backbone.final else None
+            found.append(
+                self.shapes["loop"].flops(size.batch, size.length, size.batch * rows, pairs, read)
+            )
+        return found
+
+    def least(self, size: Size, top: Limits) -> dict[str, float]:
+        """Seconds of both by the limits of the machine."""
+        itemsize = self.gpt2.dtype.itemsize
+        moved, causal = itemsize * self.shapes["loop"].weights(), self.shapes["gpt2"]
+        steps = (causal.cached_step(size.batch, n, itemsize) for n in range(1, size.length))
+        return {
+            "loop": sum(top.seconds(flops, moved) for flops in self.operations(size)),
+            "gpt2": sum(top.seconds(*step) for step in steps),
+        }
+
+
+def interpolated(places: list[float], seconds: list[float], passes: int) -> float:
+    """The sum over passes 1, 2, ... of what some of them take."""
+    return float(np.interp(np.arange(1, passes + 1), places, seconds).sum())
+
+
+def measure(pair: Pair, size: Size, repeats: int, share: float) -> dict:
+    """Both at one size, in turns, within about ``share`` seconds."""
+    started = time.monotonic()
+    cached_steps(pair.gpt2, size.batch, 1)  # to warm up, as is the first step
+    first = pair.loop(size, 1)
+    steps = max(1, min(size.n_steps, int(share / 2 / (repeats * first))))
+    flops = pair.operations(size)
+    tasks = {
+        "loop": lambda: pair.loop(size, steps) * sum(flops) / sum(flops[:steps]),
+        "gpt2": lambda: pair.writing(size),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for i in range(repeats):
+        began = time.monotonic()
+        for name in sorted(tasks, reverse=i % 2 == 0):  # which goes first alternates
+            seconds[name].append(tasks[name]())
+        now = time.monotonic()
+        if (now - started) + (now - began) > share:
+            break
+    passes = size.length - 1
+    return {
+        **asdict(size),
+        "first_step_seconds": first,
+        "loop_steps_timed": steps,
+        "gpt2_passes_timed": passes if passes <= WHOLE else PLACES * SAMPLE,
+        "seconds": seconds,
+        "median": {name: statistics.median(runs) for name, runs in seconds.items()},
+    }
+
+
+def series(
+    pair: Pair, sizes: list[Size], repeats: int, top: Limits, share, tell
+) -> tuple[list[dict], list[dict]]:
+    """(the points, the sizes left out).
+
+    Args:
+        share: () -> seconds for the next size.
+        tell: called with each point.
+    """
+    points: list[dict] = []
+    for i, size in enumerate(sizes):
+        granted = share()
+        if points:  # one step to warm up and one to time
+            growth = pair.operations(size)[0] / pair.operations(sizes[i - 1])[0]
+            if 2 * growth * points[-1]["first_step_seconds"] > granted:
+                return points, [asdict(left) for left in sizes[i:]]
+        points.append({**measure(pair, size, repeats, granted), "least": pair.least(size, top)})
+        tell(points[-1])
+    return points, []
+
+
+def figure(data: dict):
+    """The picture of the JSON: medians with bars from the fastest to the slowest run, and the
+    least times as thin lines."""
+    plot = Plot(len(data["series"]))
+    plot.figure.set_size_inches(max(7, 4.7 * len(plot.panels)), 5)
+    for axes, part in zip(plot.panels, data["series"], strict=True):
+        points, varied = part["points"], part["varied"]
+        x = [point[varied] for point in points]
+        for name, (label, i) in SERIES.items():
+            y = [point["median"][name] for point in points]
+            low = [point["median"][name] - min(point["seconds"][name]) for point in points]
+            high = [max(point["seconds"][name]) - point["median"][name] for point in points]
+            plot.series(axes, x, y, i, label, (None, (low, high)))
+            least = [point["least"][name] for point in points]
+            axes.plot(x, least, color=style(i)["color"], linewidth=0.8, linestyle="--",
+                      label=f"{label}, least time by the machine's limits")  # fmt: skip
+            plot.lines.append((axes, x, least))
+        for point in points:
+            if point["loop_steps_timed"] < point["n_steps"]:
+                timed = f"{point['loop_steps_timed']} of {point['n_steps']}"
+                plot.label(axes, timed, point[varied], point["median"]["loop"], SERIES["loop"][1])
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(x, [str(value) for value in x])
+        axes.minorticks_off()
+        times = [point[kind][name] for point in points for kind in ("median", "least") for name in SERIES]  # fmt: skip
+        plain_log(axes.yaxis, min(times), max(times))
+        axes.set_xlabel(AXES[varied])
+        fixed = {"length": "{} tokens", "batch": "batch {}", "n_steps": "{} steps"}
+        told = [text.format(points[0][name]) for name, text in fixed.items() if name != varied]
+        axes.set_title(f"shape {part['shape']}, {', '.join(told)}", fontsize=9)
+    plot.panels[0].set_ylabel("seconds (median and range)")
+    title = f"Seconds of one generation, {data['hardware']}, {data['processor']}"
+    points = [point for part in data["series"] for point in part["points"]]
+    if any(point["loop_steps_timed"] < point["n_steps"] for point in points):
+        title += f"\n{IN_PROPORTION}"
+    if any(point["gpt2_passes_timed"] < point["length"] - 1 for point in points):
+        title += f"\n{BETWEEN}"
+    # In the legend each measured line before its least time; matplotlib names plain lines first.
+    return plot.finish(title, (2, 0, 3, 1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    powers = [2**n for n in range(14)]
+    parser.add_argument("--lengths", nargs="*", type=int, default=powers[6:])
+    parser.add_argument("--batch_sizes", nargs="*", type=int, default=powers[:8])
+    parser.add_argument("--steps", nargs="*", type=int, default=powers[:8])
+    parser.add_argument("--long_shape", default="modernbert", choices=SHAPES, help="for --lengths")
+    parser.add_argument("--shape", default="small", choices=SHAPES, help="for the others")
+    parser.add_argument("--length", type=int, default=256, help="where it does not vary")
+    parser.add_argument("--n_steps", type=int, default=10, help="where they do not vary")
+    parser.add_argument("--repeats", type=int, default=3, help="at most, where there is time")
+    parser.add_argument("--most_seconds", type=float, default=600, help="for all measurements")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--output", help="write the numbers to this JSON file")
+    parser.add_argument("--picture", help="draw them as this PNG")
+    args = parser.parse_args()
+    for flag, least in {"lengths": 2, "batch_sizes": 1, "steps": 1, "length": 2, "n_steps": 1, "repeats": 1}.items():  # fmt: skip
+        given = getattr(args, flag)
+        for value in given if isinstance(given, list) else [given]:
+            if value < least:
+                raise UserError(f"--{flag} {value} must be at least {least}")
+    for flag in ("output", "picture"):
+        if path := getattr(args, flag):
+            check_file(f"--{flag}", path)
+    device, dtype = chosen(args)
+    torch.manual_seed(0)
+    base = Size(args.length, 1, args.n_steps)
+    query_mask = {
+        "n_steps": (args.shape, args.steps),
+        "batch": (args.shape, args.batch_sizes),
+        "length": (args.long_shape, args.lengths),
+    }
+    wanted = {
+        varied: (shape, [replace(base, **{varied: n}) for n in sorted(set(values))])
+        for varied, (shape, values) in query_mask.items()
+        if values
+    }
+    if not wanted:
+        raise UserError("--lengths, --batch_sizes and --steps are all empty; give numbers to one")
+    left = sum(len(sizes) for _, sizes in wanted.values())
+    deadline = time.monotonic() + args.most_seconds
+
+    def share() -> float:
+        nonlocal left
+        left -= 1
+        return max(0.0, deadline - time.monotonic()) / (left + 1)
+
+    print(f"the reference loop and GPT-2 with its cache, {hardware.describe(device, dtype)}")
+    tops, found, pair, built = {}, [], None, None
+    for varied, (shape, sizes) in wanted.items():
+        longest = max(size.length for size in sizes)
+        if (shape, longest) != built:
+            pair, built = None, (shape, longest)  # one of them at a time in memory
+            pair = Pair(shape, longest, device, dtype)
+        if shape not in tops:
+            tops[shape] = limits(pair.shapes["loop"], device, dtype)
+        print(f"shape {shape}, at most {tops[shape]}\n{varied:>8}  loop s (least)  GPT-2 s (least)  steps timed")  # fmt: skip
+
+        def tell(point: dict, varied: str = varied) -> None:
+            both = (f"{point['median'][n]:8.3f} ({point['least'][n]:.3f})" for n in SERIES)
+            print(f"{point[varied]:8} ", *both, point["loop_steps_timed"], flush=True)
+
+        points, skipped = series(pair, sizes, args.repeats, tops[shape], share, tell)
+        left -= max(0, len(skipped) - 1)
+        if skipped:
+            sizes = ", ".join(str(size[varied]) for size in skipped)
+            print(f"left out for --most_seconds {args.most_seconds:g}: {varied} {sizes}")
+        found.append({"varied": varied, "shape": shape, "points": points, "skipped": skipped})
+    data = save(
+        args.output,
+        "scaling",
+        device,
+        dtype,
+        options=vars(args),
+        limits={shape: asdict(top) for shape, top in tops.items()},
+        estimated="loop: where loop_steps_timed is below n_steps, in proportion to the operations; "
+        "gpt2: where gpt2_passes_timed is below length - 1, interpolated between passes at "
+        f"{PLACES} places",
+        series=found,
+    )
+    if args.picture:
+        write_atomically(Path(args.picture), png(figure(data)))
+
+
+if __name__ == "__main__":
+    run(main)

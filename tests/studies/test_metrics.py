@@ -1,0 +1,276 @@
+"""Metrics on cases computed by hand, and intervals on laws that are known."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from studies.board import metrics
+from studies.board.metrics import Estimate
+
+nan = math.nan
+
+# ---------------------------------------------------------------- texts
+
+
+def test_entropy_by_hand():
+    assert metrics.entropy([7] * 9) == 0
+    assert metrics.entropy(range(50)) == pytest.approx(math.log(50))
+    assert metrics.entropy([1, 1, 1, 2]) == pytest.approx(
+        -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    )
+    assert metrics.entropy([3, 1, 2, 1]) == metrics.entropy([1, 1, 2, 3])
+
+
+def test_distinct_by_hand():
+    texts = [[1, 2, 1, 2], [1, 2, 3]]
+    assert metrics.distinct(texts, 1).value == 3 / 7
+    assert metrics.distinct(texts, 2).value == 3 / 5  # 12 21 12, 12 23
+    assert metrics.distinct(texts, 3).value == 3 / 3  # 121 212, 123
+    assert metrics.distinct([[1, 2, 3]] * 5, 1).value == 3 / 15
+    assert math.isnan(metrics.distinct([[1], [2]], 2).value)
+
+
+def test_the_interval_of_distinct_is_the_jackknife():
+    generator = np.random.default_rng(0)
+    texts = [generator.integers(0, 30, 12).tolist() for _ in range(9)]
+    for n in (1, 2, 3):
+        found = metrics.distinct(texts, n)
+        left_out = []
+        for i in range(9):
+            grams = [g for t in texts[:i] + texts[i + 1 :] for g in metrics.ngrams(t, n)]
+            left_out.append(len(set(grams)) / len(grams))
+        deviation = math.sqrt(8 / 9 * sum((x - np.mean(left_out)) ** 2 for x in left_out))
+        assert found.low == pytest.approx(found.value - metrics.Z95 * deviation)
+        assert found.high == pytest.approx(min(1.0, found.value + metrics.Z95 * deviation))
+
+
+def test_repetition_by_hand():
+    assert metrics.repetition(list(range(20))) == 0
+    assert metrics.repetition([1, 2, 3, 4, 1, 2, 3, 4]) == 1 - 4 / 5
+    assert metrics.repetition([1, 2, 3] * 400) == pytest.approx(1 - 3 / 1197)  # towards 1
+    assert metrics.repetition([1, 1, 1], n=2) == 1 / 2
+    assert math.isnan(metrics.repetition([1, 2, 3]))
+
+
+def test_bleu_by_hand():
+    text = [1, 2, 3, 4, 5]
+    assert metrics.bleu(text, [[9, 9], text]) == pytest.approx(1.0)
+    # Orders 1 to 4 of 1 2 3 9 9 against it: 3/5, 2/4, 1/3, 0 -> 0.1/2.
+    expected = (3 / 5 * 2 / 4 * 1 / 3 * 0.1 / 2) ** 0.25
+    assert metrics.bleu([1, 2, 3, 9, 9], [text]) == pytest.approx(expected)
+    # A count is clipped to the largest in one reference, not to their sum.
+    expected = (2 / 3 * 1 / 2 * 0.1) ** (1 / 3)
+    assert metrics.bleu([1, 1, 1], [[1, 1, 5], [1, 6, 7]]) == pytest.approx(expected)
+    # Too short against the nearest reference, of 5 tokens rather than 9.
+    assert metrics.bleu([1, 2, 3, 4], [text, [*text, 6, 7, 8, 9]]) == pytest.approx(
+        math.exp(1 - 5 / 4)
+    )
+    # Of two as near the shorter counts.
+    assert metrics.bleu([1, 2, 3, 4], [[1, 2, 3], text]) == pytest.approx(1.0)
+    assert math.isnan(metrics.bleu([], [text]))
+
+
+def test_self_bleu():
+    text = list(range(12))
+    assert metrics.self_bleu([text] * 5, 4) == pytest.approx([1.0] * 5)
+    texts = [[i * 100 + k for k in range(8)] for i in range(5)]
+    assert max(metrics.self_bleu(texts, 4)) < 0.05
+    assert metrics.self_bleu([text, text, texts[1]], 2)[0] == pytest.approx(1.0)
+    # Each is held against the next ones: of more texts no one has more references.
+    one = metrics.self_bleu([text, *texts], 1)
+    assert one[0] == metrics.bleu(text, [texts[0]]) and one[-1] == metrics.bleu(texts[4], [text])
+    for references in (0, 5):
+        with pytest.raises(ValueError):
+            metrics.self_bleu(texts, references)
+
+
+# ---------------------------------------------------------------- uncertainty
+
+
+def test_the_bootstrap_covers_the_mean_of_a_known_law():
+    generator = np.random.default_rng(1)
+    hits = 0
+    for repeat in range(500):
+        found = metrics.bootstrap(
+            metrics.mean, generator.exponential(1.0, 60), draws=400, seed=repeat
+        )
+        hits += found.low <= 1.0 <= found.high
+    assert 0.90 <= hits / 500 <= 0.98  # 0.93 is what it has for 60 of so skewed a law
+
+
+def test_the_bootstrap_covers_a_perplexity():
+    """Texts of different lengths, whose tokens have a mean of 2 nats."""
+    generator = np.random.default_rng(2)
+    hits = 0
+    for repeat in range(300):
+        tokens = generator.integers(5, 40, 80)
+        nats = np.array([generator.exponential(2.0, n).sum() for n in tokens])
+        found = metrics.bootstrap(metrics.perplexity, nats, tokens, draws=400, seed=repeat)
+        assert found.value == pytest.approx(math.exp(nats.sum() / tokens.sum()))
+        hits += found.low <= math.exp(2.0) <= found.high
+    assert 0.90 <= hits / 300 <= 0.99
+
+
+def test_the_bootstrap_is_reproducible_and_knows_what_it_cannot_say():
+    values = [1.0, 2.0, 5.0, 9.0]
+    assert metrics.bootstrap(metrics.mean, values) == metrics.bootstrap(metrics.mean, values)
+    assert math.isnan(metrics.bootstrap(metrics.mean, [3.0]).low)
+    assert math.isnan(metrics.bootstrap(metrics.mean, []).value)
+    same = metrics.bootstrap(metrics.mean, [4.0] * 7)
+    assert (same.value, same.low, same.high) == (4.0, 4.0, 4.0)
+    # In parts, for the memory's sake, it is still all of them.
+    many = np.random.default_rng(0).normal(size=5000)
+    found = metrics.bootstrap(metrics.mean, many, draws=1000)
+    assert found.half == pytest.approx(1.96 / math.sqrt(5000), rel=0.15)
+
+
+def test_a_share_of_all_is_not_certain():
+    found = metrics.share(10, 10)  # Wilson's: 1 / (1 + z²/n)
+    assert (found.value, found.high) == (1.0, pytest.approx(1.0))
+    assert found.low == pytest.approx(1 / (1 + metrics.Z95**2 / 10))
+    half = metrics.share(50, 100)
+    assert (half.low, half.high) == (
+        pytest.approx(0.4038, abs=1e-4),
+        pytest.approx(0.5962, abs=1e-4),
+    )
+
+
+def test_paired_differences_see_what_single_intervals_hide():
+    generator = np.random.default_rng(3)
+    tokens = generator.integers(20, 30, 100)
+    hard = generator.exponential(3.0, 100)  # prompts differ much, rows little
+    a = [(n * (h + 0.1), n) for n, h in zip(tokens, hard, strict=True)]
+    b = [(n * h, n) for n, h in zip(tokens, hard, strict=True)]
+    found = metrics.paired_difference(a, b)
+    assert found.value == pytest.approx(0.1) and found.half < 1e-9
+    alone = metrics.bootstrap(metrics.ratio, *zip(*a, strict=True))
+    assert alone.half > 0.3
+    reverse = metrics.paired_difference(b, a)
+    assert reverse.value == pytest.approx(-found.value)
+
+
+# ---------------------------------------------------------------- numbers for people
+
+
+@pytest.mark.parametrize(
+    "value, half, shown",
+    [
+        (93.27, 4.1, "93 ± 4"),
+        (0.1234, 0.0096, "0.12 ± 0.01"),
+        (5.8748, 0.049, "5.87 ± 0.05"),
+        (1234, 37, "1230 ± 40"),
+        (-0.001, 0.01, "0.00 ± 0.01"),
+        (1250, 960, "1000 ± 1000"),
+        (0.00123, 0.5, "0.0 ± 0.5"),
+        (5.0, 0.0, "5"),
+        (0.0100098, 0.0, "0.01"),
+        (0.347, nan, "~0.3"),
+        (512.0, nan, "~500"),
+        (nan, nan, "-"),
+        (math.inf, nan, "inf"),
+        (3.0, math.inf, "3e+00 ± inf"),
+    ],
+)
+def test_no_digit_that_the_interval_does_not_support(value, half, shown):
+    assert metrics.with_error(value, half) == shown
+
+
+def test_the_half_width_is_the_larger_one():
+    assert str(Estimate(1.0, 0.9, 1.3)) == "1.0 ± 0.3"
+    assert math.isnan(Estimate(1.0).half) and str(Estimate(1.0)) == "~1"
+    assert metrics.within(1 + 1e-15, 0.1, 0.0, 1.0).value == 1  # by rounding
+    assert metrics.within(0.95, 0.1, 0.0, 1.0) == Estimate(
+        0.95, pytest.approx(0.95 - 0.1959964), 1.0
+    )
+
+
+def test_the_pareto_front_is_what_nothing_beats():
+    generator = np.random.default_rng(4)
+    for _ in range(50):
+        cost, loss = generator.integers(0, 6, (2, 12)).tolist()
+        front = metrics.pareto(cost, loss)
+        points = [(cost[i], loss[i]) for i in front]
+        assert points == sorted(points)
+
+        def beats(p, q):
+            return p != q and p[0] <= q[0] and p[1] <= q[1]
+
+        every = list(zip(cost, loss, strict=True))
+        best = {q for q in every if not any(beats(p, q) for p in every)}
+        assert set(points) == best and len(points) == len(best)
+
+
+# ---------------------------------------------------------------- MAUVE
+
+
+def area(p, q, scale=5.0, points=25):
+    """The published definition in plain Python: the area under the closed divergence curve."""
+    curve = [(1.0, 0.0)]
+    for k in range(points):
+        w = 1e-6 + (1 - 2e-6) * k / (points - 1)
+        r = [w * a + (1 - w) * b for a, b in zip(p, q, strict=True)]
+        kl = [sum(a * math.log(a / c) for a, c in zip(s, r, strict=True) if a) for s in (q, p)]
+        curve.append((math.exp(-scale * kl[0]), math.exp(-scale * kl[1])))
+    curve.append((0.0, 1.0))
+    return sum((x0 - x1) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in itertools.pairwise(curve))
+
+
+def test_mauve_of_histograms_is_the_definition():
+    cases = [
+        ([0.5, 0.5], [0.5, 0.5]),
+        ([1.0, 0.0], [0.0, 1.0]),
+        ([0.9, 0.1], [0.2, 0.8]),
+        ([0.3, 0.3, 0.4, 0.0], [0.1, 0.0, 0.2, 0.7]),
+    ]
+    for p, q in cases:
+        found = float(metrics.mauve_of_histograms(np.array(p), np.array(q)))
+        assert found == pytest.approx(area(p, q), abs=1e-12)
+        assert found == pytest.approx(
+            float(metrics.mauve_of_histograms(np.array(q), np.array(p))), abs=1e-12
+        )
+    together = metrics.mauve_of_histograms(np.array([c[0] for c in cases[:3]]),
+                                           np.array([c[1] for c in cases[:3]]))  # fmt: skip
+    assert together.tolist() == pytest.approx([area(*c) for c in cases[:3]])
+
+
+def test_mauve_at_its_ends():
+    same = np.array([0.2, 0.5, 0.3])
+    assert float(metrics.mauve_of_histograms(same, same)) == pytest.approx(1.0)
+    # Of disjoint sets the curve is ((1-w)^c, w^c), and the area c!² / (2c)! = 1/252 for c = 5.
+    apart = float(metrics.mauve_of_histograms(np.array([1.0, 0]), np.array([0, 1.0])))
+    assert apart == pytest.approx(1 / 252, rel=0.03)  # 25 points and straight lines between
+
+
+@pytest.fixture(scope="module")
+def features():
+    generator = np.random.default_rng(5)
+    return lambda n, shift=0.0: generator.normal(size=(n, 8)) + shift * np.eye(8)[0]
+
+
+def test_mauve_of_features(features):
+    a = features(100)
+    assert metrics.mauve(a, a).value == pytest.approx(1.0)
+    assert metrics.mauve(features(100, -50.0), features(100, 50.0)).value == pytest.approx(
+        1 / 252, rel=0.05
+    )
+    near, middle, far = (metrics.mauve(a, features(100, s)) for s in (0.0, 1.0, 3.0))
+    assert near.value > 0.8 > middle.value > far.value
+    assert 0 < middle.half < 0.4 and middle.low <= middle.value <= middle.high
+    b = features(100, 1.0)
+    assert metrics.mauve(a, b) == metrics.mauve(a, b)
+    assert metrics.mauve(a, b).value == pytest.approx(metrics.mauve(3 * a, 7 * b).value)
+    assert abs(metrics.mauve(a, b).value - metrics.mauve(b, a).value) < 0.15  # clustering noise
+
+
+def test_mauve_of_texts_that_are_all_one(features):
+    point = np.ones((20, 8))
+    assert metrics.mauve(point, point).value == pytest.approx(1.0)
+    assert metrics.mauve(point, features(20)).value < 0.1
+
+
+def test_mauve_needs_as_many_texts_as_clusters(features):
+    with pytest.raises(ValueError, match="21 clusters of 20 texts"):
+        metrics.mauve(features(20), features(30), clusters=21)
+    assert metrics.default_clusters(1000, 5000) == 100 and metrics.default_clusters(4, 9) == 2

@@ -1,0 +1,47 @@
+"""studies/minimal_pairs: what is kept is what make.py makes, and each pair is minimal."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+from studies.minimal_pairs import make
+
+FILE = Path(make.__file__).with_name("pairs.jsonl")
+PAIRS = [json.loads(line) for line in FILE.read_text().splitlines()]
+
+
+def test_the_pairs_are_what_make_writes(monkeypatch, tmp_path):
+    out = tmp_path / "pairs.jsonl"
+    monkeypatch.setattr(sys, "argv", ["make.py", str(out)])
+    make.main()
+    assert out.read_bytes() == FILE.read_bytes()
+
+
+def test_the_sentences_of_a_pair_differ_in_a_word_or_in_its_place():
+    for pair in PAIRS:
+        good, bad = pair["sentence_good"].split(), pair["sentence_bad"].split()
+        differ = sum(a != b for a, b in zip(good, bad, strict=True))
+        if pair["phenomenon"] == "adjective_noun_order":
+            assert differ == 2 and sorted(good) == sorted(bad)
+        else:
+            assert differ == 1
+
+
+def test_every_phenomenon_has_as_many_different_pairs():
+    assert Counter(pair["phenomenon"] for pair in PAIRS) == dict.fromkeys(make.PHENOMENA, 100)
+    assert len({(pair["sentence_good"], pair["sentence_bad"]) for pair in PAIRS}) == 1200
+    # Neither form of the word that decides is right more often for its own sake.
+    for name, forms in {
+        "subject_verb_agreement": (" was ", " were "),
+        "agreement_over_a_clause": (" was ", " were "),
+        "reflexive_gender": (" himself", " herself"),
+    }.items():
+        good = [pair["sentence_good"] for pair in PAIRS if pair["phenomenon"] == name]
+        assert all(35 <= sum(form in sentence for sentence in good) <= 65 for form in forms)
+
+
+def test_plurals():
+    assert [*map(make.many, ["city", "valley", "church", "bridge"])] == [
+        "cities", "valleys", "churches", "bridges",
+    ]  # fmt: skip

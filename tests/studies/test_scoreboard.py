@@ -1,0 +1,633 @@
+"""scoreboard.py from its command line to its tables, with models of noise."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from time import sleep
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers.models import SENTENCES
+from helpers.training import TWO, exit_code, kill_a_rank, start
+from PIL import Image
+
+from diffusion.cli import console
+from diffusion.data import corpus, packing
+from diffusion.generate import Writer
+from diffusion.models.causal import CausalWriter
+from diffusion.models.tokenizers import load_tokenizer
+from studies import scoreboard
+from studies.board import board, metrics, report, rows, scorer
+from studies.board.metrics import Estimate
+from studies.board.options import PASSAGES, ScoreOptions
+
+ROOT = Path(scoreboard.__file__).parent
+SIZE = ["--num_samples", "6", "--prompt_len", "4", "--length", "8", "--batch_size", "2",
+        "--block_size", "32", "--likelihood_blocks", "3", "--draws", "2", "--clusters", "3"]  # fmt: skip
+CAUSAL_SCORER = "{gpt2}"
+GRID = """
+[[row]]
+model = "{gpt2}"
+temperature = [0.8, 1.0]
+
+[[row]]
+model = "{masked}"
+sampler = "confidence"
+n_steps = [2, 4]
+
+[[row]]
+model = "{masked}"
+sampler = "ancestral"
+n_steps = 4
+conditional = false
+"""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Documents in which no two passages are one."""
+    documents = []
+    for i in range(24):
+        turned = SENTENCES[i % 4 :] + SENTENCES[: i % 4]
+        documents.append("\n\n".join(f"{s[:-1]}, {i} times." for s in turned))
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n\n\n".join(documents))
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory, tiny_model, tiny_gpt2):
+    path = tmp_path_factory.mktemp("grid") / "grid.toml"
+    path.write_text(GRID.replace("{gpt2}", str(tiny_gpt2)).replace("{masked}", str(tiny_model)))
+    return str(path)
+
+
+@pytest.fixture
+def call(monkeypatch, capfd, tmp_path):
+    """Runs the script here: flags -> (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*flags):
+        capfd.readouterr()
+        return exit_code(scoreboard, flags), *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def whole(code_read_once, tmp_path_factory, text, grid, tiny_gpt2):
+    """The folder of a run that nothing has disturbed; beside it, its page and what it printed."""
+    folder = tmp_path_factory.mktemp("whole")
+    flags = ["--dataset", text, "--settings", grid, "--scorer", tiny_gpt2, *SIZE,
+             "--output_dir", "board", "--markdown", "RESULTS.md"]  # fmt: skip
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as out:
+        assert exit_code(scoreboard, flags) == 0
+    (folder / "out.txt").write_text(out.getvalue())
+    return folder / "board"
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Where nobody looks at them."""
+    monkeypatch.setattr(report, "PICTURES", {})
+
+
+@pytest.fixture
+def score(call, text, grid, tiny_gpt2):
+    """The same with the models, the grid and the text filled in."""
+    return lambda *flags: call(
+        "--dataset", text, "--settings", grid, "--scorer", tiny_gpt2, *SIZE, *flags
+    )
+
+
+def result(folder) -> dict:
+    return json.loads((Path(folder) / "results.json").read_text())
+
+
+def untimed(data: dict) -> dict:
+    """Without what differs between two runs of the same."""
+    data = json.loads(json.dumps(data))
+    data.pop("command")
+    for row in data["rows"]:
+        for name in ("seconds", "tokens_per_second"):
+            row["metrics"].pop(name, None)
+    return data
+
+
+@pytest.mark.slow
+def test_a_run_and_all_that_it_leaves(whole, monkeypatch):
+    monkeypatch.chdir(whole.parent)
+    out = Path("out.txt").read_text()
+    assert sorted(os.listdir("board")) == [
+        "generations", "likelihood.png", "quality_nfe.png", "quality_seconds.png", "results.csv",
+        "results.json", "rows", "temperature.png",
+    ]  # fmt: skip
+    data = result("board")
+    found = {(r["model"], r["method"], r["conditional"]): r for r in data["rows"]}
+    assert list(found) == [
+        ("real text", "", True), ("shuffled text", "", True),
+        ("real text", "", False), ("shuffled text", "", False),
+        ("tiny-gpt2", "left to right (temperature 0.8)", True), ("tiny-gpt2", "left to right", True),
+        ("tiny", "confidence (n_steps 2)", True), ("tiny", "confidence (n_steps 4)", True),
+        ("tiny", "ancestral (n_steps 4)", False),
+    ]  # fmt: skip
+    # Real and shuffled text have the same words in another order.
+    real, mixed = found["real text", "", True], found["shuffled text", "", True]
+    assert real["first"] is None  # it is not ours to show
+    assert real["metrics"]["length"] == [8, 8, 8] and mixed["metrics"]["gen_ppl"][0] > 0
+    for row in data["rows"]:
+        lines = (Path("board") / row["texts"]).read_text().split("\n")
+        written = [json.loads(line) for line in lines if line]
+        assert [s["index"] for s in written] == list(range(6))
+        assert all((s["prompt"] == "") != row["conditional"] for s in written)
+        for name in report.METRICS:
+            value, low, high = row["metrics"].get(name, [None] * 3)
+            assert value is None or low is None or low <= value <= high, name
+    # NFE and lengths are what they must be.
+    two, four = (found["tiny", f"confidence (n_steps {n})", True] for n in (2, 4))
+    assert two["metrics"]["nfe"] == [2, 2, 2] and four["metrics"]["nfe"] == [4, 4, 4]
+    assert 0 < two["metrics"]["length"][0] <= 8
+    assert found["tiny", "ancestral (n_steps 4)", False]["metrics"]["length"][0] <= 12
+    likelihoods = [(e["model"], e["estimator"], e["prefix_len"]) for e in data["likelihood"]]
+    assert likelihoods == [
+        ("tiny-gpt2", "exact", 1), ("tiny-gpt2", "exact", 4),
+        ("tiny", "fixed-count", 1), ("tiny", "fixed-count", 4),
+    ]  # fmt: skip
+    # The scorer is a compared model here, few texts warn, and both are said.
+    assert data["scorer"]["compared"] == "tiny-gpt2"
+    for said in (out, Path("studies/RESULTS.md").read_text()):
+        assert "It is one of the compared models (tiny-gpt2)" in said
+        assert "fewer than 1000 texts" in said and "Self-BLEU against 5 others" in said
+        assert "in 3 clusters" in said and "in batches of 2" in said and "Scorer: tiny-gpt2" in said
+    assert "scoreboard.py --dataset" in Path("studies/RESULTS.md").read_text()
+    assert data["paired_with"].startswith("tiny-gpt2") and len(data["paired"]) == 5
+    lines = list(csv.DictReader(Path("board/results.csv").read_text().splitlines()))
+    assert len(lines) == 9 and float(lines[6]["nfe"]) == 2 and lines[0]["nfe"] == ""
+    for name in ("quality_nfe", "quality_seconds", "temperature", "likelihood"):
+        with Image.open(f"board/{name}.png") as image:
+            assert image.width >= 900
+            # No series is told by a grey: the second one of each picture is orange.
+            colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 16)}
+            assert any(abs(r - 230) + abs(g - 159) + b < 9 for r, g, b in colours)
+    # Shown again from the file alone.
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, scoreboard; sys.argv = ['scoreboard.py', '--results', "
+         "'board/results.json']; scoreboard.main(); assert 'torch' not in sys.modules"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout == out, done.stderr
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_more_references_are_all_passages_of_both(call, tiny_gpt2, text, tmp_path, monkeypatch):
+    """MAUVE's references are as many as the texts, unless more are given: then all there are."""
+    (tmp_path / "row.toml").write_text(f"[[row]]\nmodel = {str(tiny_gpt2)!r}\n")
+    documents = corpus.load_documents(text)
+    more = [d.replace("times", "months") for d in documents[:7]]
+    # A document that is of the prompts' split is no reference.
+    (tmp_path / "more.txt").write_text("\n\n\n".join([documents[0], *more]))
+    flags = ["--dataset", text, "--settings", "row.toml", "--scorer", tiny_gpt2, *SIZE,
+             "--likelihood_blocks", 0]  # fmt: skip
+    tokenizer = load_tokenizer(str(tiny_gpt2), needs_mask=False)
+    size = int(SIZE[SIZE.index("--prompt_len") + 1]), int(SIZE[SIZE.index("--length") + 1])
+    number = sum(len(scorer.passages(d, tokenizer, *size)) for d in (documents[1::2], more))
+    seen, real = [], metrics.mauve
+
+    def mauve(texts, references, clusters):
+        seen.append((len(texts), len(references)))
+        return real(texts, references, clusters)
+
+    monkeypatch.setattr(metrics, "mauve", mauve)
+    code, out, _ = call(*flags, "--more_references", "more.txt", "--output_dir", "more")
+    assert code == 0 and set(seen) == {(6, number)} and number > 12
+    assert result("more")["data"]["references"] == number
+    assert f"against {number} of the validation split and more.txt in" in out
+    code, _, err = call(*flags, "--more_references", "none.txt", "--output_dir", "none")
+    assert code == 2 and err.count("\n") <= 3 and "none.txt does not exist" in err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
+def test_a_stopped_run_goes_on_and_equals_one_that_was_not(score, monkeypatch, whole):
+    real, calls = Writer.generate, []
+
+    def stopped(self, *arguments):
+        calls.append(1)
+        if len(calls) == 6:  # a warm-up and 3 batches of one row, 2 of the next
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Writer, "generate", stopped)
+    assert score("--output_dir", "parts")[0] == 130
+    assert not os.path.exists("parts/results.json")
+    kept = {p.name: p.stat().st_mtime_ns for p in Path("parts/rows").iterdir()}
+    assert len(kept) == 7  # 4 of real text, 2 of GPT-2, 1 of diffusion
+    monkeypatch.setattr(Writer, "generate", real)
+    monkeypatch.setattr(CausalWriter, "generate", None)  # its rows are there
+    code, _, err = score("--output_dir", "parts")
+    assert code == 0, err
+    assert "do not fit" not in err
+    assert untimed(result("parts")) == untimed(result(whole))
+    for name, time in kept.items():
+        assert (Path("parts/rows") / name).stat().st_mtime_ns == time
+    assert sorted(os.listdir("parts/generations")) == sorted(os.listdir(whole / "generations"))
+
+    # Another number of clusters needs no new texts.
+    monkeypatch.setattr(Writer, "generate", None)
+    code, _, err = score("--output_dir", "parts", "--clusters", "2")
+    assert code == 0, err
+    assert result("parts")["clusters"] == 2
+    said = "9 of 13 stored rows in parts do not fit (9 because the settings or the machine changed"
+    assert f"note: {said} since); 9 are measured anew" in err
+    assert sorted(os.listdir("parts/generations")) == sorted(os.listdir(whole / "generations"))
+    # An emptied file of generations is not taken for one without texts.
+    for path in Path("parts/generations").iterdir():
+        path.write_text("")
+    code, _, err = score("--output_dir", "parts", "--clusters", "4")
+    assert code == 2 and "is empty" in err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
+def test_rows_of_another_program_are_measured_anew_and_that_is_said(score, monkeypatch, whole):
+    shutil.copytree(whole, "board")
+    real = rows.code_digest
+    monkeypatch.setattr(rows, "code_digest", lambda *modules: "new " + real(*modules))
+    code, _, err = score("--output_dir", "board")
+    assert code == 0, err
+    said = [line for line in err.splitlines() if "do not fit" in line]
+    assert said == ["note: 13 of 13 stored rows in board do not fit (13 because the program or its "
+                    "libraries changed since); 13 are measured anew"]  # fmt: skip
+    assert len(os.listdir("board/rows")) == 26
+    code, _, err = score("--output_dir", "board")
+    assert code == 0 and "do not fit" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
+def test_a_full_disk_in_the_middle_loses_nothing(score, monkeypatch, whole):
+    real, writes = Path.write_bytes, []
+
+    def full(self, content):
+        writes.append(1)
+        if len(writes) > 9:
+            raise OSError(28, "No space left on device")
+        return real(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code, _, err = score("--output_dir", "board")
+    assert code == 2 and "No space left" in err and "Traceback" not in err
+    rows_before = sorted(os.listdir("board/rows"))
+    assert rows_before
+    monkeypatch.setattr(Path, "write_bytes", real)
+    code, _, err = score("--output_dir", "board")
+    assert code == 0, err
+    assert set(rows_before) < set(os.listdir("board/rows"))
+    assert untimed(result("board")) == untimed(result(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
+def test_what_two_processes_began_one_of_which_was_killed_equals_one(
+    whole, text, grid, tiny_gpt2, tmp_path, call
+):
+    """Real and shuffled text and a model's row by two, the rest here."""
+    flags = ["--dataset", text, "--settings", grid, "--scorer", tiny_gpt2, *SIZE,
+             "--output_dir", tmp_path / "two", "--device", "cpu"]  # fmt: skip
+    rows = tmp_path / "two" / "rows"
+    killed = start(flags, tmp_path, TWO, ROOT / "studies" / "scoreboard.py")
+    while not (rows.is_dir() and len(os.listdir(rows)) > 6):
+        sleep(0.01)
+        assert killed.poll() is None
+    kill_a_rank(killed)
+    out, _ = killed.communicate(timeout=30)
+    assert killed.returncode != 0 and "==" not in out
+    begun = set(os.listdir(rows))
+    assert begun < set(os.listdir(whole / "rows"))
+    code, out, err = call(*flags)
+    assert code == 0, err
+    assert untimed(result(tmp_path / "two")) == untimed(result(whole))
+    assert begun < set(os.listdir(rows)) == set(os.listdir(whole / "rows"))
+
+
+# ---------------------------------------------------------------- the text of --quick
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("code_read_once", "no_pictures")
+def test_quick_needs_no_text_from_outside(call, monkeypatch, tiny_model, tiny_gpt2):
+    monkeypatch.setattr(corpus, "Table", None)  # the hub
+    code, out, err = call("--quick", "--model", tiny_model, "--baseline", tiny_gpt2, "--scorer",
+                          tiny_gpt2, *SIZE, "--output_dir", "board")  # fmt: skip
+    assert code == 0, err
+    assert "not WikiText-2 but the passages that were written for this project" in out
+    assert "passages.txt, test split" in out and "validation split" in out
+    (texts,) = {row["texts"] for row in result("board")["rows"][:1]}
+    first = json.loads((Path("board") / texts).read_text().split("\n")[0])
+    assert Path(PASSAGES).read_text().startswith(first["prompt"] + first["text"])
+
+
+@pytest.mark.parametrize(
+    "flags, taken",
+    [
+        ({"quick": True}, PASSAGES),
+        ({"quick": True, "dataset_dir": "data"}, "wikitext-2"),
+        ({"quick": True, "dataset": "wikitext-2"}, "wikitext-2"),
+        ({"quick": True, "dataset": "mine.txt"}, "mine.txt"),
+        ({}, "wikitext-2"),
+    ],
+)
+def test_another_text_is_measured_where_one_is_named(flags, taken, tmp_path):
+    args = ScoreOptions(**flags, output_dir=str(tmp_path / "board"))
+    args.check_flags()
+    assert args.dataset == taken
+
+
+def test_the_passages_are_enough_for_what_quick_measures(tmp_path):
+    args = ScoreOptions(quick=True, output_dir=str(tmp_path / "board"))
+    args.check_flags()
+    documents = corpus.load_documents(args.dataset)
+    assert len({d.split("\n")[0] for d in documents}) == len(documents)
+    assert all(60 <= len(d.split()) <= 110 for d in documents)
+    for model in (args.model, args.baseline):
+        tokenizer = load_tokenizer(model, needs_mask=False)
+        for half in (documents[::2], documents[1::2]):
+            found = scorer.passages(half, tokenizer, args.prompt_len, args.length)
+            assert len(found) >= args.num_samples
+        blocks = packing.pack(documents[::2], tokenizer, args.block_size)
+        assert len(blocks) >= args.likelihood_blocks
+
+
+# ---------------------------------------------------------------- tables
+
+
+def tiny_results(**changes) -> dict:
+    row = {"model": "m", "method": "x", "conditional": True, "settings": {}, "seed": 0, "samples": 4,
+           "metrics": {"gen_ppl": [123.4, 110.0, 140.0], "nfe": [8, 8, 8]},
+           "first": {"prompt": "The", "text": " end", "finished": True}}  # fmt: skip
+    data = {
+        "title": "T", "about": "", "command": "python studies/scoreboard.py", "data": {"name": "d", "split": "test",
+        "reference_split": "validation"}, "samples": 4, "prompt_len": 2, "length": 3, "clusters": 2,
+        "batch_size": 2, "scorer": {"name": "s", "hash": "", "compared": ""}, "notes": [],
+        "likelihood": [], "rows": [row], "paired_with": "", "paired": [], "hardware": "h",
+        "processor": "p", "versions": {"torch": "1"},
+    }  # fmt: skip
+    return data | changes
+
+
+def test_a_table_shows_no_digit_too_many():
+    shown = report.plain_text(tiny_results())
+    assert "120 ± 20" in shown and "123" not in shown
+    assert "one of the compared" not in shown
+    assert "| 120 ± 20 |" in report.markdown({"results.json": tiny_results()})
+    assert report.estimate([None, None, None]).half != report.estimate([None, None, None]).half
+
+
+def row(model="m", sampler="seed", passes=8, seconds=0.5, text="x", **metrics) -> dict:
+    """A row of results with intervals of ± a tenth."""
+    metrics = {"nfe": passes, "seconds": seconds, **metrics}
+    near = {name: [value, 0.9 * value, 1.1 * value] for name, value in metrics.items()}
+    return {"model": model, "method": f"{sampler or 'left to right'} {passes}", "conditional": True,
+            "settings": {"sampler": sampler} if sampler else {}, "seed": 0, "samples": 4,
+            "metrics": near, "first": {"prompt": "A", "text": text, "finished": False}}  # fmt: skip
+
+
+def test_seconds_at_equal_quality():
+    causal = row("g", None, 30, 0.6, mauve=0.5, gen_ppl=20)
+    rows = [causal, row(passes=4, seconds=0.1, mauve=0.3, gen_ppl=90),
+            row(passes=16, seconds=0.3, mauve=0.42, gen_ppl=50),
+            row(passes=8, seconds=0.2, mauve=0.41, gen_ppl=60)]  # fmt: skip
+    # 0.42 ± 0.042 touches 0.5 ± 0.05, and 0.41 ± 0.041 does, with fewer passes; 0.3 does not.
+    by_mauve, by_perplexity = report.equal_quality(tiny_results(rows=rows))
+    assert "reach the MAUVE of g, left to right 30 (0.50 ± 0.05) are 8: m, seed 8" in by_mauve
+    assert "3 times as fast" in by_mauve and "0.20 ± 0.02 s a text against 0.60" in by_mauve
+    assert by_perplexity == (
+        "No row of a masked model reaches the gen. PPL of g, left to right 30 (20 ± 2)."
+    )
+    rows.append(row(report.SHUFFLED, None, mauve=0.6, gen_ppl=900))
+    del rows[-1]["metrics"]["nfe"]
+    said = report.equal_quality(tiny_results(rows=rows))
+    assert said[1].startswith("Shuffled text reaches it, too") and len(said) == 3
+    assert report.equal_quality(tiny_results(rows=rows[1:])) == []  # nothing to reach
+
+
+def test_where_it_goes_wrong_is_the_extreme_row():
+    rows = [row(passes=4, rep_4=0.5, entropy=3.0, text=" *a* <b>"), row(rep_4=0.1, entropy=2.0),
+            row(report.REAL, None, rep_4=0.01, entropy=4.0)]  # fmt: skip
+    del rows[-1]["metrics"]["nfe"]
+    _head, *found = report.failures_table(tiny_results(rows=rows))
+    assert [(line[0], line[1], line[3], line[4]) for line in found] == [
+        ("repeats itself most", "m, seed 4", "0.50 ± 0.05", "0.010 ± 0.001"),
+        ("has the least varied tokens", "m, seed 8", "2.0 ± 0.2", "4.0 ± 0.4"),
+    ]
+    assert found[0][5] == r"\[A\] \*a\* <b>"  # and not Markdown
+
+
+def test_a_page_has_no_html_of_a_text_or_a_name():
+    data = tiny_results(rows=[row(text=" <img src=x>\x1b]0;t\x07")], about="<script>",
+                        hardware="<i>", command="python `x` \x1b]0;t\x07")  # fmt: skip
+    data["rows"][0]["model"] = "<b>m"
+    page = report.markdown({"r.json": report.json.loads(report.dump(data))})
+    assert "<" not in page.replace("&lt;", "") and "\x1b" not in page
+    assert "&lt;img src=x>" in page and "&lt;script>" in page and "&lt;b>m" in page
+
+
+def test_several_results_are_one_page(call, tmp_path):
+    for name in ("one", "two"):
+        path = tmp_path / "results" / name / "results.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(report.dump(tiny_results(title=f"Part {name}", about="Why.")))
+        path.with_name("temperature.png").write_bytes(b"")
+    paths = [f"results/{name}/results.json" for name in ("one", "two")]
+    _code, out, _ = call("--results", *paths, "--markdown", "RESULTS.md")
+    page = Path("studies/RESULTS.md").read_text()
+    for said in (out, page):
+        assert said.index("Part one") < said.index("Part two") and said.count("Why.") == 2
+    assert "--results results/one/results.json results/two/results.json --markdown" in page
+    assert "](results/two/temperature.png)" in page and "quality_nfe.png" not in page
+    assert "\\[The\\] end (end)" in page
+
+
+def test_likelihoods_are_compared_block_by_block():
+    first = {"model": "a", "prefix_len": 1, "vocabulary": "v", "by_block": [5.0, 6.0, 7.0]}
+    entries = [first, {**first, "model": "b", "by_block": [5.5, 6.5, 7.8]},
+               {**first, "model": "c", "vocabulary": "w"}]  # fmt: skip
+    one, two, three = (board.compared(entry, entries) for entry in entries)
+    assert two["more_than"] == "a" and two["more"][0] == pytest.approx(0.6)
+    # 0.5, 0.5, 0.8: standard deviation sqrt(0.03), of the mean 0.1.
+    assert two["more"][2] == pytest.approx(0.6 + 0.195996, abs=1e-5)
+    assert all(v != v for v in one["more"] + three["more"]) and "by_block" not in two
+
+
+def test_a_bar_in_a_name_does_not_break_a_markdown_table():
+    data = tiny_results()
+    data["rows"][0]["model"] = "a|b"
+    page = report.markdown({"results.json": data}).splitlines()
+    line = next(line for line in page if "a\\|b" in line)
+    assert line.count("|") - 1 == 10
+
+
+def test_pictures_of_next_to_nothing(tmp_path):
+    """One row, no MAUVE, no likelihood."""
+    data = tiny_results()
+    data["rows"][0]["metrics"] |= {"mauve": [float("nan")] * 3, "entropy": [float("nan")] * 3}
+    for name in ("seconds", "tokens_per_second"):
+        data["rows"][0]["metrics"][name] = [0.5, float("nan"), float("nan")]
+    names = [path.name for path in report.write_all(data, tmp_path)]
+    assert "likelihood.png" not in names and "quality_nfe.png" in names
+    assert "NaN" not in (tmp_path / "results.json").read_text()
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+BAD = {
+    "two sources of rows": (["--quick", "--settings", "x"], "--quick"),
+    "no such settings": (["--settings", "nothing.toml"], "nothing.toml"),
+    "one text": (["--num_samples", "1"], "--num_samples 1"),
+    "more clusters than texts": (["--clusters", "7"], "--clusters 7"),
+    "one cluster": (["--clusters", "1"], "--clusters 1"),
+    "one block": (["--likelihood_blocks", "1"], "--likelihood_blocks 1"),
+    "a page in no folder": (["--markdown", "no/such/R.md"], "no/such/R.md"),
+    "no prompt": (["--prompt_len", "0"], "--prompt_len 0"),
+    "no batch": (["--batch_size", "0"], "--batch_size 0"),
+    "prompt beyond the block": (["--prompt_len", "32"], "--block_size 32"),
+    "more texts than passages": (["--num_samples", "500"], "--num_samples 500"),
+    "beyond the positions": (["--length", "100", "--num_samples", "2"], "64 positions"),
+    "unknown flag": (["--num_sample", "3"], "--num_samples"),
+    "no results": (["--results", "nothing.json"], "nothing.json"),
+    "results and quick": (["--results", "x.json", "--quick"], "--results"),
+    "a masked scorer": (["--scorer", "MASKED"], "--scorer FOLDER"),
+    "a scorer that is nowhere": (["--scorer", "./nowhere"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case, text, grid, tiny_model, tiny_gpt2):
+    flags, named = BAD[case]
+    flags = [str(tiny_model) if f == "MASKED" else f for f in flags]
+    base = ["--dataset", text, "--scorer", tiny_gpt2, *SIZE, "--clusters", "2"]
+    if not {"--settings", "--results", "--quick"} & set(flags):
+        base += ["--settings", grid]
+    code, out, err = call(*base, *flags)
+    said = [line for line in err.splitlines() if line.startswith("scoreboard.py: ")]
+    assert (code, out, len(said)) == (2, "", 1), err
+    assert named in said[0] and "Traceback" not in err
+
+
+BAD_ROWS = {
+    "unknown sampler": ("sampler = 'confidnce'", "'confidence'"),
+    "an option of another sampler": ("sampler = 'seed'\nthreshold = 0.5", "--threshold"),
+    "unknown field": ("temprature = 1.0", "'temperature'"),
+    "two rows with one key": ("temperature = [1.0, 1.0]", "rows 1 and 2 of the settings"),
+    "two names of one thing": ("sampler = 'seed'\nn_steps = [10, 10]", "are the same"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_a_bad_row_gets_one_sentence_before_any_work(call, case, text, tiny_model, tiny_gpt2):
+    settings, named = BAD_ROWS[case]
+    Path("grid.toml").write_text(f"[[row]]\nmodel = '{tiny_model}'\n{settings}\n")
+    code, _, err = call("--dataset", text, "--settings", "grid.toml", "--scorer", tiny_gpt2, *SIZE)
+    assert code == 2 and named in err.splitlines()[-1] and "Traceback" not in err
+    assert not os.path.exists("runs/scoreboard/generations")
+
+
+def test_diffusion_options_on_gpt2_are_refused(call, text, tiny_gpt2):
+    Path("grid.toml").write_text(f"[[row]]\nmodel = '{tiny_gpt2}'\nn_steps = 4\n")
+    code, _, err = call("--dataset", text, "--settings", "grid.toml", "--scorer", tiny_gpt2, *SIZE)
+    assert code == 2 and "--n_steps 4 steers diffusion" in err
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (lambda t: t.replace('"version": 2', '"version": 7'), "version 7"),
+        (lambda t: t[:100], "not complete JSON"),
+        (lambda t: "[]", "not of a scoreboard"),
+        (lambda t: t.replace('"clusters"', '"blusters"'), "damaged"),
+        (lambda t: t.replace("123.4", '"x"'), "damaged"),
+        (lambda t: t.replace("123.4", "9" * 400), "damaged"),
+    ],
+)
+def test_bad_results(call, tmp_path, change, named):
+    path = tmp_path / "results.json"
+    text = report.dump(tiny_results())
+    path.write_text(text)
+    assert call("--results", path)[0] == 0
+    path.write_text(change(text))
+    code, out, err = call("--results", path)
+    assert (code, out) == (2, "") and named in err and err.count("\n") == 1
+
+
+def test_what_a_reader_must_know_is_said():
+    args = ScoreOptions(num_samples=2000)
+    shared = SimpleNamespace(args=args, scorer=SimpleNamespace(positions=64))
+    entries = [{"windowed": 3, "full_length": 1990}, {"windowed": 0, "full_length": 2000}]
+    windowed, short = board.notes(shared, entries)
+    assert windowed.startswith("3 texts are longer than the 64 positions of the scorer")
+    assert short.startswith("10 texts are shorter than the full length")
+
+
+@pytest.mark.slow
+def test_help_is_quick_and_needs_no_torch():
+    code = "import sys, scoreboard; sys.argv = ['x', '--help']\ntry:\n scoreboard.main()\nfinally:"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "\n assert not {'torch', 'sklearn'} & set(sys.modules)"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0 and "--likelihood_blocks" in done.stdout, done.stderr
+
+
+def test_the_default_grids_are_valid():
+    for quick in (True, False):
+        args = ScoreOptions(quick=quick)
+        found = rows.expand(args.grid().tables, [args.model, args.baseline])
+        for row in found:
+            if row.model == args.model:
+                row.options.check()
+            else:
+                row.options.check_autoregressive()
+        assert len({(r.model, board.method(r), r.conditional) for r in found}) == len(found)
+
+
+def test_progress_tells_the_time_left(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    console.progress(1, 10, "row")
+    assert capsys.readouterr().err == ""  # a pipe
+    console.progress(10, 10, "row")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    console.progress(0, 10, "row 1/3")
+    now[0] += 60
+    console.progress(2, 10, "row 1/3")
+    said = capsys.readouterr().err
+    assert "row 1/3:  20%" in said and "01:00<04:00" in said
+    console.say("a line")  # in place of the bar, which comes again below it
+    assert capsys.readouterr().err.endswith("\ra line\n")
+    now[0] += 1
+    console.progress(3, 10, "row 2/3")
+    assert "row 2/3:  30%" in capsys.readouterr().err
+    console.progress(10, 10, "row 3/3")
+    capsys.readouterr()
+    monkeypatch.setenv("RANK", "1")
+    console.progress(1, 2, "x")
+    console.progress(2, 2, "x")
+    assert capsys.readouterr().err == ""
+    assert str(Estimate(1.0)) == "~1"

@@ -1,0 +1,128 @@
+"""What a terminal shows is at most 100 columns wide, and loses nothing."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from diffusion.views import comparison
+from diffusion.views.frames import Frame, State
+from diffusion.views.tables import WIDTH, aligned, wrapped
+from studies.board import report
+
+RESULTS = sorted((Path(__file__).parents[2] / "docs" / "results").glob("*/results.json"))
+LONG = "gpt2-medium-of-a-person-with-a-long-name-finetuned-on-wikitext-103-raw-v1"
+
+
+def squeezed(text: str) -> str:
+    """Without what a layout changes: white space, and commas between names."""
+    return re.sub(r"[\s,]", "", text)
+
+
+def holds(lines: list[str], table) -> bool:
+    """Whether the cells of every row stand in the lines, in order."""
+    said = squeezed("".join(lines))
+    at = 0
+    for row in table[1:]:
+        for cell in map(squeezed, row):
+            at = said.find(cell, at)
+            if at < 0:
+                return False
+            at += len(cell)
+    return True
+
+
+def test_a_narrow_table_is_as_it_was():
+    table = [["model", "how", "gen. PPL"], ["a", "left to right", "9 ± 1"], ["bb", "", "-"]]
+    assert aligned(table, 2) == [
+        "model  how            gen. PPL",
+        "a      left to right     9 ± 1",
+        "bb                           -",
+    ]
+    assert aligned([], 1) == [] and wrapped("") == []
+
+
+def test_a_wide_head_gets_several_lines():
+    table = [["model", "nats per token more than " + LONG, "x" * 40], ["a" * 20, "1", "2"]]
+    table[0][1] = "nats per token more than the first of all models " * 2
+    lines = aligned(table, 1)
+    assert max(map(len, lines)) <= WIDTH and len(lines) > 2
+    assert lines[-1].split() == ["a" * 20, "1", "2"]
+
+
+@pytest.mark.parametrize("columns", [3, 9, 30])
+def test_a_row_that_is_too_wide_gets_a_line_of_names_and_lines_of_numbers(columns):
+    rows = [
+        [LONG, f"{LONG} {i}", *[f"{j}.{i:04} ± 0.01" for j in range(columns)]] for i in range(3)
+    ]
+    head = ["model", "how", *[f"column {j}" for j in range(columns)]]
+    lines = aligned([head, *rows], 2)
+    assert max(map(len, lines)) <= WIDTH
+    assert holds(lines, [head, *[[c.replace(" ± ", "±") for c in row] for row in rows]])
+
+
+def test_numbers_stand_below_their_heads():
+    table = [["model", "how", "seed", "gen. PPL"], [LONG, "one way", "0", "520 ± 20"],
+             [LONG, "another way of it", "11", "~9"]]  # fmt: skip
+    assert aligned(table, 2) == [
+        "model, how",
+        "            gen.",
+        "    seed     PPL",
+        f"{LONG}, one way",
+        "       0  520±20",
+        f"{LONG}, another way of it",
+        "      11      ~9",
+    ]
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("rename", [False, True])
+def test_the_committed_results_fit(path, rename):
+    text = path.read_text()
+    if rename:
+        text = re.sub(r"(roberta|gpt2)-small-wikitext", rf"{LONG}-\1", text)
+    data = json.loads(text)
+    shown = report.plain_text(data)
+    assert max(map(len, shown.split("\n"))) <= WIDTH
+    for title, sentences, table in report.sections(data):
+        assert title in shown
+        assert all(squeezed(sentence) in squeezed(shown) for sentence in sentences)
+        assert holds([shown], table) or holds(
+            [shown], [[c.replace(" ± ", "±") for c in row] for row in table]
+        )
+
+
+def record(names=("a", "b"), unit="token", seconds=(1.0, 2.0)) -> dict:
+    frames = [Frame([" x", " y"], [State.SETTLED] * 2, i, 2, i, float(i)) for i in range(3)]
+    sides = [
+        {"model": name, "method": "m", "text": "t", "ids": [1], "nfe": 1024, "frames": frames,
+         "seconds": list(seconds)} for name in names
+    ]  # fmt: skip
+    return {"prompt": "x", "unit": unit, "sides": sides, "options": {"length": 1024},
+            "hardware": "NVIDIA H100 80GB HBM3, bfloat16, PyTorch with CUDA graphs, 16 threads",
+            "processor": "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "names, unit",
+    [*itertools.product([("a", "b"), (LONG, LONG + "-2")], ["token", "character"])],
+)
+def test_a_comparison_fits(names, unit):
+    data = record(names, unit, seconds=(1234.5678, 9876.5432))
+    shown = comparison.table(data)
+    assert max(map(len, shown.split("\n"))) <= WIDTH
+    for said in (*names, "1234.568 (1234.568-9876.543)", f"{unit}s/s", "1024", "tokens/pass"):
+        assert squeezed(said) in squeezed(shown)
+    assert squeezed(comparison.verdict(data["sides"], unit)) in squeezed(shown)
+    assert squeezed(data["processor"]) in squeezed(shown)
+    assert shown.count("busy") == 2  # one of each side
+
+
+def test_a_comparison_in_short():
+    assert comparison.table(record()).split("\n")[:3] == [
+        "       seconds (range)  tokens/s  passes  tokens/pass",
+        "a  1.000 (1.000-2.000)    1024.0    1024         1.00",
+        "b  1.000 (1.000-2.000)    1024.0    1024         1.00",
+    ]
