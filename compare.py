@@ -97,9 +97,9 @@ def main() -> None:
         raise UserError("--save_animation names one file; with several prompts use --output_dir")
 
     # torch and transformers take seconds to import; --help and mistakes need neither.
+    from diffusion.autoregressive import load_causal_writer
     from diffusion.generate import load_writer
     from diffusion.measure import measured, options_for
-    from diffusion.models.causal import load_causal_writer
     from studies.board.sweep import sweep
 
     writers = load_pair(

@@ -36,9 +36,9 @@ def main() -> None:
     prompts = given_prompts(prompt, script.unconditional, script.skip_bad)
 
     # torch and transformers take seconds to import; --help and mistakes need neither.
+    from diffusion.autoregressive import load_causal_writer
     from diffusion.hardware import memory_told
     from diffusion.job import Job
-    from diffusion.models.causal import load_causal_writer
 
     job = Job.load(
         partial(load_causal_writer, access=access), generation, script, asks=prompts is None

@@ -23,7 +23,7 @@ __all__ = ["animate", "load", "score", "steps", "write"]
 
 
 def load(model: str = "roberta-small-wikitext", device: str = "auto", dtype: str = "auto"):
-    """A model that is ready to write: a `generate.Writer`, or for a GPT-2 a `causal.CausalWriter`.
+    """A model that is ready to write: a `generate.Writer`, or for a GPT-2 an `autoregressive.CausalWriter`.
 
     Args:
         model: a folder, the name of one in weights/, or a name on the hub such as roberta-base.
@@ -32,9 +32,9 @@ def load(model: str = "roberta-small-wikitext", device: str = "auto", dtype: str
     Raises:
         errors.UserError: there is no such model, or it cannot be read; one sentence says why.
     """
+    from diffusion.autoregressive import load_causal_writer
     from diffusion.generate import load_writer
     from diffusion.models import loading
-    from diffusion.models.causal import load_causal_writer
 
     masked = loading.is_masked_lm(loading.load_config(model))
     return (load_writer if masked else load_causal_writer)(model, None, device, dtype)
@@ -82,9 +82,9 @@ def animate(writer, steps, path: str, row: int = 0) -> None:
     from diffusion.cli.files import check_animation_path
     from diffusion.views.animation import save_film
     from diffusion.views.film import film_of
-    from diffusion.views.frames import Framer
+    from diffusion.views.frames import Framer, status_of
 
     check_animation_path(path)
     framer = Framer(writer.tokenizer)
     frames = [framer.frame(step, row) for step in steps]
-    save_film(film_of(frames, writer.name, status=writer.status), path)
+    save_film(film_of(frames, writer.name, status=status_of(writer)), path)

@@ -8,11 +8,8 @@ from torch import Tensor
 from diffusion import hardware
 from diffusion.canvas import Canvas, Query, Step
 from diffusion.proposal import Proposal, Sampling
+from diffusion.rng import START, TOKENS
 from diffusion.samplers.base import Sampler, State
-
-# The random streams of the tokens, and of the noise that a canvas begins with; samplers number
-# theirs from 0.
-TOKENS, START = 1000, 1001
 
 
 def denoise(

@@ -24,7 +24,6 @@ from diffusion.samplers.catalog import CAUSAL
 from diffusion.samplers.make import make_sampler
 from diffusion.samplers.noises import check_noise
 from diffusion.speculative import speculate
-from diffusion.views.frames import status_line
 from diffusion.windows import denoise_windows
 
 
@@ -40,7 +39,7 @@ class Writer:
     positions: int  # tokens the model can see at once
     trained: bool  # whether finetune.py made it a denoiser
     blocks: bool = False  # whether it was trained to write from left to right, block by block
-    status: ClassVar = staticmethod(status_line)  # the line that views show below a text
+    autoregressive: ClassVar = False
 
     @property
     def noise(self) -> Noise:

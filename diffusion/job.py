@@ -19,7 +19,7 @@ from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import CAUSAL
 from diffusion.views.animation import save_film, show_film
 from diffusion.views.film import film_of
-from diffusion.views.frames import Frame, Framer
+from diffusion.views.frames import Frame, Framer, status_of
 from diffusion.views.terminal import LiveView, supports_live
 
 
@@ -203,7 +203,7 @@ class Job:
     def film(self, frames: list[Frame]):
         title = f"{self.script.model}: {self.writer.method(self.generation)}, "
         title += f"{frames[-1].nfe} forward passes"
-        return film_of(frames, title, status=self.writer.status)
+        return film_of(frames, title, status=status_of(self.writer))
 
     def save(self, film, path: str) -> None:
         save_film(film, path, on_progress=progress)
@@ -213,7 +213,7 @@ class Job:
         """(the last step of a generation, the frames of a row if somebody may want them)."""
         frames, step = [], None
         live, kept = self.live, self.animated or self.asks
-        with LiveView(sys.stdout, status=self.writer.status) as view:
+        with LiveView(sys.stdout, status=status_of(self.writer)) as view:
             try:
                 for step in steps:
                     if step.index == 0:

@@ -185,10 +185,13 @@ class Hybrid(Interpolating):
         return 1 / ((1 - r) * whole), self._odds / (2 * root * whole)
 
 
+KINDS = {kind.name: kind for kind in (Absorbing, Uniform, Hybrid)}
+
+
 def make_noise(
     name: str, mask_id: int, forbidden: list[int], vocab_size: int, p_u: float = 0.1
 ) -> Noise:
-    """The noise of one of the names in `samplers.catalog.NOISES`.
+    """The noise of one of the names in `KINDS`.
 
     Args:
         forbidden: ids that are no random tokens, see `tokenizers.forbidden_ids`.
@@ -196,9 +199,8 @@ def make_noise(
     """
     random = torch.ones(vocab_size, dtype=torch.bool)
     random[[mask_id, *forbidden]] = False
-    if name == "uniform":
-        return Uniform(mask_id, random)
-    return Hybrid(mask_id, random, p_u) if name == "hybrid" else Absorbing(mask_id)
+    own = {"absorbing": (), "uniform": (random,), "hybrid": (random, p_u)}
+    return KINDS[name](mask_id, *own[name])
 
 
 @dataclass(frozen=True)

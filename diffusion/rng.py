@@ -12,6 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+# The random streams of the tokens, and of the noise that a canvas begins with; samplers number
+# theirs from 0.
+TOKENS, START = 1000, 1001
+
 
 def _as_int64(value: int) -> int:
     """The unsigned 64-bit constant as the signed number with the same bits."""

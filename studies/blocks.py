@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from diffusion import hardware
+from diffusion.autoregressive import CausalWriter, load_causal_writer
 from diffusion.errors import UserError, run
 from diffusion.generate import load_writer
 from diffusion.models import loading
-from diffusion.models.causal import CausalWriter, load_causal_writer
 from diffusion.options import GenerationOptions
 from studies.machine import check_run, save
 

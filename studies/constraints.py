@@ -45,16 +45,15 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor
 
 from diffusion import hardware, rng
+from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import Allowed
 from diffusion.cli.console import progress, say
 from diffusion.cli.files import check_file, write_text
 from diffusion.cli.values import within
 from diffusion.data.corpus import load_documents
-from diffusion.denoise import TOKENS
 from diffusion.editing.canvases import TO_WRITE, canvas_of, edge_rules, rewrite_canvas
 from diffusion.errors import UserError, run
 from diffusion.generate import load_writer
-from diffusion.models.causal import load_causal_writer
 from diffusion.models.tokenizers import forbidden_ids
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
@@ -183,7 +182,7 @@ class _Put(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         place = input_ids.shape[1]
-        u = rng.uniform(rng.fold_in(rng.fold_in(self.keys, place), TOKENS), 1)[:, 0]
+        u = rng.uniform(rng.fold_in(rng.fold_in(self.keys, place), rng.TOKENS), 1)[:, 0]
         scores = self.allowed(scores.index_fill(1, self.never, -torch.inf), (slice(None), place))
         drawn, _ = self.sampling.draw(scores, u)
         given = self.asked[:, place]

@@ -45,6 +45,7 @@ import numpy as np
 import torch
 
 from diffusion import hardware
+from diffusion.autoregressive import load_causal_writer
 from diffusion.cli.console import progress, say
 from diffusion.cli.files import check_file, write_text
 from diffusion.cli.values import within
@@ -54,7 +55,6 @@ from diffusion.editing.templates import Template
 from diffusion.errors import UserError, run
 from diffusion.generate import load_writer
 from diffusion.likelihood import ordered_nll, text_bounds
-from diffusion.models.causal import load_causal_writer
 from diffusion.options import GenerationOptions
 from diffusion.text.reading import encode, read
 from diffusion.views.frames import Framer

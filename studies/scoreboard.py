@@ -48,9 +48,9 @@ def main() -> None:
     rows = expand(grid.tables, [args.model, args.baseline])
 
     # torch and transformers' models take seconds to import; --help and mistakes need neither.
+    from diffusion.autoregressive import load_causal_writer
     from diffusion.generate import load_writer
     from diffusion.hardware import launch_note, memory_told
-    from diffusion.models.causal import load_causal_writer
     from studies.board.board import check_rows, load_board, measure
 
     check_rows(rows, access)

@@ -16,11 +16,11 @@ from transformers import (
 
 import diffusion
 from diffusion import rng
+from diffusion.autoregressive import CausalWriter
 from diffusion.canvas import prompt_canvas
 from diffusion.denoise import denoise
 from diffusion.errors import UserError
 from diffusion.generate import Writer
-from diffusion.models.causal import CausalWriter
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler

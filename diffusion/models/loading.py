@@ -20,7 +20,7 @@ from diffusion.errors import UserError, first_line
 from diffusion.models import linear
 from diffusion.models.families import family
 from diffusion.models.native import NATIVE
-from diffusion.samplers.catalog import NOISES
+from diffusion.noise import KINDS
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 
@@ -482,10 +482,10 @@ def noise_settings(config, name: str) -> dict:
     """
     settings = diffusion_settings(config)
     kind, p_u = settings.get("noise", "absorbing"), settings.get("p_u", 0.0)
-    if kind not in NOISES or not 0 <= p_u < 1 or (kind == "hybrid") != ("p_u" in settings):
+    if kind not in KINDS or not 0 <= p_u < 1 or (kind == "hybrid") != ("p_u" in settings):
         raise UserError(
             f"{name} was trained for noise {kind!r} with p_u {settings.get('p_u')}, which there is "
-            f"not; there are {', '.join(NOISES)}, and hybrid has a p_u from 0 to below 1"
+            f"not; there are {', '.join(KINDS)}, and hybrid has a p_u from 0 to below 1"
         )
     return {"name": kind} | ({"p_u": p_u} if kind == "hybrid" else {})
 

@@ -7,7 +7,7 @@ position in every frame of a generation; an autoregressive model gives frames th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import accumulate, zip_longest
@@ -160,6 +160,11 @@ def token_line(frame: Frame, separator: str = " · ") -> str:
     """The same for a model without masks, with the number of new tokens."""
     count = f"{frame.written} token" + ("" if frame.written == 1 else "s")
     return separator.join((count, *_cost(frame), *_speed(frame)))
+
+
+def status_of(writer) -> Callable[..., str]:
+    """The line below the texts of a `Writer` or a `CausalWriter`."""
+    return token_line if writer.autoregressive else status_line
 
 
 def _cost(frame: Frame) -> list[str]:

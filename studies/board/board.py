@@ -203,7 +203,7 @@ def keys(board: Board, row: Row) -> tuple[Key, Key]:
         texts,
         versions=[torch.__version__, transformers.__version__],
         code=rows.code_digest(
-            "diffusion.generate", "diffusion.models.causal", "studies.board.scorer"
+            "diffusion.generate", "diffusion.autoregressive", "studies.board.scorer"
         ),
     )
     judged = {

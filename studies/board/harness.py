@@ -8,12 +8,12 @@ All flags are the harness's own; --model_args are the arguments of `DiffusionLM`
 
 import itertools
 
+from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import encode, written_ids
 from diffusion.cli.console import progress
 from diffusion.errors import UserError, first_line, run
 from diffusion.generate import load_writer
 from diffusion.models import loading
-from diffusion.models.causal import load_causal_writer
 from diffusion.options import GenerationOptions
 from studies.board.reading import check_way, nats
 from studies.board.scorer import windows

@@ -283,9 +283,9 @@ def test_one_prompt_is_compared_and_an_animation_is_there(call):
 
 
 def test_both_write_as_many_tokens_and_what_the_scripts_would(call, tiny_model, tiny_gpt2):
+    from diffusion.autoregressive import load_causal_writer
     from diffusion.canvas import written_ids
     from diffusion.generate import load_writer
-    from diffusion.models.causal import load_causal_writer
 
     code, out, _ = call("The river", *SMALL, "--json", "--seed", "5", "--temperature", "0.8")
     data = json.loads(out)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from diffusion import likelihood
+from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import written_ids
 from diffusion.data import packing
 from diffusion.generate import load_writer
 from diffusion.models import loading, tokenizers
-from diffusion.models.causal import load_causal_writer
 from diffusion.models.layouts import arrange
 from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import METHODS

@@ -14,11 +14,9 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gpt2_inference
-from diffusion import hardware, rng
+from diffusion import autoregressive, hardware, rng
+from diffusion.autoregressive import handed_over, load_causal_writer
 from diffusion.canvas import written_ids
-from diffusion.denoise import TOKENS
-from diffusion.models import causal
-from diffusion.models.causal import handed_over, load_causal_writer
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Proposal, Sampling
 from diffusion.views.frames import Framer, State, written_text
@@ -54,7 +52,7 @@ def by_hand(folder, prompt, n, seed, sample, temperature, top_k, top_p, banned, 
             logits[token] *= 1 / penalty if logits[token] > 0 else penalty
         logits[banned] = -torch.inf
         p = sharpen(logits.softmax(-1).tolist(), temperature, top_k, top_p)
-        u = rng.uniform(rng.fold_in(rng.fold_in(key, step), TOKENS), 1).item()
+        u = rng.uniform(rng.fold_in(rng.fold_in(key, step), rng.TOKENS), 1).item()
         # Tokens are laid on the line from 0 to 1 from the most probable one down.
         order, below = sorted(range(len(p)), key=lambda i: -p[i]), 0.0
         for token in order:
@@ -101,14 +99,14 @@ def test_filters_mean_the_same_for_both_kinds_of_models():
     top_p exactly, too."""
     p = torch.tensor([0.5, 0.25, 0.125, 0.0625, 0.0625]).expand(4000, 5)
     keys = rng.row_keys(0, len(p))
-    draw = causal._Draw
+    draw = autoregressive._Draw
     for sampling in (Sampling(1.0, 0, 0.75), Sampling(1.0, 0, 0.76), Sampling(0.5, 3, 0.9)):
-        clock = causal._Clock(torch.device("cpu"))
+        clock = autoregressive._Clock(torch.device("cpu"))
         clock.start()
         nothing = torch.tensor([], dtype=torch.int64)
         processor = draw(sampling, keys, nothing, clock, lambda *item: None)
         gpt2 = processor(None, p.log()).argmax(-1)
-        u = rng.uniform(rng.fold_in(rng.fold_in(keys, 1), TOKENS), 1)
+        u = rng.uniform(rng.fold_in(rng.fold_in(keys, 1), rng.TOKENS), 1)
         rows = torch.ones(len(p), 1, dtype=torch.bool)
         assert torch.equal(gpt2, Proposal(p.log(), rows, sampling, u).tokens[:, 0])
         expected = sharpen(p[0].tolist(), sampling.temperature, sampling.top_k, sampling.top_p)

@@ -14,11 +14,11 @@ import torch
 from helpers.models import save_roberta
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, RobertaForCausalLM
 
+from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import Canvas
 from diffusion.errors import UserError
 from diffusion.generate import load_writer
 from diffusion.likelihood import fixed_counts, pseudo_likelihood
-from diffusion.models.causal import load_causal_writer
 from diffusion.models.linear import Packed, packs
 from studies.board.metrics import Estimate
 from studies.board.rows import expand, read_grid

@@ -10,11 +10,11 @@ import torch
 from helpers.models import SENTENCES
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+from diffusion.autoregressive import load_causal_writer
 from diffusion.data import packing
 from diffusion.data.corpus import load_documents, plain_documents
 from diffusion.errors import UserError
 from diffusion.generate import load_writer
-from diffusion.models.causal import load_causal_writer
 from diffusion.models.tokenizers import load_tokenizer
 from studies import constraints, fill_in, infilling
 from studies.board.scorer import load_scorer

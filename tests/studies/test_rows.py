@@ -124,10 +124,10 @@ def test_a_digest_of_code_follows_its_imports(tmp_path, monkeypatch):
 
 def test_what_writes_texts_is_in_the_digest():
     before = rows.code_digest(
-        "diffusion.generate", "diffusion.models.causal", "studies.board.scorer"
+        "diffusion.generate", "diffusion.autoregressive", "studies.board.scorer"
     )
     assert before == rows.code_digest(
-        "studies.board.scorer", "diffusion.models.causal", "diffusion.generate"
+        "studies.board.scorer", "diffusion.autoregressive", "diffusion.generate"
     )
     assert before != rows.code_digest("studies.board.scorer")
 

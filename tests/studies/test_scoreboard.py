@@ -18,10 +18,10 @@ from helpers.models import SENTENCES
 from helpers.training import TWO, exit_code, kill_a_rank, start
 from PIL import Image
 
+from diffusion.autoregressive import CausalWriter
 from diffusion.cli import console
 from diffusion.data import corpus, packing
 from diffusion.generate import Writer
-from diffusion.models.causal import CausalWriter
 from diffusion.models.tokenizers import load_tokenizer
 from studies import scoreboard
 from studies.board import board, metrics, report, rows, scorer

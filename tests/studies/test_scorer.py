@@ -11,10 +11,10 @@ from helpers.models import SENTENCES
 from helpers.tabular import TabularDenoiser
 
 from diffusion import likelihood
+from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import encode
 from diffusion.errors import UserError
 from diffusion.generate import load_writer
-from diffusion.models.causal import load_causal_writer
 from diffusion.models.tokenizers import load_tokenizer
 from studies.board import scorer as scoring
 from studies.board.scorer import windows

@@ -14,14 +14,12 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 from diffusion import hardware, rng
 from diffusion.canvas import Step, prompt_ids
 from diffusion.cli.access import Access
-from diffusion.denoise import TOKENS
 from diffusion.models import loading, tokenizers
 from diffusion.models.families import max_length
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.text.reading import typed_from
 from diffusion.text.spelling import Speller
-from diffusion.views.frames import token_line
 
 
 class _Clock:
@@ -57,7 +55,7 @@ class _Draw(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.step += 1
-        u = rng.uniform(rng.fold_in(rng.fold_in(self.keys, self.step), TOKENS), 1)[:, 0]
+        u = rng.uniform(rng.fold_in(rng.fold_in(self.keys, self.step), rng.TOKENS), 1)[:, 0]
         allowed = scores.index_fill(1, self.forbidden, -torch.inf)
         token, _ = self.sampling.draw(allowed, u)
         chosen = torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
@@ -130,7 +128,7 @@ class CausalWriter:
     trained: ClassVar = True
     soft: ClassVar = None
     blocks: ClassVar = False
-    status: ClassVar = staticmethod(token_line)  # the line that views show below a text
+    autoregressive: ClassVar = True
 
     def check(self, options: GenerationOptions) -> None:
         options.check_autoregressive()
