@@ -1,4 +1,4 @@
-"""What each family can do: everything is tried on a small random model, and told as a row of
+"""What each family can do: everything is tried on a small random model, and printed as
 docs/families.md.
 
     python tests/helpers/features.py > docs/families.md
@@ -33,28 +33,38 @@ SAMPLERS = [name for name, entry in METHODS.items() if "absorbing" in entry.nois
 HEAD = """\
 # Families
 
-What models of each type can do. `python tests/helpers/features.py` tries all of it on small random
-models and writes this page; a test does the same and compares. So this is about what works, and says
-nothing about how well published weights write, of which none could be downloaded where this was written.
+What works with which type of masked language model. `python tests/helpers/features.py` tries everything on small
+random models and prints this page, and `tests/models/test_features.py` repeats the trial. The page therefore says what
+runs; it does not say how well published weights write.
 
-- **samplers**: of {samplers}, those that write; without shadow copies `p2`, `wino` and `saber` cannot
-  judge what they wrote.
-- **edits**: infilling, rewriting a part, scoring, guidance, a sliding window.
-- **blocks**: writing from left to right in blocks, and training on them; *kept*: keys and values of
-  finished text are kept exactly; *anew*: each pass computes all that it reads.
-- **causal**: can be trained causally (`--objective causal`).
-- **soft**: can be trained with soft-masking.
-- **batch**: texts of different lengths are computed together, or *apart*, because padding would change
-  what the model says.
+```sh
+python inference.py "The river" --model microsoft/deberta-v3-base --sampler confidence
+python finetune.py --model answerdotai/ModernBERT-base --output_dir weights/modern
+```
 
-In every family the head computes the asked rows alone, and logits at asked rows are the model's own
-(`tests/models/test_families.py`). Types without a row here are tried when they are loaded, and
-refused if they do not read a few tokens as masked language models do; they get what every one can do
-(no blocks, no shadows), and their texts are computed apart. Code that comes with a model
-(`--trust_remote_code`) may have no body without a head: then all rows are computed.
+| types | samplers | blocks | causal | soft | batch |
+|---|---|---|---|---|---|
+{rows}
 
-| type | samplers | edits | blocks | causal | soft | batch |
-|---|---|---|---|---|---|---|
+Infilling, rewriting, scoring, guidance and sliding windows work with all of them.
+
+- **samplers**: which of {samplers} run. `p2`, `wino` and `saber` score written tokens by shadow copies, which need
+  absolute or rotary positions that can be set for each slot.
+- **blocks**: generation from left to right in blocks, and training for it. *cached*: keys and values of finished text are
+  kept exactly; *uncached*: each pass computes the text anew.
+- **causal**: training with `--objective causal`.
+- **soft**: training with soft-masking.
+- **batch**: texts of different lengths are computed *together*, or *apart* because padding would change the result.
+
+The head computes the queried positions only, and these logits equal the model's own (`tests/models/test_families.py`).
+Other types are tried when they are loaded. A type that reads a few tokens as a masked language model does gets what every
+type can do: no blocks, no shadow copies, texts computed apart. Models with `--trust_remote_code` may compute all positions.
+
+Refused types:
+
+| type | reason |
+|---|---|
+{refused}
 """
 
 
@@ -104,7 +114,8 @@ def edits(writer: Writer) -> None:
     finished(writer.record(["the"], window, [0]))
 
 
-def row(name: str, tokenizer) -> str:
+def abilities(name: str, tokenizer) -> tuple[str, ...]:
+    """The cells of one type, as tried."""
     writer = writer_of(name, tokenizer)
     backbone = writer.denoiser.backbone
     refused = [
@@ -121,20 +132,29 @@ def row(name: str, tokenizer) -> str:
         write(Writer.from_model(backbone.model, tokenizer, name, SoftMask(2, omega_s=0.5).eval()
                                 .requires_grad_(False)), sampler="remdm")  # fmt: skip
     causal = works(backbone.check_causal, name)
-    kept = "kept" if backbone.keeps else "anew"
-    cells = (
-        f"`{name}`",
+    kept = "cached" if backbone.keeps else "uncached"
+    return (
         "all" if not refused else "not " + ", ".join(f"`{m}`" for m in refused),
-        "yes",
         kept if blocks else "no",
         *("yes" if able else "no" for able in (causal, soft)),
         "apart" if FAMILIES[name].alone else "together",
     )
-    return f"| {' | '.join(cells)} |"
 
 
-def refused_rows() -> list[str]:
-    return [f"| `{n}` | refused: those {r.refused} | | | | | |" for n, r in FAMILIES.items() if r.refused]  # fmt: skip
+def page(tokenizer) -> str:
+    """docs/families.md; types with equal abilities share a row."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in USABLE:
+        groups.setdefault(abilities(name, tokenizer), []).append(f"`{name}`")
+    rows = [f"| {', '.join(names)} | {' | '.join(cells)} |" for cells, names in groups.items()]
+    refused = [f"| `{n}` | they {r.refused} |" for n, r in FAMILIES.items() if r.refused]
+    return HEAD.format(samplers=len(SAMPLERS), rows="\n".join(rows), refused="\n".join(refused))
+
+
+def told(text: str) -> dict[str, tuple[str, ...]]:
+    """The cells of each type on such a page."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    return {name.strip("`"): tuple(cells) for names, *cells in rows for name in names.split(", ")}
 
 
 def small_tokenizer():
@@ -143,6 +163,4 @@ def small_tokenizer():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    shared = small_tokenizer()
-    print(HEAD.format(samplers=len(SAMPLERS)), end="")
-    print("\n".join([row(name, shared) for name in USABLE] + refused_rows()))
+    print(page(small_tokenizer()), end="")
