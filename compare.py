@@ -81,7 +81,7 @@ class CompareOptions(PairOptions):
 
 def main() -> None:
     generation, args, access, prompt = parse_flags(
-        (GenerationOptions, CompareOptions, Access), __doc__.split("\n")[0], PROMPT_HELP
+        (GenerationOptions, CompareOptions, Access), __doc__, PROMPT_HELP
     )
     check_flags(generation, args, prompt)
     console.prepare_streams()

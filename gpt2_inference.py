@@ -29,7 +29,7 @@ class ScriptOptions(WritingOptions):
 
 def main() -> None:
     generation, script, access, prompt = parse_flags(
-        (GenerationOptions, ScriptOptions, Access), __doc__.split("\n")[0], PROMPT_HELP
+        (GenerationOptions, ScriptOptions, Access), __doc__, PROMPT_HELP
     )
     generation.check_autoregressive()
     script.check_flags(prompt)

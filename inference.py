@@ -34,7 +34,7 @@ class InferenceOptions(WritingOptions):
 def main() -> None:
     generation, script, editing, access, prompt = parse_flags(
         (GenerationOptions, InferenceOptions, EditingOptions, Access),
-        __doc__.split("\n")[0],
+        __doc__,
         PROMPT_HELP,
     )
     editing.check_flags(generation, script.list_samplers)

@@ -1,97 +1,187 @@
-"""Dataclasses of options -> command-line flags, the same way in every script."""
+"""Dataclasses of options -> command-line flags and their help, the same way in every script.
+
+The metadata of a field holds ``help``; ``group``, its heading in the help (else the first line of the
+class); ``rare`` where only ``--help_all`` lists it; ``metavar``, the name of its value; ``nargs``,
+``const`` and ``action`` of argparse; and what `values.check_values` reads.
+"""
 
 import argparse
-import copy
 import difflib
 import sys
-from collections.abc import Iterable, Sequence
+import textwrap
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields
+from enum import Enum
 
 from diffusion.errors import UserError
 
-# Metadata of a field that `options.check_values` and lists of flags read, and argparse does not know.
-_CHECKED = ("range", "below", "choices", "owners", "shared", "rare")
+TRUTHS = {
+    **dict.fromkeys(("yes", "true", "t", "y", "1"), True),
+    **dict.fromkeys(("no", "false", "f", "n", "0"), False),
+}
+COLUMN, WIDTH = 30, 100  # where the help of a flag begins and ends
+
+
+def flag(default, help: str, **metadata):
+    """A field of a dataclass of options."""
+    return field(default=default, metadata={"help": help, **metadata})
 
 
 def parse_flags(
-    dataclasses: Iterable[type], description: str, prompt_help: str | None = None
+    classes: Sequence[type],
+    description: str | None,
+    prompt_help: str | None = None,
+    gone: Mapping[str, str] = types.MappingProxyType({}),
 ) -> list:
     """One filled instance of each dataclass, then the positional prompt (or None) if
-    ``prompt_help`` describes one.
+    ``prompt_help`` describes one. ``--help`` and ``--help_all`` are answered here.
+
+    Args:
+        description: the docstring of the script.
+        gone: flags of earlier versions, with the sentence that names the new spelling.
 
     Raises:
-        UserError: unknown flag (with the nearest name), missing or malformed value.
+        UserError: an unknown flag, a missing or malformed value.
     """
-    from transformers import HfArgumentParser  # a second to import; it does not import torch
-
-    class Parser(HfArgumentParser):
-        @staticmethod
-        def _parse_dataclass_field(parser, option):
-            known = {k: v for k, v in option.metadata.items() if k not in _CHECKED}
-            option = copy.copy(option)
-            option.metadata = known
-            HfArgumentParser._parse_dataclass_field(parser, option)
-
-        def error(self, message: str):
-            raise UserError(f"{message}; see --help")
-
-    parser = Parser(
-        dataclasses, description=description, allow_abbrev=False, formatter_class=_Formatter
-    )
+    words = sys.argv[1:]
+    asked = words[: words.index("--")] if "--" in words else words
+    if {"-h", "--help", "--help_all"} & set(asked):
+        print(help_text(classes, description, prompt_help, everything="--help_all" in asked))
+        sys.exit(0)
+    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    truths = set()  # flags that may stand alone, as true
+    for owner in classes:
+        hints = typing.get_type_hints(owner)
+        for option in (option for option in fields(owner) if option.init):
+            if _add(parser, option, kinds_of(hints[option.name])):
+                truths.add(f"--{option.name}")
     if prompt_help is not None:
-        parser.add_argument("prompt", nargs="?", help=prompt_help)
-    for argument in sys.argv[1:]:
-        # Which argparse takes for the end of all flags.
-        if argument.startswith("--") and argument.endswith("=--"):
-            raise UserError(f"{argument[:-3]} has the value '--', which is none; see --help")
-    arguments = list(_with_explicit_booleans(parser, sys.argv[1:]))
-    *filled, unknown = parser.parse_args_into_dataclasses(
-        arguments, return_remaining_strings=True, look_for_args_file=False
-    )
+        parser.add_argument("prompt", nargs="?", default=None)
+    found, unknown = parser.parse_known_args(list(_spelled(words, truths)))
+    for word in unknown:
+        if (name := word.split("=")[0]) in gone:
+            raise UserError(gone[name])
     if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        name = unknown[0].split("=")[0]
-        near = difflib.get_close_matches(name, flags, n=1)
-        if not name.startswith("-"):
-            raise UserError(f"{name!r} is one argument too many; put a prompt of several words "
-                            "in quotes")  # fmt: skip
-        raise UserError(
-            f"unknown flag {name}; " + (f"did you mean {near[0]}?" if near else "see --help")
-        )
+        near = difflib.get_close_matches(unknown[0].split("=")[0], parser.flags, n=1)
+        advice = f"did you mean {near[0]}?" if near else "see --help"
+        if not unknown[0].startswith("-"):
+            advice = "put a text of several words in quotes"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}", advice)
+    given = vars(found)
+    filled = [
+        owner(**{f.name: given[f.name] for f in fields(owner) if f.name in given})
+        for owner in classes
+    ]
+    return filled if prompt_help is None else [*filled, found.prompt]
+
+
+class _Parser(argparse.ArgumentParser):
+    @property
+    def flags(self) -> list[str]:
+        return [flag for action in self._actions for flag in action.option_strings]
+
+    def error(self, message: str, advice: str = "see --help"):
+        raise UserError(f"{message}; {advice}")
+
+
+def _add(parser: argparse.ArgumentParser, option: Field, kinds: set[type]) -> bool:
+    """Add the flag of a field; whether it may stand alone, as true."""
+    name = option.name
+    if bool in kinds:
+        parser.add_argument(f"--no_{name}", action="store_false", dest=name)
+        parser.add_argument(f"--{name}", type=_truth, nargs="?", const=True)
+        return True
+    kind = next((kind for kind in (float, int) if kind in kinds), str)
+    how = {"nargs": "+"} if list in kinds and str not in kinds else {}
+    for names in (k for k in kinds if isinstance(k, type) and issubclass(k, Enum)):
+        how["choices"] = [name.value for name in names]
+    how |= {k: option.metadata[k] for k in ("nargs", "const", "action") if k in option.metadata}
+    parser.add_argument(f"--{name}", type=kind, **how)
+    return False
+
+
+def kinds_of(hint) -> set[type]:
+    """The types that a value may have by a type hint; of a list `list` alone."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return set().union(*map(kinds_of, typing.get_args(hint)))
+    return {typing.get_origin(hint) or hint}
+
+
+def _truth(word: str) -> bool:
+    if word.lower() not in TRUTHS:
+        raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
+    return TRUTHS[word.lower()]
+
+
+def _spelled(words: Sequence[str], truths: set[str]) -> Iterator[str]:
+    """The words with flags as argparse knows them: ``--num-samples`` is ``--num_samples``, and
+    ``--json PROMPT`` is ``--json=true PROMPT``, since the flag would otherwise take the prompt."""
+    for i, word in enumerate(words):
+        if word == "--":
+            yield from words[i:]
+            return
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            if value == "--":  # which argparse takes for the end of all flags
+                raise UserError(f"{name} has the value '--', which is none; see --help")
+            word = name.replace("-", "_").replace("__", "--", 1) + equals + value
+        bare = word in truths and (i + 1 == len(words) or words[i + 1].lower() not in TRUTHS)
+        yield f"{word}=true" if bare else word
+
+
+# ---------------------------------------------------------------- help
+
+
+def help_text(
+    classes: Iterable[type], description: str | None, prompt_help: str | None, everything: bool
+) -> str:
+    """The description, then the flags with their defaults in groups.
+
+    Args:
+        everything: rare flags, too, and all that the help of a flag says, not its first sentence.
+    """
+    groups: dict[str, list[str]] = {}
+    for owner in classes:
+        documented = owner.__doc__ and not owner.__doc__.startswith(f"{owner.__name__}(")
+        title = owner.__doc__.split("\n")[0].rstrip(".:") if documented else owner.__name__
+        hints = typing.get_type_hints(owner)
+        for option in fields(owner):
+            if option.init and (everything or not option.metadata.get("rare")):
+                group = groups.setdefault(option.metadata.get("group", title), [])
+                group += _lines(option, kinds_of(hints[option.name]), everything)
     if prompt_help is not None:
-        filled[-1] = filled[-1].prompt
-    return filled
+        first = next(iter(groups.values()))
+        first[:0] = _columns("  PROMPT", prompt_help)
+    lines = [(description or "").strip()]
+    for title, flags in groups.items():
+        lines += ["", f"{title}:", *flags]
+    return "\n".join([*lines, "" if everything else "\n--help_all lists all flags."]).rstrip()
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """`--interpolate A B` where the values have names, and for `--no_live` what it does; argparse
-    would write `A [B ...]`, HfArgumentParser repeat the help of `--live`."""
+def _lines(option: Field, kinds: set[type], everything: bool) -> list[str]:
+    """The help of one flag."""
+    default = option.default if option.default_factory is MISSING else option.default_factory()
+    text = option.metadata.get("help", "")
+    text = text if everything or ". " not in text else text.split(". ")[0] + "."
+    if default is True:
+        return _columns(f"  --no_{option.name}", option.metadata.get("off", f"Turn off: {text}"))
+    name = f"  --{option.name}"
+    if bool not in kinds:
+        metavar = option.metadata.get("metavar") or _metavar(kinds)
+        name += f" {' '.join(metavar) if isinstance(metavar, tuple) else metavar}"
+    default = " ".join(default) if isinstance(default, list) else getattr(default, "value", default)
+    shown = "" if default in (None, "") or default is False else f" [{default}]"
+    return _columns(name, text + shown)
 
-    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
-        if isinstance(action.metavar, tuple):
-            return " ".join(action.metavar)
-        return super()._format_args(action, default_metavar)
 
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if isinstance(action, argparse._StoreFalseAction):
-            return f"Turn --{action.dest} off."
-        return super()._get_help_string(action)
+def _metavar(kinds: set[type]) -> str:
+    return "X" if float in kinds else "N" if int in kinds else "TEXT" if list in kinds else "NAME"
 
 
-def _with_explicit_booleans(parser: argparse.ArgumentParser, arguments: Sequence[str]):
-    """``--json PROMPT`` as ``--json=true PROMPT``: a flag that may take true or false would
-    otherwise swallow the prompt. A flag that may take other values, as --fsdp full_shard, is left."""
-    from transformers.hf_argparser import string_to_bool
-
-    optional = {
-        flag
-        for action in parser._actions
-        if action.type is string_to_bool and action.nargs == "?"
-        for flag in action.option_strings
-    }
-    values = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
-    literal = False  # everything after "--"
-    for i, argument in enumerate(arguments):
-        literal = literal or argument == "--"
-        following = arguments[i + 1].lower() if i + 1 < len(arguments) else ""
-        bare = argument in optional and following not in values and not literal
-        yield f"{argument}=true" if bare else argument
+def _columns(name: str, text: str) -> list[str]:
+    lines = textwrap.wrap(text, WIDTH - COLUMN) or [""]
+    if len(name) > COLUMN - 2:
+        return [name, *(f"{'':{COLUMN}}{line}" for line in lines)]
+    return [f"{name:{COLUMN}}{lines[0]}".rstrip(), *(f"{'':{COLUMN}}{line}" for line in lines[1:])]

@@ -293,12 +293,10 @@ GROUPS = (ModelArguments, DataArguments, DiffusionArguments)
 
 def answer_help(description: str) -> None:
     """``--help`` lists the flags people use and ends, without loading anything; ``--help_all`` is
-    left for the parser that knows every flag."""
+    left for `cli.flags.parse_flags`, which knows every flag."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(description))
         sys.exit()
-    if "--help_all" in sys.argv:
-        sys.argv[1:] = ["--help"]
 
 
 def help_text(description: str, width: int = 100) -> str:

@@ -1,39 +1,106 @@
-"""Flags as they are typed -> options."""
+"""Flags as they are typed -> options, and their help."""
 
+import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
-from diffusion.cli.flags import parse_flags
+from diffusion.cli.flags import flag, parse_flags
+from diffusion.errors import UserError
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
 class Options:
+    """The text."""
+
     json: bool = False
-    live: bool = True
+    live: bool = flag(True, "Show it.", off="Show nothing.")
+    num_samples: int = flag(1, "Texts. More of them take longer.", group="How many")
     shard: str | None = field(default=None, metadata={"nargs": "?", "const": True})
+    keep: list[str] | None = field(default=None, metadata={"help": "Words.", "rare": True})
+
+
+def parse(monkeypatch, *typed):
+    monkeypatch.setattr(sys, "argv", ["script.py", *typed])
+    return parse_flags(
+        [Options], "A script.", "Its text.", gone={"--eta": "--eta is gone; use --x"}
+    )
 
 
 @pytest.mark.parametrize(
     ("typed", "found"),
     [
-        (["--json", "the river"], (True, None, "the river")),
-        (["--json", "false", "the river"], (False, None, "the river")),
-        (["--shard", "fully", "--json"], (True, "fully", None)),
-        (["the river", "--shard"], (False, True, "the river")),
-        (["--shard", "--json"], (True, True, None)),
+        (["--json", "the river"], {"json": True, "prompt": "the river"}),
+        (["--json", "false", "the river"], {"json": False, "prompt": "the river"}),
+        (["--json=true", "--no_live", "no"], {"json": True, "live": False, "prompt": "no"}),
+        (["--json", "--no_json", "--no-live"], {"json": False, "live": False}),
+        (["--shard", "fully", "--json"], {"json": True, "shard": "fully"}),
+        (["the river", "--shard"], {"shard": True, "prompt": "the river"}),
+        (["--num-samples", "2", "--keep", "a", "b"], {"num_samples": 2, "keep": ["a", "b"]}),
+        (["--json", "--", "--live"], {"json": True, "prompt": "--live"}),
     ],
 )
-def test_a_bare_flag_takes_no_prompt_and_one_with_a_value_keeps_it(monkeypatch, typed, found):
-    monkeypatch.setattr(sys, "argv", ["script.py", *typed])
-    options, prompt = parse_flags([Options], "", prompt_help="")
-    assert (options.json, options.shard, prompt) == found
+def test_flags_as_they_are_typed(monkeypatch, typed, found):
+    options, prompt = parse(monkeypatch, *typed)
+    assert {**vars(Options()), "prompt": None, **found} == {**vars(options), "prompt": prompt}
 
 
-def test_no_file_beside_the_script_adds_flags(monkeypatch, tmp_path):
-    """As the library's parser would let it."""
-    (tmp_path / "script.args").write_text("--json")
-    monkeypatch.setattr(sys, "argv", [str(tmp_path / "script.py")])
-    (options,) = parse_flags([Options], "")
-    assert not options.json
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        (["--jso"], "unrecognized arguments: --jso; did you mean --json?"),
+        (["the", "river"], "unrecognized arguments: river; put a text of several words in quotes"),
+        (
+            ["--num_samples", "many"],
+            "argument --num_samples: invalid int value: 'many'; see --help",
+        ),
+        (["--json=maybe"], "argument --json: 'maybe' is neither true nor false; see --help"),
+        (["--num_samples"], "argument --num_samples: expected one argument; see --help"),
+        (["--num_samples=--"], "--num_samples has the value '--', which is none; see --help"),
+        (["--eta", "0.1"], "--eta is gone; use --x"),
+    ],
+)
+def test_a_mistake_is_one_sentence(monkeypatch, typed, named):
+    with pytest.raises(UserError) as caught:
+        parse(monkeypatch, *typed)
+    assert str(caught.value) == named
+
+
+def test_help_in_groups(monkeypatch, capsys):
+    shown = {}
+    for name in ("--help", "--help_all"):
+        with pytest.raises(SystemExit) as end:
+            parse(monkeypatch, name)
+        shown[name] = capsys.readouterr().out
+        assert not end.value.code
+    assert shown["--help"] == (
+        "A script.\n\nThe text:\n"
+        "  PROMPT                      Its text.\n"
+        "  --json\n"
+        "  --no_live                   Show nothing.\n"
+        "  --shard NAME\n\n"
+        "How many:\n"
+        "  --num_samples N             Texts. [1]\n\n"
+        "--help_all lists all flags.\n"
+    )
+    assert "  --keep TEXT                 Words.\n" in shown["--help_all"]
+    assert "Texts. More of them take longer. [1]" in shown["--help_all"]
+
+
+@pytest.mark.parametrize("script", ["inference", "gpt2_inference", "compare"])
+def test_help_fits_a_screen_and_loads_no_library(script):
+    code = (
+        f"import sys\nsys.argv = ['{script}.py', '--help']\nimport {script}\n"
+        f"try: {script}.main()\nfinally: print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-OO", "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    *lines, loaded = done.stdout.splitlines()
+    assert (done.returncode, loaded) == (0, "[]"), done.stderr
+    assert max(map(len, lines)) <= 100
+    assert "--help_all" in lines[-1]

