@@ -50,7 +50,7 @@ def main() -> None:
     import transformers
 
     from diffusion import hardware
-    from diffusion.models.loading import quiet_libraries
+    from diffusion.models.hub import quiet_libraries
     from diffusion.training import build, card, hub, text
     from diffusion.training.callbacks import StopOnSignal
     from diffusion.training.checks import check, check_output_dir, parse

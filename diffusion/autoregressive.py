@@ -83,12 +83,12 @@ def handed_over(work: Callable[[Callable], None]) -> Iterator[tuple]:
     """What ``work(take)`` gives to ``take(*item)``, item by item. ``work`` runs in a thread and
     waits inside ``take`` until its reader wants the next item; closing the iterator ends it."""
     out: queue.Queue = queue.Queue()
-    wanted = threading.Semaphore(0)
+    requested = threading.Semaphore(0)
     closed = threading.Event()
 
     def take(*item) -> None:
         out.put(item)
-        wanted.acquire()
+        requested.acquire()
         if closed.is_set():
             raise _Closed
 
@@ -108,10 +108,10 @@ def handed_over(work: Callable[[Callable], None]) -> Iterator[tuple]:
             if isinstance(item, BaseException):
                 raise item
             yield item
-            wanted.release()
+            requested.release()
     finally:
         closed.set()
-        wanted.release()
+        requested.release()
         thread.join()
 
 
@@ -227,7 +227,7 @@ class CausalWriter:
         frozen, end = torch.ones_like(padding), self.tokenizer.eos_token_id
         going = torch.ones(batch, dtype=torch.bool, device=ids.device)  # rows still being written
         nfe = torch.zeros(batch, dtype=torch.int64, device=ids.device)
-        given = (~padding).sum(1)  # slots of the first pass; then one each
+        prompt = (~padding).sum(1)  # slots of the first pass; then one each
 
         def step(index: int, new: Tensor, seconds: float) -> Step:
             """``new`` (B, n): which of the last n columns were written in this step."""
@@ -238,12 +238,12 @@ class CausalWriter:
             confidence = torch.full(ids.shape, torch.nan, device=ids.device)
             return Step(
                 index, total, nfe, ids, frozen, padding, nothing, revealed, nothing, confidence,
-                seconds, torch.where(nfe > 0, given + nfe - 1, 0), typed=typed,
+                seconds, torch.where(nfe > 0, prompt + nfe - 1, 0), typed=typed,
             )  # fmt: skip
 
         yield step(0, going.new_zeros(batch, 0), 0.0)
         for index, (tokens, seconds) in enumerate(taken, start=1):
-            # What is drawn behind the end of a row does not exist.
+            # What is drawn after the end of a row does not exist.
             ids = torch.cat([ids, torch.where(going, tokens, pad)[:, None]], 1)
             padding = torch.cat([padding, ~going[:, None]], 1)
             frozen = torch.cat([frozen, ~going[:, None]], 1)

@@ -11,8 +11,7 @@ from diffusion.canvas import Canvas, Step, prompt_canvas
 from diffusion.cli.access import Access
 from diffusion.errors import UserError
 from diffusion.models import loading, tokenizers
-from diffusion.models.approximate import Approximate
-from diffusion.models.cached import InBlocks
+from diffusion.models.cached import Approximate, InBlocks
 from diffusion.models.denoiser import Denoiser
 from diffusion.models.families import max_length
 from diffusion.models.guidance import Guided, Processed

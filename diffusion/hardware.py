@@ -19,12 +19,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def choose_device(name: str = "auto") -> torch.device:
     """``auto`` takes CUDA, then Apple's MPS, then the CPU."""
     if name == "auto":
-        if torch.cuda.is_available():
-            name = "cuda"
-        elif torch.backends.mps.is_available():
-            name = "mps"
-        else:
-            name = "cpu"
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        name = next((kind for kind, available in there.items() if available), "cpu")
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda", "mps", "xpu"):
@@ -40,13 +36,17 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def cpu_has_native_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 matrices in hardware; without that bf16 is slower than
-    fp32. Read from the kernel's list of CPU features; systems without one count as no."""
+    fp32. A system that does not list the features of its CPU counts as no."""
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_cpuinfo("flags", "Features").split()))
+
+
+def _cpuinfo(*names: str) -> str:
+    """The first field of one of these names in the kernel's description of the processor, or ""."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return False
-    features = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(features.split()))
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -75,31 +75,20 @@ def describe(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def processor() -> str:
-    """The name of the processor, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
+    """The name of the processor, as far as the system knows it."""
+    return _cpuinfo("model name") or platform.processor()
 
 
 def record(device: torch.device, dtype: torch.dtype, *packages: str) -> dict:
     """What measured numbers depend on, for a JSON file: hardware, and the versions of Python,
     torch, transformers and other installed ``packages``."""
-    import transformers
-
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    versions |= {name: importlib.metadata.version(name) for name in packages}
-    return {
-        "hardware": describe(device, dtype),
-        "processor": processor(),
-        "versions": {"python": platform.python_version(), **versions},
-    }
+    versions = {name: importlib.metadata.version(name) for name in ("transformers", *packages)}
+    versions = {"python": platform.python_version(), "torch": torch.__version__, **versions}
+    return {"hardware": describe(device, dtype), "processor": processor(), "versions": versions}
 
 
 def check_memory(needed: float, what: str) -> None:
-    """Refuse what takes more bytes than the machine has, where the system tells how many."""
+    """Refuse what takes more bytes than the machine has, where the system says how many."""
     with contextlib.suppress(AttributeError, ValueError, OSError):
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > there:
@@ -110,16 +99,12 @@ def check_memory(needed: float, what: str) -> None:
 
 
 def launch_note(command: str) -> str | None:
-    """What to say where `accelerate launch` was asked for CPUs or for several processes and has
-    started this one alone, as it does without --multi_gpu, whatever --num_processes says.
-
-    Args:
-        command: the script with its flag for CPUs.
-    """
+    """A note where `accelerate launch` was to start several processes, or on CPUs, and has started
+    this one alone, as it does without --multi_gpu; ``command``: the script with its flag for CPUs."""
     ours = os.environ
-    asked = ours.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") or "MASTER_PORT" in ours
-    several = {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"}
-    if "ACCELERATE_MIXED_PRECISION" not in ours or not asked or several & set(ours):
+    cpu = ours.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    several = {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"} & set(ours)
+    if "ACCELERATE_MIXED_PRECISION" not in ours or several or not (cpu or "MASTER_PORT" in ours):
         return None
     return (
         "note: accelerate launch has started one process; several on CPUs: accelerate launch "
@@ -134,9 +119,8 @@ def use_all_cores() -> None:
 
 
 def keep_memory() -> None:
-    """Freed memory stays with the process, where the C library is glibc. A training step on a CPU
-    frees and asks for the same large pieces again, and the kernel would clear each of them anew: a
-    tenth of the time of a small model's step."""
+    """Keep freed memory in the process, where the C library is glibc: otherwise the kernel clears the
+    same large pieces in each training step on a CPU, a tenth of the time of a small model."""
     mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another system's library
         libc = ctypes.CDLL(None)
@@ -145,7 +129,7 @@ def keep_memory() -> None:
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a monotonic clock, read after the device has finished what it was given."""
+    """Seconds on a monotonic clock, read after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -155,7 +139,7 @@ def now(device: torch.device) -> float:
 
 @contextlib.contextmanager
 def memory_told(used: Callable[[], str]):
-    """Running out of memory is a `UserError` that says with what, and what to do."""
+    """Running out of memory is a `UserError` that says with what."""
     try:
         yield
     except RuntimeError as error:  # on a CPU the allocator's is no class of its own

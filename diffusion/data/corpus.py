@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diffusion.cli.files import given_path
 from diffusion.errors import UserError, first_line
-from diffusion.models.loading import ask_hub_once
+from diffusion.models.hub import ask_hub_once
 
 WIKITEXT = "wikitext-2"
 # On the hub the "raw" variant is taken: it has the words that the other replaces by <unk>.

@@ -23,7 +23,7 @@ from diffusion.text.reading import (
     read_on,
     typed_where,
 )
-from diffusion.text.spelling import IDEOGRAM, TELLS, Speller, in_word
+from diffusion.text.spelling import IDEOGRAM, SPACED, Speller, in_word
 
 # Random streams of a row beside those of the steps, which count from 0.
 RENOISE, MIX = -1, -2
@@ -34,7 +34,7 @@ TO_WRITE = -1  # the id of a token that is not there yet
 
 # What stands at the edges of a hole must leave the spaces of the template as they are, and what
 # stands beside words to keep must leave them words.
-RULED = ("ByteLevel", *TELLS)  # kinds of tokenizers whose tokens tell about spaces
+RULED = ("ByteLevel", *SPACED)  # kinds of tokenizers whose tokens tell about spaces
 ANY, OPENS, JOINS, CLOSES, AFTER, BEFORE, BETWEEN, FRONT, STARTS = KINDS = range(9)
 
 
@@ -59,7 +59,7 @@ def edge_rules(speller: Speller, vocab_size: int) -> Tensor:
         rules[JOINS, : len(spelled)] |= torch.tensor([not in_word(c) for c in firsts])
         rules[AFTER, : len(spelled)] &= torch.tensor([not IDEOGRAM.match(c) for c in firsts])
     rules[STARTS] = rules[JOINS]
-    if speller.kind in TELLS:
+    if speller.kind in SPACED:
         rules[STARTS, : len(spelled)] = torch.tensor(speller.beginnings()[: len(spelled)])
     rules[BETWEEN] = rules[AFTER] & rules[BEFORE]
     rules[FRONT] = rules[STARTS] & rules[BEFORE]
@@ -90,7 +90,7 @@ def segments(speller: Speller, template: Template) -> list[Segment]:
     """The given texts of a template, one more than it has holes."""
     out = []
     for text, given in zip(template.texts, template.given(), strict=True):
-        goes_on = out and speller.kind in TELLS and given[:1].strip()
+        goes_on = out and speller.kind in SPACED and given[:1].strip()
         ids, pieces = (read_on if goes_on else read)(speller.tokenizer, given)
         edge = _edge(speller, text, ids, first=not out)
         if speller.kind == "ByteLevel":  # the space before a hole is a byte of what is written
@@ -226,7 +226,7 @@ def rewrite_canvas(
         before, after = torch.zeros_like(kept), torch.zeros_like(kept)
         before[:-1] = (kept & bare_before & ~rules[AFTER, ids])[1:]
         after[1:] = (kept & bare_after)[:-1]
-        front = speller.kind in TELLS or not text[0].isspace()
+        front = speller.kind in SPACED or not text[0].isspace()
         awaits = [speller.awaits_word(p, [i]) for p, i in zip(pieces, tokens, strict=True)]
         starts = torch.tensor([False, front, *awaits][: len(ids)]) & ~masked.roll(1, 1)
         kind = torch.full(masked.shape, ANY)

@@ -1,4 +1,4 @@
-"""The language model behind one call: token ids in, logits at the asked positions out."""
+"""The language model as one call: token ids in, logits at the queried positions out."""
 
 import functools
 import inspect
@@ -11,34 +11,29 @@ from diffusion.errors import UserError, first_line
 from diffusion.models import layouts
 from diffusion.models.encoder import Encoder, read_at
 from diffusion.models.families import UNKNOWN, family, first_position
+from diffusion.models.layouts import block_slots
 from diffusion.models.loading import diffusion_settings
-from diffusion.models.shadows import block_slots
 from diffusion.noise import Absorbing
 
 
 class Backbone(nn.Module):
-    """A Hugging Face language model whose forward computes logits only where they are asked for.
+    """A Hugging Face language model whose forward computes logits at queried positions only: the
+    vocabulary projection is the largest matrix product of a small model.
 
-    The vocabulary projection is the largest matrix product of a small model, and diffusion needs
-    it at masked positions only. This is also the one place that knows whether a model is
-    *shifted*: reads its prediction for token i from the output at slot i - 1, as causal models
-    and models adapted from them do (DiffuLLaMA, arXiv:2410.17891). ``<s>`` stands in front, so
-    the first token has a slot too.
+    This is also the one place that knows whether a model is *shifted*: predicts token i at slot
+    i - 1, as causal models and models adapted from them do (DiffuLLaMA, arXiv:2410.17891).
 
     Args:
         model: any ``AutoModelForMaskedLM``, with adapters of peft or without, or a decoder such as a
             GPT-2. ``model.config.diffusion["shift"]``, where present, says whether it is shifted.
-        final: its weights do not change any more, so that its layers may be called plainly, and the
-            last one for those slots alone that are read; see `Encoder`.
+        final: its weights do not change any more, so that `Encoder` may replace its layers.
     """
 
     def __init__(self, model: nn.Module, final: bool = False):
         super().__init__()
         if hasattr(model, "get_base_model"):  # a PeftModel: its adapters are in the layers
             if model.active_peft_config.is_prompt_learning:
-                raise UserError(
-                    "adapters that are learned prompts are not read; use LoRA or its kin"
-                )
+                raise UserError("adapters that are learned prompts are not read; use LoRA")
             model = model.get_base_model()
         self.model = model
         self.config = model.config
@@ -46,22 +41,17 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def try_out(self, name: str) -> None:
-        """Refuse a model of a type that has no row in `families` if it does not read a few tokens
-        as masked language models do.
-
-        Raises:
-            UserError: it does not.
-        """
+        """Raise `UserError` for a model of a type that has no row in `families`, if it does not read
+        a few tokens as masked language models do."""
         if family(self.config) is not UNKNOWN:
             return
         ids = torch.full((1, 4), 5, device=next(self.model.parameters()).device)
         query_mask = torch.tensor([[False, True, True, True]], device=ids.device)
         try:
             shape = tuple(self(ids, query_mask).shape)
-            wrong = (
-                "" if shape == (3, self.config.vocab_size) else f"3 tokens query_mask, {shape} told"
-            )
-        except Exception as error:  # any code may be behind this
+            right = shape == (3, self.config.vocab_size)
+            wrong = "" if right else f"logits of 3 tokens have the shape {shape}"
+        except Exception as error:  # any code may run here
             wrong = first_line(error)
         if wrong:
             raise UserError(
@@ -71,12 +61,8 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def check_causal(self, name: str) -> None:
-        """Refuse a model that cannot be made to read from left to right: it would be trained on
-        what it is to predict.
-
-        Raises:
-            UserError: it takes no mask between slots, or looks ahead in spite of it.
-        """
+        """Raise `UserError` for a model that takes no attention mask between slots, or looks ahead in
+        spite of it: it would be trained on what it is to predict."""
         ids = torch.full((2, 8), 5, device=next(self.model.parameters()).device)
         ids[1, 4:] = 6
         query_mask = torch.zeros_like(ids, dtype=torch.bool)
@@ -113,9 +99,8 @@ class Backbone(nn.Module):
             query_mask: (B, L) bool. A shifted model has no slot for position 0.
             attention_mask: (B, L), 0 at padding; None when nothing is padded.
             causal: each position attends to itself and what is before it.
-            inputs_embeds: (B, L, d) word embeddings to use in place of those of ``input_ids``.
-            layout: ``input_ids`` and ``query_mask`` are (B, S), slots of this layout instead of positions
-                on a canvas.
+            inputs_embeds: (B, L, d) word embeddings to use instead of those of ``input_ids``.
+            layout: ``input_ids`` and ``query_mask`` are (B, S), slots of this layout.
         """
         if layout is not None:
             return self.logits(self._laid_out(input_ids, layout, inputs_embeds), query_mask)
@@ -128,11 +113,11 @@ class Backbone(nn.Module):
         if self.final and not causal:
             seen = None if attention_mask is None else attention_mask.bool()[:, None, None]
             at = query_mask.nonzero().unbind(1)
-            return self._read(input_ids, inputs_embeds, place.expand(batch, -1), seen, at)
+            return self._final(input_ids, inputs_embeds, place.expand(batch, -1), seen, at)
         if causal and not self.left_to_right:
             seen = torch.ones(1, length, length, dtype=torch.bool, device=device).tril()
             attention_mask = self._bias(seen.expand(batch, -1, -1), place)
-        kwargs = self._shown(input_ids, inputs_embeds) | {"attention_mask": attention_mask}
+        kwargs = _inputs(input_ids, inputs_embeds) | {"attention_mask": attention_mask}
         if family(self.config).after_padding:
             # RoBERTa's default counts differently for ids and for embeddings; given explicitly,
             # positions are the same on both paths.
@@ -154,23 +139,20 @@ class Backbone(nn.Module):
             places.append(some[row].nonzero()[:, 0])
         return torch.cat(parts)[torch.cat(places).argsort()]
 
-    def _shown(self, input_ids: Tensor, embeds: Tensor | None, everywhere: bool = False) -> dict:
-        """What a model reads: ids, or word embeddings in their place.
-
-        Args:
-            everywhere: the slots are not a text in its order, so nothing may be counted along them.
-        """
-        shown = {"input_ids": input_ids} if embeds is None else {"inputs_embeds": embeds}
-        if everywhere and getattr(self.config, "type_vocab_size", 0):
-            shown["token_type_ids"] = torch.zeros_like(input_ids)
-        return shown
+    def _at_places(self, input_ids: Tensor, embeds: Tensor | None, place: Tensor) -> dict:
+        """What the model is called with for slots at ``place`` (B or 1, S), in any order."""
+        kwargs = _inputs(input_ids, embeds)
+        kwargs["position_ids"] = place + first_position(self.config)
+        if getattr(self.config, "type_vocab_size", 0):  # else counted along the slots by some
+            kwargs["token_type_ids"] = torch.zeros_like(input_ids)
+        return kwargs
 
     @functools.cached_property
     def _timed(self) -> bool:
         return "timesteps" in inspect.signature(self.model.forward).parameters
 
     def _bias(self, seen: Tensor, place: Tensor):
-        """What the model takes for ``seen`` (B, S, S), which slots each slot sees, between slots at
+        """The attention mask for ``seen`` (B, S, S), which slots each slot sees, between slots at
         ``place`` (B or 1, S)."""
         dtype = self.compute_dtype(seen.device)
         bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
@@ -187,8 +169,7 @@ class Backbone(nn.Module):
     def _laid_out(self, input_ids: Tensor, layout: layouts.Slots, embeds: Tensor | None) -> dict:
         """What the model is called with for the slots (B, S) of a layout."""
         self._two_at_a_place("cannot read blocks; leave --layouts full")
-        kwargs = self._shown(input_ids, embeds, everywhere=True)
-        kwargs["position_ids"] = (layout.place + first_position(self.config))[None]
+        kwargs = self._at_places(input_ids, embeds, layout.place[None])
         if self.config._attn_implementation == layouts.ATTENTION:
             return kwargs | {"layout": layout}
         return kwargs | {"attention_mask": self._windowed(layout.bias, layout.place[None])}
@@ -202,22 +183,19 @@ class Backbone(nn.Module):
         Args:
             inputs: ``input_ids`` (R, S), and ``inputs_embeds`` (R, S, d) where those are to be used
                 instead.
-            place: (R, S) where the slots stand.
+            place: (R, S) positions of the slots on the canvas.
             keep: see `Encoder`; of no use without `keeps`.
             seen: (R, S, K) bool, which slots each slot sees; None: all.
             read: see `Encoder`; of no use without `keeps`.
         """
         ids, embeds = inputs["input_ids"], inputs.get("inputs_embeds")
-        positions = place + first_position(self.config)
         if self.keeps:
-            shown = {"input_ids": ids if embeds is None else None, "inputs_embeds": embeds}
             seen = None if seen is None else seen[:, None]
-            return self.encoder(shown, positions, keep, seen, read)
+            return self._encode(ids, embeds, place, seen, read, keep)
         self._two_at_a_place("cannot write in blocks; leave --attention full")
         if seen is None:
             seen = torch.ones(*place.shape, place.shape[1], dtype=torch.bool, device=place.device)
-        kwargs = self._shown(ids, embeds, everywhere=True)
-        kwargs |= {"position_ids": positions, "attention_mask": self._bias(seen, place)}
+        kwargs = self._at_places(ids, embeds, place) | {"attention_mask": self._bias(seen, place)}
         return self.model.base_model(**kwargs).last_hidden_state
 
     def shadowed(
@@ -229,13 +207,12 @@ class Backbone(nn.Module):
         padding: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
-        """Logits (N, V) as `forward` gives them, but at the positions ``shadows`` (B, L) from a
+        """Logits (N, V) as those of `forward`, but at the positions ``shadows`` (B, L) from a
         prediction that does not look at the token there, all in one forward pass: see
-        `shadows.block_slots`.
+        `layouts.block_slots`.
 
         Raises:
-            UserError: a type of model that was not tried. Those that count distances between
-                slots instead of adding positions to tokens cannot have shadows.
+            UserError: a model that counts distances between slots cannot have shadows.
         """
         self._two_at_a_place(
             "cannot judge what is written without seeing it; use a sampler without shadow copies, "
@@ -253,29 +230,29 @@ class Backbone(nn.Module):
         row = torch.arange(batch, device=device)[:, None].expand(-1, length)
         at = row[query_mask], slots.read[query_mask]
         if self.final:
-            return self._read(ids, embeds, slots.place, slots.seen[:, None], at)
-        kwargs = self._shown(ids, embeds, everywhere=True) | {
-            "position_ids": slots.place + first_position(self.config),
-            "attention_mask": self._bias(slots.seen, slots.place),
-        }
+            return self._final(ids, embeds, slots.place, slots.seen[:, None], at)
+        kwargs = self._at_places(ids, embeds, slots.place)
+        kwargs["attention_mask"] = self._bias(slots.seen, slots.place)
         return self.logits(kwargs, at)
 
-    def _read(self, ids: Tensor, embeds: Tensor | None, place: Tensor, seen, at) -> Tensor:
-        """Logits (N, V) at N slots ``at`` (row, slot) of a pass over slots (B, S) that stand at
-        ``place``, by `Encoder`."""
+    def _final(self, ids: Tensor, embeds: Tensor | None, place: Tensor, seen, at) -> Tensor:
+        """Logits (N, V) at N slots ``at`` (row, slot) of a pass of `Encoder`."""
         read, here = read_at(*at, len(ids))
-        shown = {"input_ids": ids if embeds is None else None, "inputs_embeds": embeds}
-        positions = place + first_position(self.config)
-        return self.head(self.encoder(shown, positions, seen=seen, read=read)[here])
+        return self.head(self._encode(ids, embeds, place, seen, read)[here])
+
+    def _encode(self, ids, embeds, place: Tensor, seen, read, keep=None) -> Tensor:
+        """Hidden states of slots (B, S) at ``place`` (B, S), see `Encoder`."""
+        inputs = {"input_ids": ids if embeds is None else None, "inputs_embeds": embeds}
+        return self.encoder(inputs, place + first_position(self.config), keep, seen, read)
 
     def _two_at_a_place(self, what: str) -> None:
-        """Refuse models for which two slots cannot stand at one place."""
+        """Refuse models for which two slots cannot be at one place."""
         if not family(self.config).places:
             raise UserError(f"models of type {self.config.model_type} {what}")
 
     @property
     def left_to_right(self) -> bool:
-        """Whether the model is one that never sees what is to the right."""
+        """Whether the model has causal attention."""
         return family(self.config).decoder and getattr(self.config, "is_causal", True)
 
     @property
@@ -285,8 +262,7 @@ class Backbone(nn.Module):
 
     @functools.cached_property
     def encoder(self) -> Encoder:
-        """The layers as plain calls, for models that write in blocks. Made of the weights as they
-        are at its first use: a model that writes is not trained or moved any more."""
+        """The layers as plain calls, made of the weights as they are at its first use."""
         return Encoder(self.model.base_model)
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -295,8 +271,7 @@ class Backbone(nn.Module):
             for name in names:
                 hidden = getattr(self.model, name)(hidden)
             return hidden
-        # What follows the body, whatever it is called, is the model's own forward with a body
-        # that has been run already.
+        # Whatever the head is called: the model's own forward, with a body that has been run already.
         base, nothing = self.model.base_model, hidden.new_zeros(1, 1, dtype=torch.int64)
         base.forward = lambda *args, **kwargs: BaseModelOutput(last_hidden_state=hidden[None])
         try:
@@ -305,9 +280,9 @@ class Backbone(nn.Module):
             del base.forward
 
     def logits(self, inputs: dict, at) -> Tensor:
-        """Logits (N, V) at N slots, ``at`` being an index of (B, S): the head sees no others."""
+        """Logits (N, V) at N slots, ``at`` being an index of (B, S), which the head alone sees."""
         base = self.model.base_model
-        if base is self.model:  # somebody else's code, which has no model without a head
+        if base is self.model:  # remote code, which has no model without a head
             out = self.model(**{name: x for name, x in inputs.items() if x is not None})
             return (out if isinstance(out, Tensor) else out[0])[at]
         return self.head(base(**inputs).last_hidden_state[at])
@@ -316,3 +291,8 @@ class Backbone(nn.Module):
         if torch.is_autocast_enabled(device.type):
             return torch.get_autocast_dtype(device.type)
         return self.model.dtype
+
+
+def _inputs(input_ids: Tensor, embeds: Tensor | None) -> dict:
+    """What a model reads: ids, or word embeddings instead."""
+    return {"input_ids": input_ids} if embeds is None else {"inputs_embeds": embeds}

@@ -1,23 +1,22 @@
-"""A masked language model seen as p(clean token | canvas).
+"""A masked language model as p(clean token | canvas).
 
-With `backbone` this is the only code that calls a model. The contract of every denoiser, this one,
-those around it (`guidance`), and any other that the loop may be given:
+The contract of every denoiser: this one, those around it (`guidance`), and any other that the loop
+may be given:
 
 - ``noise`` (see `noise`) and ``device`` say what it reads and where; ``passes`` is how many
   forward passes a call costs;
-- ``start(canvas)`` is called once for each generation and gives the denoiser that answers for it,
-  so that state may be kept for each row of that canvas; ``forbidding(*ids)`` gives one that never
+- ``start(canvas)`` is called once for each generation and returns the denoiser of that generation,
+  which may keep state for each row of the canvas; ``forbidding(*ids)`` returns one that never
   writes these ids;
-- ``scope(query)`` is where (R, L) a pass can predict; what of it is not asked for costs the head;
+- ``scope(query)`` is where (R, L) a pass can predict;
 - ``recall()`` is what its masks remember best, for `Step.guesses`; None: nothing;
 - ``slots(query)`` is how many slots of each row (R,) that call would compute;
-- called with a `Query` it gives logits (N, V) at the N asked positions, row-major, and nowhere
-  else. They are the caller's, who may write into them. Who turns them into probabilities goes
-  through float32, a few rows at a time (`proposal.rows_at_once`): all of them are large;
+- called with a `Query` it returns logits (N, V) at the N queried positions, row-major. The caller
+  may write into them; to turn them into probabilities, go through float32 a few rows at a time
+  (`proposal.rows_at_once`), since all of them are large;
 - ``<mask>``, padding and other ids that training never supervised have probability 0; a visible
-  token predicts itself (copy-through). A model trained on masks alone says nothing new about a
-  token it sees, so whoever asks for a prediction at a visible position says whether the token is to
-  be hidden there, see `Query.shadows`.
+  token predicts itself (copy-through), so a query at a visible position says whether the token is
+  hidden there, see `Query.shadows`.
 """
 
 import copy
@@ -32,7 +31,7 @@ from diffusion.noise import Noise
 
 
 class Denoiser:
-    """Logits over what may be written, at the positions asked for.
+    """Logits over what may be written, at the queried positions.
 
     Args:
         model: any ``AutoModelForMaskedLM`` in evaluation mode.
@@ -57,7 +56,7 @@ class Denoiser:
 
     @property
     def reader(self) -> torch.nn.Module:
-        """What tells the likelihood of given text, called as `Backbone` is."""
+        """What computes the likelihood of a text, called as `Backbone` is."""
         if self.soft is None:
             return self.backbone
         return TwoPass(self.backbone, self.soft, self.noise, self.forbidden.tolist())
@@ -75,11 +74,10 @@ class Denoiser:
         return other
 
     def allowing(self, *ids: int) -> "Denoiser":
-        """The same denoiser that may write these ids."""
+        """The same denoiser, which may write these ids."""
         other = copy.copy(self)
-        other.forbidden = self.forbidden[
-            ~torch.isin(self.forbidden, self.forbidden.new_tensor(ids))
-        ]
+        allowed = torch.isin(self.forbidden, self.forbidden.new_tensor(ids))
+        other.forbidden = self.forbidden[~allowed]
         return other
 
     def start(self, canvas: Canvas) -> "Denoiser":

@@ -1,10 +1,9 @@
 """The layers of an encoder of BERT's kind as plain calls, which compute no more than is read.
 
-Writing from left to right, a pass computes a handful of slots. There the products are small, and
-much of the time of a model of transformers goes into what is around them. Here a layer is eight
-calls, with queries, keys and values from one product of the matrices side by side. On a full canvas
-all slots go through all layers but the last, where those that nobody reads give keys and values to
-the others and are done.
+Left to right, a pass computes a handful of slots: the products are small, and much of the time of a
+transformers model goes into what is around them. Here a layer is eight calls, with queries, keys and
+values from one product. On a full canvas the last layer computes keys and values of all slots, and
+the rest only for those that are read.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,7 +56,7 @@ class Encoder:
             keep: called in each layer with its number and the keys and values (R, S, H, d / H) of
                 the slots; gives those (R, H, K, d / H) that are attended to. None: these slots.
             seen: (R, 1, S or 1, K) bool, which of them each slot attends to; None: all.
-            read: (R, n) slots whose last hidden states are wanted; None: all.
+            read: (R, n) slots whose last hidden states are returned; None: all.
         """
         hidden = self.embeddings(**inputs, position_ids=position_ids)
         if self.project is not None:

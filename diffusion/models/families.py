@@ -2,24 +2,22 @@
 
 from dataclasses import dataclass
 
+from transformers import LlamaConfig, PretrainedConfig, Qwen2Config
+
 
 @dataclass(frozen=True)
 class Names:
-    """Where the parts of an encoder of BERT's kind are, which normalises behind each sum.
+    """Where the parts of an encoder of BERT's kind are, which normalises after each sum.
 
     Attributes:
         layers: the list of layers, from the model without its head; the others are within a layer.
         attend: the maps to queries, keys and values.
-        out, norm: the map behind the attention, and the normalisation behind that.
+        out, norm: the map after the attention, and the normalisation after that.
         up, activation, down, last: the same of the two maps with the activation between them.
     """
 
     layers: str = "encoder.layer"
-    attend: tuple[str, ...] = (
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-    )
+    attend: tuple[str, ...] = tuple(f"attention.self.{part}" for part in ("query", "key", "value"))
     out: str = "attention.output.dense"
     norm: str = "attention.output.LayerNorm"
     up: str = "intermediate.dense"
@@ -34,16 +32,15 @@ class Family:
 
     Attributes:
         head: names of the parts that turn hidden states (..., d) into logits (..., V), applied one
-            after the other. Without them the model's own forward does that, for the asked rows.
+            after the other. Without them the model's own forward does that, for the queried rows.
         after_padding: positions are numbered from pad_id + 1, as in RoBERTa; else from 0.
-        places: where a token stands is what ``position_ids`` says and nothing else, so that two
-            slots can stand at one place, as blocks and shadows need it. Models that count distances
-            between slots cannot do that.
+        places: ``position_ids`` alone say where a token is, so that two slots can be at one place, as
+            blocks and shadows need it. Models that count distances between slots cannot do that.
         windows: some layers see the near ones alone, and take a mask of their own for it.
         encoder: what `encoder` needs to know to keep keys and values exactly; without it every pass
             computes all slots that it reads.
-        decoder: it reads from left to right unless it is told to see both sides.
-        alone: padding changes what it says, so rows of different lengths are computed apart.
+        decoder: it reads from left to right unless its attention is set to see both sides.
+        alone: padding changes its output, so rows of different lengths are computed apart.
         refused: why models of this type cannot be used, as the end of a sentence.
     """
 
@@ -57,75 +54,53 @@ class Family:
     refused: str = ""
 
 
-_ROBERTA = Family(("lm_head",), after_padding=True, places=True, encoder=Names())
-_COUSIN = Family(after_padding=True, places=True)
-_BERT = Family(("cls",), places=True, encoder=Names())
-_ELECTRA = Family(("generator_predictions", "generator_lm_head"), places=True, encoder=Names())
-_DISTILBERT = Family(
-    ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
-    places=True,
-    encoder=Names(
-        layers="transformer.layer",
-        attend=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-        out="attention.out_lin",
-        norm="sa_layer_norm",
-        up="ffn.lin1",
-        activation="ffn.activation",
-        down="ffn.lin2",
-        last="output_layer_norm",
-    ),
+_DISTILBERT = Names(
+    layers="transformer.layer",
+    attend=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+    out="attention.out_lin",
+    norm="sa_layer_norm",
+    up="ffn.lin1",
+    activation="ffn.activation",
+    down="ffn.lin2",
+    last="output_layer_norm",
 )
-_ADDED = Family(places=True)  # positions that are added to tokens, or turn queries and keys by them
-_RELATIVE = Family()
-_RELATIVE_COUSIN = Family(after_padding=True)
-_ALONE = Family(alone=True)
-UNKNOWN = Family(alone=True)  # what is taken for granted of a type that has no row
-_DECODER = Family(("lm_head",), places=True, decoder=True)
-FAMILIES = {
-    "roberta": _ROBERTA,  # DistilRoBERTa is one of few layers
-    "xlm-roberta": _ROBERTA,
-    "camembert": _ROBERTA,
-    "xlm-roberta-xl": _COUSIN,
-    "roberta-prelayernorm": _COUSIN,
-    "data2vec-text": _COUSIN,
-    "ibert": _COUSIN,
-    "luke": Family(("lm_head",), after_padding=True, places=True),
-    "xmod": _COUSIN,
-    "esm": _RELATIVE_COUSIN,
-    "longformer": Family(("lm_head",), after_padding=True),
-    "mpnet": _RELATIVE_COUSIN,
-    "bert": _BERT,
-    "electra": _ELECTRA,
-    "distilbert": _DISTILBERT,
+_DISTILBERT_HEAD = ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector")
+_ELECTRA_HEAD = ("generator_predictions", "generator_lm_head")
+_HEAD = ("lm_head",)
+UNKNOWN = Family(alone=True)  # what is assumed of a type that has no row
+_ROWS = {  # names of types, and the row that they share
+    # DistilRoBERTa is a RoBERTa of few layers.
+    "roberta xlm-roberta camembert": Family(
+        _HEAD, after_padding=True, places=True, encoder=Names()
+    ),
+    "xlm-roberta-xl roberta-prelayernorm data2vec-text ibert": Family(
+        after_padding=True, places=True
+    ),
+    "luke": Family(_HEAD, after_padding=True, places=True),
+    "xmod": Family(after_padding=True, places=True),
+    "esm": Family(after_padding=True),
+    "longformer": Family(_HEAD, after_padding=True),
+    "mpnet": Family(after_padding=True),
+    "bert": Family(("cls",), places=True, encoder=Names()),
+    "electra": Family(_ELECTRA_HEAD, places=True, encoder=Names()),
+    "distilbert": Family(_DISTILBERT_HEAD, places=True, encoder=_DISTILBERT),
     "modernbert": Family(places=True, windows=True),
-    "albert": _ADDED,
-    "nomic_bert": _ADDED,
-    "eurobert": _ADDED,
-    "gte": _ADDED,
-    "big_bird": _ADDED,
-    "ernie": _ADDED,
-    "megatron-bert": _ADDED,
-    "rembert": _ADDED,
-    "roc_bert": _ADDED,
-    "squeezebert": _ADDED,
-    "deberta": _RELATIVE,
-    "deberta-v2": _RELATIVE,  # DeBERTa-v3 is one
-    "mobilebert": _RELATIVE,
-    "roformer": _RELATIVE,
-    "xlm": _RELATIVE,
-    "flaubert": _RELATIVE,
-    "convbert": _ALONE,
-    "fnet": _ALONE,
-    "yoso": _ALONE,
-    "gpt2": _DECODER,
-    "llama": _DECODER,  # LLaDA is one, see `native`
-    "qwen2": _DECODER,  # Dream is one
+    # Positions that are added to tokens, or turn queries and keys by them.
+    "albert nomic_bert eurobert gte big_bird ernie megatron-bert rembert roc_bert squeezebert": Family(
+        places=True
+    ),
+    # DeBERTa-v3 is a DeBERTa-v2.
+    "deberta deberta-v2 mobilebert roformer xlm flaubert": Family(),
+    "convbert fnet yoso": Family(alone=True),
+    # LLaDA is a Llama and Dream a Qwen2, see `NATIVE`.
+    "gpt2 llama qwen2": Family(_HEAD, places=True, decoder=True),
     "nystromformer": Family(refused="read texts of one fixed length only"),
     "funnel": Family(refused="shorten a text on its way through the layers"),
     "reformer": Family(refused="read texts of a few fixed lengths only"),
     "perceiver": Family(refused="read bytes into a fixed number of slots"),
     "tapas": Family(refused="read tables, not text"),
 }
+FAMILIES = {name: row for names, row in _ROWS.items() for name in names.split()}
 
 
 def family(config) -> Family:
@@ -147,3 +122,58 @@ def max_length(config) -> int:
     named = (getattr(config, name, None) for name in _LENGTHS)
     most = next((value for value in named if type(value) is int and value > 0), _UNBOUNDED)
     return most - first_position(config)
+
+
+# ---------------------------------------------------------------- published denoisers
+#
+# Their own code is Llama's or Qwen2's under other names, and is read without it: LLaDA
+# (arXiv:2502.09992) is a Llama, Dream (arXiv:2508.15487) a Qwen2 that predicts each token one slot to
+# the left; both have full attention.
+
+_LLADA = {  # Llama's names of what LLaDA's config calls otherwise
+    "vocab_size": "embedding_size",
+    "hidden_size": "d_model",
+    "intermediate_size": "mlp_hidden_size",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "num_key_value_heads": "n_kv_heads",
+    "max_position_embeddings": "max_sequence_length",
+    "rms_norm_eps": "rms_norm_eps",
+    "tie_word_embeddings": "weight_tying",
+    "attention_bias": "include_qkv_bias",
+}
+_LLADA_LAYER = {  # Llama's names of the parts of a layer, by LLaDA's
+    "q_proj": "self_attn.q_proj",
+    "k_proj": "self_attn.k_proj",
+    "v_proj": "self_attn.v_proj",
+    "attn_out": "self_attn.o_proj",
+    "ff_proj": "mlp.gate_proj",
+    "up_proj": "mlp.up_proj",
+    "ff_out": "mlp.down_proj",
+    "attn_norm": "input_layernorm",
+    "ff_norm": "post_attention_layernorm",
+}
+_LLADA_ENDS = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm_head"}
+_LLADA_WEIGHTS = {
+    rf"^model\.transformer\.{old}\.": f"{new}." for old, new in _LLADA_ENDS.items()
+} | {
+    rf"^model\.transformer\.blocks\.(\d+)\.{old}\.": rf"model.layers.\1.{new}."
+    for old, new in _LLADA_LAYER.items()
+}
+_IDS = ("mask_token_id", "pad_token_id", "eos_token_id", "bos_token_id", "rope_theta")
+
+
+def _llada(raw: dict) -> PretrainedConfig:
+    names = {ours: raw[theirs] for ours, theirs in _LLADA.items() if raw.get(theirs) is not None}
+    names |= {name: raw[name] for name in _IDS if raw.get(name) is not None}
+    return LlamaConfig(**names, diffusion={"objective": "diffusion", "shift": False})
+
+
+def _dream(raw: dict) -> PretrainedConfig:
+    own = ("auto_map", "model_type", "architectures", "transformers_version")
+    more = {key: value for key, value in raw.items() if key not in own}
+    return Qwen2Config(**more, diffusion={"objective": "diffusion", "shift": True})
+
+
+# By ``model_type``: the config of transformers for theirs, and the names of weights.
+NATIVE = {"llada": (_llada, _LLADA_WEIGHTS), "Dream": (_dream, None)}

@@ -1,7 +1,7 @@
 """Denoisers around a denoiser: guidance, and transformers' logit processors on a canvas.
 
-They answer the same `Query` with the same logits, so every sampler works with them. They compute
-in float32, a few rows at a time, and write what comes out over the logits in their number format.
+They have the contract of `Denoiser`, so every sampler works with them. They compute in float32, a
+few rows at a time, and write the result over the logits in their number format.
 """
 
 import copy
@@ -51,11 +51,11 @@ class Wrapped:
 
 class Guided(Wrapped):
     """Classifier-free guidance without training (arXiv:2410.18514): with c the logits and u those
-    of a canvas whose given tokens are masked, c + weight (c - u). Two forward passes a call.
+    of a canvas whose prompt is masked, c + weight (c - u). Two forward passes a call.
 
     Args:
         weight: 0 changes nothing.
-        kept: given tokens that stay in u: ``<s>`` and other specials.
+        kept: tokens of the prompt that stay in u: ``<s>`` and other specials.
     """
 
     def __init__(self, denoiser, weight: float, kept: list[int]):
@@ -66,8 +66,8 @@ class Guided(Wrapped):
 
     def start(self, canvas):
         other = super().start(canvas)
-        other.given = canvas.frozen & ~canvas.padding & ~torch.isin(canvas.ids, self.kept)
-        # What is kept from step to step of the canvas without its given tokens is something else.
+        other.prompt = canvas.frozen & ~canvas.padding & ~torch.isin(canvas.ids, self.kept)
+        # A denoiser of its own: what it keeps from step to step differs.
         other.unconditional = self.denoiser.start(canvas)
         return other
 
@@ -76,13 +76,13 @@ class Guided(Wrapped):
 
     @torch.no_grad()
     def __call__(self, query: Query) -> Tensor:
-        given = self.given if query.rows is None else self.given[query.rows]
-        hidden = replace(query, ids=self.noise.corrupt(query.ids, given))
+        prompt = self.prompt if query.rows is None else self.prompt[query.rows]
+        hidden = replace(query, ids=self.noise.corrupt(query.ids, prompt))
         logits, other = self.denoiser(query), self.unconditional(hidden)
         rows = rows_at_once(logits)
         for part, without in zip(logits.split(rows), other.split(rows), strict=True):
             c, u = part.float(), without.float()
-            # What is forbidden is -inf in both; their difference is no number.
+            # A forbidden id is -inf in both, and their difference nan.
             part.copy_((c + self.weight * (c - u)).masked_fill_(c == -torch.inf, -torch.inf))
         return logits
 
@@ -91,12 +91,10 @@ class Processed(Wrapped):
     """transformers' repetition processors, which expect the tokens before the one to be written.
 
     On a canvas these are, for ``repetition_penalty``, all visible tokens of the row but the one
-    at the position itself, on both sides, given ones included. For ``no_repeat_ngram_size`` they
-    are what stands to the left, where a mask or the edge of the canvas matches nothing: an n-gram
-    is prevented when all its other tokens are visible to the left of its last one, and it is
-    visible further left. Tokens written in the same step do not see each other, so n-grams can
-    still repeat unless one token is written at a time from left to right. Where every token would
-    be banned, none is.
+    at the position itself, on both sides and in the prompt. For ``no_repeat_ngram_size`` they are
+    the tokens to the left, where a mask or the edge of the canvas matches nothing. Tokens written in
+    the same step do not see each other, so n-grams can still repeat unless one token is written at a
+    time from left to right. Where every token would be banned, none is.
     """
 
     def __init__(self, denoiser, repetition_penalty: float = 1.0, no_repeat_ngram_size: int = 0):
@@ -121,7 +119,7 @@ class Processed(Wrapped):
     def _processed(self, logits: Tensor, ids: Tensor, row: Tensor, place: Tensor) -> Tensor:
         """The logits (N, V) of N positions ``row``, ``place`` of ``ids`` (B, L)."""
         if self.penalty:
-            # Noise stands for nothing: it is forbidden anyway.
+            # Noise is no token: it is forbidden anyway.
             own = torch.zeros_like(ids[row], dtype=torch.bool).scatter(1, place[:, None], True)
             logits = self.penalty(self.noise.corrupt(ids[row], own), logits)
         if self.ngrams:

@@ -1,9 +1,8 @@
-"""Linear maps of a model that only writes, as a CPU computes them fastest.
+"""Linear maps of a model that is not trained any more, as a CPU computes them fastest.
 
-`Packed` has the numbers of the model's own and holds the matrix in the order in which oneDNN reads it;
-torch would take MKL in float32, and put the matrix in order anew in each product in bfloat16. That is
-worth most where a few rows meet a large matrix: a block, or the vocabulary behind some masks
-(benchmarks/products.py). `EightBits` is smaller and rounds.
+`Packed` computes the same and holds the matrix in the order in which oneDNN reads it; torch would take
+MKL in float32, and reorder the matrix in each product in bfloat16. That is worth most where a few rows
+meet a large matrix: a block, or the vocabulary at some masks. `EightBits` is smaller and rounds.
 """
 
 from collections.abc import Sequence
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 _LARGEST = 127
-# Numbers of a matrix that is worth packing. oneDNN writes a program for each new number of rows, which
-# takes half a millisecond, and a small product takes as long either way.
+# Numbers of a matrix that is worth packing: oneDNN compiles a program for each new number of rows, in
+# half a millisecond.
 _LEAST = 2**16
 
 
@@ -35,7 +34,7 @@ class Packed(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(n, d), or (d, n) where `turned`: a copy of it, for who reads it instead of calling the map."""
+        """(n, d), or (d, n) where `turned`: a copy."""
         weight = self.packed.to_dense()
         return weight.T if self.turned else weight
 
@@ -78,9 +77,8 @@ def rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
 class EightBits(nn.Module):
     """x W^T + b of W (n, d) in eight bits, by torch's product of int8 matrices.
 
-    Weights are rounded once, with one scale for each output; what comes in is rounded in each product,
-    with one scale for each row (dynamic quantisation, as LLM.int8 without its outliers,
-    arXiv:2208.07339). What is between the products stays in the model's number format.
+    Weights are rounded once, with one scale for each output, and inputs in each product, with one
+    scale for each row (dynamic quantisation, as LLM.int8 without its outliers, arXiv:2208.07339).
 
     Args:
         weight: (n, d) int8.
@@ -114,21 +112,17 @@ class EightBits(nn.Module):
 
 
 def pack(model: nn.Module, least: int = _LEAST) -> nn.Module:
-    """The model with its linear maps packed, which cannot be trained or moved any more: changed in
-    place.
+    """The model with its linear maps of at least so many numbers packed, in place; it cannot be trained
+    or moved any more."""
 
-    Args:
-        least: numbers of a matrix; smaller ones stay as they are.
-    """
-
-    def wanted(part: nn.Module) -> bool:
+    def large(part: nn.Module) -> bool:
         return type(part) in (nn.Linear, Conv1D) and part.weight.numel() >= least
 
-    return _replaced(model.requires_grad_(False), Packed, wanted)
+    return _replaced(model.requires_grad_(False), Packed, large)
 
 
 def quantize(model: nn.Module) -> nn.Module:
-    """The model with all its linear maps in eight bits: changed in place."""
+    """The model with all its linear maps in eight bits, in place."""
 
     def make(weight: Tensor, bias: Tensor | None, turned: bool) -> EightBits:
         return EightBits.of(weight, bias)
@@ -136,14 +130,14 @@ def quantize(model: nn.Module) -> nn.Module:
     return _replaced(model, make, lambda part: isinstance(part, nn.Linear | Conv1D))
 
 
-def _replaced(module: nn.Module, make, wanted) -> nn.Module:
-    # One after the other, by name: what is replaced is let go at once, so that no two are there twice.
+def _replaced(module: nn.Module, make, applies) -> nn.Module:
+    # One after the other, by name: each is freed before the next, so that no two are there twice.
     for name in [name for name, _ in module.named_children()]:
         part = getattr(module, name)
-        if wanted(part):
+        if applies(part):
             turned = isinstance(part, Conv1D)  # GPT-2's is stored the other way round
             weight = part.weight.T.contiguous() if turned else part.weight
             setattr(module, name, make(weight, part.bias, turned=turned))
         else:
-            _replaced(part, make, wanted)
+            _replaced(part, make, applies)
     return module

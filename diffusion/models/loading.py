@@ -1,138 +1,46 @@
-"""Find, load and save models and tokenizers: local folders first, safetensors only."""
+"""Load models, safetensors only, and refuse in one sentence what cannot be used."""
 
 import copy
-import functools
 import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 
-import huggingface_hub
 import torch
 import transformers
 
 from diffusion import hardware
 from diffusion.cli.access import Access
-from diffusion.cli.files import given_path
 from diffusion.cli.values import check_values
 from diffusion.errors import UserError, first_line
 from diffusion.models import linear
-from diffusion.models.families import family
-from diffusion.models.native import NATIVE
+from diffusion.models.families import NATIVE, family
+from diffusion.models.hub import CONVERT, PLAIN, how_to_get, locate, resolve, unreachable
 from diffusion.noise import KINDS
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
-
-PLAIN = Access()
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_CONVERT = (
-    "convert it once, where you trust the file: AutoModelForMaskedLM.from_pretrained(FOLDER)"
-    ".save_pretrained(NEW_FOLDER)"
-)
+_MASKED, _CAUSAL = "AutoModelForMaskedLM", "AutoModelForCausalLM"
 
 
-def resolve(name: str) -> tuple[str, bool]:
-    """(name or path, is it a local folder) of ``--model`` or ``--tokenizer``.
-
-    A folder is used as it is; the name of a folder in ``weights/`` works too; anything that looks
-    like a path must exist; the rest are names on the hub.
-    """
-    path = given_path(name)
-    if path.is_dir():
-        return str(path), True
-    if not name.startswith((".", "/", "~")) and (WEIGHTS / name).is_dir():
-        return str(WEIGHTS / name), True
-    if path.exists():
-        raise UserError(f"model {name} is a file; give the folder that holds it")
-    if not name.strip() or name.startswith((".", "/", "~", "weights/")) or name.count("/") > 1:
-        raise UserError(
-            f"model folder {name!r} does not exist; give a folder that finetune.py wrote, or a "
-            "name on the hub such as roberta-base"
-        )
-    return name, False
+# ---------------------------------------------------------------- configurations
 
 
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that cannot hold a safe, complete model, before the library tries."""
-    if not any(folder.iterdir()):
-        raise UserError(f"model folder {folder} is empty; give a folder that finetune.py wrote")
-    if not (folder / "config.json").is_file():
-        raise UserError(f"model folder {folder} has no config.json; it is not a model folder")
-    if not any(folder.glob("*.safetensors")):
-        if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
-            raise UserError(
-                f"{folder} has only pickled weights, which can run any code when read, so they "
-                f"are refused; {_CONVERT}"
-            )
-        raise UserError(f"model folder {folder} has no *.safetensors file; it has no weights")
-
-
-def quiet_libraries() -> None:
-    """No progress bars for reading or writing a file, and no warnings about what is checked here
-    and told in one sentence. Downloads and training keep their progress bars."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()  # that of downloads, too
-    huggingface_hub.utils.enable_progress_bars()
-
-
-@functools.cache
-def ask_hub_once() -> None:
-    """Without a hub the libraries retry every file for half a minute. So ask for it once, and if
-    it does not answer let them use what is in their cache: what HF_HUB_OFFLINE=1 does."""
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return
-    try:
-        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
-    except Exception:  # each version's HTTP library has its own
-        huggingface_hub.constants.HF_HUB_OFFLINE = True
-        if "datasets" in sys.modules:  # else it will read the line above when it is imported
-            sys.modules["datasets"].config.HF_HUB_OFFLINE = True
-
-
-def unreachable(name: str, what: str, error: Exception | None = None) -> UserError:
-    """Why something did not come from the hub, as far as the library's error tells."""
-    told = f"{type(error).__name__}: {error}"
-    if "trust_remote_code" in told or "custom code" in told:
-        return UserError(
-            f"{what} {name!r} comes with Python code of its own, which is not run unless you say so; "
-            "where you trust it, add --trust_remote_code"
-        )
-    if any(package in told.lower() for package in ("sentencepiece", "tiktoken", "protobuf")):
-        return UserError(  # the library tries one after the other, and tells of the last
-            f"{what} {name!r} needs packages that are not installed: pip install sentencepiece "
-            "tiktoken protobuf"
-        )
-    if "safetensors" in told and "does not appear to have a file" in told:
-        return UserError(
-            f"{what} {name!r} has no safetensors on the hub, and pickled weights can run any code "
-            f"when read, so they are refused; {_CONVERT}"
-        )
-    return UserError(
-        f"cannot get {what} {name!r} from the hub (unreachable, or no such name); give a local "
-        "folder, or check the connection and the name"
-    )
-
-
-def locate(name: str) -> tuple[str, bool]:
-    """As `resolve`, with the libraries made ready to load it."""
-    where, local = resolve(name)
-    quiet_libraries()
-    if not local:
-        ask_hub_once()
-    return where, local
-
-
-def how_to_get(local: bool, access: Access) -> dict:
-    """How a library is to read something that is local, or on the hub."""
-    revision = {} if local or access.revision is None else {"revision": access.revision}
-    return {
-        "local_files_only": local, "trust_remote_code": access.trust_remote_code, **revision
-    }  # fmt: skip
+    weights = any(folder.glob("*.safetensors"))
+    pickled = not weights and any(path for kind in _PICKLES for path in folder.glob(kind))
+    faults = {
+        "is empty; give a folder that finetune.py wrote": not any(folder.iterdir()),
+        "has no config.json; it is not a model folder": not (folder / "config.json").is_file(),
+        f"has only pickled weights; {CONVERT}": pickled,
+        "has no *.safetensors file; it has no weights": not weights,
+    }
+    if fault := next((fault for fault, found in faults.items() if found), None):
+        raise UserError(f"model folder {folder} {fault}")
 
 
 def adapted(name: str) -> str | None:
-    """The model that a local folder of adapters (peft) belongs to; None: it is another folder."""
+    """The model to which a local folder of adapters (peft) belongs; None: it is another folder."""
     where, local = resolve(name)
     path = Path(where, "adapter_config.json")
     if not local or not path.is_file() or Path(where, "config.json").is_file():
@@ -153,7 +61,7 @@ def _with_adapters(model, name: str):
     """``model`` with the adapters of the folder ``name`` merged into its weights."""
     if importlib.util.find_spec("peft") is None:
         raise UserError(f"{name} is a folder of adapters, which need a package: pip install peft")
-    from peft import PeftModel  # only for those who have it
+    from peft import PeftModel  # an optional package
 
     try:
         return PeftModel.from_pretrained(model, resolve(name)[0]).merge_and_unload().eval()
@@ -172,7 +80,7 @@ def load_config(name: str, access: Access = PLAIN):
     if local:
         _check_folder(Path(where))
     try:
-        config = _read_config(where, local, access)
+        config, _ = _read_config(where, local, access)
         if not all(isinstance(name, str) for name in config.architectures or []):
             raise ValueError("its architectures are no list of names")
         if local:
@@ -186,14 +94,15 @@ def load_config(name: str, access: Access = PLAIN):
         ) from None
 
 
-def _read_config(where: str, local: bool, access: Access):
+def _read_config(where: str, local: bool, access: Access) -> tuple:
+    """(a configuration, how its weights are renamed): natively where that is possible."""
     how = how_to_get(local, access)
     code = how.pop("trust_remote_code")
     raw, _ = transformers.PretrainedConfig.get_config_dict(where, **how)
     if raw.get("model_type") in NATIVE and not code:
-        convert, _ = NATIVE[raw["model_type"]]
-        return convert(raw)
-    return transformers.AutoConfig.from_pretrained(where, trust_remote_code=code, **how)
+        convert, renamed = NATIVE[raw["model_type"]]
+        return convert(raw), renamed
+    return transformers.AutoConfig.from_pretrained(where, trust_remote_code=code, **how), None
 
 
 def parameters(layers: int, width: int, inner: int, vocab: int, positions: int) -> int:
@@ -225,7 +134,7 @@ def _check_size(config, folder: Path) -> None:
 
 def is_masked_lm(config) -> bool:
     """Whether models of this configuration fill masks: masked language models, decoders that were
-    trained to, and what comes with code of its own and knows of a mask."""
+    trained to, and models with code of their own that name a mask."""
     if family(config).decoder:
         return diffusion_settings(config).get("objective") == "diffusion"
     if _has_code(config):
@@ -233,12 +142,33 @@ def is_masked_lm(config) -> bool:
     return type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
 
 
-_MASKED, _CAUSAL = "AutoModelForMaskedLM", "AutoModelForCausalLM"
-
-
 def _has_code(config) -> bool:
-    """Whether it is one of code that came with a model, and was allowed to run."""
+    """Whether its class is code that came with a model, and was allowed to run."""
     return type(config).__module__.startswith("transformers_modules")
+
+
+def _check_kind(config, name: str, architectures: list[str], base: bool = False) -> None:
+    """Refuse what is no masked language model and cannot be one, see `load_masked_lm`."""
+    kind, row = config.model_type, family(config)
+    masked, free = is_masked_lm(config), row.decoder or _has_code(config)
+    causal = [a for a in architectures if a.endswith("ForCausalLM")]
+    if getattr(config, "is_decoder", False):
+        causal.append("is_decoder")
+    faults = {
+        f"a {kind!r} model, and those {row.refused}; use another model": row.refused,
+        f"a {kind!r} model, which has an encoder and a decoder; diffusion needs a masked LM such as "
+        "RoBERTa, or a decoder such as GPT-2 to train": getattr(
+            config, "is_encoder_decoder", False
+        ),
+        f"a causal {kind!r} model that was not trained to fill masks; train it: python finetune.py "
+        f"--model {name}": row.decoder and not base and not masked,
+        f"a {kind!r} model, which has no masked-language-model head; diffusion needs a masked LM such "
+        "as RoBERTa": not row.decoder and not masked,
+        f"a causal model ({(causal or [''])[0]}); diffusion needs a masked LM, which sees both "
+        "sides": causal and not free,
+    }
+    if fault := next((fault for fault, found in faults.items() if found), None):
+        raise UserError(f"{name} is {fault}")
 
 
 def load_masked_lm(name: str, tokenizer=None, access: Access = PLAIN, base: bool = False):
@@ -255,49 +185,16 @@ def load_masked_lm(name: str, tokenizer=None, access: Access = PLAIN, base: bool
     if below := adapted(name):
         return _with_adapters(load_masked_lm(below, tokenizer, access, base), name)
     config = load_config(name, access)
-    _check_kind(config, name, base)
+    _check_kind(config, name, config.architectures or [], base)
     decoder = family(config).decoder
-    causal = [a for a in config.architectures or [] if a.endswith("ForCausalLM")]
-    if not (decoder or _has_code(config)) and (causal or getattr(config, "is_decoder", False)):
-        raise UserError(
-            f"{name} is a causal model ({(causal or ['is_decoder'])[0]}); diffusion needs a "
-            "masked LM, which sees both sides"
-        )
-    model = _load_model(_auto_class(config), name, tokenizer, access)
+    auto = _CAUSAL if decoder else _MASKED
+    if _has_code(config):
+        offered = (kind for kind in (_MASKED, _CAUSAL, "AutoModel") if kind in config.auto_map)
+        auto = next(offered, _MASKED)
+    model = _load_model(getattr(transformers, auto), config, name, tokenizer, access)
     if decoder:
         model.config.is_causal = False  # what transformers builds attention masks by
     return model
-
-
-def _check_kind(config, name: str, base: bool = False) -> None:
-    """Refuse what is no masked language model and cannot be one, see `load_masked_lm`."""
-    kind, decoder = config.model_type, family(config).decoder
-    if family(config).refused:
-        raise UserError(
-            f"{name} is a {kind!r} model, and those {family(config).refused}; use another model"
-        )
-    if getattr(config, "is_encoder_decoder", False):
-        raise UserError(
-            f"{name} is a {kind!r} model, an encoder with a decoder behind it; diffusion needs a "
-            "masked LM such as RoBERTa, or a decoder such as GPT-2 to train"
-        )
-    if decoder and not base and not is_masked_lm(config):
-        raise UserError(
-            f"{name} is a causal {kind!r} model that was not trained to fill masks; train it: python "
-            f"finetune.py --model {name}"
-        )
-    if not decoder and not is_masked_lm(config):
-        raise UserError(
-            f"{name} is a {kind!r} model, which has no masked-language-model head; "
-            "diffusion needs a masked LM such as RoBERTa"
-        )
-
-
-def _auto_class(config):
-    if _has_code(config):
-        offered = (name for name in (_MASKED, _CAUSAL, "AutoModel") if name in config.auto_map)
-        return getattr(transformers, next(offered, _MASKED))
-    return getattr(transformers, _CAUSAL if family(config).decoder else _MASKED)
 
 
 def masked_lm(model: torch.nn.Module, name: str) -> torch.nn.Module:
@@ -314,16 +211,9 @@ def masked_lm(model: torch.nn.Module, name: str) -> torch.nn.Module:
                 "adapters in its layers, such as LoRA"
             )
         model = copy.deepcopy(model).merge_and_unload()
-    config = model.config
-    _check_kind(config, name)
-    decoder = family(config).decoder
-    if type(model).__name__.endswith("ForCausalLM") and not decoder:
-        raise UserError(
-            f"{name} is a causal model ({type(model).__name__}); diffusion needs a masked LM, which "
-            "sees both sides"
-        )
-    if decoder:
-        config.is_causal = False
+    _check_kind(model.config, name, [type(model).__name__])
+    if family(model.config).decoder:
+        model.config.is_causal = False
     return model.eval()
 
 
@@ -337,25 +227,25 @@ def load_causal_lm(name: str, tokenizer=None, access: Access = PLAIN):
             f"{name} is a {config.model_type!r} model, which does not write from left to right; "
             "the baseline needs a causal LM such as gpt2"
         )
-    return _load_model(transformers.AutoModelForCausalLM, name, tokenizer, access)
+    return _load_model(transformers.AutoModelForCausalLM, config, name, tokenizer, access)
 
 
-def _load_model(auto_class, name: str, tokenizer, access: Access):
+def _load_model(auto_class, config, name: str, tokenizer, access: Access):
     """The model ``name`` as ``auto_class`` reads it, checked."""
-    config = load_config(name, access)
-    where, local = locate(name)
+    where, local = resolve(name)
+    eight_bits = access.quantize == "8bit" and not torch.cuda.is_available()
+    eight_bits = eight_bits and access.device_map is None
+    held = {"dtype": torch.float32} if eight_bits else _held(access)
     try:
         model, info = auto_class.from_pretrained(
             where,
             config=config,
             use_safetensors=True,
             output_loading_info=True,
-            key_mapping=_renamed(where, local, access),
+            key_mapping=_read_config(where, local, access)[1],
             **how_to_get(local, access),
-            **_held(access),
+            **held,
         )
-    except UserError:
-        raise
     except Exception as error:  # the library raises many kinds; the user needs one sentence
         if not local:
             raise unreachable(name, "model", error) from None
@@ -383,12 +273,12 @@ def _load_model(auto_class, name: str, tokenizer, access: Access):
         raise UserError(f"the weights of {name} hold NaN or infinity ({broken}); use others")
     if tokenizer is not None:
         check_vocabulary(model.config, tokenizer, name)
-    return linear.quantize(model.eval()) if _in_eight_bits(access) else model.eval()
+    return linear.quantize(model.eval()) if eight_bits else model.eval()
 
 
 def check_vocabulary(config, tokenizer, name: str) -> None:
     """Refuse a tokenizer that was not made for the model."""
-    # Some have rows to spare, up to a few hundred of a large vocabulary; nobody writes those.
+    # Some have rows to spare, up to a few hundred of a large vocabulary; those are never written.
     spare = max(128, config.vocab_size // 100)
     if len(tokenizer) > config.vocab_size or config.vocab_size - len(tokenizer) >= spare:
         raise UserError(
@@ -397,79 +287,43 @@ def check_vocabulary(config, tokenizer, name: str) -> None:
         )
 
 
-def _renamed(where: str, local: bool, access: Access) -> dict | None:
-    """The names of weights that a native model has otherwise."""
-    how = how_to_get(local, access)
-    code = how.pop("trust_remote_code")
-    raw, _ = transformers.PretrainedConfig.get_config_dict(where, **how)
-    return None if code else NATIVE.get(raw.get("model_type"), (None, None))[1]
-
-
 def _held(access: Access) -> dict:
     """In which number format, and where, a model is to be read."""
     if access.device_map is None and access.quantize is None:
         return {"dtype": torch.float32}
-    if _in_eight_bits(access):
-        return {"dtype": torch.float32}
     held = {"dtype": torch.bfloat16, "device_map": access.device_map or "cuda"}
     if access.quantize is not None:
-        if not torch.cuda.is_available():
-            raise UserError(
-                f"--quantize {access.quantize} needs a CUDA device, and there is none; a CPU has "
-                "--quantize 8bit alone"
-            )
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise UserError(
-                f"--quantize {access.quantize} needs the package bitsandbytes, which is not "
-                "installed: pip install bitsandbytes"
-            )
+        lacks = "a CUDA device (a CPU has --quantize 8bit alone)"
+        if torch.cuda.is_available():
+            found = importlib.util.find_spec("bitsandbytes")
+            lacks = None if found else "the package bitsandbytes: pip install bitsandbytes"
+        if lacks:
+            raise UserError(f"--quantize {access.quantize} needs {lacks}")
         bits = {f"load_in_{access.quantize}": True}
         held["quantization_config"] = transformers.BitsAndBytesConfig(**bits)
     return held
 
 
-def _in_eight_bits(access: Access) -> bool:
-    """Whether the CPU is to round what bitsandbytes would on a GPU."""
-    here = not torch.cuda.is_available() and access.device_map is None
-    return access.quantize == "8bit" and here
-
-
-def companion(name: str, file: str) -> Path:
-    """Where a file beside the weights of a model lies, local or on the hub; it may be missing."""
-    where, local = locate(name)
-    if local:
-        return Path(where, file)
-    try:
-        return Path(huggingface_hub.hf_hub_download(where, file))
-    except Exception as error:  # the library raises many kinds
-        raise unreachable(name, f"{file} of model", error) from None
+# What finetune.py records, and the type of each value.
+_SETTINGS = {"objective": str, "shift": bool, "prefix_len": int, "layouts": dict,
+             "tokens_seen": int, "noise": str, "p_u": float}  # fmt: skip
 
 
 def diffusion_settings(config) -> dict:
     """What finetune.py recorded in the config (empty for a model it never trained).
 
     Raises:
-        UserError: something that it would not have.
+        UserError: a value of another type.
     """
     settings = getattr(config, "diffusion", None)
     if settings is None:
         return {}
-    kinds = {
-        "objective": str,
-        "shift": bool,
-        "prefix_len": int,
-        "layouts": dict,
-        "tokens_seen": int,
-        "noise": str,
-        "p_u": float,
-    }
-    wrong = not isinstance(settings, dict) or any(
-        type(settings[name]) is not kind for name, kind in kinds.items() if name in settings
-    )
-    if wrong:
+    if not isinstance(settings, dict) or any(
+        type(settings[name]) is not kind for name, kind in _SETTINGS.items() if name in settings
+    ):
         raise UserError(
-            f"the config has no settings of diffusion that can be: {str(settings)[:200]}; copy the "
-            "folder that finetune.py wrote, or take 'diffusion' out of its config.json"
+            f"the config has invalid settings of diffusion: {str(settings)[:200]}; copy the folder "
+            "that finetune.py wrote, or take 'diffusion' out of its config.json"
         )
     return dict(settings)
 
@@ -478,14 +332,14 @@ def noise_settings(config, name: str) -> dict:
     """The noise that a model was trained to remove, its ``name`` and, of hybrid noise, its ``p_u``.
 
     Raises:
-        UserError: one that there is not.
+        UserError: it is unknown.
     """
     settings = diffusion_settings(config)
     kind, p_u = settings.get("noise", "absorbing"), settings.get("p_u", 0.0)
     if kind not in KINDS or not 0 <= p_u < 1 or (kind == "hybrid") != ("p_u" in settings):
         raise UserError(
-            f"{name} was trained for noise {kind!r} with p_u {settings.get('p_u')}, which there is "
-            f"not; there are {', '.join(KINDS)}, and hybrid has a p_u from 0 to below 1"
+            f"{name} was trained for noise {kind!r} with p_u {settings.get('p_u')}, which is unknown; "
+            f"use one of {', '.join(KINDS)}, where hybrid has a p_u from 0 to below 1"
         )
     return {"name": kind} | ({"p_u": p_u} if kind == "hybrid" else {})
 

@@ -1,14 +1,14 @@
 """Soft-masking: masks that remember what was predicted for them (Soft-Masked Diffusion Language
 Models, 2025).
 
-A step of masked diffusion throws away every prediction that it does not write. Here the word
-embedding of a mask, which is otherwise that of ``<mask>``, is mixed with those of the k tokens that
-were the most probable there in the forward pass before, weighed by their probabilities π:
+A step of masked diffusion discards every prediction that it does not write. Here the word embedding
+of a mask is mixed with those of the k tokens that were most probable there in the forward pass
+before, weighted by their probabilities π:
 
     e = (1 - λ) W[mask] + λ Σ π_v W[v],    λ = ω_s sigmoid(ω_a (-H - ω_b)),
 
-where H is the entropy of that prediction in nats: the surer, the more is fed back. Three scalars are
-learned. Nothing else of the model changes; ω_s = 0 is the model without.
+where H is the entropy of that prediction in nats: the lower, the more is fed back. Three scalars are
+learned; ω_s = 0 is the model without soft-masking.
 """
 
 import json
@@ -25,7 +25,8 @@ from torch.nn import functional as F
 from diffusion.canvas import Canvas, Feedback, Query
 from diffusion.errors import UserError, first_line
 from diffusion.models.guidance import Wrapped
-from diffusion.models.loading import companion, diffusion_settings
+from diffusion.models.hub import companion
+from diffusion.models.loading import diffusion_settings
 from diffusion.noise import Absorbing
 from diffusion.proposal import largest, rows_at_once
 
@@ -39,7 +40,7 @@ LEAST = 1e-6  # of ω_s, ω_a and -ω_b
 
 
 class SoftMask(nn.Module):
-    """How strong and of what the memory of a mask is.
+    """The memory of a mask: how strong it is, and of how many tokens.
 
     ω_s = sigmoid(rho) is in (0, 1), ω_a = softplus(alpha) + 1e-6 is positive and
     ω_b = -softplus(beta) - 1e-6 negative.
@@ -47,8 +48,7 @@ class SoftMask(nn.Module):
     Args:
         k: tokens that are mixed in.
         mixing: see `MIXINGS`.
-        omega_s, omega_a, omega_b: where the three start; the last two are the published start, at
-            which λ / ω_s is 0.99, 0.50, 0.16 and 0.0002 at an entropy of 0, 0.75, 1 and 2.
+        omega_s, omega_a, omega_b: where the three start; the last two as published.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SoftMask(nn.Module):
         return Feedback(ids, weights, self.mixing == "spherical")
 
     def settings(self) -> dict:
-        """For the config of a model: what a reader wants to know, and what loading checks."""
+        """For the config of a model."""
         share, slope, middle = (round(x.item(), 6) for x in self.omegas())
         share = min(share, 1 - LEAST)
         return {"k": self.k, "mixing": self.mixing, "omega_s": share, "omega_a": slope,
@@ -95,16 +95,12 @@ class SoftMask(nn.Module):
                   folder / FILE)  # fmt: skip
 
     def load(self, folder: Path) -> None:
-        """Take over the three scalars of a folder.
-
-        Raises:
-            UserError: they are missing, or not finite.
-        """
+        """Read the three scalars of a folder; `UserError` where they are missing or not finite."""
         try:
             values = load_file(folder / FILE)
             for name, parameter in self.named_parameters():
                 if values[name].shape != () or not values[name].isfinite():
-                    raise ValueError(f"{name} is no finite number")
+                    raise ValueError(f"{name} is not a finite number")
                 parameter.data.copy_(values[name])
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise UserError(
@@ -170,10 +166,8 @@ def _on_the_arc(mask: Tensor, tokens: Tensor, weights: Tensor, mixed: Tensor) ->
 
 class TwoPass(nn.Module):
     """A `Backbone` as it is trained and evaluated with soft-masking, called the same way: a first
-    pass without gradient, then one whose masks remember its predictions.
-
-    The bound of this denoiser is a bound of the likelihood; what writes feeds back the predictions
-    of an earlier state of the canvas instead.
+    pass without gradient, then one whose masks remember its predictions. (A text is written with the
+    predictions of an earlier state of the canvas instead.)
 
     Args:
         forbidden: ids that are never written, as those of `Denoiser`.
@@ -204,9 +198,8 @@ class TwoPass(nn.Module):
 class SoftMasked(Wrapped):
     """A denoiser whose masks remember the predictions of the step before.
 
-    All masks that a pass can predict are asked for, since all are fed back; who asks gets what it
-    asked for. A mask remembers what the last pass over its row had there: a token that stood there and
-    is masked again remembers itself, as in the published code, unless ``forget``.
+    All masks that a pass can predict are queried, since all are fed back. A token that is masked again
+    remembers itself, as in the published code, unless ``forget``.
 
     Args:
         denoiser: `Denoiser` or `InBlocks`.
@@ -235,14 +228,14 @@ class SoftMasked(Wrapped):
             again = masks & query.touched
             feedback = feedback.replaced(again, self._written(ids[again]))
         query_mask = query.query_mask | (masks & self.denoiser.scope(query))
-        told = feedback
+        read = feedback
         if self.skip is not None:
             share = masks.sum(1) / self.total[rows]
             skipped = share > 0.8 if self.skip == "first" else share < 0.2
             place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-            told = feedback.gathered(place, skipped[:, None].expand_as(ids))
-        logits = self.denoiser(replace(query, query_mask=query_mask, feedback=told))
-        if self.allowed is not None:  # nobody remembers what may not be written
+            read = feedback.gathered(place, skipped[:, None].expand_as(ids))
+        logits = self.denoiser(replace(query, query_mask=query_mask, feedback=read))
+        if self.allowed is not None:  # what may not be written is not remembered
             logits = self.allowed.take(rows)(logits, query_mask)
         found = self.soft.feedback(_some(logits, masks[query_mask]))
         feedback = feedback.replaced(~masks, self._written(ids[~masks]))
@@ -253,9 +246,9 @@ class SoftMasked(Wrapped):
         return self.feedback.ids[..., 0].clone(), 1 - self.feedback.weights[..., 0]
 
     def _written(self, tokens: Tensor) -> Feedback:
-        """What tokens (N,) would remember as masks: themselves, a prediction without doubt."""
-        sure = self.soft.strength(torch.zeros((), device=tokens.device))
-        strength = 0 if self.forget else sure.detach()
+        """What tokens (N,) would remember as masks: themselves, a prediction of entropy 0."""
+        most = self.soft.strength(torch.zeros((), device=tokens.device))
+        strength = 0 if self.forget else most.detach()
         weights = torch.zeros(len(tokens), self.soft.k + 1, device=tokens.device)
         weights[:, 0], weights[:, 1] = 1 - strength, strength
         ids = tokens[:, None].expand(-1, self.soft.k)
@@ -268,32 +261,27 @@ def _some(logits: Tensor, rows: Tensor) -> Tensor:
 
 
 def load_soft_mask(model: nn.Module, folder: str) -> SoftMask | None:
-    """The soft-masking that finetune.py noted in the config of a model and wrote beside it; None
+    """The soft-masking that finetune.py recorded in the config of a model and wrote beside it; None
     where it has none.
 
     Raises:
-        UserError: settings that cannot be, or scalars that are missing or others than the config's.
+        UserError: invalid settings, or scalars that are missing or differ from the config's.
     """
-    noted = diffusion_settings(model.config).get("soft")
-    if noted is None:
+    settings = diffusion_settings(model.config).get("soft")
+    if settings is None:
         return None
     try:
-        k, mixing = noted["k"], noted["mixing"]
-        omegas = [float(noted[name]) for name in ("omega_s", "omega_a", "omega_b")]
-        in_range = 0 <= omegas[0] < 1 and 0 < omegas[1] < math.inf and -math.inf < omegas[2] < 0
-        size = type(k) is int and 1 <= k <= model.config.vocab_size
-        if mixing not in MIXINGS or not in_range or not size:
-            raise ValueError("a value is out of its range")
+        k, mixing = settings["k"], settings["mixing"]
+        if mixing not in MIXINGS or type(k) is not int or not 1 <= k <= model.config.vocab_size:
+            raise ValueError("k or mixing is out of its range")
+        soft = SoftMask(k, mixing)
+        soft.load(companion(folder, FILE).parent)
+        expected = torch.tensor([float(settings[f"omega_{name}"]) for name in "sab"])
+        if not torch.allclose(torch.stack(soft.omegas()), expected, rtol=1e-4, atol=1e-4):
+            raise ValueError(f"{FILE} has other values")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
-            f"the config of {folder} has no soft-masking that can be: {json.dumps(noted)[:200]} "
-            f"({first_line(error)}); copy the folder that finetune.py wrote"
+            f"the soft-masking of {folder} cannot be read from its config: "
+            f"{json.dumps(settings)[:200]} ({first_line(error)}); copy the folder that finetune.py wrote"
         ) from None
-    soft = SoftMask(k, mixing)
-    soft.load(companion(folder, FILE).parent)
-    if any(abs(a.item() - b) > 1e-4 * max(1, abs(b)) for a, b in zip(soft.omegas(), omegas, strict=True)):  # fmt: skip
-        raise UserError(
-            f"the soft-masking of {folder}: config.json and {FILE} do not agree; copy both from the "
-            "folder that finetune.py wrote"
-        )
     return soft.to(next(model.parameters()).device).eval().requires_grad_(False)

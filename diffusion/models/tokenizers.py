@@ -1,4 +1,4 @@
-"""Tokenizers: load one, train one, and what its ids stand for."""
+"""Tokenizers: load one, train one, and what its ids mean."""
 
 import re
 from pathlib import Path
@@ -11,14 +11,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenize
 
 from diffusion.cli.access import Access
 from diffusion.errors import UserError, first_line
-from diffusion.models.loading import PLAIN, adapted, how_to_get, locate, noise_settings, unreachable
+from diffusion.models.hub import PLAIN, how_to_get, locate, unreachable
+from diffusion.models.loading import adapted, noise_settings
 from diffusion.noise import Noise, make_noise
 from diffusion.text.spelling import Speller
 
 _FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 _PIECES = ("*.model",)  # SentencePiece
 
-# Tokens that stand for no text: fairseq's and BERT's rows to spare, T5's sentinels, CamemBERT's
+# Tokens without text: fairseq's and BERT's rows to spare, T5's sentinels, CamemBERT's
 # doubles of its specials.
 FILLER = re.compile(
     r"madeupword\d+|\[unused\w+\]|<unused\w+>|▁?<extra_id_\d+>|</?\w+>NOTUSED|<\|?reserved\w*\|?>"
@@ -31,11 +32,11 @@ def load_tokenizer(
     """A tokenizer that has a beginning, an end and, unless it is for GPT-2, ``<mask>``.
 
     Args:
-        config: of the model it is for, which may know which of its tokens is the mask.
-        add_mask: give it a ``<mask>`` behind its last token where it has none.
+        config: of its model, which may know which of its tokens is the mask.
+        add_mask: give it a ``<mask>`` after its last token where it has none.
 
     Raises:
-        UserError: it cannot be had, or lacks one of those tokens.
+        UserError: it cannot be read, or lacks one of those tokens.
     """
     where, local = locate(name)
     if (base := adapted(name)) and not any((Path(where) / file).is_file() for file in _FILES):
@@ -54,14 +55,14 @@ def load_tokenizer(
             if not (local and (Path(where) / "merges.txt").is_file()):
                 raise
             tokenizer = RobertaTokenizerFast.from_pretrained(where)
-        tokenizer("a")  # what a damaged configuration breaks may come out in use
+        tokenizer("a")  # a damaged configuration may fail in use alone
     except BaseException as error:
-        # A damaged file makes the library panic, which is no Exception.
+        # On a damaged file the library panics, which is no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        told = unreachable(name, "tokenizer", error)
-        if not local or "unreachable" not in str(told):
-            raise told from None
+        cause = unreachable(name, "tokenizer", error)
+        if not local or "unreachable" not in str(cause):
+            raise cause from None
         raise UserError(
             f"cannot read the tokenizer in {where}: {first_line(error)}; it may be damaged"
         ) from None
@@ -71,16 +72,11 @@ def load_tokenizer(
 
 
 def name_ends(tokenizer, name: str, needs_mask: bool = True) -> None:
-    """Give a tokenizer that does not name its beginning and end those that it has.
-
-    Raises:
-        UserError: it has none, or no mask.
-    """
-    # BERT calls its beginning and end [CLS] and [SEP].
-    if tokenizer.bos_token is None and tokenizer.cls_token is not None:
-        tokenizer.bos_token = tokenizer.cls_token
-    if tokenizer.eos_token is None and tokenizer.sep_token is not None:
-        tokenizer.eos_token = tokenizer.sep_token
+    """Name the beginning and end of a tokenizer that calls them [CLS] and [SEP], as BERT's; raise
+    `UserError` where it has none, or no mask."""
+    for end, other in (("bos_token", "cls_token"), ("eos_token", "sep_token")):
+        if getattr(tokenizer, end) is None and getattr(tokenizer, other) is not None:
+            setattr(tokenizer, end, getattr(tokenizer, other))
     for token in ("mask", "bos", "eos") if needs_mask else ("bos", "eos"):
         if getattr(tokenizer, f"{token}_token_id") is None:
             raise UserError(
@@ -90,8 +86,8 @@ def name_ends(tokenizer, name: str, needs_mask: bool = True) -> None:
 
 
 def _find_mask(tokenizer, config, add: bool) -> None:
-    """Tell a tokenizer its mask where only the model knows it (LLaDA's), or where the model has one
-    more token than the tokenizer (MDLM's)."""
+    """Name the mask of a tokenizer where only the model knows it (LLaDA's), or where the model has
+    one more token than the tokenizer (MDLM's)."""
     if tokenizer.mask_token_id is not None:
         return
     known, size = getattr(config, "mask_token_id", None), getattr(config, "vocab_size", None)
@@ -104,27 +100,19 @@ def _find_mask(tokenizer, config, add: bool) -> None:
 def forbidden_ids(tokenizer, vocab_size: int) -> list[int]:
     """Ids that training never supervises, so a sampler must never write them: all specials but
     the end of text, rows beyond the tokenizer's last token, and fillers (`FILLER`)."""
-    banned = set(tokenizer.all_special_ids)
+    banned = {*tokenizer.all_special_ids, *range(len(tokenizer), vocab_size)}
     banned |= {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     banned |= {i for t, i in tokenizer.get_vocab().items() if FILLER.fullmatch(t)}
-    banned |= set(range(len(tokenizer), vocab_size))
     return sorted(banned - {tokenizer.eos_token_id})
 
 
 def noise_of(tokenizer, config, name: str) -> Noise:
-    """The noise that the model ``name`` was trained to remove, with the ids of its tokenizer.
-
-    Raises:
-        UserError: one that there is not.
-    """
-    forbidden = forbidden_ids(tokenizer, config.vocab_size)
+    """The noise that the model ``name`` was trained to remove, with the ids of its tokenizer;
+    `UserError` where it is unknown."""
+    size = config.vocab_size
     settings = noise_settings(config, name)
-    return make_noise(
-        mask_id=tokenizer.mask_token_id,
-        forbidden=forbidden,
-        vocab_size=config.vocab_size,
-        **settings,
-    )
+    ids = {"mask_id": tokenizer.mask_token_id, "forbidden": forbidden_ids(tokenizer, size)}
+    return make_noise(**settings, **ids, vocab_size=size)
 
 
 def train_tokenizer(documents: list[str], vocab_size: int):
@@ -132,7 +120,7 @@ def train_tokenizer(documents: list[str], vocab_size: int):
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    # lstrip: "<mask>" in a string swallows the space before it, as the word it stands for would.
+    # lstrip: "<mask>" in a string swallows the space before it, as the word that it hides would.
     mask = AddedToken("<mask>", lstrip=True, special=True)
     trainer = BpeTrainer(
         vocab_size=vocab_size,
@@ -144,21 +132,14 @@ def train_tokenizer(documents: list[str], vocab_size: int):
     bpe.post_processor = processors.RobertaProcessing(
         ("</s>", 2), ("<s>", 0), add_prefix_space=False
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        bos_token="<s>",
-        cls_token="<s>",
-        eos_token="</s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token=mask,
-    )
+    ends = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
+    others = {"pad_token": "<pad>", "unk_token": "<unk>", "mask_token": mask}
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, **ends, **others)
 
 
 def token_byte_lengths(tokenizer, vocab_size: int) -> Tensor:
-    """(V,) int64: how many bytes of text each token stands for, inside a text, with the space of a
-    word; 0 for specials. Exact for a byte-level BPE; a sign of WordPiece may have no space."""
+    """(V,) int64: how many bytes each token adds inside a text, with the space of a word; 0 for
+    specials. Exact for a byte-level BPE; punctuation of WordPiece may have no space."""
     sizes, speller = torch.zeros(vocab_size, dtype=torch.int64), Speller(tokenizer)
     special = set(tokenizer.all_special_ids)
     for index in range(min(vocab_size, len(tokenizer))):

@@ -1,4 +1,4 @@
-"""How text becomes tokens, and which part of it each token stands for."""
+"""How text becomes tokens, and which part of it each token is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from diffusion.text.spelling import Speller
 
-# What the tokens of a tokenizer without offsets carry beside the characters of a text.
+# What the tokens of a tokenizer without offsets have besides the characters of a text.
 MARKS = re.compile("^##|▁|@@$|</w>$")
 
 
@@ -22,15 +22,14 @@ class Typed:
     """The user's own string in one row of a canvas, by position.
 
     Attributes:
-        pieces: what stands at given positions; joined, the string that was given. A given position
-            that is not here is spelled as its token.
-        behind: what was given behind a position that is to be written, where no token of its own
-            holds it.
-        tight: positions in front of which the string decides about a space, and not the token.
+        pieces: the string at fixed positions; a fixed position that is not here is spelled as its
+            token.
+        after: fixed text after a position that is to be written, which has no token of its own.
+        tight: positions before which the string decides about a space, and not the token.
     """
 
     pieces: dict[int, str] = field(default_factory=dict)
-    behind: dict[int, str] = field(default_factory=dict)
+    after: dict[int, str] = field(default_factory=dict)
     tight: frozenset[int] = frozenset()
 
 
@@ -45,11 +44,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def located(
     tokenizer: PreTrainedTokenizerBase, text: str
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """The ids of `encode`, and where in the text each of them stands, in characters."""
-    told = getattr(tokenizer, "is_fast", True)
-    encoded = _encoded(tokenizer, text, return_offsets_mapping=told)
+    """The ids of `encode`, and the span (start, end) of each in the text, in characters."""
+    fast = getattr(tokenizer, "is_fast", True)
+    encoded = _encoded(tokenizer, text, return_offsets_mapping=fast)
     ids = encoded["input_ids"]
-    if told:
+    if fast:
         return ids, encoded["offset_mapping"]
     spans, at = [], 0
     for token in tokenizer.convert_ids_to_tokens(ids):
@@ -61,10 +60,10 @@ def located(
 
 
 def parts(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
-    """The part of a text that each of its tokens stands for: joined, the text.
+    """The part of a text that each of its tokens covers: joined, the text.
 
-    White space is part of the token behind it, a line break of the one before. A character of
-    several tokens stands where the last of them does, and the others have nothing.
+    White space is part of the token after it, a line break of the one before. A character of several
+    tokens is at the last of them, and the others have nothing.
     """
     cuts = [0]
     for (_, end), (following, _) in itertools.pairwise(spans):
@@ -74,14 +73,14 @@ def parts(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
 
 
 def read(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[str]]:
-    """The ids of a text, and the `parts` they stand for."""
+    """The ids of a text, and the `parts` that they cover."""
     ids, spans = located(tokenizer, text)
     return ids, parts(text, spans)
 
 
 def read_on(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[str]]:
-    """`read` for a text that goes on directly behind another one, which is not known: no space in
-    front of its first token, and a piece that continues a word."""
+    """`read` for a text that continues another one, which is not known: no space before its first
+    token, and a piece that continues a word."""
     for before in "a.":
         ids, spans = located(tokenizer, before + text)
         first = next((i for i, (start, _) in enumerate(spans) if start > 0), 0)
@@ -104,7 +103,7 @@ def unknown(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
 
 
 def typed_from(speller: Speller, text: str, first: int = 1) -> Typed:
-    """The record of a text whose tokens stand from the position ``first`` on."""
+    """The record of a text whose tokens begin at the position ``first``."""
     ids, pieces = read(speller.tokenizer, text)
     if not text or speller.spells(ids, text):
         return NOTHING
@@ -112,8 +111,8 @@ def typed_from(speller: Speller, text: str, first: int = 1) -> Typed:
 
 
 def typed_where(pieces: Sequence[str], given: Sequence[bool], first: int = 1) -> Typed:
-    """The record of the ``given`` tokens among those of a text. A character of several tokens is
-    whole where all of them are given, and else spelled by those that are."""
+    """The record of the fixed (``given``) tokens among those of a text. A character of several tokens
+    is whole where all of them are fixed, and else spelled by those that are."""
     kept: dict[int, str] = {}
     begin = 0
     for i, piece in enumerate(pieces):

@@ -1,8 +1,8 @@
-"""How tokens become text: the one place that all outputs spell by.
+"""How tokens become text, for all outputs.
 
-What a user gave is shown as it was typed, whatever the tokenizer made of it. What a model wrote is
-spelled by the kind of its tokenizer: the bytes of a byte-level BPE as they are, "▁" of SentencePiece
-as a space, and the pieces of WordPiece, which know no spaces, as text is printed.
+A prompt is shown as it was typed. What a model wrote is spelled by the kind of its tokenizer: the bytes
+of a byte-level BPE as they are, "▁" of SentencePiece as a space, and the pieces of WordPiece, which
+have no spaces, as text is printed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,23 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TELLS = ("WordPiece", "Metaspace")  # kinds whose tokens tell whether they begin a word
+SPACED = ("WordPiece", "Metaspace")  # kinds whose tokens say whether they begin a word
+# What the decoder of a tokenizer says of its kind, and the attribute that holds its mark.
+_DECODERS = {
+    "ByteLevel": ("ByteLevel", ""),
+    "WordPiece": ("WordPiece", "prefix"),
+    "BPEDecoder": ("Suffix", "suffix"),
+    "Metaspace|Replace|ByteFallback": ("Metaspace", ""),
+    "": ("", ""),
+}
+# The same of the tokens of a vocabulary without a decoder.
+_TOKENS = {
+    "Ġ": ("ByteLevel", ""),
+    "##.+": ("WordPiece", "##"),
+    ".+@@": ("Suffix", "@@"),
+    ".+</w>": ("Suffix", "</w>"),
+    ".*▁.*": ("Metaspace", ""),
+}
 
 
 class Slot(NamedTuple):
@@ -25,7 +41,7 @@ class Slot(NamedTuple):
 
     token: int | None = None
     typed: str | None = None
-    behind: str = ""
+    after: str = ""
     tight: bool = False
 
 
@@ -33,46 +49,32 @@ class Speller:
     """Spells the tokens of one tokenizer. Each token id is looked up once and then remembered.
 
     Attributes:
-        kind: "ByteLevel"; "Metaspace", whose tokens bring their space as well; "WordPiece", of
+        kind: "ByteLevel"; "Metaspace", whose tokens contain their space as well; "WordPiece", of
             whole words and pieces that continue one; "Suffix", of pieces that say whether the
-            word goes on; or "", of tokens that are spelled as they are.
+            word continues; or "", of tokens that are spelled as they are.
+        mark: of a token that continues a word; "Suffix": of one that ends it, or does not.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
-        self.mark = ""  # of a token that continues a word; "Suffix": of one that ends it, or not
-        self.kind = self._kind()
+        self.kind, self.mark = self._kind()
         self._bytes: dict[int, bytes] = {}
         self._prefixed: bool | None = None
 
-    def _kind(self) -> str:
+    def _kind(self) -> tuple[str, str]:
+        """(kind, mark)"""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         decoder = getattr(backend, "decoder", None)
-        names = repr(decoder)
-        if "ByteLevel" in names:
-            return "ByteLevel"
-        if "WordPiece" in names:
-            self.mark = getattr(decoder, "prefix", "##")
-            return "WordPiece"
-        if "BPEDecoder" in names:
-            self.mark = getattr(decoder, "suffix", "</w>")
-            return "Suffix"
-        if re.search("Metaspace|Replace|ByteFallback", names):
-            return "Metaspace"
         if decoder is not None:
-            return ""
+            found = (x for pattern, x in _DECODERS.items() if re.search(pattern, repr(decoder)))
+            kind, mark = next(found)
+            return kind, getattr(decoder, mark) if mark else ""
         vocabulary = self.tokenizer.get_vocab()
-        if "Ġ" in vocabulary:
-            return "ByteLevel"
-        for kind, mark in (("WordPiece", "##"), ("Suffix", "@@"), ("Suffix", "</w>")):
-            where = str.startswith if kind == "WordPiece" else str.endswith
-            if any(where(token, mark) and token != mark for token in vocabulary):
-                self.mark = mark
-                return kind
-        if any("▁" in token for token in vocabulary):
-            return "Metaspace"
+        for pattern, found in _TOKENS.items():
+            if any(re.fullmatch(pattern, token, re.DOTALL) for token in vocabulary):
+                return found
         # A library tokenizer without a decoder has whole words, and joins them with spaces.
-        return "" if backend is None else "WordPiece"
+        return ("" if backend is None else "WordPiece"), ""
 
     # ------------------------------------------------------------ one token
 
@@ -98,15 +100,15 @@ class Speller:
             return bytes.fromhex(byte[1])
         return token.replace("▁", " ").encode()
 
-    def goes_on(self, token_id: int) -> bool:
-        """Whether the word goes on behind a token that marks its end, or that it does not end."""
+    def continues(self, token_id: int) -> bool:
+        """Whether a token says that its word continues."""
         token = self.tokenizer.convert_ids_to_tokens(token_id) or ""
         return token.endswith(self.mark) == (self.mark == "@@")
 
     def begins_text(self, token_id: int) -> bool:
-        """Whether a text, or a word behind a space that is no token's, can begin with a token.
-        Where a tokenizer does not tell, it can."""
-        if self.kind not in TELLS:
+        """Whether a text, or a word after a space that is no token's, can begin with a token; where
+        a tokenizer does not say, it can."""
+        if self.kind not in SPACED:
             return True
         spelled = self.bytes_of(token_id)
         if spelled[:1] == b" ":
@@ -120,19 +122,19 @@ class Speller:
         return [self.begins_text(i) for i in range(len(self.tokenizer))]
 
     def awaits_word(self, text: str, ids: Sequence[int]) -> bool:
-        """Whether a word has to begin behind a given text and its tokens: nothing stands there, or
-        a space that is no token's."""
-        if self.kind not in TELLS:
+        """Whether a word has to begin after a text and its tokens: nothing is there, or a space that
+        is no token's."""
+        if self.kind not in SPACED:
             return False
         return not ids or (text[-1:].isspace() and not self.bytes_of(ids[-1])[-1:].isspace())
 
     def spells(self, ids: Iterable[int], text: str) -> bool:
-        """Whether tokens are the text, byte for byte, wherever it stands."""
+        """Whether tokens are the text, byte for byte."""
         return self.kind == "ByteLevel" and b"".join(map(self.bytes_of, ids)) == text.encode()
 
     @property
     def prefixed(self) -> bool:
-        """Whether the tokenizer puts a space in front of a text, which is none of its own."""
+        """Whether the tokenizer adds a space before a text."""
         if self._prefixed is None:
             encoded = self.tokenizer("a", add_special_tokens=False)["input_ids"]
             self._prefixed = self.bytes_of(encoded[0])[:1] == b" " if encoded else False
@@ -144,8 +146,8 @@ class Speller:
         """The string of each position.
 
         "" where it is masked, or has nothing to show: the first bytes of a character whose last
-        byte stands further on. A given piece is as it was typed, with a space in front where
-        another word was written there and the tokens say that a new one begins.
+        byte comes later. A fixed piece is as it was typed, with a space before it where another word
+        was written there and the tokens say that a new one begins.
         """
         chunks: list[bytes | None] = []
         front = _Front()
@@ -154,17 +156,17 @@ class Speller:
                 front = _Front(None, front.quotes, begun=True)
                 chunks.append(None)
             elif slot.typed is None:
-                chunks.append(self._written(slot, front) + slot.behind.encode())
+                chunks.append(self._written(slot, front) + slot.after.encode())
                 self._pass(slot, chunks[-1], front)
-                front.given = bool(slot.behind)
+                front.fixed = bool(slot.after)
             else:
                 chunks.append(self._given(slot, front))
                 self._pass(slot, chunks[-1], front)
-                front.given |= bool(slot.typed)
+                front.fixed |= bool(slot.typed)
         return _decode(chunks)
 
     def _given(self, slot: Slot, front: _Front) -> bytes:
-        decided = front.given or slot.tight or front.joins or slot.token is None
+        decided = front.fixed or slot.tight or front.joins or slot.token is None
         if decided or not front.text or not self._begins_word(slot.token):
             return slot.typed.encode()
         return (space_between(front.text, slot.typed, front.quotes) + slot.typed).encode()
@@ -172,7 +174,7 @@ class Speller:
     def _written(self, slot: Slot, front: _Front) -> bytes:
         spelled = self.bytes_of(slot.token)
         if self.kind == "Metaspace":
-            doubled = front.given and front.text and front.text[-1].isspace()
+            doubled = front.fixed and front.text and front.text[-1].isspace()
             extra = doubled or (not front.begun and self.prefixed)
             return spelled.removeprefix(b" ") if extra else spelled
         if self.kind not in ("WordPiece", "Suffix"):
@@ -180,7 +182,7 @@ class Speller:
         word = spelled.decode().removeprefix(" ")
         if slot.tight or front.joins or not self._begins_word(slot.token):
             return word.encode()
-        if front.text is None:  # what will stand there is not known yet
+        if front.text is None:  # what comes there is not known yet
             return (" " * (word[:1] not in _CLOSE) + word).encode()
         return (space_between(front.text, word, front.quotes) + word).encode()
 
@@ -190,24 +192,24 @@ class Speller:
         front.text = ((front.text or "") + new)[-4:] or front.text
         if slot.token is not None:
             front.begun = True
-            front.joins = self.kind == "Suffix" and self.goes_on(slot.token)
+            front.joins = self.kind == "Suffix" and self.continues(slot.token)
 
     def _begins_word(self, token_id: int) -> bool:
         """Whether a token of a kind that can tell does not continue the word before."""
-        if self.kind in TELLS:
+        if self.kind in SPACED:
             return self.bytes_of(token_id)[:1] == b" "
         return self.kind == "Suffix"
 
 
 @dataclass
 class _Front:
-    """What stands in front of a position: the end of the text (None: not known yet), straight
-    quotation marks in all of it, whether its end was given, whether it has any token, and whether
-    its last token says that the word goes on."""
+    """What is before a position: the end of the text (None: not known yet), its number of straight
+    quotation marks, whether its end is fixed, whether it has any token, and whether its last token
+    says that the word continues."""
 
     text: str | None = ""
     quotes: int = 0
-    given: bool = False
+    fixed: bool = False
     begun: bool = False
     joins: bool = False
 
@@ -218,7 +220,7 @@ _CLOSE = frozenset(".,;:!?)]}%’”»…、。，．！？；：）］｝」』
 _OPEN = frozenset("([{“‘«¿¡$£€¥（［｛「『【《〈")
 _LINK = frozenset("'’-/")
 IDEOGRAM = re.compile("[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # fmt: skip
-# Of these and of Thai, Lao, Burmese and Khmer, words stand side by side.
+# Of these and of Thai, Lao, Burmese and Khmer, words have no spaces between them.
 SPACELESS = re.compile(f"{IDEOGRAM.pattern}|[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
 
 
@@ -229,12 +231,12 @@ def in_word(character: str) -> bool:
 
 
 def space_between(before: str, after: str, quotes: int = 0) -> str:
-    """The space, or "", between a text and the word or sign behind it, which a WordPiece tokenizer
+    """The space, or "", between a text and the word or sign after it, which a WordPiece tokenizer
     cuts off: ``It ' s 5 , 000 m ( 3 ft )`` was ``It's 5,000 m (3 ft)``.
 
     Args:
         before: the end of the text, two characters of it or more.
-        quotes: how many straight quotation marks stand in the whole text: every other one closes.
+        quotes: number of straight quotation marks in the whole text: every other one closes.
     """
     last, first, further = before[-1:], after[:1], before[-2:-1]
     number = further.isdigit() and first.isdigit()
@@ -260,8 +262,8 @@ def space_between(before: str, after: str, quotes: int = 0) -> str:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Character -> byte of byte-level BPE: the printable Latin-1 characters stand for themselves,
-    the other bytes, in order, for the characters from U+0100 on."""
+    """Character -> byte of byte-level BPE: a printable Latin-1 character is its own byte, and the
+    characters from U+0100 on are the other bytes, in order."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
     return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
@@ -274,8 +276,8 @@ _CONTINUATION = bytes(range(0x80, 0xC0))
 def _decode(chunks: list[bytes | None]) -> list[str]:
     """The string of each position; None is a mask.
 
-    A character appears where its last byte stands. Bytes that cannot become a character show as
-    the replacement character; those beside a mask may still become one and show as nothing.
+    A character appears at its last byte. Bytes that cannot become a character show as the replacement
+    character; those beside a mask may still become one and show as nothing.
     """
     utf8 = codecs.getincrementaldecoder("utf-8")("replace")
     pieces = [""] * len(chunks)

@@ -234,7 +234,7 @@ class Framer:
         ends = list(accumulate(map(len, self.frame(step, row).pieces), initial=0))
         hidden = 0 not in typed.pieces
         return [
-            (ends[a - hidden], ends[b - hidden] - len(typed.behind.get(b - 1, "")))
+            (ends[a - hidden], ends[b - hidden] - len(typed.after.get(b - 1, "")))
             for a, b in columns
         ]
 
@@ -294,7 +294,7 @@ class Framer:
             given = typed.pieces.get(place) if state is State.GIVEN else None
             if i >= cut or token in self.hidden:
                 return Slot(typed=given or "")
-            return Slot(token, given, typed.behind.get(place, ""), place in typed.tight)
+            return Slot(token, given, typed.after.get(place, ""), place in typed.tight)
 
         pieces = self.speller.pieces([slot(i, *part[:3]) for i, part in enumerate(kept)])
         ends = [i for i in ends if i <= cut]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -55,6 +56,9 @@ _OWN = {
 _LAYERS = {"distilbert": "n_layers", "xlm": "n_layers", "flaubert": "n_layers", "gpt2": "n_layer"}
 _POSITIONS = {"gpt2": "n_positions"}
 USABLE = [name for name, row in FAMILIES.items() if not row.refused]
+_QUICK = ("roberta", "distilbert", "modernbert", "mpnet", "convbert", "gpt2")
+# For what takes long in every family.
+EVERY = [n if n in _QUICK else pytest.param(n, marks=pytest.mark.slow) for n in USABLE]
 
 
 def tiny(name: str, vocab: int = 60, layers: int = 2, attention: str | None = None, **diffusion):

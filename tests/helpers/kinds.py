@@ -43,20 +43,12 @@ ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
 def _wrapped(tokenizer: Tokenizer, specials: list[str]) -> PreTrainedTokenizerFast:
-    begin, end, mask, pad = (
-        ("[CLS]", "[SEP]", "[MASK]", "[PAD]")
-        if specials is BERT
-        else ("<s>", "</s>", "<mask>", "<pad>")
-    )
+    ours = ["[CLS]", "[CLS]", "[SEP]", "[SEP]", "[MASK]", "[PAD]", "[UNK]"]
+    if specials is not BERT:
+        ours = ["<s>", "<s>", "</s>", "</s>", "<mask>", "<pad>", "<unk>"]
+    names = [f"{name}_token" for name in ("bos", "cls", "eos", "sep", "mask", "pad", "unk")]
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=begin,
-        cls_token=begin,
-        eos_token=end,
-        sep_token=end,
-        mask_token=mask,
-        pad_token=pad,
-        unk_token="[UNK]" if specials is BERT else "<unk>",
+        tokenizer_object=tokenizer, **dict(zip(names, ours, strict=True))
     )
 
 

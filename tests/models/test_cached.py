@@ -1,15 +1,11 @@
 """Block attention with kept keys and values, against the two-stream pass of training."""
 
+import copy
+
 import pytest
 import torch
+from helpers.blocks import MASK, NOISE, VOCAB, prompts, tiny
 from helpers.tabular import TabularDenoiser
-from transformers import (
-    AutoModelForMaskedLM,
-    BertConfig,
-    DistilBertConfig,
-    ElectraConfig,
-    RobertaConfig,
-)
 
 from diffusion import rng
 from diffusion.canvas import Canvas, Query
@@ -19,23 +15,12 @@ from diffusion.models.cached import InBlocks
 from diffusion.models.denoiser import Denoiser
 from diffusion.models.guidance import Guided
 from diffusion.models.layouts import arrange
-from diffusion.noise import Absorbing
 from diffusion.proposal import Sampling
 from diffusion.samplers.catalog import CAUSAL, SAMPLERS
 from diffusion.samplers.make import make_sampler
 from diffusion.windows import denoise_windows
 
-MASK, VOCAB, END = 31, 32, 2
-NOISE = Absorbing(MASK)
-
-
-# A configuration, and what it calls by other names or has besides.
-KINDS = {
-    RobertaConfig: {},
-    BertConfig: {},
-    ElectraConfig: {"embedding_size": 8},
-    DistilBertConfig: {"dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 32},
-}
+END = 2
 
 
 @pytest.fixture(autouse=True)
@@ -43,33 +28,6 @@ def few(monkeypatch):
     """These passes are small: here, too, the last layer computes what is read alone. Everything is
     computed in test_speculative.py."""
     monkeypatch.setattr(cached, "FEW", 0)
-
-
-def tiny(kind=RobertaConfig, shift=True):
-    torch.manual_seed(0)
-    config = kind(
-        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=64, pad_token_id=1,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **KINDS[kind],
-    )  # fmt: skip
-    config.diffusion = {"shift": shift}
-    model = AutoModelForMaskedLM.from_config(config).eval()
-    for weight in model.parameters():  # far from linear: a wrong slot must show
-        weight.data.mul_(4)
-    return model
-
-
-def prompts(*sizes, total=20, new=None):
-    """A canvas with prompts of these lengths; with ``new`` every row has so many masks."""
-    ids = torch.randint(3, 30, (len(sizes), total), generator=torch.Generator().manual_seed(1))
-    column = torch.arange(total)
-    given = column < torch.tensor(sizes)[:, None]
-    padding = torch.zeros_like(given)
-    if new is not None:
-        padding = column >= torch.tensor(sizes)[:, None] + new
-    ids[~given & ~padding] = MASK
-    ids[padding] = 1
-    return Canvas(ids, given | padding, padding)
 
 
 class Checked(InBlocks):
@@ -110,7 +68,13 @@ def written(model, canvas, name, block, seed=0, end_id=None, keep=True, kind=InB
     return list(denoise(canvas, denoiser, sampler, Sampling(), keys))
 
 
-NO_SHADOWS = [name for name in SAMPLERS if not make_sampler(name, 1).hides]
+QUICK = ("confidence", "remdm", "causal")  # of the loop; the others are marked slow
+EVERY = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SAMPLERS]
+NO_SHADOWS = [
+    n if n in QUICK else pytest.param(n, marks=pytest.mark.slow)
+    for n in SAMPLERS
+    if not make_sampler(n, 1).hides
+]
 
 
 @pytest.mark.parametrize("shift", [True, False])
@@ -125,7 +89,7 @@ def test_every_logit_is_that_of_the_two_stream_pass(name, shift):
     assert Checked.answers > 60 and Checked.worst < 1e-5
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["roberta", "bert", "electra", "distilbert"])
 @pytest.mark.parametrize("block", [1, 3, 0])
 def test_blocks_of_any_size_and_family(kind, block):
     Checked.worst, Checked.answers = 0.0, 0
@@ -138,7 +102,7 @@ def test_blocks_of_any_size_and_family(kind, block):
 
 
 @pytest.mark.parametrize("shift", [True, False])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", EVERY)
 def test_texts_are_equal_without_the_cache_and_in_other_batches(name, shift):
     model, canvas = tiny(shift=shift), prompts(1, 7, 4, 13)
     ours = written(model, canvas, name, 3)[-1]
@@ -159,7 +123,7 @@ def test_texts_are_equal_without_the_cache_and_in_other_batches(name, shift):
 @pytest.mark.parametrize("shift", [True, False])
 def test_a_shadow_is_the_block_with_that_one_mask_in_a_model_of_one_layer(shift):
     """As `Backbone.shadowed`: exact where nothing else has seen the token."""
-    model = tiny(shift=shift)
+    model = copy.deepcopy(tiny(shift=shift))
     model.base_model.encoder.layer = model.base_model.encoder.layer[:1]
     canvas = prompts(4, 4, total=16)
     ids = canvas.ids.clone()
@@ -228,7 +192,7 @@ def test_slots_are_counted_by_hand():
 
 def test_an_end_ends_the_text_and_the_cost():
     """Blocks behind the one with ``</s>`` are never computed; other rows go on."""
-    model = tiny()
+    model = copy.deepcopy(tiny())
     model.lm_head.bias.data[END] += 200.0  # every prediction
     for name in ("confidence", "causal"):
         *_, last = written(model, prompts(5, 3), name, 4, end_id=END, steps=4)

@@ -10,7 +10,7 @@ from diffusion.errors import UserError
 from diffusion.models.backbone import Backbone
 from diffusion.models.cached import InBlocks
 from diffusion.models.denoiser import Denoiser
-from diffusion.models.families import FAMILIES, first_position
+from diffusion.models.families import FAMILIES
 from diffusion.models.layouts import arrange
 from diffusion.noise import Absorbing
 
@@ -98,11 +98,8 @@ def test_where_a_token_stands_is_what_its_position_says(name):
     logits = backbone.head(hidden.flatten(0, 1)).view(3, LENGTH, VOCAB)[:, order.argsort()]
     torch.testing.assert_close(logits[:, : plain.shape[1]], plain, rtol=1e-4, atol=1e-4)
     # The test can fail: in the order of the slots the model would say something else.
-    wrong = backbone.head(
-        backbone.at_slots(
-            {"input_ids": ids[:, order]}, torch.arange(LENGTH).expand(3, -1), keep, seen
-        ).flatten(0, 1)
-    )
+    inputs, place = {"input_ids": ids[:, order]}, torch.arange(LENGTH).expand(3, -1)
+    wrong = backbone.head(backbone.at_slots(inputs, place, keep, seen).flatten(0, 1))
     assert (wrong.view(3, LENGTH, VOCAB)[:, order.argsort()] - logits).abs().max() > 1e-2
 
 
@@ -111,11 +108,8 @@ def test_blocks_are_written_as_they_are_trained(name):
     """`InBlocks` against the two-stream pass of the layout, for every position of a block."""
     model, ids = tiny(name), some_ids()
     shift, backbone = Backbone(model).shift, Backbone(model)
-    canvas = Canvas(
-        ids.clone(),
-        torch.arange(LENGTH).expand(3, -1) < 3,
-        torch.zeros_like(ids, dtype=torch.bool),
-    )
+    nothing = torch.zeros_like(ids, dtype=torch.bool)
+    canvas = Canvas(ids.clone(), torch.arange(LENGTH).expand(3, -1) < 3, nothing)
     canvas.ids[:, 3:] = ids[:, 3:].where(torch.rand(3, LENGTH - 3) < 0.5, torch.tensor(MASK))
     canvas.ids[:, 7:] = MASK
     blocks = InBlocks(Denoiser(model, Absorbing(MASK), []), 4).start(canvas)
@@ -170,7 +164,3 @@ def test_models_that_count_between_slots_say_so(name):
         Denoiser(model, Absorbing(MASK), [])(Query(ids, visible, shadows=visible))
     with pytest.raises(UserError, match="full"):
         Backbone(model)(ids, visible, layout=arrange("block4", LENGTH))
-
-
-def test_first_positions():
-    assert [first_position(tiny(name).config) for name in ("roberta", "esm", "bert")] == [2, 2, 0]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from helpers.families import USABLE
+from helpers.families import EVERY, USABLE
 from helpers.features import abilities, small_tokenizer, told
 
 from diffusion.models.families import FAMILIES
@@ -16,7 +16,7 @@ def tokenizer():
     return small_tokenizer()
 
 
-@pytest.mark.parametrize("name", USABLE)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_page_says_what_a_family_can_do(name, tokenizer):
     assert PAGE[name] == abilities(name, tokenizer)
 

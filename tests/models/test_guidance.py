@@ -22,6 +22,8 @@ from diffusion.samplers.unmasking import Confidence, FirstHitting
 from diffusion.windows import denoise_windows
 
 ROWS = 60_000
+QUICK = ("confidence", "remdm", "wino")  # of the loop; the others are marked slow
+FEW = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SAMPLERS]
 
 
 class ByHand:
@@ -68,7 +70,7 @@ def test_guidance_reaches_what_shadows_predict():
     assert_trajectory(ours, exact.trajectory(start(SMALL), steps))
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", FEW)
 def test_no_weight_or_nothing_to_hide_is_the_sampler_itself(name):
     plain = run(SMALL, make_sampler(name, 4), rows=300, seed=3, limit=140)
     for denoiser in (Guided(SMALL, 0.0, []), Guided(SMALL, 2.0, [2])):
@@ -285,27 +287,23 @@ def test_a_sliding_window_follows_its_law(stride):
         assert (after.confidence.isnan() == (after.masked | after.frozen)).all()
 
 
-def test_a_text_that_fits_is_written_as_without_windows():
+@pytest.mark.parametrize("name", FEW)
+def test_a_text_that_fits_is_written_as_without_windows(name):
     ids = torch.tensor([[2, M, M, M]]).repeat(300, 1)
     canvas = Canvas(ids, ids != M, torch.zeros_like(ids, dtype=torch.bool))
-    for name in SAMPLERS:
-        plain = list(
-            denoise(canvas, SMALL, make_sampler(name, 5), Sampling(), rng.row_keys(5, 300))
-        )
-        _, ours = write(SMALL, (2, M, M, M), 4, 2, 300, lambda n=name: make_sampler(n, 5))
-        assert len(plain) == len(ours)
-        for a, b in zip(plain, ours, strict=True):
-            assert torch.equal(a.ids, b.ids) and torch.equal(a.nfe, b.nfe) and a.total == b.total
+    plain = list(denoise(canvas, SMALL, make_sampler(name, 5), Sampling(), rng.row_keys(5, 300)))
+    _, ours = write(SMALL, (2, M, M, M), 4, 2, 300, lambda: make_sampler(name, 5))
+    for a, b in zip(plain, ours, strict=True):
+        assert torch.equal(a.ids, b.ids) and torch.equal(a.nfe, b.nfe) and a.total == b.total
 
 
-def test_windows_of_any_sampler_write_everything_and_keep_what_is_given():
+@pytest.mark.parametrize("name", FEW)
+def test_windows_of_any_sampler_write_everything_and_keep_the_prompt(name):
     text = (2, M, M, 1, M, M, 0, M, M, M)
-    for name in SAMPLERS:
-        sampler = lambda n=name: make_sampler(n, 3)  # noqa: E731
-        canvas, steps = write(SMALL, text, 4, 2, 40, sampler)
-        assert not steps[-1].masked.any()
-        assert torch.equal(steps[-1].ids[canvas.frozen], canvas.ids[canvas.frozen])
-        assert steps[0].index == 0 and steps[0].total is None
+    canvas, steps = write(SMALL, text, 4, 2, 40, lambda: make_sampler(name, 3))
+    assert not steps[-1].masked.any()
+    assert torch.equal(steps[-1].ids[canvas.frozen], canvas.ids[canvas.frozen])
+    assert steps[0].index == 0 and steps[0].total is None
 
 
 class Padded(TabularDenoiser):

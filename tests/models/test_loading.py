@@ -1,6 +1,7 @@
 """Models and tokenizers are found, refused in one sentence, or loaded whole."""
 
 import json
+import math
 import random
 import shutil
 import time
@@ -16,7 +17,7 @@ from transformers import AutoModelForMaskedLM, GPT2Config, GPT2LMHeadModel, Robe
 from diffusion.cli import files
 from diffusion.data import corpus
 from diffusion.errors import UserError
-from diffusion.models import loading, tokenizers
+from diffusion.models import hub, loading, tokenizers
 
 TEXT = ["The cat sat on the mat.\nAnd looked  at the other cat, 12 times!\n" * 10]
 VOCABULARY = 280
@@ -93,11 +94,11 @@ def test_half_precision_is_loaded_as_float32(folder, good):
 
 
 def test_names_in_weights_are_found(folder, monkeypatch):
-    monkeypatch.setattr(loading, "WEIGHTS", folder.parent)
-    assert loading.resolve("model") == (str(folder), True)
-    assert loading.resolve(str(folder)) == (str(folder), True)
-    assert loading.resolve("roberta-base") == ("roberta-base", False)
-    assert loading.resolve("someone/model") == ("someone/model", False)
+    monkeypatch.setattr(hub, "WEIGHTS", folder.parent)
+    assert hub.resolve("model") == (str(folder), True)
+    assert hub.resolve(str(folder)) == (str(folder), True)
+    assert hub.resolve("roberta-base") == ("roberta-base", False)
+    assert hub.resolve("someone/model") == ("someone/model", False)
 
 
 def test_a_tokenizer_of_two_files_is_enough(tokenizer, tmp_path):
@@ -114,40 +115,93 @@ def test_a_tokenizer_of_two_files_is_enough(tokenizer, tmp_path):
 # ---------------------------------------------------------------- what is refused
 
 
+def changed_config(**changes):
+    def spoil(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return spoil
+
+
+def changed_head(value):
+    """``value``: of one number in a matrix of the head; None: there is no such matrix."""
+
+    def spoil(folder):
+        path = folder / "model.safetensors"
+        tensors = load_file(path)
+        head = tensors.pop("lm_head.dense.weight")
+        if value is not None:
+            head[3, 5] = value
+            tensors["lm_head.dense.weight"] = head
+        save_file(tensors, path, metadata={"format": "pt"})
+
+    return spoil
+
+
+def written(name, content):
+    return lambda folder: (folder / name).write_text(content)
+
+
+def cut(size):
+    def spoil(folder):
+        path = folder / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:size])
+
+    return spoil
+
+
+def without_mask(folder):
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    del config["mask_token"]
+    path.write_text(json.dumps(config))
+
+
+def causal(folder):
+    size = {"n_positions": 20, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, **size)).save_pretrained(folder)
+
+
+SPOILED = [
+    (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+    *[(written("config.json", text), "cannot read the")
+      for text in ("{", "[]", "{}", '{"model_type": "no-such-model"}')],
+    (changed_config(num_hidden_layers=10**6), "1000000 layers"),
+    (changed_config(max_position_embeddings=10**9), "billion parameters"),
+    (changed_config(architectures=5), "config"),
+    (changed_config(hidden_size=16), "cannot read the weights"),
+    (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer"),
+    (written("tokenizer.json", '{"version": '), "cannot read the tokenizer"),
+    (without_mask, "no mask token"),
+    (causal, "causal 'gpt2' model that was not trained to fill masks; train it"),
+    *[(cut(size), "cannot read the weights") for size in (0, 500, -1)],
+    *[(changed_head(value), "NaN or infinity (lm_head.dense.weight)")
+      for value in (math.nan, math.inf)],
+    (changed_head(None), "lack 1 tensors"),
+    (lambda folder: save_file({"a": torch.ones(2)}, folder / "model.safetensors",
+                              metadata={"format": "pt"}), "lack"),
+    (lambda folder: (folder / "model.safetensors").unlink(), "no *.safetensors file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "words"), SPOILED)
+def test_a_spoiled_folder_is_refused_in_one_sentence(folder, spoil, words, capfd):
+    spoil(folder)
+    with pytest.raises(UserError) as error:
+        loading.load_masked_lm(str(folder), tokenizers.load_tokenizer(str(folder)))
+    message = str(error.value)
+    assert words in message and "\n" not in message and len(message) < 500
+    assert capfd.readouterr() == ("", "")  # the one sentence is all there is to read
+
+
 def test_missing_folders(tmp_path, capfd):
-    assert "does not exist" in refusal(tmp_path / "nothing", capfd)
-    assert "does not exist" in refusal("weights/nothing", capfd)
-    assert "does not exist" in refusal("a/b/c", capfd)
+    for name in (tmp_path / "nothing", "weights/nothing", "a/b/c"):
+        assert "does not exist" in refusal(name, capfd)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="is empty"):
+        loading.load_config(str(tmp_path / "empty"))
     (tmp_path / "file").touch()
     assert "is a file" in refusal(tmp_path / "file", capfd)
-
-
-def test_an_empty_folder(tmp_path, capfd):
-    with pytest.raises(UserError, match="is empty"):
-        loading.load_masked_lm(str(tmp_path))
-
-
-def test_a_folder_without_config(folder):
-    (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=r"has no config\.json"):
-        loading.load_masked_lm(str(folder))
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model_type": "no-such-model"}'])
-def test_a_broken_config(folder, text, capfd):
-    (folder / "config.json").write_text(text)
-    with pytest.raises(UserError, match="cannot read the config"):
-        loading.load_masked_lm(str(folder))
-
-
-def test_no_tokenizer(folder, capfd):
-    (folder / "tokenizer.json").unlink()
-    assert "has no tokenizer" in refusal(folder, capfd)
-
-
-def test_a_broken_tokenizer(folder, capfd):
-    (folder / "tokenizer.json").write_text('{"version": ')
-    assert "cannot read the tokenizer" in refusal(folder, capfd)
 
 
 @pytest.mark.parametrize("size", [270, 281, 700])
@@ -158,59 +212,6 @@ def test_a_tokenizer_of_another_size(folder, size, capfd):
     else:
         message = refusal(folder, capfd)
         assert f"has {VOCABULARY} tokens" in message and str(size) in message
-
-
-def test_a_tokenizer_without_mask(folder, capfd):
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text())
-    del config["mask_token"]
-    path.write_text(json.dumps(config))
-    assert "no mask token" in refusal(folder, capfd)
-
-
-def test_a_causal_model(folder, capfd):
-    GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCABULARY, n_positions=20, n_embd=8, n_layer=1, n_head=2)
-    ).save_pretrained(folder)
-    assert "causal 'gpt2' model that was not trained to fill masks; train it" in refusal(
-        folder, capfd
-    )
-
-
-@pytest.mark.parametrize("keep", [0, 4, 500, -1])
-def test_truncated_weights(folder, keep, capfd):
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:keep])
-    assert "cannot read the weights" in refusal(folder, capfd)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_numbers(folder, value, capfd):
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    tensors["lm_head.dense.weight"][3, 5] = value
-    save_file(tensors, path, metadata={"format": "pt"})
-    message = refusal(folder, capfd)
-    assert "NaN or infinity (lm_head.dense.weight)" in message
-
-
-def test_missing_tensors(folder, capfd):
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    del tensors["lm_head.dense.weight"]
-    save_file(tensors, path, metadata={"format": "pt"})
-    assert "lack 1 tensors" in refusal(folder, capfd)
-
-
-def test_weights_of_another_shape(folder, capfd):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 16}))
-    assert "cannot read the weights" in refusal(folder, capfd)
-
-
-def test_weights_of_another_layout(folder, capfd):
-    save_file({"a": torch.ones(2)}, folder / "model.safetensors", metadata={"format": "pt"})
-    assert "lack" in refusal(folder, capfd)
 
 
 def test_a_missing_shard(folder, capfd):
@@ -224,7 +225,7 @@ def test_a_missing_shard(folder, capfd):
     assert "cannot read the weights" in refusal(folder, capfd)
 
 
-def test_pickled_weights_are_refused_and_never_opened(folder, tmp_path, capfd):
+def test_pickled_weights_are_refused_and_never_opened(folder, good, tmp_path, capfd):
     class Trap:
         def __reduce__(self):
             return open, (str(tmp_path / "opened"), "w")
@@ -234,18 +235,10 @@ def test_pickled_weights_are_refused_and_never_opened(folder, tmp_path, capfd):
     message = refusal(folder, capfd)
     assert "pickled weights" in message and "save_pretrained" in message
     assert not (tmp_path / "opened").exists()
-
-
-def test_no_weights_at_all(folder, capfd):
-    (folder / "model.safetensors").unlink()
-    assert "no *.safetensors file" in refusal(folder, capfd)
-
-
-def test_the_way_to_convert_pickled_weights_works(folder, good, tmp_path):
-    """The command that the refusal gives."""
-    model = AutoModelForMaskedLM.from_pretrained(folder)
-    (folder / "model.safetensors").unlink()
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    # The command that the refusal gives.
+    torch.save(
+        AutoModelForMaskedLM.from_pretrained(good).state_dict(), folder / "pytorch_model.bin"
+    )
     AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(tmp_path / "new")
     loading.load_masked_lm(str(tmp_path / "new"))
 
@@ -255,7 +248,7 @@ def test_an_unreachable_hub_is_one_sentence_and_soon(monkeypatch, capfd):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    loading.ask_hub_once.cache_clear()
+    hub.ask_hub_once.cache_clear()
     started = time.monotonic()
     for load_one in (
         loading.load_config,
@@ -270,7 +263,7 @@ def test_an_unreachable_hub_is_one_sentence_and_soon(monkeypatch, capfd):
     assert huggingface_hub.is_offline_mode()
     assert datasets.config.HF_HUB_OFFLINE
     assert capfd.readouterr() == ("", "")
-    loading.ask_hub_once.cache_clear()
+    hub.ask_hub_once.cache_clear()
 
 
 # ---------------------------------------------------------------- tokenizer
@@ -310,16 +303,13 @@ def test_training_a_tokenizer_is_deterministic():
 def test_forbidden_ids(tokenizer):
     assert tokenizers.forbidden_ids(tokenizer, VOCABULARY) == [0, 1, 3, 4]  # </s> ends a text
     assert tokenizers.forbidden_ids(tokenizer, VOCABULARY + 2) == [0, 1, 3, 4, 280, 281]
-    fairseq = tokenizers.train_tokenizer(TEXT, VOCABULARY)
-    fairseq.add_tokens(["madeupword0000", "madeupword", "madeupwords"])
-    assert tokenizers.forbidden_ids(fairseq, VOCABULARY + 3) == [0, 1, 3, 4, 280]
 
 
 def test_tokens_that_stand_for_no_text_are_forbidden():
     own = tokenizers.train_tokenizer(TEXT, VOCABULARY)
-    fillers = ["[unused0]", "[unused99]", "<unused7>", "<extra_id_3>", "▁<extra_id_3>",
+    fillers = ["madeupword0000", "[unused0]", "[unused99]", "<unused7>", "<extra_id_3>", "▁<extra_id_3>",
                "<s>NOTUSED", "<|reserved_special_token_5|>"]  # fmt: skip
-    own.add_tokens([*fillers, "[unused", "unused1", "reserved", "<b>"])
+    own.add_tokens([*fillers, "madeupword", "madeupwords", "[unused", "unused1", "reserved", "<b>"])
     own.add_tokens(["<image>"], special_tokens=True)  # special, though it has no part of its own
     forbidden = tokenizers.forbidden_ids(own, len(own))
     names = own.convert_ids_to_tokens(forbidden)
@@ -405,19 +395,3 @@ def test_output_folders(tmp_path):
 def test_an_output_folder_where_even_root_cannot_write():
     with pytest.raises(UserError, match=r"/proc/model cannot be written to"):
         files.check_output_dir("/proc/model", False, False, "")
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("num_hidden_layers", 10**6, "1000000 layers"),
-        ("max_position_embeddings", 10**9, "billion parameters"),
-        ("architectures", 5, "config"),
-    ],
-)
-def test_a_config_beyond_its_weights_is_refused_before_it_is_built(
-    folder, capfd, name, value, words
-):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {name: value}))
-    assert words in refusal(folder, capfd)

@@ -1,6 +1,7 @@
 """Checkpoints of other people: LLaDA and Dream read natively, code of their own only when asked for,
 and what a hub has told in a sentence that says what to do."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -189,16 +190,10 @@ def test_code_of_others_runs_when_it_is_asked_for_and_only_then(of_others):
 @pytest.mark.parametrize(
     ("kind", "more", "words"),
     [
-        ("t5", {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 16}, "a decoder behind"),
         (
-            "bart",
-            {
-                "d_model": 16,
-                "encoder_layers": 1,
-                "decoder_layers": 1,
-                "max_position_embeddings": 32,
-            },
-            "a decoder behind it",
+            "t5",
+            {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 16},
+            "encoder and a decoder",
         ),
         ("funnel", {"block_sizes": [1, 1], "d_model": 16, "n_head": 2}, "shorten a text"),
         ("nystromformer", {"hidden_size": 16, "num_attention_heads": 2}, "one fixed length"),
@@ -252,6 +247,8 @@ def test_code_on_the_hub(cached):
     (cached / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"comes with Python code of its own.*--trust_remote_code"):
         load_writer("some/model")
+    with pytest.raises(UserError, match="unreachable, or no such name"):
+        load_writer("some/other")
 
 
 def test_pickles_on_the_hub(cached, tokenizer):
@@ -261,11 +258,6 @@ def test_pickles_on_the_hub(cached, tokenizer):
     (cached / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"no safetensors on the hub.*save_pretrained"):
         load_writer("some/model")
-
-
-def test_names_that_the_hub_does_not_have(cached):
-    with pytest.raises(UserError, match="unreachable, or no such name"):
-        load_writer("some/other")
 
 
 # ------------------------------------------------------------ tokenizers
@@ -297,12 +289,8 @@ def test_a_sentencepiece_model_names_what_it_needs(tmp_path):
 def test_rows_to_spare_grow_with_the_vocabulary(size, fits):
     """mDeBERTa's model has 898 more rows than its tokenizer has tokens."""
 
-    class Tokens(list):
-        pass
-
-    config = AutoConfig.for_model("deberta-v2", vocab_size=size)
-    if fits:
-        loading.check_vocabulary(config, Tokens(range(250_102)), "x")
-    else:
-        with pytest.raises(UserError, match="250102 tokens"):
-            loading.check_vocabulary(config, Tokens(range(250_102)), "x")
+    config, refused = AutoConfig.for_model("deberta-v2", vocab_size=size), contextlib.nullcontext()
+    if not fits:
+        refused = pytest.raises(UserError, match="250102 tokens")
+    with refused:
+        loading.check_vocabulary(config, range(250_102), "x")

@@ -5,19 +5,11 @@ from collections import defaultdict
 
 import pytest
 import torch
+from helpers import families
 from helpers.draws import M, assert_trajectory, run, start
 from helpers.exact import ExactLaws
 from helpers.tabular import TabularDenoiser
-from transformers import (
-    AutoModelForMaskedLM,
-    BertConfig,
-    DistilBertConfig,
-    ElectraConfig,
-    EsmConfig,
-    ModernBertConfig,
-    MPNetConfig,
-    RobertaConfig,
-)
+from transformers import AutoModelForMaskedLM, EsmConfig
 
 from diffusion import rng
 from diffusion.canvas import Allowed, Canvas, Feedback, Query
@@ -45,27 +37,13 @@ from diffusion.windows import denoise_windows
 
 MASK, VOCAB, BOS = 4, 40, 0
 NOISE = Absorbing(MASK)
-KINDS = {
-    RobertaConfig: {},
-    BertConfig: {},
-    ElectraConfig: {"embedding_size": 8},
-    DistilBertConfig: {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
-    MPNetConfig: {},
-    ModernBertConfig: {},
-}
+KINDS = ["roberta", "bert", "electra", "distilbert", "mpnet", "modernbert"]
 every_family = pytest.mark.parametrize("kind", KINDS)
 every_mixing = pytest.mark.parametrize("mixing", ["linear", "spherical"])
 
 
-def tiny(kind=RobertaConfig, shift=False):
-    torch.manual_seed(0)
-    config = kind(
-        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=40, pad_token_id=1, bos_token_id=BOS,
-        eos_token_id=2, initializer_range=0.5, **KINDS[kind],
-    )  # fmt: skip
-    config.diffusion = {"shift": shift}
-    return AutoModelForMaskedLM.from_config(config).eval()
+def tiny(kind="roberta", shift=False):
+    return families.tiny(kind, VOCAB, shift=shift)
 
 
 def some_ids(rows=3, length=12, masks=(3, 4, 7, 11)):
@@ -140,7 +118,7 @@ def test_k_of_all_tokens_is_the_dense_mixture(mixing):
 @pytest.mark.parametrize("path", ["full", "layout", "shadows", "blocks"])
 def test_embeddings_are_the_ids_they_stand_for(kind, path):
     """Without memory, bit for bit, on every way through the model."""
-    if path != "full" and kind in (MPNetConfig, ModernBertConfig):
+    if path != "full" and kind in ("mpnet", "modernbert"):
         pytest.skip("counts distances: no layouts and shadows")
     model, ids = tiny(kind, shift=path == "layout"), some_ids()
     backbone, query_mask = Backbone(model), NOISE.noisy(ids)
@@ -297,8 +275,8 @@ class Remembering(TabularDenoiser):
         if query.feedback is not None:
             strongest = query.feedback.weights[:, 0, 1:].argmax(-1)
             token = query.feedback.ids[:, 0].gather(1, strongest[:, None])[:, 0]
-            told = query.feedback.weights[:, 0, 1:].amax(-1) > 0.2
-            memory = torch.where(told & (query.ids[:, 0] == M), token + 1, 0)
+            strong = query.feedback.weights[:, 0, 1:].amax(-1) > 0.2
+            memory = torch.where(strong & (query.ids[:, 0] == M), token + 1, 0)
         state = (query.ids * self.place).sum(1)
         row, place = query.query_mask.nonzero(as_tuple=True)
         tables = torch.stack(self.tables)
@@ -352,12 +330,12 @@ def test_texts_have_the_law_that_follows_from_memory(name, forget):
 
 
 class Recorder:
-    """Notes what it is asked, and predicts token ``place + 5`` with certainty."""
+    """Records its queries, and predicts token ``place + 5`` with certainty."""
 
     noise, passes, device = NOISE, 1, torch.device("cpu")
 
     def __init__(self, scope=None):
-        self.questions, self.limit = [], scope
+        self.queries, self.limit = [], scope
 
     def start(self, canvas):
         return self
@@ -367,7 +345,7 @@ class Recorder:
         return all_of if self.limit is None else all_of & self.limit
 
     def __call__(self, query):
-        self.questions.append(query)
+        self.queries.append(query)
         place = query.query_mask.nonzero()[:, 1]
         return torch.zeros(len(place), VOCAB).scatter(1, place[:, None] + 5, 30.0)
 
@@ -388,19 +366,19 @@ def test_memory_stays_with_its_row_and_follows_real_passes(forget):
     query_mask[:, 3] = True
     logits = memory(Query(ids, query_mask, torch.arange(3)))
     assert logits.shape == (3, VOCAB) and (logits.argmax(1) == 8).all()  # what was asked for
-    assert inner.questions[0].query_mask[:, 7].all()  # and all masks besides
-    assert remembered(inner.questions[0], 0, 3) == (0, 0.0)  # nothing yet
-    sure = float(soft.strength(torch.zeros(())))
+    assert inner.queries[0].query_mask[:, 7].all()  # and all masks besides
+    assert remembered(inner.queries[0], 0, 3) == (0, 0.0)  # nothing yet
+    most = float(soft.strength(torch.zeros(())))
 
     written = ids.clone()
     written[1:, 3] = 30
     memory(Query(written[1:], query_mask[1:] & False | (written[1:] == MASK), torch.tensor([1, 2])))
-    assert remembered(inner.questions[1], 0, 7) == (12, pytest.approx(sure, abs=1e-4))
+    assert remembered(inner.queries[1], 0, 7) == (12, pytest.approx(most, abs=1e-4))
     # Row 0 was left out: it remembers the first pass; position 3 of the others was a token.
     memory(Query(ids, NOISE.noisy(ids), torch.arange(3)))
-    assert remembered(inner.questions[2], 0, 3) == (8, pytest.approx(sure, abs=1e-4))
-    token, strength = remembered(inner.questions[2], 1, 3)
-    assert (token, strength) == (30, pytest.approx(0 if forget else sure, abs=1e-4))
+    assert remembered(inner.queries[2], 0, 3) == (8, pytest.approx(most, abs=1e-4))
+    token, strength = remembered(inner.queries[2], 1, 3)
+    assert (token, strength) == (30, pytest.approx(0 if forget else most, abs=1e-4))
 
 
 def test_masks_beyond_the_scope_remember_nothing():
@@ -411,8 +389,8 @@ def test_masks_beyond_the_scope_remember_nothing():
     query_mask = (ids == MASK) & limit
     for _ in range(2):
         memory(Query(ids, query_mask, torch.arange(3)))
-    assert not inner.questions[1].query_mask[:, 7].any()
-    assert remembered(inner.questions[1], 1, 7)[1] == 0 < remembered(inner.questions[1], 1, 4)[1]
+    assert not inner.queries[1].query_mask[:, 7].any()
+    assert remembered(inner.queries[1], 1, 7)[1] == 0 < remembered(inner.queries[1], 1, 4)[1]
 
 
 @pytest.mark.parametrize("shift", [True, False])
@@ -457,13 +435,13 @@ def test_a_block_is_the_two_stream_pass():
 
 def test_shares_of_batches():
     for share in (0.0, 0.3, 0.5, 0.8, 1.0):
-        for seed in range(3):
+        for seed in range(2):
             collate = TwoPassCollator(None, share, seed, 4)
-            chosen = [collate.two_pass(n) for n in range(200)]
-            for first in range(0, 200, 20):
+            chosen = [collate.two_pass(n) for n in range(100)]
+            for first in range(0, 100, 20):
                 assert abs(sum(chosen[first : first + 20]) - 20 * share) <= 1
     collate = TwoPassCollator(None, 0.8, 0, 4)
-    chosen = [collate.two_pass(n) for n in range(4000)]
+    chosen = [collate.two_pass(n) for n in range(2000)]
     for every in (2, 3, 4, 5, 7):  # as many micro-batches a step: none of them goes short
         for j in range(every):
             own = chosen[j::every]
@@ -494,9 +472,8 @@ def test_the_scalars_are_read_back_and_a_plain_load_ignores_them(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"k": 0}, {"k": 41}, {"k": 2.0}, {"k": None}, {"mixing": "cubic"}, {"omega_s": 1.0},
-     {"omega_s": -0.1}, {"omega_a": 0}, {"omega_b": 0.5}, {"omega_s": "x"}, {"omega_a": math.inf},
-     {"omega_b": math.nan}, {"omega_s": 0.3}],
+    [{"k": 0}, {"k": 41}, {"k": 2.0}, {"mixing": "cubic"}, {"omega_s": "x"}, {"omega_b": math.nan},
+     {"omega_s": 0.3}],
 )  # fmt: skip
 def test_a_tampered_config_is_refused(tmp_path, changes):
     with pytest.raises(UserError, match="soft-masking") as caught:
@@ -542,8 +519,10 @@ def test_guidance_keeps_two_memories():
         torch.testing.assert_close(got[finite], (c + 0.7 * (c - u))[finite], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["seed", "remdm", "p2", "wino", "saber", "confidence", "klass"])
-@pytest.mark.parametrize("where", ["full", "blocks", "windows"])
+@pytest.mark.parametrize("name", ["remdm", "p2", "wino", "confidence"])
+@pytest.mark.parametrize(
+    "where", ["full", "blocks", pytest.param("windows", marks=pytest.mark.slow)]
+)
 def test_rows_are_alone_and_texts_complete(name, where):
     """With memory, too: a text does not depend on the batch, given tokens stay, no mask is left."""
     model = tiny(shift=where == "blocks")
@@ -552,7 +531,7 @@ def test_rows_are_alone_and_texts_complete(name, where):
     ids[2, 4:6] = 9
     frozen = ids != MASK
     canvas, keys = Canvas(ids, frozen, torch.zeros_like(frozen)), rng.row_keys(3, range(5))
-    more = {"n_steps": 6} if name in ("seed", "remdm", "p2", "confidence") else {}
+    more = {} if name == "wino" else {"n_steps": 6}
     block = {"block_length": 4, "apart": True} if where == "blocks" else {}
 
     def last(rows):
@@ -581,7 +560,7 @@ def test_what_may_not_be_written_is_not_remembered():
     memory = SoftMasked(inner, strong(1)).start(canvas)
     memory(Query(ids, NOISE.noisy(ids)))
     memory(Query(ids, NOISE.noisy(ids)))
-    feedback = inner.questions[1].feedback
+    feedback = inner.queries[1].feedback
     assert int(feedback.ids[1, 7, 0]) == 12 and int(feedback.ids[1, 3, 0]) != 8
 
 
@@ -604,16 +583,13 @@ def test_bfloat16_learns_and_remembers(mixing):
     assert (mixed - table.weight[MASK]).abs().min() > 0.05 or mixing == "spherical"
 
 
-@pytest.mark.parametrize("kind", [EsmConfig])
-def test_a_model_that_reads_embeddings_another_way_is_refused(kind):
+def test_a_model_that_reads_embeddings_another_way_is_refused():
     torch.manual_seed(0)
-    config = kind(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+    config = EsmConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                   intermediate_size=32, max_position_embeddings=40, pad_token_id=1, mask_token_id=MASK,
                   position_embedding_type="absolute", initializer_range=0.5)  # fmt: skip
     with pytest.raises(UserError, match="soft-masking"):
         check_embeddings(AutoModelForMaskedLM.from_config(config).eval(), NOISE, "esm")
-    for other in KINDS:
-        check_embeddings(tiny(other), NOISE, "fine")
 
 
 @pytest.mark.parametrize("skip", ["first", "last"])
@@ -631,17 +607,6 @@ def test_memory_can_be_left_out_at_either_end(skip):
         shown = ids.clone()
         shown[0, 1 : 1 + written] = 7
         denoiser(Query(shown, shown == MASK))
-    told = [remembered(query, 0, 10)[1] > 0.5 for query in inner.questions]
-    assert (
-        told
-        == {
-            "first": [
-                False,
-                False,
-                True,
-                True,
-                True,
-            ],  # of the first pass nothing can be remembered
-            "last": [False, True, True, True, False],
-        }[skip]
-    )
+    known = [remembered(query, 0, 10)[1] > 0.5 for query in inner.queries]
+    # Of the first pass nothing can be remembered.
+    assert known == [False, skip == "last", True, True, skip == "first"]

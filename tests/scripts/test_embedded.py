@@ -11,7 +11,7 @@ from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import written_ids
 from diffusion.data import packing
 from diffusion.generate import load_writer
-from diffusion.models import loading, tokenizers
+from diffusion.models import hub, tokenizers
 from diffusion.models.layouts import arrange
 from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import METHODS
@@ -43,7 +43,7 @@ def gpt2():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_small_and_without_pickles(name):
-    folder = loading.WEIGHTS / name
+    folder = hub.WEIGHTS / name
     files = {path.name: path.stat().st_size for path in folder.iterdir()}
     assert sum(files.values()) <= 30e6
     assert "model.safetensors" in files and "README.md" in files
@@ -117,7 +117,7 @@ def test_the_scorer_is_larger_and_has_read_other_text(gpt2):
     with torch.no_grad():
         own, other = (w.model(ids, labels=ids).loss.item() for w in (gpt2, scorer))
     assert own < other < 6.3  # such text is the other's own kind
-    card = (loading.WEIGHTS / "gpt2-small-books" / "README.md").read_text()
+    card = (hub.WEIGHTS / "gpt2-small-books" / "README.md").read_text()
     (read,) = (line for line in card.splitlines() if line.startswith("| training text |"))
     assert "books" in read and "wikitext" not in read
 
@@ -143,7 +143,7 @@ def test_the_two_have_one_shape(writer, gpt2):
         m * (full + four * by_layout[0] + more * by_layout[1]) for m, full, four, more in phases
     )
     assert b.diffusion["tokens_seen"] / 1e6 == pytest.approx(slots, rel=0.04)
-    card = (loading.WEIGHTS / "gpt2-small-wikitext" / "README.md").read_text()
+    card = (hub.WEIGHTS / "gpt2-small-wikitext" / "README.md").read_text()
     assert f"120.2 against {slots:.1f} million slots" in card
     assert a.hidden_dropout_prob == b.resid_pdrop == b.embd_pdrop == 0
     assert a.attention_probs_dropout_prob == b.attn_pdrop == 0
@@ -152,7 +152,7 @@ def test_the_two_have_one_shape(writer, gpt2):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_card_says_what_its_config_says(name):
-    folder = loading.WEIGHTS / name
+    folder = hub.WEIGHTS / name
     card = (folder / "README.md").read_text()
     settings = json.loads((folder / "config.json").read_text())["diffusion"]
     assert settings["objective"] == ("causal" if "gpt2" in folder.name else "diffusion")

@@ -6,7 +6,7 @@ import huggingface_hub
 import pytest
 from helpers.training import RUN, SIZE, files, one_sentence
 
-from diffusion.models import loading
+from diffusion.models import hub
 
 SECRET = "hf_abcdefghijklmnopqrstuvwxyz"
 
@@ -110,7 +110,7 @@ def test_a_revision_is_taken_and_told(train, tiny_model, text, tmp_path, monkeyp
 
     monkeypatch.undo()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    loading.ask_hub_once.cache_clear()
+    hub.ask_hub_once.cache_clear()
     code, err = train(*flags, "--revision", "v2", "--overwrite_output_dir")
     assert code == 2
     one_sentence(err, "'me/model at v2' from the hub")

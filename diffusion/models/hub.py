@@ -1,0 +1,113 @@
+"""Where a model or tokenizer is read from: local folders first, then the hub."""
+
+import functools
+import re
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import transformers
+
+from diffusion.cli.access import Access
+from diffusion.cli.files import given_path
+from diffusion.errors import UserError
+
+WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
+
+PLAIN = Access()
+CONVERT = (
+    "pickled weights can run any code when read, so they are refused; convert them once, where you "
+    "trust the file: AutoModelForMaskedLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
+)
+
+
+def resolve(name: str) -> tuple[str, bool]:
+    """(name or path, is it a local folder) of ``--model`` or ``--tokenizer``: a folder, the name of a
+    folder in ``weights/``, or a name on the hub."""
+    path = given_path(name)
+    as_path = name.startswith((".", "/", "~"))
+    if path.is_dir():
+        return str(path), True
+    if not as_path and (WEIGHTS / name).is_dir():
+        return str(WEIGHTS / name), True
+    if path.exists():
+        raise UserError(f"model {name} is a file; give the folder that holds it")
+    if as_path or not name.strip() or name.startswith("weights/") or name.count("/") > 1:
+        raise UserError(
+            f"model folder {name!r} does not exist; give a folder that finetune.py wrote, or a "
+            "name on the hub such as roberta-base"
+        )
+    return name, False
+
+
+def quiet_libraries() -> None:
+    """No progress bars for reading or writing a file, and no warnings about what is checked here.
+    Downloads and training keep their progress bars."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()  # that of downloads, too
+    huggingface_hub.utils.enable_progress_bars()
+
+
+@functools.cache
+def ask_hub_once() -> None:
+    """Ask whether the hub answers; if not, use the cache as HF_HUB_OFFLINE=1 does, since the libraries
+    would retry every file for half a minute."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
+    except Exception:  # each version's HTTP library has its own
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
+        if "datasets" in sys.modules:  # else it will read the line above when it is imported
+            sys.modules["datasets"].config.HF_HUB_OFFLINE = True
+
+
+# What a library's error contains, and what it means.
+_CAUSES = {
+    r"trust_remote_code|custom code": "comes with Python code of its own, which runs only with "
+    "--trust_remote_code; add it where you trust the code",
+    r"(?i)sentencepiece|tiktoken|protobuf": "needs packages that are not installed: pip install "
+    "sentencepiece tiktoken protobuf",  # the library tries one after the other, and names the last
+    r"(?s)safetensors.*does not appear to have a file|does not appear to have a file.*safetensors": (
+        f"has no safetensors on the hub; {CONVERT}"
+    ),
+}
+
+
+def unreachable(name: str, what: str, error: Exception | None = None) -> UserError:
+    """Why something could not be read from the hub, as far as the library's error says."""
+    message = f"{type(error).__name__}: {error}"
+    for pattern, cause in _CAUSES.items():
+        if re.search(pattern, message):
+            return UserError(f"{what} {name!r} {cause}")
+    return UserError(
+        f"cannot get {what} {name!r} from the hub (unreachable, or no such name); give a local "
+        "folder, or check the connection and the name"
+    )
+
+
+def locate(name: str) -> tuple[str, bool]:
+    """As `resolve`, with the libraries made ready to load it."""
+    where, local = resolve(name)
+    quiet_libraries()
+    if not local:
+        ask_hub_once()
+    return where, local
+
+
+def how_to_get(local: bool, access: Access) -> dict:
+    """The arguments of ``from_pretrained`` for a model that is local, or on the hub."""
+    revision = {} if local or access.revision is None else {"revision": access.revision}
+    code = {"trust_remote_code": access.trust_remote_code}
+    return {"local_files_only": local, **code, **revision}
+
+
+def companion(name: str, file: str) -> Path:
+    """The path of a file beside the weights of a model, local or on the hub; it may be missing."""
+    where, local = locate(name)
+    if local:
+        return Path(where, file)
+    try:
+        return Path(huggingface_hub.hf_hub_download(where, file))
+    except Exception as error:  # the library raises many kinds
+        raise unreachable(name, f"{file} of model", error) from None
