@@ -1,34 +1,28 @@
-"""What may be asked of a text beforehand: how it ends, where it ends, which words it keeps and where.
+"""Do texts satisfy constraints that are set beforehand: how they end, where they end, words to keep?
 
-Each passage of held-out text is a beginning of 16 tokens and what follows up to the end of a sentence. Given are
+Each passage of held-out text is a beginning of 16 tokens and what follows up to the end of a sentence. Fixed are
 
 - ``end``: the beginning and the last 16 tokens, or a few more, so that a word begins them;
-- ``length``: the beginning and the full stop that is the last token, so many tokens away;
+- ``length``: the beginning and the full stop that is the last token;
 - ``words``: words with a capital letter or a digit, each in its place, as `inference.py --rewrite` keeps them;
 
 and all other tokens are written
 
-- by a masked model on the full canvas, which sees all that is given: the surest token first (`confidence`,
-  a token a pass), and from left to right;
-- by GPT-2, with every given token put where it stands: it sees what is given when it gets there, and the
-  written text keeps it as well as the other does;
-- by GPT-2 that has written 16 such texts and takes the one that it finds likeliest. (That is 16 times the work, and
-  chosen by much the same as is measured; a masked model could do so, too, and does not here.)
-- by GPT-2 that was told the beginning alone (``words``: the words that stand at the very beginning).
+- by a masked model on the full canvas, which is conditioned on all that is fixed: highest confidence first
+  (`confidence`, a token a pass), and from left to right;
+- by GPT-2, with every fixed token put in its place as soon as it gets there;
+- by GPT-2 with 16 such texts, of which the one with the highest likelihood under GPT-2 is taken ("best of");
+- by GPT-2 after the beginning alone, to see how often constraints are met by chance.
 
-Greedily ("at 0") and at temperature 1, with top-k 50 and top-p 0.95; no token beside a kept word may run into it.
-Measured are how many texts have all that was asked ("kept": as text, not as tokens), the nats of the whole
-text by each scorer, and for ``end`` and ``length`` the nats of the given end after all before it: whether the
-text leads there. ± is half a 95 % interval over passages; differences from the first row are taken passage by
-passage, and nats reward repetition.
+Greedily ("at 0") and at temperature 1, with top-k 50 and top-p 0.95. Measured are how many texts satisfy
+the constraint ("kept": as text, not as tokens), the nats of the whole text by each scorer, and for ``end``
+and ``length`` the nats of the fixed end after everything before it. ± is half a 95 % interval over passages;
+differences from the first row are taken passage by passage. Low nats reward repetition.
 
-With what is in the repository, and with WikiText-2:
-
-    python studies/constraints.py --output runs/constraints.json
+    python studies/constraints.py --output runs/constraints.json                  # the project's passages
     python studies/constraints.py --dataset_dir data --output runs/constraints-wikitext.json
 """
 
-import json
 import re
 import sys
 from collections import Counter
@@ -44,12 +38,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor
 
-from diffusion import hardware, rng
+from diffusion import rng
 from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import Allowed
-from diffusion.cli.console import progress, say
-from diffusion.cli.files import check_file, write_text
-from diffusion.cli.values import within
+from diffusion.cli.console import progress
 from diffusion.data.corpus import load_documents
 from diffusion.editing.canvases import TO_WRITE, canvas_of, edge_rules, rewrite_canvas
 from diffusion.errors import UserError, run
@@ -59,12 +51,14 @@ from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.text.reading import read
 from diffusion.text.spelling import Speller
+from studies import common
 from studies.board.options import PASSAGES
-from studies.board.scorer import Scorer, load_scorer, passages
-from studies.infilling import ABBREVIATES, TEMPERATURES, arguments, row, table
+from studies.board.scorer import Scorer, load_scorer
+from studies.board.scorer import passages as real_passages
+from studies.infilling import ABBREVIATES, TEMPERATURES, flags, row, table
 
 BEGINNING = 16  # tokens
-ENDING = {"end": 16, "length": 1}  # task -> tokens of the given end, at least
+ENDING = {"end": 16, "length": 1}  # task -> tokens of the fixed end, at least
 TASKS = (*ENDING, "words")
 FREE = 8  # tokens that a passage must at least leave to be written
 
@@ -76,31 +70,31 @@ class Passage:
     Attributes:
         text: as it was.
         ids: (L,) its tokens with ``<s>`` in front.
-        given: (L,) bool, which of them are given.
+        fixed: (L,) bool, which of them are fixed.
         kinds: (L,) the rule of each place, see `Allowed`; 0: none.
         end: how many of the last tokens are its end.
     """
 
     text: str
     ids: Tensor
-    given: Tensor
+    fixed: Tensor
     kinds: Tensor
     end: int = 0
 
-    def asked(self) -> Tensor:
-        """(L,) the ids of what is given, `TO_WRITE` elsewhere."""
-        return self.ids.where(self.given, torch.tensor(TO_WRITE))
+    def canvas(self) -> Tensor:
+        """(L,) the ids of what is fixed, `TO_WRITE` elsewhere."""
+        return self.ids.where(self.fixed, torch.tensor(TO_WRITE))
 
     def beginning(self) -> "Passage":
-        """The same where no more than what stands at the beginning is given."""
-        return replace(self, given=self.given & (self.given.cumprod(0) > 0))
+        """The same with nothing fixed but what stands at the beginning."""
+        return replace(self, fixed=self.fixed & (self.fixed.cumprod(0) > 0))
 
 
-# ---------------------------------------------------------------- what is given
+# ---------------------------------------------------------------- what is fixed
 
 
 def to_a_full_stop(tokenizer, text: str, least: int) -> str | None:
-    """A text up to the last full stop behind which a sentence begins, ``least`` tokens or more; None
+    """A text up to the last full stop after which a sentence begins, ``least`` tokens or more; None
     where there is none."""
     _, pieces = read(tokenizer, text)
     for i in reversed(range(least - 1, len(pieces) - 1)):
@@ -128,19 +122,19 @@ def task(tokenizer, text: str, name: str, vocab_size: int) -> Passage | None:
         if name == "end":
             while end < len(pieces) and not pieces[-end].startswith(" "):
                 end += 1
-        given = torch.arange(len(ids)) < 1 + BEGINNING
-        given[-end:] = True
+        fixed = torch.arange(len(ids)) < 1 + BEGINNING
+        fixed[-end:] = True
     elif words := names(text):
         canvas = rewrite_canvas(tokenizer, text, 1.0, rng.row_keys(0, [0]), words, vocab_size)
-        given, kinds = canvas.frozen[0], canvas.allowed.kinds[0]
+        fixed, kinds = canvas.frozen[0], canvas.allowed.kinds[0]
     else:
         return None
-    return Passage(text, ids, given, kinds, end) if (~given).sum() >= FREE else None
+    return Passage(text, ids, fixed, kinds, end) if (~fixed).sum() >= FREE else None
 
 
-def rules(tokenizer, asked: list[Passage], vocab_size: int) -> Allowed:
+def rules(tokenizer, passages: list[Passage], vocab_size: int) -> Allowed:
     """What may be written where, of passages that are padded on the right."""
-    kinds = pad_sequence([passage.kinds for passage in asked], batch_first=True)
+    kinds = pad_sequence([passage.kinds for passage in passages], batch_first=True)
     return Allowed(kinds, edges(tokenizer, vocab_size))
 
 
@@ -150,13 +144,13 @@ def edges(tokenizer, vocab_size: int) -> Tensor:
     return edge_rules(Speller(tokenizer), vocab_size)
 
 
-# ---------------------------------------------------------------- who writes
+# ---------------------------------------------------------------- ways to write
 
 
-def by_diffusion(writer, sampler: str, temperature: float, asked: list[Passage]) -> list[Tensor]:
-    """All that is given in sight."""
-    allowed = rules(writer.tokenizer, asked, writer.denoiser.backbone.config.vocab_size)
-    canvas = canvas_of(writer.tokenizer, [passage.asked() for passage in asked], allowed)
+def by_diffusion(writer, sampler: str, temperature: float, passages: list[Passage]) -> list[Tensor]:
+    """Conditioned on all that is fixed."""
+    allowed = rules(writer.tokenizer, passages, writer.denoiser.backbone.config.vocab_size)
+    canvas = canvas_of(writer.tokenizer, [passage.canvas() for passage in passages], allowed)
     steps = int((~canvas.frozen).sum(1).max())
     own = {"block_length": 1} if sampler == "first-hitting" else {"n_steps": steps}
     options = GenerationOptions(
@@ -164,34 +158,34 @@ def by_diffusion(writer, sampler: str, temperature: float, asked: list[Passage])
     )
     options.check()
     writer.check(options)
-    *_, last = writer.denoise(canvas, options, range(len(asked)), may_end=False)
-    return [ids[: len(passage.ids)] for ids, passage in zip(last.ids.cpu(), asked, strict=True)]
+    *_, last = writer.denoise(canvas, options, range(len(passages)), may_end=False)
+    return [ids[: len(passage.ids)] for ids, passage in zip(last.ids.cpu(), passages, strict=True)]
 
 
 class _Put(LogitsProcessor):
-    """Leaves `generate` one token to take: the given one of that place, or one that is drawn.
+    """Leaves `generate` one token to take: the fixed one of that place, or one that is drawn.
 
-    ``asked`` (B, L) holds the given ids, and `TO_WRITE` elsewhere; ``allowed`` is of the same places.
+    ``canvas`` (B, L) holds the fixed ids, and `TO_WRITE` elsewhere; ``allowed`` is of the same places.
     """
 
     def __init__(
-        self, sampling: Sampling, keys: Tensor, never: Tensor, asked: Tensor, allowed: Allowed
+        self, sampling: Sampling, keys: Tensor, never: Tensor, canvas: Tensor, allowed: Allowed
     ):
         self.sampling, self.keys, self.never = sampling, keys, never
-        self.asked, self.allowed = asked, allowed
+        self.canvas, self.allowed = canvas, allowed
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         place = input_ids.shape[1]
         u = rng.uniform(rng.fold_in(rng.fold_in(self.keys, place), rng.TOKENS), 1)[:, 0]
         scores = self.allowed(scores.index_fill(1, self.never, -torch.inf), (slice(None), place))
         drawn, _ = self.sampling.draw(scores, u)
-        given = self.asked[:, place]
-        token = given.where(given != TO_WRITE, drawn)
+        fixed = self.canvas[:, place]
+        token = fixed.where(fixed != TO_WRITE, drawn)
         return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
 
 
-def in_order(writer, temperature: float, asked: list[Passage], draw: int = 0) -> list[Tensor]:
-    """From left to right, with what is given put in its place.
+def in_order(writer, temperature: float, passages: list[Passage], draw: int = 0) -> list[Tensor]:
+    """From left to right, with what is fixed put in its place.
 
     Args:
         draw: number of the text, for other random numbers.
@@ -201,32 +195,32 @@ def in_order(writer, temperature: float, asked: list[Passage], draw: int = 0) ->
     sampling = Sampling(temperature, defaults.top_k, defaults.top_p)
     # A text of a fixed length does not end before.
     never = [*forbidden_ids(tokenizer, model.config.vocab_size), tokenizer.eos_token_id]
-    rows = [passage.asked() for passage in asked]
-    given = pad_sequence(rows, batch_first=True, padding_value=tokenizer.eos_token_id).to(device)
-    keys = rng.row_keys(draw, range(len(asked)), device)
-    allowed = rules(tokenizer, asked, model.config.vocab_size).to(device)
-    put = _Put(sampling, keys, torch.tensor(never, device=device), given, allowed)
+    rows = [passage.canvas() for passage in passages]
+    fixed = pad_sequence(rows, batch_first=True, padding_value=tokenizer.eos_token_id).to(device)
+    keys = rng.row_keys(draw, range(len(passages)), device)
+    allowed = rules(tokenizer, passages, model.config.vocab_size).to(device)
+    put = _Put(sampling, keys, torch.tensor(never, device=device), fixed, allowed)
     config = GenerationConfig(
-        max_length=given.shape[1],
+        max_length=fixed.shape[1],
         do_sample=False,
         eos_token_id=None,
         pad_token_id=tokenizer.eos_token_id,
     )
     ids = model.generate(
-        given[:, :1],
-        attention_mask=torch.ones_like(given[:, :1]),
+        fixed[:, :1],
+        attention_mask=torch.ones_like(fixed[:, :1]),
         generation_config=config,
         logits_processor=[put],
     )
-    return [row[: len(passage.ids)] for row, passage in zip(ids.cpu(), asked, strict=True)]
+    return [row[: len(passage.ids)] for row, passage in zip(ids.cpu(), passages, strict=True)]
 
 
-def reranked(writer, candidates: int, asked: list[Passage]) -> list[Tensor]:
+def reranked(writer, candidates: int, passages: list[Passage]) -> list[Tensor]:
     """Of so many texts at temperature 1 the one that the writer itself finds likeliest."""
     own = Scorer(writer.model, writer.tokenizer, writer.name)
-    best: list[tuple[float, Tensor]] = [(float("inf"), passage.ids) for passage in asked]
+    best: list[tuple[float, Tensor]] = [(float("inf"), passage.ids) for passage in passages]
     for draw in range(candidates):
-        texts = in_order(writer, 1.0, asked, draw)
+        texts = in_order(writer, 1.0, passages, draw)
         said = own.read([("", text_of(writer.tokenizer, ids), False) for ids in texts])
         found = zip(best, said, texts, strict=True)
         best = [
@@ -235,9 +229,9 @@ def reranked(writer, candidates: int, asked: list[Passage]) -> list[Tensor]:
     return [ids for _, ids in best]
 
 
-def not_told(writer, temperature: float, asked: list[Passage]) -> list[Tensor]:
+def unconstrained(writer, temperature: float, passages: list[Passage]) -> list[Tensor]:
     """From the beginning alone."""
-    return in_order(writer, temperature, [passage.beginning() for passage in asked])
+    return in_order(writer, temperature, [passage.beginning() for passage in passages])
 
 
 Write = Callable[[list[Passage]], list[Tensor]]
@@ -253,43 +247,41 @@ def methods(writer, baseline, candidates: int) -> dict[str, Write]:
     }
     found |= {f"GPT-2 at {t:g}": partial(in_order, baseline, t) for t in TEMPERATURES}
     found[f"GPT-2, best of {candidates}"] = partial(reranked, baseline, candidates)
-    found["GPT-2 at 1, not told"] = partial(not_told, baseline, 1.0)
-    return found | {"what was there": lambda asked: [passage.ids for passage in asked]}
-
-
-# ---------------------------------------------------------------- what is measured
+    found["GPT-2 at 1, beginning alone"] = partial(unconstrained, baseline, 1.0)
+    return found | {"what was there": lambda passages: [passage.ids for passage in passages]}
 
 
 def text_of(tokenizer, ids: Tensor) -> str:
-    """The text of a row behind its ``<s>``."""
+    """The text of a row after its ``<s>``."""
     return tokenizer.decode(ids[1:], clean_up_tokenization_spaces=False)
 
 
 def end_of(tokenizer, passage: Passage) -> str:
-    """The given end as text."""
+    """The fixed end as text."""
     return passage.text[len(text_of(tokenizer, passage.ids[: -passage.end])) :]
 
 
 def keeps(tokenizer, passage: Passage, text: str) -> bool:
-    """Whether a text has what was asked for."""
+    """Whether a text satisfies the constraint of a passage."""
     if passage.end:
         return text.endswith(end_of(tokenizer, passage))
     return not Counter(names(passage.text)) - Counter(names(text))
 
 
 def columns(
-    tokenizer, asked: list[Passage], written: list[Tensor], scorers: list[Scorer]
+    tokenizer, passages: list[Passage], written: list[Tensor], scorers: list[Scorer]
 ) -> dict[str, list[float]]:
     """Name of a number -> its value for each passage."""
     both = [
-        (passage, text_of(tokenizer, ids), ids) for passage, ids in zip(asked, written, strict=True)
+        (passage, text_of(tokenizer, ids), ids)
+        for passage, ids in zip(passages, written, strict=True)
     ]
     found = {"kept": [float(keeps(tokenizer, passage, text)) for passage, text, _ in both]}
     for scorer in scorers:
         whole = [("", text, False) for _, text, _ in both]
         found[f"nats by {scorer.name}"] = [said.nats for said in scorer.read(whole)]
-        if asked[0].end:
-            # Of the end that was asked for, whether it was written or not.
+        if passages[0].end:
+            # Of the end that was fixed, whether it was written or not.
             ends = [
                 (text_of(tokenizer, ids[: -passage.end]), end_of(tokenizer, passage), False)
                 for passage, _, ids in both
@@ -299,35 +291,30 @@ def columns(
 
 
 def measure(
-    tokenizer, asked: list[Passage], writers: dict[str, Write], scorers: list[Scorer]
+    tokenizer, passages: list[Passage], writers: dict[str, Write], scorers: list[Scorer]
 ) -> list[dict]:
     """The rows of all methods on the same passages."""
     found = {}
     for nth, (name, write) in enumerate(writers.items()):
         progress(nth, len(writers), name)
-        found[name] = columns(tokenizer, asked, write(asked), scorers)
+        found[name] = columns(tokenizer, passages, write(passages), scorers)
     progress(len(writers), len(writers), "done")
     first = next(iter(found.values()))
     return [row(name, values, first, "kept") for name, values in found.items()]
 
 
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = flags(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--passage_len", type=int, default=80, help="tokens of a passage, at most")
-    args = parser.parse_args()
     least = BEGINNING + FREE + max(ENDING.values())
-    for name, lowest in {"passages": 2, "passage_len": least + 1, "candidates": 2}.items():
-        within(f"--{name}", getattr(args, name), lowest, None)
-    if args.output:
-        check_file("--output", args.output)
-    hardware.use_all_cores()
+    args = common.read(parser, passages=2, passage_len=least + 1, candidates=2)
     name = "wikitext-2" if args.dataset_dir else PASSAGES
     documents = load_documents(name, "test", args.dataset_dir)
     writer, baseline = load_writer(args.model), load_causal_writer(args.baseline)
     if writer.tokenizer.get_vocab() != baseline.tokenizer.get_vocab():
         raise UserError(
-            f"--baseline {args.baseline} has another vocabulary than {args.model}; what is given are "
+            f"--baseline {args.baseline} has another vocabulary than {args.model}; what is fixed are "
             "tokens, so both must share it"
         )
     room = min(writer.positions, baseline.positions) - 1
@@ -338,7 +325,7 @@ def main() -> None:
         )
     scorers = [load_scorer(name) for name in args.scorers]
     tokenizer, parts = writer.tokenizer, {}
-    found = passages(documents, tokenizer, 1, args.passage_len - 1)
+    found = real_passages(documents, tokenizer, 1, args.passage_len - 1)
     cut = (to_a_full_stop(tokenizer, p.prompt + p.continuation, least) for p in found)
     texts = [text for text in cut if text][: args.passages]
     writers = methods(writer, baseline, args.candidates)
@@ -350,20 +337,15 @@ def main() -> None:
                 f"--tasks {what}: {len(every[what])} of {len(found)} passages fit it; use a longer text or "
                 "another --passage_len"
             )
-    for what, asked in every.items():
-        rows = measure(tokenizer, asked, writers, scorers)
-        free = sum(int((~passage.given).sum()) for passage in asked) / len(asked)
+    for what, passages in every.items():
+        rows = measure(tokenizer, passages, writers, scorers)
+        free = sum(int((~passage.fixed).sum()) for passage in passages) / len(passages)
         print(
-            f"{what}: {len(asked)} passages, {free:.1f} tokens to write; more: than {rows[0]['method']}"
+            f"{what}: {len(passages)} passages, {free:.1f} tokens to write; more: than {rows[0]['method']}"
         )
         print(table(rows), end="\n\n", flush=True)
-        parts[what] = {"passages": len(asked), "to_write": free, "rows": rows}
-    if args.output:
-        known = {k: v for k, v in vars(args).items() if k not in ("output", "dataset_dir", "tasks")}
-        result = {"text": Path(name).name, **known, "tasks": parts}
-        result |= hardware.record(writer.device, writer.dtype)
-        write_text(Path(args.output), json.dumps(result, indent=1) + "\n")
-        say(f"saved {args.output}")
+        parts[what] = {"passages": len(passages), "to_write": free, "rows": rows}
+    common.save(args, "constraints", writer.device, writer.dtype, text=Path(name).name, tasks=parts)
 
 
 if __name__ == "__main__":

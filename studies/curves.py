@@ -3,9 +3,9 @@
     python studies/curves.py studies/results/training/curves.json       # the picture beside it
     python studies/curves.py CURVES.json --add "GPT-2" 33.8 2.048e-3 causal runs/gpt2/trainer_state.json
 
-The second adds a run to the file, which may be new: its name in the picture, the millions of slots
-that were computed forward and backward before it and in each step of it, what its only loss is
-called if it has one, and its ``trainer_state.json``.
+``--add`` adds a run to the file, which may be new: its name in the picture, the millions of slots computed
+forward and backward before it and in each of its steps, the name of its only loss if it has one, and its
+``trainer_state.json``.
 """
 
 import argparse

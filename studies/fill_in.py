@@ -1,4 +1,4 @@
-"""Text that teaches a causal model to fill holes, for `infilling.py --filler`.
+"""Text that trains a causal model to fill gaps, for `infilling.py --filler`.
 
     python studies/fill_in.py wikitext-2 data/wikipedia/train-{0,1,2}.txt.xz --dataset_dir data \
         --output runs/fill-in.txt
@@ -10,14 +10,12 @@
         --eval_strategy steps --eval_steps 250
     python studies/infilling.py --filler runs/gpt2-fill-in --dataset_dir data --output runs/infilling.json
 
-Each document is one passage with a hole, cut as those that are measured: what is behind the hole and how many
-words are missing, then what is before it and the hole, and a mark where it is full (`Hole.told`). The size of
-a hole is the one that is rarest so far of those that a passage has. All documents are ``--tokens`` long, so that
-blocks of two more hold one each between ``<s>`` and ``</s>``: what is behind a hole is cut at its end.
-A causal model that is trained on it is told as much as a masked one.
+Each document is one passage with a gap, cut as those that are measured: what follows the gap and the number
+of missing words, then what precedes it and the span, and a mark where it is full (`Gap.context`). The
+size of a gap is the rarest so far of those that a passage has. All documents are ``--tokens`` long, so that
+blocks of two more hold one each between ``<s>`` and ``</s>``: what follows a gap is cut at its end.
 """
 
-import argparse
 import random
 import re
 import sys
@@ -28,23 +26,23 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from diffusion.cli.console import progress, say
-from diffusion.cli.files import check_file, write_text
-from diffusion.cli.values import within
+from diffusion.cli.files import write_text
 from diffusion.data.corpus import load_documents
 from diffusion.errors import UserError, run
 from diffusion.models.tokenizers import load_tokenizer
 from diffusion.text.reading import encode, read
+from studies import common
 from studies.board.scorer import passages
-from studies.infilling import LENGTHS, MARK, Hole, cut
+from studies.infilling import LENGTHS, MARK, Gap, cut
 
 
-def lesson(tokenizer, hole: Hole, tokens: int) -> str | None:
-    """The document of a hole, so many tokens long; None where it cannot be."""
-    _, pieces = read(tokenizer, hole.right)
+def lesson(tokenizer, gap: Gap, tokens: int) -> str | None:
+    """The document of a gap, ``tokens`` long; None where there is none."""
+    _, pieces = read(tokenizer, gap.right)
     kept = len(pieces)
     for _ in range(4):  # a cut may change how its neighbours are tokenised
-        shorter = Hole(hole.left, hole.span, "".join(pieces[:kept]), hole.tokens)
-        text = shorter.told() + hole.span + MARK
+        shorter = Gap(gap.left, gap.span, "".join(pieces[:kept]), gap.tokens)
+        text = shorter.context() + gap.span + MARK
         beyond = len(encode(tokenizer, text)) - tokens
         if beyond == 0:
             return text
@@ -55,34 +53,28 @@ def lesson(tokenizer, hole: Hole, tokens: int) -> str | None:
 
 
 def lessons(tokenizer, texts: Iterable[str], tokens: int, seed: int = 0) -> Iterator[tuple]:
-    """(size of its hole, document), one for each text that has a hole."""
+    """(size of its hole, document), one for each text that has a gap."""
     draw, taken = random.Random(seed), Counter()
     for text in texts:
         for size in sorted(LENGTHS, key=lambda size: (taken[size], draw.random())):
-            hole = cut(tokenizer, text, size, draw)
-            if hole and (found := lesson(tokenizer, hole, tokens)):
+            gap = cut(tokenizer, text, size, draw)
+            if gap and (found := lesson(tokenizer, gap, tokens)):
                 taken[size] += 1
                 yield size, found
                 break
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = common.flags(__doc__, "dataset_dir", output="runs/fill-in.txt")
     parser.add_argument("datasets", nargs="+", help="wikitext-2, or files of text")
-    parser.add_argument("--dataset_dir", help="folder with WikiText-2")
     parser.add_argument("--split", default="train", choices=["train", "validation", "test"])
     parser.add_argument("--tokenizer", default="gpt2-small-wikitext", help="of the model to train")
     parser.add_argument("--tokens", type=int, default=96, help="of a passage, and of a document")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", required=True, help="the text, for finetune.py --dataset")
-    args = parser.parse_args()
-    within("--tokens", args.tokens, 16, None)
-    check_file("--output", args.output)
+    args = common.read(parser, tokens=16)
     tokenizer = load_tokenizer(args.tokenizer, needs_mask=False)
     documents = [
-        re.sub(
-            r"\n\s*\n", "\n", document
-        )  # tables may have blank lines, which part paragraphs here
+        re.sub(r"\n\s*\n", "\n", document)  # blank lines would part paragraphs here
         for name in args.datasets
         for document in load_documents(name, args.split, args.dataset_dir)
     ]
@@ -96,12 +88,12 @@ def main() -> None:
         progress(len(texts), len(found), "passages")
     if not texts:
         raise UserError(
-            f"--tokens {args.tokens}: the text has no passage with a hole between words; use a longer "
+            f"--tokens {args.tokens}: the text has no passage with a gap between words; use a longer "
             "text or shorter passages"
         )
     write_text(Path(args.output), "\n\n\n".join(texts) + "\n")
     sizes = ", ".join(f"{taken[size]} of {size}" for size in LENGTHS)
-    say(f"{len(texts)} of {len(found)} passages have a hole ({sizes}); saved {args.output}")
+    say(f"{len(texts)} of {len(found)} passages have a gap ({sizes}); saved {args.output}")
 
 
 if __name__ == "__main__":

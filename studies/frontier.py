@@ -16,7 +16,6 @@ Written into the folder: frontier.json and frontier.png.
 import argparse
 import json
 import sys
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,9 +45,6 @@ class Point:
     judged: set = field(default_factory=set)  # (seed, scorer)
     # name of a quantity -> (sum over the seeds, what to divide it by); see `add`
     columns: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    mauve: dict[str, list] = field(
-        default_factory=lambda: defaultdict(list)
-    )  # scorer -> of each seed
 
     def add(self, name: str, total, count) -> None:
         """Add what one seed has measured of each prompt."""
@@ -105,8 +101,6 @@ def read(folder: Path, length: int, scorers: list[str]) -> list[Point]:
             )
         nats, tokens = np.array(row["nats"], float).T
         point.add(scorer, nats, tokens)
-        if "mauve" in row["metrics"]:
-            point.mauve[scorer].append(row["metrics"]["mauve"])
         if new:
             add_texts(point, samples, length)
     for point in points.values():
@@ -168,8 +162,8 @@ def verdict(factors: list[Estimate | None]) -> str:
     if any(worse) and any(better):
         return "the scorers disagree"
     if not any(worse + better):
-        return "not told apart"
-    return "worse" if all(worse) else "better" if all(better) else "told by one alone"
+        return "indistinguishable"
+    return "worse" if all(worse) else "better" if all(better) else "by one scorer only"
 
 
 def measure(points: list[Point], baseline: str, scorers: list[str]) -> list[dict]:
@@ -190,8 +184,6 @@ def measure(points: list[Point], baseline: str, scorers: list[str]) -> list[dict
         for i, scorer in enumerate(scorers, 1):
             draws = np.exp(point.means(scorer, weights))
             found[f"gen_ppl_{i}"] = interval(draws[0], draws[1:])
-            if point.mauve[scorer]:  # seeds share prompts and references: no narrower together
-                found[f"mauve_{i}"] = Estimate(*np.mean(point.mauve[scorer], 0).tolist())
             if base and point not in base and point.model not in (REAL, SHUFFLED):
                 factors.append(Curve(base, scorer, weights).factor(point, scorer, weights))
                 if factors[-1] is not None:
@@ -222,7 +214,7 @@ def figure(data: dict):
             x, y = ([e.value for e in one] for one in found)
             plot.series(axes, x, y, i, label_of(line[0][1]), errors, linewidth=1)
             for (temperature, _), *at in zip(line, x, y, strict=True):
-                plot.label(axes, f"{temperature:g}" if len(line) > 1 else "", *at, i)
+                plot.label(axes, f"{temperature:g}" if len(line) > 1 else "", *at)
         values = [results.measured(row, names[1]).value for row in data["rows"]]
         plain_log(axes.yaxis, min(values), max(values))
         axes.set_xlabel("entropy of a text's tokens, nats")
@@ -243,8 +235,8 @@ def table(rows: list[dict], scorers: list[str]) -> str:
     head = ["", "texts", "passes", "entropy"]
     names = ["nfe", "entropy"]
     for i, scorer in enumerate(scorers, 1):
-        head += [f"PPL ({scorer})", "of the baseline's", "MAUVE"]
-        names += [f"gen_ppl_{i}", f"factor_{i}", f"mauve_{i}"]
+        head += [f"PPL ({scorer})", "of the baseline's"]
+        names += [f"gen_ppl_{i}", f"factor_{i}"]
     lines = [[*head, ""], ["---"] * (len(head) + 1)]
     for row in rows:
         values = [str(results.measured(row, name)) for name in names]

@@ -102,7 +102,7 @@ def figure(data: dict):
         plot.series(axes, x, y, i, f"RoBERTa, {text}", (None, (half, half)))
         _, level, half = line(read["GPT-2"])
         plot.series(axes, [0.7], level, i, None, (None, (half, half)), linestyle="none")
-        plot.label(axes, "GPT-2", 0.7, level[0], i)
+        plot.label(axes, "GPT-2", 0.7, level[0])
     axes.set_xscale("log", base=2)
     axes.set_xticks([1, *SIZES, WHOLE], ["causal", *map(str, SIZES), "full"])
     axes.set_xlabel("tokens of a block, whose order is any")

@@ -1,18 +1,17 @@
-"""What this machine can do at most, and how much of it a pass of a model needs.
+"""What this machine can do at most, and how much of it a forward pass of a model needs.
 
-Measured in the threads that are used: floating-point operations per second of matrix products at
-the shapes of a model, and bytes per second that come from memory. The other benchmarks take from here
-the shapes of models, the count of operations, and these limits. As limits they are the best of
-several runs.
+Measured with all threads: floating-point operations per second of matrix products at the shapes of a
+model, and bytes per second from memory. Other studies take the shapes of models, the count of operations
+and these limits from here; as limits they are the best of several runs. Run as a script it compares the
+products of packed matrices (`diffusion.models.linear.Packed`) with torch's own: a forward pass over a
+canvas has hundreds of rows, a block 16, a cached token one.
 
-    python studies/machine.py --output studies/results/machine.json     # half a minute
-    python studies/machine.py --shape small
+    python studies/machine.py --output studies/results/products.json     # a minute
 """
 
-import argparse
-import json
+import statistics
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -24,15 +23,15 @@ from torch.nn import functional as F
 from transformers import DynamicCache, GPT2Config, ModernBertConfig, RobertaConfig
 
 from diffusion import hardware
-from diffusion.cli.files import check_file, write_text
 from diffusion.errors import UserError, run
 from diffusion.models import linear, loading
 from diffusion.models.layouts import Slots
-from diffusion.views.tables import aligned
+from studies import common
 
 # layers, width, heads, vocabulary; small: that of weights/roberta-small-wikitext.
 SIZES = {"small": (6, 256, 4, 8192), "roberta-base": (12, 768, 12, 50265)}
 SHAPES = (*SIZES, "modernbert")
+CPU = torch.device("cpu")
 TOKENS = 2048  # rows of a large product: 8 texts of 256 tokens
 LARGE = 2**26  # float32 numbers that no cache holds
 
@@ -227,7 +226,7 @@ def random_model(kind, config, device: torch.device, dtype: torch.dtype):
 
 @torch.inference_mode()
 def cached_steps(model, batch: int, length: int, first: int = 1, kept: int = 0) -> list[float]:
-    """Seconds of each pass of a GPT-2 that writes ``length`` tokens behind ``first`` given ones, keys
+    """Seconds of each pass of a GPT-2 that writes ``length`` tokens after ``first`` prompt tokens, keys
     and values kept and the likeliest token taken: the model and hardly anything around it.
 
     Args:
@@ -249,61 +248,46 @@ def cached_steps(model, batch: int, length: int, first: int = 1, kept: int = 0) 
     return seconds
 
 
-def check_run(repeats: int, path: str | None) -> None:
-    """Refuse what would only be found out when all is measured."""
-    if repeats < 1:
-        raise UserError(f"--repeats {repeats} must be a number of at least 1")
-    if path:
-        check_file("--output", path)
-
-
-def chosen(args) -> tuple[torch.device, torch.dtype]:
-    """What ``--device`` and ``--dtype`` ask for, with all cores at work."""
-    hardware.use_all_cores()
-    device = hardware.choose_device(args.device)
-    return device, hardware.choose_dtype(args.dtype, device)
-
-
-def save(path: str | None, name: str, device, dtype, **record) -> dict:
-    """Write what was measured, and on what, to a JSON file, if one is asked for; gives the record."""
-    record = {"benchmark": name, **hardware.record(device, dtype), **record}
-    if path:
-        write_text(Path(path), json.dumps(record, indent=1) + "\n")
-    return record
+@torch.inference_mode()
+def packed_against_torch(
+    rows: int, inner: int, outer: int, dtype: torch.dtype, repeats: int
+) -> dict:
+    """The product of a packed matrix beside torch's own, of (rows, inner) by (inner, outer)."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, inner, generator=generator).to(dtype) for n in (rows, outer))
+    ways = {"torch": partial(F.linear, weight=weight), "packed": linear.Packed(weight, None)}
+    off = (ways["packed"](x) - ways["torch"](x)).abs().max() / ways["torch"](x).std()
+    tasks = {name: partial(fastest, partial(way, x), CPU, 3) for name, way in ways.items()}
+    found = common.in_turns(tasks, repeats, warm=0)
+    flops = 2 * rows * inner * outer
+    return {
+        "rows": rows, "inner": inner, "outer": outer, "largest_difference": float(off),
+        "flops": {name: flops / statistics.median(runs) for name, runs in found.items()},
+        **common.spread("times_as_fast", (a / b for a, b in zip(*found.values(), strict=True))),
+    }  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--shape", default="roberta-base", choices=SHAPES)
-    parser.add_argument("--tokens", type=int, default=TOKENS, help="rows of the products")
-    parser.add_argument("--megabytes", type=int, default=4 * LARGE >> 20, help="moved at once")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--output", help="write the numbers to this JSON file")
-    args = parser.parse_args()
-    if args.output:
-        check_file("--output", args.output)
-    hardware.use_all_cores()
-    device = hardware.choose_device(args.device)
-    shape = Shape.of(masked_config(args.shape, 512))
-    numbers = (args.megabytes << 20) // 4
-    found = {
-        dtype: limits(shape, device, hardware.DTYPES[dtype], args.tokens, numbers)
-        for dtype in ("float32", "bfloat16")
-    }
-    print(f"{hardware.processor()}, {hardware.describe(device, torch.float32)}; GFLOP/s of products "
-          f"at the shape of {args.shape} with {args.tokens} rows, and GB/s")  # fmt: skip
-    head = ["", *found["float32"].products, "memory"]
-    rows = [
-        [
-            name,
-            *(f"{rate / 1e9:.0f}" for rate in one.products.values()),
-            f"{one.bandwidth / 1e9:.1f}",
-        ]
-        for name, one in found.items()
-    ]
-    print("\n".join(aligned([head, *rows], 1)))
-    save(args.output, "machine", device, torch.float32, options=vars(args),
-         limits={name: asdict(one) for name, one in found.items()})  # fmt: skip
+    parser = common.flags(__doc__, "repeats")
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 4, 16, 64, 256])
+    args = common.read(parser)
+    if not linear.packs(CPU, torch.float32):
+        raise UserError("this torch has no product of packed matrices; use one with oneDNN")
+    results = []
+    for shape, (_, width, _, vocab) in SIZES.items():
+        sizes = {"attention": (width, 3 * width), "up": (width, 4 * width), "down": (4 * width, width),
+                 "vocabulary": (width, vocab)}  # fmt: skip
+        for dtype in (d for d in (torch.float32, torch.bfloat16) if linear.packs(CPU, d)):
+            top = limits(Shape.of(masked_config(shape, 512)), CPU, dtype)
+            print(f"shape of {shape}, {hardware.describe(CPU, dtype)}, at most {top}; packed products, "
+                  "times as fast as torch's own")  # fmt: skip
+            for rows in args.rows:
+                for name, size in sizes.items():
+                    row = packed_against_torch(rows, *size, dtype, args.repeats)
+                    results.append({"shape": shape, "dtype": str(dtype), "product": name, **row})
+                found = (f"{row['product']} {row['times_as_fast']:.2f}" for row in results[-4:])
+                print(f"{rows:5} rows  " + "  ".join(found), flush=True)
+    common.save(args, "machine", CPU, torch.float32, results=results)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
 """How much memory a generation takes at its peak, by batch size.
 
-Models of random weights write in processes of their own, one after another. Of each stands the peak
-beside what it must at least be: the weights and, at once, the logits of the largest pass, in the number
-format of the model. On a GPU it is what torch's allocator has given out; on a CPU the memory that the
-whole process occupies, libraries included, which stand in a column of their own.
+Models of random weights write in one process each, one after another. ``peak`` is compared with what is
+needed at least: the weights and, at once, the logits of the largest forward pass. On a GPU the peak is what
+torch's allocator has given out; on a CPU the memory of the whole process, with ``libraries`` as a column.
 
     python studies/memory.py --output studies/results/memory.json
     python studies/memory.py --shapes small --batch_sizes 64 --dtype float32
 """
 
-import argparse
 import itertools
 import json
 import re
@@ -24,7 +22,6 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from diffusion import hardware, rng
-from diffusion.cli.files import check_file
 from diffusion.denoise import denoise
 from diffusion.errors import UserError, run
 from diffusion.models.denoiser import Denoiser
@@ -35,15 +32,16 @@ from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler
 from diffusion.views.tables import aligned
+from studies import common
 from studies.loop import MASK, canvas_of
-from studies.machine import SIZES, chosen, masked_config, save
+from studies.machine import SIZES, masked_config
 
 # (sampler, weight of guidance)
 WAYS = {"seed": ("seed", 0.0), "confidence": ("confidence", 0.0), "guidance": ("confidence", 1.0)}
 
 
 class Counted(Wrapped):
-    """Notes the most rows of logits that a pass was asked for."""
+    """Notes the most rows of logits that one forward pass computes."""
 
     def __init__(self, denoiser):
         super().__init__(denoiser)
@@ -94,9 +92,8 @@ def measure(shape: str, way: str, batch: int, length: int, n_steps: int, device,
 
 
 def apart(shape: str, way: str, batch: int, args) -> dict:
-    """The same in a process of its own, which has given back nothing and holds nothing else."""
-    same = itertools.chain(*([f"--{name}", str(getattr(args, name))]
-                             for name in ("length", "n_steps", "device", "dtype")))  # fmt: skip
+    """`measure` in a new process, which holds nothing else."""
+    same = (f"--{n}={getattr(args, n)}" for n in ("length", "n_steps", "device", "dtype"))
     only = ["--shapes", shape, "--ways", way, "--batch_sizes", str(batch), "--here"]
     command = [sys.executable, __file__, *only, *same]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -109,24 +106,14 @@ def apart(shape: str, way: str, batch: int, args) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = common.flags(__doc__, "length", "device", "dtype")
     parser.add_argument("--shapes", nargs="+", default=list(SIZES), choices=SIZES)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 8, 64])
-    parser.add_argument("--length", type=int, default=256)
-    parser.add_argument(
-        "--n_steps", type=int, default=2, help="default: 2; more ask for fewer logits a pass"
-    )
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument(
-        "--here", action="store_true", help="measure one setting in this process, and print it"
-    )
-    parser.add_argument("--output", help="write the numbers to this JSON file")
-    args = parser.parse_args()
-    if args.output:
-        check_file("--output", args.output)
-    device, dtype = chosen(args)
+    parser.add_argument("--n_steps", type=int, default=2, help="more compute fewer logits a pass")
+    parser.add_argument("--here", action="store_true", help="measure the first setting here")
+    args = common.read(parser)
+    device, dtype = common.chosen(args)
     if args.here:
         one = args.shapes[0], args.ways[0], args.batch_sizes[0]
         print(json.dumps(measure(*one, args.length, args.n_steps, device, dtype)))
@@ -138,18 +125,13 @@ def main() -> None:
         print(f"{shape}, {way}, batch {batch}", file=sys.stderr)
         results.append(apart(shape, way, batch, args))
     parts = "weights", "logits", "libraries", "peak"
-    rows = [
-        [
-            r["shape"],
-            r["way"],
-            str(r["batch"]),
-            *(f"{r[part] / 1e6:.0f}" for part in parts),
-            f"{(r['peak'] - r['libraries']) / (r['weights'] + r['logits']):.2f}",
-        ]
-        for r in results
-    ]
-    print("\n".join(aligned([["shape", "way", "batch", *parts, "over"], *rows], 2)))
-    save(args.output, "memory", device, dtype, options=vars(args), results=results)
+    rows = [["shape", "way", "batch", *parts, "over"]]
+    for r in results:
+        over = (r["peak"] - r["libraries"]) / (r["weights"] + r["logits"])
+        sizes = (f"{r[part] / 1e6:.0f}" for part in parts)
+        rows.append([r["shape"], r["way"], str(r["batch"]), *sizes, f"{over:.2f}"])
+    print("\n".join(aligned(rows, 2)))
+    common.save(args, "memory", device, dtype, results=results)
 
 
 if __name__ == "__main__":

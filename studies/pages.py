@@ -1,32 +1,22 @@
 """Fill the tables of RESULTS.md and other pages from the recorded results.
 
-    python studies/pages.py RESULTS.md README.md docs/evaluation.md docs/noise.md
+    python studies/pages.py studies/RESULTS.md README.md docs/noise.md
 
-A table that is filled stands between two comments. The first names a results.json, the columns, and
-for each line its label and which row it is:
+A table stands between two comments. The first names a JSON file, the columns, and for each line its label
+and the row it shows:
 
     <!-- from studies/results/blocks/results.json: nfe seconds gen_ppl entropy
     GPT-2 = gpt2-small-wikitext: left to right
-    `causal` = roberta-small-wikitext: causal (attention block)
     -->
     ...
     <!-- end -->
 
-Nats of likelihood.py, ± one standard error, stand below ``<!-- nats from FILE: TEXT per_byte, TEXT
-per_token, TEXT more`` and lines as ``LABEL = RoBERTa: block4``. The numbers of another benchmark stand below their columns,
-each with its head, the list of rows that it is of (of another file, whose name stands before it), and the number:
-
-    <!-- rows from studies/results/constraints.json
-    column nats more = tasks/end/rows: more: nats by gpt2-small-books
-    GPT-2 = GPT-2 at 1
-    -->
-
-Medians of what was timed, with their range, are asked for as ``column HEAD = FILE results/16: median: times_as_fast``.
-
-A number before a comment such as ``<!--WikiText-2 RoBERTa block4-->`` is what likelihood.py has recorded of that
-text, model and way of reading, in nats per token.
-
-`tests/scripts/test_benchmarks.py` fails on a page whose numbers differ from what is recorded.
+That is for a results.json or frontier.json. Nats of likelihood.py, ± one standard error, stand after
+``<!-- nats from FILE: TEXT per_byte, TEXT per_token, TEXT more`` with rows such as ``RoBERTa: block4``. For
+any other study ``<!-- rows from FILE`` is followed by one line a column, ``column HEAD = [FILE] LIST: KIND:
+NAME``: the list of rows in the file, whether the number is among a row's ``numbers``, a difference from the
+first row (``more``), or a ``median`` with its range, and what it is called. `tests/studies/test_pages.py`
+fails on a page whose numbers differ from what is recorded.
 """
 
 import argparse
@@ -44,25 +34,19 @@ from studies.board.results import METRICS, estimate, measured
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENING = re.compile("^<!-- (nats |rows )?from ", re.MULTILINE)
-INSIDE = r"(?:(?!<!-- |-->).)*?"  # no other comment, where an end is missing
 TABLE = re.compile(
-    rf"(<!-- from (\S+): ([\w ]+)\n({INSIDE})-->\n){INSIDE}(<!-- end -->)", re.DOTALL
+    r"(<!-- (nats |rows )?from ([^\s:]+)(?:: ([^\n]+))?\n((?:(?!<!-- |-->).)*?)-->\n)"
+    r"(?:(?!<!-- |-->).)*?(<!-- end -->)",
+    re.DOTALL,
 )
-NATS = re.compile(
-    rf"(<!-- nats from (\S+): ([^\n]+)\n({INSIDE})-->\n){INSIDE}(<!-- end -->)", re.DOTALL
-)
-ROWS = re.compile(rf"(<!-- rows from (\S+)\n({INSIDE})-->\n){INSIDE}(<!-- end -->)", re.DOTALL)
-FIGURE = re.compile(r"[\d.]+(<!--(\S+) (\S+) (\w+)-->)")
-LIKELIHOOD = "studies/results/likelihood/likelihood.json"
 HEADS = {
     **{name: head for name, (head, _) in METRICS.items()},
-    "nfe": "passes",
+    "nfe": "NFE",
     "seconds": "seconds a text",
+    "verdict": "",
     # Of frontier.json, whose scorers are numbered.
     **{f"gen_ppl_{n}": f"PPL, scorer {n}" for n in (1, 2)},
-    **{f"factor_{n}": f"of GPT-2's, {n}" for n in (1, 2)},
-    **{f"mauve_{n}": f"MAUVE, {n}" for n in (1, 2)},
-    "verdict": "",
+    **{f"factor_{n}": f"ratio to GPT-2, {n}" for n in (1, 2)},
 }
 
 
@@ -71,109 +55,84 @@ def _recorded(file: Path) -> dict:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def table(source: str, columns: list[str], lines: list[str]) -> str:
-    """The Markdown of one table.
-
-    Args:
-        source: a results.json or frontier.json, from the root of the repository.
-        columns: names of measured quantities, or ``verdict``.
-        lines: ``LABEL = MODEL: METHOD``.
-    """
-    data = _recorded(ROOT / source)
-    found = {
-        f"{row['model']}: {row['method']}".rstrip(": "): row
-        for row in data["rows"]
-        if row["conditional"]
-    }
-    out = [["", *(HEADS[name] for name in columns)], ["---"] * (1 + len(columns))]
-    for line in lines:
-        label, _, which = line.partition(" = ")
+def table(source: str, columns: list[str], lines: list[tuple[str, str]]) -> list[list[str]]:
+    """The cells of a table of a results.json or frontier.json; ``columns``: names of metrics, or
+    ``verdict``; ``lines``: (label, MODEL: METHOD)."""
+    rows = (row for row in _recorded(ROOT / source)["rows"] if row["conditional"])
+    found = {f"{row['model']}: {row['method']}".rstrip(": "): row for row in rows}
+    cells = [["", *(HEADS[name] for name in columns)]]
+    for label, which in lines:
         if which not in found:
             raise UserError(f"{source} has no row {which!r}; it has: {'; '.join(found)}")
         row = found[which]
-        out.append([label, *(row[n] if n == "verdict" else str(measured(row, n)) for n in columns)])
-    return _markdown(out)
+        numbers = (row[n] if n == "verdict" else str(measured(row, n)) for n in columns)
+        cells.append([label, *numbers])
+    return cells
 
 
-def nats(source: str, columns: list[str], lines: list[str]) -> str:
-    """The same of a likelihood.json; ``columns``: ``TEXT per_token`` or ``TEXT per_byte``."""
+def nats(source: str, columns: list[str], lines: list[tuple[str, str]]) -> list[list[str]]:
+    """The same of a likelihood.json; ``columns``: ``TEXT per_token``, ``TEXT per_byte``, ``TEXT more``."""
     texts = _recorded(ROOT / source)["texts"]
     wanted = [column.rsplit(" ", 1) for column in columns]
-    heads = [f"{name}, {unit.replace('_', ' ')}" for name, unit in wanted]
-    heads = [head.replace("more", "more per token than GPT-2") for head in heads]
-    out = [["", *heads], ["---"] * (1 + len(columns))]
-    for line in lines:
-        label, _, which = line.partition(" = ")
-        model, _, way = which.partition(": ")
-        pairs = [texts[name][model][way].get(unit) for name, unit in wanted]
-        out.append([label, *("-" if p is None else f"{p[0]:.3f} ± {p[1]:.3f}" for p in pairs)])
-    return _markdown(out)
+    units = {"per_token": "per token", "per_byte": "per byte", "more": "minus GPT-2, per token"}
+    cells = [["", *(f"{text}, {units[unit]}" for text, unit in wanted)]]
+    for label, which in lines:
+        model, _, reading = which.partition(": ")
+        pairs = [texts[text][model][reading].get(unit) for text, unit in wanted]
+        cells.append([label, *("-" if p is None else f"{p[0]:.3f} ± {p[1]:.3f}" for p in pairs)])
+    return cells
 
 
-def rows(source: str, lines: list[str]) -> str:
-    """The same of any benchmark that writes rows of ``numbers`` and of what they are ``more`` than others, or of
-    medians and their ranges; ``lines``: ``column HEAD = LIST/OF/ROWS: numbers, more or median: NAME``, and
-    ``LABEL = METHOD``."""
-    columns = [line.removeprefix("column ") for line in lines if line.startswith("column ")]
-    out = [["", *(column.partition(" = ")[0] for column in columns)], ["---"] * (1 + len(columns))]
-    for line in lines[len(columns) :]:
-        label, _, which = line.partition(" = ")
-        out.append([label, *(_number(source, column, which) for column in columns)])
-    return _markdown(out)
+def rows(source: str, lines: list[tuple[str, str]]) -> list[list[str]]:
+    """The same of any other study; ``lines``: first ``(column HEAD, [FILE] LIST: KIND: NAME)``."""
+    columns = [what for label, what in lines if label.startswith("column ")]
+    cells = [["", *(label.removeprefix("column ") for label, _ in lines[: len(columns)])]]
+    for label, which in lines[len(columns) :]:
+        cells.append([label, *(_number(source, column, which) for column in columns)])
+    return cells
 
 
 def _number(source: str, column: str, which: str) -> str:
-    place, kind, name = column.partition(" = ")[2].split(": ", 2)
+    place, kind, name = column.split(": ", 2)
     *other, path = place.split()
     found = _recorded(ROOT / (other[0] if other else source))
     for key in path.split("/"):
         found = found[key]
-    row = {_called(row): row for row in found}[which]
+    row = {_name(row): row for row in found}[which]
     if kind == "median":
         least, most = row[f"{name}_range"]
         return f"{row[name]:.2f}" + (f" ({least:.2f}-{most:.2f})" if least < most else "")
     return str(estimate(row.get(kind, row)[name]))
 
 
-def _called(row: dict) -> str:
-    """What a page calls a row of a benchmark."""
+def _name(row: dict) -> str:
+    """What a page calls a row of a study."""
     own = next((row[key] for key in ("reading", "way", "sampler") if key in row), None)
     return own or ": ".join(row[key] for key in ("model", "method") if row.get(key))
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    return "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in rows)
 
 
 def filled(text: str) -> str:
     """A page with its tables as they are recorded."""
 
     def one(match: re.Match) -> str:
-        opening, source, columns, lines, end = match.groups()
-        return opening + table(source, columns.split(), lines.strip().splitlines()) + end
-
-    def likelihood(match: re.Match) -> str:
-        opening, source, columns, lines, end = match.groups()
-        return opening + nats(source, columns.split(", "), lines.strip().splitlines()) + end
-
-    def benchmark(match: re.Match) -> str:
-        opening, source, lines, end = match.groups()
-        return opening + rows(source, lines.strip().splitlines()) + end
-
-    def figure(match: re.Match) -> str:
-        comment, name, model, way = match.groups()
-        texts = _recorded(ROOT / LIKELIHOOD)["texts"]
-        return f"{texts[name][model][way]['per_token'][0]:.2f}{comment}"
+        opening, kind, source, columns, lines, end = match.groups()
+        parts = [line.partition(" = ")[::2] for line in lines.strip().splitlines()]
+        if kind == "rows ":
+            cells = rows(source, parts)
+        elif kind == "nats ":
+            cells = nats(source, columns.split(", "), parts)
+        else:
+            cells = table(source, columns.split(), parts)
+        cells.insert(1, ["---"] * len(cells[0]))
+        shown = "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in cells)
+        return opening + shown + end
 
     try:
-        text = FIGURE.sub(figure, text)
         done, tables = TABLE.subn(one, text)
-        done, nat_tables = NATS.subn(likelihood, done)
-        done, more = ROWS.subn(benchmark, done)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"a table names what is not there: {error}") from None
-    if tables + nat_tables + more != len(OPENING.findall(text)):
-        raise UserError("a table has no <!-- end -->, or its first line is not as it should be")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"a table names what does not exist: {error}") from None
+    if tables != len(OPENING.findall(text)):
+        raise UserError("a table has no <!-- end -->, or its first line is malformed")
     return done
 
 

@@ -1,4 +1,4 @@
-"""Small models by one recipe each, from equal numbers of tokens: what does every ingredient cost?
+"""Small models by one recipe each, from equal numbers of tokens: what is each ingredient worth?
 
     python studies/recipes.py --dataset_dir data       # 64 minutes on one busy core
 

@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/ again from the JSON beside them; nothing is measured.
+"""Draw the pictures of studies/results/ again from the JSON beside them; nothing is measured.
 
 python studies/redraw.py
 """
@@ -11,35 +11,31 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from diffusion.cli.files import write_atomically
-from studies import curves, frontier, likelihood, scaling
-from studies.board import report, sweep
+from studies import curves, frontier, likelihood, scaling, sweep
+from studies.board import report
 from studies.board.pictures import PICTURES
 from studies.board.plotting import png
 
-ROOT = Path(__file__).resolve().parents[1]
-# Each with its data beside it, under the same name: those as a PNG.
+# The name of a picture, and of the JSON beside it -> what draws it.
 OWN = {
-    "sweep/sweep": lambda data: png(sweep.figure(data)),
-    "scaling/scaling": lambda data: png(scaling.figure(data)),
-    "results/frontier/frontier": lambda data: png(frontier.figure(data)),
-    "results/likelihood/likelihood": lambda data: png(likelihood.figure(data)),
-    "training/curves": curves.draw,
+    "sweep": lambda data: png(sweep.figure(data)),
+    "scaling": lambda data: png(scaling.figure(data)),
+    "frontier": lambda data: png(frontier.figure(data)),
+    "likelihood": lambda data: png(likelihood.figure(data)),
+    "curves": curves.draw,
 }
 
 
 def main() -> None:
-    """Those that are there: docs/ shows no others."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="the folder")
-    docs = parser.parse_args().docs
-    for name, draw in OWN.items():
-        path = docs / f"{name}.png"
-        if path.exists():
-            write_atomically(path, draw(json.loads(path.with_suffix(".json").read_text())))
-    for path in sorted((docs / "results").glob("*/*.png")):
-        if path.name in PICTURES and path.with_name("results.json").exists():
-            drawn = PICTURES[path.name].draw(report.load(str(path.with_name("results.json"))))
-            write_atomically(path, drawn)
+    folder = Path(__file__).parent / "results"
+    parser.add_argument("--results", type=Path, default=folder, help="the folder")
+    for path in sorted(parser.parse_args().results.glob("*/*.png")):
+        data, whole = path.with_suffix(".json"), path.with_name("results.json")
+        if path.stem in OWN and data.exists():
+            write_atomically(path, OWN[path.stem](json.loads(data.read_text())))
+        elif path.name in PICTURES and whole.exists():
+            write_atomically(path, PICTURES[path.name].draw(report.load(str(whole))))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
-"""Every sampler once: forward passes, seconds, what it costs around the model, and a text.
+"""Every sampler once: forward passes, seconds, the time spent around the model, and a text.
 
-On the embedded model each writes one text from the same prompt and seed. At the shape of
-roberta-base (random weights), batch 8 and 256 tokens, the first steps of each are timed, and the
-share of the time that is not spent in the denoiser's calls is printed; shadow copies and guidance
-are calls of the model and count as such. On a CPU that share is of processor time, in one thread,
-so that other work on the machine does not change it.
+With the embedded model each writes one text from the same prompt and seed. At the shape of roberta-base
+(random weights), batch 8 and 256 tokens, the first steps of each are timed, and ``outside`` is the share
+of the time that is not spent in calls of the denoiser. On a CPU it is of processor time, in one thread, so
+that other work on the machine does not change it.
 
     python studies/samplers.py --output studies/results/samplers.json
     python studies/samplers.py --table              # the table of docs/samplers.md, from those numbers
 """
 
-import argparse
 import json
 import sys
 import time
@@ -23,8 +21,6 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from diffusion import hardware, rng
-from diffusion.canvas import Canvas
-from diffusion.cli.files import write_text
 from diffusion.denoise import denoise
 from diffusion.errors import run
 from diffusion.generate import Writer, load_writer
@@ -36,10 +32,11 @@ from diffusion.proposal import Sampling
 from diffusion.samplers.catalog import CAUSAL, METHODS, STEPPED
 from diffusion.samplers.make import make_sampler
 from diffusion.views.frames import written_text
+from studies import common
+from studies.loop import MASK, canvas_of
 from studies.machine import masked_config, random_model
 
 RESULTS = Path(__file__).parent / "results" / "samplers.json"
-MASK = 4
 
 # One row each: the sampler, and what is not its default. Sampled with top-k 50 and top-p 0.95.
 SETTINGS = [
@@ -121,12 +118,7 @@ def share_outside(denoiser, setting: dict, args) -> dict:
     """The first ``args.steps`` steps at the large shape."""
     own = GenerationOptions(**setting).sampler_options()
     stepped = {"n_steps": args.steps} if setting["sampler"] in STEPPED else {}
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(5, 50265, (args.batch, 256), generator=generator)
-    frozen = torch.zeros_like(ids, dtype=torch.bool)
-    frozen[:, :16] = True
-    ids[~frozen] = MASK
-    canvas = Canvas(ids, frozen, torch.zeros_like(frozen)).to(denoiser.device)
+    canvas = canvas_of(args.batch, 256, 50265, 16, denoiser.device)
     through = timed = Clock(denoiser)
     if "guidance" in setting:
         through = Guided(timed, setting["guidance"], [0])
@@ -191,24 +183,18 @@ def table(record: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="roberta-small-wikitext")
+    parser = common.flags(__doc__, "model", "length", length=48)
     parser.add_argument("--prompt", default="The city was founded in")
-    parser.add_argument("--length", type=int, default=48)
     parser.add_argument("--n_steps", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--steps", type=int, default=3, help="steps at roberta-base's shape; 0: none"
-    )
+    parser.add_argument("--steps", type=int, default=3, help="at roberta-base's shape; 0: none")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--only", nargs="+", help="samplers to run; default: all")
-    parser.add_argument("--output", help="write the numbers to this JSON file")
     parser.add_argument("--table", action="store_true", help=f"print {RESULTS.name} as Markdown")
-    args = parser.parse_args()
+    args = common.read(parser)
     if args.table:
         print(table(json.loads(RESULTS.read_text())))
         return
-    hardware.use_all_cores()
     writer = load_writer(args.model)
     torch.manual_seed(0)
     large = None
@@ -218,31 +204,21 @@ def main() -> None:
         config = masked_config("roberta-base", 512)
         model = random_model(AutoModelForMaskedLM, config, device, dtype)
         large = Denoiser(model, Absorbing(MASK), [0, 1, 3])
-        share_outside(large, {"sampler": "seed"}, args)  # warms up
+        share_outside(large, SETTINGS[0], args)  # warms up
     text_of(writer, SETTINGS[0], args)
     results = []
-    print(f"{'setting':62} {'NFE':>4} {'seconds':>8} {'outside':>8}")
     for setting in SETTINGS:
         if args.only and setting["sampler"] not in args.only:
             continue
-        r = {"setting": named(setting), **text_of(writer, setting, args)}
+        row = {"setting": named(setting), **text_of(writer, setting, args)}
         if large and attention_of(setting) == "full":
-            r |= share_outside(large, setting, args)
-        results.append(r)
-        outside = f"{r['outside']:8.1%}" if "outside" in r else ""
-        print(f"{r['setting']:62} {r['nfe']:4} {r['seconds']:8.2f} {outside}  {r['text'][:60]}",
-              flush=True)  # fmt: skip
-    if args.output:
-        record = {
-            "benchmark": "samplers",
-            **hardware.record(writer.device, writer.dtype),
-            "threads": torch.get_num_threads(),
-            "options": vars(args),
-            "results": results,
-        }
-        if large:
-            record["large"] = hardware.describe(device, dtype)
-        write_text(Path(args.output), json.dumps(record, indent=1) + "\n")
+            row |= share_outside(large, setting, args)
+        results.append(row)
+        outside = f"{row['outside']:8.1%}" if "outside" in row else ""
+        print(f"{row['setting']:62} {row['nfe']:4} passes {row['seconds']:6.2f} s {outside}  "
+              f"{row['text'][:60]}", flush=True)  # fmt: skip
+    common.save(args, "samplers", writer.device, writer.dtype, threads=torch.get_num_threads(),
+                results=results)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,25 +1,19 @@
 """How seconds grow with the length of a text, with the batch, and with the steps of the loop.
 
-Timed is the denoising loop with the sampler `seed`, and beside it, in turns, GPT-2 with its cache that
-writes as many tokens, the likeliest each (hardly anything but its passes). Both have random weights,
-which cost the same, and one given token. A thin line is the least time that the machine's measured
-limits allow (see `machine`): of each pass, operations by the rate of products or bytes by the
-bandwidth, whichever is more. Of ModernBERT's layers with windows it counts what is in the windows.
+Timed is the denoising loop with the reference sampler, and in turns with it GPT-2 with its cache writing
+the same number of tokens. Both have random weights, which cost the same, and a prompt of one token. A thin
+line is the least time that the machine's measured limits allow (`machine`): of each forward pass,
+operations by the rate of products or bytes by the bandwidth, whichever is more.
 
-What takes too long is estimated, and the JSON says where:
-
-- of the loop only the first steps are timed; the rest is in proportion to the operations;
-- of GPT-2, beyond 128 tokens, passes at eight places in the text are timed behind a cache that is
-  already full up to there, and the passes between them are interpolated;
-- sizes that would not fit into what is left of ``--most_seconds`` are left out, and named.
-
-What small sizes leave of ``--most_seconds`` is for the larger ones; lengths come last.
+What takes too long is estimated, and the JSON says where: only the first steps of the loop are timed, and
+the rest is in proportion to the operations; of GPT-2, beyond 128 tokens, passes at eight places in the
+text are timed with a cache that is full up to there, and those between are interpolated. Sizes that would
+not fit into what is left of ``--most_seconds`` are left out and named.
 
     python studies/scaling.py --output scaling.json --picture scaling.png     # at most 12 minutes
     python studies/scaling.py --lengths 64 128 256 --batch_sizes --steps      # lengths alone
 """
 
-import argparse
 import itertools
 import statistics
 import sys
@@ -42,6 +36,7 @@ from diffusion.noise import Absorbing
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler
+from studies import common
 from studies.board.plotting import Plot, plain_log, png, style
 from studies.loop import MASK, canvas_of
 from studies.machine import (
@@ -50,12 +45,10 @@ from studies.machine import (
     Shape,
     cached_steps,
     causal_config,
-    chosen,
     limits,
     masked_config,
     mean_pairs,
     random_model,
-    save,
 )
 
 # What is varied -> the name of its axis.
@@ -84,7 +77,7 @@ class Size:
 
     def share(self, step: int) -> float:
         """Of the tokens to write, how many are expected to be predicted in a step, counted from 1:
-        those that are masked before it and not behind it."""
+        those that are masked before it and not after it."""
         return (1 - (step - 1) / self.n_steps) * step / self.n_steps
 
 
@@ -180,13 +173,13 @@ def measure(pair: Pair, size: Size, repeats: int, share: float) -> dict:
 
 
 def series(
-    pair: Pair, sizes: list[Size], repeats: int, top: Limits, share, tell
+    pair: Pair, sizes: list[Size], repeats: int, top: Limits, share, report
 ) -> tuple[list[dict], list[dict]]:
     """(the points, the sizes left out).
 
     Args:
         share: () -> seconds for the next size.
-        tell: called with each point.
+        report: called with each point.
     """
     points: list[dict] = []
     for i, size in enumerate(sizes):
@@ -196,7 +189,7 @@ def series(
             if 2 * growth * points[-1]["first_step_seconds"] > granted:
                 return points, [asdict(left) for left in sizes[i:]]
         points.append({**measure(pair, size, repeats, granted), "least": pair.least(size, top)})
-        tell(points[-1])
+        report(points[-1])
     return points, []
 
 
@@ -216,11 +209,10 @@ def figure(data: dict):
             least = [point["least"][name] for point in points]
             axes.plot(x, least, color=style(i)["color"], linewidth=0.8, linestyle="--",
                       label=f"{label}, least time by the machine's limits")  # fmt: skip
-            plot.lines.append((axes, x, least))
         for point in points:
             if point["loop_steps_timed"] < point["n_steps"]:
                 timed = f"{point['loop_steps_timed']} of {point['n_steps']}"
-                plot.label(axes, timed, point[varied], point["median"]["loop"], SERIES["loop"][1])
+                plot.label(axes, timed, point[varied], point["median"]["loop"])
         axes.set_xscale("log", base=2)
         axes.set_xticks(x, [str(value) for value in x])
         axes.minorticks_off()
@@ -228,8 +220,8 @@ def figure(data: dict):
         plain_log(axes.yaxis, min(times), max(times))
         axes.set_xlabel(AXES[varied])
         fixed = {"length": "{} tokens", "batch": "batch {}", "n_steps": "{} steps"}
-        told = [text.format(points[0][name]) for name, text in fixed.items() if name != varied]
-        axes.set_title(f"shape {part['shape']}, {', '.join(told)}", fontsize=9)
+        fixed_at = [text.format(points[0][name]) for name, text in fixed.items() if name != varied]
+        axes.set_title(f"shape {part['shape']}, {', '.join(fixed_at)}", fontsize=9)
     plot.panels[0].set_ylabel("seconds (median and range)")
     title = f"Seconds of one generation, {data['hardware']}, {data['processor']}"
     points = [point for part in data["series"] for point in part["points"]]
@@ -242,46 +234,35 @@ def figure(data: dict):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = common.flags(__doc__, "length", "repeats", "device", "dtype", repeats=3)
     powers = [2**n for n in range(14)]
     parser.add_argument("--lengths", nargs="*", type=int, default=powers[6:])
     parser.add_argument("--batch_sizes", nargs="*", type=int, default=powers[:8])
     parser.add_argument("--steps", nargs="*", type=int, default=powers[:8])
     parser.add_argument("--long_shape", default="modernbert", choices=SHAPES, help="for --lengths")
     parser.add_argument("--shape", default="small", choices=SHAPES, help="for the others")
-    parser.add_argument("--length", type=int, default=256, help="where it does not vary")
     parser.add_argument("--n_steps", type=int, default=10, help="where they do not vary")
-    parser.add_argument("--repeats", type=int, default=3, help="at most, where there is time")
     parser.add_argument("--most_seconds", type=float, default=600, help="for all measurements")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--output", help="write the numbers to this JSON file")
     parser.add_argument("--picture", help="draw them as this PNG")
-    args = parser.parse_args()
-    for flag, least in {"lengths": 2, "batch_sizes": 1, "steps": 1, "length": 2, "n_steps": 1, "repeats": 1}.items():  # fmt: skip
-        given = getattr(args, flag)
-        for value in given if isinstance(given, list) else [given]:
-            if value < least:
-                raise UserError(f"--{flag} {value} must be at least {least}")
-    for flag in ("output", "picture"):
-        if path := getattr(args, flag):
-            check_file(f"--{flag}", path)
-    device, dtype = chosen(args)
+    args = common.read(parser, lengths=2, batch_sizes=1, steps=1, length=2, n_steps=1)
+    if args.picture:
+        check_file("--picture", args.picture)
+    device, dtype = common.chosen(args)
     torch.manual_seed(0)
     base = Size(args.length, 1, args.n_steps)
-    query_mask = {
+    wanted = {
         "n_steps": (args.shape, args.steps),
         "batch": (args.shape, args.batch_sizes),
         "length": (args.long_shape, args.lengths),
     }
-    wanted = {
+    sizes_of = {
         varied: (shape, [replace(base, **{varied: n}) for n in sorted(set(values))])
-        for varied, (shape, values) in query_mask.items()
+        for varied, (shape, values) in wanted.items()
         if values
     }
-    if not wanted:
+    if not sizes_of:
         raise UserError("--lengths, --batch_sizes and --steps are all empty; give numbers to one")
-    left = sum(len(sizes) for _, sizes in wanted.values())
+    left = sum(len(sizes) for _, sizes in sizes_of.values())
     deadline = time.monotonic() + args.most_seconds
 
     def share() -> float:
@@ -291,37 +272,28 @@ def main() -> None:
 
     print(f"the reference loop and GPT-2 with its cache, {hardware.describe(device, dtype)}")
     tops, found, pair, built = {}, [], None, None
-    for varied, (shape, sizes) in wanted.items():
+    for varied, (shape, sizes) in sizes_of.items():
         longest = max(size.length for size in sizes)
         if (shape, longest) != built:
             pair, built = None, (shape, longest)  # one of them at a time in memory
             pair = Pair(shape, longest, device, dtype)
         if shape not in tops:
             tops[shape] = limits(pair.shapes["loop"], device, dtype)
-        print(f"shape {shape}, at most {tops[shape]}\n{varied:>8}  loop s (least)  GPT-2 s (least)  steps timed")  # fmt: skip
+        print(f"shape {shape}, at most {tops[shape]}\n{varied:>8}  loop s (least)  GPT-2 s (least)  "
+              "steps timed")  # fmt: skip
 
-        def tell(point: dict, varied: str = varied) -> None:
+        def report(point: dict, varied: str = varied) -> None:
             both = (f"{point['median'][n]:8.3f} ({point['least'][n]:.3f})" for n in SERIES)
             print(f"{point[varied]:8} ", *both, point["loop_steps_timed"], flush=True)
 
-        points, skipped = series(pair, sizes, args.repeats, tops[shape], share, tell)
+        points, skipped = series(pair, sizes, args.repeats, tops[shape], share, report)
         left -= max(0, len(skipped) - 1)
         if skipped:
-            sizes = ", ".join(str(size[varied]) for size in skipped)
-            print(f"left out for --most_seconds {args.most_seconds:g}: {varied} {sizes}")
+            names = ", ".join(str(size[varied]) for size in skipped)
+            print(f"left out for --most_seconds {args.most_seconds:g}: {varied} {names}")
         found.append({"varied": varied, "shape": shape, "points": points, "skipped": skipped})
-    data = save(
-        args.output,
-        "scaling",
-        device,
-        dtype,
-        options=vars(args),
-        limits={shape: asdict(top) for shape, top in tops.items()},
-        estimated="loop: where loop_steps_timed is below n_steps, in proportion to the operations; "
-        "gpt2: where gpt2_passes_timed is below length - 1, interpolated between passes at "
-        f"{PLACES} places",
-        series=found,
-    )
+    limits_of = {shape: asdict(top) for shape, top in tops.items()}
+    data = common.save(args, "scaling", device, dtype, limits=limits_of, series=found)
     if args.picture:
         write_atomically(Path(args.picture), png(figure(data)))
 

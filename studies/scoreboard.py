@@ -1,4 +1,4 @@
-"""Quality against speed: models and samplers measured on the same text with the same code.
+"""Quality against speed: models and samplers measured on the same text by the same code.
 
 python studies/scoreboard.py --quick --output_dir runs/quick                       # a minute on two cores
 python studies/scoreboard.py --dataset_dir data --output_dir runs/board            # WikiText-2; much longer
@@ -6,8 +6,8 @@ python studies/scoreboard.py --settings grid.toml --scorer gpt2-large           
 python studies/scoreboard.py --results runs/board/results.json --markdown report.md
 accelerate launch studies/scoreboard.py ...                                        # several GPUs
 
-A run that was stopped goes on where it was when it is started again with the same flags. A file of
-settings has a table for each row, and a list as a value makes a row of each element:
+A run that was stopped resumes when it is started again with the same flags. A file of settings has a
+table for each row, and a list as a value makes a row of each element:
 
     title = "How many steps?"
 
@@ -55,12 +55,12 @@ def main() -> None:
 
     check_rows(rows, access)
     processes = Processes(args.device)
-    if note := launch_note("scoreboard.py --device cpu"):
+    if note := launch_note("studies/scoreboard.py --device cpu"):
         console.say(note)
     with memory_told(lambda: f"--batch_size {args.batch_size}; use a smaller one"):
         board = load_board(args, rows, processes, access, load_writer, load_causal_writer)
         measured = measure(board, rows)
-    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = shlex.join(["python", "studies/scoreboard.py", *sys.argv[1:]])
     results = {"title": grid.title, "about": grid.about, "command": command, **measured}
     if processes.rank == 0:
         for path in report.write_all(results, Path(args.output_dir)):

@@ -1,12 +1,11 @@
 """Draw what soft-masking has learned: λ over the entropy of a prediction, and the entropies met.
 
-    python studies/soft.py --model weights/soft --dataset_dir data --output docs/soft.png
+    python studies/soft.py --model runs/soft-1 --dataset_dir data --output soft.png
 
 Entropies are those of the first pass at the masks of blocks of WikiText-2's validation split, a third
 of the tokens, half, and all but a tenth hidden.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -14,14 +13,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from diffusion import hardware, rng
+from diffusion import rng
 from diffusion.cli.console import progress, say
-from diffusion.cli.files import check_file, write_atomically
+from diffusion.cli.files import write_atomically
 from diffusion.data import packing
 from diffusion.data.corpus import load_documents
 from diffusion.errors import UserError, run
 from diffusion.generate import load_writer
 from diffusion.models.soft import summary
+from studies import common
 from studies.board.plotting import PALETTE, Plot, png
 
 RATES = (1 / 3, 1 / 2, 9 / 10)
@@ -42,7 +42,7 @@ def entropies(denoiser, blocks: torch.Tensor, rate: float) -> torch.Tensor:
 
 
 def draw(soft, met: dict[float, torch.Tensor]) -> bytes:
-    """A PNG: λ as a line, the shares of entropies as steps behind it."""
+    """A PNG: λ as a line, the shares of entropies as steps."""
     plot = Plot()
     (axes,) = plot.panels
     most = max(float(values.max()) for values in met.values())
@@ -52,25 +52,20 @@ def draw(soft, met: dict[float, torch.Tensor]) -> bytes:
     axes.set_xlabel("entropy of the prediction before, nats")
     axes.set_ylabel("λ, the share of a mask's embedding that remembers")
     axes.set_ylim(0, None)
-    behind = axes.twinx()
+    other = axes.twinx()
     for i, (rate, values) in enumerate(met.items()):
-        behind.hist(values.numpy(), bins=60, range=(0, most), density=True, histtype="step",
+        other.hist(values.numpy(), bins=60, range=(0, most), density=True, histtype="step",
                     color=PALETTE[i + 1], label=f"entropies met, {rate:.0%} masked")  # fmt: skip
-    behind.set_ylabel("density of entropies")
-    lines = [part for one in (axes, behind) for part in one.get_legend_handles_labels()[0]]
+    other.set_ylabel("density of entropies")
+    lines = [part for one in (axes, other) for part in one.get_legend_handles_labels()[0]]
     axes.legend(lines, [line.get_label() for line in lines], loc="center left")
     return png(plot.figure)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", required=True, help="a model trained with --soft_masking")
-    parser.add_argument("--dataset_dir", help="folder with local WikiText-2 files (else: the hub)")
+    parser = common.flags(__doc__, "model", "dataset_dir", output="soft.png")
     parser.add_argument("--blocks", type=int, default=64)
-    parser.add_argument("--output", required=True, help="the picture, .png")
-    args = parser.parse_args()
-    check_file("--output", args.output)
-    hardware.use_all_cores()
+    args = common.read(parser)
     writer = load_writer(args.model, None, "cpu", "float32")
     if writer.soft is None:
         raise UserError(

@@ -1,21 +1,18 @@
 """What a training step costs in each layout, on equal text.
 
-Forward, backward and optimiser of one micro-batch, without clipping, in turns: one step of
-every layout, then the next round. Medians are printed and kept as JSON, with the share of the
-machine's peak: matrix products done per second over those of one large product, measured in the
-same rounds. In the same rounds, too, the recipe that this project began with (`REFERENCE`): one mask
-rate for a whole batch, drawn while it is collated, logits of every slot, and the mean of the
-masked ones' losses by the model itself, in the same number format and in float32.
+Forward, backward and optimiser of one micro-batch, without clipping, in turns: one step of every layout,
+then the next round. Beside the medians stands the share of the machine's peak: matrix products per second
+over those of one large product, measured in the same rounds. In the same rounds, too, runs the recipe that
+this project began with (`REFERENCE`): one mask rate for a whole batch, logits of every slot, and the mean
+loss of the masked ones by the model itself, in the same number format and in float32.
 
     python studies/training.py --output studies/results/training.json
     python studies/training.py --layouts full block16 --attn_implementation eager
 """
 
-import argparse
 import random
-import statistics
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -33,7 +30,8 @@ from diffusion.noise import Absorbing
 from diffusion.objective import token_weights
 from diffusion.training.arguments import parse_layouts
 from diffusion.training.trainer import Nats
-from studies.machine import Shape, check_run, pairs_of, product_rate, save
+from studies import common
+from studies.machine import Shape, pairs_of, product_rate
 
 MASK, BOS, PAD = 4, 0, 1  # any ids will do: the text does not matter here
 REFERENCE = ("reference", "reference, float32")
@@ -126,64 +124,38 @@ class Steps:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="roberta-small-wikitext")
+    parser = common.flags(__doc__, "model", "length", "repeats", "device", "dtype",
+                          length=255, repeats=15)  # fmt: skip
     parser.add_argument("--layouts", nargs="+", default=["full", "causal", "block4", "block16"])
     parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--length", type=int, default=255, help="tokens behind <s>")
     parser.add_argument("--attn_implementation", default=layouts.ATTENTION)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
-    parser.add_argument("--output", help="write the numbers to this JSON file")
-    args = parser.parse_args()
-    check_run(args.repeats, args.output)
+    args = common.read(parser)
     parse_layouts(",".join(f"{name}=1" for name in args.layouts), args.length + 1)
-    hardware.use_all_cores()
     hardware.keep_memory()
-    device = hardware.choose_device(args.device)
-    dtype = hardware.choose_dtype(args.dtype, device)
+    device, dtype = common.chosen(args)
     torch.manual_seed(0)
     random.seed(0)
     step = Steps(args, device, dtype)
     names = [*args.layouts, *(REFERENCE if dtype != torch.float32 else REFERENCE[:1])]
-    for name in names:  # to warm up
-        step(name)
-    rounds = []
-    for _ in range(args.repeats):
-        peak = product_rate(device, dtype, 2048, 2048, 2048, repeats=3)
-        rounds.append({name: step(name) for name in names} | {"peak": peak})
-        time.sleep(0.05)
-    top = max(r["peak"] for r in rounds)
+    tasks = {name: partial(step, name) for name in names}
+    tasks["peak"] = lambda: product_rate(device, dtype, 2048, 2048, 2048, repeats=3)
+    rounds = common.in_turns(tasks, args.repeats)
+    top = max(rounds.pop("peak"))
     print(f"{args.model}, {args.batch_size} x {args.length} tokens, {args.attn_implementation}, "
           f"{hardware.describe(device, dtype)}; matrix products: {top / 1e9:.0f} GFLOP/s")  # fmt: skip
-    print(
-        f"{'layout':18} {'seconds':>8} {'range':>13} {'of first':>9} {'tokens/s':>9} {'of peak':>8}"
-    )
     results = []
-    for name in names:
-        seconds = sorted(r[name] for r in rounds)
-        median = statistics.median(seconds)
-        results.append(
-            {
-                "layout": name,
-                "seconds": median,
-                "range": [seconds[0], seconds[-1]],
-                "ratio_to_first": statistics.median(r[name] / r[args.layouts[0]] for r in rounds),
-                "tokens_per_second": args.batch_size * args.length / median,
-                "flop": step.flop[name],
-                # Of the peak in its own number format, which is measured in one alone.
-                "share_of_peak": None if name == REFERENCE[1] else step.flop[name] / median / top,
-            }
-        )
-        r = results[-1]
-        print(
-            f"{name:18} {median:8.3f} {seconds[0]:6.3f}-{seconds[-1]:.3f} {r['ratio_to_first']:9.2f} "
-            f"{r['tokens_per_second']:9.0f}"
-            + ("" if r["share_of_peak"] is None else f" {r['share_of_peak']:8.0%}")
-        )
-    save(args.output, "training", device, dtype, options=vars(args), peak_flop_per_second=top,
-         results=results)  # fmt: skip
+    for name, seconds in rounds.items():
+        row = {"layout": name, **common.spread("seconds", seconds), "flop": step.flop[name]}
+        first = rounds[args.layouts[0]]
+        row |= common.spread("ratio", (a / b for a, b in zip(seconds, first, strict=True)))
+        row["tokens_per_second"] = args.batch_size * args.length / row["seconds"]
+        # Of the peak in its own number format, which is measured in one alone.
+        share = None if name == REFERENCE[1] else step.flop[name] / row["seconds"] / top
+        results.append(row | {"share_of_peak": share})
+        print(f"{name:18} {common.shown(row, 'seconds', 3)} s, {common.shown(row, 'ratio')} of the first, "
+              f"{row['tokens_per_second']:.0f} tokens/s"
+              + ("" if share is None else f", {share:.0%} of peak"))  # fmt: skip
+    common.save(args, "training", device, dtype, peak_flop_per_second=top, results=results)
 
 
 if __name__ == "__main__":

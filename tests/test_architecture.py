@@ -1,4 +1,4 @@
-"""The shape of the house: floors without a circle, a light front door, folders that stay small."""
+"""The shape of the house: three parts, few floors, no circle, light `--help`, folders that stay small."""
 
 import ast
 import subprocess
@@ -9,9 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "diffusion"
-SCRIPTS = [ROOT / f"{name}.py" for name in (
-    "inference", "gpt2_inference", "finetune", "compare", "scoreboard")]  # fmt: skip
-MOST_LAYERS, MOST_FILES = 8, 14
+SCRIPTS = sorted(ROOT.glob("*.py"))
+MOST_FLOORS = 12
 
 # These answer --help and refuse mistakes: they never load torch.
 TORCH_FREE = [
@@ -19,15 +18,18 @@ TORCH_FREE = [
     *(f"cli.{name}" for name in ("console", "files", "flags", "options", "prompts")),
     *(f"editing.{name}" for name in ("options", "session", "templates")),
     *("text.reading", "text.spelling"),
-    *(f"views.{p.stem}" for p in sorted((PACKAGE / "views").glob("*.py")) if p.stem[0] != "_"),
-    *(f"evaluation.{name}" for name in (
-        "comparison", "metrics", "options", "pictures", "plotting", "processes", "record", "report", "results", "rows",
-        "tables")),
-]  # fmt: skip
+]
+BOARD = "metrics options pictures plotting processes report results rows".split()
 
 
-def dependencies(path: Path) -> set[str]:
-    """The modules of this package that a file imports, wherever in it, but for type checkers."""
+def sources() -> dict[str, Path]:
+    """Name -> file of every module of the three parts, and of every script."""
+    files = [*SCRIPTS, *PACKAGE.rglob("*.py"), *(ROOT / "studies").rglob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files}
+
+
+def imports(path: Path, known: set[str]) -> set[str]:
+    """The ``known`` modules that a file imports, anywhere in it but for type checkers."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     only_types = {
         id(node)
@@ -37,73 +39,86 @@ def dependencies(path: Path) -> set[str]:
     }
     found = set()
     for node in ast.walk(tree):
-        if not isinstance(node, ast.ImportFrom) or id(node) in only_types:
+        if id(node) in only_types:
             continue
-        assert node.level == 0, f"{path}: a relative import"
-        if f"{node.module}.".startswith("diffusion."):
-            inside = node.module.split(".")[1:]
-            if PACKAGE.joinpath(*inside).is_dir():
-                found |= {".".join([*inside, alias.name]) for alias in node.names}
-            else:
-                found.add(".".join(inside))
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else node.module for name in names}
+    packages = {f"{name}.__init__" for name in found}
+    return (found | packages) & known
+
+
+def room(module: str) -> str:
+    """The folder of a module, or itself where it is a loose file; `studies` is one room."""
+    part, *rest = module.split(".")
+    return part if part == "studies" else ".".join([part, *rest[:1]])
+
+
+def rooms() -> dict[str, set[str]]:
+    """What each room imports, as a map of the whole tree has it."""
+    files = sources()
+    found: dict[str, set[str]] = {room(name): set() for name in files}
+    for name, path in files.items():
+        found[room(name)] |= {room(other) for other in imports(path, set(files))} - {room(name)}
     return found
 
 
-def modules() -> dict[str, set[str]]:
-    """What each module and each script imports."""
-    files = {
-        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
-        for path in PACKAGE.rglob("*.py")
-        if path.name != "__init__.py"
-    }
-    return {name: dependencies(path) for name, path in files.items()} | {
-        path.name: dependencies(path) for path in SCRIPTS
-    }
-
-
-def layers(imports: dict[str, set[str]]) -> dict[str, int]:
-    """The floor of each module, one above the highest that it imports.
+def floors(graph: dict[str, set[str]]) -> dict[str, int]:
+    """The floor of each room, one above the highest that it imports.
 
     Raises:
-        ValueError: a circle.
+        ValueError: a circle, one arrow of which runs back up.
     """
-    floors: dict[str, int] = {}
+    found: dict[str, int] = {}
 
     def floor(name: str, path: tuple[str, ...]) -> int:
         if name in path:
             raise ValueError(f"a circle: {' -> '.join((*path[path.index(name) :], name))}")
-        if name not in floors:
-            below = (floor(other, (*path, name)) for other in imports[name])
-            floors[name] = 1 + max(below, default=0)
-        return floors[name]
+        if name not in found:
+            below = (floor(other, (*path, name)) for other in graph[name])
+            found[name] = 1 + max(below, default=0)
+        return found[name]
 
-    for name in imports:
+    for name in graph:
         floor(name, ())
-    return floors
+    return found
 
 
-def test_there_are_few_layers_and_no_circle():
-    floors = layers(modules())
-    top = max(floors.values())
-    assert top <= MOST_LAYERS, sorted(n for n, f in floors.items() if f > MOST_LAYERS)
+def test_there_are_few_floors_and_no_circle():
+    found = floors(rooms())
+    assert max(found.values()) <= MOST_FLOORS, sorted(found.items(), key=lambda pair: pair[1])
 
 
 def test_the_check_sees_a_circle_and_counts():
-    assert layers({"a": set(), "b": {"a"}, "c": {"a", "b"}}) == {"a": 1, "b": 2, "c": 3}
+    assert floors({"a": set(), "b": {"a"}, "c": {"a", "b"}}) == {"a": 1, "b": 2, "c": 3}
     with pytest.raises(ValueError, match="a -> b -> a"):
-        layers({"a": {"b"}, "b": {"a"}})
+        floors({"a": {"b"}, "b": {"a"}})
+
+
+def test_nothing_that_writes_imports_what_measures():
+    files = sources()
+    for name, path in files.items():
+        measured = {other for other in imports(path, set(files)) if room(other) == "studies"}
+        assert name.startswith("studies") or not measured, (name, measured)
 
 
 def test_folders_stay_small_and_packages_hold_a_docstring_only():
-    assert len(list(PACKAGE.glob("*.py"))) <= MOST_FILES
-    for path in PACKAGE.glob("*/__init__.py"):
-        (docstring,) = ast.parse(path.read_text(encoding="utf-8")).body
-        assert isinstance(docstring, ast.Expr) and docstring.value.value
+    for folder in (PACKAGE, ROOT / "studies"):
+        for path in folder.glob("*/__init__.py"):
+            (docstring,) = ast.parse(path.read_text(encoding="utf-8")).body
+            assert isinstance(docstring, ast.Expr) and docstring.value.value
 
 
+@pytest.mark.slow
 def test_what_answers_help_loads_no_torch():
-    names = "\n".join(f"import diffusion.{name}" for name in TORCH_FREE)
-    code = f"import sys\n{names}\nprint('torch' in sys.modules)"
+    names = [f"diffusion.{name}" for name in TORCH_FREE]
+    names += [f"diffusion.views.{path.stem}" for path in sorted((PACKAGE / "views").glob("*.py"))]
+    names += [f"studies.board.{name}" for name in BOARD]
+    lines = "\n".join(f"import {name.removesuffix('.__init__')}" for name in names)
+    code = f"import sys\n{lines}\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
 
@@ -111,29 +126,21 @@ def test_what_answers_help_loads_no_torch():
 # A function may import what its script has put off until all mistakes are refused, what few runs
 # need, and what the torch-free modules above must not load.
 LATE = {
-    *("inference.py", "gpt2_inference.py", "finetune.py", "compare.py", "scoreboard.py"),
-    *(
-        "cli.flags",
-        "data.corpus",
-        "evaluation.processes",
-        "hardware",
-        "models.loading",
-        "training.lora",
-    ),
-    *("evaluation.metrics", "evaluation.plotting", "evaluation.rows"),
-    *("views.animation", "views.stage", "__init__"),
+    *("inference", "gpt2_inference", "finetune", "compare"),
+    *("diffusion.__init__", "diffusion.cli.flags", "diffusion.data.corpus", "diffusion.hardware"),
+    *("diffusion.models.loading", "diffusion.training.lora"),
+    *("diffusion.views.animation", "diffusion.views.stage"),
+    *("studies.scoreboard", "studies.board.metrics", "studies.board.plotting"),
+    *("studies.board.processes", "studies.board.rows", "studies.engines"),
 }
 
 
 def test_imports_stand_at_the_top():
     late = set()
-    for path in [*PACKAGE.rglob("*.py"), *SCRIPTS]:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for function in ast.walk(tree):
+    for name, path in sources().items():
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)) and any(
                 isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.walk(function)
             ):
-                inside = PACKAGE in path.parents
-                parts = path.relative_to(PACKAGE if inside else ROOT).with_suffix("").parts
-                late.add(".".join(parts) if inside else path.name)
+                late.add(name)
     assert late <= LATE, late - LATE

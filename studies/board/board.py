@@ -1,7 +1,7 @@
 """How the rows of a scoreboard are written and judged.
 
-In every process the same batches hold the same texts, whichever process writes or judges them, so
-neither their number nor an interruption changes a result.
+A batch holds the same texts whichever process writes or judges it, so neither the number of processes
+nor an interruption changes a result.
 """
 
 import dataclasses
@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-import sklearn
 import torch
 import transformers
 
@@ -33,7 +31,6 @@ from studies.board.scorer import Scorer, estimate_json, shuffled
 
 # More texts to compare with give a higher self-BLEU, so there are always so many if possible.
 BLEU_REFERENCES = 63
-ENOUGH_FOR_MAUVE = 1000
 ESTIMATES = ("draws", "batch_size", "seed", "estimator")  # flags of the likelihood
 
 
@@ -48,7 +45,6 @@ class Board:
     scorer: Scorer
     scorer_digest: str
     passages: list  # of the split of prompts
-    references: list  # of the other one
     documents: list  # of the split of prompts
     store: Store
 
@@ -75,7 +71,7 @@ class Board:
 
 
 def check_rows(rows: Sequence[Row], access: Access) -> None:
-    """What can be refused of the rows before a model is loaded."""
+    """Refuse options that a row's model does not have, before it is loaded."""
     for row in rows:
         (row.options.check if _is_masked(row.model, access) else row.options.check_autoregressive)()
 
@@ -96,15 +92,7 @@ def load_board(
     Raises:
         UserError: a text has too few passages for ``--num_samples``.
     """
-    splits = (args.split, args.reference_split)
-    documents, more = (load_documents(args.dataset, s, args.dataset_dir) for s in splits)
-    if documents == more:  # a file is one split: no passage may be prompt and reference
-        documents, more = documents[::2], documents[1::2]
-    for path in args.more_references:  # no passage may be prompt and reference here, either
-        more = [
-            *more,
-            *(d for d in load_documents(path, args.reference_split) if d not in documents),
-        ]
+    documents = load_documents(args.dataset, args.split, args.dataset_dir)
     writers, digests = {}, {}
     for name in dict.fromkeys(row.model for row in rows):
         processes.say(f"loading {name} ...")
@@ -115,22 +103,15 @@ def load_board(
     # In float32 whatever the models write in: its opinion is the measure.
     judge = scorer.load_scorer(args.scorer, processes.device, "float32")
     tokenizer = next(iter(writers.values())).tokenizer
-    found = []
-    for split, texts in zip(splits, (documents, more), strict=True):
-        passages = scorer.passages(texts, tokenizer, args.prompt_len, args.length)
-        if len(passages) < args.num_samples:
-            raise UserError(
-                f"--num_samples {args.num_samples}: the {split} text has only {len(passages)} "
-                f"passages of {args.prompt_len} + {args.length} tokens; use fewer or shorter texts"
-            )
-        found.append(passages)
-    passages, references = found[0][: args.num_samples], found[1]
-    if not args.more_references:
-        references = references[: args.num_samples]
-    args.clusters = args.clusters or metrics.default_clusters(len(passages), len(references))
+    passages = scorer.passages(documents, tokenizer, args.prompt_len, args.length)
+    if len(passages) < args.num_samples:
+        raise UserError(
+            f"--num_samples {args.num_samples}: the {args.split} text has only {len(passages)} "
+            f"passages of {args.prompt_len} + {args.length} tokens; use fewer or shorter texts"
+        )
     return Board(
         args, processes, writers, digests, judge, model_digest(judge.model, judge.tokenizer),
-        passages, references, documents, Store(Path(args.output_dir)),
+        passages[: args.num_samples], documents, Store(Path(args.output_dir)),
     )  # fmt: skip
 
 
@@ -149,15 +130,9 @@ def measure(board: Board, rows: Sequence[Row]) -> dict:
     same = [board.label(n) for n, value in board.digests.items() if value == board.scorer_digest]
     writer = next(iter(board.writers.values()))
     return {
-        "data": {
-            "name": Path(args.dataset).name,
-            "split": args.split,
-            "reference_split": args.reference_split,
-            "more_references": ["/".join(Path(p).parts[-2:]) for p in args.more_references],
-            "references": len(board.references),
-        },
+        "data": {"name": Path(args.dataset).name, "split": args.split},
         "samples": args.num_samples,
-        **{n: getattr(args, n) for n in ("prompt_len", "length", "clusters", "batch_size")},
+        **{n: getattr(args, n) for n in ("prompt_len", "length", "batch_size")},
         "scorer": {
             "name": Path(args.scorer).name,
             "hash": board.scorer_digest,
@@ -168,7 +143,7 @@ def measure(board: Board, rows: Sequence[Row]) -> dict:
         "rows": [{k: v for k, v in entry.items() if k != "nats"} for entry in entries],
         "paired_with": name,
         "paired": differences,
-        **hardware.record(writer.device, writer.dtype, "scikit-learn"),
+        **hardware.record(writer.device, writer.dtype),
     }
 
 
@@ -206,15 +181,9 @@ def keys(board: Board, row: Row) -> tuple[Key, Key]:
             "diffusion.generate", "diffusion.autoregressive", "studies.board.scorer"
         ),
     )
-    judged = {
-        "texts": written.asked,
-        "scorer": board.scorer_digest,
-        "references": [asdict(p) for p in board.references],
-        "number": len(board.references),  # rows of before may have read fewer
-        "clusters": args.clusters,
-    }
+    judged = {"texts": written.settings, "scorer": board.scorer_digest}
     code = rows.code_digest("studies.board.metrics")
-    return written, Key.of(judged, texts=written.name, sklearn=sklearn.__version__, code=code)
+    return written, Key.of(judged, texts=written.name, code=code)
 
 
 def write_batch(board: Board, row: Row, indices: range) -> list[dict]:
@@ -253,7 +222,7 @@ def write_batch(board: Board, row: Row, indices: range) -> list[dict]:
 
 
 def warm_up(board: Board, row: Row, batch: range) -> None:
-    """Texts of two tokens that nobody keeps: what a model does once is not in a measured time."""
+    """Discard texts of two tokens, so that what a model does once is not timed."""
     options = dataclasses.replace(row.options, length=2)
     given = [board.prompts(row)[i] for i in batch]
     for _ in board.writers[row.model].record(given, options, list(batch)):
@@ -261,15 +230,15 @@ def warm_up(board: Board, row: Row, batch: range) -> None:
 
 
 def opinions(board: Board, texts: Sequence[tuple[str, str, bool]]) -> list:
-    """What the scorer says of texts, in the same batches whatever the number of processes."""
+    """The scorer's opinions of texts, in the same batches whatever the number of processes."""
     size = board.args.batch_size
     parts = [texts[i : i + size] for i in range(0, len(texts), size)]
     read = board.processes.spread(parts, lambda p: board.scorer.read(p, board.args.batch_size))
     return [opinion for part in read for opinion in part]
 
 
-def judge(board: Board, row: Row, samples: list[dict], features) -> dict:
-    """All numbers of a row; ``features`` (N, d) are those of the references."""
+def judge(board: Board, row: Row, samples: list[dict]) -> dict:
+    """All numbers of a row."""
     said = opinions(board, [(s["prompt"], s["text"], s["finished"]) for s in samples])
     window, n = board.window(row), len(samples)
     ids = [s["ids"] for s in samples]
@@ -282,7 +251,6 @@ def judge(board: Board, row: Row, samples: list[dict], features) -> dict:
     bleu = metrics.self_bleu(ids, min(BLEU_REFERENCES, n - 1))
     found = {
         "gen_ppl": metrics.bootstrap(metrics.perplexity, nats, tokens),
-        "mauve": metrics.mauve(np.stack([o.feature for o in said]), features, board.args.clusters),
         "entropy": metrics.bootstrap(metrics.mean, full),
         "self_bleu": metrics.bootstrap(metrics.mean, [b for b in bleu if b == b]),
         **{f"distinct_{k}": metrics.distinct(ids, k) for k in (1, 2, 3)},
@@ -382,8 +350,8 @@ def generations(board: Board, planned: list[tuple[Row, Key, Key]]) -> list[dict]
     """Every row of the generation tables, from the store where it is there; ``planned``: each row
     with its `keys`."""
     processes, store, n = board.processes, board.store, board.args.num_samples
-    asked = [(key.name, row) for row, _, key in planned if row.options]
-    check_distinct([key for key, _ in asked], [f"{r.model}, {method(r)}" for _, r in asked])
+    pairs = [(key.name, row) for row, _, key in planned if row.options]
+    check_distinct([key for key, _ in pairs], [f"{r.model}, {method(r)}" for _, r in pairs])
     written = processes.agree({key.name for _, key, _ in planned if store.has_texts(key.name)})
     judged = processes.agree({key.name for *_, key in planned if store.has_row(key.name)})
     # In forward passes over the canvas; with a cache they cost an eighth.
@@ -392,7 +360,7 @@ def generations(board: Board, planned: list[tuple[Row, Key, Key]]) -> list[dict]
         else row.options.n_steps or board.window(row) // (1 if row.options.sampler else 8)
         for row, texts, key in planned
     ]  # fmt: skip
-    features, out, warm = None, [], set()
+    out, warm = [], set()
     for number, (row, texts, key) in enumerate(planned):
         what = f"row {number + 1}/{len(planned)}: "
         if key.name in judged:
@@ -415,10 +383,7 @@ def generations(board: Board, planned: list[tuple[Row, Key, Key]]) -> list[dict]
             samples = [sample for part in parts for sample in part]
             if processes.rank == 0:
                 store.write_texts(texts.name, samples)
-        if features is None:
-            real = opinions(board, [(p.prompt, p.continuation, False) for p in board.references])
-            features = np.stack([opinion.feature for opinion in real])
-        entry = judge(board, row, samples, features)
+        entry = judge(board, row, samples)
         entry["texts"] = f"generations/{texts.name}.jsonl"
         if processes.rank == 0:
             store.write_row(key, entry)
@@ -448,18 +413,12 @@ def paired(entries: list[dict]) -> tuple[str, list[dict]]:
 
 
 def notes(board: Board, entries: list[dict]) -> list[str]:
-    """What a reader of the numbers must know."""
+    """What readers of the numbers must know."""
     said, args = [], board.args
     if args.dataset == PASSAGES:
         said.append(
-            "The text is not WikiText-2 but the passages that were written for this project: every "
-            f"other one is the {args.split} split here, the rest the {args.reference_split} split. "
-            "Numbers on another text are not to be held against these."
-        )
-    if args.num_samples < ENOUGH_FOR_MAUVE:
-        said.append(
-            f"MAUVE of fewer than {ENOUGH_FOR_MAUVE} texts is too high and noisy; compare only rows "
-            "of one table."
+            "The text is not WikiText-2 but the passages that were written for this project; do not "
+            "compare these numbers with those of another text."
         )
     if windowed := sum(entry["windowed"] for entry in entries):
         said.append(

@@ -7,6 +7,7 @@ All flags are the harness's own; --model_args are the arguments of `DiffusionLM`
 """
 
 import itertools
+import sys
 
 from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import encode, written_ids
@@ -17,6 +18,7 @@ from diffusion.models import loading
 from diffusion.options import GenerationOptions
 from studies.board.reading import check_way, nats
 from studies.board.scorer import windows
+from studies.minimal_pairs import make
 
 try:
     from lm_eval.__main__ import cli_evaluate
@@ -28,14 +30,14 @@ except ImportError:
 
 @register_model("diffusion")
 class DiffusionLM(LM):
-    """A model as the harness asks it.
+    """A model for the harness.
 
     Args:
         pretrained: a folder, a name in weights/ or one of the hub: a masked LM, or a GPT-2.
         by: see `nats`; default: bound, of a GPT-2 causal.
         draws: masks for each text in a bound.
-        greedy: whether to write each continuation, too, and tell whether it is the one asked about, as
-            tasks such as lambada want to know; without, none is.
+        greedy: also write each continuation greedily and report whether it is the same, which tasks
+            such as lambada need; without it none is.
         batch_size, device, dtype: as the flags of inference.py.
         options: how it writes, by the names of the flags of inference.py.
 
@@ -62,7 +64,7 @@ class DiffusionLM(LM):
             self.settings = {"draws": int(draws), "batch_size": int(batch_size), "seed": seed}
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"--model_args: {first_line(error)}; see diffusion/evaluation/harness.py"
+                f"--model_args: {first_line(error)}; see studies/board/harness.py"
             ) from None
         masked = loading.is_masked_lm(loading.load_config(pretrained))
         load = load_writer if masked else load_causal_writer
@@ -81,9 +83,9 @@ class DiffusionLM(LM):
         likely = [False] * len(pairs)
         if self.greedy:
             for i, (request, (ids, given)) in enumerate(zip(requests, pairs, strict=True)):
-                asked = ids[given:]
-                written = self._write(request.args[0], len(asked), temperature=0, length=len(asked))
-                likely[i] = written == asked
+                true = ids[given:]
+                written = self._write(request.args[0], len(true), temperature=0, length=len(true))
+                likely[i] = written == true
         return [(-value, same) for value, same in zip(found, likely, strict=True)]
 
     def loglikelihood_rolling(self, requests: list) -> list[float]:
@@ -104,7 +106,7 @@ class DiffusionLM(LM):
         return totals
 
     def generate_until(self, requests: list) -> list[str]:
-        """What is written behind each context, up to the first of the strings that end it."""
+        """What is written after each context, up to the first of the strings that end it."""
         texts = []
         for number, (context, settings) in enumerate(request.args for request in requests):
             heat = settings.get("temperature", 1.0) if settings.get("do_sample") else 0.0
@@ -123,7 +125,7 @@ class DiffusionLM(LM):
         return texts
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], int]:
-        """(ids of both, how many are given). A space between two words belongs to the second; of a
+        """(ids of both, how many are context). A space between two words belongs to the second; of a
         context that is too long the end is kept."""
         before = context.rstrip()
         continuation = context[len(before) :] + continuation
@@ -139,7 +141,7 @@ class DiffusionLM(LM):
         return [self.tokenizer.bos_token_id, *whole[cut:]], 1 + shared - cut
 
     def _write(self, context: str, room: int, number: int = 0, **options) -> list[int]:
-        """The ids of text ``number`` behind the end of a context, at most ``room`` tokens."""
+        """The ids of text ``number`` after the end of a context, at most ``room`` tokens."""
         positions = self.writer.positions
         room = min(room, positions // 2)
         ids = encode(self.tokenizer, context)
@@ -148,8 +150,8 @@ class DiffusionLM(LM):
             context = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         given = 1 + len(encode(self.tokenizer, context))
         most = min(given + room, positions)
-        asked = GenerationOptions(max_len=most, **self.options, **options)
-        *_, last = self.writer.record([context], asked, [number])
+        own = GenerationOptions(max_len=most, **self.options, **options)
+        *_, last = self.writer.record([context], own, [number])
         return written_ids(last, 0)[given:]
 
 
@@ -158,6 +160,8 @@ def main() -> None:
         raise UserError(
             'lm-evaluation-harness is not installed; pip install -e ".[eval]", or pip install lm_eval'
         )
+    if any("minimal_pairs" in argument for argument in sys.argv):
+        make.main()  # the file that the task reads
     cli_evaluate()
 
 

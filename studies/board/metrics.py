@@ -6,7 +6,6 @@ differ there cannot be compared.
 """
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,8 +36,7 @@ class Estimate:
 
 
 def within(value: float, deviation: float, low: float = -math.inf, high: float = math.inf):
-    """The `Estimate` with a normal interval, both cut to the values that are possible: by rounding
-    MAUVE may be 1 and a little."""
+    """The `Estimate` with a normal interval, both cut to the values that are possible."""
     value, reach = min(max(value, low), high), Z95 * deviation
     return Estimate(value, max(low, value - reach), min(high, value + reach))
 
@@ -224,79 +222,3 @@ def pareto(cost: Sequence[float], loss: Sequence[float]) -> list[int]:
         if not front or loss[i] < loss[front[-1]]:
             front.append(i)
     return front
-
-
-# ---------------------------------------------------------------- MAUVE
-
-
-def mauve_of_histograms(p: np.ndarray, q: np.ndarray, scale: float = 5.0) -> np.ndarray:
-    """MAUVE (...,) of distributions p and q (..., K): the area under the divergence curve
-    (exp(-c KL(q | r)), exp(-c KL(p | r))) of the mixtures r = w p + (1 - w) q, with c = 5 and 25
-    values of w, closed by the axes (Pillutla et al. 2021, arXiv:2102.01454)."""
-    w = np.linspace(1e-6, 1 - 1e-6, 25)[:, None]
-    p, q = p[..., None, :], q[..., None, :]
-    r = w * p + (1 - w) * q
-
-    def divergence(a):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(a > 0, a * np.log(a / r), 0.0).sum(-1)
-
-    x, y = np.exp(-scale * divergence(q)), np.exp(-scale * divergence(p))
-    one, none = np.ones_like(x[..., :1]), np.zeros_like(x[..., :1])
-    x, y = np.concatenate([none, x, one], -1), np.concatenate([one, y, none], -1)
-    # w rises from q, where KL(q | r) is 0 and x is 1, to p; the two ends are put in that order.
-    order = np.argsort(x, axis=-1, kind="stable")
-    x, y = np.take_along_axis(x, order, -1), np.take_along_axis(y, order, -1)
-    # Identical sets: every point is (1, 1), and the stable order leaves (1, 0) last.
-    return np.trapezoid(y, x, axis=-1)
-
-
-def mauve(
-    texts: np.ndarray,
-    references: np.ndarray,
-    clusters: int | None = None,
-    seeds: Sequence[int] = (0, 1, 2),
-    draws: int = 200,
-) -> Estimate:
-    """MAUVE between two sets of features (N, d) and (M, d), as its authors' settings: unit length,
-    the principal components with 90 % of the variance, k-means with 5 restarts of at most 500
-    iterations, by default min(N, M) / 10 clusters.
-
-    The value is the mean over clusterings with different seeds. Its interval is normal, from
-    the spread over seeds and that over texts, drawn again within the clusters found; the
-    percentile interval would be wrong, since sets drawn again are always less alike.
-    """
-    from sklearn.cluster import KMeans
-    from sklearn.decomposition import PCA
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.preprocessing import normalize
-
-    both = normalize(np.concatenate([texts, references]).astype(np.float64))
-    n, m = len(texts), len(references)
-    k = clusters or default_clusters(n, m)
-    if k > min(n, m):
-        raise ValueError(f"{k} clusters of {min(n, m)} texts")
-    # As many components as it takes to reach the share of variance, at least one.
-    components = PCA(svd_solver="full").fit(both)
-    share = np.nan_to_num(components.explained_variance_ratio_.cumsum(), nan=1.0)
-    both = components.transform(both)[:, : int((share < 0.9).sum()) + 1]
-    values, variances = [], []
-    for seed in seeds:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different texts than k
-            found = KMeans(k, n_init=5, max_iter=500, random_state=seed).fit_predict(both)
-        p = np.bincount(found[:n], minlength=k) / n
-        q = np.bincount(found[n:], minlength=k) / m
-        values.append(float(mauve_of_histograms(p, q)))
-        generator = np.random.default_rng(seed)
-        again = mauve_of_histograms(
-            generator.multinomial(n, p, draws) / n, generator.multinomial(m, q, draws) / m
-        )
-        variances.append(again.var())
-    spread = np.var(values, ddof=1) if len(values) > 1 else 0.0
-    return within(float(np.mean(values)), math.sqrt(np.mean(variances) + spread), 0.0, 1.0)
-
-
-def default_clusters(n: int, m: int) -> int:
-    """A tenth of the smaller set, at least 2."""
-    return max(2, round(min(n, m) / 10))

@@ -42,13 +42,8 @@ class ScoreOptions(PairOptions):
     )
     split: str = field(
         default="test",
-        metadata={"help": "The split of prompts and likelihoods; what MAUVE compares with comes "
-                  "from the other one.", "choices": ["validation", "test"]},
-    )  # fmt: skip
-    more_references: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Files of more text that MAUVE compares with: all passages of these and of "
-                  "the split, not only as many as texts."},
+        metadata={"help": "The split that prompts and likelihoods come from.",
+                  "choices": ["validation", "test"]},
     )  # fmt: skip
     num_samples: int | None = field(
         default=None,
@@ -62,10 +57,6 @@ class ScoreOptions(PairOptions):
         metadata={"help": "New tokens of a text, if it does not end before; default 64, with "
                   "--quick 32.", "range": (4, None)},
     )  # fmt: skip
-    clusters: int | None = field(
-        default=None,
-        metadata={"help": "Clusters of MAUVE; default a tenth of the texts.", "range": (2, None)},
-    )
     likelihood_blocks: int | None = field(
         default=None,
         metadata={"help": "Blocks of text for the likelihood; default 128, with --quick 16; 0: "
@@ -97,11 +88,6 @@ class ScoreOptions(PairOptions):
         default=None, metadata={"help": "Write the tables to this file, too, such as RESULTS.md."}
     )
 
-    @property
-    def reference_split(self) -> str:
-        """What MAUVE compares with: the split that the prompts are not from."""
-        return "validation" if self.split == "test" else "test"
-
     def check_flags(self) -> None:
         """Everything that can be refused before a model is loaded; fills in `DEFAULTS`."""
         if self.markdown is not None:
@@ -111,8 +97,6 @@ class ScoreOptions(PairOptions):
             read = {"--settings": self.settings, "--dataset": self.dataset,
                     "--dataset_dir": self.dataset_dir}  # fmt: skip
             check_apart({"--markdown": self.markdown}, read)
-            for path in self.more_references:
-                check_apart({"--markdown": self.markdown}, {"--more_references": path})
         if self.results:
             if self.settings or self.quick:
                 raise UserError("--results measures nothing; leave out --settings and --quick")
@@ -131,21 +115,16 @@ class ScoreOptions(PairOptions):
             raise UserError(
                 f"--prompt_len {self.prompt_len} must be below --block_size {self.block_size}"
             )
-        if self.clusters is not None and self.clusters > self.num_samples:
-            raise UserError(
-                f"--clusters {self.clusters} exceeds the {self.num_samples} texts of a row; use "
-                "fewer clusters or a larger --num_samples"
-            )
         # What is there already is what a stopped run has done.
         check_output_dir(self.output_dir, False, True, "")
 
     def grid(self) -> Grid:
-        """The rows that were asked for, each with a seed."""
+        """The rows to measure, each with a seed."""
         if self.settings:
-            asked = read_grid(self.settings)
+            grid = read_grid(self.settings)
         else:
-            asked = Grid(self.default_tables(), "Diffusion against GPT-2")
-        return Grid([{"seed": self.seed, **t} for t in asked.tables], asked.title, asked.about)
+            grid = Grid(self.default_tables(), "Diffusion against GPT-2")
+        return Grid([{"seed": self.seed, **t} for t in grid.tables], grid.title, grid.about)
 
     def default_tables(self) -> list[dict]:
         """The rows that are measured without --settings."""

@@ -66,26 +66,23 @@ def _against(data: dict, cost: str, label: str):
     series = _series(data, conditional)
     if not series:
         return None
-    plot = Plot(2)
-    scorer, n = data["scorer"]["name"], data["samples"]
-    for axes, metric, sign, name in (
-        (plot.panels[0], "gen_ppl", 1, f"generative perplexity ({scorer}), lower is likelier"),
-        (plot.panels[1], "mauve", -1, f"MAUVE ({n} texts), higher is better"),
-    ):
-        points = []
-        for i, ((model, sampler), rows) in enumerate(series.items()):
-            names = f"{model}: {sampler}"
-            found = _points(plot, axes, i, names, rows, cost, metric, linestyle="none")
-            points += [point for point in found if not math.isnan(point[1])]
-            for row, point in zip(rows, found, strict=True):
-                plot.label(axes, _difference(row, rows), *point, i)
-        best = pareto([p[0] for p in points], [sign * p[1] for p in points])
-        plot.front(axes, *([points[i][axis] for i in best] for axis in (0, 1)))
-        _levels(plot, axes, data, conditional, metric)
-        _log(axes.xaxis, data, cost, conditional)
-        axes.set_xlabel(label)
-        axes.set_ylabel(name)
-    _log(plot.panels[0].yaxis, data, "gen_ppl", conditional)
+    plot = Plot()
+    (axes,) = plot.panels
+    points = []
+    for i, ((model, sampler), rows) in enumerate(series.items()):
+        found = _points(
+            plot, axes, i, f"{model}: {sampler}", rows, cost, "gen_ppl", linestyle="none"
+        )
+        points += [point for point in found if not math.isnan(point[1])]
+        for row, point in zip(rows, found, strict=True):
+            plot.label(axes, _difference(row, rows), *point)
+    best = pareto(*zip(*points, strict=True)) if points else []
+    plot.front(axes, *([points[i][axis] for i in best] for axis in (0, 1)))
+    _levels(plot, axes, data, conditional, "gen_ppl")
+    _log(axes.xaxis, data, cost, conditional)
+    _log(axes.yaxis, data, "gen_ppl", conditional)
+    axes.set_xlabel(label)
+    axes.set_ylabel(f"generative perplexity ({data['scorer']['name']}), lower is likelier")
     return plot.finish(f"Quality against {label}, 95 % intervals\n{machine_line(data)}")
 
 
@@ -109,7 +106,7 @@ def _temperature(data: dict):
             label = None
             for row, point in zip(line, points, strict=True):
                 text = f"T {row['settings'].get('temperature', 1.0):g}"
-                plot.label(axes, text if len(line) > 1 else "", *point, i)
+                plot.label(axes, text if len(line) > 1 else "", *point)
     _levels(plot, axes, data, conditional, "entropy")
     _log(axes.xaxis, data, "gen_ppl", conditional)
     axes.set_xlabel(f"generative perplexity ({data['scorer']['name']})")

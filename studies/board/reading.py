@@ -1,4 +1,4 @@
-"""How likely a model finds each of several texts, in each of the ways in which it can be read."""
+"""How likely a model finds each of several texts, by each way in which it reads."""
 
 import re
 from collections import defaultdict
@@ -19,7 +19,7 @@ from studies.board.scorer import is_causal, scored_model
 
 
 class LeftToRight(Backbone):
-    """A model read causally, where each token is predicted one slot before it, whatever the model."""
+    """A model with causal attention, where each token is predicted one slot before it."""
 
     shift = True
 
@@ -51,13 +51,13 @@ def nats(
     batch_size: int = 16,
     seed: int = 0,
 ) -> list[float]:
-    """-log p of each of several texts, of its tokens behind the first ``given`` ones, in nats.
+    """-log p of each of several texts, of its tokens after the first ``given`` ones, in nats.
 
     Args:
         rows: token ids, ``<s>`` first.
         by: ``order``: exact, on the full canvas from left to right, a pass for each token; ``causal``:
-            exact, read causally; ``bound`` and ``blockN``: the bounds of the full canvas and of
-            blocks of N tokens behind what is given, from so many ``draws`` of masks, the same ones
+            exact, with causal attention; ``bound`` and ``blockN``: the bounds of the full canvas and of
+            blocks of N tokens after the context, from so many ``draws`` of masks, the same ones
             for all texts of a length.
     """
     if by == "bound":
@@ -67,17 +67,17 @@ def nats(
     for number, (ids, first) in enumerate(zip(rows, given, strict=True)):
         alike[len(ids), first].append(number)
     model, done = scored_model(writer), 0
-    sizes = torch.ones(model.config.vocab_size)  # nobody asks for bytes
+    sizes = torch.ones(model.config.vocab_size)  # bytes are not needed
     for (length, first), numbers in alike.items():
         texts = torch.tensor([rows[n] for n in numbers], device=writer.device)
-        asked = torch.arange(length, device=writer.device).ge(first).expand(texts.shape)
+        scored = torch.arange(length, device=writer.device).ge(first).expand(texts.shape)
         if by == "causal":
-            each = causal_nll(LeftToRight(model), texts, asked, sizes, batch_size=batch_size)
+            each = causal_nll(LeftToRight(model), texts, scored, sizes, batch_size=batch_size)
             each = each.by_block
         elif by == "order":
             denoiser = writer.denoiser
             each = ordered_nll(
-                denoiser.reader, texts, asked, denoiser.noise, sizes, batch_size=batch_size
+                denoiser.reader, texts, scored, denoiser.noise, sizes, batch_size=batch_size
             ).by_block
         else:
             each = _by_blocks(writer, texts, first, by, sizes, draws, batch_size, seed)

@@ -1,12 +1,8 @@
-"""What a scoreboard shows: tables for the terminal, RESULTS.md and a CSV, and `pictures`.
-
-All of it is made from results.json alone.
-"""
+"""What a scoreboard shows, made from its results.json: tables, a CSV, and `pictures`."""
 
 import csv
 import io
 import json
-import math
 import os
 import re
 import shlex
@@ -28,7 +24,6 @@ from studies.board.results import (
     machine_line,
     measured,
 )
-from studies.board.rows import REAL, SHUFFLED
 
 
 def load(path: str) -> dict:
@@ -77,7 +72,7 @@ def likelihood_table(data: dict) -> list[list[str]]:
     # A difference is there where two models have the same tokens.
     paired = any(entry["more"][0] is not None for entry in data["likelihood"])
     if paired:
-        head.append(f"nats per token more than {data['likelihood'][0]['more_than']}")
+        head.append(f"nats per token minus {data['likelihood'][0]['more_than']}")
     rows = []
     for entry in data["likelihood"]:
         kind = "exact NLL" if entry["estimator"] == "exact" else (
@@ -103,7 +98,7 @@ def generation_table(data: dict, conditional: bool, metrics: dict) -> list[list[
 
 
 def paired_table(data: dict) -> list[list[str]]:
-    head = ["model", "how", "seed", f"nats per token more than {data['paired_with']}"]
+    head = ["model", "how", "seed", f"nats per token minus {data['paired_with']}"]
     return [head, *([*p["name"], str(estimate(p["difference"]))] for p in data["paired"])]
 
 
@@ -114,13 +109,10 @@ def sections(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
     judged = f"Scorer: {scorer['name']}."
     if scorer["compared"]:
         judged += (
-            f" It is one of the compared models ({scorer['compared']}), so these values favour it "
-            "and what resembles it: do not compare it with the others by them."
+            f" It is one of the compared models ({scorer['compared']}), so these values favour it and "
+            "models like it."
         )
     notes = data["notes"]
-    references = " and ".join(
-        [f"the {texts['reference_split']} split", *texts.get("more_references", ())]
-    )
     out = []
     if data["likelihood"]:
         out.append(
@@ -128,7 +120,7 @@ def sections(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
                 "Likelihood",
                 [f"{texts['name']}, {texts['split']} split, in blocks; ± is half a 95 % interval "
                  "over blocks. The bound is an upper bound of the NLL; the first `prefix` tokens of "
-                 "a block are given. Compare models of different tokenizers per byte; differences "
+                 "a block are context. Compare models of different tokenizers per byte; differences "
                  "are taken block by block."],
                 likelihood_table(data),
             )
@@ -144,9 +136,8 @@ def sections(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
             what = f"{n} texts from nothing, {prompt + length} tokens"
         title = "After prompts" if conditional else "From nothing"
         about = [
-            f"{what}, in batches of {data['batch_size']}; MAUVE with {n} texts of a row against "
-            f"{texts.get('references', n)} of {references} in {data['clusters']} clusters. ± is half "
-            "a 95 % interval over texts; `~` has none.",
+            f"{what}, in batches of {data['batch_size']}. ± is half a 95 % interval over texts; `~` "
+            "has none.",
             judged,
             *notes,
         ]
@@ -157,8 +148,8 @@ def sections(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
         out.append(
             (
                 "Paired differences",
-                ["Nats per token under the scorer, on the same prompts; the interval is over prompts "
-                 f"drawn together for both rows. Compared with {data['paired_with']}."],
+                ["Nats per token under the scorer, prompt by prompt, minus those of "
+                 f"{data['paired_with']}."],
                 paired_table(data),
             )
         )  # fmt: skip
@@ -172,61 +163,25 @@ def _name(row: dict) -> str:
 
 
 def equal_quality(data: dict) -> list[str]:
-    """For MAUVE and generative perplexity after prompts: the fewest passes with which a masked
-    model reaches the first row that writes from left to right, and what time that takes."""
+    """The fewest passes with which a masked model reaches, after prompts, the generative perplexity
+    of the first row that writes from left to right, and how long that takes."""
     rows = [row for row in data["rows"] if row["conditional"]]
     causal = [r for r in rows if "nfe" in r["metrics"] and "sampler" not in r["settings"]]
     masked = [r for r in rows if "sampler" in r["settings"]]
     if not causal or not masked:
         return []
-    first, said = causal[0], []
-
-    for metric, better in (("mauve", 1), ("gen_ppl", -1)):
-        head, goal = METRICS[metric][0], measured(first, metric)
-
-        def reaches(row, metric=metric, better=better, goal=goal):
-            """Whether the two intervals touch, or the row's lies on the better side."""
-            own = measured(row, metric)
-            return own.high >= goal.low if better > 0 else own.low <= goal.high
-
-        found = sorted(filter(reaches, masked), key=lambda row: measured(row, "nfe").value)
-        goal = f"{head} of {_name(first)} ({goal})"
-        if not found:
-            said.append(f"No row of a masked model reaches the {goal}.")
-            continue
-        row, times = found[0], [measured(r, "seconds").value for r in (first, found[0])]
-        said.append(
-            f"The fewest passes that reach the {goal} are {measured(row, 'nfe').value:.3g}: "
-            f"{_name(row)} ({measured(row, metric)}), in {measured(row, 'seconds')} s a text against "
-            f"{measured(first, 'seconds')} s, {times[0] / times[1]:.2g} times as fast."
-        )
-        if any(reaches(r) for r in rows if r["model"] == SHUFFLED):
-            said.append(f"Shuffled text reaches it, too: here {head} decides nothing.")
-    return said
-
-
-# What can go wrong: (what it is, metric, where it is worst: the largest or the smallest).
-FAILURES = (
-    ("repeats itself most", "rep_4", max),
-    ("has the least varied tokens", "entropy", min),
-    ("ends by itself most", "unfinished", min),
-    ("is the least likely", "gen_ppl", max),
-    ("texts are the most alike", "self_bleu", max),
-)
-
-
-def failures_table(data: dict) -> list[list[str]]:
-    rows = [row for row in data["rows"] if row["conditional"] and "nfe" in row["metrics"]]
-    real = next((r for r in data["rows"] if r["conditional"] and r["model"] == REAL), None)
-    table = [["", "row", "measure", "there", REAL, "its first text"]]
-    for what, metric, worst in FAILURES:
-        known = [r for r in rows if not math.isnan(measured(r, metric).value)]
-        if known:
-            row = worst(known, key=lambda r: measured(r, metric).value)
-            usual = str(measured(real, metric)) if real else "-"
-            there, measure = str(measured(row, metric)), METRICS[metric][0]
-            table.append([what, _name(row), measure, there, usual, first_text(row)])
-    return table
+    first, goal = causal[0], measured(causal[0], "gen_ppl")
+    found = [row for row in masked if measured(row, "gen_ppl").low <= goal.high]
+    aim = f"gen. PPL of {_name(first)} ({goal})"
+    if not found:
+        return [f"No row of a masked model reaches the {aim}."]
+    row = min(found, key=lambda row: measured(row, "nfe").value)
+    slow, fast = measured(first, "seconds"), measured(row, "seconds")
+    return [
+        f"The fewest passes that reach the {aim} are {measured(row, 'nfe').value:.3g}: {_name(row)} "
+        f"({measured(row, 'gen_ppl')}), in {fast} s a text against {slow} s, "
+        f"{slow.value / fast.value:.2g} times as fast."
+    ]
 
 
 def first_text(row: dict) -> str:
@@ -252,17 +207,12 @@ def samples_table(data: dict, conditional: bool) -> list[list[str]]:
 
 
 def examples(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
-    """More `sections`, with texts: nobody has chosen them."""
-    out, prompted = [], any(row["conditional"] for row in data["rows"])
-    failures = failures_table(data)
-    if len(failures) > 1:
-        out.append(
-            ("Where it goes wrong", ["The extreme row of each kind, after prompts."], failures)
-        )
+    """More `sections`, with unselected texts."""
+    out = []
     for conditional, what in ((True, "after the prompt in brackets"), (False, "from nothing")):
         table = samples_table(data, conditional)
         if len(table) > 1:
-            title = "First texts" if conditional or not prompted else ""
+            title = "" if out else "First texts"
             out.append(
                 (title, [f"Number 0 of each row, {what}; (end): it ended by itself."], table)
             )
@@ -280,17 +230,19 @@ def plain_text(data: dict) -> str:
     return "\n".join([*lines, *wrapped(machine_line(data))])
 
 
-def markdown(parts: dict[str, dict], target: str = "RESULTS.md") -> str:
-    """RESULTS.md: the results of several runs, path of the results.json -> its content. Pictures
-    are shown that lie beside a results.json, named from the folder of ``target``."""
+def markdown(parts: dict[str, dict], target: str = "tables.md") -> str:
+    """A page of the results of several runs, path of the results.json -> its content, with the
+    pictures that lie beside each; ``target`` is where the page will be."""
 
     def cells(row):
         return "| " + " | ".join(plain(cell).replace("|", "\\|") for cell in row) + " |"
 
-    command = shlex.join(["python", "scoreboard.py", "--results", *parts, "--markdown", target])
+    command = shlex.join(
+        ["python", "studies/scoreboard.py", "--results", *parts, "--markdown", target]
+    )
     lines = [
-        "# Results\n",
-        f"Written by `{command}`. Do not edit: change what is measured.\n",
+        "# Tables\n",
+        f"Generated by `{command}`; do not edit.\n",
     ]
     for path, data in parts.items():
         lines += [

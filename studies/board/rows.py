@@ -2,7 +2,7 @@
 
 A row is one way of writing measured on one set of prompts. Its texts are kept under a key of
 everything that determines them, its numbers under a key of that and of everything that measures
-them, so a run that was stopped goes on where it was, and other metrics need no new texts.
+them, so a run that was stopped resumes, and other metrics need no new texts.
 """
 
 import ast
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Grid:
-    """What a file of settings asks for."""
+    """The rows of a file of settings."""
 
     tables: list[dict]  # see `expand`
     title: str = "Scoreboard"
@@ -71,8 +71,6 @@ def read_grid(path: str) -> Grid:
         raise UserError(f"--settings {path} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, an integer without end
         raise UserError(f"--settings {path} is not TOML: {first_line(error)}") from None
-    if _beyond(data):
-        raise UserError(f"--settings {path} has an integer of more than 64 bits; use a smaller one")
     tables, defaults = data.get("row"), data.get("defaults", {})
     words = {name: data[name] for name in ("title", "about") if name in data}
     unknown = set(data) - {"row", "defaults", *words}
@@ -86,13 +84,6 @@ def read_grid(path: str) -> Grid:
     if not rows or not isinstance(defaults, dict) or not tables:
         raise UserError(f"--settings {path} has no [[row]] table; give at least one")
     return Grid([{**defaults, **table} for table in tables], **words)
-
-
-def _beyond(value) -> bool:
-    """Whether there is an integer in TOML that is larger than TOML promises to keep."""
-    if isinstance(value, dict | list):
-        return any(map(_beyond, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def expand(tables: Sequence[dict], models: Sequence[str]) -> list[Row]:
@@ -163,12 +154,12 @@ class Key(NamedTuple):
     """What something is kept under."""
 
     name: str  # a hash of all that determines it
-    asked: str  # the same without the program
+    settings: str  # the same without the program
 
     @classmethod
-    def of(cls, asked: dict, **program) -> "Key":
-        """``program``: versions and code, and what of ``asked`` depends on them."""
-        return cls(digest({**asked, **program}), digest(asked))
+    def of(cls, settings: dict, **program) -> "Key":
+        """``program``: versions and code, and what of ``settings`` depends on them."""
+        return cls(digest({**settings, **program}), digest(settings))
 
 
 def model_digest(model, tokenizer) -> str:
@@ -278,7 +269,7 @@ class Store:
 
     def write_row(self, key: Key, row: dict) -> None:
         check = digest(json.loads(json.dumps(row)))  # as it will be read
-        row = {"version": VERSION, "asked": key.asked, "check": check, **row}
+        row = {"version": VERSION, "asked": key.settings, "check": check, **row}
         self._write(self.row_path(key.name), [row])
 
     @staticmethod
@@ -296,7 +287,7 @@ class Store:
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
             version, _ = row.pop("version"), row.pop("asked", None)
-            check = row.pop("check", None)  # rows of before have none
+            check = row.pop("check", None)  # older rows have none
             if check is not None and check != digest(row):
                 raise ValueError("it was changed")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -311,11 +302,10 @@ class Store:
     def misfits(self, keys: Sequence[Key]) -> str | None:
         """A sentence on the stored rows that none of ``keys`` finds, if some of these are missing."""
         stored = {path.stem: path for path in (self.folder / "rows").glob("*.json")}
-        missing = [key.asked for key in keys if key.name not in stored]
+        missing = [key.settings for key in keys if key.name not in stored]
         others = set(stored) - {key.name for key in keys}
         if not missing or not others:
             return None
-        # A row that does not say what was asked is from before rows said it.
         asked = [_asked(stored[name]) for name in others]
         changed = sum(one is None or one in missing for one in asked)
         reasons = [

@@ -162,7 +162,6 @@ class Opinion:
     """What a scorer says of one text."""
 
     each: np.ndarray  # (tokens,) float64, nats of each scored token in the order of the text
-    feature: np.ndarray  # (d,) last hidden state of the last token
     windowed: bool  # longer than the scorer's positions
 
     @property
@@ -189,9 +188,8 @@ class Scorer:
         self.positions = max_length(model.config)
         self.device = next(model.parameters()).device
 
-    def ids(self, prompt: str, text: str, finished: bool) -> tuple[list[int], int, int]:
-        """(ids with the beginning of text in front, index of the first scored one, index of the
-        last token of the text itself)."""
+    def ids(self, prompt: str, text: str, finished: bool) -> tuple[list[int], int]:
+        """(ids with the beginning of text in front, index of the first scored one)."""
         whole = encode(self.tokenizer, prompt + text)
         if prompt:
             alone = encode(self.tokenizer, prompt)
@@ -201,20 +199,18 @@ class Scorer:
         else:
             shared = min(1, len(whole))
         ids = [self.tokenizer.bos_token_id, *whole]
-        return (ids + [self.tokenizer.eos_token_id] * finished), 1 + shared, len(whole)
+        return (ids + [self.tokenizer.eos_token_id] * finished), 1 + shared
 
     @torch.inference_mode()
     def read(self, texts: Sequence[tuple[str, str, bool]], batch_size: int = 16) -> list[Opinion]:
         """Opinions of texts, each (prompt, text after it, whether it has ended by itself)."""
         encoded = [self.ids(*text) for text in texts]
-        jobs = []
-        for i, (ids, first, _) in enumerate(encoded):
-            total = len(ids)
-            read = windows(total, first, self.positions)
-            # A text of one token has nothing to score, but a last state.
-            jobs += [(i, *w) for w in read or [(max(0, total - self.positions), total, total)]]
-        nats: list[list[np.ndarray]] = [[] for _ in texts]  # window by window
-        features: list[np.ndarray | None] = [None] * len(texts)
+        jobs = [
+            (i, *window)
+            for i, (ids, first) in enumerate(encoded)
+            for window in windows(len(ids), first, self.positions)
+        ]
+        nats: list[list[np.ndarray]] = [[np.zeros(0)] for _ in texts]  # window by window
         for start in range(0, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
             width = max(end - begin for _, begin, end, _ in batch)
@@ -232,13 +228,11 @@ class Scorer:
                 states = hidden[part[:, 0], part[:, 1] - 1]
                 logits = self.model.get_output_embeddings()(states)
                 losses.append(objective.cross_entropy(logits, answer))
-            loss = torch.cat(losses).double().cpu() if losses else torch.zeros(0).double()
-            for row, (i, begin, end, _) in enumerate(batch):
+            loss = torch.cat(losses).double().cpu()
+            for row, (i, *_) in enumerate(batch):
                 nats[i].append(loss[where[:, 0].cpu() == row].numpy())
-                if begin <= encoded[i][2] < end:
-                    features[i] = hidden[row, encoded[i][2] - begin].float().cpu().numpy()
         return [
-            Opinion(np.concatenate(nats[i]), features[i], len(encoded[i][0]) > self.positions)
+            Opinion(np.concatenate(nats[i]), len(encoded[i][0]) > self.positions)
             for i in range(len(texts))
         ]
 

@@ -1,13 +1,12 @@
 """Pairs of sentences that differ in whether they are grammatical, in the manner of BLIMP (arXiv:1912.00582).
 
-    python studies/minimal_pairs/make.py studies/minimal_pairs/pairs.jsonl
+    python studies/minimal_pairs/make.py      # writes pairs.jsonl beside it, which the harness reads
 
 Twelve phenomena, 100 pairs each, out of templates and plain words of an encyclopaedia that were written for
 this project. Both sentences of a pair have the same words but one, or the same words in another order, and
 what decides is often not the neighbour of the word that differs.
 """
 
-import argparse
 import json
 import random
 import sys
@@ -17,36 +16,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from diffusion.cli.files import check_file, write_text
+from diffusion.cli.files import write_text
 from diffusion.errors import run
 
 EACH = 100  # pairs of a phenomenon
 
 MEN = ["king", "father", "brother", "actor", "prince"]
 WOMEN = ["queen", "mother", "sister", "actress", "princess"]
-PEOPLE = [
-    "soldier",
-    "writer",
-    "player",
-    "student",
-    "doctor",
-    "teacher",
-    "singer",
-    "member",
-    "artist",
-]
-THINGS = [
-    "house",
-    "bridge",
-    "castle",
-    "ship",
-    "road",
-    "tower",
-    "church",
-    "garden",
-    "school",
-    "river",
-]
+PEOPLE = ["soldier", "writer", "player", "student", "doctor",
+          "teacher", "singer", "member", "artist"]  # fmt: skip
+THINGS = ["house", "bridge", "castle", "ship", "road", "tower",
+          "church", "garden", "school", "river"]  # fmt: skip
 WORKS = ["book", "song", "film", "album", "letter", "novel", "game", "story", "poem", "play"]
 PLACES = ["town", "city", "village", "island", "valley", "state", "county", "park"]
 ADJECTIVES = ["old", "small", "new", "large", "famous", "young"]
@@ -148,13 +128,7 @@ def objects() -> Iterator[Pair]:
 
 
 def negative_polarity() -> Iterator[Pair]:
-    ends = [
-        "been to the island",
-        "seen such a thing",
-        "heard of the war",
-        "been that large",
-        "come back",
-    ]
+    ends = ["been to the island", "seen such a thing", "heard of the war", "been that large", "come back"]  # fmt: skip
     for noun, end in product(PEOPLE + THINGS[:3] + MEN + WOMEN, ends):
         yield f"No {noun} has ever {end}.", f"The {noun} has ever {end}."
 
@@ -201,11 +175,9 @@ def pairs() -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("output", help="file of JSON lines")
-    args = parser.parse_args()
-    check_file("OUTPUT", args.output)
-    write_text(Path(args.output), "".join(json.dumps(pair) + "\n" for pair in pairs()))
+    target = Path(__file__).with_name("pairs.jsonl")
+    write_text(target, "".join(json.dumps(pair) + "\n" for pair in pairs()))
+    print(f"saved {target}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,173 @@
+"""Seconds against new tokens, for GPT-2 and for diffusion at several numbers of steps.
+
+    python studies/sweep.py --output_dir runs/sweep
+    python studies/sweep.py --model roberta-base --baseline gpt2 --sampler ancestral --output_dir runs/sweep
+
+Both models write one text of 32 tokens and more, up to what both have room for; diffusion in 4 to 64 steps
+on the full canvas, by `confidence` unless --sampler names another. The flags that steer generation are
+those of inference.py. sweep.json has all times, sweep.png their medians.
+"""
+
+import dataclasses
+import json
+import statistics
+import sys
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from diffusion import hardware
+from diffusion.autoregressive import load_causal_writer
+from diffusion.canvas import prompt_ids
+from diffusion.cli import console
+from diffusion.cli.access import Access
+from diffusion.cli.files import check_output_dir, write_atomically, write_text
+from diffusion.cli.flags import parse_flags
+from diffusion.cli.values import check_values
+from diffusion.errors import UserError
+from diffusion.generate import load_writer
+from diffusion.measure import measure
+from diffusion.options import GenerationOptions, PairOptions
+from diffusion.samplers.catalog import STEPPED
+from diffusion.views.tables import aligned
+from studies.board.plotting import Plot, plain_log, png
+
+PROMPT = "The"
+LENGTHS = (32, 64, 128, 256, 512, 1024)  # as far as both models reach, and the most they can
+STEPS = (4, 8, 16, 32, 64)
+
+
+@dataclass
+class SweepOptions(PairOptions):
+    repeats: int = field(
+        default=5,
+        metadata={"help": "Measured runs of each model, after one to warm up.", "range": (1, None)},
+    )
+    output_dir: str = field(
+        default="runs/sweep", metadata={"help": "Folder for sweep.json and sweep.png."}
+    )
+
+
+def load_pair(args: SweepOptions, access: Access, dtype: str) -> list:
+    """[the diffusion writer, the autoregressive one] in one number format."""
+    writers = [
+        load(name, None, args.device, dtype, access)
+        for load, name in ((load_writer, args.model), (load_causal_writer, args.baseline))
+    ]
+    same = writers[0].dtype == writers[1].dtype  # `auto` depends on the size of a model
+    return writers if same else load_pair(args, access, "float32")
+
+
+def main() -> None:
+    generation, args, access = parse_flags(
+        (GenerationOptions, SweepOptions, Access), __doc__.split("\n")[0]
+    )
+    for name in ("length", "max_len", "n_steps"):
+        if getattr(generation, name) != getattr(GenerationOptions(), name):
+            raise UserError(f"a sweep has its own lengths and steps; leave out --{name}")
+    generation.sampler = generation.sampler or "confidence"
+    generation.attention = generation.attention.replace("auto", "full")
+    if generation.sampler.partition(":")[0] not in STEPPED:
+        raise UserError(f"a sweep needs a sampler with a number of steps: {', '.join(STEPPED)}")
+    generation.check()
+    check_values(args)
+    check_output_dir(args.output_dir, False, True, "")
+    console.prepare_streams()
+    sweep(load_pair(args, access, args.dtype), generation, args.repeats, Path(args.output_dir))
+
+
+def sweep(writers: list, generation: GenerationOptions, repeats: int, folder: Path) -> None:
+    """Measure and write sweep.json and sweep.png into ``folder``."""
+    diffusion, baseline = writers
+    if diffusion.tokenizer.get_vocab() != baseline.tokenizer.get_vocab():
+        raise UserError(
+            "a sweep compares seconds for as many tokens, which say nothing when the tokenizers "
+            "differ; choose a --baseline with the tokenizer of --model"
+        )
+    reach = min(writer.positions for writer in writers)
+    longest = reach - max(len(prompt_ids(w.tokenizer, [PROMPT], reach)[0]) for w in writers)
+    lengths = [n for n in LENGTHS if n < longest] + [longest]
+    jobs = []
+    for length in lengths:
+        own = {**generation.shared(), "length": length, "max_len": reach}
+        jobs.append((baseline, GenerationOptions(**own)))
+        for steps in STEPS:
+            # The confidence order writes a token a step at least, and makes no more steps.
+            if steps <= length or generation.sampler != "confidence":
+                options = dataclasses.replace(generation, length=length, max_len=reach)
+                jobs.append((diffusion, dataclasses.replace(options, n_steps=steps)))
+
+    lasts = measure(jobs, PROMPT, repeats, keep=lambda steps: deque(steps, maxlen=1).pop())
+    seconds = [[last.seconds for last in runs] for runs in lasts]
+    results = [
+        {
+            "model": Path(writer.name).name,
+            "kind": "diffusion" if writer is diffusion else "autoregressive",
+            "steps": options.n_steps if writer is diffusion else None,
+            "new_tokens": options.length,
+            "nfe": int(lasts[j][-1].nfe[0]),
+            "seconds": seconds[j],
+            "median": statistics.median(seconds[j]),
+        }
+        for j, (writer, options) in enumerate(jobs)
+    ]
+    data = {
+        "format": "roberta-diffusion sweep",
+        "version": 1,
+        "sampler": dataclasses.replace(generation, n_steps=None).describe(),
+        "repeats": repeats,
+        **hardware.record(diffusion.device, diffusion.dtype),
+        "results": results,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "sweep.json", json.dumps(data, indent=1) + "\n")
+    write_atomically(folder / "sweep.png", png(figure(data)))
+    console.put(table(data))
+    console.say(f"saved {folder / 'sweep.json'} and {folder / 'sweep.png'}")
+
+
+def _curves(data: dict) -> dict[str, list[dict]]:
+    """Name of a curve -> its results, in order of length; the baseline first."""
+    curves: dict[str, list[dict]] = {}
+    for r in data["results"]:
+        name = (
+            f"{r['model']}, with cache" if r["steps"] is None else f"diffusion, {r['steps']} steps"
+        )
+        curves.setdefault(name, []).append(r)
+    return curves
+
+
+def table(data: dict) -> str:
+    """Median seconds, a row for each curve."""
+    lengths = sorted({r["new_tokens"] for r in data["results"]})
+    rows = [["seconds for new tokens", *map(str, lengths)]]
+    for name, curve in _curves(data).items():
+        by_length = {r["new_tokens"]: f"{r['median']:.3f}" for r in curve}
+        rows.append([name, *(by_length.get(n, "-") for n in lengths)])
+    return "\n".join(aligned(rows, 1))
+
+
+def figure(data: dict):
+    """The picture: medians, with bars from the fastest to the slowest run."""
+    plot, ends = Plot(), []
+    (axes,) = plot.panels
+    for i, (name, curve) in enumerate(_curves(data).items()):
+        x, y = ([r[key] for r in curve] for key in ("new_tokens", "median"))
+        low = [r["median"] - min(r["seconds"]) for r in curve]
+        high = [max(r["seconds"]) - r["median"] for r in curve]
+        linestyle = "--" if curve[0]["steps"] is None else "-"
+        plot.series(axes, x, y, i, name, (None, (low, high)), linestyle=linestyle)
+        ends.append(y[-1])
+    ticks = sorted({r["new_tokens"] for r in data["results"]})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.minorticks_off()
+    medians = [r["median"] for r in data["results"]]
+    plain_log(axes.yaxis, min(medians), max(medians))
+    axes.set_xlabel("new tokens")
+    axes.set_ylabel(f"seconds (median of {data['repeats']} and range)")
+    machine = f"One text, {data['hardware']}\n{data['processor']}; {data['sampler']}"
+    # Names in the order in which the curves end.
+    return plot.finish(machine.rstrip("; "), sorted(range(len(ends)), key=lambda i: -ends[i]))
