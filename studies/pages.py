@@ -11,7 +11,7 @@ and the row it shows:
     ...
     <!-- end -->
 
-That is for a results.json or frontier.json. Nats of likelihood.py, ± one standard error, stand after
+Several may stand in a line, with `` ; `` between. That is for a results.json or frontier.json. Nats of likelihood.py, ± one standard error, stand after
 ``<!-- nats from FILE: TEXT per_byte, TEXT per_token, TEXT more`` with rows such as ``RoBERTa: block4``. For
 any other study ``<!-- rows from FILE`` is followed by one line a column, ``column HEAD = [FILE] LIST: KIND:
 NAME``: the list of rows in the file, whether the number is among a row's ``numbers``, a difference from the
@@ -116,16 +116,16 @@ def filled(text: str) -> str:
 
     def one(match: re.Match) -> str:
         opening, kind, source, columns, lines, end = match.groups()
-        parts = [line.partition(" = ")[::2] for line in lines.strip().splitlines()]
+        parts = [part.partition(" = ")[::2] for part in re.split(r"\n| ; ", lines.strip())]
         if kind == "rows ":
             cells = rows(source, parts)
         elif kind == "nats ":
             cells = nats(source, columns.split(", "), parts)
         else:
             cells = table(source, columns.split(), parts)
-        cells.insert(1, ["---"] * len(cells[0]))
-        shown = "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in cells)
-        return opening + shown + end
+        shown = [f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in cells]
+        shown.insert(1, "|---" * len(cells[0]) + "|\n")
+        return opening + "".join(shown) + end
 
     try:
         done, tables = TABLE.subn(one, text)

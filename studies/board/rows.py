@@ -318,7 +318,7 @@ class Store:
         ]
         return (
             f"{len(others)} of {len(stored)} stored rows in {self.folder} do not fit "
-            f"({', '.join(reasons)}); {len(missing)} are measured anew"
+            f"({', '.join(reasons)}); {len(missing)} are measured again"
         )
 
 

@@ -58,7 +58,7 @@ def test_names_that_come_again():
 @pytest.fixture
 def board(tmp_path):
     """A folder as scoreboard.py leaves it, with two rows of texts; what is in its results."""
-    results = json.loads((ROOT / "docs" / "results" / "near" / "results.json").read_text())
+    results = json.loads((ROOT / "studies" / "results" / "near" / "results.json").read_text())
     lines = ["the mill of Bob and the river of Bob", "a piano for Anna and a drum for Anna",
              "stones in Rome and bread in Rome", "ships to Oslo and trains to Oslo"]  # fmt: skip
     model = next(row for row in results["rows"] if row["model"] not in (rows.REAL, rows.SHUFFLED))

@@ -85,13 +85,13 @@ def test_what_each_task_gives(tokenizer):
     assert tokenizer.decode(end.ids[1:]) == text and 33 < total < 60
     for passage, last in ((end, 16), (length, 1)):
         assert passage.end == last and not passage.kinds.any()
-        assert passage.given.tolist() == [i < 17 or i >= total - last for i in range(total)]
-        assert (passage.asked() == passage.ids).equal(passage.given)
-        assert passage.beginning().given.nonzero().flatten().tolist() == list(range(17))
+        assert passage.fixed.tolist() == [i < 17 or i >= total - last for i in range(total)]
+        assert (passage.canvas() == passage.ids).equal(passage.fixed)
+        assert passage.beginning().fixed.nonzero().flatten().tolist() == list(range(17))
     assert constraints.end_of(tokenizer, length) == "."
-    kept = tokenizer.decode(words.ids[words.given][1:])
+    kept = tokenizer.decode(words.ids[words.fixed][1:])
     assert words.end == 0 and kept == "The In 1887 She It Nobody May"
-    assert words.beginning().given.sum() == 2  # <s> The
+    assert words.beginning().fixed.sum() == 2  # <s> The
     for few in ((TEXT[:80], "length"), (TEXT.lower().replace("1887", "may"), "words")):
         assert constraints.task(tokenizer, *few, len(tokenizer)) is None
     # An end of 16 tokens that would begin within a word begins with it.
@@ -125,9 +125,9 @@ def test_the_masked_model_keeps_what_is_given_and_sees_it_all(writer, tiny_model
     texts = constraints.by_diffusion(writer, sampler, 0.0, passages)
     network = AutoModelForMaskedLM.from_pretrained(tiny_model).eval()
     for passage, ids in zip(passages, texts, strict=True):
-        assert len(ids) == len(passage.ids) and (ids == passage.ids)[passage.given].all()
+        assert len(ids) == len(passage.ids) and (ids == passage.ids)[passage.fixed].all()
         # Again, one pass at a time: the surest mask, or the first one.
-        mine = passage.asked().masked_fill(~passage.given, 4)
+        mine = passage.canvas().masked_fill(~passage.fixed, 4)
         while (masks := (mine == 4).nonzero().flatten()).numel():
             with torch.no_grad():
                 logits = network(mine[None]).logits[0, masks - 1]
@@ -146,12 +146,12 @@ def test_gpt2_keeps_what_is_given_and_goes_on_from_it(writer, baseline, tiny_gpt
         with torch.no_grad():
             logits = network(ids[None]).logits[0, :-1]
         logits[:, :5] = -torch.inf
-        assert ids[1:].equal(passage.ids[1:].where(passage.given[1:], logits.argmax(-1)))
+        assert ids[1:].equal(passage.ids[1:].where(passage.fixed[1:], logits.argmax(-1)))
     both = [constraints.in_order(baseline, 1.0, passages, draw) for draw in (0, 0, 1)]
     assert both[0][1].equal(both[1][1]) and not both[0][1].equal(both[2][1])
     alone = constraints.in_order(baseline, 1.0, passages[:1])[0]
     assert alone.equal(both[0][0])  # whatever else is in the batch
-    free = constraints.not_told(baseline, 1.0, passages)[0]
+    free = constraints.unconstrained(baseline, 1.0, passages)[0]
     assert free[:4].equal(passages[0].ids[:4]) and not free.equal(both[0][0])
 
 
@@ -182,7 +182,7 @@ def test_each_method_writes_as_its_name_says(monkeypatch, writer, baseline):
         )
     passages = asked(writer, TEXT[:40])
     methods = constraints.methods(writer, baseline, 2)
-    for name in [*list(methods)[:6], "GPT-2 at 1, not told"]:
+    for name in [*list(methods)[:6], "GPT-2 at 1, beginning alone"]:
         methods[name](passages)
     assert called == [
         ("by_diffusion", writer, "confidence", 0.0), ("by_diffusion", writer, "confidence", 1.0),
@@ -284,10 +284,10 @@ def test_constraints_from_flags_to_json(monkeypatch, tmp_path, capsys, tiny_mode
         assert part["passages"] > 1
         assert list(rows) == [
             "confidence at 0", "confidence at 1", "left to right at 0", "left to right at 1",
-            "GPT-2 at 0", "GPT-2 at 1", "GPT-2, best of 2", "GPT-2 at 1, not told", "what was there",
+            "GPT-2 at 0", "GPT-2 at 1", "GPT-2, best of 2", "GPT-2 at 1, beginning alone", "what was there",
         ]  # fmt: skip
-        told = [row["numbers"]["kept"][0] for name, row in rows.items() if "not told" not in name]
-        assert told == [1] * 8 and rows["GPT-2 at 1, not told"]["numbers"]["kept"][0] < 0.5
+        told = [row["numbers"]["kept"][0] for name, row in rows.items() if "alone" not in name]
+        assert told == [1] * 8 and rows["GPT-2 at 1, beginning alone"]["numbers"]["kept"][0] < 0.5
     assert "tokens to write; more: than confidence at 0" in capsys.readouterr().out
     for more, said in (
         (("--passage_len", 64), "--passage_len 64: .* see 63 tokens"),
@@ -326,32 +326,32 @@ def test_a_lesson_is_what_the_model_is_asked_later(tokenizer):
             "".join(f" {w}" for w in words[-int(number) :]),
         )
         assert text.startswith(f"{left}{span} {right}")
-        hole = infilling.Hole(left, span, f" {right}", 0)
-        start = tokenizer(hole.told(), add_special_tokens=False)["input_ids"]
+        gap = infilling.Gap(left, span, f" {right}", 0)
+        start = tokenizer(gap.context(), add_special_tokens=False)["input_ids"]
         assert block[1 : 1 + len(start)] == start
         if size != infilling.SENTENCE:
             assert len(tokenizer(span, add_special_tokens=False)["input_ids"]) == size
 
 
 def test_who_has_learned_to_fill_says_when_the_hole_is_full(monkeypatch, baseline):
-    hole = infilling.Hole("She opened", " the old window", " again.", 4)
+    gap = infilling.Gap("She opened", " the old window", " again.", 4)
     asked, answers = (
         [],
         iter([" the door | and", " the big old.|", " a\n| 3", "s all of it and more"]),
     )
 
-    def written(writer, prompt, temperature, hole, samples):
+    def written(writer, prompt, temperature, gap, samples):
         asked.append(prompt)
         return [next(answers)]
 
     monkeypatch.setattr(infilling, "written", written)
-    fills = [infilling.filled_in(baseline, 1.0, hole, [0])[0] for _ in range(4)]
+    fills = [infilling.filled_in(baseline, 1.0, gap, [0])[0] for _ in range(4)]
     assert fills == [" the door", " the big old.", " a", "s all of it and more"]
     assert set(asked) == {"again. | 3\nShe opened"}
 
 
 def test_each_kind_of_gpt2_fills_as_its_name_says(monkeypatch):
-    hole, called = infilling.Hole("a", " b c", " d", 2), []
+    gap, called = infilling.Gap("a", " b c", " d", 2), []
     for name in ("continued", "filled_in"):
         monkeypatch.setattr(
             infilling, name,
@@ -372,7 +372,7 @@ def test_each_kind_of_gpt2_fills_as_its_name_says(monkeypatch):
     baseline, filler = (type("Writer", (), both | {"name": n})() for n in ("baseline", "filler"))
     methods = infilling.methods(None, baseline, filler, 2)
     for name in list(methods)[6:-1]:
-        methods[name](hole, 5)
+        methods[name](gap, 5)
     assert [(name, writer.name, t, samples) for name, writer, t, samples in called] == [
         ("continued", "baseline", 0.0, [5]), ("continued", "baseline", 1.0, [5]),
         ("continued", "baseline", 1.0, [10, 11]),
@@ -391,7 +391,7 @@ def test_infilling_with_a_model_that_fills(monkeypatch, tmp_path, tiny_model, ti
         "GPT-2 that fills in at 0", "GPT-2 that fills in at 1", "GPT-2 that fills in, best of 2",
         "what was cut out",
     ]  # fmt: skip
-    with pytest.raises(UserError, match=r"sees 64 tokens, .* use a smaller --passage_len"):
+    with pytest.raises(UserError, match=r"has 64 positions, .* use a smaller --passage_len"):
         run(monkeypatch, infilling, tmp_path, *flags, "--passage_len", 58)
 
 
@@ -408,9 +408,9 @@ def test_the_text_of_lessons_from_flags(monkeypatch, tmp_path, capsys):
     lessons = plain_documents(out.read_text())
     assert len(lessons) == 8 and asked == [(str(source), "train", None)]
     assert all(lesson.count(" |") == 2 and lesson.endswith(" |") for lesson in lessons)
-    assert "8 of 8 passages have a hole (" in capsys.readouterr().err
+    assert "8 of 8 passages have a gap (" in capsys.readouterr().err
     source.write_text("abc" * 400)
-    with pytest.raises(UserError, match="no passage with a hole between words"):
+    with pytest.raises(UserError, match="no passage with a gap between words"):
         fill_in.main()
     # A table whose texts have blank lines.
     table = tmp_path / "text.jsonl"

@@ -1,6 +1,5 @@
-"""Metrics on cases computed by hand, and intervals on laws that are known."""
+"""Metrics on cases computed by hand, and intervals on known distributions."""
 
-import itertools
 import math
 
 import numpy as np
@@ -89,7 +88,7 @@ def test_self_bleu():
 # ---------------------------------------------------------------- uncertainty
 
 
-def test_the_bootstrap_covers_the_mean_of_a_known_law():
+def test_the_bootstrap_covers_the_mean_of_a_known_distribution():
     generator = np.random.default_rng(1)
     hits = 0
     for repeat in range(500):
@@ -97,7 +96,7 @@ def test_the_bootstrap_covers_the_mean_of_a_known_law():
             metrics.mean, generator.exponential(1.0, 60), draws=400, seed=repeat
         )
         hits += found.low <= 1.0 <= found.high
-    assert 0.90 <= hits / 500 <= 0.98  # 0.93 is what it has for 60 of so skewed a law
+    assert 0.90 <= hits / 500 <= 0.98  # 0.93 is what it has for 60 of so skewed a distribution
 
 
 def test_the_bootstrap_covers_a_perplexity():
@@ -200,77 +199,3 @@ def test_the_pareto_front_is_what_nothing_beats():
         every = list(zip(cost, loss, strict=True))
         best = {q for q in every if not any(beats(p, q) for p in every)}
         assert set(points) == best and len(points) == len(best)
-
-
-# ---------------------------------------------------------------- MAUVE
-
-
-def area(p, q, scale=5.0, points=25):
-    """The published definition in plain Python: the area under the closed divergence curve."""
-    curve = [(1.0, 0.0)]
-    for k in range(points):
-        w = 1e-6 + (1 - 2e-6) * k / (points - 1)
-        r = [w * a + (1 - w) * b for a, b in zip(p, q, strict=True)]
-        kl = [sum(a * math.log(a / c) for a, c in zip(s, r, strict=True) if a) for s in (q, p)]
-        curve.append((math.exp(-scale * kl[0]), math.exp(-scale * kl[1])))
-    curve.append((0.0, 1.0))
-    return sum((x0 - x1) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in itertools.pairwise(curve))
-
-
-def test_mauve_of_histograms_is_the_definition():
-    cases = [
-        ([0.5, 0.5], [0.5, 0.5]),
-        ([1.0, 0.0], [0.0, 1.0]),
-        ([0.9, 0.1], [0.2, 0.8]),
-        ([0.3, 0.3, 0.4, 0.0], [0.1, 0.0, 0.2, 0.7]),
-    ]
-    for p, q in cases:
-        found = float(metrics.mauve_of_histograms(np.array(p), np.array(q)))
-        assert found == pytest.approx(area(p, q), abs=1e-12)
-        assert found == pytest.approx(
-            float(metrics.mauve_of_histograms(np.array(q), np.array(p))), abs=1e-12
-        )
-    together = metrics.mauve_of_histograms(np.array([c[0] for c in cases[:3]]),
-                                           np.array([c[1] for c in cases[:3]]))  # fmt: skip
-    assert together.tolist() == pytest.approx([area(*c) for c in cases[:3]])
-
-
-def test_mauve_at_its_ends():
-    same = np.array([0.2, 0.5, 0.3])
-    assert float(metrics.mauve_of_histograms(same, same)) == pytest.approx(1.0)
-    # Of disjoint sets the curve is ((1-w)^c, w^c), and the area c!² / (2c)! = 1/252 for c = 5.
-    apart = float(metrics.mauve_of_histograms(np.array([1.0, 0]), np.array([0, 1.0])))
-    assert apart == pytest.approx(1 / 252, rel=0.03)  # 25 points and straight lines between
-
-
-@pytest.fixture(scope="module")
-def features():
-    generator = np.random.default_rng(5)
-    return lambda n, shift=0.0: generator.normal(size=(n, 8)) + shift * np.eye(8)[0]
-
-
-def test_mauve_of_features(features):
-    a = features(100)
-    assert metrics.mauve(a, a).value == pytest.approx(1.0)
-    assert metrics.mauve(features(100, -50.0), features(100, 50.0)).value == pytest.approx(
-        1 / 252, rel=0.05
-    )
-    near, middle, far = (metrics.mauve(a, features(100, s)) for s in (0.0, 1.0, 3.0))
-    assert near.value > 0.8 > middle.value > far.value
-    assert 0 < middle.half < 0.4 and middle.low <= middle.value <= middle.high
-    b = features(100, 1.0)
-    assert metrics.mauve(a, b) == metrics.mauve(a, b)
-    assert metrics.mauve(a, b).value == pytest.approx(metrics.mauve(3 * a, 7 * b).value)
-    assert abs(metrics.mauve(a, b).value - metrics.mauve(b, a).value) < 0.15  # clustering noise
-
-
-def test_mauve_of_texts_that_are_all_one(features):
-    point = np.ones((20, 8))
-    assert metrics.mauve(point, point).value == pytest.approx(1.0)
-    assert metrics.mauve(point, features(20)).value < 0.1
-
-
-def test_mauve_needs_as_many_texts_as_clusters(features):
-    with pytest.raises(ValueError, match="21 clusters of 20 texts"):
-        metrics.mauve(features(20), features(30), clusters=21)
-    assert metrics.default_clusters(1000, 5000) == 100 and metrics.default_clusters(4, 9) == 2

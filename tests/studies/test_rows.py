@@ -236,7 +236,7 @@ def test_stored_rows_that_do_not_fit_are_counted_by_the_reason(tmp_path):
     assert store.misfits([key(1, "x")]) is None  # a row less
     assert store.misfits([key(1, "y"), key(3, "y")]) == (
         f"2 of 2 stored rows in {tmp_path} do not fit (1 because the program or its libraries "
-        "changed since, 1 because the settings or the machine changed since); 2 are measured anew"
+        "changed since, 1 because the settings or the machine changed since); 2 are measured again"
     )
     # Written before rows said what was asked: the program has changed.
     store.row_path("old").write_text('{"version": 2}')

@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_left_out_and_the_picture_drawn_again(monkeypatch, 
     assert "length 9, 10" in capsys.readouterr().out
     drawn = picture.read_bytes()
     picture.write_bytes(b"")
-    monkeypatch.setattr(sys, "argv", ["redraw.py", "--docs", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["redraw.py", "--results", str(tmp_path)])
     redraw.main()
     assert picture.read_bytes() == drawn and drawn.startswith(PNG)
 

@@ -12,7 +12,7 @@ from diffusion.views.frames import Frame, State
 from diffusion.views.tables import WIDTH, aligned, wrapped
 from studies.board import report
 
-RESULTS = sorted((Path(__file__).parents[2] / "docs" / "results").glob("*/results.json"))
+RESULTS = sorted((Path(__file__).parents[2] / "studies" / "results").glob("*/results.json"))
 LONG = "gpt2-medium-of-a-person-with-a-long-name-finetuned-on-wikitext-103-raw-v1"
 
 
