@@ -1,31 +1,22 @@
-"""What is claimed of long texts, measured of those that a scoreboard has kept.
+"""Claims about long texts, measured on the texts that a scoreboard has kept.
 
     python studies/scoreboard.py --settings studies/grids/long.toml --dataset_dir data --scorer gpt2-small-books \
         --num_samples 128 --length 239 --likelihood_blocks 0 --output_dir runs/long
     python studies/claims.py runs/long --output runs/claims.json
 
-- Mistakes pile up: perplexity under a scorer in each quarter of a text, and by how many nats per token the last
-  quarter is less likely than the first ("growth"). A scorer knows more the longer it has read, so real text is
-  what it is to be held against, not 0.
-- The topic stays: cosine of the first and the last third of a text, as vectors of content words that weigh by
-  how rare they are in the real texts (tf-idf; a word that is in none weighs as one that is in one), minus the mean
-  cosine with the last thirds of the other texts of the row, so that what all texts share does not count.
-- Names come again: the share of capitalised words in the last half of a text, not at the beginning of a sentence, that
-  stood in the first half or in the prompt.
+- Errors accumulate: perplexity under a scorer in each quarter of a text, and the nats per token of the last
+  quarter minus those of the first ("growth"). A scorer predicts better with more context, so compare with
+  real text, not with 0.
+- The topic stays: cosine of the tf-idf vectors of the first and the last third of a text, minus the mean
+  cosine with the last thirds of the other texts of the row. It ignores word order, and repetition raises it:
+  read it with the perplexity and distinct-2.
 
-The last two do not see the order of words, and repetition raises them: shuffled text and a text that says one thing
-again and again keep their topic. Read them with the perplexity and distinct-2.
-
-All three are of texts that did not end before their full length, for they depend on it. How many did end, how
-long texts are, distinct-2 and self-BLEU are copied from the scoreboard's rows. ± is half a 95 % interval over
-texts; differences from real text are taken prompt by prompt.
+Both are of texts that did not end before their full length. How many did, their length, distinct-2 and
+self-BLEU are copied from the scoreboard. ± is half a 95 % interval over texts; differences from real text
+are taken prompt by prompt.
 """
 
-import argparse
-import json
-import re
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -34,10 +25,9 @@ import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
 
-from diffusion import hardware
-from diffusion.cli.console import progress, say
-from diffusion.cli.files import check_file, write_text
+from diffusion.cli.console import progress
 from diffusion.errors import UserError, run
+from studies import common
 from studies.board import metrics, report
 from studies.board.results import METRICS, estimate, measured, plain
 from studies.board.rows import REAL, Store
@@ -48,11 +38,8 @@ COPIED = ("distinct_2", "self_bleu", "length", "unfinished")
 COMPARED = {  # name -> head of the column
     "growth": "growth, nats",
     "topic": "topic, cosine",
-    "names": "names again",
 }
 HEADS = {f"ppl_{n}": f"PPL, quarter {n}" for n in range(1, QUARTERS + 1)} | COMPARED
-WORD = re.compile(r"[^\W\d_]{2,}")
-BREAKS = set('.!?:"“”\n')  # between two words: a sentence may begin
 
 
 # ---------------------------------------------------------------- measures of texts
@@ -94,19 +81,6 @@ def topic(texts: list[str], references: list[str]) -> np.ndarray:
     return own - (alike.sum(1) - own) / (len(texts) - 1)
 
 
-def names(prompt: str, text: str) -> tuple[int, int]:
-    """(how many of the names of the last half stood before it, how many there are)."""
-    words = list(WORD.finditer(text))
-    half = len(words) // 2
-    before = {*WORD.findall(prompt), *(word[0] for word in words[:half])}
-    found = [
-        word[0]
-        for last, word in pairwise(words[max(0, half - 1) :])
-        if word[0][0].isupper() and not BREAKS & set(text[last.end() : word.start()])
-    ]
-    return sum(name in before for name in found), len(found)
-
-
 # ---------------------------------------------------------------- rows
 
 
@@ -127,12 +101,10 @@ def measure(samples: list[dict], references: list[str], scorer: Scorer) -> dict:
     values = {f"ppl_{n + 1}": parts[:, n] for n in range(QUARTERS)} | {
         "growth": np.stack([growth(parts), one], 1),
         "topic": np.stack([topic([text for _, text in kept], references), one], 1),
-        "names": np.array([names(*pair) for pair in kept], dtype=float),
     }
     return {"at": at, "values": values, "windowed": sum(o.windowed for o in said)}
 
 
-@np.errstate(invalid="ignore")  # texts without a name, drawn again
 def row(entry: dict, found: dict, real: dict) -> dict:
     """The numbers of a row, and what they are more than those of real text after the same prompts."""
     values, true = found["values"], real["values"]
@@ -194,15 +166,11 @@ def read(folder: Path) -> tuple[dict, list[tuple[dict, list[dict]]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = common.flags(__doc__)
     parser.add_argument("folder", type=Path, help="the --output_dir of scoreboard.py")
     parser.add_argument("--scorer", default="gpt2-small-books", help="a causal model")
-    parser.add_argument("--output", help="file for the numbers, as JSON")
-    args = parser.parse_args()
-    if args.output:
-        check_file("--output", args.output)
+    args = common.read(parser)
     data, entries = read(args.folder)
-    hardware.use_all_cores()
     scorer = load_scorer(args.scorer)
     true = next(samples for entry, samples in entries if entry["model"] == REAL)
     references, found = [sample["text"] for sample in true], []
@@ -211,16 +179,11 @@ def main() -> None:
         progress(len(found), len(entries), label(entry)[:40])
     real = next(m for (entry, _), m in zip(entries, found, strict=True) if entry["model"] == REAL)
     rows = [row(entry, values, real) for (entry, _), values in zip(entries, found, strict=True)]
-    copied = {name: METRICS[name][0] for name in COPIED}
-    print(table(rows, "numbers", HEADS | copied))
-    print("More than real text after the same prompts:\n")
+    print(table(rows, "numbers", HEADS | {name: METRICS[name][0] for name in COPIED}))
+    print("Minus real text after the same prompts:\n")
     print(table(rows, "more", COMPARED), flush=True)
-    if args.output:
-        result = {name: data[name] for name in ("data", "samples", "prompt_len", "length")}
-        result |= {"scorer": Path(args.scorer).name, "rows": rows}
-        result |= hardware.record(scorer.device, scorer.model.dtype, "scikit-learn")
-        write_text(Path(args.output), json.dumps(plain(result), indent=1) + "\n")
-        say(f"saved {args.output}")
+    about = {name: data[name] for name in ("data", "samples", "prompt_len", "length")}
+    common.save(args, "claims", scorer.device, scorer.model.dtype, **plain(about | {"rows": rows}))
 
 
 if __name__ == "__main__":

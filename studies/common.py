@@ -32,9 +32,12 @@ FLAGS = {
 
 
 def flags(about: str, *names: str, **defaults) -> argparse.ArgumentParser:
-    """A parser with some of `FLAGS`, and ``--output``; ``defaults`` replace theirs."""
+    """A parser with some of `FLAGS`; ``defaults`` replace theirs. ``--output`` is always there but with
+    ``output=None``."""
     parser = argparse.ArgumentParser(description=about.split("\n")[0])
-    for name in (*names, "output"):
+    if defaults.get("output", "") is not None:
+        names = (*names, "output")
+    for name in names:
         own = {"default": defaults[name]} if name in defaults else {}
         parser.add_argument(f"--{name}", **FLAGS[name] | own)
     return parser
@@ -52,7 +55,7 @@ def read(parser: argparse.ArgumentParser, **least: int) -> argparse.Namespace:
         values = getattr(args, name, lowest)
         for value in values if isinstance(values, list) else [values]:
             within(f"--{name}", value, lowest, None)
-    if args.output:
+    if getattr(args, "output", None):
         check_file("--output", args.output)
     hardware.use_all_cores()
     return args

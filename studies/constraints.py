@@ -10,9 +10,7 @@ and all other tokens are written
 
 - by a masked model on the full canvas, which is conditioned on all that is fixed: highest confidence first
   (`confidence`, a token a pass), and from left to right;
-- by GPT-2, with every fixed token put in its place as soon as it gets there;
-- by GPT-2 with 16 such texts, of which the one with the highest likelihood under GPT-2 is taken ("best of");
-- by GPT-2 after the beginning alone, to see how often constraints are met by chance.
+- by GPT-2, with every fixed token put in its place as soon as it gets there.
 
 Greedily ("at 0") and at temperature 1, with top-k 50 and top-p 0.95. Measured are how many texts satisfy
 the constraint ("kept": as text, not as tokens), the nats of the whole text by each scorer, and for ``end``
@@ -27,7 +25,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -84,10 +82,6 @@ class Passage:
     def canvas(self) -> Tensor:
         """(L,) the ids of what is fixed, `TO_WRITE` elsewhere."""
         return self.ids.where(self.fixed, torch.tensor(TO_WRITE))
-
-    def beginning(self) -> "Passage":
-        """The same with nothing fixed but what stands at the beginning."""
-        return replace(self, fixed=self.fixed & (self.fixed.cumprod(0) > 0))
 
 
 # ---------------------------------------------------------------- what is fixed
@@ -215,29 +209,10 @@ def in_order(writer, temperature: float, passages: list[Passage], draw: int = 0)
     return [row[: len(passage.ids)] for row, passage in zip(ids.cpu(), passages, strict=True)]
 
 
-def reranked(writer, candidates: int, passages: list[Passage]) -> list[Tensor]:
-    """Of so many texts at temperature 1 the one that the writer itself finds likeliest."""
-    own = Scorer(writer.model, writer.tokenizer, writer.name)
-    best: list[tuple[float, Tensor]] = [(float("inf"), passage.ids) for passage in passages]
-    for draw in range(candidates):
-        texts = in_order(writer, 1.0, passages, draw)
-        said = own.read([("", text_of(writer.tokenizer, ids), False) for ids in texts])
-        found = zip(best, said, texts, strict=True)
-        best = [
-            min(old, (opinion.nats, ids), key=lambda pair: pair[0]) for old, opinion, ids in found
-        ]
-    return [ids for _, ids in best]
-
-
-def unconstrained(writer, temperature: float, passages: list[Passage]) -> list[Tensor]:
-    """From the beginning alone."""
-    return in_order(writer, temperature, [passage.beginning() for passage in passages])
-
-
 Write = Callable[[list[Passage]], list[Tensor]]
 
 
-def methods(writer, baseline, candidates: int) -> dict[str, Write]:
+def methods(writer, baseline) -> dict[str, Write]:
     """Name -> passages -> their texts. Differences are from the first."""
     samplers = {"confidence": "confidence", "left to right": "first-hitting"}
     found = {
@@ -246,8 +221,6 @@ def methods(writer, baseline, candidates: int) -> dict[str, Write]:
         for t in TEMPERATURES
     }
     found |= {f"GPT-2 at {t:g}": partial(in_order, baseline, t) for t in TEMPERATURES}
-    found[f"GPT-2, best of {candidates}"] = partial(reranked, baseline, candidates)
-    found["GPT-2 at 1, beginning alone"] = partial(unconstrained, baseline, 1.0)
     return found | {"what was there": lambda passages: [passage.ids for passage in passages]}
 
 
@@ -308,7 +281,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--passage_len", type=int, default=80, help="tokens of a passage, at most")
     least = BEGINNING + FREE + max(ENDING.values())
-    args = common.read(parser, passages=2, passage_len=least + 1, candidates=2)
+    args = common.read(parser, passages=2, passage_len=least + 1)
     name = "wikitext-2" if args.dataset_dir else PASSAGES
     documents = load_documents(name, "test", args.dataset_dir)
     writer, baseline = load_writer(args.model), load_causal_writer(args.baseline)
@@ -328,7 +301,7 @@ def main() -> None:
     found = real_passages(documents, tokenizer, 1, args.passage_len - 1)
     cut = (to_a_full_stop(tokenizer, p.prompt + p.continuation, least) for p in found)
     texts = [text for text in cut if text][: args.passages]
-    writers = methods(writer, baseline, args.candidates)
+    writers = methods(writer, baseline)
     size, every = writer.denoiser.backbone.config.vocab_size, {}
     for what in args.tasks:
         every[what] = [p for text in texts if (p := task(tokenizer, text, what, size))]

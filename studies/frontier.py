@@ -1,16 +1,13 @@
-"""Curves of perplexity over entropy, and by how much each way of writing misses that of GPT-2.
+"""Curves of perplexity over entropy, and the perplexity of each method as a ratio to that of GPT-2.
 
     python studies/frontier.py studies/results/frontier --scorers gpt2-small-books gpt2-small-wikipedia
 
-reads what scoreboard.py has kept in that folder, after a run with each of the scorers. Rows that differ
-in the seed alone are one point, pooled prompt by prompt. A point of a temperature is likelier when it is
-less varied, so it is held against the curve of the baseline at the same entropy: the factor is the
-perplexity divided by that of the baseline there, between whose temperatures log perplexity is taken to be
-linear in the entropy, and as at its ends beyond them. Prompts are drawn again for all rows and scorers
-together (95 %). The verdict is better or worse where the interval of every scorer is on one side of 1. Entropy
-is of whole texts, perplexity of all; the models must share a tokenizer.
-
-Written into the folder: frontier.json and frontier.png.
+reads the folder of scoreboard.py after a run with each of the scorers. Rows that differ in the seed alone
+are one point, pooled prompt by prompt. Less varied text is likelier, so a point is compared with the curve
+of the baseline at the same entropy: the factor is its perplexity divided by the baseline's there, with log
+perplexity interpolated linearly in the entropy between the baseline's temperatures. Prompts are drawn again
+for all rows and scorers together (95 %). The verdict is better or worse where the intervals of all scorers
+lie on one side of 1. The models must share a tokenizer. frontier.json and frontier.png go into the folder.
 """
 
 import argparse
@@ -230,20 +227,6 @@ def label_of(row: dict) -> str:
     return row["model"] if row["model"] in (REAL, SHUFFLED) else name + (f" ({own})" if own else "")
 
 
-def table(rows: list[dict], scorers: list[str]) -> str:
-    """Markdown."""
-    head = ["", "texts", "passes", "entropy"]
-    names = ["nfe", "entropy"]
-    for i, scorer in enumerate(scorers, 1):
-        head += [f"PPL ({scorer})", "of the baseline's"]
-        names += [f"gen_ppl_{i}", f"factor_{i}"]
-    lines = [[*head, ""], ["---"] * (len(head) + 1)]
-    for row in rows:
-        values = [str(results.measured(row, name)) for name in names]
-        lines.append([f"{row['model']}: {row['method']}".rstrip(": "), str(row["texts"]), *values, row["verdict"]])  # fmt: skip
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="The --output_dir of scoreboard.py.")
@@ -260,11 +243,11 @@ def main() -> None:
     order = {(row["model"], row["method"]): i for i, row in enumerate(data["rows"])}
     points.sort(key=lambda p: order.get((p.model, p.method), len(order)))
     kept = {k: data[k] for k in ("command", "samples", "prompt_len", "length", "data", "hardware", "processor", "versions")}  # fmt: skip
-    found = {"benchmark": "frontier", **kept, "scorers": args.scorers,
+    found = {"study": "frontier", **kept, "scorers": args.scorers,
              "baseline": args.baseline, "rows": measure(points, args.baseline, args.scorers)}  # fmt: skip
     write_text(args.folder / "frontier.json", json.dumps(results.plain(found), indent=1) + "\n")
     write_atomically(args.folder / "frontier.png", png(figure(found)))
-    print(table(found["rows"], args.scorers))
+    print(f"saved {args.folder / 'frontier.json'} and frontier.png")
 
 
 if __name__ == "__main__":

@@ -13,16 +13,10 @@ most 32 tokens, is cut out, and filled
 
 Measured are ROUGE-L of the words against the span (F1 of the longest common subsequence), how often all
 words are right, the number of tokens, their nats per token by each scorer, and the nats of the right side
-after the fill. ± is half a 95 % interval over passages; differences are taken passage by passage. A second
-table has the nats per token of the span itself: with the left side as context (GPT-2, and the masked model
-with causal attention), and on the full canvas with both sides, exact from left to right and as the bound.
+after the fill. ± is half a 95 % interval over passages; differences are taken passage by passage.
 
     python studies/infilling.py --output runs/infilling.json            # the project's passages
     python studies/infilling.py --dataset_dir data --output runs/infilling-wikitext.json
-    python studies/infilling.py --dataset_dir data --choose_lengths 120
-
-The last command tests the pseudo-likelihood by which `inference.py --infill` chooses the length of a gap:
-how often it finds the original length of 2 to 8 tokens.
 """
 
 import argparse
@@ -37,34 +31,29 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-import torch
 
 from diffusion.autoregressive import load_causal_writer
-from diffusion.canvas import Canvas
 from diffusion.cli.console import progress
 from diffusion.cli.values import within
 from diffusion.data.corpus import load_documents
-from diffusion.editing.canvases import canvas_of, check_room, infill_canvas
+from diffusion.editing.canvases import check_room, infill_canvas
 from diffusion.editing.templates import Template
 from diffusion.errors import UserError, run
 from diffusion.generate import load_writer
-from diffusion.likelihood import ordered_nll, pseudo_likelihood, text_bounds
 from diffusion.options import GenerationOptions
 from diffusion.text.reading import encode, read
 from diffusion.views.frames import Framer
 from diffusion.views.tables import aligned
 from studies import common
-from studies.board import metrics, reading
+from studies.board import metrics
 from studies.board.options import PASSAGES
 from studies.board.scorer import Scorer, estimate_json, load_scorer, passages
 
 TEMPERATURES = (0.0, 1.0)
 SPARE = 8  # tokens that GPT-2 writes beyond twice the span's, so that the last word is whole
-DRAWS = 16  # masks of a bound, about
 MARK = " |"  # in text for a model that learns to fill: the end of a side, or of the fill
 SENTENCE, LONGEST = "sentence", 32  # a size of spans, and the most tokens of one
 LENGTHS = [2, 4, 8, 16, SENTENCE]
-CHOICES = range(2, 9)  # lengths between which the pseudo-likelihood chooses
 ENDS = re.compile(r"[.!?][\"')]*$")
 ABBREVIATES = re.compile(r"\b[A-Z]\w{0,2}\.$")  # No., Dr., U.S.
 
@@ -78,9 +67,8 @@ class Gap:
     right: str  # begins with a space
     tokens: int
 
-    def template(self, lengths: range | None = None) -> Template:
-        lengths = lengths or range(self.tokens, self.tokens + 1)
-        return Template([self.left + " ", self.right], [lengths])
+    def template(self) -> Template:
+        return Template([self.left + " ", self.right], [range(self.tokens, self.tokens + 1)])
 
     def words(self) -> int:
         return len(self.span.split())
@@ -226,123 +214,6 @@ def check_filler(filler, gaps: list[Gap]) -> None:
             )
 
 
-# ---------------------------------------------------------------- how likely the span is
-
-
-def on_canvas(tokenizer, gap: Gap) -> tuple[list[int], range]:
-    """The ids of a passage after ``<s>``, and where its span stands among them."""
-    ids = [tokenizer.bos_token_id, *encode(tokenizer, gap.left + gap.span + gap.right)]
-    start = 1 + len(encode(tokenizer, gap.left))
-    return ids, range(start, start + gap.tokens)
-
-
-def draws(tokens: int) -> int:
-    """How many masks of a span's bound are drawn, about `DRAWS`: each number of masked tokens equally
-    often. (With an even multiple of the tokens rounding would favour one number.)"""
-    return tokens * (max(1, DRAWS // tokens) | 1)
-
-
-def with_both_sides(writer, ids: list[int], place: range) -> tuple[float, float]:
-    """-log p in nats of the tokens at ``place`` on the full canvas, all others fixed: exact from left
-    to right, and the bound over all orders."""
-    denoiser = writer.denoiser
-    canvas = canvas_of(writer.tokenizer, [torch.tensor(ids)]).to(writer.device)
-    span = torch.zeros_like(canvas.padding)
-    span[:, place.start : place.stop] = True
-    number = draws(len(place))
-    bound = text_bounds(denoiser.reader, canvas, span, denoiser.noise, draws=number).mean()
-    sizes = torch.ones(denoiser.backbone.config.vocab_size)  # bytes are not needed
-    exact = ordered_nll(denoiser.reader, canvas.ids, span, denoiser.noise, sizes).nats_per_token
-    return exact * len(place), bound.item() * len(place)
-
-
-def nats_of_the_truth(writer, baseline, gaps: list[Gap]) -> dict[str, list[float]]:
-    """Name of a reading -> -log p of each span in nats; differences are from the first."""
-    judge = Scorer(baseline.model, baseline.tokenizer, baseline.name)
-    scored = judge.read([(gap.left, gap.span, False) for gap in gaps])
-    found = {"GPT-2, left side": [opinion.nats for opinion in scored]}
-    rows, places = zip(*(on_canvas(writer.tokenizer, gap) for gap in gaps), strict=True)
-    if reading.reads(writer, "causal"):
-        left = [ids[: place.stop] for ids, place in zip(rows, places, strict=True)]
-        fixed = [place.start for place in places]
-        found["RoBERTa, left side, causal"] = reading.nats(writer, left, fixed, "causal")
-    both = []
-    for ids, place in zip(rows, places, strict=True):
-        both.append(with_both_sides(writer, ids, place))
-        progress(len(both), len(rows), "both sides")
-    exact, bounds = map(list, zip(*both, strict=True))
-    return found | {
-        "RoBERTa, both sides, left to right": exact,
-        "RoBERTa, both sides, bound": bounds,
-    }
-
-
-def readings(found: dict[str, list[float]], gaps: list[Gap]) -> list[dict]:
-    """Nats per token of each reading, pooled over gaps, with their intervals."""
-    tables = {
-        name: [(nats, gap.tokens) for nats, gap in zip(values, gaps, strict=True)]
-        for name, values in found.items()
-    }
-    first = next(iter(tables.values()))
-    return [
-        {
-            "reading": name,
-            "nats": estimate_json(metrics.bootstrap(metrics.ratio, *zip(*pairs, strict=True))),
-            "more": estimate_json(metrics.paired_difference(pairs, first)),
-        }
-        for name, pairs in tables.items()
-    ]
-
-
-def likelihood_table(rows: list[dict]) -> str:
-    lines = [["the span, read by", "nats per token", "more"]]
-    for entry in rows:
-        numbers = (str(metrics.Estimate(*entry[name])) for name in ("nats", "more"))
-        lines.append([entry["reading"], *numbers])
-    return "\n".join(aligned(lines, 1))
-
-
-# ---------------------------------------------------------------- the length of a gap
-
-
-def choose(writer, gap: Gap) -> int:
-    """The length of a gap by the pseudo-likelihood, as `inference.py --infill` chooses it."""
-    layouts = [(n,) for n in CHOICES]
-    size = writer.denoiser.backbone.config.vocab_size
-    canvas = infill_canvas(writer.tokenizer, gap.template(CHOICES), layouts, size)
-    options = GenerationOptions()
-    writer.check(options)
-    *_, step = writer.denoise(canvas, options, [0] * len(layouts), may_end=False)
-    final = Canvas(step.ids, step.frozen, step.padding)
-    backbone, noise = writer.denoiser.backbone, writer.denoiser.noise
-    scores = pseudo_likelihood(backbone, final, ~step.frozen, noise, batch_size=64)
-    return CHOICES[int(scores.argmax())]
-
-
-def gaps_of_sentences(tokenizer, documents: list[str], number: int) -> list[Gap]:
-    """One to five words cut out of random sentences, where they are as many tokens as `CHOICES` has."""
-    parts = [s for d in documents for s in re.split(r"(?<=[.])\s(?=[A-Z])", d) if 60 < len(s) < 160]
-    draw, found = random.Random(0), []
-    draw.shuffle(parts)
-    for words in (part.split() for part in parts[:number]):
-        n = draw.randint(1, 5)
-        i = draw.randint(1, len(words) - n - 1)
-        span = " " + " ".join(words[i : i + n])
-        if (tokens := len(encode(tokenizer, span))) in CHOICES:
-            found.append(Gap(" ".join(words[:i]), span, " " + " ".join(words[i + n :]), tokens))
-    return found
-
-
-def choose_lengths(writer, documents: list[str], number: int) -> None:
-    """Print how often `choose` finds the original length."""
-    gaps = gaps_of_sentences(writer.tokenizer, documents, number)
-    pairs = [(choose(writer, gap), gap.tokens) for gap in gaps]
-    chosen, true = (sum(side) / len(pairs) for side in zip(*pairs, strict=True))
-    right = sum(a == b for a, b in pairs) / len(pairs)
-    print(f"{len(pairs)} gaps: {right:.2f} right (chance {1 / len(CHOICES):.2f}), mean length "
-          f"{chosen:.1f} chosen, {true:.1f} cut out")  # fmt: skip
-
-
 # ---------------------------------------------------------------- tables
 
 
@@ -412,32 +283,25 @@ def flags(about: str) -> argparse.ArgumentParser:
     """The flags of a study in which a masked model and a causal one write parts of real passages."""
     parser = common.flags(about, "model", "baseline", "scorers", "dataset_dir")
     parser.add_argument("--passages", type=int, default=64, help="of each kind, at most")
-    parser.add_argument("--candidates", type=int, default=16, help="of which GPT-2 takes the best")
     return parser
 
 
 def main() -> None:
     parser = flags(__doc__)
+    parser.add_argument("--candidates", type=int, default=16, help="of which GPT-2 takes the best")
     parser.add_argument(
         "--filler", help="a causal model that was trained by the text of fill_in.py"
     )
     parser.add_argument("--lengths", type=size, nargs="+", default=LENGTHS,
                         help=f"of spans, in tokens; {SENTENCE}: a whole one")  # fmt: skip
     parser.add_argument("--passage_len", type=int, default=96, help="tokens of a passage")
-    parser.add_argument(
-        "--choose_lengths", type=int, help="sentences; only test the lengths chosen"
-    )
     args = common.read(parser, passages=2, passage_len=8, candidates=2)
     for length in args.lengths:
         if length != SENTENCE:
             within("--lengths", length, 1, args.passage_len // 2 - 1)
     name = "wikitext-2" if args.dataset_dir else PASSAGES
-    split = "validation" if args.choose_lengths else "test"
-    documents = load_documents(name, split, args.dataset_dir)
-    writer = load_writer(args.model)
-    if args.choose_lengths:
-        return choose_lengths(writer, documents, args.choose_lengths)
-    baseline = load_causal_writer(args.baseline)
+    documents = load_documents(name, "test", args.dataset_dir)
+    writer, baseline = load_writer(args.model), load_causal_writer(args.baseline)
     filler = load_causal_writer(args.filler) if args.filler is not None else None
     scorers = [load_scorer(name) for name in args.scorers]
     found = passages(documents, writer.tokenizer, 1, args.passage_len - 1)
@@ -460,15 +324,16 @@ def main() -> None:
             )
         if filler is not None:
             check_filler(filler, gaps)
-    parts, likelihood = {}, {}
+    parts = {}
     for length, gaps in gaps_of.items():
         parts[length] = rows = measure(writer.tokenizer, gaps, fillers, scorers)
         unit = "one sentence" if length == SENTENCE else f"{length} tokens"
-        print(f"{len(gaps)} gaps of {unit}; more: than {rows[0]['method']}\n{table(rows)}\n")
-        likelihood[length] = readings(nats_of_the_truth(writer, baseline, gaps), gaps)
-        print(likelihood_table(likelihood[length]), end="\n\n", flush=True)
+        print(
+            f"{len(gaps)} gaps of {unit}; more: than {rows[0]['method']}\n{table(rows)}\n",
+            flush=True,
+        )
     common.save(args, "infilling", writer.device, writer.dtype, text=Path(name).name,
-                tokens=parts, likelihood=likelihood)  # fmt: skip
+                tokens=parts)  # fmt: skip
 
 
 if __name__ == "__main__":

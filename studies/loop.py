@@ -2,8 +2,7 @@
 
 The same generation is timed through `denoise` and as the bare forward passes it made: the same canvases,
 the same rows of logits, nothing else. ``ratio`` is the loop's time divided by that of the passes. Beside it
-stand, as shares of the machine's limits (`machine`), the operations per second of the bare passes, and the
-bytes per second of a cached step of GPT-2, which reads all weights for one token.
+stand the operations per second of the bare passes, as a share of the machine's limit (`machine`).
 
     python studies/loop.py --repeats 3           # the shape of roberta-base, batch 1 and 8: 5 minutes
     python studies/loop.py --model roberta-small-wikitext
@@ -19,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM
 
 from diffusion import hardware, rng
 from diffusion.canvas import Canvas
@@ -38,15 +37,12 @@ from studies import common
 from studies.machine import (
     Limits,
     Shape,
-    cached_steps,
-    causal_config,
     limits,
     masked_config,
     random_model,
 )
 
 MASK = 4  # any id will do: the text does not matter here
-STEPS = 16  # of GPT-2
 
 
 class Recorder:
@@ -141,16 +137,6 @@ def measure(
     }
 
 
-def cached(length: int, device, dtype, top: Limits) -> dict:
-    """A step of a GPT-2 of gpt2's shape after ``length`` tokens, and how fast it reads."""
-    config = causal_config("roberta-base", length + STEPS + 1)
-    model = random_model(AutoModelForCausalLM, config, device, dtype)
-    seconds = statistics.median(cached_steps(model, 1, STEPS + 1, length)[1:])
-    _, moved = Shape.of(config).cached_step(1, length, dtype.itemsize)
-    share = moved / seconds / top.bandwidth
-    return {"length": length, "seconds": seconds, "bytes": moved, "share_of_bandwidth": share}
-
-
 def main() -> None:
     parser = common.flags(__doc__, "model", "length", "repeats", "device", "dtype",
                           model=None, repeats=9)  # fmt: skip
@@ -184,13 +170,7 @@ def main() -> None:
             print(f"{name:14} batch {batch:3}  {row['forwards']:4} passes {row['bare_seconds']:8.3f} s, "
                   f"loop {row['loop_seconds']:8.3f} s, ratio {common.shown(row, 'ratio', 3)}"
                   + ("" if share is None else f", {share:.0%} of peak"), flush=True)  # fmt: skip
-    step = None
-    if not (args.model or args.soft_masking):
-        step = cached(length, device, dtype, top)
-        print(f"gpt2 shape, cached, batch 1 after {length} tokens: {1000 * step['seconds']:.1f} ms a "
-              f"step, {step['share_of_bandwidth']:.0%} of the memory's bandwidth")  # fmt: skip
-    common.save(args, "loop", device, dtype, limits=asdict(top), results=results,
-                gpt2_cached_step=step)  # fmt: skip
+    common.save(args, "loop", device, dtype, limits=asdict(top), results=results)
 
 
 if __name__ == "__main__":

@@ -1,32 +1,21 @@
 """What this machine can do at most, and how much of it a forward pass of a model needs.
 
 Measured with all threads: floating-point operations per second of matrix products at the shapes of a
-model, and bytes per second from memory. Other studies take the shapes of models, the count of operations
-and these limits from here; as limits they are the best of several runs. Run as a script it compares the
-products of packed matrices (`diffusion.models.linear.Packed`) with torch's own: a forward pass over a
-canvas has hundreds of rows, a block 16, a cached token one.
-
-    python studies/machine.py --output studies/results/products.json     # a minute
+model, and bytes per second from memory; as limits they are the best of several runs. Other studies take
+the shapes of models and the count of operations from here, too.
 """
 
-import statistics
-import sys
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Self
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from torch.nn import functional as F
 from transformers import DynamicCache, GPT2Config, ModernBertConfig, RobertaConfig
 
 from diffusion import hardware
-from diffusion.errors import UserError, run
 from diffusion.models import linear, loading
 from diffusion.models.layouts import Slots
-from studies import common
 
 # layers, width, heads, vocabulary; small: that of weights/roberta-small-wikitext.
 SIZES = {"small": (6, 256, 4, 8192), "roberta-base": (12, 768, 12, 50265)}
@@ -246,49 +235,3 @@ def cached_steps(model, batch: int, length: int, first: int = 1, kept: int = 0) 
         ids = out.logits[:, -1].argmax(-1, keepdim=True)
         seconds.append(hardware.now(device) - started)
     return seconds
-
-
-@torch.inference_mode()
-def packed_against_torch(
-    rows: int, inner: int, outer: int, dtype: torch.dtype, repeats: int
-) -> dict:
-    """The product of a packed matrix beside torch's own, of (rows, inner) by (inner, outer)."""
-    generator = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(n, inner, generator=generator).to(dtype) for n in (rows, outer))
-    ways = {"torch": partial(F.linear, weight=weight), "packed": linear.Packed(weight, None)}
-    off = (ways["packed"](x) - ways["torch"](x)).abs().max() / ways["torch"](x).std()
-    tasks = {name: partial(fastest, partial(way, x), CPU, 3) for name, way in ways.items()}
-    found = common.in_turns(tasks, repeats, warm=0)
-    flops = 2 * rows * inner * outer
-    return {
-        "rows": rows, "inner": inner, "outer": outer, "largest_difference": float(off),
-        "flops": {name: flops / statistics.median(runs) for name, runs in found.items()},
-        **common.spread("times_as_fast", (a / b for a, b in zip(*found.values(), strict=True))),
-    }  # fmt: skip
-
-
-def main() -> None:
-    parser = common.flags(__doc__, "repeats")
-    parser.add_argument("--rows", nargs="+", type=int, default=[1, 4, 16, 64, 256])
-    args = common.read(parser)
-    if not linear.packs(CPU, torch.float32):
-        raise UserError("this torch has no product of packed matrices; use one with oneDNN")
-    results = []
-    for shape, (_, width, _, vocab) in SIZES.items():
-        sizes = {"attention": (width, 3 * width), "up": (width, 4 * width), "down": (4 * width, width),
-                 "vocabulary": (width, vocab)}  # fmt: skip
-        for dtype in (d for d in (torch.float32, torch.bfloat16) if linear.packs(CPU, d)):
-            top = limits(Shape.of(masked_config(shape, 512)), CPU, dtype)
-            print(f"shape of {shape}, {hardware.describe(CPU, dtype)}, at most {top}; packed products, "
-                  "times as fast as torch's own")  # fmt: skip
-            for rows in args.rows:
-                for name, size in sizes.items():
-                    row = packed_against_torch(rows, *size, dtype, args.repeats)
-                    results.append({"shape": shape, "dtype": str(dtype), "product": name, **row})
-                found = (f"{row['product']} {row['times_as_fast']:.2f}" for row in results[-4:])
-                print(f"{rows:5} rows  " + "  ".join(found), flush=True)
-    common.save(args, "machine", CPU, torch.float32, results=results)
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,13 +1,12 @@
-"""Hold models of several seeds against one another, from the stored rows of a scoreboard.
+"""Compare models of several seeds prompt by prompt, from the stored rows of a scoreboard.
 
     python studies/paired.py studies/results/soft --model soft --against plain long
     python studies/paired.py studies/results/soft --model soft --with forget_remasked skip_soft_masking
-    python studies/paired.py studies/results/noise --model uniform --against absorbing \
-        --scorer runs/another
+    python studies/paired.py studies/results/noise --model uniform --against absorbing --scorer runs/another
 
-Models are called NAME-SEED. For each sampler and number of steps: the perplexity of all texts of the
-model's seeds together, and by which factor it differs from that of the others, prompt by prompt: nats
-and tokens of a prompt are summed over the seeds that both have, and prompts drawn again (95 %).
+Models are called NAME-SEED. For each sampler and number of steps: the perplexity of all texts of the model's
+seeds together, and its ratio to that of the others: nats and tokens of a prompt are summed over the seeds
+that both have, and prompts are drawn again (95 %).
 """
 
 import argparse
@@ -28,7 +27,7 @@ WHAT = ("sampler", "n_steps")
 
 
 def read(folder: Path, scorer: str | None) -> dict[tuple, dict[tuple, dict]]:
-    """For each way of writing (`WHAT`) the rows by (name, what else was asked, seed).
+    """For each sampler and number of steps the rows by (name, other settings, seed).
 
     Raises:
         UserError: several scorers have judged them, and none is named.
@@ -71,7 +70,7 @@ def factor(rows: list[dict], others: list[dict]) -> str:
 
 
 def compare(rows: dict[tuple, dict], one: tuple, other: tuple) -> tuple[str, str, int] | None:
-    """(factor, perplexity of the other, number of seeds) of two (name, what else was asked)."""
+    """(factor, perplexity of the other, number of seeds) of two (name, other settings)."""
     seeds = sorted(
         set.intersection(*({s for *kind, s in rows if tuple(kind) == k} for k in (one, other)))
     )
@@ -87,7 +86,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="NAME of the models NAME-SEED.")
     parser.add_argument("--against", nargs="+", default=[], help="Names of other models.")
     parser.add_argument("--with", nargs="+", default=[], dest="options",
-                        help="Options of the same models that are held against none.")  # fmt: skip
+                        help="Options of the same models, compared with none.")  # fmt: skip
     parser.add_argument("--scorer", help="Whose opinion, where several have judged the texts.")
     args = parser.parse_args()
     found = read(args.folder, args.scorer)
@@ -107,12 +106,12 @@ def main() -> None:
             if name == args.model and any(key in args.options for key, _ in more)
         )  # fmt: skip
         for other in others:
-            if (told := compare(rows, plain, other)) is None:
+            if (found_both := compare(rows, plain, other)) is None:
                 continue
-            ratio, theirs, seeds = told
+            ratio, theirs, seeds = found_both
             own = perplexity([row for (*kind, _), row in rows.items() if tuple(kind) == plain])
-            asked = ", ".join(f"{key} {value}" for key, value in other[1]) or other[0]
-            print(f"| `{sampler}`, {steps} | {own} | {asked} | {theirs} | {ratio} | {seeds} |")
+            settings = ", ".join(f"{key} {value}" for key, value in other[1]) or other[0]
+            print(f"| `{sampler}`, {steps} | {own} | {settings} | {theirs} | {ratio} | {seeds} |")
 
 
 if __name__ == "__main__":

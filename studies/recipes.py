@@ -17,36 +17,17 @@ ROOT = Path(__file__).resolve().parent.parent
 CAUSAL_STEPS, MASKED_STEPS = 800, 600  # of 16 blocks of 128 tokens
 
 COMMON = {
-    "dataset": "wikitext-2",
-    "block_size": 128,
-    "per_device_train_batch_size": 16,
-    "adam_beta2": 0.98,
-    "weight_decay": 0.01,
-    "warmup_steps": 100,
-    "max_eval_blocks": 16,  # the scoreboard measures on more
-    "eval_strategy": "no",
-    "save_strategy": "no",
-    "disable_tqdm": "true",
-    "logging_steps": 100,
-}
-RANDOM = {
-    "config": "layers=4,width=128,heads=4,vocab=8192",
-    "tokenizer": "roberta-small-wikitext",
-    "learning_rate": 1e-3,
-}
-CAUSAL = RANDOM | {
-    "objective": "causal",
-    "lr_scheduler_type": "constant_with_warmup",
-    "max_steps": CAUSAL_STEPS,
-}
-# What the embedded checkpoint was made with, in short.
-BASE = {
-    "lr_scheduler_type": "cosine",
-    "learning_rate": 4e-4,
-    "prefix_len": 1,
-    "ema": 0.99,
-    "max_steps": MASKED_STEPS,
-}
+    "dataset": "wikitext-2", "block_size": 128, "per_device_train_batch_size": 16, "adam_beta2": 0.98,
+    "weight_decay": 0.01, "warmup_steps": 100, "max_eval_blocks": 16, "eval_strategy": "no",
+    "save_strategy": "no", "disable_tqdm": "true", "logging_steps": 100,
+}  # fmt: skip
+RANDOM = {"config": "layers=4,width=128,heads=4,vocab=8192", "tokenizer": "roberta-small-wikitext",
+          "learning_rate": 1e-3}  # fmt: skip
+CAUSAL = RANDOM | {"objective": "causal", "lr_scheduler_type": "constant_with_warmup",
+                   "max_steps": CAUSAL_STEPS}  # fmt: skip
+# A short form of what the embedded checkpoint was made with.
+BASE = {"lr_scheduler_type": "cosine", "learning_rate": 4e-4, "prefix_len": 1, "ema": 0.99,
+        "max_steps": MASKED_STEPS}  # fmt: skip
 COLD = {"lr_scheduler_type": "cosine", "max_steps": CAUSAL_STEPS + MASKED_STEPS}
 REFERENCE = {"mask_schedule": "seed", "loss": "mean", "prefix_len": 16}
 RECIPES = {

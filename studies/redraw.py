@@ -11,10 +11,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from diffusion.cli.files import write_atomically
-from studies import curves, frontier, likelihood, scaling, sweep
+from studies import frontier, likelihood, scaling, sweep
 from studies.board import report
 from studies.board.pictures import PICTURES
-from studies.board.plotting import png
+from studies.board.plotting import Plot, png
 
 # The name of a picture, and of the JSON beside it -> what draws it.
 OWN = {
@@ -22,8 +22,29 @@ OWN = {
     "scaling": lambda data: png(scaling.figure(data)),
     "frontier": lambda data: png(frontier.figure(data)),
     "likelihood": lambda data: png(likelihood.figure(data)),
-    "curves": curves.draw,
+    "curves": lambda data: png(curves(data)),
 }
+
+
+def curves(data: dict):
+    """Validation nats per token over what was computed, a line for each run's name and layout.
+
+    Each of ``runs`` has the millions of slots computed ``before`` it and in ``each`` of its steps, and as
+    ``points`` [step, {layout: nats per token}] of its trainer_state.json.
+    """
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for part in data["runs"]:
+        for step, nats in part["points"]:
+            for name, value in nats.items():
+                at = part["before"] + step * part["each"]
+                lines.setdefault(f"{part['name']}, {name}", []).append((at, value))
+    plot = Plot()
+    (axes,) = plot.panels
+    for i, (name, line) in enumerate(lines.items()):
+        plot.series(axes, *zip(*sorted(line), strict=True), i, name)
+    axes.set_xlabel("million slots computed forward and backward")
+    axes.set_ylabel("validation, nats per token")
+    return plot.finish("Validation loss over computed slots")
 
 
 def main() -> None:

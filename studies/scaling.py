@@ -7,8 +7,7 @@ operations by the rate of products or bytes by the bandwidth, whichever is more.
 
 What takes too long is estimated, and the JSON says where: only the first steps of the loop are timed, and
 the rest is in proportion to the operations; of GPT-2, beyond 128 tokens, passes at eight places in the
-text are timed with a cache that is full up to there, and those between are interpolated. Sizes that would
-not fit into what is left of ``--most_seconds`` are left out and named.
+text are timed with a cache that is full up to there, and those between are interpolated.
 
     python studies/scaling.py --output scaling.json --picture scaling.png     # at most 12 minutes
     python studies/scaling.py --lengths 64 128 256 --batch_sizes --steps      # lengths alone
@@ -17,7 +16,6 @@ not fit into what is left of ``--most_seconds`` are left out and named.
 import itertools
 import statistics
 import sys
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -142,55 +140,24 @@ def interpolated(places: list[float], seconds: list[float], passes: int) -> floa
     return float(np.interp(np.arange(1, passes + 1), places, seconds).sum())
 
 
-def measure(pair: Pair, size: Size, repeats: int, share: float) -> dict:
-    """Both at one size, in turns, within about ``share`` seconds."""
-    started = time.monotonic()
+def measure(pair: Pair, size: Size, repeats: int, most_seconds: float) -> dict:
+    """Both at one size, in turns; so many steps of the loop as fit into ``most_seconds``."""
     cached_steps(pair.gpt2, size.batch, 1)  # to warm up, as is the first step
-    first = pair.loop(size, 1)
-    steps = max(1, min(size.n_steps, int(share / 2 / (repeats * first))))
-    flops = pair.operations(size)
+    first, flops = pair.loop(size, 1), pair.operations(size)
+    steps = max(1, min(size.n_steps, int(most_seconds / 2 / (repeats * first))))
     tasks = {
         "loop": lambda: pair.loop(size, steps) * sum(flops) / sum(flops[:steps]),
         "gpt2": lambda: pair.writing(size),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for i in range(repeats):
-        began = time.monotonic()
-        for name in sorted(tasks, reverse=i % 2 == 0):  # which goes first alternates
-            seconds[name].append(tasks[name]())
-        now = time.monotonic()
-        if (now - started) + (now - began) > share:
-            break
+    seconds = common.in_turns(tasks, repeats, warm=0)
     passes = size.length - 1
     return {
         **asdict(size),
-        "first_step_seconds": first,
         "loop_steps_timed": steps,
         "gpt2_passes_timed": passes if passes <= WHOLE else PLACES * SAMPLE,
         "seconds": seconds,
         "median": {name: statistics.median(runs) for name, runs in seconds.items()},
     }
-
-
-def series(
-    pair: Pair, sizes: list[Size], repeats: int, top: Limits, share, report
-) -> tuple[list[dict], list[dict]]:
-    """(the points, the sizes left out).
-
-    Args:
-        share: () -> seconds for the next size.
-        report: called with each point.
-    """
-    points: list[dict] = []
-    for i, size in enumerate(sizes):
-        granted = share()
-        if points:  # one step to warm up and one to time
-            growth = pair.operations(size)[0] / pair.operations(sizes[i - 1])[0]
-            if 2 * growth * points[-1]["first_step_seconds"] > granted:
-                return points, [asdict(left) for left in sizes[i:]]
-        points.append({**measure(pair, size, repeats, granted), "least": pair.least(size, top)})
-        report(points[-1])
-    return points, []
 
 
 def figure(data: dict):
@@ -242,7 +209,7 @@ def main() -> None:
     parser.add_argument("--long_shape", default="modernbert", choices=SHAPES, help="for --lengths")
     parser.add_argument("--shape", default="small", choices=SHAPES, help="for the others")
     parser.add_argument("--n_steps", type=int, default=10, help="where they do not vary")
-    parser.add_argument("--most_seconds", type=float, default=600, help="for all measurements")
+    parser.add_argument("--most_seconds", type=float, default=20, help="for the loop at one size")
     parser.add_argument("--picture", help="draw them as this PNG")
     args = common.read(parser, lengths=2, batch_sizes=1, steps=1, length=2, n_steps=1)
     if args.picture:
@@ -262,14 +229,6 @@ def main() -> None:
     }
     if not sizes_of:
         raise UserError("--lengths, --batch_sizes and --steps are all empty; give numbers to one")
-    left = sum(len(sizes) for _, sizes in sizes_of.values())
-    deadline = time.monotonic() + args.most_seconds
-
-    def share() -> float:
-        nonlocal left
-        left -= 1
-        return max(0.0, deadline - time.monotonic()) / (left + 1)
-
     print(f"the reference loop and GPT-2 with its cache, {hardware.describe(device, dtype)}")
     tops, found, pair, built = {}, [], None, None
     for varied, (shape, sizes) in sizes_of.items():
@@ -279,19 +238,14 @@ def main() -> None:
             pair = Pair(shape, longest, device, dtype)
         if shape not in tops:
             tops[shape] = limits(pair.shapes["loop"], device, dtype)
-        print(f"shape {shape}, at most {tops[shape]}\n{varied:>8}  loop s (least)  GPT-2 s (least)  "
-              "steps timed")  # fmt: skip
-
-        def report(point: dict, varied: str = varied) -> None:
-            both = (f"{point['median'][n]:8.3f} ({point['least'][n]:.3f})" for n in SERIES)
-            print(f"{point[varied]:8} ", *both, point["loop_steps_timed"], flush=True)
-
-        points, skipped = series(pair, sizes, args.repeats, tops[shape], share, report)
-        left -= max(0, len(skipped) - 1)
-        if skipped:
-            names = ", ".join(str(size[varied]) for size in skipped)
-            print(f"left out for --most_seconds {args.most_seconds:g}: {varied} {names}")
-        found.append({"varied": varied, "shape": shape, "points": points, "skipped": skipped})
+        print(f"shape {shape}, at most {tops[shape]}\n{varied:>8}  loop s (least)  GPT-2 s (least)")
+        points = []
+        for size in sizes:
+            point = measure(pair, size, args.repeats, args.most_seconds)
+            points.append(point | {"least": pair.least(size, tops[shape])})
+            both = (f"{point['median'][n]:8.3f} ({points[-1]['least'][n]:.3f})" for n in SERIES)
+            print(f"{point[varied]:8} ", *both, flush=True)
+        found.append({"varied": varied, "shape": shape, "points": points})
     limits_of = {shape: asdict(top) for shape, top in tops.items()}
     data = common.save(args, "scaling", device, dtype, limits=limits_of, series=found)
     if args.picture:

@@ -4,8 +4,7 @@
     python studies/sweep.py --model roberta-base --baseline gpt2 --sampler ancestral --output_dir runs/sweep
 
 Both models write one text of 32 tokens and more, up to what both have room for; diffusion in 4 to 64 steps
-on the full canvas, by `confidence` unless --sampler names another. The flags that steer generation are
-those of inference.py. sweep.json has all times, sweep.png their medians.
+on the full canvas. sweep.json has all times, sweep.png their medians.
 """
 
 import dataclasses
@@ -13,7 +12,6 @@ import json
 import statistics
 import sys
 from collections import deque
-from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -22,16 +20,14 @@ from diffusion import hardware
 from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import prompt_ids
 from diffusion.cli import console
-from diffusion.cli.access import Access
-from diffusion.cli.files import check_output_dir, write_atomically, write_text
-from diffusion.cli.flags import parse_flags
-from diffusion.cli.values import check_values
-from diffusion.errors import UserError
+from diffusion.cli.files import write_atomically, write_text
+from diffusion.errors import UserError, run
 from diffusion.generate import load_writer
 from diffusion.measure import measure
-from diffusion.options import GenerationOptions, PairOptions
+from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import STEPPED
 from diffusion.views.tables import aligned
+from studies import common
 from studies.board.plotting import Plot, plain_log, png
 
 PROMPT = "The"
@@ -39,43 +35,22 @@ LENGTHS = (32, 64, 128, 256, 512, 1024)  # as far as both models reach, and the 
 STEPS = (4, 8, 16, 32, 64)
 
 
-@dataclass
-class SweepOptions(PairOptions):
-    repeats: int = field(
-        default=5,
-        metadata={"help": "Measured runs of each model, after one to warm up.", "range": (1, None)},
-    )
-    output_dir: str = field(
-        default="runs/sweep", metadata={"help": "Folder for sweep.json and sweep.png."}
-    )
-
-
-def load_pair(args: SweepOptions, access: Access, dtype: str) -> list:
-    """[the diffusion writer, the autoregressive one] in one number format."""
-    writers = [
-        load(name, None, args.device, dtype, access)
-        for load, name in ((load_writer, args.model), (load_causal_writer, args.baseline))
-    ]
-    same = writers[0].dtype == writers[1].dtype  # `auto` depends on the size of a model
-    return writers if same else load_pair(args, access, "float32")
-
-
 def main() -> None:
-    generation, args, access = parse_flags(
-        (GenerationOptions, SweepOptions, Access), __doc__.split("\n")[0]
-    )
-    for name in ("length", "max_len", "n_steps"):
-        if getattr(generation, name) != getattr(GenerationOptions(), name):
-            raise UserError(f"a sweep has its own lengths and steps; leave out --{name}")
-    generation.sampler = generation.sampler or "confidence"
-    generation.attention = generation.attention.replace("auto", "full")
-    if generation.sampler.partition(":")[0] not in STEPPED:
-        raise UserError(f"a sweep needs a sampler with a number of steps: {', '.join(STEPPED)}")
+    parser = common.flags(__doc__, "model", "baseline", "repeats", "device", "dtype", output=None)
+    parser.add_argument("--sampler", default="confidence", help="one with a number of steps")
+    parser.add_argument("--output_dir", default="runs/sweep", type=Path)
+    args = common.read(parser)
+    generation = GenerationOptions(sampler=args.sampler, attention="full")
     generation.check()
-    check_values(args)
-    check_output_dir(args.output_dir, False, True, "")
-    console.prepare_streams()
-    sweep(load_pair(args, access, args.dtype), generation, args.repeats, Path(args.output_dir))
+    if args.sampler.partition(":")[0] not in STEPPED:
+        raise UserError(
+            f"--sampler {args.sampler} has no number of steps; use {', '.join(STEPPED)}"
+        )
+    device, dtype = common.chosen(args)
+    names = {args.model: load_writer, args.baseline: load_causal_writer}
+    kind = str(dtype).removeprefix("torch.")
+    writers = [load(name, None, str(device), kind) for name, load in names.items()]
+    sweep(writers, generation, args.repeats, args.output_dir)
 
 
 def sweep(writers: list, generation: GenerationOptions, repeats: int, folder: Path) -> None:
@@ -171,3 +146,7 @@ def figure(data: dict):
     machine = f"One text, {data['hardware']}\n{data['processor']}; {data['sampler']}"
     # Names in the order in which the curves end.
     return plot.finish(machine.rstrip("; "), sorted(range(len(ends)), key=lambda i: -ends[i]))
+
+
+if __name__ == "__main__":
+    run(main)

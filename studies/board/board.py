@@ -26,7 +26,7 @@ from diffusion.views.frames import Framer
 from studies.board import metrics, rows, scorer
 from studies.board.options import PASSAGES, ScoreOptions
 from studies.board.processes import Processes
-from studies.board.rows import REAL, SHUFFLED, Key, Row, Store, check_distinct, model_digest
+from studies.board.rows import REAL, SHUFFLED, Row, Store, check_distinct, model_digest
 from studies.board.scorer import Scorer, estimate_json, shuffled
 
 # More texts to compare with give a higher self-BLEU, so there are always so many if possible.
@@ -157,7 +157,7 @@ def with_room(board: Board, row: Row) -> Row:
     return dataclasses.replace(row, options=writer.resolve(options))
 
 
-def keys(board: Board, row: Row) -> tuple[Key, Key]:
+def keys(board: Board, row: Row) -> tuple[str, str]:
     """(key of the texts, key of the row): everything that determines them."""
     args = board.args
     texts = {
@@ -174,16 +174,17 @@ def keys(board: Board, row: Row) -> tuple[Key, Key]:
     if row.options:
         writer = board.writers[row.model]
         texts |= {"device": writer.device.type, "dtype": str(writer.dtype)}
-    written = Key.of(
-        texts,
-        versions=[torch.__version__, transformers.__version__],
-        code=rows.code_digest(
-            "diffusion.generate", "diffusion.autoregressive", "studies.board.scorer"
-        ),
+    written = rows.digest(
+        texts
+        | {
+            "versions": [torch.__version__, transformers.__version__],
+            "code": rows.code_digest(
+                "diffusion.generate", "diffusion.autoregressive", "studies.board.scorer"
+            ),
+        }
     )
-    judged = {"texts": written.settings, "scorer": board.scorer_digest}
-    code = rows.code_digest("studies.board.metrics")
-    return written, Key.of(judged, texts=written.name, code=code)
+    judged = {"texts": written, "scorer": board.scorer_digest}
+    return written, rows.digest(judged | {"code": rows.code_digest("studies.board.metrics")})
 
 
 def write_batch(board: Board, row: Row, indices: range) -> list[dict]:
@@ -294,7 +295,7 @@ def method(row: Row) -> str:
     return f"{name} ({own})" if own else name
 
 
-def likelihood_jobs(board: Board) -> list[tuple[str, dict, Key]]:
+def likelihood_jobs(board: Board) -> list[tuple[str, dict, str]]:
     """(model, settings, key) of every likelihood: of each model from the beginning of a block and
     after a prompt."""
     args, jobs = board.args, []
@@ -305,23 +306,21 @@ def likelihood_jobs(board: Board) -> list[tuple[str, dict, Key]]:
                     **{k: getattr(args, k) for k in ESTIMATES}}  # fmt: skip
             given = {"model": board.digests[name], "dtype": str(board.writers[name].dtype),
                      "documents": board.documents, "version": rows.VERSION}  # fmt: skip
-            key = Key.of(
-                what | given,
-                code=rows.code_digest("studies.board.scorer", "diffusion.models.denoiser"),
-            )
+            code = rows.code_digest("studies.board.scorer", "diffusion.models.denoiser")
+            key = rows.digest(what | given | {"code": code})
             jobs.append((name, what, key))
     return jobs
 
 
-def likelihoods(board: Board, jobs: list[tuple[str, dict, Key]]) -> list[dict]:
+def likelihoods(board: Board, jobs: list[tuple[str, dict, str]]) -> list[dict]:
     """What `likelihood_jobs` asks for, from the store where it is there."""
     store = board.store
-    done = board.processes.agree({key.name for *_, key in jobs if store.has_row(key.name)})
+    done = board.processes.agree({key for *_, key in jobs if store.has_row(key)})
 
     def measure(job):
         name, what, key = job
-        if key.name in done:
-            return {**store.read_row(key.name), "model": board.label(name)}
+        if key in done:
+            return {**store.read_row(key), "model": board.label(name)}
         place = (what[k] for k in ("size", "prefix", "blocks"))
         settings = {k: what[k] for k in ESTIMATES}
         bound = scorer.likelihood(board.writers[name], board.documents, *place, **settings)
@@ -346,28 +345,28 @@ def compared(entry: dict, entries: list[dict]) -> dict:
     return {**kept, "more": estimate_json(more), "more_than": first["model"]}
 
 
-def generations(board: Board, planned: list[tuple[Row, Key, Key]]) -> list[dict]:
+def generations(board: Board, planned: list[tuple[Row, str, str]]) -> list[dict]:
     """Every row of the generation tables, from the store where it is there; ``planned``: each row
     with its `keys`."""
     processes, store, n = board.processes, board.store, board.args.num_samples
-    pairs = [(key.name, row) for row, _, key in planned if row.options]
+    pairs = [(key, row) for row, _, key in planned if row.options]
     check_distinct([key for key, _ in pairs], [f"{r.model}, {method(r)}" for _, r in pairs])
-    written = processes.agree({key.name for _, key, _ in planned if store.has_texts(key.name)})
-    judged = processes.agree({key.name for *_, key in planned if store.has_row(key.name)})
+    written = processes.agree({key for _, key, _ in planned if store.has_texts(key)})
+    judged = processes.agree({key for *_, key in planned if store.has_row(key)})
     # In forward passes over the canvas; with a cache they cost an eighth.
     cost = [
-        0 if row.options is None or texts.name in written or key.name in judged
+        0 if row.options is None or texts in written or key in judged
         else row.options.n_steps or board.window(row) // (1 if row.options.sampler else 8)
         for row, texts, key in planned
     ]  # fmt: skip
     out, warm = [], set()
     for number, (row, texts, key) in enumerate(planned):
         what = f"row {number + 1}/{len(planned)}: "
-        if key.name in judged:
-            out.append({**store.read_row(key.name), "model": board.label(row.model)})
+        if key in judged:
+            out.append({**store.read_row(key), "model": board.label(row.model)})
             continue
-        if texts.name in written:
-            samples = store.read_texts(texts.name, n)
+        if texts in written:
+            samples = store.read_texts(texts, n)
         else:
 
             def work(batch, row=row, number=number, what=what):
@@ -382,9 +381,9 @@ def generations(board: Board, planned: list[tuple[Row, Key, Key]]) -> list[dict]
             parts = processes.spread(board.batches(), work)
             samples = [sample for part in parts for sample in part]
             if processes.rank == 0:
-                store.write_texts(texts.name, samples)
+                store.write_texts(texts, samples)
         entry = judge(board, row, samples)
-        entry["texts"] = f"generations/{texts.name}.jsonl"
+        entry["texts"] = f"generations/{texts}.jsonl"
         if processes.rank == 0:
             store.write_row(key, entry)
         out.append(entry)

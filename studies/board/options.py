@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffusion.cli.files import check_apart, check_file, check_output_dir
+from diffusion.cli.flags import flag
 from diffusion.cli.values import check_values
 from diffusion.errors import UserError
 from diffusion.options import PairOptions
@@ -23,70 +24,45 @@ DEFAULTS = {
 
 @dataclass
 class ScoreOptions(PairOptions):
-    settings: str | None = field(
-        default=None, metadata={"help": "A TOML file of rows, instead of the two models above."}
-    )
-    quick: bool = field(default=False, metadata={"help": "A few rows of few and short texts."})
-    scorer: str | None = field(
-        default=None,
-        metadata={"help": "The causal LM that judges: folder, name in weights/, or hub name. "
-                  f"Default: {DEFAULTS[False]['scorer']}; with --quick {DEFAULTS[True]['scorer']}."},
+    settings: str | None = flag(None, "A TOML file of rows, instead of the two models above.")
+    quick: bool = flag(False, "A few rows of few and short texts.")
+    scorer: str | None = flag(
+        None, "The causal LM that judges: folder, name in weights/, or hub name. Default: "
+        f"{DEFAULTS[False]['scorer']}; with --quick {DEFAULTS[True]['scorer']}.",
     )  # fmt: skip
-    dataset: str | None = field(
-        default=None,
-        metadata={"help": "Where prompts and real text come from, as in finetune.py; default "
-                  "wikitext-2, with --quick and no --dataset_dir passages of the repository."},
+    dataset: str | None = flag(
+        None, "Source of prompts and real text, as in finetune.py; default wikitext-2, with --quick and "
+        "no --dataset_dir passages of the repository.",
     )  # fmt: skip
-    dataset_dir: str | None = field(
-        default=None, metadata={"help": "Folder with local WikiText-2 files (else: the hub)."}
+    dataset_dir: str | None = flag(None, "Folder with local WikiText-2 files (else: the hub).")
+    split: str = flag(
+        "test", "The split of prompts and likelihoods.", choices=["validation", "test"]
     )
-    split: str = field(
-        default="test",
-        metadata={"help": "The split that prompts and likelihoods come from.",
-                  "choices": ["validation", "test"]},
+    num_samples: int | None = flag(
+        None, "Texts of each row; default 500, with --quick 64.", range=(2, None)
+    )
+    prompt_len: int = flag(16, "Tokens of a prompt.", range=(1, None))
+    length: int | None = flag(
+        None, "New tokens of a text, at most; default 64, with --quick 32.", range=(4, None)
+    )
+    likelihood_blocks: int | None = flag(
+        None, "Blocks of text for the likelihood; default 128, with --quick 16; 0: leave it out.",
+        range=(0, None),
     )  # fmt: skip
-    num_samples: int | None = field(
-        default=None,
-        metadata={"help": "Texts of each row; default 500, with --quick 64.", "range": (2, None)},
-    )
-    prompt_len: int = field(
-        default=16, metadata={"help": "Tokens of a prompt.", "range": (1, None)}
-    )
-    length: int | None = field(
-        default=None,
-        metadata={"help": "New tokens of a text, if it does not end before; default 64, with "
-                  "--quick 32.", "range": (4, None)},
+    block_size: int = flag(256, "Tokens of such a block.", range=(8, None))
+    draws: int = flag(4, "Mask patterns a block in the bound.", range=(1, None))
+    estimator: str = flag(
+        "fixed-count", "Of the bound: fixed-count (less variance) or bernoulli (the definition).",
+        choices=["fixed-count", "bernoulli"],
     )  # fmt: skip
-    likelihood_blocks: int | None = field(
-        default=None,
-        metadata={"help": "Blocks of text for the likelihood; default 128, with --quick 16; 0: "
-                  "leave it out.", "range": (0, None)},
-    )  # fmt: skip
-    block_size: int = field(
-        default=256, metadata={"help": "Tokens of such a block.", "range": (8, None)}
-    )
-    draws: int = field(
-        default=4, metadata={"help": "Mask patterns a block in the bound.", "range": (1, None)}
-    )
-    estimator: str = field(
-        default="fixed-count",
-        metadata={"help": "Of the bound: fixed-count (less variance) or bernoulli (the definition).",
-                  "choices": ["fixed-count", "bernoulli"]},
-    )  # fmt: skip
-    batch_size: int = field(
-        default=16, metadata={"help": "Texts written or judged at once.", "range": (1, None)}
-    )
-    seed: int = field(default=0, metadata={"help": "Of rows that do not name one."})
-    output_dir: str = field(
-        default="runs/scoreboard", metadata={"help": "Folder for results, texts and pictures."}
-    )
+    batch_size: int = flag(16, "Texts written or judged at once.", range=(1, None))
+    seed: int = flag(0, "Of rows that do not name one.")
+    output_dir: str = flag("runs/scoreboard", "Folder for results, texts and pictures.")
     results: list[str] = field(
         default_factory=list,
         metadata={"help": "Show the results.json of other runs; measure nothing."},
     )
-    markdown: str | None = field(
-        default=None, metadata={"help": "Write the tables to this file, too, such as RESULTS.md."}
-    )
+    markdown: str | None = flag(None, "Write the tables to this file, too, such as tables.md.")
 
     def check_flags(self) -> None:
         """Everything that can be refused before a model is loaded; fills in `DEFAULTS`."""

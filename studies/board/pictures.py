@@ -1,6 +1,5 @@
 """The pictures of a scoreboard, made from its results alone."""
 
-import json
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -86,35 +85,6 @@ def _against(data: dict, cost: str, label: str):
     return plot.finish(f"Quality against {label}, 95 % intervals\n{machine_line(data)}")
 
 
-def _temperature(data: dict):
-    conditional = any(row["conditional"] for row in data["rows"])
-    series = _series(data, conditional)
-    if not series:
-        return None
-    plot = Plot()
-    (axes,) = plot.panels
-    for i, ((model, sampler), rows) in enumerate(series.items()):
-        # Rows that differ in the temperature alone are a line.
-        lines: dict[str, list[dict]] = {}
-        for row in rows:
-            others = {k: v for k, v in row["settings"].items() if k != "temperature"}
-            lines.setdefault(json.dumps(others, sort_keys=True), []).append(row)
-        label = f"{model}: {sampler}"
-        for line in lines.values():
-            line.sort(key=lambda row: row["settings"].get("temperature", 1.0))
-            points = _points(plot, axes, i, label, line, "gen_ppl", "entropy", linewidth=1)
-            label = None
-            for row, point in zip(line, points, strict=True):
-                text = f"T {row['settings'].get('temperature', 1.0):g}"
-                plot.label(axes, text if len(line) > 1 else "", *point)
-    _levels(plot, axes, data, conditional, "entropy")
-    _log(axes.xaxis, data, "gen_ppl", conditional)
-    axes.set_xlabel(f"generative perplexity ({data['scorer']['name']})")
-    axes.set_ylabel("entropy of a text's tokens, nats")
-    title = "Entropy against generative perplexity, 95 % intervals"
-    return plot.finish(f"{title}\n{machine_line(data)}")
-
-
 def _mask_rate(data: dict):
     shown = [entry for entry in data["likelihood"] if entry["prefix_len"] == 1]
     if not any(entry["by_mask_rate"] for entry in shown):
@@ -154,6 +124,5 @@ PICTURES = {
     "quality_seconds.png": Picture(
         "Quality against seconds", lambda data: _against(data, "seconds", "seconds a text")
     ),
-    "temperature.png": Picture("Entropy against generative perplexity", _temperature),
     "likelihood.png": Picture("Likelihood over the mask rate", _mask_rate),
 }

@@ -18,7 +18,6 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from diffusion.cli.files import read_bytes, write_text
 from diffusion.errors import UserError, first_line
@@ -150,18 +149,6 @@ def digest(value) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-class Key(NamedTuple):
-    """What something is kept under."""
-
-    name: str  # a hash of all that determines it
-    settings: str  # the same without the program
-
-    @classmethod
-    def of(cls, settings: dict, **program) -> "Key":
-        """``program``: versions and code, and what of ``settings`` depends on them."""
-        return cls(digest({**settings, **program}), digest(settings))
-
-
 def model_digest(model, tokenizer) -> str:
     """A hash of all weights, the configuration and the tokenizer, wherever they came from."""
     import torch
@@ -267,10 +254,10 @@ class Store:
                             f"expected; {again}")  # fmt: skip
         return samples
 
-    def write_row(self, key: Key, row: dict) -> None:
+    def write_row(self, key: str, row: dict) -> None:
         check = digest(json.loads(json.dumps(row)))  # as it will be read
-        row = {"version": VERSION, "asked": key.settings, "check": check, **row}
-        self._write(self.row_path(key.name), [row])
+        row = {"version": VERSION, "check": check, **row}
+        self._write(self.row_path(key), [row])
 
     @staticmethod
     def _write(path: Path, lines: Sequence[dict]) -> None:
@@ -286,7 +273,8 @@ class Store:
         path = self.row_path(key)
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
-            version, _ = row.pop("version"), row.pop("asked", None)
+            version = row.pop("version")
+            row.pop("asked", None)  # of older rows
             check = row.pop("check", None)  # older rows have none
             if check is not None and check != digest(row):
                 raise ValueError("it was changed")
@@ -299,34 +287,17 @@ class Store:
             )
         return row
 
-    def misfits(self, keys: Sequence[Key]) -> str | None:
+    def misfits(self, keys: Sequence[str]) -> str | None:
         """A sentence on the stored rows that none of ``keys`` finds, if some of these are missing."""
-        stored = {path.stem: path for path in (self.folder / "rows").glob("*.json")}
-        missing = [key.settings for key in keys if key.name not in stored]
-        others = set(stored) - {key.name for key in keys}
+        stored = {path.stem for path in (self.folder / "rows").glob("*.json")}
+        missing, others = set(keys) - stored, stored - set(keys)
         if not missing or not others:
             return None
-        asked = [_asked(stored[name]) for name in others]
-        changed = sum(one is None or one in missing for one in asked)
-        reasons = [
-            f"{number} because {what} changed since"
-            for number, what in (
-                (changed, "the program or its libraries"),
-                (len(others) - changed, "the settings or the machine"),
-            )
-            if number
-        ]
         return (
-            f"{len(others)} of {len(stored)} stored rows in {self.folder} do not fit "
-            f"({', '.join(reasons)}); {len(missing)} are measured again"
+            f"{len(others)} of {len(stored)} stored rows in {self.folder} do not fit, because the "
+            "program, its libraries, the settings or the machine changed since; "
+            f"{len(missing)} are measured again"
         )
-
-
-def _asked(path: Path) -> str | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get("asked")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None
 
 
 def _check_sample(sample: dict) -> None:

@@ -45,16 +45,6 @@ def test_a_word_weighs_by_how_rare_it_is_in_real_text():
     assert claims.topic(texts, ["river ship", "river", "river"]) == pytest.approx(expected)
 
 
-def test_names_that_come_again():
-    text = " Paris with Bob. There Paul and Anna met Bob in Oslo."
-    assert claims.names("Anna went to", text) == (2, 3)  # Anna and Bob, not Oslo
-    assert claims.names("", text) == (1, 3)
-    # Anna, Bob and Carl begin sentences, or might.
-    text = 'Dora and one two three four. Anna came. "Bob" said: Carl saw Dora'
-    assert claims.names("", text) == (1, 1)
-    assert claims.names("", "Anna") == claims.names("Anna", "") == (0, 0)
-
-
 @pytest.fixture
 def board(tmp_path):
     """A folder as scoreboard.py leaves it, with two rows of texts; what is in its results."""
@@ -86,11 +76,10 @@ def test_claims_from_a_scoreboard_to_json(board, monkeypatch, capsys, tmp_path, 
     found = json.loads(out.read_text(), parse_constant=pytest.fail)  # no NaN
     real, other, ended = found["rows"]
     assert [row["texts"] for row in found["rows"]] == [4, 3, 0]
-    assert all(value == [0, 0, 0] for value in real["more"].values()) and len(real["more"]) == 3
+    assert all(value == [0, 0, 0] for value in real["more"].values()) and len(real["more"]) == 2
     assert set(ended["numbers"]) == set(claims.COPIED) and ended["more"] == {}
     for name in claims.COPIED:
         assert other["numbers"][name] == results["rows"][1]["metrics"][name]
-    assert real["numbers"]["names"][0] == 1  # each text has its name twice
 
     samples = Store(folder).read_texts("other", 4)
     texts = [(s["prompt"], s["text"], False) for i, s in enumerate(samples) if i != 2]
@@ -110,7 +99,7 @@ def test_claims_from_a_scoreboard_to_json(board, monkeypatch, capsys, tmp_path, 
     more = (grown[1] + grown[0] + grown[2] - grown[0] - grown[1] - grown[3]) / 3
     assert other["more"]["growth"][0] == pytest.approx(more, rel=1e-3)
     said = capsys.readouterr().out
-    assert "| real text |" in said and said.count("| ended: ") == 2 and "| - | - | - |" in said
+    assert "| real text |" in said and said.count("| ended: ") == 2 and "| - | - |" in said
 
 
 def test_a_folder_without_texts_is_refused(board, tmp_path):

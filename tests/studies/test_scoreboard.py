@@ -223,8 +223,8 @@ def test_a_stopped_run_resumes_and_equals_one_that_was_not(score, monkeypatch, w
     code, _, err = score("--output_dir", "parts")
     said = [line for line in err.splitlines() if "do not fit" in line]
     assert code == 0 and said == [
-        "note: 13 of 13 stored rows in parts do not fit (13 because the program or its libraries "
-        "changed since); 13 are measured again"
+        "note: 13 of 13 stored rows in parts do not fit, because the program, its libraries, the "
+        "settings or the machine changed since; 13 are measured again"
     ]
     # An emptied file of generations is refused, not taken for a row without texts.
     monkeypatch.setattr(rows, "code_digest", digest)
