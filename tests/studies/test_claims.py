@@ -106,7 +106,7 @@ def test_a_folder_without_texts_is_refused(board, tmp_path):
     with pytest.raises(UserError, match=r"nowhere has no results\.json; give the --output_dir"):
         claims.read(tmp_path / "nowhere")
     (tmp_path / "generations" / "other.jsonl").unlink()
-    with pytest.raises(UserError, match=r"has no texts of other: .*; run scoreboard\.py"):
+    with pytest.raises(UserError, match=r"has no texts of other: .*; run studies/scoreboard"):
         claims.read(tmp_path)
 
 

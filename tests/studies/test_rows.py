@@ -99,6 +99,7 @@ def test_a_digest_depends_on_everything_and_on_nothing_else():
 
 
 def test_a_digest_of_code_follows_its_imports(tmp_path, monkeypatch):
+    folder = tmp_path / "diffusion"
     for name, text in {
         "a": "from diffusion.b import x\nfrom diffusion import c\nfrom diffusion.p import e",
         "b": "",
@@ -107,15 +108,15 @@ def test_a_digest_of_code_follows_its_imports(tmp_path, monkeypatch):
         "p/e": "3",
         "p/g": "4",
     }.items():
-        (tmp_path / f"{name}.py").parent.mkdir(exist_ok=True)
-        (tmp_path / f"{name}.py").write_text(text)
+        (folder / f"{name}.py").parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.py").write_text(text)
     monkeypatch.setattr(rows, "ROOT", tmp_path)
-    before = rows.code_digest("a")
-    (tmp_path / "d.py").write_text("3")
-    assert rows.code_digest("a") == before
+    before = rows.code_digest("diffusion.a")
+    (folder / "d.py").write_text("3")
+    assert rows.code_digest("diffusion.a") == before
     for name in ("p/g", "p/e", "c"):
-        (tmp_path / f"{name}.py").write_text("5")
-        after = rows.code_digest("a")
+        (folder / f"{name}.py").write_text("5")
+        after = rows.code_digest("diffusion.a")
         assert after != before
         before = after
     with pytest.raises(ValueError, match="no module nothing"):
