@@ -37,6 +37,7 @@ from diffusion.cli.values import check_values
 from diffusion.errors import UserError, run
 from diffusion.options import COMPARED_SAMPLER, GenerationOptions, PairOptions
 from diffusion.samplers.catalog import STEPPED
+from diffusion.samplers.spec import GONE
 from diffusion.views import panes, record
 from diffusion.views.animation import save_film, show_film
 from diffusion.views.comparison import film_of_record, free_name, table
@@ -81,7 +82,7 @@ class CompareOptions(PairOptions):
 
 def main() -> None:
     generation, args, access, prompt = parse_flags(
-        (GenerationOptions, CompareOptions, Access), __doc__, PROMPT_HELP
+        (GenerationOptions, CompareOptions, Access), __doc__, PROMPT_HELP, GONE
     )
     check_flags(generation, args, prompt)
     console.prepare_streams()
@@ -200,7 +201,7 @@ def check_flags(generation: GenerationOptions, args: CompareOptions, prompt: str
              generation, args, prompt)  # fmt: skip
         generation.sampler = generation.sampler or "confidence"
         generation.attention = generation.attention.replace("auto", "full")
-        if generation.sampler not in STEPPED:
+        if generation.sampler_name not in STEPPED:
             raise UserError(f"--sweep needs a sampler with a number of steps: {', '.join(STEPPED)}")
     if generation.n_steps is not None and generation.sampler is None:
         generation.sampler = COMPARED_SAMPLER  # the reference loop, which has the full canvas

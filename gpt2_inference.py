@@ -16,7 +16,7 @@ from diffusion.cli.flags import parse_flags
 from diffusion.cli.options import WritingOptions
 from diffusion.cli.prompts import PROMPT_HELP, QUESTION, ask, given_prompts
 from diffusion.errors import run
-from diffusion.options import GenerationOptions
+from diffusion.options import SamplingOptions
 
 
 @dataclass
@@ -29,9 +29,9 @@ class ScriptOptions(WritingOptions):
 
 def main() -> None:
     generation, script, access, prompt = parse_flags(
-        (GenerationOptions, ScriptOptions, Access), __doc__, PROMPT_HELP
+        (SamplingOptions, ScriptOptions, Access), __doc__, PROMPT_HELP
     )
-    generation.check_autoregressive()
+    generation.check()
     script.check_flags(prompt)
     prompts = given_prompts(prompt, script.unconditional, script.skip_bad)
 

@@ -24,6 +24,7 @@ from diffusion.editing.options import EditingOptions
 from diffusion.editing.session import Session, note_marks
 from diffusion.errors import UserError, run
 from diffusion.options import GenerationOptions, sampler_table
+from diffusion.samplers.spec import GONE
 
 
 @dataclass
@@ -36,6 +37,7 @@ def main() -> None:
         (GenerationOptions, InferenceOptions, EditingOptions, Access),
         __doc__,
         PROMPT_HELP,
+        GONE,
     )
     editing.check_flags(generation, script.list_samplers)
     if script.list_samplers:

@@ -4,7 +4,7 @@ Read it in this order: `noise` (how text becomes noise), `canvas` (what is given
 written), `proposal` (one draw for each position), `denoise` (the loop), `samplers` (which positions
 are written, and which opened again), `models` (all that calls a network), `generate` (a model ready
 to write). `collator`, `objective` and `training` make the model, `likelihood` measures it;
-`editing`, `views`, `evaluation` and `cli` are what the scripts are made of.
+`editing`, `views` and `cli` are what the scripts are made of.
 
 From Python, five lines:
 
@@ -45,19 +45,25 @@ def steps(writer, prompt: str = "", sample: int = 0, **options):
 
     Args:
         sample: the number of the text: another number, another text.
-        options: those of `options.GenerationOptions`, by the names of the flags.
+        options: the fields of `options.GenerationOptions`, which are the flags of inference.py, and
+            the options of the sampler: ``sampler="remdm", eta=0.02`` or ``sampler="remdm:eta=0.02"``.
+            A GPT-2 takes those of `options.SamplingOptions`.
     """
-    from diffusion.options import GenerationOptions
+    return writer.generate([prompt], _options(writer, options), [sample])
 
-    return writer.generate([prompt], GenerationOptions(**options), [sample])
+
+def _options(writer, values: dict):
+    from diffusion.options import GenerationOptions, SamplingOptions
+
+    kind = GenerationOptions if hasattr(writer, "denoiser") else SamplingOptions
+    return kind.from_dict(values)
 
 
 def write(writer, prompts: list[str], **options) -> list[str]:
     """One text for each prompt, the prompt included, all written together; options as in `steps`."""
-    from diffusion.options import GenerationOptions
     from diffusion.views.frames import written_text
 
-    *_, last = writer.record(prompts, GenerationOptions(**options), [0] * len(prompts))
+    *_, last = writer.record(prompts, _options(writer, options), [0] * len(prompts))
     return [written_text(writer.tokenizer, last, row) for row in range(len(prompts))]
 
 

@@ -16,7 +16,7 @@ from diffusion.canvas import Step, prompt_ids
 from diffusion.cli.access import Access
 from diffusion.models import loading, tokenizers
 from diffusion.models.families import max_length
-from diffusion.options import GenerationOptions
+from diffusion.options import SamplingOptions
 from diffusion.proposal import Sampling
 from diffusion.text.reading import typed_from
 from diffusion.text.spelling import Speller
@@ -130,20 +130,20 @@ class CausalWriter:
     blocks: ClassVar = False
     autoregressive: ClassVar = True
 
-    def check(self, options: GenerationOptions) -> None:
-        options.check_autoregressive()
+    def check(self, options: SamplingOptions) -> None:
+        options.check()
         options.check_room(self.positions, self.name)
 
-    def resolve(self, options: GenerationOptions, left_to_right: bool = True) -> GenerationOptions:
+    def resolve(self, options: SamplingOptions, left_to_right: bool = True) -> SamplingOptions:
         """The options for as many tokens as the model has room for."""
         return options.fitted(self.positions)
 
-    def method(self, options: GenerationOptions) -> str:
+    def method(self, options: SamplingOptions) -> str:
         """How it writes, for people."""
         return "token by token, cached"
 
     def generate(
-        self, prompts: Sequence[str], options: GenerationOptions, samples: Sequence[int]
+        self, prompts: Sequence[str], options: SamplingOptions, samples: Sequence[int]
     ) -> Iterator[Step]:
         """Write one text for each prompt, see `generate.Writer.generate`. The rows of a Step grow
         by one token a step; shorter prompts are padded on the left.
@@ -157,7 +157,7 @@ class CausalWriter:
         return self._steps(*start, handed_over(work))
 
     def record(
-        self, prompts: Sequence[str], options: GenerationOptions, samples: Sequence[int]
+        self, prompts: Sequence[str], options: SamplingOptions, samples: Sequence[int]
     ) -> list[Step]:
         """All the Steps of `generate`, measured without a reader in between."""
         taken = []

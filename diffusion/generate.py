@@ -17,7 +17,7 @@ from diffusion.models.families import max_length
 from diffusion.models.guidance import Guided, Processed
 from diffusion.models.soft import SoftMask, SoftMasked, load_soft_mask
 from diffusion.noise import Noise
-from diffusion.options import DRAFT_LENGTH, GenerationOptions
+from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.catalog import CAUSAL
 from diffusion.samplers.make import make_sampler
@@ -164,19 +164,19 @@ class Writer:
             ends = self.tokenizer.eos_token_id
         canvas, keys = canvas.to(self.device), rng.row_keys(options.seed, samples, self.device)
         sampling = Sampling(options.temperature, options.top_k, options.top_p)
-        own = options.sampler_options() | {"noise": self.noise}
-        if options.sampler == "speculative":
-            drafts = options.draft_length or DRAFT_LENGTH
+        name, own = options.sampler_name, {"noise": self.noise}
+        if name == "speculative":
+            drafts = make_sampler(options.sampler).draft_length
             return speculate(canvas, denoiser, sampling, keys, drafts, ends, options.cache)
         if options.attention == "block":
-            clean = options.sampler == "causal"
+            clean = name == "causal"
             denoiser = InBlocks(denoiser, options.block_length or 0, options.cache, clean)
             own["apart"] = True
         if options.approximate_cache is not None:
             dual = options.approximate_cache == "dual"
             denoiser = Approximate(denoiser, options.block_length, dual, options.cache_refresh)
         soft = self.denoiser.soft if options.soft_masking else None
-        if soft is not None and options.sampler not in CAUSAL:  # where nothing stays a mask
+        if soft is not None and name not in CAUSAL:  # where nothing stays a mask
             denoiser = SoftMasked(
                 denoiser, soft, options.forget_remasked, options.skip_soft_masking
             )
@@ -187,7 +187,15 @@ class Writer:
         return denoise_windows(
             canvas,
             denoiser,
-            lambda: make_sampler(options.sampler, end_id=ends, **own),
+            lambda: make_sampler(
+                options.sampler,
+                options.n_steps,
+                options.schedule,
+                options.block_length,
+                options.early_commit,
+                ends,
+                **own,
+            ),
             sampling,
             keys,
             window=self.positions,

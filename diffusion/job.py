@@ -103,8 +103,10 @@ class Job:
             f"{writer.method(generation)}, seed {generation.seed}"
         )
         note_case(writer.tokenizer, name)
-        if writer.soft is not None and generation.sampler in CAUSAL:
-            say(f"note: --sampler {generation.sampler} has no masks that stay, and no soft-masking")
+        if writer.soft is not None and generation.sampler_name in CAUSAL:
+            say(
+                f"note: --sampler {generation.sampler_name} has no masks that stay, and no soft-masking"
+            )
         if writer.soft is None:
             for name in ("forget_remasked", "skip_soft_masking"):
                 if getattr(generation, name):

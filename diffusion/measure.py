@@ -61,7 +61,7 @@ def options_for(writers: list, generation: GenerationOptions, prompt: str) -> li
     )  # whose default it is to write many at once
     sampler = generation.sampler or (None if own else COMPARED_SAMPLER)
     diffusion = dataclasses.replace(generation, length=length, sampler=sampler)
-    options = [writers[0].resolve(diffusion), GenerationOptions(**diffusion.shared())]
+    options = [writers[0].resolve(diffusion), diffusion.shared()]
     for writer, own in zip(writers, options, strict=True):
         writer.check(own)
         prompt_ids(writer.tokenizer, [prompt], own.max_len, own.length)

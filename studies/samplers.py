@@ -15,7 +15,9 @@ import torch
 from diffusion.errors import run
 from diffusion.generate import Writer, load_writer
 from diffusion.options import GenerationOptions
-from diffusion.samplers.catalog import CAUSAL, METHODS, STEPPED
+from diffusion.samplers import spec
+from diffusion.samplers.catalog import CAUSAL, SAMPLERS, STEPPED
+from diffusion.samplers.make import sampler_class
 from diffusion.views.frames import written_text
 from studies import common
 
@@ -23,9 +25,9 @@ RESULTS = Path(__file__).parent / "results" / "samplers.json"
 
 # One row each: the sampler, and what is not its default. Sampled with top-k 50 and top-p 0.95.
 SETTINGS = [
-    *({"sampler": name} for name, entry in METHODS.items() if "absorbing" in entry.noises),
-    *({"sampler": "remdm", "remask": kind} for kind in ("rescale", "conf", "loop", "psi")),
-    {"sampler": "p2", "p2_score": "released"},
+    *({"sampler": name} for name, entry in SAMPLERS.items() if "absorbing" in entry.noises),
+    *({"sampler": f"remdm:remask={kind}"} for kind in ("rescale", "conf", "loop", "psi")),
+    {"sampler": "p2:score=released"},
     {"sampler": "first-hitting", "block_length": 1},
     {"sampler": "confidence", "block_length": 8},
     {"sampler": "remdm", "block_length": 8},
@@ -33,7 +35,7 @@ SETTINGS = [
         {"sampler": name, "attention": "block", "block_length": 4}
         for name in ("first-hitting", "confidence", "ancestral")
     ),
-    {"sampler": "ancestral", "clock_delay": 0.8},
+    {"sampler": "ancestral:clock_delay=0.8"},
     {"sampler": "confidence", "early_commit": 3.0},
     {"sampler": "ancestral", "guidance": 1.0},
     {"sampler": "confidence", "repetition_penalty": 1.3, "no_repeat_ngram_size": 3},
@@ -57,7 +59,7 @@ def text_of(writer: Writer, setting: dict, args) -> dict:
         seed=args.seed,
         max_len=args.length + 32,
     )
-    options.n_steps = args.n_steps if options.sampler in STEPPED else None
+    options.n_steps = args.n_steps if options.sampler_name in STEPPED else None
     *_, last = writer.generate([args.prompt], options, [0])
     text = written_text(writer.tokenizer, last, 0)
     return {
@@ -75,8 +77,8 @@ def table(record: dict) -> str:
         "| `--sampler` | what it does | forward passes, N steps, L tokens | corrects itself | options | source | passes | seconds |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, facts in METHODS.items():
-        own = [f"--{option}" for option in facts.options]
+    for name, facts in SAMPLERS.items():
+        own = [f"--{o}" if o in spec.SHARED else o for o in spec.options_of(sampler_class(name))]
         r = by_name.get(name)
         cells = [
             f"`{name}`",

@@ -66,11 +66,11 @@ def sweep(writers: list, generation: GenerationOptions, repeats: int, folder: Pa
     lengths = [n for n in LENGTHS if n < longest] + [longest]
     jobs = []
     for length in lengths:
-        own = {**generation.shared(), "length": length, "max_len": reach}
-        jobs.append((baseline, GenerationOptions(**own)))
+        own = dataclasses.replace(generation.shared(), length=length, max_len=reach)
+        jobs.append((baseline, own))
         for steps in STEPS:
             # The confidence order writes a token a step at least, and makes no more steps.
-            if steps <= length or generation.sampler != "confidence":
+            if steps <= length or generation.sampler_name != "confidence":
                 options = dataclasses.replace(generation, length=length, max_len=reach)
                 jobs.append((diffusion, dataclasses.replace(options, n_steps=steps)))
 

@@ -127,12 +127,12 @@ def test_a_text_in_blocks_costs_no_pass_behind_its_end(tiny_model):
     for sampler, size in (("first-hitting", 1), ("confidence", 4)):
         options = GenerationOptions(max_len=32, sampler=sampler, block_length=size)
         *_, last = writer.generate(["The river", "She"] * 4, options, range(8))
-        own = options.resolved().sampler_options()
+        resolved = options.resolved()
         canvas = prompt_canvas(tokenizer, ["The river", "She"] * 4, 32)
         *_, whole = denoise(
             canvas,
             writer.denoiser,
-            make_sampler(sampler, **own),
+            make_sampler(sampler, resolved.n_steps, block_length=size),
             Sampling(1.0, 50, 0.95),
             rng.row_keys(0, range(8)),
         )

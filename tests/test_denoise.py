@@ -11,7 +11,7 @@ from diffusion import rng
 from diffusion.canvas import Canvas
 from diffusion.denoise import denoise
 from diffusion.proposal import Sampling
-from diffusion.samplers.remasking import P2, ReMDM, Saber, Seed, Wino
+from diffusion.samplers.remasking import P2, RandomRemask, ReMDM, Saber, Wino
 from diffusion.samplers.unmasking import (
     Ancestral,
     Confidence,
@@ -28,7 +28,7 @@ M = VOCAB
 ROWS = 60
 
 MAKERS = {
-    "seed": lambda: Seed(4),
+    "seed": lambda: RandomRemask(4),
     "ancestral": lambda: Ancestral(6),
     "ancestral, one step": lambda: Ancestral(1, "cosine-a"),
     "first-hitting": lambda: FirstHitting(),
@@ -43,7 +43,7 @@ MAKERS = {
     "remdm, conf, late": lambda: ReMDM(5, "conf", clock_delay=0.5),
     "remdm, loop": lambda: ReMDM(9, "loop", time_power=0.7),
     "p2": lambda: P2(4, eta=1.5),
-    "p2, released": lambda: P2(3, p2_score="released"),
+    "p2, released": lambda: P2(3, score="released"),
     "wino": lambda: Wino(0.3, 0.5),
     "saber": lambda: Saber(2, 1),
     "blocks of confidence": lambda: Blocks(Confidence(4), 2),
@@ -53,7 +53,7 @@ MAKERS = {
     "blocks of saber": lambda: Blocks(Saber(2, 1), 4),
     "early commit": lambda: EarlyCommit(Confidence(5), 1.0),
     "early commit, blocks of klass": lambda: EarlyCommit(Blocks(Klass(0.4, 2.0, 1), 2), 2.0),
-    "early commit, seed": lambda: EarlyCommit(Seed(4), 2.0),
+    "early commit, seed": lambda: EarlyCommit(RandomRemask(4), 2.0),
 }
 # Those that open what they wrote, that may wait, and that ask about what is written.
 REMASKING = {n for n in MAKERS if any(k in n for k in ("seed", "remdm", "p2", "wino", "saber"))}
@@ -304,6 +304,6 @@ def test_the_reader_may_stop_early_and_steps_are_planned():
     totals = {name: run(name)[0].total for name in MAKERS}
     assert totals["seed"] == 4 and totals["confidence"] == 3 and totals["ancestral"] == 6
     assert totals["threshold"] is totals["entropy-bound"] is totals["first-hitting"] is None
-    stream = denoise(mixed_canvas(), Watched(), Seed(4), Sampling(), rng.row_keys(0, ROWS))
+    stream = denoise(mixed_canvas(), Watched(), RandomRemask(4), Sampling(), rng.row_keys(0, ROWS))
     assert next(stream).index == 0
     stream.close()

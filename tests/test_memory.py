@@ -24,7 +24,7 @@ from diffusion.noise import Absorbing, make_noise
 from diffusion.objective import cross_entropy
 from diffusion.options import GenerationOptions
 from diffusion.proposal import rows_at_once
-from diffusion.samplers.catalog import CAUSAL, METHODS, STEPPED
+from diffusion.samplers.catalog import CAUSAL, SAMPLERS, STEPPED
 from diffusion.training.trainer import Nats
 
 BATCH, LENGTH, VOCAB = 4, 128, 2**14
@@ -78,7 +78,7 @@ def write(tokenizer):
     model = roberta().to(torch.bfloat16)
 
     def write(copies: int, few: int = FEW, soft=None, **own):
-        noises = METHODS[own["sampler"]].noises
+        noises = SAMPLERS[own["sampler"].partition(":")[0]].noises
         noise = "absorbing" if "absorbing" in noises else noises[0]
         model.config.diffusion = {"shift": False, "prefix_len": 1, "noise": noise}
         if own["sampler"] in STEPPED:
@@ -93,7 +93,7 @@ def write(tokenizer):
 
 
 # The others write one or a few tokens a pass, and ask for no more logits.
-WIDE = [name for name in METHODS if name not in ("first-hitting", *CAUSAL)]
+WIDE = [name for name in SAMPLERS if name not in ("first-hitting", *CAUSAL)]
 
 
 @pytest.mark.parametrize("sampler", WIDE)
@@ -104,9 +104,9 @@ def test_a_sampler_has_one_copy_of_all_logits(write, sampler):
 @pytest.mark.parametrize(
     ("copies", "options"),
     [
-        (1, {"certainty": "entropy"}),
-        (1, {"certainty": "margin"}),
-        (1, {"certainty": "sharpened"}),
+        (1, {"sampler": "confidence:score=entropy"}),
+        (1, {"sampler": "confidence:score=margin"}),
+        (1, {"sampler": "confidence:score=sharpened"}),
         (1, {"early_commit": 5.0}),
         (1, {"repetition_penalty": 1.2, "no_repeat_ngram_size": 2}),
         (2, {"guidance": 1.0}),
@@ -115,7 +115,7 @@ def test_a_sampler_has_one_copy_of_all_logits(write, sampler):
     ids=lambda value: "+".join(value) if isinstance(value, dict) else str(value),
 )
 def test_what_goes_round_a_sampler_has_one_or_two(write, copies, options):
-    write(copies, sampler="confidence", **options)
+    write(copies, **{"sampler": "confidence", **options})
 
 
 def test_a_whole_vocabulary_is_sorted_in_parts(write):

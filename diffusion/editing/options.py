@@ -124,16 +124,16 @@ class EditingOptions:
         if lists:
             if self.mode is not None:
                 raise UserError(f"--list_samplers only lists; leave it out, or --{self.mode}")
-            check_values(generation, ["sampler"])
+            generation.own_options()
         elif self.mode in HOLES and (
-            generation.sampler in CAUSAL
+            generation.sampler_name in CAUSAL
             or generation.attention == "block"
             or generation.approximate_cache is not None
         ):
             flag = "--attention block"
             if generation.approximate_cache is not None:
                 flag = f"--approximate_cache {generation.approximate_cache}"
-            if generation.sampler in CAUSAL:
+            if generation.sampler_name in CAUSAL:
                 flag = f"--sampler {generation.sampler}"
             raise UserError(
                 f"{flag} writes from left to right, and --{self.mode} fills holes; leave it out"

@@ -12,8 +12,8 @@ from diffusion.cli.values import check_values
 from diffusion.editing.options import STRENGTH, EditingOptions, text_or_file
 from diffusion.editing.templates import HOLE, parse_template
 from diffusion.errors import UserError, printable
-from diffusion.options import GenerationOptions
-from diffusion.samplers.catalog import METHODS, STEPPED
+from diffusion.options import SAMPLER_FLAGS, GenerationOptions
+from diffusion.samplers.catalog import SAMPLERS, STEPPED
 
 if TYPE_CHECKING:
     from diffusion.job import Job
@@ -174,9 +174,9 @@ Type the beginning of a text, or
 
     def set_sampler(self, value: str) -> None:
         # The options of the sampler before may mean nothing to this one.
-        own = dict.fromkeys(self.job.generation.own_options())
-        if value in STEPPED:
-            own.pop("n_steps", None)
+        own = dict.fromkeys(SAMPLER_FLAGS)
+        if value.partition(":")[0] in STEPPED:
+            own.pop("n_steps")
         self.change(**own, sampler=None if value == "default" else value)
 
     def set_steps(self, value: str) -> None:
@@ -210,7 +210,7 @@ Type the beginning of a text, or
                 strength=self.strength,
                 keep=self.kept(),
                 method=self.job.writer.method(generation).removeprefix("sampler "),
-                samplers=", ".join(["default", *METHODS]),
+                samplers=", ".join(["default", *SAMPLERS]),
                 stepped=", ".join(STEPPED),
                 length=generation.length or "none",
                 temperature=generation.temperature,

@@ -7,6 +7,7 @@ steps are (B, ...) tensors in ``state.memory``, so rows do not know of each othe
 """
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -14,6 +15,11 @@ from torch import Tensor
 from diffusion import rng
 from diffusion.noise import Noise
 from diffusion.proposal import Proposal
+from diffusion.samplers.catalog import SCHEDULES
+from diffusion.samplers.spec import Choices, Range
+
+TimePower = Annotated[float, Range(0.01, 100), "step k of N ends at time (1 - k/N) to this power"]
+Schedule = Annotated[str, Choices.fromkeys(SCHEDULES, ""), "noise schedule, a flag of its own"]
 
 
 @dataclass
@@ -98,17 +104,21 @@ class Sampler:
 class Timed(Sampler):
     """A sampler whose N steps lead from time 1, all masks, to time 0.
 
-    Args:
-        time_power: step k ends at time (1 - k / N) ** time_power. Above 1 the first steps are the
-            longest. Any grid is a valid coarse reading of the same process.
-        clock_delay: 0 is one clock for all positions. Above 0 and below 1, left positions run on
-            an earlier clock (AR-Diffusion, arXiv:2305.09515): the leftmost starts at once and the
-            rightmost when the share ``clock_delay`` of the time is over, all equally fast.
+    With ``clock_delay`` above 0, left positions run on an earlier clock (AR-Diffusion,
+    arXiv:2305.09515): the leftmost starts at once and the rightmost when that share of the time is
+    over, all equally fast.
     """
 
     END = 0.0  # the time after the last step
 
-    def __init__(self, n_steps: int, time_power: float = 1.0, clock_delay: float = 0.0):
+    def __init__(
+        self,
+        n_steps: int,
+        time_power: TimePower = 1.0,
+        clock_delay: Annotated[
+            float, Range(0, 0.999), "the rightmost position starts after this share of the time"
+        ] = 0.0,
+    ):
         self.total = n_steps
         self.time_power, self.clock_delay = time_power, clock_delay
 

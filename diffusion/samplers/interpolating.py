@@ -10,11 +10,14 @@ Times run from 1 to 1e-5. The last step writes no random tokens, and masks that 
 filled with the most probable tokens.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 from diffusion.proposal import Sampling
-from diffusion.samplers.base import ranks
+from diffusion.samplers.base import Schedule, ranks
+from diffusion.samplers.spec import Range
 from diffusion.samplers.unmasking import Ancestral
 
 
@@ -96,13 +99,18 @@ class Ddim(Renewing):
     but for the prediction.
 
     For masks this is ReMDM with the sigma b_s - sigma b_t, and so its remask psi with kappa =
-    ``sigma``: 1 is ancestral, 0 the seed loop.
-
-    Args:
-        sigma: as a share of the largest one.
+    ``sigma``: 1 is ancestral, 0 the loop of `RandomRemask`.
     """
 
-    def __init__(self, n_steps: int, sigma: float = 1.0, schedule: str = "linear", **clock):
+    def __init__(
+        self,
+        n_steps: int,
+        sigma: Annotated[
+            float, Range(0, 1), "share of the largest one; 1: no fresh noise, 0: all noised anew"
+        ] = 1.0,
+        schedule: Schedule = "linear",
+        **clock,
+    ):
         super().__init__(n_steps, schedule, **clock)
         self.sigma = sigma
 
@@ -158,10 +166,14 @@ class SelfCorrection(Posterior):
     def __init__(
         self,
         n_steps: int,
-        corrections: int = 128,
-        patience: int = 32,
-        swap_temperature: float = 0.1,
-        schedule: str = "linear",
+        corrections: Annotated[int, Range(1, 100_000), "at most so many swaps"] = 128,
+        patience: Annotated[
+            int, Range(0), "ends after so many swaps that brought no larger share of best tokens"
+        ] = 32,
+        swap_temperature: Annotated[
+            float, Range(0), "temperature of the tokens that are swapped in"
+        ] = 0.1,
+        schedule: Schedule = "linear",
         **clock,
     ):
         super().__init__(n_steps, schedule, **clock)

@@ -1,39 +1,51 @@
 """A sampler by its name, with its options and what goes around it."""
 
-from diffusion.noise import Noise
-from diffusion.samplers import interpolating, remasking, unmasking
-from diffusion.samplers.base import Sampler
-from diffusion.samplers.catalog import SAMPLERS, STEPPED
-from diffusion.samplers.wrappers import Blocks, EarlyCommit
+from importlib import import_module
 
-_HOMES = {"unmasking": unmasking, "remasking": remasking, "interpolating": interpolating}
+from diffusion.noise import Noise
+from diffusion.samplers import spec
+from diffusion.samplers.base import Sampler
+from diffusion.samplers.catalog import SAMPLERS
+from diffusion.samplers.wrappers import Blocks, EarlyCommit
 
 
 def sampler_class(name: str) -> type[Sampler]:
     """The class of the sampler ``name`` of the `catalog`."""
-    home, _, kind = SAMPLERS[name].kind.partition(".")
-    return getattr(_HOMES[home], kind)
+    module, kind = SAMPLERS[name].kind.split(".")
+    return getattr(import_module(f"diffusion.samplers.{module}"), kind)
 
 
 def make_sampler(
     name: str,
-    n_steps: int = 0,
-    block_length: int = 0,
-    early_commit: float = 0,
+    n_steps: int | None = None,
+    schedule: str | None = None,
+    block_length: int | None = None,
+    early_commit: float | None = None,
     end_id: int | None = None,
     apart: bool = False,
     noise: Noise | None = None,
     **own,
 ) -> Sampler:
-    """The sampler ``name`` of the `catalog` with its own options, in blocks and with early commit
-    if asked; ``end_id`` ends a text that is written in blocks, see `Blocks`; ``apart``: no block sees
-    those behind it, so that early commit is about one block. ``noise`` is that of the denoiser; None
-    stands for masks."""
+    """A sampler, in blocks and with early commit if given.
+
+    Args:
+        name: of the `catalog`, or with options, ``remdm:eta=0.02``.
+        n_steps, schedule: for samplers that take them; others ignore them.
+        end_id: ends a text that is written in blocks, see `Blocks`.
+        apart: no block sees those after it, so that early commit is about one block.
+        noise: that of the denoiser; None: masks.
+        own: options of the sampler.
+    """
+    name, written = spec.split(name)
     kind = sampler_class(name)
+    own = spec.read_options(name, kind, written) | own
+    shared = {"n_steps": n_steps, "schedule": schedule}
+    takes = spec.options_of(kind)
+    own |= {key: v for key, v in shared.items() if key in takes and v is not None}
     if noise is not None and noise.doubtful and name == "ancestral":
-        kind = interpolating.Posterior
-    sampler = kind(n_steps, **own) if name in STEPPED else kind(**own)
-    if kind is unmasking.LeftToRight and end_id is not None:
+        kind = import_module("diffusion.samplers.interpolating").Posterior
+    sampler = kind(**own)
+    if name == "causal" and end_id is not None:
         block_length = 1
     if early_commit and apart:
         sampler, early_commit = EarlyCommit(sampler, early_commit), 0

@@ -6,7 +6,7 @@ The table of docs/noise.md is made from `FEATURES` and the `catalog`; a test tri
 from typing import NamedTuple
 
 from diffusion.errors import UserError
-from diffusion.samplers.catalog import METHODS, NOISES, RANDOM
+from diffusion.samplers.catalog import NOISES, RANDOM, SAMPLERS
 
 
 class Feature(NamedTuple):
@@ -51,10 +51,10 @@ FEATURES = {
 
 def sampler_lacks(sampler: str, noise: str) -> str | None:
     """Why a sampler does not go with a noise; None where it does."""
-    if noise in METHODS[sampler].noises:
+    if noise in SAMPLERS[sampler].noises:
         return None
     if noise == "absorbing":
-        return "leaves no doubt about what is seen, which such a model only copies"
+        return "makes every visible token a true one, which such a model only copies"
     return "has no masks to open" if noise == "uniform" else _NO_BLOCKS
 
 
@@ -64,8 +64,8 @@ def check_noise(options, noise: str, model: str) -> None:
     Raises:
         UserError: the first of them.
     """
-    if lack := sampler_lacks(options.sampler, noise):
-        fitting = ", ".join(name for name, entry in METHODS.items() if noise in entry.noises)
+    if lack := sampler_lacks(options.sampler_name, noise):
+        fitting = ", ".join(name for name, entry in SAMPLERS.items() if noise in entry.noises)
         _refuse(f"--sampler {options.sampler}", model, noise, lack, f"use one of {fitting}")
     if options.attention == "block":
         check_feature("attention", noise, model)
@@ -91,7 +91,7 @@ def _refuse(what: str, model: str, noise: str, lack: str, advice: str) -> None:
 
 def table() -> str:
     """What works with which noise, for the docs."""
-    rows = [(f"--sampler {name}", [sampler_lacks(name, n) for n in NOISES]) for name in METHODS]
+    rows = [(f"--sampler {name}", [sampler_lacks(name, n) for n in NOISES]) for name in SAMPLERS]
     rows += [(f.flag, [f.refused.get(noise) for noise in NOISES]) for f in FEATURES.values()]
     lines = ["| | " + " | ".join(NOISES) + " |", "|---" * (len(NOISES) + 1) + "|"]
     for name, lacks in rows:

@@ -1,16 +1,18 @@
 """Samplers that can take back what they wrote."""
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from diffusion import rng
-from diffusion.samplers.base import Sampler, Timed, ranks
+from diffusion.samplers.base import Sampler, Schedule, Timed, TimePower, ranks
+from diffusion.samplers.spec import Choices, Range
 from diffusion.samplers.unmasking import Ancestral
 
 
-class Seed(Timed):
+class RandomRemask(Timed):
     """The loop of RoBERTaDiffusion (nathan-barry): step k of N leaves each editable position
     masked with probability 1 - k/N, whatever it was before, and writes the rest.
 
@@ -35,28 +37,37 @@ class ReMDM(Ancestral):
     becomes a mask with probability sigma, and a mask stays one with probability
     (r_s - sigma a_t) / r_t. The largest valid sigma is sigma_max = min(1, r_s / a_t).
 
-    Args:
-        remask: how sigma is chosen.
-            cap: min(eta, sigma_max). Default eta 0.04, or 0.008 from 1024 steps on.
-            rescale: eta sigma_max. Default eta 0.015.
-            conf: sigma_max times a softmax over the written positions of minus the probability
-                each had when it was written, and 0 in the rule for masks.
-            loop: ancestral until 90 % are written while t > 0.55; then the share stays, with
-                sigma = min(eta, sigma_max), eta 0.02, until t = 0.05; then the rest. It has its
-                own mask schedule.
-            psi: (1 - kappa) r_s, which is kappa times the ancestral step and 1 - kappa times
-                the seed loop (Psi-samplers, s-sahoo/duo). Default kappa 0.9.
+    ``remask`` chooses sigma:
+        cap: min(eta, sigma_max).
+        rescale: eta sigma_max.
+        conf: sigma_max times a softmax over the written positions of minus the probability each
+            had when it was written, and 0 in the rule for masks.
+        loop: ancestral until 90 % are written while t > 0.55; then the share stays, with sigma =
+            min(eta, sigma_max), until t = 0.05; then the rest. It has its own mask schedule.
+        psi: (1 - kappa) r_s, which is kappa times the ancestral step and 1 - kappa times the
+            loop of `RandomRemask` (Psi-samplers, s-sahoo/duo).
     """
 
     ON, OFF, WRITTEN = 0.55, 0.05, 0.9
+    REMASK = Choices({
+        "cap": "at most eta",
+        "rescale": "eta times the largest valid one",
+        "conf": "more for tokens that were written with low confidence",
+        "loop": "eta while a tenth stays masked, in the middle of the time",
+        "psi": "kappa times ancestral, the rest as random-remask",
+    })  # fmt: skip
 
     def __init__(
         self,
         n_steps: int,
-        remask: str = "cap",
-        eta: float | None = None,
-        kappa: float = 0.9,
-        schedule: str = "linear",
+        remask: Annotated[str, REMASK, "how the probability of re-masking is chosen"] = "cap",
+        eta: Annotated[
+            float | None,
+            Range(0, 1),
+            "default 0.04 (cap; 0.008 from 1024 steps on), 0.015 (rescale), 0.02 (loop)",
+        ] = None,
+        kappa: Annotated[float, Range(0, 1), "psi: 1 is ancestral, 0 random-remask"] = 0.9,
+        schedule: Schedule = "linear",
         **clock,
     ):
         super().__init__(n_steps, schedule, **clock)
@@ -75,7 +86,7 @@ class ReMDM(Ancestral):
 
     def start(self, state):
         if self.remask == "conf":  # of a token that was there from the start nothing is known
-            state.memory["sureness"] = torch.ones_like(state.ids, dtype=torch.float32)
+            state.memory["confidence"] = torch.ones_like(state.ids, dtype=torch.float32)
 
     def sigma(self, state, before: Tensor, after: Tensor) -> Tensor:
         """Probability (B, 1) or (B, L) of masking a written position again in this step."""
@@ -89,8 +100,8 @@ class ReMDM(Ancestral):
         if self.remask == "loop":
             t = self.time(state, state.turn - 1)
             return largest.clamp(max=self.eta) * ((t > self.OFF) & (t <= self.ON))
-        doubt = -state.memory["sureness"].to(largest.dtype)
-        weight = doubt.masked_fill(~state.visible, -torch.inf).softmax(1)
+        score = -state.memory["confidence"].to(largest.dtype)
+        weight = score.masked_fill(~state.visible, -torch.inf).softmax(1)
         return largest * weight.nan_to_num(0)  # nan where nothing is written yet
 
     def select(self, state):
@@ -103,8 +114,10 @@ class ReMDM(Ancestral):
 
     def decide(self, state, proposal):
         if self.remask == "conf":
-            known = state.memory["sureness"]
-            state.memory["sureness"] = torch.where(proposal.query_mask, proposal.probability, known)
+            known = state.memory["confidence"]
+            state.memory["confidence"] = torch.where(
+                proposal.query_mask, proposal.probability, known
+            )
         return proposal.query_mask, state.memory["forget"]
 
     def finished(self, state):
@@ -118,17 +131,24 @@ class P2(Timed):
     all editable positions, written or just drawn, and masks the others.
 
     The score is the log-probability, for written positions times ``eta``: at 0 they always stay,
-    above 1 they go more easily.
-
-    Args:
-        p2_score: of a written position. hidden: the log-probability of its token when the model
-            does not see it (shadow copies). released: that of a fresh draw by a model that sees
-            the token, as the authors' code has it.
+    above 1 they go more easily. Hidden scores come from shadow copies; the authors' code has those of
+    released tokens.
     """
 
-    def __init__(self, n_steps: int, eta: float = 1.0, p2_score: str = "hidden", **clock):
-        super().__init__(n_steps, **clock)
-        self.eta, self.hides = eta, p2_score == "hidden"
+    SCORES = Choices({
+        "hidden": "log-probability of the token, unseen by the model",
+        "released": "of a fresh draw by a model that sees the token",
+    })  # fmt: skip
+
+    def __init__(
+        self,
+        n_steps: int,
+        eta: Annotated[float, Range(0), "weight of the scores of written tokens"] = 1.0,
+        score: Annotated[str, SCORES, "score of a written token"] = "hidden",
+        time_power: TimePower = 1.0,
+    ):
+        super().__init__(n_steps, time_power)
+        self.eta, self.hides = eta, score == "hidden"
 
     def select(self, state):
         return (state.editable if self.eta else state.masked) & ~self.finished_before(state)
@@ -167,7 +187,13 @@ class Wino(Sampler):
     hides = True
     LEAST, MOST, SHARE = 5, 20, 0.7
 
-    def __init__(self, threshold: float = 0.6, threshold_back: float = 0.9):
+    def __init__(
+        self,
+        threshold: Annotated[float, Range(0), "least probability of a drafted token"] = 0.6,
+        threshold_back: Annotated[
+            float, Range(0, 1), "least probability of a written token that stays"
+        ] = 0.9,
+    ):
         self.threshold, self.threshold_back = threshold, threshold_back
 
     def start(self, state):
@@ -191,7 +217,7 @@ class Wino(Sampler):
 
 
 class Saber(Sampler):
-    """Adaptive pace and a way back (Saber, arXiv:2510.18165): every mask surer than the written
+    """Adaptive pace and a way back (Saber, arXiv:2510.18165): every mask more confident than the written
     tokens were on average when they were written, and at least ``min_tokens``; then, of the
     tokens written before, those whose probability fell most since the last step become masks
     again: one for each ``mu`` written now, rounded up, and fewer than were written.
@@ -204,7 +230,11 @@ class Saber(Sampler):
 
     hides = True
 
-    def __init__(self, min_tokens: int = 2, mu: int = 8):
+    def __init__(
+        self,
+        min_tokens: Annotated[int, Range(2), "write at least so many a step"] = 2,
+        mu: Annotated[int, Range(1), "re-mask one token for so many written"] = 8,
+    ):
         self.min_tokens, self.mu = min_tokens, mu
 
     def start(self, state):

@@ -1,13 +1,23 @@
 """Samplers that only open masks: what is written stays."""
 
 import itertools
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from diffusion import rng
 from diffusion.noise import SCHEDULES
-from diffusion.samplers.base import Sampler, Timed, ranks
+from diffusion.samplers.base import Sampler, Schedule, Timed, ranks
+from diffusion.samplers.spec import Choices, Range
+
+SCORES = Choices({
+    "probability": "of the drawn token (LLaDA)",
+    "sharpened": "the same after temperature, top-k and top-p (Dream)",
+    "margin": "probability of the best minus that of the second best token",
+    "entropy": "minus the entropy of the prediction",
+})  # fmt: skip
+Score = Annotated[str, SCORES, "confidence of a prediction"]
 
 
 class Ancestral(Timed):
@@ -21,7 +31,7 @@ class Ancestral(Timed):
 
     END = 1e-5
 
-    def __init__(self, n_steps: int, schedule: str = "linear", **clock):
+    def __init__(self, n_steps: int, schedule: Schedule = "linear", **clock):
         super().__init__(n_steps, **clock)
         self.rate = SCHEDULES[schedule].rate
 
@@ -72,23 +82,20 @@ class FirstHitting(Sampler):
 
 
 class Confidence(Sampler):
-    """The surest predictions first (LLaDA, arXiv:2502.09992; Dream, arXiv:2508.15487).
+    """The highest confidence first (LLaDA, arXiv:2502.09992; Dream, arXiv:2508.15487).
 
-    Args:
-        score: see `Proposal.score`.
-        schedule: None shares the n masks of a row evenly, n // N a step and one more in the first
-            n mod N; a schedule opens round(n * (1 - r(s) / r(t))) of the masks left, and steps
-            that would open none are skipped.
-        alg_temp: above 0, positions are drawn without replacement with weights exp(score /
-            alg_temp) instead of taken in order.
+    Without a schedule the n masks of a row are shared evenly, n // N a step and one more in the first
+    n mod N; a schedule opens round(n * (1 - r(s) / r(t))) of the masks left, and steps that would
+    open none are skipped. With ``alg_temp`` positions are drawn without replacement with weights
+    exp(score / alg_temp).
     """
 
     def __init__(
         self,
         n_steps: int,
-        score: str = "probability",
-        schedule: str | None = None,
-        alg_temp: float = 0.0,
+        score: Score = "probability",
+        schedule: Schedule | None = None,
+        alg_temp: Annotated[float, Range(0, 1e6), "randomness of the order"] = 0.0,
     ):
         self.total = n_steps
         self.score, self.schedule, self.alg_temp = score, schedule, alg_temp
@@ -138,10 +145,14 @@ def quotas(masks: Tensor, n_steps: Tensor | int, schedule: str | None) -> Tensor
 
 
 class Threshold(Sampler):
-    """Every prediction whose score reaches tau; if none does, the surest (Fast-dLLM,
-    arXiv:2505.22618)."""
+    """Every prediction whose score reaches a threshold; if none does, the one with the highest
+    (Fast-dLLM, arXiv:2505.22618)."""
 
-    def __init__(self, threshold: float = 0.9, score: str = "probability"):
+    def __init__(
+        self,
+        threshold: Annotated[float, "least score of a prediction that is written"] = 0.9,
+        score: Score = "probability",
+    ):
         self.threshold, self.score = threshold, score
 
     def decide(self, state, proposal):
@@ -150,11 +161,11 @@ class Threshold(Sampler):
 
 
 class Factor(Sampler):
-    """The n surest predictions, n as large as (n + 1) (1 - c_n) < f allows, where c_n is the
+    """The n most confident predictions, n as large as (n + 1) (1 - c_n) < f allows, where c_n is the
     probability of the n-th; at least one (Fast-dLLM's factor rule, arXiv:2505.22618). Where all
     exceed 1 - 1 / (n + 1), drawing the best of each alone draws the best of all together."""
 
-    def __init__(self, factor: float = 1.0):
+    def __init__(self, factor: Annotated[float, Range(0), "the larger, the more at once"] = 1.0):
         self.factor = factor
 
     def decide(self, state, proposal):
@@ -166,11 +177,15 @@ class Factor(Sampler):
 
 
 class EntropyBound(Sampler):
-    """Sorted by sureness, the longest prefix of positions whose entropies H satisfy
+    """Sorted by confidence, the longest prefix of positions whose entropies H satisfy
     sum H - max H <= gamma, at least one (arXiv:2505.24857). The left side bounds, in nats, the
     divergence of independent draws from the joint distribution."""
 
-    def __init__(self, entropy_bound: float = 0.1, score: str = "entropy"):
+    def __init__(
+        self,
+        entropy_bound: Annotated[float, Range(0), "bound on the joint error in nats (gamma)"] = 0.1,
+        score: Score = "entropy",
+    ):
         self.gamma, self.score = entropy_bound, score
 
     def decide(self, state, proposal):
@@ -184,12 +199,18 @@ class EntropyBound(Sampler):
 
 
 class Klass(Sampler):
-    """Sure and stable (KLASS, arXiv:2511.05664): every prediction whose token has a probability
-    above ``threshold`` and that in each of the last ``history`` steps moved by less than
-    ``kl_threshold`` nats, KL(now || before) over the whole vocabulary; if there is none, the surest.
+    """Confident and stable (KLASS, arXiv:2511.05664): every prediction whose token has a
+    probability above ``threshold`` and that in each of the last ``history`` steps changed by less than
+    ``kl_threshold`` nats, KL(now || before) over the whole vocabulary; if there is none, the most
+    confident.
     """
 
-    def __init__(self, threshold: float = 0.9, kl_threshold: float = 0.01, history: int = 2):
+    def __init__(
+        self,
+        threshold: Annotated[float, Range(0), "least probability of a token"] = 0.9,
+        kl_threshold: Annotated[float, Range(0), "a stable prediction changes less, nats"] = 0.01,
+        history: Annotated[int, Range(1), "steps for which it must be stable"] = 2,
+    ):
         self.threshold, self.kl_threshold, self.history = threshold, kl_threshold, history
 
     def decide(self, state, proposal):

@@ -73,7 +73,15 @@ class Board:
 def check_rows(rows: Sequence[Row], access: Access) -> None:
     """Refuse options that a row's model does not have, before it is loaded."""
     for row in rows:
-        (row.options.check if _is_masked(row.model, access) else row.options.check_autoregressive)()
+        if _is_masked(row.model, access):
+            row.options.check()
+        else:
+            row.options.shared().check()
+            if row.options != GenerationOptions(**vars(row.options.shared())):
+                raise UserError(
+                    f"the settings of {row.model} name options of diffusion, and it writes token by "
+                    "token; leave them out"
+                )
 
 
 def _is_masked(name: str, access: Access) -> bool:

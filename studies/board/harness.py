@@ -60,7 +60,7 @@ class DiffusionLM(LM):
     ):
         super().__init__()
         try:
-            GenerationOptions(seed=seed, **options).check()
+            GenerationOptions.from_dict({"seed": seed, **options}).check()
             self.settings = {"draws": int(draws), "batch_size": int(batch_size), "seed": seed}
         except (TypeError, ValueError) as error:
             raise UserError(
@@ -150,7 +150,7 @@ class DiffusionLM(LM):
             context = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         given = 1 + len(encode(self.tokenizer, context))
         most = min(given + room, positions)
-        own = GenerationOptions(max_len=most, **self.options, **options)
+        own = GenerationOptions.from_dict({"max_len": most, **self.options, **options})
         *_, last = self.writer.record([context], own, [number])
         return written_ids(last, 0)[given:]
 

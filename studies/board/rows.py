@@ -22,6 +22,7 @@ from pathlib import Path
 from diffusion.cli.files import read_bytes, write_text
 from diffusion.errors import UserError, first_line
 from diffusion.options import GenerationOptions
+from diffusion.samplers.catalog import OLD_FLAGS
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = 2  # of the files; another number makes older ones unreadable
@@ -117,7 +118,7 @@ def expand(tables: Sequence[dict], models: Sequence[str]) -> list[Row]:
         for combination in itertools.product(*values):
             chosen = dict(zip(full, combination, strict=True))
             model, conditional = chosen.pop("model"), chosen.pop("conditional")
-            rows.append(Row(model, conditional, GenerationOptions(**chosen)))
+            rows.append(Row(model, conditional, GenerationOptions.from_dict(chosen)))
     return rows
 
 
@@ -129,7 +130,7 @@ def _field_types() -> dict[str, tuple[type, ...]]:
         union = isinstance(hint, types.UnionType)
         members = typing.get_args(hint) if union else (hint,)
         types_of[field.name] = tuple(t for t in members if t is not type(None))
-    return types_of
+    return types_of | dict.fromkeys(OLD_FLAGS, (str, int, float))
 
 
 def _check_type(where: str, name: str, value, allowed: tuple[type, ...]) -> None:

@@ -21,7 +21,7 @@ import gpt2_inference
 import inference
 from diffusion.editing.options import EditingOptions
 from diffusion.options import GenerationOptions
-from diffusion.samplers.catalog import METHODS, REMASK, SCHEDULES, SCORES
+from diffusion.samplers.catalog import SAMPLERS, SCHEDULES
 from diffusion.training.arguments import GROUPS
 from diffusion.training.checks import RunArguments
 from studies import scoreboard
@@ -262,9 +262,10 @@ class Generator:
 
 
 CHOICES = {
-    "sampler": list(METHODS), "attention": ["auto", "block", "full"], "certainty": list(SCORES),
-    "remask": list(REMASK), "schedule": list(SCHEDULES), "block_length": ["1", "4", "1000"],
-    "threshold": ["0.5", "-0.5"], "guidance": ["1.5"], "length": ["1", "5"], "n_steps": ["1", "40"],
+    "sampler": [*SAMPLERS, "remdm:eta=2", "remdm:remask=psi,eta=1", "klass:history=", "p2:score=hidden",
+                "threshold:score=entropy", "wino:threshold=nan", "remdm:", ":", "causal:x=1", "saber:mu=2"],
+    "attention": ["auto", "block", "full"], "schedule": list(SCHEDULES), "block_length": ["1", "4", "1000"],
+    "guidance": ["1.5"], "length": ["1", "5"], "n_steps": ["1", "40"],
     "layouts": ["causal=1,block4=1", "block4", "block999", "full=0", "full=1,full=2", "causal=nan", ",",
                 "block4=1e-400", "=", "block", "block-4"],
     "config": ["layers=1", "layers=1,width=0,heads=2,vocab=300", "layers=1,width=16,heads=0,vocab=300",

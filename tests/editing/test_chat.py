@@ -16,7 +16,7 @@ from diffusion.editing.chat import Answers, Chat
 from diffusion.editing.options import EditingOptions
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
-from diffusion.samplers.catalog import CAUSAL, METHODS
+from diffusion.samplers.catalog import CAUSAL, SAMPLERS
 from diffusion.samplers.make import make_sampler
 from diffusion.views.frames import Framer
 
@@ -163,7 +163,7 @@ def test_an_answer_is_the_model_s_own_behind_that_text(call, words):
     ("name", "more"),
     [
         (name, ["--attention", "block" if name in CAUSAL else "full"])
-        for name, entry in METHODS.items()
+        for name, entry in SAMPLERS.items()
         if "absorbing" in entry.noises
     ]
     + [(name, ["--block_length", "3"]) for name in ("confidence", "remdm")]

@@ -23,13 +23,14 @@ from diffusion.models.soft import SoftMask
 from diffusion.models.tokenizers import train_tokenizer
 from diffusion.noise import Absorbing
 from diffusion.options import GenerationOptions
-from diffusion.samplers.catalog import CAUSAL, METHODS
+from diffusion.samplers import catalog
+from diffusion.samplers.catalog import CAUSAL
 from diffusion.training.build import check_embeddings
 from helpers.families import USABLE, tiny
 from helpers.models import SENTENCES
 
 VOCAB = 280
-SAMPLERS = [name for name, entry in METHODS.items() if "absorbing" in entry.noises]
+SAMPLERS = [name for name, entry in catalog.SAMPLERS.items() if "absorbing" in entry.noises]
 HEAD = """\
 # Families
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from helpers.blocks import MASK, NOISE, VOCAB, prompts, tiny
-from helpers.tabular import TabularDenoiser
+from helpers.tabular import PLAIN, TabularDenoiser
 
 from diffusion import rng
 from diffusion.canvas import Canvas, Query
@@ -16,7 +16,7 @@ from diffusion.models.denoiser import Denoiser
 from diffusion.models.guidance import Guided
 from diffusion.models.layouts import arrange
 from diffusion.proposal import Sampling
-from diffusion.samplers.catalog import CAUSAL, SAMPLERS
+from diffusion.samplers.catalog import CAUSAL
 from diffusion.samplers.make import make_sampler
 from diffusion.windows import denoise_windows
 
@@ -69,10 +69,10 @@ def written(model, canvas, name, block, seed=0, end_id=None, keep=True, kind=InB
 
 
 QUICK = ("confidence", "remdm", "causal")  # of the loop; the others are marked slow
-EVERY = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SAMPLERS]
+EVERY = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in PLAIN]
 NO_SHADOWS = [
     n if n in QUICK else pytest.param(n, marks=pytest.mark.slow)
-    for n in SAMPLERS
+    for n in PLAIN
     if not make_sampler(n, 1).hides
 ]
 

@@ -8,14 +8,13 @@ import pytest
 import torch
 from helpers.draws import SMALL, M, assert_trajectory, run, start
 from helpers.exact import ExactLaws, assert_law, normalise
-from helpers.tabular import TabularDenoiser
+from helpers.tabular import PLAIN, TabularDenoiser
 
 from diffusion import rng
 from diffusion.canvas import Allowed, Canvas, Query
 from diffusion.denoise import denoise
 from diffusion.models.guidance import Guided, Processed
 from diffusion.proposal import Sampling
-from diffusion.samplers.catalog import SAMPLERS
 from diffusion.samplers.make import make_sampler
 from diffusion.samplers.remasking import P2
 from diffusion.samplers.unmasking import Confidence, FirstHitting
@@ -23,7 +22,7 @@ from diffusion.windows import denoise_windows
 
 ROWS = 60_000
 QUICK = ("confidence", "remdm", "wino")  # of the loop; the others are marked slow
-FEW = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SAMPLERS]
+FEW = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in PLAIN]
 
 
 class ByHand:

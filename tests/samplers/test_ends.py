@@ -1,6 +1,5 @@
 """No value of an option makes the loop endless: every sampler at both ends of every option."""
 
-import dataclasses
 import itertools
 
 import pytest
@@ -11,21 +10,22 @@ from diffusion import rng
 from diffusion.canvas import Canvas
 from diffusion.denoise import denoise
 from diffusion.errors import UserError
-from diffusion.options import GenerationOptions
+from diffusion.options import SAMPLER_FLAGS, GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.catalog import CAUSAL, SAMPLERS
-from diffusion.samplers.make import make_sampler
+from diffusion.samplers.make import make_sampler, sampler_class
+from diffusion.samplers.spec import options_of
 
-OPTIONS = [o for o in dataclasses.fields(GenerationOptions) if "owners" in o.metadata]
 TOKENS, MOST = 4, 40  # on the canvas, and steps that the slowest sampler takes for them
+SHARED = {"block_length": [0, 2**62], "early_commit": [0, 5e-324, 1e-39, 1e39, 1e308]}
 
 
 def extremes(option) -> list:
     """All choices, or the ends of the range and what lies beyond float32."""
-    if "choices" in option.metadata:
-        return list(option.metadata["choices"])
-    least, most = option.metadata.get("range", (-1e308, None))
-    if "int" in str(option.type):
+    if option.choices:
+        return list(option.choices)
+    least, most = option.range or (-1e308, None)
+    if option.kind is int:
         return [least, 2**62 if most is None else most]
     return [least, 5e-324, 1e-39, 1e39 if most is None else most, 1e308]
 
@@ -37,19 +37,22 @@ def test_the_loop_ends_at_both_ends_of_every_option(name):
     ids[:, 0] = 0
     frozen = ids != denoiser.mask_id
     canvas, keys = Canvas(ids, frozen, torch.zeros_like(frozen)), rng.row_keys(0, range(2))
+    own = options_of(sampler_class(name))
+    own.pop("n_steps", None)
+    choices = SHARED | {key: extremes(option) for key, option in own.items()}
     tried = 0
-    for option in OPTIONS:
-        if name not in option.metadata["owners"] or option.name == "n_steps":
-            continue
-        for value, temperature in itertools.product(extremes(option), (1.0, 0.0)):
-            query_mask = GenerationOptions(sampler=name, attention="full", **{option.name: value})
+    for key, values in choices.items():
+        for value, temperature in itertools.product(values, (1.0, 0.0)):
+            asked = GenerationOptions.from_dict({"sampler": name, "attention": "full", key: value})
             try:
-                query_mask.check()
+                asked.check()
             except UserError:
                 continue
-            sampler = make_sampler(name, **query_mask.resolved().sampler_options())
+            asked = asked.resolved()
+            shared = {flag: getattr(asked, flag) for flag in SAMPLER_FLAGS}
+            sampler = make_sampler(asked.sampler, **shared)
             steps = denoise(canvas, denoiser, sampler, Sampling(temperature), keys)
             last = list(itertools.islice(steps, MOST))[-1]
-            assert not last.masked.any(), f"--{option.name} {value}"
+            assert not last.masked.any(), f"{key} {value}"
             tried += 1
     assert tried > 8

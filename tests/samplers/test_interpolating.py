@@ -14,7 +14,7 @@ from diffusion.canvas import Canvas
 from diffusion.denoise import denoise
 from diffusion.proposal import Sampling
 from diffusion.samplers.interpolating import Ddim, Posterior, SelfCorrection
-from diffusion.samplers.remasking import ReMDM, Seed
+from diffusion.samplers.remasking import RandomRemask, ReMDM
 from diffusion.samplers.unmasking import Ancestral
 
 P_U, ROWS, EDITABLE = 0.3, 60_000, (0, 2)
@@ -247,7 +247,7 @@ def test_of_masks_ddim_is_remdm(sigma):
 @pytest.mark.slow
 def test_of_masks_ddim_reaches_from_ancestral_to_the_seed_loop():
     same(run(SMALL, Ddim(5, 1.0), rows=3000), run(SMALL, Ancestral(5), rows=3000))
-    nothing_kept, seed = Ddim(4, 0.0), Seed(4)
+    nothing_kept, seed = Ddim(4, 0.0), RandomRemask(4)
     nothing_kept.END = 0.0
     laws = ExactLaws(SMALL)
     steps = [lambda c, k=k: laws.seed_step(c, (0, 2, 3), 1 - k / 4) for k in range(1, 5)]

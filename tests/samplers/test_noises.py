@@ -14,7 +14,7 @@ from diffusion.generate import load_writer
 from diffusion.models import loading
 from diffusion.options import GenerationOptions
 from diffusion.samplers import noises
-from diffusion.samplers.catalog import METHODS, NOISED, NOISES, STEPPED
+from diffusion.samplers.catalog import NOISED, NOISES, SAMPLERS, STEPPED
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
@@ -62,7 +62,7 @@ def test_a_model_says_its_noise(writers, noise):
 
 
 @every_noise
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers_work_or_are_refused_as_the_table_says(writers, noise, name):
     steps = {"n_steps": 3} if name in STEPPED else {}
     if lack := noises.sampler_lacks(name, noise):
@@ -149,21 +149,20 @@ def test_a_refusal_is_one_sentence_and_exit_code_2(run_script, folders):
 
 
 @pytest.mark.parametrize(
-    ("own", "said"),
+    ("sampler", "said"),
     [
-        ({"sampler": "ddim", "sigma": 1.5}, "--sigma 1.5 must be a number from 0 to 1"),
-        ({"sampler": "ddim", "sigma": -0.1}, "--sigma -0.1 must be"),
-        ({"sampler": "ddim", "sigma": float("nan")}, "--sigma nan must be"),
-        ({"sampler": "ancestral", "sigma": 0.5}, "--sigma is an option of --sampler ddim, not"),
-        ({"sampler": "self-correction", "corrections": 0}, "--corrections 0"),
-        ({"sampler": "self-correction", "patience": -1}, "--patience -1"),
-        ({"sampler": "self-correction", "swap_temperature": -1.0}, "--swap_temperature -1.0"),
-        ({"corrections": 3}, "--corrections is an option of --sampler self-correction"),
+        ("ddim:sigma=1.5", "ddim:sigma 1.5 must be a number from 0 to 1"),
+        ("ddim:sigma=-0.1", "sigma -0.1 must be"),
+        ("ddim:sigma=nan", "sigma nan must be"),
+        ("ancestral:sigma=0.5", "--sampler ancestral option 'sigma' is unknown"),
+        ("self-correction:corrections=0", "corrections 0 must be"),
+        ("self-correction:patience=-1", "patience -1 must be"),
+        ("self-correction:swap_temperature=-1.0", "swap_temperature -1.0 must be"),
     ],
 )
-def test_bad_options_are_refused_before_a_model_is_loaded(own, said):
+def test_bad_options_are_refused_before_a_model_is_loaded(sampler, said):
     with pytest.raises(UserError) as error:
-        GenerationOptions(**own).check()
+        GenerationOptions(sampler=sampler).check()
     assert said in str(error.value)
 
 

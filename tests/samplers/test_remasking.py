@@ -13,7 +13,7 @@ from diffusion import rng
 from diffusion.canvas import Canvas
 from diffusion.denoise import denoise
 from diffusion.proposal import Sampling
-from diffusion.samplers.remasking import P2, ReMDM, Saber, Seed, Wino
+from diffusion.samplers.remasking import P2, RandomRemask, ReMDM, Saber, Wino
 from diffusion.samplers.unmasking import Ancestral, Confidence, Factor, Klass, Threshold
 
 THREE, FOUR = (0, 2, 3), (0, 2, 3, 4)  # what is to be written in SMALL and LARGE
@@ -132,7 +132,7 @@ def test_remdm_without_sigma_is_ancestral_bitwise(schedule, own):
 def test_remdm_with_sigma_of_the_mask_rate_is_the_seed_loop_bitwise():
     sampler = ReMDM(6, "psi", kappa=0.0)
     sampler.END = 0.0
-    ours, seed = (run(LARGE, x, rows=2000, seed=27) for x in (sampler, Seed(6)))
+    ours, seed = (run(LARGE, x, rows=2000, seed=27) for x in (sampler, RandomRemask(6)))
     assert all(torch.equal(a.ids, b.ids) for a, b in zip(ours, seed, strict=True))
 
 
@@ -337,7 +337,7 @@ def test_a_bent_grid_is_the_ancestral_rule_at_other_times(power):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [Ancestral, Seed])
+@pytest.mark.parametrize("kind", [Ancestral, RandomRemask])
 def test_left_positions_run_on_an_earlier_clock(kind):
     exact, n, delay = ExactLaws(SMALL), 4, 0.5
     end = kind.END
@@ -372,7 +372,7 @@ def test_the_latest_clock_writes_from_left_to_right():
 
 
 def test_one_clock_for_all_is_no_clock():
-    for kind in (Ancestral, Seed, ReMDM):
+    for kind in (Ancestral, RandomRemask, ReMDM):
         a, b = (run(LARGE, x, rows=500, seed=84) for x in (kind(5), kind(5, clock_delay=0.0)))
         assert all(torch.equal(x.ids, y.ids) for x, y in zip(a, b, strict=True))
 

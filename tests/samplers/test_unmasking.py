@@ -17,14 +17,13 @@ from helpers.exact import (
     chi_square_p,
     without_replacement,
 )
-from helpers.tabular import TabularDenoiser
+from helpers.tabular import PLAIN, TabularDenoiser
 
 from diffusion import rng
 from diffusion.proposal import Sampling
 from diffusion.samplers.base import State, ranks
-from diffusion.samplers.catalog import SAMPLERS
 from diffusion.samplers.make import make_sampler
-from diffusion.samplers.remasking import Seed
+from diffusion.samplers.remasking import RandomRemask
 from diffusion.samplers.unmasking import (
     Ancestral,
     Confidence,
@@ -47,14 +46,14 @@ samplings = pytest.mark.parametrize(
 def test_seed_loop_follows_its_law(own):
     exact, n = ExactLaws(SMALL, **own), 4
     steps = [lambda c, k=k: exact.seed_step(c, (0, 2, 3), 1 - k / n) for k in range(1, n + 1)]
-    ours = run(SMALL, Seed(n), Sampling(**own), seed=1)
+    ours = run(SMALL, RandomRemask(n), Sampling(**own), seed=1)
     assert len(ours) == n + 1
     assert_trajectory(ours, exact.trajectory(start(SMALL), steps))
 
 
 @pytest.mark.slow
 def test_seed_loop_masks_fall_by_an_equal_share_each_step():
-    for k, step in enumerate(run(LARGE, Seed(5), rows=40_000)):
+    for k, step in enumerate(run(LARGE, RandomRemask(5), rows=40_000)):
         share = step.masked.sum(1).double().mean().item() / 4
         assert share == pytest.approx(1 - k / 5, abs=4 * math.sqrt(0.25 / 4 / 40_000))
     assert not step.masked.any()
@@ -64,7 +63,7 @@ def test_seed_loop_masks_fall_by_an_equal_share_each_step():
 def test_seed_loop_costs_a_forward_pass_in_each_step_that_writes():
     """Every position is written in the first step it leaves the noise in, so a row of E
     positions rests with the probability that all of them stay as they were."""
-    steps, n = run(SMALL, Seed(6), rows=40_000), 6
+    steps, n = run(SMALL, RandomRemask(6), rows=40_000), 6
     expected = 0.0
     for k in range(1, n + 1):
         before, after = 1 - (k - 1) / n, 1 - k / n
@@ -376,7 +375,7 @@ def test_strict_threshold_quota_one_and_zero_entropy_bound_are_one_trajectory(ki
 def test_loosest_settings_are_one_independent_draw():
     exact = ExactLaws(LARGE)
     law = exact.ancestral_step(start(LARGE), 0.0)
-    for sampler in (Threshold(0.0), EntropyBound(math.inf), Confidence(1), Seed(1)):
+    for sampler in (Threshold(0.0), EntropyBound(math.inf), Confidence(1), RandomRemask(1)):
         assert_law(run(LARGE, sampler, rows=50_000, seed=15)[-1].ids, law)
 
 
@@ -389,7 +388,7 @@ def test_ranks_are_places_in_descending_order_and_ties_keep_theirs():
 
 
 def test_every_sampler_can_be_made_by_name():
-    for name in SAMPLERS:
+    for name in PLAIN:
         assert (run(SMALL, make_sampler(name, 3), rows=5)[-1].ids != M).all()
     sampler = make_sampler("confidence", 7, score="margin", schedule="cosine-a", alg_temp=0.5)
     assert (sampler.total, sampler.score, sampler.alg_temp) == (7, "margin", 0.5)

@@ -8,15 +8,15 @@ import torch
 from helpers.draws import LARGE, SMALL, assert_trajectory, start
 from helpers.draws import run as run_draws
 from helpers.exact import ExactLaws, canvases
-from helpers.tabular import TabularDenoiser
+from helpers.tabular import PLAIN, TabularDenoiser
 
 from diffusion import rng
 from diffusion.canvas import Canvas
 from diffusion.denoise import denoise
 from diffusion.proposal import Sampling
-from diffusion.samplers.catalog import SAMPLERS, STEPPED
+from diffusion.samplers.catalog import STEPPED
 from diffusion.samplers.make import make_sampler
-from diffusion.samplers.remasking import P2, ReMDM, Saber, Seed
+from diffusion.samplers.remasking import P2, RandomRemask, ReMDM, Saber
 from diffusion.samplers.unmasking import Ancestral, Confidence, FirstHitting
 from diffusion.samplers.wrappers import Blocks, EarlyCommit
 
@@ -65,7 +65,7 @@ def test_blocks_of_two_of_three_with_the_law_of_random_order_inside():
     assert chi_square < 54.1
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_a_block_is_full_before_the_next_changes(name):
     denoiser = TabularDenoiser(length=5, vocab=3)
     steps = run(denoiser, 200, name, block_length=2)
@@ -91,7 +91,7 @@ LIVELY = {
 PLANNED = dict.fromkeys(STEPPED, 6) | {"self-correction": 6 + 128}  # of six steps
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_one_block_of_everything_is_the_sampler_itself(name):
     denoiser, own = TabularDenoiser(length=4, vocab=3), LIVELY.get(name, {})
     runs = []
@@ -174,7 +174,7 @@ def test_blocks_of_the_seed_loop_follow_their_law():
         for block in ((0, 2), (3, 4))
         for k in (1, 2)
     ]
-    ours = run_draws(LARGE, Blocks(Seed(4), 2), rows=60_000, seed=92)
+    ours = run_draws(LARGE, Blocks(RandomRemask(4), 2), rows=60_000, seed=92)
     assert_trajectory(ours, exact.trajectory(start(LARGE), steps))
 
 
@@ -275,7 +275,7 @@ def test_early_commit_around_blocks_fills_beyond_the_block():
 
 
 def test_early_commit_ends_samplers_that_would_go_on():
-    for inner in (Seed(6), ReMDM(6, "rescale", eta=1.0), P2(6, 2.0)):
+    for inner in (RandomRemask(6), ReMDM(6, "rescale", eta=1.0), P2(6, 2.0)):
         steps = run_draws(LARGE, EarlyCommit(inner, 1e-9), rows=500, seed=98)
         assert len(steps) <= 7 and not steps[-1].masked.any()
         seen = [s.nfe for s in steps]

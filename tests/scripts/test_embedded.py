@@ -14,7 +14,7 @@ from diffusion.generate import load_writer
 from diffusion.models import hub, tokenizers
 from diffusion.models.layouts import arrange
 from diffusion.options import GenerationOptions
-from diffusion.samplers.catalog import METHODS
+from diffusion.samplers.catalog import SAMPLERS
 from diffusion.views.frames import written_text
 
 TEXT = (
@@ -164,7 +164,7 @@ def test_its_card_says_what_its_config_says(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "sampler", [name for name, entry in METHODS.items() if "absorbing" in entry.noises]
+    "sampler", [name for name, entry in SAMPLERS.items() if "absorbing" in entry.noises]
 )
 def test_the_same_text_alone_and_in_a_batch(writer, sampler):
     options = GenerationOptions(sampler=sampler, max_len=48)

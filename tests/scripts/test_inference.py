@@ -259,7 +259,7 @@ BAD = {
     "length too long": (["He", "--length", "63", "--max_len", "64"], "64 positions"),
     "no steps": (["He", "--sampler", "seed", "--n_steps", "0"], "--n_steps 0"),
     "too many steps": (["He", "--sampler", "seed", "--n_steps", "1000000"], "100000"),
-    "steps of a sampler without": (["He", "--n_steps", "5"], "--sampler seed or ancestral"),
+    "steps of a sampler without": (["He", "--n_steps", "5"], "use one of random-remask, ancestral"),
     "no output name": (["He", "--output", ""], "--output"),
     "no nucleus": (["He", "--top_p", "0"], "--top_p 0"),
     "nucleus above 1": (["He", "--top_p", "1.5"], "--top_p 1.5"),
@@ -268,8 +268,8 @@ BAD = {
     "temperature nan": (["He", "--temperature", "nan"], "--temperature nan"),
     "max_len beyond the model": (["He", "--max_len", "65"], "64 positions"),
     "unknown sampler": (["He", "--sampler", "confidnce"], "'confidence'"),
-    "unknown certainty": (["He", "--sampler", "confidence", "--certainty", "margn"], "'margin'"),
-    "option of another sampler": (["He", "--threshold", "0.5"], "--sampler threshold"),
+    "unknown score": (["He", "--sampler", "confidence:score=margn"], "'margin'"),
+    "option of another sampler": (["He", "--sampler", "p2:threshold=0.5"], "'threshold'"),
     "unknown flag": (["He", "--smapler", "seed"], "--sampler"),
     "not a number": (["He", "--n_steps", "many"], "many"),
     "two prompts": (["He", "she"], "she; put a text"),
@@ -287,10 +287,10 @@ BAD = {
         "--output and --save_animation",
     ),
     "eta out of range": (
-        ["He", "--sampler", "remdm", "--eta", "2"],
-        "--eta 2.0 must be a number from",
+        ["He", "--sampler", "remdm:eta=2"],
+        "eta 2.0 must be a number from",
     ),
-    "kappa elsewhere": (["He", "--sampler", "p2", "--kappa", "1"], "--sampler remdm"),
+    "flag of earlier versions": (["He", "--eta", "0.02"], "write --sampler remdm:eta="),
     "negative guidance": (
         ["He", "--guidance", "-1"],
         "--guidance -1.0 must be a number of at least",
@@ -298,7 +298,10 @@ BAD = {
     "negative blocks": (["He", "--block_length", "-4"], "--block_length -4"),
     "guidance by nothing": (["--unconditional", "--guidance", "2"], "--guidance 2.0"),
     "stride of a whole window": (["He", "--window_stride", "64"], "a number from 1 to 63"),
-    "unknown option of a sampler": (["He", "--threshold_bak", "0.5"], "--threshold_back"),
+    "unknown option of a sampler": (
+        ["He", "--sampler", "wino:threshold_bak=0.5"],
+        "'threshold_back'",
+    ),
     "huge seed": (["He", "--seed", str(2**70)], "--seed"),
 }
 

@@ -446,7 +446,7 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case, text, grid, tin
 
 BAD_ROWS = {
     "unknown sampler": ("sampler = 'confidnce'", "'confidence'"),
-    "an option of another sampler": ("sampler = 'seed'\nthreshold = 0.5", "--threshold"),
+    "an option of another sampler": ("sampler = 'seed'\nthreshold = 0.5", "'threshold'"),
     "unknown field": ("temprature = 1.0", "'temperature'"),
     "two rows with one key": ("temperature = [1.0, 1.0]", "rows 1 and 2 of the settings"),
     "two names of one thing": ("sampler = 'seed'\nn_steps = [10, 10]", "are the same"),
