@@ -25,6 +25,7 @@ from diffusion.cli.files import (
     write_text,
 )
 from diffusion.cli.flags import parse_flags
+from diffusion.cli.options import PairOptions
 from diffusion.cli.prompts import (
     PROMPT_HELP,
     ask,
@@ -35,7 +36,7 @@ from diffusion.cli.prompts import (
 )
 from diffusion.cli.values import check_values
 from diffusion.errors import UserError, run
-from diffusion.options import COMPARED_SAMPLER, GenerationOptions, PairOptions
+from diffusion.options import COMPARED_SAMPLER, GenerationOptions
 from diffusion.samplers.catalog import STEPPED
 from diffusion.samplers.spec import GONE
 from diffusion.views import panes, record

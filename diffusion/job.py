@@ -92,38 +92,21 @@ class Job:
         name, started = script.model, time.monotonic()
         say(f"RoBERTa Diffusion: loading {name} ...")
         writer = loader(name, script.tokenizer, script.device, script.dtype)
-        unsoftened = writer.soft is None and not generation.soft_masking
-        if not (unsoftened or generation.soft_masking):
+        diffuses = isinstance(generation, GenerationOptions)
+        soft = writer.soft is not None
+        if diffuses and soft and not generation.soft_masking:
             writer = writer.without_soft_masking()
         job = cls(writer, generation, script, asks)
-        generation = job.generation
-        writer.check(generation)
+        writer.check(job.generation)
         say(
             f"ready in {time.monotonic() - started:.1f} s on {hardware.describe(writer.device, writer.dtype)}; "
-            f"{writer.method(generation)}, seed {generation.seed}"
+            f"{writer.method(job.generation)}, seed {generation.seed}"
         )
         note_case(writer.tokenizer, name)
-        if writer.soft is not None and generation.sampler_name in CAUSAL:
-            say(
-                f"note: --sampler {generation.sampler_name} has no masks that stay, and no soft-masking"
-            )
-        if writer.soft is None:
-            for name in ("forget_remasked", "skip_soft_masking"):
-                if getattr(generation, name):
-                    say(f"note: without soft-masking --{name} changes nothing")
-        if unsoftened:
+        for note in _notes(writer, job.generation, name) if diffuses else ():
+            say(f"note: {note}")
+        if diffuses and not (soft or generation.soft_masking):
             say(f"note: {name} has no soft-masking; --no_soft_masking changes nothing")
-        # Who has a chat template was tuned elsewhere.
-        if not (writer.trained or writer.tokenizer.chat_template):
-            say(
-                f"note: {name} was never trained as a denoiser; expect repeated, broken text until "
-                f"you train it: python finetune.py --model {name}"
-            )
-        elif generation.attention == "block" and not writer.blocks:
-            say(
-                f"note: {name} was never trained to write block by block; expect broken text, or "
-                f"train it: python finetune.py --model {name} --layouts causal=1,block4=1,full=1"
-            )
         return job
 
     def note_unknown(self, texts: Iterable[str]) -> None:
@@ -250,6 +233,27 @@ class Job:
             "device": str(self.writer.device),
             "dtype": str(self.writer.dtype).removeprefix("torch."),
         }
+
+
+def _notes(writer, generation: GenerationOptions, name: str) -> Iterator[str]:
+    """What a user should know of a model before it writes by these options."""
+    if writer.soft is not None and generation.sampler_name in CAUSAL:
+        yield f"--sampler {generation.sampler_name} has no masks that stay, and no soft-masking"
+    if writer.soft is None:
+        for flag in ("forget_remasked", "skip_soft_masking"):
+            if getattr(generation, flag):
+                yield f"without soft-masking --{flag} changes nothing"
+    # A model with a chat template was tuned elsewhere.
+    if not (writer.trained or writer.tokenizer.chat_template):
+        yield (
+            f"{name} was never trained as a denoiser; expect repeated, broken text until "
+            f"you train it: python finetune.py --model {name}"
+        )
+    elif generation.attention == "block" and not writer.blocks:
+        yield (
+            f"{name} was never trained to write block by block; expect broken text, or "
+            f"train it: python finetune.py --model {name} --layouts causal=1,block4=1,full=1"
+        )
 
 
 def _frame_time(first: Step) -> float:

@@ -1,4 +1,4 @@
-"""The options of the scripts that write."""
+"""The options of the scripts that write, and of those that compare two models."""
 
 from dataclasses import dataclass, field
 
@@ -87,3 +87,21 @@ class WritingOptions:
         if self.output is not None:
             check_file("--output", self.output)
         check_apart(self.outputs, {"--model": self.model, "--tokenizer": self.tokenizer})
+
+
+@dataclass
+class PairOptions:
+    """Two models to hold against each other, and where they compute."""
+
+    model: str = field(
+        default="roberta-small-wikitext",
+        metadata={"help": "The masked LM: folder, name in weights/, or hub name."},
+    )
+    baseline: str = field(
+        default="gpt2-small-wikitext",
+        metadata={"help": "The causal LM: folder, name in weights/, or hub name such as gpt2."},
+    )
+    device: str = field(default="auto", metadata={"help": "auto: CUDA, then MPS, then CPU."})
+    dtype: str = field(
+        default="auto", metadata={"help": "float32, bfloat16, float16 or auto, as in inference.py."}
+    )

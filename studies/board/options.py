@@ -5,9 +5,9 @@ from pathlib import Path
 
 from diffusion.cli.files import check_apart, check_file, check_output_dir
 from diffusion.cli.flags import flag
+from diffusion.cli.options import PairOptions
 from diffusion.cli.values import check_values
 from diffusion.errors import UserError
-from diffusion.options import PairOptions
 from studies.board.rows import Grid, read_grid
 
 # Held-out text that is in the repository; assets/README.md says what it is.

@@ -17,7 +17,7 @@ import gpt2_inference
 from diffusion import autoregressive, hardware, rng
 from diffusion.autoregressive import handed_over, load_causal_writer
 from diffusion.canvas import written_ids
-from diffusion.options import GenerationOptions
+from diffusion.options import GenerationOptions, SamplingOptions
 from diffusion.proposal import Proposal, Sampling
 from diffusion.views.frames import Framer, State, written_text
 
@@ -229,7 +229,7 @@ def test_animation_is_saved(call, tmp_path, ending):
 DIFFUSION_ONLY = {
     field.name: field
     for field in dataclasses.fields(GenerationOptions)
-    if not field.metadata.get("shared")
+    if field.name not in {shared.name for shared in dataclasses.fields(SamplingOptions)}
 }
 
 
