@@ -1,28 +1,12 @@
-"""Train a masked language model as a denoiser (or a causal warm start of one).
+"""Train a masked language model as a denoiser.
 
-The reference recipe is the default: roberta-base, WikiText-2, 30 epochs, batch 16, blocks of 256
-tokens whose first 16 are never masked.
+    python finetune.py                                  # roberta-base on WikiText-2, from the hub
+    python finetune.py --model DIR --dataset FILE.txt --output_dir weights/mine
+    python finetune.py --resume_from_checkpoint last    # continue a run that was stopped
+    python finetune.py recipe.toml --max_steps 100      # flags from a file (or .yaml)
+    accelerate launch finetune.py ...                   # several GPUs
 
-    python finetune.py                                            # on a GPU box, from the hub
-    python finetune.py --model DIR --dataset wikitext-2 --dataset_dir data --output_dir weights/mine
-    accelerate launch finetune.py ...                             # several GPUs
-    python finetune.py --resume_from_checkpoint last ...          # go on where a run was stopped
-    python finetune.py recipe.toml --max_steps 100                # flags from a file (or .yaml)
-
-Without a pretrained encoder, a small model from scratch learns far more from a causal warm start:
-
-    python finetune.py --objective causal --config layers=6,width=256,heads=4,vocab=8192 \\
-        --output_dir weights/warm
-    python finetune.py --model weights/warm --prefix_len 1 --output_dir weights/denoiser
-
-One model for every order, from left to right over blocks to the full canvas:
-
-    python finetune.py --model weights/warm --prefix_len 1 --layouts block4=1,block16=1,full=1 \\
-        --output_dir weights/mixed
-
-To answer questions, in the form of the tokenizer's chat template:
-
-    python finetune.py --chat --model DIR --dataset talks.jsonl --output_dir weights/chat
+Without a pretrained encoder, begin with a causal warm start: --objective causal --config SIZE.
 """
 
 import atexit
@@ -38,7 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 from diffusion.cli.console import outlive_terminal, say
 from diffusion.cli.files import locked
-from diffusion.errors import run
+from diffusion.errors import run as run_script
 from diffusion.training.arguments import answer_help
 from diffusion.training.recipe import read_recipe
 
@@ -51,14 +35,14 @@ def main() -> None:
 
     from diffusion import hardware
     from diffusion.models.hub import quiet_libraries
-    from diffusion.training import build, card, hub, text
-    from diffusion.training.callbacks import StopOnSignal
+    from diffusion.training import build, card
     from diffusion.training.checks import check, check_output_dir, parse
-    from diffusion.training.trainer import make_trainer
+    from diffusion.training.trainer import StopOnSignal, make_trainer
 
     quiet_libraries()
-    options, data, diffusion, args = parse(__doc__, recipe)
-    check(options, data, diffusion, args)
+    run = parse(__doc__, recipe)
+    check(run)
+    args = run.args
     if note := hardware.launch_note("finetune.py --use_cpu"):
         say(note)
     hardware.use_all_cores()
@@ -68,56 +52,46 @@ def main() -> None:
         args.output_dir = tempfile.mkdtemp()  # the Trainer wants one
         atexit.register(shutil.rmtree, args.output_dir, ignore_errors=True)
 
-    train = not args.evaluate_only
-    documents, eval_documents = text.read(data, train)
-    model, tokenizer = build.build_model(options, diffusion, data, args, documents)
-    blocks, eval_blocks = text.pack_splits(documents, eval_documents, tokenizer, data, train)
-    if options.config is not None:
+    # 1. Read the text, 2. build the model and its tokenizer, 3. pack the text into blocks.
+    documents, eval_documents = build.read(run)
+    model, tokenizer = build.build_model(run, documents)
+    blocks, eval_blocks = build.pack(run, documents, eval_documents, tokenizer)
+    if run.size:
         build.set_output_bias(model, blocks.blocks)
-    if args.evaluate_only:
-        amount = f"{len(eval_blocks)} blocks of the {data.eval_split} split"
-    else:
-        amount = f"{blocks.tokens / 1e6:.2f} M training tokens in {len(blocks)} blocks"
-    trained = model.num_parameters(only_trainable=True)
-    some = f", {trained / 1e6:.2f} M of them trained" if options.lora else ""
-    say(
-        f"{model.num_parameters() / 1e6:.1f} M parameters{some}; {amount}; "
-        f"{hardware.describe(args.device, args.compute_dtype)}"
-    )
-    trainer = make_trainer(model, tokenizer, blocks, eval_blocks, options, diffusion, args)
+    say(build.describe(run, model, blocks, eval_blocks))
+
+    # 4. A collator adds noise to batches of blocks, and the Trainer weighs the losses as it says.
+    trainer = make_trainer(run, model, tokenizer, blocks, eval_blocks)
     two_pass = trainer.soft is not None
     if args.evaluate_only:
-        say(f"{options.model}: {card.summary(trainer.evaluate(), two_pass)}")
-        if data.eval_blocks_file:
-            card.save_blocks(data.eval_blocks_file, trainer)
+        say(f"{run.model.model}: {card.summary(trainer.evaluate(), two_pass)}")
+        if run.data.eval_blocks_file:
+            card.save_blocks(run.data.eval_blocks_file, trainer)
         return
 
-    stop = StopOnSignal()
+    # 5. Train; a signal ends the training after its step. 6. Evaluate and save.
+    stop, started = StopOnSignal(), time.monotonic()
     trainer.add_callback(stop)
-    started = time.monotonic()
     with locked(Path(args.output_dir)) if args.should_save else nullcontext():
         if args.should_save:
-            check_output_dir(args)  # somebody may have finished there in the meantime
+            check_output_dir(args)  # another run may have finished there in the meantime
         if args.resume_from_checkpoint is None:
             trainer.discard_checkpoints()  # there are some only after --overwrite_output_dir
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         if not stop.stopped:
             metrics = trainer.evaluate()
-            seconds, model = time.monotonic() - started, trainer.finished_model()
-            if args.should_save:
-                flags = options, data, diffusion, args
-                card.save(model, trainer, tokenizer, *flags, metrics, seconds)
+            card.save(run, trainer, tokenizer, metrics, time.monotonic() - started)
     trainer.end_processes()
     if stop.stopped:
         say(
-            f"stopped at step {trainer.state.global_step}; go on with the same command and "
+            f"stopped at step {trainer.state.global_step}; resume with the same command and "
             "--resume_from_checkpoint last"
         )
         sys.exit(130)
     say(f"saved {args.output_dir}: {card.summary(metrics, two_pass)}")
     if args.published and args.should_save:
-        say(f"uploaded to {hub.publish(Path(args.output_dir), args)}")
+        say(f"uploaded to {card.publish(Path(args.output_dir), args)}")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -1,6 +1,15 @@
-"""Clean token blocks -> noisy training batches."""
+"""Clean token blocks -> noisy training batches.
+
+A batch is a dict of ``input_ids`` and ``labels`` (B, L; `objective.IGNORE` where there is no loss)
+and ``weights`` (B, L), by which the losses of the labelled tokens are summed: over the global batch
+they sum to its rows, or to its tokens where the collator has ``mean``. What else a batch holds
+its collator says.
+"""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -8,12 +17,13 @@ from torch import Tensor
 from diffusion import rng
 from diffusion.data.packing import ANSWER, PADDING
 from diffusion.models.layouts import arrange, block_size
-from diffusion.noise import MIN_TIME, SCHEDULES, Absorbing, Interpolating, Noise, choose_exactly
+from diffusion.noise import MIN_TIME, SCHEDULES, Interpolating, Noise, choose_exactly
+from diffusion.objective import IGNORE, noise_weights, token_weights
 
 MOST_NOISE = 1 - 1e-6  # with random tokens: at 1 weights have no bound
-IGNORE = -100  # the label of a position without loss, as everywhere in transformers
+LARGEST_WEIGHT = 2.0  # of a token, with the loss "clipped" (GIDD)
 SEED_RATES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-MASK_SCHEDULES = ("stratified", "seed")
+MASK_SCHEDULES = ("stratified", "batch")
 
 
 def editable_positions(
@@ -25,8 +35,43 @@ def editable_positions(
     return editable
 
 
-class DiffusionCollator:
-    """Makes each row of a batch noisy at its own rate.
+def _rows(features: list[dict]) -> tuple[Tensor, Tensor]:
+    """The token ids (B, L) of the features, and the numbers (B,) of the samples."""
+    clean = torch.stack([torch.as_tensor(f["input_ids"]) for f in features]).long()
+    return clean, torch.tensor([f.get("draw", 0) for f in features])
+
+
+@dataclass
+class Corruption:
+    """What all collators of noise are given.
+
+    Args:
+        noise: what a token becomes.
+        fixed_ids: ids that are never masked (``<s>``, ``<pad>``; not ``</s>``, whose place the
+            model has to learn).
+        prefix_len: number of first positions that are never masked.
+        global_batch: rows of one optimiser step over all processes and accumulation steps.
+    """
+
+    noise: Noise
+    fixed_ids: list[int]
+    prefix_len: int
+    seed: int = field(default=0, kw_only=True)
+    global_batch: int = field(default=16, kw_only=True)
+
+    mean: ClassVar = False
+
+    def __post_init__(self):
+        self.fixed_ids, self.key = torch.as_tensor(self.fixed_ids), rng.seed_key(self.seed)
+
+    def editable(self, clean: Tensor) -> Tensor:
+        """(B, L) bool: which positions may be masked."""
+        return editable_positions(clean, torch.ones_like(clean), self.prefix_len, self.fixed_ids)
+
+
+@dataclass
+class DiffusionCollator(Corruption):
+    """Adds noise to each row of a batch at its own rate.
 
     Features are dicts with ``input_ids`` (L,) and ``draw``, the number of the sample in the whole
     training run. All randomness is a function of (seed, draw), so batches do not depend on the
@@ -34,45 +79,29 @@ class DiffusionCollator:
 
     ``stratified``: one time per row, t = (u + i) / G for row i of a global batch of G rows (the
     low-discrepancy draw of MDLM), then every editable position is masked with probability r(t).
-    ``seed``: one rate per global batch, drawn from {1.0, 0.9, ..., 0.1} (RoBERTaDiffusion).
-    With random tokens r(t) is the share of noise, and every editable position has a label: it may not
-    hold what it seems to.
+    ``batch``: one rate per global batch, drawn from {1.0, 0.9, ..., 0.1} (RoBERTaDiffusion).
+    With random tokens r(t) is the share of noise, and every editable position has a label: any token
+    may be noise.
 
     Args:
-        noise: what a token becomes.
-        fixed_ids: ids that are never masked (``<s>``, ``<pad>``; not ``</s>``, whose place the
-            model has to learn).
-        prefix_len: so many first positions are never masked.
-        global_batch: rows of one optimiser step over all processes and accumulation steps.
+        loss: ``nelbo``, the weighted likelihood bound; ``clipped``, the same with no weight of noise
+            above 2; ``mean`` over the masked tokens.
 
-    Returns a dict: ``input_ids``, ``labels`` (`IGNORE` where not masked) and ``attention_mask``
-    (B, L), the time ``t`` (B,) with r(t) the row's mask rate, and ``editable`` (B,), the number
-    of positions that could have been masked; with random tokens also r(t) as ``r``.
+    A batch also has the time ``t`` (B,), with r(t) the row's mask rate, and ``editable`` (B,), the
+    number of positions that could have been masked; with random tokens also r(t) as ``r``.
     """
 
-    def __init__(
-        self,
-        noise: Noise,
-        fixed_ids: list[int],
-        prefix_len: int = 16,
-        mask_schedule: str = "stratified",
-        schedule: str = "linear",
-        seed: int = 0,
-        global_batch: int = 16,
-    ):
-        if mask_schedule not in MASK_SCHEDULES:
-            raise ValueError(f"mask_schedule {mask_schedule!r} is not one of {MASK_SCHEDULES}")
-        self.noise = noise
-        self.fixed_ids = torch.tensor(fixed_ids)
-        self.prefix_len = prefix_len
-        self.mask_schedule = mask_schedule
-        self.schedule = SCHEDULES[schedule]
-        self.key = rng.seed_key(seed)
-        self.global_batch = global_batch
+    mask_schedule: str = "stratified"
+    schedule: str = "linear"
+    loss: str = "nelbo"
+
+    @property
+    def mean(self) -> bool:
+        return self.loss == "mean"
 
     def times(self, draw: Tensor) -> Tensor:
         """Times (B,) float64 in [`MIN_TIME`, 1] of the samples ``draw`` (B,)."""
-        if self.mask_schedule == "seed":
+        if self.mask_schedule == "batch":
             u = rng.uniform(rng.fold_in(self.key, draw // self.global_batch), 1)[:, 0]
             rates = torch.tensor(SEED_RATES, dtype=torch.float64)
             return rates[(u * len(SEED_RATES)).long()]
@@ -81,47 +110,53 @@ class DiffusionCollator:
         return t.clamp(min=MIN_TIME)
 
     def __call__(self, features: list[dict]) -> dict[str, Tensor]:
-        clean = torch.stack([torch.as_tensor(f["input_ids"]) for f in features]).long()
-        draw = torch.tensor([f["draw"] for f in features])
-        clean, attention_mask, editable = self.canvas(clean, draw, features)
-        t = self.times(draw)
-        # The seed collator draws a rate, not a time.
-        rate = t if self.mask_schedule == "seed" else self.schedule.rate(t)
+        clean, draw = _rows(features)
+        clean, editable, more = self.canvas(clean, draw, features)
+        t, free = self.times(draw), editable.sum(1)
+        # This schedule draws a rate, not a time.
+        rate = t if self.mask_schedule == "batch" else SCHEDULES[self.schedule].rate(t)
         u = rng.uniform(rng.fold_in(rng.fold_in(self.key, draw), 1), clean.shape[1])
-        more = {}
         if isinstance(self.noise, Interpolating):
             rate = rate.clamp(max=MOST_NOISE)
-            more["r"] = rate.float()
             v = rng.uniform(rng.fold_in(rng.fold_in(self.key, draw), 2), clean.shape[1])
             seen, learned = self.noise.noised(clean, editable, rate[:, None], u, v), editable
+            more["r"] = rate.float()
         else:
             learned = editable & (u < rate[:, None])
             seen = self.noise.corrupt(clean, learned)
-        return {
-            "input_ids": seen,
-            "labels": clean.masked_fill(~learned, IGNORE),
-            "attention_mask": attention_mask,
-            "t": t.float(),
-            "editable": editable.sum(1),
-            **more,
-        }
+        t, labels = t.float(), clean.masked_fill(~learned, IGNORE)
+        if "r" in more:
+            weights = noise_weights(
+                labels,
+                seen,
+                t,
+                more["r"],
+                free,
+                self.schedule,
+                self.noise,
+                LARGEST_WEIGHT if self.loss == "clipped" else None,
+            )
+        elif self.mean:
+            weights = learned.float()
+        else:
+            weights = token_weights(labels, t, free, self.schedule)
+        batch = {"input_ids": seen, "labels": labels, "weights": weights}
+        return {**batch, "t": t, "editable": free, **more}
 
-    def canvas(
-        self, clean: Tensor, draw: Tensor, features: list[dict]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What stands on the canvas, what is attended to, and what may be masked, (B, L) each."""
-        attended = torch.ones_like(clean)
-        editable = editable_positions(clean, attended, self.prefix_len, self.fixed_ids)
-        return clean, attended, editable
+    def canvas(self, clean: Tensor, draw: Tensor, features: list[dict]):
+        """The tokens on the canvas and which may be masked, (B, L) both, and what else the batch
+        holds."""
+        return clean, self.editable(clean), {}
 
 
 class ChatCollator(DiffusionCollator):
-    """The same of conversations, whose features have ``kinds`` (L,), too (see `packing.Blocks`): the
-    answers alone are masked.
+    """The same for conversations, whose features also have ``kinds`` (L,) (see `packing.Blocks`): only
+    the answers are masked.
 
-    Padding is not attended to, but for a random part behind the conversation, from nothing to all of
-    it, which holds masks without a label. That is what a canvas to write an answer on looks like; were
-    it not there, each last answer would end where the canvas does, and no model would learn to stop.
+    Padding is not attended to (``attention_mask``), except for a random part after the conversation,
+    from none to all of it, which holds masks without a label. This is what a canvas to write an answer
+    on looks like; without it each last answer would end where the canvas does, and no model would
+    learn to stop.
     """
 
     def canvas(self, clean, draw, features):
@@ -130,26 +165,24 @@ class ChatCollator(DiffusionCollator):
         u = rng.uniform(rng.fold_in(rng.fold_in(self.key, draw), 3), 1)
         shown = (u * (padding.sum(1, keepdim=True) + 1)).long()
         room = padding & (padding.cumsum(1) <= shown)
-        return self.noise.corrupt(clean, room), (~padding | room).long(), kinds == ANSWER
+        attended = {"attention_mask": (~padding | room).long()}
+        return self.noise.corrupt(clean, room), kinds == ANSWER, attended
 
 
 class CausalCollator:
     """Clean rows for next-token prediction: every token but the first is a label."""
 
+    mean = True  # over the tokens
+
     def __call__(self, features: list[dict]) -> dict[str, Tensor]:
-        clean = torch.stack([torch.as_tensor(f["input_ids"]) for f in features]).long()
+        clean, _ = _rows(features)
         labels = clean.clone()
         labels[:, 0] = IGNORE
-        return {
-            "input_ids": clean,
-            "labels": labels,
-            "attention_mask": torch.ones_like(clean),
-            "t": torch.ones(len(clean)),
-            "editable": torch.full((len(clean),), clean.shape[1] - 1),
-        }
+        return {"input_ids": clean, "labels": labels, "weights": torch.ones(clean.shape)}
 
 
-class StreamCollator:
+@dataclass
+class StreamCollator(Corruption):
     """Batches in the layouts ``causal`` and ``blockN`` (see `models.layouts`). In the latter every
     block of N tokens is masked on its own, exactly k of its tokens, k uniform on 1..N.
 
@@ -158,37 +191,24 @@ class StreamCollator:
     and those of any run of blocks spread evenly, so that the batch may be split over accumulation
     steps and processes.
 
-    Features are those of `DiffusionCollator`, and so are the first arguments.
-
     Args:
         layout: its name.
         shift: whether the model is a shifted one.
         causal_weight: of the causal loss of the clean stream; that of the bound is 1.
 
-    Returns a dict of ``input_ids`` and ``labels`` (B, S) by slots, ``weights`` (B, S) such that the
-    weighted sum of cross-entropies is the sum over rows of an unbiased estimate of the bound in
-    nats per editable token, with ``causal_weight`` times the causal loss per token;
-    ``attention_mask``, and the name of the ``layout``.
+    ``input_ids``, ``labels`` and ``weights`` are by slots of the ``layout``, whose name the batch
+    has. The weighted sum of cross-entropies is the sum over rows of an unbiased estimate of the bound
+    in nats per editable token, with ``causal_weight`` times the causal loss per token.
     """
 
-    def __init__(
-        self,
-        noise: Absorbing,
-        fixed_ids: list[int],
-        prefix_len: int,
-        layout: str,
-        shift: bool,
-        causal_weight: float,
-        seed: int = 0,
-        global_batch: int = 16,
-    ):
-        self.noise = noise
-        self.fixed_ids = torch.tensor(fixed_ids)
-        self.prefix_len = prefix_len
-        self.layout, self.size = layout, block_size(layout)
-        self.shift, self.causal_weight = shift, causal_weight
-        self.key = rng.seed_key(seed)
-        self.global_batch = global_batch
+    layout: str
+    shift: bool
+    causal_weight: float
+
+    @property
+    def size(self) -> int | None:
+        """Tokens of a block; None in the layout ``causal``."""
+        return block_size(self.layout)
 
     def masks(self, draw: Tensor, editable: Tensor) -> tuple[Tensor, Tensor]:
         """Which tokens of the samples ``draw`` (B,) are masked, and each one's weight in the mean
@@ -217,11 +237,8 @@ class StreamCollator:
         return masked, weight
 
     def __call__(self, features: list[dict]) -> dict[str, Tensor]:
-        clean = torch.stack([torch.as_tensor(f["input_ids"]) for f in features]).long()
-        draw = torch.tensor([f["draw"] for f in features])
-        editable = editable_positions(
-            clean, torch.ones_like(clean), self.prefix_len, self.fixed_ids
-        )
+        clean, draw = _rows(features)
+        editable = self.editable(clean)
         masked, weight = torch.zeros_like(editable), None
         if self.size is not None:
             masked, weight = self.masks(draw, editable)
@@ -237,16 +254,19 @@ class StreamCollator:
             read = slots.noisy_read[self.prefix_len :]
             labels[:, read] = clean.masked_fill(~masked, IGNORE)[:, self.prefix_len :]
             weights[:, read] = weight[:, self.prefix_len :].float()
-        return {
-            "input_ids": ids,
-            "labels": labels,
-            "attention_mask": torch.ones_like(ids),
-            "weights": weights,
-            "layout": self.layout,
-        }
+        return {"input_ids": ids, "labels": labels, "weights": weights, "layout": self.layout}
 
 
-class MixCollator:
+def _place(key: Tensor, number: int, window: int, rank: bool = False) -> Tensor:
+    """A place in the circle from 0 to 1 for micro-batch ``number`` of a run: those of a ``window`` of
+    them are at equal distances, in random order. ``rank``: the order is that of ranks."""
+    u = rng.uniform(rng.fold_in(key, number // window), window + 1)
+    order = u[1:].argsort()
+    return ((order.argsort() if rank else order)[number % window] + u[0]) / window
+
+
+@dataclass
+class MixCollator(Corruption):
     """Each micro-batch in one layout of a mix.
 
     A micro-batch is what all processes take together in one forward pass. Its layout is a function
@@ -254,86 +274,80 @@ class MixCollator:
     layout has its share up to rounding, in random order. Mask rates are stratified over a
     micro-batch in the layout ``full``, masked counts over a global batch in the others.
 
-    Features are those of `DiffusionCollator`; all of one call are of one micro-batch. The result is
-    that of `DiffusionCollator` for ``full`` and that of `StreamCollator` for other layouts.
+    All features of one call are of one micro-batch. The batch is that of `DiffusionCollator` for
+    ``full`` and that of `StreamCollator` for other layouts.
 
     Args:
         mix: weight of each layout.
-        global_batch, micro_batch: rows of an optimiser step, and of a micro-batch.
+        micro_batch: rows of a micro-batch.
         others: see `DiffusionCollator` and `StreamCollator`.
     """
 
-    WINDOW = 24  # a multiple of the usual numbers of layouts
+    mix: dict[str, float]
+    shift: bool
+    causal_weight: float = 1.0
+    schedule: str = "linear"
+    micro_batch: int = 16
 
-    def __init__(
-        self,
-        noise: Absorbing,
-        fixed_ids: list[int],
-        prefix_len: int,
-        mix: dict[str, float],
-        shift: bool,
-        causal_weight: float = 1.0,
-        schedule: str = "linear",
-        seed: int = 0,
-        global_batch: int = 16,
-        micro_batch: int = 16,
-    ):
-        self.noise, self.fixed_ids = noise, torch.tensor(fixed_ids)
-        self.prefix_len, self.shift, self.micro_batch = prefix_len, shift, micro_batch
-        self.names = list(mix)
-        self.edges = torch.tensor(list(mix.values()), dtype=torch.float64).cumsum(0)
-        self.key = rng.fold_in(rng.seed_key(seed), -2)  # samples have the numbers from 0
-        self.collators = {
-            name: DiffusionCollator(
-                noise, fixed_ids, prefix_len, "stratified", schedule, seed, micro_batch
-            )
-            if name == "full"
-            else self.stream(name, 1.0 if name == "causal" else causal_weight, seed, global_batch)
-            for name in mix
-        }
+    WINDOW: ClassVar = 24  # a multiple of the usual numbers of layouts
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.collators = {name: self._one(name) for name in self.mix}
+
+    def _one(self, name: str):
+        given = self.noise, self.fixed_ids, self.prefix_len
+        if name == "full":
+            spread = {"seed": self.seed, "global_batch": self.micro_batch}
+            return DiffusionCollator(*given, schedule=self.schedule, **spread)
+        weight = 1.0 if name == "causal" else self.causal_weight
+        return self.stream(name, weight, self.seed, self.global_batch)
 
     def stream(self, layout: str, causal_weight: float, seed: int, batch: int) -> StreamCollator:
-        """What makes batches of another layout than ``full``."""
-        fixed = self.fixed_ids.tolist()
-        return StreamCollator(
-            self.noise, fixed, self.prefix_len, layout, self.shift, causal_weight, seed, batch
-        )
+        """The collator of another layout than ``full``."""
+        given = self.noise, self.fixed_ids, self.prefix_len, layout, self.shift
+        return StreamCollator(*given, causal_weight, seed=seed, global_batch=batch)
 
     def layout(self, number: int) -> str:
         """That of a micro-batch."""
-        u = rng.uniform(rng.fold_in(self.key, number // self.WINDOW), self.WINDOW + 1)
-        place = (u[1:].argsort()[number % self.WINDOW] + u[0]) / self.WINDOW
-        chosen = torch.searchsorted(self.edges, place * self.edges[-1], right=True)
-        return self.names[min(int(chosen), len(self.names) - 1)]
+        # Samples have the numbers from 0.
+        place = _place(rng.fold_in(self.key, -2), number, self.WINDOW)
+        names, edges = (
+            list(self.mix),
+            torch.tensor([*self.mix.values()], dtype=torch.float64).cumsum(0),
+        )
+        chosen = torch.searchsorted(edges, place * edges[-1], right=True)
+        return names[min(int(chosen), len(names) - 1)]
 
     def __call__(self, features: list[dict]) -> dict[str, Tensor]:
         return self.collators[self.layout(features[0]["draw"] // self.micro_batch)](features)
 
 
+@dataclass
 class TwoPassCollator:
     """The batches of another collator, each with ``two_pass``: whether it is one of those that go
     through the model twice (see `models.soft`).
 
-    It is a function of the seed and of the number of the micro-batch in the whole run: among any 20
-    that begin at a multiple of 20 it is a ``share`` of them up to rounding, in random order, so that it
-    has nothing to do with what else goes by that number.
+    This is a function of the seed and of the number of the micro-batch in the whole run: among any 20
+    that begin at a multiple of 20 it is a ``share`` of them up to rounding, in random order and
+    independently of what else depends on that number.
 
     Args:
-        collate: what makes the batches; `MixCollator` says what a micro-batch is.
+        collate: the other collator; `MixCollator` says what a micro-batch is.
         micro_batch: its rows.
     """
 
-    WINDOW = 20
+    collate: Callable
+    share: float
+    seed: int
+    micro_batch: int
 
-    def __init__(self, collate, share: float, seed: int, micro_batch: int):
-        self.collate, self.share, self.micro_batch = collate, share, micro_batch
-        self.key = rng.fold_in(rng.seed_key(seed), -4)
+    WINDOW: ClassVar = 20
 
     def two_pass(self, number: int) -> bool:
         """Whether micro-batch ``number`` is."""
-        u = rng.uniform(rng.fold_in(self.key, number // self.WINDOW), self.WINDOW + 1)
-        place = (u[1:].argsort().argsort()[number % self.WINDOW] + u[0]) / self.WINDOW
-        return bool(place < self.share)
+        key = rng.fold_in(rng.seed_key(self.seed), -4)
+        return bool(_place(key, number, self.WINDOW, rank=True) < self.share)
 
     def __call__(self, features: list[dict]) -> dict:
         number = features[0]["draw"] // self.micro_batch

@@ -1,10 +1,8 @@
-"""How likely a model finds given text: of data, to compare models, or of each of several texts.
+"""The likelihood of text under a model: of data, to compare models, or of each of several texts.
 
-The bound (NELBO) of a sequence of E editable tokens is J = E_t[w(t) * sum of -log p over masked
-positions], in nats. It does not depend on the schedule, and equals the sum over k = 1..E of S_k/k,
-S_k being the expected summed cross-entropy with exactly k masks (arXiv:2409.02908). `objective` has
-the first form, which trains; the second, with its lower variance, is here and evaluates. For noise
-with random tokens the bound is the integral that `objective` describes.
+The bound (NELBO) that `objective` trains with equals the sum over k = 1..E of S_k/k, S_k being the
+expected summed cross-entropy with exactly k masks (arXiv:2409.02908): this form has lower variance and
+is estimated here. For noise with random tokens the bound is the integral that `objective` describes.
 
 The pseudo-likelihood hides one token at a time and is no probability of a text; it is cheap, and
 compares short passages in one context.
@@ -20,10 +18,12 @@ from torch import Tensor
 
 from diffusion import rng
 from diffusion.canvas import Canvas
-from diffusion.collator import IGNORE, StreamCollator, editable_positions
+from diffusion.collator import StreamCollator, editable_positions
 from diffusion.models.layouts import Slots
 from diffusion.noise import Absorbing, Interpolating, Noise, choose_exactly
-from diffusion.objective import cross_entropy, divergence, nats_by_row, plain_divergence
+from diffusion.objective import IGNORE, cross_entropy, divergence, nats_by_row, plain_divergence
+
+Model = Callable[..., Tensor]  # `Backbone` in evaluation mode, or anything called the same way
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Bound:
 
 
 def perplexity(nats: float) -> float:
-    """Of so many nats a token or byte; as large as a float can be, at most."""
+    """Of ``nats`` per token or byte, at most as large as a float can be."""
     return math.exp(min(nats, 700.0))
 
 
@@ -56,19 +56,28 @@ def fixed_counts(first: Tensor, editable: Tensor, index: Tensor, total: int) -> 
     return 1 + (first - 1 + (index * editable / total).round().long()) % editable
 
 
-def _fixed_count_draws(
-    backbone: Callable[..., Tensor],
-    ids: Tensor,
-    free: Tensor,
-    noise: Absorbing,
-    key: Tensor,
-    number: Tensor,
-    total: int,
-    padding: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def _measured(
+    count, shape, measure, device, batch_size=16, shard=(0, 1), gather=None, on_batch=None
+) -> Tensor:
+    """(count, *shape): ``measure`` of the indices below ``count``, in batches. Of a ``shard`` (rank,
+    world size) only every world-size-th is measured, and ``gather`` joins (M, ...) over processes;
+    ``on_batch`` is called with (done, to do)."""
+    rank, world = shard
+    mine = torch.arange(rank, count, world, device=device)
+    found = torch.zeros(count, *shape, dtype=rng.double(device), device=device)
+    done = 0
+    for index in mine.split(batch_size) if len(mine) else ():
+        found[index] = measure(index).to(found.dtype)
+        done += len(index)
+        if on_batch:
+            on_batch(done, len(mine))
+    # Every index was measured by one process, and is zero in the others.
+    return gather(found[None]).sum(0) if world > 1 else found
+
+
+def _fixed_count_draws(backbone, ids, free, noise, key, number, total, padding=None):
     """Estimates of the bound in nats per token of the tokens ``free`` (B, L), and their mask rates,
-    (B,) both: draw ``number`` (B,) of ``total``. It hides by the same random numbers whatever the
-    row."""
+    (B,) both: draw ``number`` (B,) of ``total``. The random numbers do not depend on the row."""
     n = free.sum(1)
     # One k_1 for each row length: (u * E) would differ between rows, the fraction u is shared.
     u = rng.uniform(key, 1)[0]
@@ -87,17 +96,7 @@ def _frequencies(ids: Tensor, where: Tensor, noise: Interpolating) -> Tensor:
     return 0.9 * counts / counts.sum(1, keepdim=True).clamp(min=1) + 0.1 * random / random.sum()
 
 
-def _noise_draws(
-    backbone: Callable[..., Tensor],
-    ids: Tensor,
-    free: Tensor,
-    noise: Interpolating,
-    key: Tensor,
-    number: Tensor,
-    total: int,
-    padding: Tensor | None = None,
-    plain: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def _noise_draws(backbone, ids, free, noise, key, number, total, padding=None, plain=None):
     """The same of noise with random tokens, with its shares. Those of draw ``number`` of ``total``
     are spread evenly over the square root, for the fewer random tokens there are, the more each of
     them weighs.
@@ -120,11 +119,12 @@ def _noise_draws(
     return torch.zeros_like(r).index_add(0, row, values) / free.sum(1), r
 
 
-def _bernoulli_draws(backbone, ids, free, noise, key, block, draw, draws) -> tuple[Tensor, Tensor]:
+def _bernoulli_draws(backbone, ids, free, noise, key, number, total, draws):
     """The same by the bound's definition: each token is masked with probability t, and the summed
     cross-entropy weighs 1/t; t is spread evenly over (0, 1) among the ``draws`` of a block."""
-    t = (rng.uniform(rng.fold_in(key, block), 1) + draw) / draws
-    u = rng.uniform(rng.fold_in(rng.fold_in(key, block), draw + 1), ids.shape[1])
+    key, draw = rng.fold_in(key, number // draws), number % draws
+    t = (rng.uniform(key, 1) + draw[:, None]) / draws
+    u = rng.uniform(rng.fold_in(key, draw + 1), ids.shape[1])
     masked = free & (u < t)
     nats = torch.zeros_like(t[:, 0])
     if masked.any():
@@ -134,19 +134,16 @@ def _bernoulli_draws(backbone, ids, free, noise, key, block, draw, draws) -> tup
 
 @torch.no_grad()
 def likelihood_bound(
-    backbone: Callable[..., Tensor],
+    backbone: Model,
     blocks: Tensor,
     editable: Tensor,
     noise: Noise,
     token_bytes: Tensor,
     *,
     draws: int = 1,
-    batch_size: int = 16,
     seed: int = 0,
     estimator: str = "fixed-count",
-    shard: tuple[int, int] = (0, 1),
-    on_batch: Callable[[int, int], None] | None = None,
-    gather: Callable[[Tensor], Tensor] = lambda x: x,
+    **how,
 ) -> Bound:
     """The bound of ``blocks`` (N, L) under a denoiser, for masks by masking exact counts.
 
@@ -155,108 +152,84 @@ def likelihood_bound(
     gives exactly c on every draw, which masking each position independently would not.
 
     Args:
-        backbone: `Backbone` in evaluation mode, or anything called the same way.
-        editable: (N, L) bool, the tokens whose likelihood is asked for.
+        editable: (N, L) bool, the tokens whose likelihood is measured.
         token_bytes: (V,) length of each token in bytes.
         estimator: "fixed-count", or "bernoulli" for the bound's definition: the same mean with a
-            higher variance, so that the two can be held against each other.
-        shard: (rank, world size): evaluate every world-size-th block only; ``gather`` then joins
-            a tensor (M, ...) over processes.
-        on_batch: told (blocks done, blocks to do) after each batch.
+            higher variance, so that the two can be compared.
+        how: ``batch_size``, ``shard``, ``gather`` and ``on_batch`` of `_measured`.
     """
-    rank, world = shard
-    device = blocks.device
-    mine = torch.arange(rank, len(blocks), world, device=device)
-    key = rng.seed_key(seed, device)
+    key = rng.seed_key(seed, blocks.device)
     masks, estimate = not isinstance(noise, Interpolating), _fixed_count_draws
-    if not masks:
+    if estimator == "bernoulli":
+        estimate = partial(_bernoulli_draws, draws=draws)
+    elif not masks:
         whole = _frequencies(blocks.flatten()[None], editable.flatten()[None], noise)
         estimate = partial(_noise_draws, plain=whole)
-    found = torch.zeros(2, len(blocks), draws, dtype=rng.double(device), device=device)
-    for start in range(0, len(mine), batch_size):
-        index = mine[start : start + batch_size]
-        text = backbone, blocks[index], editable[index], noise, key
-        for draw in range(draws):
-            if estimator == "bernoulli":
-                pair = _bernoulli_draws(*text, index, draw, draws)
-            else:
-                pair = estimate(*text, index * draws + draw, len(blocks) * draws)
-            found[:, index, draw] = torch.stack(pair).to(found.dtype)
-        if on_batch:
-            on_batch(min(start + batch_size, len(mine)), len(mine))
 
-    if world > 1:  # every block was computed by one process and is zero elsewhere
-        found = gather(found[None]).sum(0)
-    values, rates = found
+    def measure(index: Tensor) -> Tensor:
+        text, total = (backbone, blocks[index], editable[index], noise, key), len(blocks) * draws
+        pairs = [estimate(*text, index * draws + draw, total) for draw in range(draws)]
+        return torch.stack([torch.stack(pair, 1) for pair in pairs], 1)
+
+    found = _measured(len(blocks), (draws, 2), measure, blocks.device, **how)
+    values, rates = found.unbind(2)
     # In the fifths of the mask rates; nan where there is none.
     fifth = (rates * 5).long().clamp(max=4)
     by_rate = [values[fifth == k].mean().item() if (fifth == k).any() else math.nan
                for k in range(5 if masks else 0)]  # fmt: skip
-    return _summary(values.mean(1), editable.sum(1), blocks, editable, token_bytes, by_rate)
+    return _summary(values.mean(1), blocks, editable, token_bytes, by_rate)
 
 
 @torch.no_grad()
 def causal_nll(
-    backbone: Callable[..., Tensor],
-    blocks: Tensor,
-    editable: Tensor,
-    token_bytes: Tensor,
-    *,
-    batch_size: int = 16,
-    on_batch: Callable[[int, int], None] | None = None,
+    backbone: Model, blocks: Tensor, editable: Tensor, token_bytes: Tensor, **how
 ) -> Bound:
-    """The exact negative log-likelihood of ``blocks`` (N, L) read left to right."""
-    values = torch.zeros(len(blocks), dtype=rng.double(blocks.device), device=blocks.device)
-    for start in range(0, len(blocks), batch_size):
-        ids, rows = blocks[start : start + batch_size], editable[start : start + batch_size]
-        logits = backbone(ids, rows, causal=True)
-        values[start : start + batch_size] = nats_by_row(logits, ids, rows) / rows.sum(1)
-        if on_batch:
-            on_batch(min(start + batch_size, len(blocks)), len(blocks))
-    return _summary(values, editable.sum(1), blocks, editable, token_bytes, [])
+    """The exact negative log-likelihood of ``blocks`` (N, L) from left to right; ``how``: see
+    `likelihood_bound`."""
+
+    def measure(index: Tensor) -> Tensor:
+        ids, rows = blocks[index], editable[index]
+        return nats_by_row(backbone(ids, rows, causal=True), ids, rows) / rows.sum(1)
+
+    values = _measured(len(blocks), (), measure, blocks.device, **how)
+    return _summary(values, blocks, editable, token_bytes)
 
 
 @torch.no_grad()
 def ordered_nll(
-    backbone: Callable[..., Tensor],
+    backbone: Model,
     blocks: Tensor,
     editable: Tensor,
     noise: Absorbing,
     token_bytes: Tensor,
-    *,
-    batch_size: int = 16,
-    shard: tuple[int, int] = (0, 1),
-    gather: Callable[[Tensor], Tensor] = lambda x: x,
+    **how,
 ) -> Bound:
     """The exact negative log-likelihood of ``blocks`` (N, L) under what a denoiser writes on the
     full canvas from left to right (arXiv:2603.01367): each token is predicted with itself and all
-    editable ones behind it hidden. A forward pass for each token."""
-    values = torch.zeros(len(blocks), dtype=rng.double(blocks.device), device=blocks.device)
+    editable ones after it hidden. A forward pass for each token; ``how``: see `likelihood_bound`."""
     row, place = editable.nonzero().unbind(1)
-    mine = row % shard[1] == shard[0]
     column = torch.arange(blocks.shape[1], device=blocks.device)
-    for r, p in zip(row[mine].split(batch_size), place[mine].split(batch_size), strict=True):
+
+    def measure(index: Tensor) -> Tensor:
+        r, p = row[index], place[index]
         ids = noise.corrupt(blocks[r], editable[r] & (column >= p[:, None]))
-        nats = cross_entropy(backbone(ids, column == p[:, None]), blocks[r, p])
-        values.index_add_(0, r, nats.to(values.dtype))
-    if shard[1] > 1:
-        values = gather(values[None]).sum(0)
-    count = editable.sum(1)
-    return _summary(values / count, count, blocks, editable, token_bytes, [])
+        return cross_entropy(backbone(ids, column == p[:, None]), blocks[r, p])
+
+    nats = _measured(len(row), (), measure, blocks.device, **how)
+    values = nats.new_zeros(len(blocks)).index_add_(0, row, nats)
+    return _summary(values / editable.sum(1), blocks, editable, token_bytes)
 
 
 @torch.no_grad()
 def stream_bound(
-    backbone: Callable[..., Tensor],
+    backbone: Model,
     blocks: Tensor,
     collate: StreamCollator,
     slots: Slots,
     token_bytes: Tensor,
     *,
     draws: int = 1,
-    batch_size: int = 16,
-    shard: tuple[int, int] = (0, 1),
-    gather: Callable[[Tensor], Tensor] = lambda x: x,
+    **how,
 ) -> Bound:
     """The bound of ``blocks`` (N, L) written from block to block, or in the layout ``causal`` their
     exact negative log-likelihood.
@@ -266,30 +239,32 @@ def stream_bound(
         slots: of its layout, on the device and in the dtype of the model's attention.
         others: see `likelihood_bound`.
     """
-    rank, world = shard
     device = blocks.device
-    values = torch.zeros(len(blocks), draws, dtype=rng.double(device), device=device)
-    for index in torch.arange(rank, len(blocks), world).split(batch_size):
-        for draw in range(draws):
-            numbers = (index * draws + draw).tolist()
-            rows = zip(blocks[index.to(device)].cpu(), numbers, strict=True)
-            batch = collate([{"input_ids": ids, "draw": number} for ids, number in rows])
-            ids, labels, weights = (batch[n].to(device) for n in ("input_ids", "labels", "weights"))
-            asked = labels != IGNORE
-            nats = cross_entropy(backbone(ids, asked, layout=slots), labels[asked])
-            total = values.new_zeros(len(ids))
-            total.index_add_(0, asked.nonzero()[:, 0], (nats * weights[asked]).to(values.dtype))
-            values[index.to(device), draw] = total
-    if world > 1:
-        values = gather(values[None]).sum(0)
-    first = 1 if collate.size is None else collate.prefix_len
-    fixed = collate.fixed_ids[:0] if collate.size is None else collate.fixed_ids
-    editable = editable_positions(blocks, torch.ones_like(blocks), first, fixed.to(device))
-    return _summary(values.mean(1), editable.sum(1), blocks, editable, token_bytes, [])
+
+    def once(index: Tensor, draw: int) -> Tensor:
+        rows = zip(blocks[index].cpu(), (index * draws + draw).tolist(), strict=True)
+        batch = collate([{"input_ids": ids, "draw": number} for ids, number in rows])
+        ids, labels, weights = (batch[n].to(device) for n in ("input_ids", "labels", "weights"))
+        queried = labels != IGNORE
+        nats = cross_entropy(backbone(ids, queried, layout=slots), labels[queried])
+        total = torch.zeros(len(ids), dtype=rng.double(device), device=device)
+        nats = (nats * weights[queried]).to(total.dtype)
+        return total.index_add_(0, queried.nonzero()[:, 0], nats)
+
+    def measure(index: Tensor) -> Tensor:
+        return torch.stack([once(index, draw) for draw in range(draws)], 1)
+
+    values = _measured(len(blocks), (draws,), measure, device, **how)
+    causal, fixed = collate.size is None, collate.fixed_ids.to(device)
+    first = 1 if causal else collate.prefix_len
+    every = torch.ones_like(blocks)
+    editable = editable_positions(blocks, every, first, fixed[:0] if causal else fixed)
+    return _summary(values.mean(1), blocks, editable, token_bytes)
 
 
-def _summary(values, count, blocks, editable, token_bytes, by_rate) -> Bound:
+def _summary(values: Tensor, blocks, editable, token_bytes, by_rate=()) -> Bound:
     """Pool per-block nats per token ``values`` (N,) over tokens."""
+    count = editable.sum(1)
     weight = count / count.sum()
     mean = (values * weight).sum()
     spread = ((weight * (values - mean)) ** 2).sum().sqrt()
@@ -301,79 +276,68 @@ def _summary(values, count, blocks, editable, token_bytes, by_rate) -> Bound:
         nats_per_byte=(mean * count.sum() / size).item(),
         tokens=int(count.sum()),
         blocks=n,
-        by_mask_rate=by_rate,
+        by_mask_rate=list(by_rate),
         by_block=values.tolist(),
     )
 
 
 @torch.no_grad()
 def pseudo_likelihood(
-    backbone: Callable[..., Tensor],
-    canvas: Canvas,
-    hidden: Tensor,
-    noise: Absorbing,
-    batch_size: int = 16,
+    backbone: Model, canvas: Canvas, hidden: Tensor, noise: Absorbing, batch_size: int = 16
 ) -> Tensor:
     """Mean over the positions ``hidden`` (B, L) of log p(token | all other tokens), in nats (B,).
 
     Each position is masked alone (Salazar et al., arXiv:1910.14659, who sum; a mean is needed to
-    compare different lengths). It leans to text whose tokens give each other away: inside a long
-    word or a repetition every token is nearly certain once its neighbours are seen.
-
-    Args:
-        backbone: `Backbone` in evaluation mode, or anything called the same way.
-        canvas: (B, L), written.
+    compare different lengths). It favours text whose tokens predict each other: inside a long word
+    or a repetition every token is nearly certain once its neighbours are seen.
     """
     row, position = hidden.nonzero().unbind(1)  # (N,) passes, one token hidden in each
-    total = torch.zeros(len(hidden), dtype=rng.double(hidden.device), device=hidden.device)
-    for r, p in zip(row.split(batch_size), position.split(batch_size), strict=True):
-        ids, padding = canvas.ids[r], canvas.padding[r]
-        alone = torch.zeros_like(padding)
-        alone.scatter_(1, p[:, None], True)
+
+    def measure(index: Tensor) -> Tensor:
+        ids, padding = canvas.ids[row[index]], canvas.padding[row[index]]
+        alone = torch.zeros_like(padding).scatter_(1, position[index, None], True)
         logits = backbone(noise.corrupt(ids, alone), alone, _attention(padding))
-        total.index_add_(0, r, -cross_entropy(logits, ids[alone]).to(total.dtype))
-    return total / hidden.sum(1)
+        return -cross_entropy(logits, ids[alone])
+
+    values = _measured(len(row), (), measure, hidden.device, batch_size)
+    return values.new_zeros(len(hidden)).index_add_(0, row, values) / hidden.sum(1)
 
 
 @torch.no_grad()
 def text_bounds(
-    backbone: Callable[..., Tensor],
+    backbone: Model,
     canvas: Canvas,
     editable: Tensor,
     noise: Noise,
     *,
     draws: int = 16,
-    batch_size: int = 16,
     seed: int = 0,
-    on_batch: Callable[[int, int], None] | None = None,
+    **how,
 ) -> Tensor:
     """Draws (B, D) of the likelihood bound of each text, in nats per token: their mean is the
-    estimate. Text by text it is what `objective.likelihood_bound` gives for that text alone with
-    the same seed and draws; the texts may have different lengths.
+    estimate. Text by text it is what `likelihood_bound` gives for that text alone with the same seed
+    and draws; the texts may have different lengths.
 
     Args:
-        backbone: `Backbone` in evaluation mode, or anything called the same way.
         canvas: (B, L), written.
-        editable: (B, L) bool, the tokens whose likelihood is asked for, at least one a row.
-        on_batch: told (passes done, passes to do) after each batch.
+        editable: (B, L) bool, the tokens whose likelihood is measured, at least one a row.
+        how: see `likelihood_bound`; ``on_batch`` counts forward passes.
     """
     device = canvas.ids.device
     key = rng.seed_key(seed, device)
     estimate = _noise_draws if isinstance(noise, Interpolating) else _fixed_count_draws
-    values = torch.zeros(len(editable) * draws, dtype=rng.double(device), device=device)
     # Texts of one length share a batch, so that little is padded.
-    order = (~canvas.padding).sum(1).argsort(stable=True).repeat_interleave(draws)
-    draw = torch.arange(draws, device=device).repeat(len(editable))
-    for start in range(0, len(values), batch_size):
-        row, number = order[start : start + batch_size], draw[start : start + batch_size]
+    order = (~canvas.padding).sum(1).argsort(stable=True)
+
+    def measure(index: Tensor) -> Tensor:
+        row = order[index // draws]
         width = int((~canvas.padding[row]).sum(1).max())
-        values[row * draws + number], _ = estimate(
-            backbone, canvas.ids[row, :width], editable[row, :width], noise, key, number, draws,
-            canvas.padding[row, :width],
-        )  # fmt: skip
-        if on_batch:
-            on_batch(min(start + batch_size, len(values)), len(values))
-    return values.view(-1, draws)
+        texts = (x[row, :width] for x in (canvas.ids, editable))
+        padding = canvas.padding[row, :width]
+        return estimate(backbone, *texts, noise, key, index % draws, draws, padding)[0]
+
+    values = _measured(len(editable) * draws, (), measure, device, **how).view(-1, draws)
+    return torch.empty_like(values).index_copy_(0, order, values)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import arrange
 from diffusion.models.loading import load_masked_lm
 from diffusion.noise import Absorbing
-from diffusion.objective import token_weights
 from diffusion.training.arguments import parse_layouts
 from diffusion.training.trainer import Nats
 from studies import common
@@ -106,10 +105,8 @@ class Steps:
         self.done += 1
         batch = {k: v.to(self.device) for k, v in batch.items() if isinstance(v, torch.Tensor)}
         labels, settings, pairs = batch["labels"], {}, None
-        if layout == "full":
-            weights = token_weights(labels, batch["t"], batch["editable"], "linear")
-        else:
-            weights = batch["weights"][labels != IGNORE]
+        weights = batch["weights"][labels != IGNORE]
+        if layout != "full":
             settings["layout"] = arrange(
                 layout, self.length, 1, self.shift, self.dtype, self.device
             )

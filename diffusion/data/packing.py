@@ -85,6 +85,11 @@ class Blocks(Dataset):
         return self.blocks.numel() if self.kinds is None else int((self.kinds != PADDING).sum())
 
 
+def pack_blocks(*args) -> Blocks:
+    """`pack`, as `Blocks`."""
+    return Blocks(pack(*args))
+
+
 class DrawSampler(torch.utils.data.Sampler):
     """Shuffled (block, draw) pairs, a whole number of global batches an epoch.
 

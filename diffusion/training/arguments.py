@@ -1,73 +1,70 @@
-"""The flags of finetune.py. Imports nothing heavy: `--help` is quick.
+"""The flags of finetune.py, and what follows from them. Imports nothing heavy: `--help` is quick.
 
-What a value may be stands in the metadata of its field: ``choices`` (names), ``range`` (least,
-most; None: no bound) and ``below`` (a bound that is not reached). ``rare`` flags, and the remaining
-ones of the Trainer, which `training.checks` adds, are listed by `--help_all` alone.
+The first sentence of a flag's help is all that ``--help`` shows; ``rare`` flags, and the remaining
+ones of the Trainer, which `training.checks` adds, are listed by ``--help_all`` alone.
 """
 
 import math
 import re
 import sys
-import textwrap
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 from diffusion.cli.access import Access
+from diffusion.cli.flags import flag, help_text
 from diffusion.errors import UserError
 
+rare = partial(flag, rare=True)
 _COUNT = {"range": (1, None)}
 _NONNEGATIVE = {"range": (0, None)}
 _SHARE = {"range": (0, None), "below": 1}
 P_U = 0.1  # of hybrid noise
-SOFT_STARTS = ("soft_start", "soft_middle", "soft_slope")  # where the three scalars begin
-
-
-def _flag(default, help: str, **metadata):
-    return field(default=default, metadata={"help": help, **metadata})
+SOFT_STARTS = ("soft_start", "soft_middle", "soft_slope")  # initial values of the three scalars
 
 
 @dataclass
 class ModelArguments:
     """What to start from"""
 
-    model: str = _flag(
-        "roberta-base", "Masked LM to start from: hub name, local folder, or name in weights/."
+    model: str = flag("roberta-base", "Masked LM: hub name, folder, or name in weights/.")
+    tokenizer: str | None = flag(
+        None, "Another tokenizer. Default: the model's; with --config one trained on the text."
     )
-    tokenizer: str | None = _flag(
-        None, "Tokenizer: hub name or folder. Default: the model's; with --config, one trained on "
-        "the training text."
-    )  # fmt: skip
-    config: str | None = _flag(
-        None, "Start from random weights of this size instead of --model, for example "
-        "layers=6,width=256,heads=4,vocab=8192; with type=gpt2 a GPT-2."
-    )  # fmt: skip
-    revision: str | None = _flag(
-        None, "Branch, tag or commit of a --model of the hub; the tokenizer is taken from there, too.",
-        rare=True
-    )  # fmt: skip
-    token: str | None = _flag(
-        None, "Of the hub, for what is private; better in the variable HF_TOKEN, which no list of "
-        "processes shows. It is written nowhere.", rare=True
-    )  # fmt: skip
-    trust_remote_code: bool = _flag(
-        False, "Run the Python code that comes with a model: it can do all that you can.", rare=True
+    config: str | None = flag(
+        None,
+        "Start from random weights of a size, such as layers=6,width=256,heads=4,vocab=8192. With "
+        "type=gpt2 a GPT-2.",
+        metavar="SIZE",
     )
-    lora: str | None = _flag(
-        None, "Train small matrices beside the large ones alone, and merge them in the end: "
-        "r=16,alpha=32,dropout=0.05,targets=query+value; without targets beside all. Needs peft."
-    )  # fmt: skip
-    dropout: float | None = _flag(
+    lora: str | None = flag(
+        None,
+        "Train low-rank adapters only, such as r=16,alpha=32. Also dropout=0.05 and "
+        "targets=query+value, by default all layers; they are merged at the end. Needs peft.",
+        metavar="r=N",
+    )
+    dropout: float | None = rare(
         None, "Dropout rate. Default: the model's own; 0 with --config.", **_SHARE
     )
-    attn_implementation: str = _flag(
-        "auto", "eager, sdpa, ...; auto takes eager on CPUs, and layouts for a mix.", rare=True
+    revision: str | None = rare(
+        None, "Branch, tag or commit of a --model on the hub, and of its tokenizer."
+    )
+    token: str | None = rare(
+        None,
+        "Access token of the hub. Better in the variable HF_TOKEN, which no list of processes "
+        "shows; it is written nowhere.",
+    )
+    trust_remote_code: bool = rare(
+        False, "Run the Python code that comes with a model: it can do all that you can."
+    )
+    attn_implementation: str = rare(
+        "auto", "eager, sdpa, ... auto: eager on CPUs, and layouts for a mix of --layouts."
     )
 
     def __post_init__(self):
-        self.place = self.model  # where it is: a folder, for a revision of a model of the hub
+        self.place = self.model  # where it is: a folder, for a revision of a model on the hub
 
     @property
     def access(self) -> Access:
-        """What may be done to get the model."""
         return Access(trust_remote_code=self.trust_remote_code)
 
     @property
@@ -82,40 +79,39 @@ class DataArguments:
 
     dataset: list[str] = field(
         default_factory=lambda: ["wikitext-2"],
-        metadata={"help": "One or more of: wikitext-2, a .txt or .txt.xz file, a table (.jsonl, .csv, "
-                  ".parquet), a folder of either, a hub name."},
-    )  # fmt: skip
-    chat: bool = _flag(
-        False, 'Train on conversations, JSON lines of {"messages": [{"role": ..., "content": ...}, ...]}: '
-        "the tokenizer's chat template writes them, and the assistant's answers alone are learned."
-    )  # fmt: skip
-    text_column: str | None = _flag(
-        None, "Of a data set that is a table: which column is the text. Default: text; with --chat "
-        "messages.", rare=True
-    )  # fmt: skip
-    dataset_config: str | None = _flag(None, "Configuration name of a hub data set.", rare=True)
-    dataset_revision: str | None = _flag(None, "Branch, tag or commit of hub data sets.", rare=True)
-    streaming: bool = _flag(
-        False, "Read tables only as far as --max_train_samples and --max_eval_blocks need them, "
-        "instead of downloading them whole.", rare=True
-    )  # fmt: skip
-    dataset_dir: str | None = _flag(None, "Folder with local WikiText-2 files (else: the hub).")
-    eval_dataset: str | None = _flag(
-        None, "Validation text. Default: WikiText-2's validation split if it is trained on, else "
-        "blocks held out from the end of the training text."
-    )  # fmt: skip
-    eval_split: str = _flag(
-        "validation", "Which split of it: validation, or test.", choices=("validation", "test")
+        metadata={
+            "help": "wikitext-2, a .txt file, a table, a folder, or a hub name. Several are joined; "
+            ".txt.xz works, too, and tables are .jsonl, .csv or .parquet."
+        },
     )
-    max_train_samples: int | None = _flag(
-        None, "Train on at most so many blocks, the first of the text.", **_COUNT, rare=True
+    dataset_dir: str | None = flag(None, "Folder with local WikiText-2 files.", metavar="DIR")
+    chat: bool = flag(
+        False,
+        'Learn the answers of conversations, JSON lines of {"messages": [...]}. Each message is '
+        '{"role": ..., "content": ...}, written by the chat template of the tokenizer.',
     )
-    max_eval_blocks: int = _flag(512, "Use at most so many validation blocks.", **_COUNT)
-    eval_blocks_file: str | None = _flag(
-        None, "With --evaluate_only: JSON file for the nats per token of each block, by layout.",
-        rare=True,
-    )  # fmt: skip
-    block_size: int = _flag(256, "Tokens per training block.", range=(8, None))
+    block_size: int = flag(256, "Tokens per training block.", range=(8, None))
+    eval_dataset: str | None = flag(
+        None,
+        "Validation text. Default: WikiText-2's validation split if it is trained on, else blocks "
+        "held out from the end of the training text.",
+    )
+    eval_split: str = rare("validation", "Split of it to use.", choices=("validation", "test"))
+    max_train_samples: int | None = rare(
+        None, "Train on this number of blocks, the first of the text.", **_COUNT
+    )
+    max_eval_blocks: int = rare(512, "Largest number of validation blocks.", **_COUNT)
+    eval_blocks_file: str | None = rare(
+        None, "With --evaluate_only: JSON file for the nats per token of each block, by layout."
+    )
+    text_column: str | None = rare(
+        None, "Column of a table that holds the text. Default: text; with --chat messages."
+    )
+    dataset_config: str | None = rare(None, "Configuration name of a hub data set.")
+    dataset_revision: str | None = rare(None, "Branch, tag or commit of hub data sets.")
+    streaming: bool = rare(
+        False, "Read tables only as far as --max_train_samples and --max_eval_blocks need them."
+    )
 
     @property
     def column(self) -> str:
@@ -127,149 +123,207 @@ class DataArguments:
 class DiffusionArguments:
     """What is learned"""
 
-    objective: str = _flag(
-        "diffusion", "diffusion, or causal: next-token prediction, as a warm start or for a GPT-2 "
-        "to compare with.", choices=("diffusion", "causal")
-    )  # fmt: skip
-    shift: str = _flag(
-        "auto", "Read token i from the output at slot i-1. auto: as the model was trained so far, "
-        "yes after --objective causal.", choices=("auto", "yes", "no")
-    )  # fmt: skip
-    prefix_len: int = _flag(16, "So many first tokens of a block are never masked.")
-    mask_schedule: str = _flag(
-        "stratified", "stratified: a mask rate per row over the full range; seed: one rate per "
-        "batch from {1.0, 0.9, ..., 0.1}.", choices=("stratified", "seed")
-    )  # fmt: skip
-    schedule: str = _flag(
-        "linear", "Mask rate as a function of time: linear, log-linear, cosine-a or cosine-b.",
-        choices=("linear", "log-linear", "cosine-a", "cosine-b")
-    )  # fmt: skip
-    noise: str = _flag(
-        "auto", "What a token becomes: absorbing (<mask>), uniform (any other), hybrid (masks, and "
-        "random tokens among them). auto: as the model was trained so far, absorbing at first.",
-        choices=("auto", "absorbing", "uniform", "hybrid")
-    )  # fmt: skip
-    p_u: float | None = _flag(
-        None, "hybrid: share of random tokens when half of the time is over; as the model was "
-        f"trained so far, {P_U} at first.", **_SHARE, rare=True
-    )  # fmt: skip
-    loss: str = _flag(
-        "nelbo", "nelbo: the weighted likelihood bound; clipped: the same with no weight above 2, for "
-        "random tokens; mean: plain mean over masked tokens.",
-        choices=("nelbo", "clipped", "mean")
-    )  # fmt: skip
-    layouts: str = _flag(
+    objective: str = flag(
+        "diffusion",
+        "diffusion, or causal: next-token prediction. The latter is a warm start for a denoiser, "
+        "or a GPT-2 to compare with.",
+        choices=("diffusion", "causal"),
+    )
+    noise: str = flag(
+        "auto",
+        "absorbing (<mask>), uniform (any token) or hybrid (both). auto: as the model was trained, "
+        "absorbing at first.",
+        choices=("auto", "absorbing", "uniform", "hybrid"),
+    )
+    layouts: str = flag(
         "full",
-        "What a token sees, a mix drawn per batch: full, causal, and blockN, which goes left to right "
-        "from block to block of N tokens; for example causal=1,block4=1,block16=1,full=1.",
+        "Mix of full, causal and blockN, such as causal=1,block4=1,full=1. One layout per batch: "
+        "what a token sees; blockN goes from left to right over blocks of N tokens.",
+        metavar="MIX",
     )
-    causal_weight: float = _flag(
-        1.67,
-        "Of the causal loss of the text before a block, beside the block's own.",
-        rare=True,
-        **_NONNEGATIVE,
-    )
-    soft_masking: bool = _flag(
+    soft_masking: bool = flag(
         False,
-        "Train masks that remember what was predicted for them, in two passes; --soft_... and "
-        "--mixing are its options.",
+        "Masks keep their predictions for a second pass. Options: --soft_... and --mixing.",
     )
-    soft_k: int = _flag(3, "soft_masking: tokens that a mask remembers.", rare=True, **_COUNT)
-    soft_share: float = _flag(
-        0.8, "soft_masking: share of batches with the second pass.", range=(0, 1), rare=True
+    prefix_len: int = flag(16, "Number of first tokens of a block that are never masked.")
+    loss: str = flag(
+        "nelbo",
+        "nelbo (likelihood bound), clipped, or mean over masked tokens. clipped: the bound with no "
+        "weight above 2, for random tokens.",
+        choices=("nelbo", "clipped", "mean"),
     )
-    soft_start: float = _flag(
-        0.05, "soft_masking: the share of a mask's embedding that memory may take, at the start.",
-        range=(0, None), below=1, rare=True
-    )  # fmt: skip
-    soft_middle: float = _flag(
-        0.75, "soft_masking: nats of entropy at which memory takes half of it, at the start. A small "
-        "model is rarely so sure: try 4.", range=(0.001, 1000), rare=True
-    )  # fmt: skip
-    soft_slope: float = _flag(
-        6.66, "soft_masking: how sharply memory fades with entropy, at the start. Try 1 with 4.",
-        range=(0.001, 1000), rare=True
-    )  # fmt: skip
-    soft_learning_rate: float = _flag(
-        1e-2, "soft_masking: learning rate of its three scalars.", rare=True, **_NONNEGATIVE
+    ema: float = flag(0.0, "Decay of the weight average used for inference; 0: none.", **_SHARE)
+    schedule: str = rare(
+        "linear",
+        "Mask rate as a function of time.",
+        choices=("linear", "log-linear", "cosine-a", "cosine-b"),
     )
-    mixing: str = _flag(
-        "linear", "soft_masking: how embeddings are mixed, linear or spherical.",
-        choices=("linear", "spherical"), rare=True
-    )  # fmt: skip
-    ema: float = _flag(0.0, "Decay of the weight average used for inference; 0: none.", **_SHARE)
-    eval_draws: int = _flag(
-        1, "Mask patterns per validation block in the bound.", rare=True, **_COUNT
+    mask_schedule: str = rare(
+        "stratified",
+        "stratified: a mask rate per row over the full range; batch: one rate per batch from {1.0, "
+        "0.9, ..., 0.1}.",
+        choices=("stratified", "batch"),
     )
+    shift: str = rare(
+        "auto",
+        "Read token i from the output at slot i-1. auto: as the model was trained, yes after "
+        "--objective causal.",
+        choices=("auto", "yes", "no"),
+    )
+    p_u: float | None = rare(
+        None,
+        "hybrid: share of random tokens at half of the time. Default: as the model was trained, "
+        f"{P_U} at first.",
+        **_SHARE,
+    )
+    causal_weight: float = rare(
+        1.67, "Weight of the causal loss of the text before a block.", **_NONNEGATIVE
+    )
+    soft_k: int = rare(3, "soft_masking: tokens that a mask keeps.", **_COUNT)
+    soft_share: float = rare(0.8, "soft_masking: share of two-pass batches.", range=(0, 1))
+    soft_start: float = rare(
+        0.05, "soft_masking: initial share of predictions in a mask's embedding.", **_SHARE
+    )
+    soft_middle: float = rare(
+        0.75,
+        "soft_masking: initial entropy, in nats, at which they have half of it. Try 4 for a small "
+        "model, whose confidence is low.",
+        range=(0.001, 1000),
+    )
+    soft_slope: float = rare(
+        6.66,
+        "soft_masking: initial slope of their share against entropy. Try 1 with 4.",
+        range=(0.001, 1000),
+    )
+    soft_learning_rate: float = rare(
+        1e-2, "soft_masking: learning rate of the three.", **_NONNEGATIVE
+    )
+    mixing: str = rare(
+        "linear",
+        "soft_masking: interpolation of embeddings.",
+        choices=("linear", "spherical"),
+    )
+    eval_draws: int = rare(1, "Mask patterns per validation block in the bound.", **_COUNT)
+
+    def __post_init__(self):
+        if self.mask_schedule == "seed":  # its name in older recipes
+            self.mask_schedule = "batch"
 
 
 @dataclass
 class TrainerFlags:
-    """How: those flags of the Trainer that most runs need (all of them: --help_all)"""
+    """How it is trained"""
 
-    output_dir: str | None = _flag("weights/roberta-base-wikitext", "Where the model goes.")
-    overwrite_output_dir: bool = _flag(False, "Allow a non-empty --output_dir.")
-    num_train_epochs: float = _flag(30.0, "Passes over the data.")
-    max_steps: int = _flag(-1, "Optimiser steps instead, where above 0.")
-    per_device_train_batch_size: int = _flag(16, "Rows per device.", **_COUNT)
-    per_device_eval_batch_size: int = _flag(16, "Rows per device.", rare=True, **_COUNT)
-    gradient_accumulation_steps: int = _flag(1, "Batches per optimiser step.", **_COUNT)
-    optim: str = _flag(
-        "adamw_torch", "adamw_torch, or muon: Muon for all matrices but embeddings, and Adam for the "
-        "rest, at one learning rate; others by the names of the Trainer."
-    )  # fmt: skip
-    learning_rate: float = _flag(5e-5, "Its highest value.", **_NONNEGATIVE)
-    lr_scheduler_type: str = _flag("linear", "linear, cosine, constant_with_warmup, ...")
-    warmup_steps: float = _flag(
+    output_dir: str | None = flag(
+        "weights/roberta-base-wikitext", "Folder of the model.", metavar="DIR"
+    )
+    overwrite_output_dir: bool = flag(False, "Allow a non-empty --output_dir.")
+    resume_from_checkpoint: str | None = flag(
+        None, "'last', or a checkpoint folder.", metavar="DIR"
+    )
+    evaluate_only: bool = flag(
+        False,
+        "Report the bound of --model, and train and write nothing. With --objective causal its "
+        "exact NLL; on the --eval_split.",
+    )
+    num_train_epochs: float = flag(30.0, "Passes over the data.")
+    max_steps: int = flag(-1, "Optimiser steps instead, where above 0.")
+    per_device_train_batch_size: int = flag(16, "Rows per device.", **_COUNT)
+    per_device_eval_batch_size: int = rare(16, "Rows per device.", **_COUNT)
+    gradient_accumulation_steps: int = flag(1, "Batches per optimiser step.", **_COUNT)
+    optim: str = flag(
+        "adamw_torch",
+        "adamw_torch, muon, or others of the Trainer. muon: Muon for matrices, Adam for embeddings "
+        "and vectors, at one learning rate.",
+    )
+    learning_rate: float = flag(5e-5, "Its highest value.", **_NONNEGATIVE)
+    lr_scheduler_type: str = flag("linear", "linear, cosine, constant_with_warmup, ...")
+    warmup_steps: float = flag(
         0, "Steps of rising learning rate; below 1: a share of all.", **_NONNEGATIVE
     )
-    weight_decay: float = _flag(0.0, "Of the optimiser.", **_NONNEGATIVE)
-    adam_beta1: float = _flag(0.9, "Of Adam.", rare=True, **_SHARE)
-    adam_beta2: float = _flag(0.999, "Of Adam.", rare=True, **_SHARE)
-    max_grad_norm: float = _flag(
-        1.0, "Longer gradients are shortened; 0: never.", rare=True, **_NONNEGATIVE
+    weight_decay: float = rare(0.0, "Of the optimiser.", **_NONNEGATIVE)
+    adam_beta1: float = rare(0.9, "Of Adam.", **_SHARE)
+    adam_beta2: float = rare(0.999, "Of Adam.", **_SHARE)
+    max_grad_norm: float = rare(1.0, "Longer gradients are shortened; 0: never.", **_NONNEGATIVE)
+    seed: int = flag(42, "Of all that is random.", range=(0, None), below=2**32)
+    dtype: str = flag(
+        "auto",
+        "float32 or bfloat16, for computing. Weights stay float32; auto: bfloat16 where the machine "
+        "has it in hardware.",
+        choices=("auto", "float32", "bfloat16"),
     )
-    seed: int = _flag(42, "Of all that is random.", range=(0, None), below=2**32)
-    dtype: str = _flag(
-        "auto", "Computing in float32 or bfloat16 (weights stay float32); auto takes bfloat16 where "
-        "the machine has it in hardware.", choices=("auto", "float32", "bfloat16")
-    )  # fmt: skip
-    save_dtype: str = _flag(
-        "float32", "Number format of the final weights.", choices=("float32", "float16"), rare=True
+    save_dtype: str = rare(
+        "float32", "Number format of the final weights.", choices=("float32", "float16")
     )
-    gradient_checkpointing: bool = _flag(
-        False, "Compute activations again instead of keeping them: less memory, the same gradients."
+    gradient_checkpointing: bool = flag(False, "Compute activations again instead of storing them.")
+    torch_compile: bool = rare(False, "Compile the layers; the first steps take minutes.")
+    use_cpu: bool = flag(False, "Do not use the GPU.")
+    dataloader_num_workers: int = rare(0, "Processes that prepare batches.", range=(0, 1000))
+    eval_strategy: str = flag("epoch", "no, steps or epoch.")
+    eval_steps: float | None = rare(None, "Of --eval_strategy steps; default: --logging_steps.")
+    load_best_model_at_end: bool = flag(False, "End with the weights of the lowest bound.")
+    early_stopping_patience: int | None = rare(
+        None, "End after this number of evaluations in a row without a lower bound.", **_COUNT
     )
-    torch_compile: bool = _flag(False, "Compile the layers; the first steps take minutes.")
-    use_cpu: bool = _flag(False, "Leave the GPU alone.")
-    dataloader_num_workers: int = _flag(
-        0, "Processes that prepare batches.", range=(0, 1000), rare=True
-    )
-    eval_strategy: str = _flag("epoch", "no, steps or epoch.")
-    eval_steps: float | None = _flag(None, "With --eval_strategy steps; default: --logging_steps.")
-    load_best_model_at_end: bool = _flag(
-        False, "End with the weights of the lowest validation bound among the checkpoints."
-    )
-    early_stopping_patience: int | None = _flag(
-        None, "End after so many evaluations in a row without a lower validation bound.", **_COUNT
-    )
-    evaluate_only: bool = _flag(
-        False, "Train nothing and write nothing: report the bound of --model (or, with --objective "
-        "causal, its exact NLL) on the --eval_split."
-    )  # fmt: skip
-    save_strategy: str = _flag("epoch", "no, steps or epoch.")
-    save_steps: float = _flag(500, "With --save_strategy steps.")
-    save_total_limit: int | None = _flag(1, "Checkpoints kept.", **_COUNT)
-    resume_from_checkpoint: str | None = _flag(
-        None, "'last', or a checkpoint folder to go on from."
-    )
-    logging_steps: float = _flag(50, "Log every so many steps.")
-    report_to: str = _flag("none", "tensorboard, wandb, ... or none.")
-    push_to_hub: bool = _flag(False, "Upload the final folder, once it is saved.")
-    hub_model_id: str | None = _flag(
-        None, "Where to, as OWNER/NAME; default: the name of --output_dir."
-    )
-    disable_tqdm: bool | None = _flag(None, "No progress bar.", rare=True)
+    save_strategy: str = flag("epoch", "no, steps or epoch.")
+    save_steps: float = rare(500, "Of --save_strategy steps.")
+    save_total_limit: int | None = rare(1, "Checkpoints kept.", **_COUNT)
+    logging_steps: float = rare(50, "Steps between two lines of the log.")
+    report_to: str = rare("none", "tensorboard, wandb, ... or none.")
+    push_to_hub: bool = flag(False, "Upload the final folder. Its name there: --hub_model_id.")
+    hub_model_id: str | None = rare(None, "OWNER/NAME; default: the name of --output_dir.")
+    disable_tqdm: bool | None = rare(None, "No progress bar.")
+
+
+GROUPS = (ModelArguments, DataArguments, DiffusionArguments)
+
+
+def answer_help(description: str) -> None:
+    """``--help`` lists the flags people use and ends, without loading anything; ``--help_all`` is
+    left for the parser that knows every flag."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text((*GROUPS, TrainerFlags), description, None, everything=False))
+        sys.exit()
+
+
+@dataclass(frozen=True)
+class Run:
+    """All flags of a run, and what follows from several of them."""
+
+    model: ModelArguments
+    data: DataArguments
+    diffusion: DiffusionArguments
+    args: TrainerFlags
+
+    @property
+    def causal(self) -> bool:
+        """Whether it learns next-token prediction."""
+        return self.diffusion.objective == "causal"
+
+    @property
+    def prefix_len(self) -> int:
+        """Number of first tokens that are never masked."""
+        return 1 if self.causal or self.data.chat else self.diffusion.prefix_len
+
+    @cached_property
+    def mix(self) -> dict[str, float]:
+        """The share of each of the --layouts."""
+        longest = self.data.block_size - self.diffusion.prefix_len
+        return parse_layouts(self.diffusion.layouts, longest)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether there are other layouts than the full canvas."""
+        return list(self.mix) != ["full"]
+
+    @property
+    def size(self) -> dict | None:
+        """Of a model from random weights."""
+        return None if self.model.config is None else parse_size(self.model.config)
+
+    @property
+    def adapters(self) -> "Lora | None":
+        return None if self.model.lora is None else parse_lora(self.model.lora)
 
 
 @dataclass(frozen=True)
@@ -283,38 +337,8 @@ class Lora:
     targets: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"r={self.r}, alpha={self.alpha:g}, dropout={self.dropout:g}, " + (
-            f"targets {', '.join(self.targets)}" if self.targets else "all layers"
-        )
-
-
-GROUPS = (ModelArguments, DataArguments, DiffusionArguments)
-
-
-def answer_help(description: str) -> None:
-    """``--help`` lists the flags people use and ends, without loading anything; ``--help_all`` is
-    left for `cli.flags.parse_flags`, which knows every flag."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text(description))
-        sys.exit()
-
-
-def help_text(description: str, width: int = 100) -> str:
-    """Description and flags with their defaults, in groups."""
-    lines = [description.strip()]
-    for group in (*GROUPS, TrainerFlags):
-        lines += ["", f"{group.__doc__}:"]
-        for flag in (flag for flag in fields(group) if not flag.metadata.get("rare")):
-            default = flag.default_factory() if flag.default is MISSING else flag.default
-            default = " ".join(default) if isinstance(default, list) else default
-            shown = "" if default is None or default is False else f" [{default}]"
-            name = f"  --{flag.name}{shown}"
-            told = textwrap.wrap(flag.metadata["help"], width - 36)
-            if len(name) > 34:
-                lines.append(name)
-                name = ""
-            lines += [f"{name:36}{told[0]}", *(f"{'':36}{line}" for line in told[1:])]
-    return "\n".join(lines)
+        layers = f"targets {', '.join(self.targets)}" if self.targets else "all layers"
+        return f"r={self.r}, alpha={self.alpha:g}, dropout={self.dropout:g}, {layers}"
 
 
 def parse_layouts(text: str, longest: int) -> dict[str, float]:
@@ -343,7 +367,7 @@ def parse_layouts(text: str, longest: int) -> dict[str, float]:
         if not 0 < mix[name] < math.inf:
             raise UserError(
                 f"--layouts {part.strip()!r}: a layout has one weight, a number above 0; leave "
-                "out what is not wanted"
+                "out the others"
             )
     total = math.fsum(mix.values())
     return {name: weight / total for name, weight in mix.items()}

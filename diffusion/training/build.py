@@ -1,7 +1,9 @@
-"""The model, the tokenizer and the blocks of text that a run trains with."""
+"""What a run trains with: the text, the tokenizer, the model, the collator."""
 
+import itertools
 import os
 import shutil
+from collections.abc import Iterable
 
 import torch
 import transformers
@@ -9,6 +11,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import GPT2Config, RobertaConfig
 
+from diffusion import hardware
 from diffusion.cli.console import say
 from diffusion.collator import (
     CausalCollator,
@@ -17,6 +20,8 @@ from diffusion.collator import (
     MixCollator,
     TwoPassCollator,
 )
+from diffusion.data import conversations, corpus, packing
+from diffusion.data.packing import Blocks
 from diffusion.errors import UserError, first_line
 from diffusion.models import layouts, loading, tokenizers
 from diffusion.models.backbone import Backbone
@@ -24,21 +29,125 @@ from diffusion.models.families import family
 from diffusion.models.soft import SoftMask, load_soft_mask
 from diffusion.noise import Absorbing
 from diffusion.training import lora
-from diffusion.training.arguments import (
-    SOFT_STARTS,
-    DiffusionArguments,
-    ModelArguments,
-    parse_layouts,
-    parse_lora,
-    parse_size,
-)
+from diffusion.training.arguments import SOFT_STARTS, DiffusionArguments, ModelArguments, Run
 from diffusion.training.checks import chosen_noise
+
+# ---------------------------------------------------------------- text
+
+
+def read(run: Run) -> tuple[Iterable, Iterable | None]:
+    """(training documents, validation documents or None when blocks are to be held out). With --chat
+    they are conversations; with --streaming they can be iterated once."""
+    data, train = run.data, not run.args.evaluate_only
+
+    def documents(name: str, split: str) -> Iterable:
+        of_training = name in data.dataset
+        where = {
+            "config": data.dataset_config if of_training else None,
+            "revision": data.dataset_revision if of_training else None,
+            "column": data.column,
+        }
+        if data.chat:
+            return conversations.load_conversations(name, split, **where)
+        return corpus.load_documents(
+            name, split, data.dataset_dir, streaming=data.streaming, **where
+        )
+
+    found = itertools.chain(*[documents(name, "train") for name in data.dataset if train])
+    if not (train and data.streaming):
+        found = list(found)
+    evaluated = data.eval_dataset
+    if evaluated is None and corpus.WIKITEXT in data.dataset:
+        evaluated = corpus.WIKITEXT
+    elif evaluated is None and not train:
+        evaluated = data.dataset[0]
+    return found, None if evaluated is None else documents(evaluated, data.eval_split)
+
+
+def pack(
+    run: Run, documents: Iterable, eval_documents: Iterable | None, tokenizer
+) -> tuple[Blocks | None, Blocks]:
+    """(training blocks, or None with --evaluate_only; validation blocks).
+
+    Raises:
+        UserError: too little text.
+    """
+    data, most = run.data, run.data.max_eval_blocks
+
+    def packed(documents: Iterable, most: int | None, what: str = "data set") -> Blocks:
+        make = conversations.pack_conversations if data.chat else packing.pack_blocks
+        return make(documents, tokenizer, data.block_size, what, most)
+
+    blocks = None if run.args.evaluate_only else packed(documents, data.max_train_samples)
+    if eval_documents is not None:
+        found = packed(eval_documents, most if data.streaming else None, "validation set")
+        # Spread over the whole text, not only its beginning.
+        keep = torch.linspace(0, len(found) - 1, min(len(found), most))
+        return blocks, found.take(keep.round().long())
+    held_out = min(max(2, len(blocks) // 50), most)  # 2 for an error
+    if len(blocks) <= held_out:
+        raise UserError(
+            f"the data set fills only {len(blocks)} blocks, none is left for validation; give "
+            "more text or an --eval_dataset"
+        )
+    say(f"no --eval_dataset: the last {held_out} blocks are held out for validation")
+    return blocks.take(slice(-held_out)), blocks.take(slice(-held_out, None))
+
+
+def describe(run: Run, model, blocks: Blocks | None, eval_blocks: Blocks) -> str:
+    """One line for the user: the sizes of model and text, and what computes."""
+    amount = f"{len(eval_blocks)} blocks of the {run.data.eval_split} split"
+    if blocks is not None:
+        amount = f"{blocks.tokens / 1e6:.2f} M training tokens in {len(blocks)} blocks"
+    trained = model.num_parameters(only_trainable=True)
+    some = f", {trained / 1e6:.2f} M of them trained" if run.adapters else ""
+    return (
+        f"{model.num_parameters() / 1e6:.1f} M parameters{some}; {amount}; "
+        f"{hardware.describe(run.args.device, run.args.compute_dtype)}"
+    )
+
+
+# ---------------------------------------------------------------- batches
+
+
+def make_collator(run: Run, model, tokenizer):
+    """The collator of the objective: clean blocks -> batches."""
+    if run.causal:
+        return CausalCollator()
+    diffusion, args = run.diffusion, run.args
+    # GPT-2's beginning is its end, which a model has to learn to write.
+    never = {None, tokenizer.eos_token_id}
+    given = {
+        "noise": tokenizers.noise_of(tokenizer, model.config, "the model"),
+        "fixed_ids": sorted({tokenizer.bos_token_id, tokenizer.pad_token_id} - never),
+        "prefix_len": run.prefix_len,
+        "schedule": diffusion.schedule,
+        "seed": args.seed,
+        "global_batch": args.global_batch,
+    }
+    if run.mixed:
+        collate = MixCollator(
+            mix=run.mix,
+            shift=Backbone(model).shift,
+            causal_weight=diffusion.causal_weight,
+            micro_batch=args.micro_batch,
+            **given,
+        )
+    else:
+        make = ChatCollator if run.data.chat else DiffusionCollator
+        collate = make(mask_schedule=diffusion.mask_schedule, loss=diffusion.loss, **given)
+    if not diffusion.soft_masking:
+        return collate
+    return TwoPassCollator(collate, diffusion.soft_share, args.seed, args.micro_batch)
+
+
+# ---------------------------------------------------------------- soft-masking
 
 
 @torch.no_grad()
 def check_embeddings(model: torch.nn.Module, noise: Absorbing, name: str) -> None:
-    """Refuse a model that answers otherwise when it is given word embeddings than when it is given
-    the ids they stand for: what is mixed would not be what it reads.
+    """Refuse a model whose output for word embeddings differs from that for the ids they stand for:
+    it would not read what is mixed.
 
     Raises:
         UserError: it does, or takes none.
@@ -49,10 +158,10 @@ def check_embeddings(model: torch.nn.Module, noise: Absorbing, name: str) -> Non
         model.eval()
         ids = torch.full((1, 4), noise.mask_id, device=table.weight.device)
         ids[0, 1:3] = torch.arange(5, 7)
-        asked = noise.noisy(ids)
-        asked[0, 0] = False  # which a shifted model has no slot for
+        queried = noise.noisy(ids)
+        queried[0, 0] = False  # which a shifted model has no slot for
         try:
-            plain, mixed = backbone(ids, asked), backbone(ids, asked, inputs_embeds=table(ids))
+            plain, mixed = backbone(ids, queried), backbone(ids, queried, inputs_embeds=table(ids))
             wrong = not torch.allclose(plain.float(), mixed.float(), rtol=1e-2, atol=1e-2)
         except (TypeError, ValueError):
             pass
@@ -64,15 +173,15 @@ def check_embeddings(model: torch.nn.Module, noise: Absorbing, name: str) -> Non
         )
 
 
-def make_soft_mask(options: ModelArguments, diffusion: DiffusionArguments, args, model, tokenizer):
-    """The scalars of ``--soft_masking``, those of the model where it has been trained so already;
-    None without the flag. What is only evaluated is read as it was trained.
+def make_soft_mask(run: Run, model, tokenizer) -> SoftMask | None:
+    """The scalars of ``--soft_masking``, those of the model where it was trained with it; None
+    without the flag. With --evaluate_only a model keeps what it was trained with.
 
     Raises:
         UserError: a model without word embeddings to mix, or a smaller vocabulary than ``--soft_k``.
     """
-    known = loading.diffusion_settings(model.config).get("soft")
-    if args.evaluate_only:
+    options, diffusion = run.model, run.diffusion
+    if run.args.evaluate_only:
         return load_soft_mask(model, options.place)
     if not diffusion.soft_masking:
         return None
@@ -81,75 +190,101 @@ def make_soft_mask(options: ModelArguments, diffusion: DiffusionArguments, args,
         raise UserError(
             f"--soft_k {diffusion.soft_k} exceeds the {model.config.vocab_size} tokens of the model"
         )
-    if known is not None:
-        say(f"going on with the soft-masking of {options.model}")
-        soft = load_soft_mask(model, options.place).requires_grad_(True).train()
-        same = (soft.k, soft.mixing) == (diffusion.soft_k, diffusion.mixing)
-        defaults = DiffusionArguments()
-        if not same or any(getattr(diffusion, x) != getattr(defaults, x) for x in SOFT_STARTS):
-            raise UserError(
-                f"{options.model} was trained with --soft_k {soft.k} --mixing {soft.mixing}; give the "
-                f"same, and no {', '.join('--' + name for name in SOFT_STARTS)}"
-            )
-        return soft
-    starts = diffusion.soft_start, diffusion.soft_slope, -diffusion.soft_middle
-    return SoftMask(diffusion.soft_k, diffusion.mixing, *starts)
-
-
-def make_collator(model, tokenizer, diffusion: DiffusionArguments, args):
-    """What turns clean blocks into the batches of the objective."""
-    collate = _objective_collator(model, tokenizer, diffusion, args)
-    if not diffusion.soft_masking:
-        return collate
-    micro_batch = args.train_batch_size * args.world_size
-    return TwoPassCollator(collate, diffusion.soft_share, args.seed, micro_batch)
-
-
-def _objective_collator(model, tokenizer, diffusion: DiffusionArguments, args):
-    if diffusion.objective == "causal":
-        return CausalCollator()
-    noise = tokenizers.noise_of(tokenizer, model.config, "the model")
-    # GPT-2's beginning is its end, which a model has to learn to write.
-    never = {None, tokenizer.eos_token_id}
-    fixed_ids = sorted({tokenizer.bos_token_id, tokenizer.pad_token_id} - never)
-    settings = loading.diffusion_settings(model.config)
-    make = ChatCollator if settings.get("chat") else DiffusionCollator
-    if list(settings["layouts"]) != ["full"]:
-        return MixCollator(
-            noise,
-            fixed_ids,
-            settings["prefix_len"],
-            settings["layouts"],
-            settings["shift"],
-            diffusion.causal_weight,
-            diffusion.schedule,
-            args.seed,
-            args.global_batch,
-            args.train_batch_size * args.world_size,
+    if "soft" not in loading.diffusion_settings(model.config):
+        starts = diffusion.soft_start, diffusion.soft_slope, -diffusion.soft_middle
+        return SoftMask(diffusion.soft_k, diffusion.mixing, *starts)
+    say(f"resuming the soft-masking of {options.model}")
+    soft = load_soft_mask(model, options.place).requires_grad_(True).train()
+    same = (soft.k, soft.mixing) == (diffusion.soft_k, diffusion.mixing)
+    defaults = DiffusionArguments()
+    if not same or any(getattr(diffusion, x) != getattr(defaults, x) for x in SOFT_STARTS):
+        raise UserError(
+            f"{options.model} was trained with --soft_k {soft.k} --mixing {soft.mixing}; give the "
+            f"same, and no {', '.join('--' + name for name in SOFT_STARTS)}"
         )
-    return make(
-        noise,
-        fixed_ids,
-        settings["prefix_len"],
-        diffusion.mask_schedule,
-        diffusion.schedule,
-        args.seed,
-        args.global_batch,
-    )
+    return soft
 
 
 # ---------------------------------------------------------------- model
 
 
+def build_model(run: Run, documents) -> tuple:
+    """(model, tokenizer), pretrained or from random weights, the settings of diffusion noted in
+    the model's config; with --lora a PeftModel of it.
+
+    Raises:
+        UserError: a model or tokenizer that is unavailable, or an attention it does not have.
+    """
+    options, args = run.model, run.args
+    if run.size is None:
+        model, tokenizer = load_base(options, run.causal)
+        if options.dropout is not None:
+            set_dropout(model, options.dropout)
+    else:
+        tokenizer = _tokenizer_for(run, documents)
+        model = random_model(run.size, tokenizer, run.data.block_size, options.dropout or 0.0)
+    model.config.diffusion = _settings(run, model.config)
+    _set_attention(model, run)
+    adapted = lora.adapt(model, run.adapters) if run.adapters else model
+    if args.recomputed:
+        if not model.supports_gradient_checkpointing:
+            raise UserError(
+                f"models of type {model.config.model_type} have no --gradient_checkpointing; leave "
+                "it out"
+            )
+        # As earlier versions of the library call it.
+        earlier = model.gradient_checkpointing_enable
+        getattr(model, "activation_checkpointing_enable", earlier)()
+    if args.compiled:
+        compile_layers(model, args)
+    return adapted, tokenizer
+
+
+def _settings(run: Run, config) -> dict:
+    """The settings of diffusion for the config of a model, from the flags and from its training
+    before."""
+    before, causal = loading.diffusion_settings(config), run.causal
+    shift = before.get("shift", family(config).decoder)
+    shift = {"yes": True, "no": False}.get(run.diffusion.shift, shift)
+    settings = {
+        "objective": run.diffusion.objective,
+        "shift": shift or causal,
+        "prefix_len": run.prefix_len,
+        "layouts": {"causal": 1.0} if causal else run.mix,
+        "tokens_seen": before.get("tokens_seen", 0),
+    }
+    if run.data.chat:
+        settings["chat"] = True
+    noise = chosen_noise(run)
+    if noise["name"] != "absorbing":
+        settings |= {"noise": noise.pop("name"), **noise}
+    if "soft" in before and (run.diffusion.soft_masking or run.args.evaluate_only):
+        settings["soft"] = before["soft"]
+    elif "soft" in before:
+        say(f"note: without --soft_masking that of {run.model.model} is lost")
+    return settings
+
+
+def _tokenizer_for(run: Run, documents):
+    """The tokenizer of a model from random weights."""
+    if run.model.tokenizer:
+        return tokenizers.load_tokenizer(run.model.tokenizer)
+    if run.args.resume_from_checkpoint:
+        return tokenizers.load_tokenizer(run.args.resume_from_checkpoint)
+    vocab = run.size["vocab"]
+    say(f"training a byte-level BPE of {vocab} tokens on the training text")
+    tokenizer = None
+    if run.args.process_index == 0:
+        tokenizer = tokenizers.train_tokenizer(documents, vocab)
+    # The other processes get the same one, instead of training their own.
+    return broadcast_object_list([tokenizer])[0]
+
+
 def random_model(size: dict, tokenizer, block_size: int, dropout: float):
     """A RoBERTa or a GPT-2 of one body shape, with room for ``block_size`` tokens."""
     # A short text has fewer pieces than asked for; a given tokenizer has its own number.
-    ids = {
-        "vocab_size": len(tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
+    ids = {"vocab_size": len(tokenizer)}
+    ids |= {f"{x}_token_id": getattr(tokenizer, f"{x}_token_id") for x in ("pad", "bos", "eos")}
     if size["type"] == "gpt2":
         config = GPT2Config(
             **ids,
@@ -178,74 +313,12 @@ def random_model(size: dict, tokenizer, block_size: int, dropout: float):
     return transformers.AutoModelForMaskedLM.from_config(config)
 
 
-def build_model(options: ModelArguments, diffusion: DiffusionArguments, data, args, documents):
-    """(model, tokenizer), pretrained or from random weights, the settings of diffusion noted in
-    the model's config; with --lora a PeftModel of it.
-
-    Raises:
-        UserError: a model or tokenizer that cannot be had, or an attention it does not know.
-    """
-    if options.config is None:
-        model, tokenizer = load_base(options, diffusion.objective == "causal")
-        if options.dropout is not None:
-            set_dropout(model, options.dropout)
-    else:
-        size = parse_size(options.config)
-        if options.tokenizer:
-            tokenizer = tokenizers.load_tokenizer(options.tokenizer)
-        elif args.resume_from_checkpoint:
-            tokenizer = tokenizers.load_tokenizer(args.resume_from_checkpoint)
-        else:
-            say(f"training a byte-level BPE of {size['vocab']} tokens on the training text")
-            tokenizer = None
-            if args.process_index == 0:
-                tokenizer = tokenizers.train_tokenizer(documents, size["vocab"])
-            # The others take it over, rather than hope to arrive at the same one.
-            tokenizer = broadcast_object_list([tokenizer])[0]
-        model = random_model(size, tokenizer, data.block_size, options.dropout or 0.0)
-    before = loading.diffusion_settings(model.config)
-    own = family(model.config)
-    shift = {"yes": True, "no": False}.get(diffusion.shift, before.get("shift", own.decoder))
-    causal = diffusion.objective == "causal"
-    model.config.diffusion = {
-        "objective": diffusion.objective,
-        "shift": shift or causal,
-        "prefix_len": 1 if causal or data.chat else diffusion.prefix_len,
-        "layouts": {"causal": 1.0}
-        if causal
-        else parse_layouts(diffusion.layouts, data.block_size - diffusion.prefix_len),
-        "tokens_seen": before.get("tokens_seen", 0),
-    } | ({"chat": True} if data.chat else {})
-    noise = chosen_noise(options, diffusion)
-    if noise["name"] != "absorbing":
-        model.config.diffusion |= {"noise": noise.pop("name"), **noise}
-    if "soft" in before and (diffusion.soft_masking or args.evaluate_only):
-        model.config.diffusion["soft"] = before["soft"]
-    elif "soft" in before:
-        say(f"note: without --soft_masking that of {options.model} is lost")
-    _set_attention(model, options, args)
-    adapted = lora.adapt(model, parse_lora(options.lora)) if options.lora else model
-    if args.recomputed:
-        if not model.supports_gradient_checkpointing:
-            raise UserError(
-                f"models of type {model.config.model_type} have no --gradient_checkpointing; leave "
-                "it out"
-            )
-        # As earlier versions of the library call it.
-        earlier = model.gradient_checkpointing_enable
-        getattr(model, "activation_checkpointing_enable", earlier)()
-    if args.compiled:
-        compile_layers(model, args)
-    return adapted, tokenizer
-
-
-def _set_attention(model, options: ModelArguments, args) -> None:
-    settings, attention = model.config.diffusion, options.attn_implementation
-    causal = settings["objective"] == "causal"
-    if attention == "auto" and not causal and list(settings["layouts"]) != ["full"]:
+def _set_attention(model, run: Run) -> None:
+    attention = run.model.attn_implementation
+    if attention == "auto" and run.mixed:
         attention = layouts.ATTENTION if family(model.config).encoder else "sdpa"
     elif attention == "auto":
-        attention = "eager" if args.device.type == "cpu" else "sdpa"
+        attention = "eager" if run.args.device.type == "cpu" else "sdpa"
     try:
         model.set_attn_implementation(attention)
     except (ValueError, ImportError) as error:
@@ -253,8 +326,8 @@ def _set_attention(model, options: ModelArguments, args) -> None:
 
 
 def compile_layers(model, args) -> None:
-    """Compile the layers in place. What is around them reads a number of masks that is another in
-    each step, and would be compiled anew.
+    """Compile the layers in place. The code around them reads a number of masks that differs in each
+    step, and would be compiled anew.
 
     Raises:
         UserError: a CPU without a C++ compiler.
@@ -273,22 +346,18 @@ def load_base(options: ModelArguments, causal: bool):
     where its tokenizer has none, gets a ``<mask>`` (DiffuLLaMA, arXiv:2410.17891).
 
     Raises:
-        UserError: as `loading.load_masked_lm`, or a model that looks ahead and is to be trained
+        UserError: as `loading.load_masked_lm`, or a bidirectional model that is to be trained
             causally.
     """
     name, config = options.model, loading.load_config(options.place, options.access)
-    decoder = family(config).decoder
+    decoder, place = family(config).decoder, options.tokenizer or options.place
     if decoder and causal:
-        tokenizer = tokenizers.load_tokenizer(
-            options.tokenizer or options.place, False, options.access
-        )
+        tokenizer = tokenizers.load_tokenizer(place, False, options.access)
         return loading.load_causal_lm(options.place, tokenizer, options.access), tokenizer
-    tokenizer = tokenizers.load_tokenizer(
-        options.tokenizer or options.place, True, options.access, config, add_mask=decoder
-    )
+    tokenizer = tokenizers.load_tokenizer(place, True, options.access, config, add_mask=decoder)
     model = loading.load_masked_lm(options.place, None, options.access, base=True)
     if decoder and len(tokenizer) > config.vocab_size:
-        say(f"{name} gets a {tokenizer.mask_token} token, which begins as the mean of all others")
+        say(f"{name} gets a {tokenizer.mask_token} token, which starts as the mean of all others")
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         with torch.no_grad():
             for table in (model.get_input_embeddings(), model.get_output_embeddings()):

@@ -1,28 +1,28 @@
-"""The final folder of a run: an ordinary model folder with a card."""
+"""The final folder of a run, an ordinary model folder with a card, and its place on the hub."""
 
 import json
+import os
 import re
 import shlex
 import sys
 from pathlib import Path
 
+import huggingface_hub
+
 from diffusion import hardware
 from diffusion.cli import files
 from diffusion.data import corpus
+from diffusion.errors import UserError, first_line
 from diffusion.likelihood import perplexity
 from diffusion.models import loading
-from diffusion.training.arguments import parse_lora
+from diffusion.training.arguments import Run
 
 _BY_LAYOUT = re.compile("eval_(full|causal|ordered|block[0-9]+)_nats_per_token")
 
 
 def summary(metrics: dict, two_pass: bool = False) -> str:
-    """What an evaluation found, in one line; ``two_pass``: of a denoiser with soft-masking."""
-    layouts = [
-        f"{found[1]} {nats:.3f}"
-        for key, nats in metrics.items()
-        if (found := _BY_LAYOUT.match(key))
-    ]
+    """The result of an evaluation in one line; ``two_pass``: of a denoiser with soft-masking."""
+    layouts = [f"{name} {metrics[f'eval_{name}_nats_per_token']:.3f}" for name in _layouts(metrics)]
     return (
         f"{metrics['eval_nats_per_token']:.3f} ± {metrics['eval_standard_error']:.3f} nats per "
         f"token, {metrics['eval_nats_per_byte']:.3f} per byte, perplexity "
@@ -33,16 +33,25 @@ def summary(metrics: dict, two_pass: bool = False) -> str:
     )
 
 
+def _layouts(metrics: dict) -> list[str]:
+    """The layouts that were measured, where there are several."""
+    return [found[1] for key in metrics if (found := _BY_LAYOUT.match(key))]
+
+
 def save_blocks(path: str, trainer) -> None:
     """``--eval_blocks_file``: by layout the nats per token of each validation block, of ``ordered``
-    those of the few that are read so (`validation.bounds`)."""
+    those of the few that are measured so (`validation.bounds`)."""
     if trainer.args.should_save:
         found = {name: bound.by_block for name, bound in trainer.bounds.items()}
         files.write_text(Path(path), json.dumps(found) + "\n")
 
 
-def save(model, trainer, tokenizer, options, data, diffusion, args, metrics, seconds) -> None:
-    """The final folder: an ordinary model folder with a card."""
+def save(run: Run, trainer, tokenizer, metrics: dict, seconds: float) -> None:
+    """Write the final folder, the first of several processes alone. All of them call this, and none
+    trains after it."""
+    model, args = trainer.finished_model(), run.args
+    if not args.should_save:
+        return
     trainer.check_finite("validation loss", metrics["eval_nats_per_token"])
     blocks = trainer.train_dataset
     tokens = round(trainer.weights_step * args.global_batch * blocks.tokens / len(blocks))
@@ -52,7 +61,7 @@ def save(model, trainer, tokenizer, options, data, diffusion, args, metrics, sec
     model.config.diffusion = settings
     if trainer.soft is not None:
         trainer.note_soft(model.config)
-    card = model_card(model, trainer, options, data, diffusion, args, metrics, tokens, seconds)
+    card = model_card(run, model, trainer, metrics, tokens, seconds)
 
     def write(folder: Path) -> None:
         model.to(hardware.DTYPES[args.save_dtype]).save_pretrained(folder)
@@ -70,23 +79,25 @@ def command() -> str:
     the whole one."""
     words, kept = iter(sys.argv), ["python"]
     for word in words:
-        flag, given, _ = word.partition("=")
+        flag, equals, _ = word.partition("=")
         if flag.replace("-", "_") not in ("__token", "__resume_from_checkpoint"):
             kept.append(word)
-        elif not given:
+        elif not equals:
             next(words, None)
     return shlex.join(kept)
 
 
-def by_layout(metrics: dict) -> str:
+def _by_layout(metrics: dict) -> str:
     """A table of the layouts that were measured; empty where there is one."""
-    names = [found[1] for key in metrics if (found := _BY_LAYOUT.match(key))]
-    if not names:
-        return ""
     lines = ["", "| layout | nats per token | per byte |", "|---|---|---|"]
-    for name in names:
+    titles = {
+        "causal": "causal (exact)",
+        "full": "full canvas (bound)",
+        "ordered": "full canvas, from left to right (exact)",
+    }
+    for name in _layouts(metrics):
         token, error, byte, byte_error = (
-            metrics[f"eval_{name}_{kind}"]
+            f"{metrics[f'eval_{name}_{kind}']:.4f}"
             for kind in (
                 "nats_per_token",
                 "standard_error",
@@ -94,52 +105,62 @@ def by_layout(metrics: dict) -> str:
                 "standard_error_per_byte",
             )
         )
-        told = {
-            "causal": "causal (exact)",
-            "full": "full canvas (bound)",
-            "ordered": "full canvas, from left to right (exact)",
-        }
-        told = told.get(name, f"blocks of {name[5:]} (bound)")
-        lines.append(f"| {told} | {token:.4f} ± {error:.4f} | {byte:.4f} ± {byte_error:.4f} |")
-    return "\n".join([*lines, ""])
+        title = titles.get(name, f"blocks of {name[5:]} (bound)")
+        lines.append(f"| {title} | {token} ± {error} | {byte} ± {byte_error} |")
+    return "\n".join([*lines, ""]) if len(lines) > 3 else ""
 
 
-def model_card(model, trainer, options, data, diffusion, args, metrics, tokens, seconds) -> str:
-    """What a reader needs to judge the model and to make it again."""
-    settings = model.config.diffusion
-    kind = "exact NLL" if diffusion.objective == "causal" else "likelihood bound (NELBO)"
+_SHIFTED = """
+The prediction for a token stands one slot to its left (`diffusion.shift` in config.json): a fill-mask \
+pipeline would silently read it one slot off. `inference.py --model` reads it correctly; in transformers \
+`model(ids).logits[:, :-1]` are the predictions of `ids[:, 1:]`, with `<s>` in front.
+"""
+
+
+def model_card(run: Run, model, trainer, metrics: dict, tokens: int, seconds: float) -> str:
+    """What a reader needs to judge the model and to reproduce it."""
+    args, data, settings = run.args, run.data, model.config.diffusion
+    steps, last = trainer.weights_step, trainer.state.global_step
+    weights = [
+        run.diffusion.ema and f"average, decay {run.diffusion.ema}",
+        trainer.best_step and f"step {steps:,} of {last:,}, whose bound is the lowest",
+    ]
+    p_u = f", p_u {settings['p_u']}" if "p_u" in settings else ""
+    soft = ", ".join(f"{name} {value}" for name, value in settings.get("soft", {}).items())
     curve = ", ".join(
         f"{name.removeprefix('eval_nats_at_').replace('_', '-')} %: {value:.2f}"
         for name, value in metrics.items()
         if name.startswith("eval_nats_at_")
     )
-    soft = settings.get("soft")
-    memory = ""
-    if soft:
-        memory = "\n| soft-masking | " + ", ".join(f"{k} {v}" for k, v in soft.items())
-        memory += "; likelihoods are of its two passes |"
-    steps, last = trainer.weights_step, trainer.state.global_step
-    average = f"average, decay {diffusion.ema}" if diffusion.ema else ""
-    best = f"step {steps:,} of {last:,}, whose bound is the lowest" if trainer.best_step else ""
-    weights = ", ".join(filter(None, (average, best))) or "last step"
-    adapters = f"\n| LoRA, merged | {parse_lora(options.lora)} |" if options.lora else ""
-    learned = "\n| learned | the answers of conversations alone |" if data.chat else ""
-    noise = settings.get("noise", "absorbing") + (
-        f", p_u {settings['p_u']}" if "p_u" in settings else ""
-    )
-    mix = ", ".join(f"{name} {share:.0%}" for name, share in settings["layouts"].items())
-    kind_of = "fill-mask" if loading.is_masked_lm(model.config) else "text-generation"
-    tag, note = f"\npipeline_tag: {kind_of}", ""
-    if kind_of == "fill-mask" and settings["shift"]:
-        tag, note = (
-            "",
-            (
-                "\nThe prediction for a token stands one slot to its left (`diffusion.shift` in "
-                "config.json): a fill-mask pipeline would silently read it one slot off. "
-                "`inference.py --model` reads it right; in transformers `model(ids).logits[:, :-1]` "
-                "are the predictions of `ids[:, 1:]`, with `<s>` in front.\n"
-            ),
-        )
+    text = corpus.WIKITEXT if corpus.WIKITEXT in data.dataset else "held out"
+    rows = {
+        "parameters": f"{model.num_parameters():,}",
+        "started from": run.model.origin,
+        "LoRA, merged": run.adapters,
+        "objective": run.diffusion.objective + (" (shifted)" if settings["shift"] else ""),
+        "training text": ", ".join(data.dataset),
+        "learned": data.chat and "only the answers of conversations",
+        "noise": settings.get("noise", "absorbing") + p_u,
+        "layouts": ", ".join(f"{name} {share:.0%}" for name, share in settings["layouts"].items()),
+        "soft-masking": soft and f"{soft}; likelihoods are of its two passes",
+        "tokens seen in this run": f"{tokens:,} ({steps:,} steps of {args.global_batch} blocks of "
+        f"{data.block_size})",
+        "tokens seen in all": f"{settings['tokens_seen']:,}",
+        "weights": f"{', '.join(filter(None, weights)) or 'last step'}, {args.save_dtype}",
+        "wall time of this run": f"{seconds / 60:.0f} minutes",
+        f"{data.eval_split} text": f"{data.eval_dataset or text}, {len(trainer.eval_dataset):,} blocks "
+        f"of {data.block_size} tokens",
+        "exact NLL" if run.causal else "likelihood bound (NELBO)": "{eval_nats_per_token:.4f} ± "
+        "{eval_standard_error:.4f} nats per token".format(**metrics),
+        "per byte": f"{metrics['eval_nats_per_byte']:.4f} nats",
+        "perplexity": f"{metrics['eval_perplexity']:.1f} per token, "
+        f"{perplexity(metrics['eval_nats_per_byte']):.2f} per byte",
+        "nats per token by mask rate": curve,
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
+    kind = "fill-mask" if loading.is_masked_lm(model.config) else "text-generation"
+    shifted = kind == "fill-mask" and settings["shift"]
+    tag, note = ("", _SHIFTED) if shifted else (f"\npipeline_tag: {kind}", "")
     return f"""---
 library_name: transformers{tag}
 ---
@@ -153,21 +174,77 @@ Trained by `finetune.py` with
 
 | | |
 |---|---|
-| parameters | {model.num_parameters():,} |
-| started from | {options.origin} |{adapters}
-| objective | {diffusion.objective}{" (shifted)" if settings["shift"] else ""} |
-| training text | {", ".join(data.dataset)} |{learned}
-| noise | {noise} |
-| layouts | {mix} |{memory}
-| tokens seen in this run | {tokens:,} ({steps:,} steps of {args.global_batch} blocks of {data.block_size}) |
-| tokens seen in all | {settings["tokens_seen"]:,} |
-| weights | {weights}, {args.save_dtype} |
-| wall time of this run | {seconds / 60:.0f} minutes |
-| {data.eval_split} text | {data.eval_dataset or (corpus.WIKITEXT if corpus.WIKITEXT in data.dataset else "held out")}, {len(trainer.eval_dataset):,} blocks of {data.block_size} tokens |
-| {kind} | {metrics["eval_nats_per_token"]:.4f} ± {metrics["eval_standard_error"]:.4f} nats per token |
-| per byte | {metrics["eval_nats_per_byte"]:.4f} nats |
-| perplexity | {metrics["eval_perplexity"]:.1f} per token, {perplexity(metrics["eval_nats_per_byte"]):.2f} per byte |
-{f"| nats per token by mask rate | {curve} |" if curve else ""}
-{by_layout(metrics)}
+{table}
+{_by_layout(metrics)}
 WikiText-2 was detokenised, without headings and without sentences that hold the literal `<unk>`.
 """
+
+
+# ---------------------------------------------------------------- the hub
+
+# Files of a model folder that are read; pickled weights are not among them.
+_READ = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
+# Files of a run that are not uploaded with its model.
+_LEFT_OUT = ["checkpoint-*", "runs/*", ".*", "*/.*"]
+
+
+def use_token(token: str | None) -> None:
+    """Set the token of the hub for all libraries of this process; None: that of the machine."""
+    if token is not None:
+        os.environ["HF_TOKEN"] = token
+
+
+def take_revision(model) -> None:
+    """Download the model of the `ModelArguments` at their revision; the folder becomes its ``place``.
+
+    Raises:
+        UserError: it is unavailable.
+    """
+    if model.revision is None:
+        return
+    name, _ = loading.locate(model.model)
+    try:
+        model.place = huggingface_hub.snapshot_download(
+            name, revision=model.revision, allow_patterns=_READ
+        )
+    except Exception:  # the library raises many kinds
+        raise loading.unreachable(f"{name} at {model.revision}", "model") from None
+
+
+def check_publishing(args) -> None:
+    """Refuse, before any work, a name or a missing token with which no upload can succeed."""
+    name = _repository(args)
+    try:
+        huggingface_hub.utils.validate_repo_id(name)
+    except huggingface_hub.errors.HFValidationError as error:
+        raise UserError(
+            f"--hub_model_id {name!r} is not a valid name: {first_line(error)}"
+        ) from None
+    if huggingface_hub.get_token() is None:
+        raise UserError(
+            "--push_to_hub needs a token with write access: run 'hf auth login', or set the variable "
+            "HF_TOKEN"
+        )
+
+
+def publish(folder: Path, args) -> str:
+    """Upload a finished model folder with its card; returns its address.
+
+    Raises:
+        UserError: it failed; the folder is unchanged.
+    """
+    name = _repository(args)
+    try:
+        api = huggingface_hub.HfApi()
+        name = api.create_repo(name, private=args.hub_private_repo, exist_ok=True).repo_id
+        api.upload_folder(repo_id=name, folder_path=folder, ignore_patterns=_LEFT_OUT)
+    except Exception as error:  # the library raises many kinds
+        raise UserError(
+            f"{folder} is saved, but could not be uploaded ({first_line(error)}); try "
+            f"'hf upload {name} {folder} --exclude checkpoint-*' later"
+        ) from None
+    return f"{huggingface_hub.constants.ENDPOINT}/{name}"
+
+
+def _repository(args) -> str:
+    return args.hub_model_id or Path(args.output_dir).absolute().name

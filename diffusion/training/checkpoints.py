@@ -1,4 +1,4 @@
-"""Checkpoints that are whole: found and checked, written and read."""
+"""Checkpoints that are complete: found and checked, written and read."""
 
 import contextlib
 import json
@@ -21,22 +21,31 @@ from diffusion.cli.console import say
 from diffusion.cli.files import STAGING
 from diffusion.cli.values import MOST
 from diffusion.errors import UserError, first_line
-from diffusion.training import lora, sharding
+from diffusion.training import lora
 
 _EMA_FILE = "ema.safetensors"
-_MODEL = "backbone.model."  # in the wrapper that is trained
+_ANEW = "give another checkpoint, or start anew"
+
+
+@contextlib.contextmanager
+def _read(folder: Path | str, what: str = "", advice: str = _ANEW) -> Iterator[None]:
+    """Whatever a damaged file of a checkpoint makes a library raise is a `UserError`."""
+    try:
+        yield
+    except Exception as error:  # safetensors, transformers and torch each raise their own kind
+        raise UserError(
+            f"cannot resume from {folder}: {what}{first_line(error)}; {advice}"
+        ) from None
+
 
 # ---------------------------------------------------------------- found and checked
 
 
-def find_checkpoint(
-    wanted: str | None, output_dir: str, adapters: bool = False, spread: bool = False
-) -> str | None:
+def find_checkpoint(wanted: str | None, output_dir: str, adapters: bool = False) -> str | None:
     """The folder that --resume_from_checkpoint names, checked; None without the flag.
 
     Args:
         adapters: it has to hold those of --lora instead of a model.
-        spread: it has to be one of a model that was spread over processes.
     """
     if wanted is None:
         return None
@@ -50,57 +59,45 @@ def find_checkpoint(
         wanted = last
     if not Path(wanted).is_dir():
         raise UserError(f"--resume_from_checkpoint {wanted} is not a folder; try 'last'")
-    weights = lora.FILE if adapters else "model.safetensors"
-    optimizer = sharding.OPTIMIZER if spread else "optimizer.pt"
-    check_checkpoint(Path(wanted), weights, optimizer)
+    check_checkpoint(Path(wanted), lora.FILE if adapters else "model.safetensors")
     return wanted
 
 
-def check_state(state: TrainerState) -> None:
-    """Refuse a state whose numbers are none; the Trainer counts with them.
-
-    Raises:
-        ValueError: which.
-    """
-    counts = ("global_step", "max_steps", "train_batch_size", "num_train_epochs", "epoch")
-    for name in (*counts, "logging_steps", "eval_steps", "save_steps", "total_flos"):
-        value = getattr(state, name)
-        most = 1e30 if name == "total_flos" else MOST
-        kinds = (int,) if name in counts[:3] else (int, float)
-        number = type(value) in kinds and 0 <= value < most
-        if not number and not (value is None and name.endswith("steps") and name != "max_steps"):
-            raise ValueError(f"{name} = {str(value)[:50]} is no such number")
-    if not isinstance(state.best_model_checkpoint, str | None):
-        raise ValueError("best_model_checkpoint is no name")
-    if not all(isinstance(entry, dict) for entry in state.log_history):
-        raise ValueError("log_history is no list of entries")
-
-
-def check_checkpoint(folder: Path, weights: str, optimizer: str) -> None:
-    """Refuse a checkpoint that is not whole, before any work. Those written here are; a copy that
-    was interrupted may not be, and the Trainer would silently start anew with what is missing.
+def check_checkpoint(folder: Path, weights: str) -> None:
+    """Refuse an incomplete checkpoint before any work: the Trainer would silently start anew with
+    what is missing.
 
     Raises:
         UserError: a file is missing or damaged.
     """
-    name = ""
-    try:
-        for name in ("trainer_state.json", weights, optimizer, "scheduler.pt"):
-            path = folder / name
+    for name in (TRAINER_STATE_NAME, weights, "optimizer.pt", "scheduler.pt"):
+        path = folder / name
+        with _read(folder, f"{name}: "):
             if not path.is_file():
                 raise ValueError("it is missing")
             if path.suffix == ".json":
-                check_state(TrainerState.load_from_json(str(path)))
+                _check_state(TrainerState.load_from_json(str(path)))
             elif path.suffix == ".safetensors":
                 with safe_open(path, "pt"):  # compares the header with the length of the file
                     pass
             elif not zipfile.is_zipfile(path):  # as torch.save writes; their index is at the end
                 raise ValueError("it is damaged")
-    except Exception as error:
-        raise UserError(
-            f"cannot go on from {folder}: {name}: {first_line(error)}; give another checkpoint, or "
-            "start anew"
-        ) from None
+
+
+def _check_state(state: TrainerState) -> None:
+    """Refuse values that the Trainer cannot count with."""
+    whole = ("global_step", "max_steps", "train_batch_size")
+    steps = ("logging_steps", "eval_steps", "save_steps")
+    for name in (*whole, "num_train_epochs", "epoch", "total_flos", *steps):
+        value = getattr(state, name)
+        number = type(value) is int or (type(value) is float and name not in whole)
+        in_range = number and 0 <= value < (1e30 if name == "total_flos" else MOST)
+        if not in_range and not (value is None and name in steps):
+            raise ValueError(f"{name} = {str(value)[:50]} is out of range")
+    if not isinstance(state.best_model_checkpoint, str | None):
+        raise ValueError("best_model_checkpoint is not a name")
+    if not all(isinstance(entry, dict) for entry in state.log_history):
+        raise ValueError("log_history is not a list of entries")
 
 
 # ---------------------------------------------------------------- read
@@ -108,45 +105,45 @@ def check_checkpoint(folder: Path, weights: str, optimizer: str) -> None:
 
 @torch.no_grad()
 def load_weights(model: PreTrainedModel, folder: Path) -> None:
-    """Take over the weights that `save_pretrained` wrote, as transformers reads them: it stores tied
-    weights once, under the name of its choice, and some models under other names than their own.
+    """Load the weights that `save_pretrained` wrote, as transformers reads them: it stores tied
+    weights once, under a name that it chooses, and some models under other names than their own.
 
     Raises:
-        ValueError: they are not all there, of other shapes, or more than the model has.
+        ValueError: some are missing, have another shape, or are not of the model.
         Exception: whatever a damaged file makes the library raise.
     """
-    saved, told = type(model).from_pretrained(
+    saved, report = type(model).from_pretrained(
         folder,
         config=model.config,
         dtype=model.dtype,
         use_safetensors=True,
         local_files_only=True,
-        ignore_mismatched_sizes=True,  # they are told below
+        ignore_mismatched_sizes=True,  # they are reported below
         output_loading_info=True,
     )
     kinds = {"missing": "is missing", "unexpected": "is not of the model"}
     kinds["mismatched"] = "has another shape"
     for kind, wrong in kinds.items():
-        if found := sorted(map(str, told[f"{kind}_keys"])):
+        if found := sorted(map(str, report[f"{kind}_keys"])):
             raise ValueError(f"{found[0]} {wrong}")
-    sharding.put(model, saved.state_dict())
+    model.load_state_dict(saved.state_dict())
 
 
 class WholeCheckpoints(Trainer):
-    """A Trainer whose checkpoints are there whole or not at all, and hold the Hugging Face model
+    """A Trainer whose checkpoints exist completely or not at all, and hold the Hugging Face model
     itself, not the wrapper.
 
-    Its subclass has the model as ``raw_model``, the average of its weights as ``ema``, what its masks
-    remember as ``soft`` and the PeftModel around it as ``adapted``, all of them None where there is none.
-    Of a model with adapters, these alone are written.
+    Its subclass has the model as ``raw_model``, the average of its weights as ``ema``, the scalars of
+    soft-masking as ``soft`` and the PeftModel around it as ``adapted``, all of them None where there is
+    none. Of a model with adapters, only these are written.
     """
 
     raw_model: PreTrainedModel
-    best_step: int | None = None  # whose weights it has in the end, after `load_best`
+    best_step: int | None = None  # whose weights it has at the end, after `load_best`
 
     @property
     def weights_step(self) -> int:
-        """So many steps have made the weights what they are."""
+        """Number of steps that the weights were trained for."""
         return self.best_step or self.state.global_step
 
     def check_finite(self, what: str, value: Tensor | float | None) -> None:
@@ -154,25 +151,26 @@ class WholeCheckpoints(Trainer):
         if value is not None and not math.isfinite(float(value)):
             raise UserError(
                 f"the {what} is not finite at step {self.state.global_step}, and the run ends; "
-                "checkpoints from before are kept: go on from one with a lower --learning_rate, "
-                "or with --max_grad_norm"
+                "earlier checkpoints are kept: resume from one with a lower --learning_rate, or with "
+                "--max_grad_norm"
             )
+
+    # ------------------------------------------------------------ written
 
     def _get_output_dir(self, trial=None) -> str:
         return os.path.join(super()._get_output_dir(trial), STAGING)
 
     def _save_checkpoint(self, model, trial=None):
-        """A checkpoint is written aside and renamed when complete, so one that exists is whole."""
+        """A checkpoint is written aside and renamed when complete."""
         staging = Path(self.args.output_dir, STAGING)
         target = staging.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self.check_finite("sum of the weights", sharding.total(self.raw_model))
+        total = sum(weight.detach().sum() for weight in self.raw_model.parameters())
+        self.check_finite("sum of the weights", total)
         try:
             super()._save_checkpoint(model, trial)
-            if self.args.should_save:
-                (staging / target.name / sharding.SPARE).unlink(missing_ok=True)
             if self.state.best_model_checkpoint is not None:  # a path of this moment; see `_best`
                 self.state.best_model_checkpoint = None
                 if self.args.should_save:
@@ -180,7 +178,7 @@ class WholeCheckpoints(Trainer):
         except Exception as error:  # safetensors, tokenizers and torch each raise their own kind
             shutil.rmtree(staging, ignore_errors=True)
             raise UserError(
-                f"cannot write {target}: {first_line(error)}; free some space and go on with "
+                f"cannot write {target}: {first_line(error)}; free some space and resume with "
                 "--resume_from_checkpoint last, if there was a checkpoint before"
             ) from None
         self.accelerator.wait_for_everyone()
@@ -199,7 +197,7 @@ class WholeCheckpoints(Trainer):
 
     def _rotate(self, keep: int | None) -> None:
         found = self._checkpoints()
-        # One of a step yet to come is another run's: of one gone on from an earlier checkpoint.
+        # One of a later step belongs to another run, of which an earlier checkpoint was resumed.
         later = [step for step in found if step > self.state.global_step]
         earlier = [step for step in found if step <= self.state.global_step]
         best = self._best() if self.args.load_best_model_at_end else None
@@ -215,7 +213,7 @@ class WholeCheckpoints(Trainer):
         return min(known, key=bounds.get, default=None)
 
     def _discard(self, checkpoint: Path) -> None:
-        """Delete a checkpoint such that it is never there in part."""
+        """Delete a checkpoint such that it never exists in part."""
         if checkpoint.exists():
             staging = Path(self.args.output_dir, STAGING)
             staging.mkdir(exist_ok=True)
@@ -230,21 +228,16 @@ class WholeCheckpoints(Trainer):
             shutil.rmtree(Path(self.args.output_dir, STAGING), ignore_errors=True)
 
     def _save(self, output_dir=None, state_dict=None):
-        """The model, and the average beside it, which has each of its tensors once."""
+        """The model, and beside it the average, which has each of its tensors once."""
         if not self.args.should_save:
             return
-        model = self.raw_model
-        if state_dict is not None:  # of a model that is spread: whole, by the names of the wrapper
-            weights = state_dict.items()
-            weights = {n[len(_MODEL) :]: x for n, x in weights if n.startswith(_MODEL)}
-            model = sharding.filled(model, weights)
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if self.soft is not None:
             self.note_soft(self.raw_model.config)
             self.soft.save(folder)
         if self.adapted is None:
-            model.save_pretrained(folder)
+            self.raw_model.save_pretrained(folder)
         else:
             lora.save(self.adapted, folder)
         self.processing_class.save_pretrained(folder)
@@ -252,44 +245,37 @@ class WholeCheckpoints(Trainer):
             averages = {name: p.detach().contiguous() for name, p in _trained(self.ema)}
             save_file(averages | {"n_averaged": self.ema.n_averaged}, folder / _EMA_FILE)
 
+    def note_soft(self, config) -> None:
+        """Write the settings of soft-masking into a model's config."""
+        config.diffusion = {**config.diffusion, "soft": self.soft.settings()}
+
+    # ------------------------------------------------------------ resumed
+
     def _load_soft(self, folder: Path) -> None:
-        """The scalars of a checkpoint, which has to be of the same kind, and of the same noise."""
-        ours, kinds = None if self.soft is None else self.soft.settings(), ("k", "mixing")
-        try:
+        """Load the scalars of a checkpoint, which has to be of the same kind and the same noise."""
+        ours = dict(self.raw_model.config.diffusion)
+        ours["soft"] = None if self.soft is None else self.soft.settings()
+        with _read(folder, "config.json: "):
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            noted = config.get("diffusion", {}).get("soft")
-            same = (noted is None) == (ours is None)
-            same = same and (ours is None or all(noted[name] == ours[name] for name in kinds))
-            noise = (config.get("diffusion", {}).get(name) for name in ("noise", "p_u"))
-            same_noise = [*noise] == [
-                self.raw_model.config.diffusion.get(n) for n in ("noise", "p_u")
-            ]
-        except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
+            theirs = config.get("diffusion", {})
+            ours, theirs = (
+                [settings.get("noise"), settings.get("p_u"), settings.get("soft") and [
+                    settings["soft"][name] for name in ("k", "mixing")
+                ]] for settings in (ours, theirs)
+            )  # fmt: skip
+        if ours != theirs:
             raise UserError(
-                f"cannot go on from {folder}: config.json is damaged or missing; give another "
-                "checkpoint, or start anew"
-            ) from None
-        if not same:
-            raise UserError(
-                f"cannot go on from {folder}: it was written with other settings of --soft_masking, "
-                "--soft_k or --mixing; give those"
-            )
-        if not same_noise:
-            raise UserError(
-                f"cannot go on from {folder}: it was written with other settings of --noise or --p_u; "
-                "give those"
+                f"cannot resume from {folder}: it was written with other settings of --noise, --p_u, "
+                "--soft_masking, --soft_k or --mixing; give those"
             )
         if self.soft is not None:
             self.soft.load(folder)
 
-    def note_soft(self, config) -> None:
-        """Write into a model's config what its masks remember."""
-        config.diffusion = {**config.diffusion, "soft": self.soft.settings()}
-
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         folder = Path(resume_from_checkpoint)
         self._load_soft(folder)
-        try:
+        advice = "it was written with another --model, --config, --lora or --ema, or is damaged"
+        with _read(folder, advice=advice):
             if self.adapted is None:
                 load_weights(self.raw_model, folder)
             else:
@@ -298,52 +284,39 @@ class WholeCheckpoints(Trainer):
                 averages = load_file(folder / _EMA_FILE)
                 self.ema.n_averaged.copy_(averages.pop("n_averaged"))
                 _copy_into(self.ema, averages)
-        except Exception as error:  # safetensors, transformers and torch each raise their own kind
-            raise UserError(
-                f"cannot go on from {folder}: {first_line(error)}; it was written with another "
-                "--model, --config, --lora or --ema, or is damaged"
-            ) from None
 
     def load_best(self) -> None:
         """Take the weights, and their average, of the checkpoint with the lowest validation bound."""
         self.best_step = self._best()
         if self.best_step is None:
-            say("note: no checkpoint was evaluated; the weights are the last ones")
+            say("note: no checkpoint was evaluated; the weights are those of the last step")
             return
         say(f"the weights are those of step {self.best_step}, with the lowest validation bound")
         self._load_from_checkpoint(str(self._checkpoints()[self.best_step]))
 
     def _load_optimizer_and_scheduler(self, checkpoint):
-        with _state_of(checkpoint, "optimizer.pt, scheduler.pt"):
+        with _read(checkpoint, "optimizer.pt, scheduler.pt: ", _OTHER):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_scaler(self, checkpoint):
-        with _state_of(checkpoint, "scaler.pt"):
+        with _read(checkpoint, "scaler.pt: ", _OTHER):
             super()._load_scaler(checkpoint)
 
     def _load_rng_state(self, checkpoint):
         if checkpoint is None:
             return
         number = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
-        if not Path(checkpoint, f"rng_state{number}.pth").is_file():
+        name = f"rng_state{number}.pth"
+        if not Path(checkpoint, name).is_file():
             say(
-                f"note: {checkpoint} has no rng_state{number}.pth, as that of another number of "
-                "processes has none; with dropout the run will not be the one that was stopped"
+                f"note: {checkpoint} has no {name}: it was written by another number of processes; "
+                "with dropout the result differs from that of the run that was stopped"
             )
-        with _state_of(checkpoint, f"rng_state{number}.pth"):
+        with _read(checkpoint, f"{name}: ", _OTHER):
             super()._load_rng_state(checkpoint)
 
 
-@contextlib.contextmanager
-def _state_of(checkpoint: str | None, names: str):
-    """Whatever a damaged file of a state makes a library raise is a `UserError`."""
-    try:
-        yield
-    except Exception as error:
-        raise UserError(
-            f"cannot go on from {checkpoint}: {names}: {first_line(error)}; it is damaged, or was "
-            "written with another --optim"
-        ) from None
+_OTHER = "it is damaged, or was written with another --optim"
 
 
 @torch.no_grad()

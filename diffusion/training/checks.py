@@ -1,7 +1,9 @@
-"""All flags of a run, the Trainer's own among them, and what of them is refused before any work."""
+"""All flags of a run, the Trainer's own among them, and which combinations are refused before any
+work."""
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -14,34 +16,32 @@ from transformers.training_args import OptimizerNames
 
 from diffusion import hardware
 from diffusion.cli import files
+from diffusion.cli.conflicts import Conflict, check_conflicts
 from diffusion.cli.flags import parse_flags
 from diffusion.cli.values import MOST, check_values, one_of
 from diffusion.data.corpus import WIKITEXT
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError
 from diffusion.models import loading
 from diffusion.models.families import max_length
-from diffusion.samplers.noises import FEATURES
-from diffusion.training import hub, lora
+from diffusion.training import card, lora
 from diffusion.training.arguments import (
     GROUPS,
     P_U,
     SOFT_STARTS,
-    DataArguments,
     DiffusionArguments,
-    ModelArguments,
+    Run,
     TrainerFlags,
-    parse_layouts,
-    parse_lora,
-    parse_size,
 )
 from diffusion.training.checkpoints import find_checkpoint
 from diffusion.training.optimizer import MUON
 from diffusion.training.recipe import expand
 
+# ---------------------------------------------------------------- the Trainer's flags
+
 
 @dataclass
 class RunArguments(TrainerFlags, TrainingArguments):
-    """`TrainerFlags` on top of everything that the Trainer knows."""
+    """`TrainerFlags` and everything else that the Trainer has."""
 
     # As the Trainer has it, so that its names are the ones allowed.
     lr_scheduler_type: SchedulerType | str = field(
@@ -57,6 +57,7 @@ class RunArguments(TrainerFlags, TrainingArguments):
 
     def __post_init__(self):
         one_of("--optim", str(self.optim), [MUON, *(name.value for name in OptimizerNames)])
+        check_conflicts(TRAINER_CONFLICTS, self)
         self.muon = self.optim == MUON
         if self.muon:  # which the Trainer does not know
             self.optim = TrainerFlags.optim
@@ -70,7 +71,7 @@ class RunArguments(TrainerFlags, TrainingArguments):
             raise UserError("--fp16 needs a GPU; leave it out, or use --dtype bfloat16")
         if not (self.bf16 or self.fp16):
             self.bf16 = hardware.choose_dtype(self.dtype, device) == torch.bfloat16
-        # `build` and `hub` see to these: the Trainer would do them to its wrapper of the model, and
+        # `build` and `card` do these: the Trainer would do them to its wrapper of the model, and
         # upload what is no model yet.
         self.recomputed, self.gradient_checkpointing = self.gradient_checkpointing, None
         settings = {"backend": self.torch_compile_backend, "mode": self.torch_compile_mode}
@@ -78,8 +79,6 @@ class RunArguments(TrainerFlags, TrainingArguments):
         self.compile_settings = {name: value for name, value in settings.items() if value}
         self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = False, None, None
         self.published, self.push_to_hub = self.push_to_hub, False
-        if str(self.fsdp).lower() == "true":  # from a recipe
-            self.fsdp = True
         super().__post_init__()
         # One process drives one device; several are what `accelerate launch` is for.
         self._n_gpu = min(self.n_gpu, 1)
@@ -89,27 +88,30 @@ class RunArguments(TrainerFlags, TrainingArguments):
         return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else torch.float32
 
     @property
+    def micro_batch(self) -> int:
+        """Rows of one forward pass, over processes."""
+        return self.train_batch_size * self.world_size
+
+    @property
     def global_batch(self) -> int:
         """Rows of one optimiser step, over processes and accumulation."""
-        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+        return self.micro_batch * self.gradient_accumulation_steps
 
 
-def parse(
-    description: str, recipe: dict
-) -> tuple[ModelArguments, DataArguments, DiffusionArguments, RunArguments]:
+def parse(description: str, recipe: dict) -> Run:
     """All flags of a recipe and of the command line.
 
     Raises:
-        UserError: an unknown flag, a value that is none.
+        UserError: an unknown flag, or a malformed value.
     """
     groups = (*GROUPS, RunArguments)
     expand(recipe, groups)
-    with told():
-        return tuple(parse_flags(groups, description))
+    with reported():
+        return Run(*parse_flags(groups, description))
 
 
 @contextlib.contextmanager
-def told():
+def reported() -> Iterator[None]:
     """The Trainer, its arguments and what it builds check their own values: whatever they raise is
     a `UserError`."""
     try:
@@ -117,108 +119,245 @@ def told():
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as error:
-        raise UserError(f"{first_line(error)}; see --help and --help_all") from None
+        said = " ".join(str(error).split())[:300].rstrip(" .") or type(error).__name__
+        raise UserError(f"{said}; see --help and --help_all") from None
 
 
-# What --report_to needs where that has another name.
-_PACKAGES = {"azure_ml": "azureml-core", "flyte": "flytekit"}
-# Flags of the Trainer that would do nothing here, or harm, with the values they may have.
-_FIXED = {
-    "activation_checkpointing": False,  # --gradient_checkpointing is that
-    "auto_find_batch_size": False,  # mask rates are stratified over a batch known beforehand
-    "average_tokens_across_devices": True,
-    "hub_always_push": False,
-    "hub_revision": None,
-    "hub_strategy": "every_save",
-    "hub_token": None,  # --token is that
-    "label_smoothing_factor": 0.0,
-    "logging_nan_inf_filter": False,
-    "metric_for_best_model": (None, "loss"),  # the bound
-    "greater_is_better": (None, False),
-    "neftune_noise_alpha": None,
-    "remove_unused_columns": False,
+# ---------------------------------------------------------------- conflicts
+
+# What the pairs below speak of.
+GIVEN = {
+    "--chat": lambda o: o.chat,
+    "--config": lambda o: o.config is not None,
+    "--config type=gpt2": lambda o: o.size is not None and o.size["type"] == "gpt2",
+    "--dataset wikitext-2": lambda o: WIKITEXT in (*o.dataset, o.eval_dataset),
+    "--eval_blocks_file {eval_blocks_file}": lambda o: o.eval_blocks_file is not None,
+    "--evaluate_only": lambda o: o.evaluate_only,
+    "--hub_model_id {hub_model_id}": lambda o: o.hub_model_id is not None,
+    "--layouts causal": lambda o: list(o.mix) == ["causal"],
+    "--layouts {layouts}": lambda o: list(o.mix) != ["full"],
+    "--lora": lambda o: o.lora is not None,
+    "--loss mean": lambda o: o.loss == "mean",
+    "--mask_schedule batch": lambda o: o.mask_schedule == "batch",
+    "--max_train_samples": lambda o: o.max_train_samples is not None,
+    "--objective causal": lambda o: o.objective == "causal",
+    "--optim muon": lambda o: o.muon,
+    "--push_to_hub": lambda o: o.published,
+    "--resume_from_checkpoint": lambda o: o.resume_from_checkpoint is not None,
+    "--schedule {schedule}": lambda o: o.schedule != "linear",
+    "--shift no": lambda o: o.shift == "no",
+    "--soft_masking": lambda o: o.soft_masking,
+    "--streaming": lambda o: o.streaming,
+    "--tokenizer": lambda o: o.tokenizer is not None,
 }
 
 
-def check(
-    model: ModelArguments, data: DataArguments, diffusion: DiffusionArguments, args: RunArguments
-) -> None:
-    """Everything that can be refused before any work. ``--resume_from_checkpoint last`` becomes the
-    folder it stands for, and a model of the hub at a ``--revision`` one; nothing else is changed.
+def _apart(flag: str, why: str, *others: str) -> list[Conflict]:
+    """Others that a flag excludes."""
+    return [
+        Conflict(
+            f"{flag} with {other}",
+            lambda o, other=other: GIVEN[flag](o) and GIVEN[other](o),
+            f"{flag} {why}; leave out {other}",
+        )
+        for other in others
+    ]
+
+
+def _needs(flag: str, needed: str, why: str, also: str | None = None) -> Conflict:
+    """A flag, or two together, that another one has to stand beside."""
+    both = [flag] if also is None else [flag, also]
+    return Conflict(
+        f"{' '.join(both)} without {needed}",
+        lambda o: all(GIVEN[name](o) for name in both) and not GIVEN[needed](o),
+        f"{flag} {why}; add {needed}, or leave out {both[-1]}",
+    )
+
+
+def _only_with_soft_masking(name: str) -> Conflict:
+    default = getattr(DiffusionArguments(), name)
+    return Conflict(
+        f"--{name} without --soft_masking",
+        lambda o: not o.soft_masking and getattr(o, name) != default,
+        f"--{name} {{{name}}} is an option of --soft_masking; add that, or leave it out",
+    )
+
+
+def _positive(name: str) -> Conflict:
+    return Conflict(
+        f"--{name} 0",
+        lambda o: getattr(o, name) is not None and not getattr(o, name) > 0,
+        f"--{name} {{{name}}} must be above 0; below 1 it is a share of all steps",
+    )
+
+
+TRAINER_CONFLICTS = [  # before the Trainer sees the values
+    Conflict(
+        "--load_best_model_at_end with another --save_strategy",
+        lambda o: (
+            o.load_best_model_at_end
+            and o.eval_strategy != "no"
+            and o.eval_strategy != o.save_strategy
+        ),
+        "--load_best_model_at_end compares checkpoints, so that --eval_strategy {eval_strategy} and "
+        "--save_strategy {save_strategy} must be the same; change one of them",
+    ),
+    Conflict(
+        "--load_best_model_at_end with --eval_strategy no",
+        lambda o: o.load_best_model_at_end and o.eval_strategy == "no",
+        "--load_best_model_at_end compares validation bounds; give an --eval_strategy and the same "
+        "--save_strategy, steps or epoch",
+    ),
+    Conflict(
+        "--early_stopping_patience with --eval_strategy no",
+        lambda o: o.early_stopping_patience is not None and o.eval_strategy == "no",
+        "--early_stopping_patience counts evaluations; give an --eval_strategy, steps or epoch",
+    ),
+    Conflict(
+        "--fsdp",
+        lambda o: o.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"),
+        "FSDP is not supported; leave it out, and start several processes with accelerate launch "
+        "--multi_gpu: each holds the whole model",
+    ),
+    *map(_positive, ("save_steps", "eval_steps", "logging_steps")),
+    Conflict(
+        "--max_steps 0",
+        lambda o: o.max_steps == 0 or o.max_steps < -1,
+        "--max_steps {max_steps} must be 1 or more; leave it out for --num_train_epochs",
+    ),
+    Conflict(
+        "--num_train_epochs 0",
+        lambda o: not (o.max_steps > 0 or o.num_train_epochs > 0),
+        "--num_train_epochs {num_train_epochs} must be above 0",
+    ),
+]
+
+CONFLICTS = [
+    Conflict(
+        "--prefix_len outside a block",
+        lambda o: not o.chat and not 1 <= o.prefix_len < o.block_size,
+        "--prefix_len {prefix_len} must be between 1 (<s>) and --block_size - 1",
+    ),
+    *_apart("--lora", "adapts the weights of a --model", "--config"),
+    *_apart(
+        "--evaluate_only",
+        "measures a --model as it was trained",
+        *("--config", "--lora", "--resume_from_checkpoint", "--soft_masking"),
+    ),
+    *_apart(
+        "--chat",
+        "masks answers on the full canvas",
+        *("--objective causal", "--layouts {layouts}", "--streaming"),
+    ),
+    *_apart("--chat", "needs conversations, and that has none", "--dataset wikitext-2"),
+    _needs("--chat", "--tokenizer", "needs one with a chat template", "--config"),
+    _needs("--streaming", "--max_train_samples", "reads as many blocks as that says"),
+    _needs("--streaming", "--tokenizer", "reads a text only once", "--config"),
+    *_apart("--mask_schedule batch", "draws mask rates itself", "--schedule {schedule}"),
+    *_apart("--objective causal", "predicts the next token", "--shift no"),
+    *_apart("--layouts {layouts}", "is a mix of objectives", "--objective causal"),
+    *_apart(
+        "--layouts {layouts}",
+        "has the likelihood bound of each layout",
+        *("--loss mean", "--mask_schedule batch"),
+    ),
+    *_apart("--soft_masking", "needs masks", "--objective causal", "--layouts causal"),
+    *_apart("--soft_masking", "needs a learning rate of its own", "--optim muon"),
+    *map(
+        _only_with_soft_masking,
+        (*SOFT_STARTS, "soft_k", "soft_share", "soft_learning_rate", "mixing"),
+    ),
+    _needs("--eval_blocks_file {eval_blocks_file}", "--evaluate_only", "is written by that"),
+    _needs("--hub_model_id {hub_model_id}", "--push_to_hub", "names the target of that"),
+    _needs("--config type=gpt2", "--objective causal", "reads from left to right"),
+    Conflict(
+        "--revision without a model on the hub",
+        lambda o: o.revision is not None and (o.config is not None or loading.resolve(o.model)[1]),
+        "--revision {revision} is of a --model on the hub, and {origin} is none; leave it out",
+    ),
+]
+
+
+def _untrained(flag: str) -> Conflict:
+    return Conflict(
+        f"{flag} with random noise",
+        lambda o: o.noise_name != "absorbing" and GIVEN[flag](o),
+        f"{flag}: {{noise_text}} is trained on the full canvas with its own loss; leave it out, or "
+        "use --noise absorbing",
+    )
+
+
+NOISE_CONFLICTS = [  # when it is known which noise the model was trained for
+    Conflict(
+        "--evaluate_only with another --noise",
+        lambda o: o.evaluate_only and o.noise_text != o.noise_before,
+        "--evaluate_only measures a --model as it was trained, and {model} was trained for "
+        "{noise_before}; leave out --noise and --p_u",
+    ),
+    Conflict(
+        "--p_u without --noise hybrid",
+        lambda o: o.p_u is not None and o.noise_name != "hybrid",
+        "--p_u {p_u} is an option of --noise hybrid, not of {noise_name}; leave it out, or change "
+        "the noise",
+    ),
+    Conflict(
+        "--loss clipped with --noise absorbing",
+        lambda o: o.noise_name == "absorbing" and o.loss == "clipped",
+        "--loss clipped: absorbing noise has no weights to clip; leave it out, or use --noise "
+        "uniform or hybrid",
+    ),
+    *map(
+        _untrained,
+        ("--objective causal", "--loss mean", "--mask_schedule batch", "--layouts {layouts}",
+         "--soft_masking", "--chat"),
+    ),
+]  # fmt: skip
+
+# Flags of the Trainer that would have no effect here, or harm, with the values they may have.
+_FIXED = {
+    "activation_checkpointing": (False,),  # --gradient_checkpointing is that
+    "auto_find_batch_size": (False,),  # mask rates are stratified over a batch known beforehand
+    "average_tokens_across_devices": (True,),
+    "hub_always_push": (False,),
+    "hub_revision": (None,),
+    "hub_strategy": ("every_save",),
+    "hub_token": (None,),  # --token is that
+    "label_smoothing_factor": (0.0,),
+    "logging_nan_inf_filter": (False,),
+    "metric_for_best_model": (None, "loss"),  # the bound
+    "greater_is_better": (None, False),
+    "neftune_noise_alpha": (None,),
+    "remove_unused_columns": (False,),
+}
+_PACKAGES = {"azure_ml": "azureml-core", "flyte": "flytekit"}  # of --report_to, by other names
+
+
+def check(run: Run) -> None:
+    """Refuse everything that can be refused before any work. ``--resume_from_checkpoint last`` becomes
+    the folder it stands for, and a model on the hub at a ``--revision`` a folder; nothing else is
+    changed.
 
     Raises:
-        UserError: the first flag that cannot be.
+        UserError: the first flag that is wrong.
     """
-    for group in (model, data, diffusion, args):
+    model, data, diffusion, args = groups = run.model, run.data, run.diffusion, run.args
+    for group in groups:
         check_values(group)
     _check_trainer(args)
-    _check_hub(model, args)
-    if model.lora is not None:
-        parse_lora(model.lora)
-        if model.config is not None or args.evaluate_only:
-            raise UserError(
-                "--lora goes on from the weights of a --model; leave out --lora, or --config and "
-                "--evaluate_only"
-            )
+    card.use_token(model.token)
+    more = {"mix": run.mix, "size": run.size, "origin": model.config or model.model}
+    more |= {"muon": args.muon, "published": args.published}
+    check_conflicts(CONFLICTS, *groups, **more)
+    if run.adapters:
         lora.need_peft()
-    if data.streaming and data.max_train_samples is None:
-        raise UserError("--streaming reads as far as --max_train_samples asks; give that, too")
-    if data.streaming and model.config is not None and model.tokenizer is None:
-        raise UserError("--streaming reads a text once; give --config a --tokenizer")
-    if not data.chat and not 1 <= diffusion.prefix_len < data.block_size:
-        raise UserError(
-            f"--prefix_len {diffusion.prefix_len} must be between 1 (<s>) and --block_size - 1"
-        )
-    if diffusion.mask_schedule == "seed" and diffusion.schedule != "linear":
-        raise UserError("--mask_schedule seed draws mask rates itself; leave --schedule linear")
-    if diffusion.objective == "causal" and diffusion.shift == "no":
-        raise UserError("--objective causal predicts the next token: --shift cannot be no")
-    mix = parse_layouts(diffusion.layouts, data.block_size - diffusion.prefix_len)
-    if data.chat:
-        _check_chat(model, data, diffusion, mix)
-    if list(mix) != ["full"]:
-        if diffusion.objective == "causal":
-            raise UserError(
-                "--objective causal is a layout of its own; leave out --layouts, or the objective"
-            )
-        if diffusion.loss == "mean" or diffusion.mask_schedule == "seed":
-            raise UserError(
-                "--loss mean and --mask_schedule seed go with --layouts full alone; leave them out"
-            )
-    if diffusion.soft_masking and diffusion.objective == "causal":
-        raise UserError("--objective causal has no masks; leave out --soft_masking, or train a mix")
-    if diffusion.soft_masking and list(mix) == ["causal"]:
-        raise UserError("--layouts causal has no masks; leave out --soft_masking, or train a mix")
-    if diffusion.soft_masking and args.evaluate_only:
-        raise UserError("--evaluate_only reads a model as it was trained; leave out --soft_masking")
-    if diffusion.soft_masking and args.muon:
-        raise UserError("--soft_masking has a learning rate of its own, which --optim muon has not")
-    defaults = DiffusionArguments()
-    for name in (*SOFT_STARTS, "soft_k", "soft_share", "soft_learning_rate", "mixing"):
-        given = getattr(diffusion, name)
-        if not diffusion.soft_masking and given != getattr(defaults, name):
-            raise UserError(
-                f"--{name} {given} is an option of --soft_masking; add that, or leave it out"
-            )
-    if args.fsdp:
-        _check_fsdp(model, diffusion, args)
+    if args.published:
+        card.check_publishing(args)
     args.resume_from_checkpoint = find_checkpoint(
-        args.resume_from_checkpoint, args.output_dir, model.lora is not None, bool(args.fsdp)
+        args.resume_from_checkpoint, args.output_dir, model.lora is not None
     )
     if data.eval_blocks_file is not None:
-        if not args.evaluate_only:
-            raise UserError(
-                f"--eval_blocks_file {data.eval_blocks_file} is written by --evaluate_only; add that, or "
-                "leave it out"
-            )
         files.check_file("--eval_blocks_file", data.eval_blocks_file)
-    if args.evaluate_only:
-        if model.config is not None or args.resume_from_checkpoint:
-            raise UserError(
-                "--evaluate_only measures a --model; leave out --config and "
-                "--resume_from_checkpoint"
-            )
-    else:
+    if not args.evaluate_only:
         check_output_dir(args)
         inputs = [model.model, model.tokenizer, data.dataset_dir, data.eval_dataset, *data.dataset]
         for name in inputs if args.resume_from_checkpoint is None else ():
@@ -227,83 +366,15 @@ def check(
                     f"{name} lies in --output_dir {args.output_dir}, whose files are replaced; give "
                     "another folder"
                 )
-    if model.config is not None:
-        size = parse_size(model.config)
-        if size["type"] == "gpt2" and diffusion.objective != "causal":
-            raise UserError("--config type=gpt2 reads left to right; it needs --objective causal")
-        width, rest = size["width"], (size["vocab"], data.block_size)
-        weights = 4 * loading.parameters(size["layers"], width, 4 * width, *rest)
-        what = f"--config {model.config} with --block_size {data.block_size}"
-        hardware.check_memory(4 * weights, what)  # with gradients and Adam's two averages
-    else:
-        hub.take_revision(model)
-        positions = max_length(loading.load_config(model.place, model.access))
-        if data.block_size > positions:
-            raise UserError(
-                f"--block_size {data.block_size} exceeds the {positions} positions of {model.model}"
-            )
-    check_noise(model, diffusion, args.evaluate_only, list(mix) != ["full"])
-
-
-def chosen_noise(model: ModelArguments, diffusion: DiffusionArguments) -> dict:
-    """The ``name`` of the noise to train with and, of hybrid noise, its ``p_u``."""
-    before = {"name": "absorbing"}
-    if model.config is None:
-        before = loading.noise_settings(loading.load_config(model.place, model.access), model.model)
-    name = before["name"] if diffusion.noise == "auto" else diffusion.noise
-    if name != "hybrid":
-        return {"name": name}
-    p_u = before.get("p_u", P_U) if diffusion.p_u is None else diffusion.p_u
-    return {"name": name, "p_u": float(p_u)}
-
-
-def check_noise(
-    model: ModelArguments, diffusion: DiffusionArguments, evaluate_only: bool, mix: bool
-) -> None:
-    """Refuse what does not go with the noise; ``mix``: layouts other than the full canvas."""
-    noise = chosen_noise(model, diffusion)
-    name = noise["name"]
-    if evaluate_only:
-        before = loading.noise_settings(loading.load_config(model.place, model.access), model.model)
-        if noise != before:
-            raise UserError(
-                f"--evaluate_only reads a model as it was trained, and {model.model} was trained for "
-                f"{_told(before)}; leave out --noise and --p_u"
-            )
-    if diffusion.p_u is not None and name != "hybrid":
-        raise UserError(
-            f"--p_u {diffusion.p_u} is an option of --noise hybrid, not of {name}; leave it out, or "
-            "change the noise"
-        )
-    if name == "absorbing":
-        if diffusion.loss == "clipped":
-            raise UserError(
-                f"--loss clipped: {name} noise {FEATURES['clipped'].refused[name]}; leave it out, or "
-                "use --noise uniform or hybrid"
-            )
-        return
-    refused = {
-        "--objective causal": diffusion.objective == "causal",
-        "--loss mean": diffusion.loss == "mean",
-        "--mask_schedule seed": diffusion.mask_schedule == "seed",
-        f"--layouts {diffusion.layouts}": mix,
-        "--soft_masking": diffusion.soft_masking,
-    }
-    for flag, given in refused.items():
-        if given:
-            raise UserError(
-                f"{flag}: {_told(noise)} {FEATURES['training'].refused[name]}; leave it out, or use "
-                "--noise absorbing"
-            )
-
-
-def _told(noise: dict) -> str:
-    return f"{noise['name']} noise" + (f" with p_u {noise['p_u']}" if "p_u" in noise else "")
+    _check_size(run)
+    noise, before = chosen_noise(run), _noise_before(run)
+    known = {"noise_name": noise["name"], "noise_text": _text(noise), "noise_before": _text(before)}
+    check_conflicts(NOISE_CONFLICTS, *groups, **more, **known)
 
 
 def _check_trainer(args: RunArguments) -> None:
+    """Values of the Trainer's own flags."""
     for name, allowed in _FIXED.items():
-        allowed = allowed if isinstance(allowed, tuple) else (allowed,)
         value = getattr(args, name, allowed[0])  # not every version has all of them
         if value not in allowed:
             value = "" if name.endswith("token") else f" {value}"
@@ -314,92 +385,59 @@ def _check_trainer(args: RunArguments) -> None:
             raise UserError(f"--{option.name} {value} must be a finite number up to 1e30")
         if type(value) is int and abs(value) > MOST and "seed" not in option.name:
             raise UserError(f"--{option.name} {value} must be at most {MOST}")
-    for name in ("save_steps", "eval_steps", "logging_steps"):
-        value = getattr(args, name)
-        if value is not None and not value > 0:
-            raise UserError(f"--{name} {value} must be above 0; below 1 it is a share of all steps")
-    if args.max_steps == 0 or args.max_steps < -1:
-        raise UserError(f"--max_steps {args.max_steps} must be 1 or more; leave it out for epochs")
     for name in args.report_to:
         one_of("--report_to", name, [*INTEGRATION_TO_CALLBACK, "none"])
         if name not in get_available_reporting_integrations():
             package = _PACKAGES.get(name, name)
             raise UserError(f"--report_to {name} needs a package: pip install {package}")
-    if not (args.max_steps > 0 or args.num_train_epochs > 0):
-        raise UserError(f"--num_train_epochs {args.num_train_epochs} must be above 0")
-    if args.load_best_model_at_end and args.eval_strategy == "no":
-        raise UserError(
-            "--load_best_model_at_end compares checkpoints; give an --eval_strategy and the same "
-            "--save_strategy"
-        )
-    if args.early_stopping_patience is not None and args.eval_strategy == "no":
-        raise UserError("--early_stopping_patience counts evaluations; give an --eval_strategy")
     # Of the backends for debugging, eager has wrong gradients with --gradient_checkpointing.
     backends = [*torch.compiler.list_backends(), "aot_eager"]
     one_of("--torch_compile_backend", args.compile_settings.get("backend", "inductor"), backends)
 
 
-def _check_fsdp(model: ModelArguments, diffusion: DiffusionArguments, args: RunArguments) -> None:
-    if args.world_size == 1:
+def _check_size(run: Run) -> None:
+    """Whether the model fits into memory, and the blocks into the model."""
+    model, block_size = run.model, run.data.block_size
+    if size := run.size:
+        width, rest = size["width"], (size["vocab"], block_size)
+        weights = 4 * loading.parameters(size["layers"], width, 4 * width, *rest)
+        what = f"--config {model.config} with --block_size {block_size}"
+        hardware.check_memory(4 * weights, what)  # with gradients and Adam's two averages
+        return
+    card.take_revision(model)
+    positions = max_length(loading.load_config(model.place, model.access))
+    if block_size > positions:
         raise UserError(
-            "--fsdp spreads a model over several GPUs, and this is one process; start it with "
-            "accelerate launch, or leave it out"
+            f"--block_size {block_size} exceeds the {positions} positions of {model.model}"
         )
-    refused = {
-        "--ema": diffusion.ema,
-        "--evaluate_only": args.evaluate_only,
-        "--lora": model.lora,
-        "--optim muon": args.muon,
-        "--soft_masking": diffusion.soft_masking,
-        "--torch_compile": args.compiled,
-        "--fsdp_config version 1": args.fsdp_plugin_args.get("fsdp_version") != 2,
-    }
-    for flag, given in refused.items():
-        if given:
-            raise UserError(f"--fsdp was not made to go with {flag}; leave out one of the two")
 
 
-def _check_chat(
-    model: ModelArguments, data: DataArguments, diffusion: DiffusionArguments, mix: dict
-) -> None:
-    if model.config is not None and model.tokenizer is None:
-        raise UserError(
-            "--chat needs a tokenizer with a chat template, which one trained on the text has not; give "
-            "--config a --tokenizer"
-        )
-    if WIKITEXT in (*data.dataset, data.eval_dataset):
-        raise UserError(f"--chat needs conversations, and {WIKITEXT} has none; give a --dataset")
-    refused = {
-        "--objective causal": diffusion.objective == "causal",
-        f"--layouts {diffusion.layouts}": list(mix) != ["full"],
-        "--streaming": data.streaming,
-        f"--noise {diffusion.noise}": chosen_noise(model, diffusion)["name"] != "absorbing",
-    }
-    for flag, given in refused.items():
-        if given:
-            raise UserError(f"--chat masks answers on the full canvas; leave out {flag}")
+def _noise_before(run: Run) -> dict:
+    """What the model was trained for."""
+    if run.model.config is not None:
+        return {"name": "absorbing"}
+    config = loading.load_config(run.model.place, run.model.access)
+    return loading.noise_settings(config, run.model.model)
 
 
-def _check_hub(model: ModelArguments, args: RunArguments) -> None:
-    """Whether there is a model to take a revision of, and whether a folder could be uploaded."""
-    hub.use_token(model.token)
-    if model.revision is not None and (model.config is not None or loading.resolve(model.model)[1]):
-        raise UserError(
-            f"--revision {model.revision} is of a --model of the hub, and "
-            f"{model.config or model.model} is none; leave it out"
-        )
-    if args.hub_model_id is not None and not args.published:
-        raise UserError(
-            f"--hub_model_id {args.hub_model_id} says where --push_to_hub goes; add that"
-        )
-    if args.published:
-        hub.check_publishing(args)
+def chosen_noise(run: Run) -> dict:
+    """The ``name`` of the noise to train with and, of hybrid noise, its ``p_u``."""
+    before, wanted = _noise_before(run), run.diffusion
+    name = before["name"] if wanted.noise == "auto" else wanted.noise
+    if name != "hybrid":
+        return {"name": name}
+    p_u = before.get("p_u", P_U) if wanted.p_u is None else wanted.p_u
+    return {"name": name, "p_u": float(p_u)}
+
+
+def _text(noise: dict) -> str:
+    return f"{noise['name']} noise" + (f" with p_u {noise['p_u']}" if "p_u" in noise else "")
 
 
 def check_output_dir(args: RunArguments) -> None:
-    """Refuse a folder of others, unless it is the one that is gone on with, or may be replaced."""
-    ours = args.resume_from_checkpoint
-    resumes = ours is not None and _lies_in(ours, args.output_dir)
+    """Refuse a used folder, unless its run is resumed, or it may be replaced."""
+    checkpoint = args.resume_from_checkpoint
+    resumes = checkpoint is not None and _lies_in(checkpoint, args.output_dir)
     files.check_output_dir(
         args.output_dir, args.overwrite_output_dir, resumes, "--overwrite_output_dir"
     )

@@ -1,4 +1,4 @@
-"""LoRA: small matrices beside the large ones, trained in their place (arXiv:2106.09685), by peft."""
+"""LoRA, by peft: low-rank adapters are trained instead of the matrices (arXiv:2106.09685)."""
 
 import contextlib
 import warnings
@@ -14,12 +14,12 @@ from diffusion.errors import UserError, first_line
 from diffusion.training.arguments import Lora
 
 FILE = "adapter_model.safetensors"
-_TOLD = ("r", "lora_alpha", "lora_dropout")
+_SETTINGS = ("r", "lora_alpha", "lora_dropout")
 
 
 @contextlib.contextmanager
 def _quiet():
-    """Without warnings of what peft calls in the library by names that will change."""
+    """Without warnings of names that peft calls in the library and that will change."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
@@ -34,7 +34,7 @@ def need_peft() -> None:
 
 
 def adapt(model: PreTrainedModel, lora: Lora):
-    """The model with adapters in its layers, as a PeftModel; they alone are trained from here on.
+    """The model with adapters in its layers, as a PeftModel; from now on only they are trained.
 
     Raises:
         UserError: a target that matches no layer.
@@ -77,7 +77,7 @@ def save(adapted, folder: Path) -> None:
 
 
 def load(adapted, folder: Path) -> None:
-    """Take over the adapters that `save` wrote.
+    """Load the adapters that `save` wrote.
 
     Raises:
         ValueError: they are of other settings, or not all there.
@@ -86,7 +86,7 @@ def load(adapted, folder: Path) -> None:
     import peft
 
     ours, theirs = adapted.active_peft_config, peft.PeftConfig.from_pretrained(folder)
-    same = all(getattr(ours, name) == getattr(theirs, name) for name in _TOLD)
+    same = all(getattr(ours, name) == getattr(theirs, name) for name in _SETTINGS)
     if not same or set(ours.target_modules) != set(theirs.target_modules):
         raise ValueError("it has other settings of --lora")
     found = peft.set_peft_model_state_dict(adapted, load_file(folder / FILE))
@@ -97,10 +97,10 @@ def load(adapted, folder: Path) -> None:
 
 @torch.no_grad()
 def merged(adapted, weights: PreTrainedModel) -> PreTrainedModel:
-    """The model without adapters whose matrices hold what these have learned, in place.
+    """The model with the adapters merged into its matrices, in place.
 
     Args:
-        weights: of the same shape, whose numbers it is to have.
+        weights: a model of the same shape, whose values are copied first.
     """
     base = adapted.get_base_model()
     for ours, theirs in zip(base.parameters(), weights.parameters(), strict=True):

@@ -1,4 +1,5 @@
-"""Muon for matrices, AdamW for tables and vectors (Jordan et al., 2024; arXiv:2502.16982)."""
+"""Muon for matrices, AdamW for tables and vectors (Jordan et al., 2024; arXiv:2502.16982), and the
+average of weights."""
 
 import torch
 from torch import Tensor, nn
@@ -6,9 +7,21 @@ from torch import Tensor, nn
 MUON = "muon"
 
 
+def ema_update(decay: float):
+    """Update rule of a weight average with decay min(decay, (1 + n) / (10 + n)) at update n,
+    which forgets the random start quickly (as in MDLM's ema.py)."""
+
+    @torch.no_grad()
+    def update(average: list[Tensor], current: list[Tensor], n: Tensor) -> None:
+        d = min(decay, (1 + n.item()) / (10 + n.item()))
+        torch._foreach_lerp_(average, current, 1 - d)
+
+    return update
+
+
 def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(matrices, all other weights), by name. Embeddings and the output matrix are tables of
-    vectors, for which Muon was not made."""
+    vectors, which Muon was not designed for."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     output = next((m.get_output_embeddings() for m in model.modules() if _has_output(m)), None)
     if output is not None:
@@ -26,8 +39,8 @@ def _has_output(module: nn.Module) -> bool:
 
 
 class MuonAndAdam(torch.optim.Optimizer):
-    """Both as one optimiser. Muon's steps are scaled to the size of Adam's, so that one learning
-    rate does for the two.
+    """Both as one optimiser. Muon's steps are scaled to the size of Adam's, so that both can have one
+    learning rate.
 
     Args:
         decayed: names of the weights that weight decay is for; those of matrices are among them.
@@ -37,20 +50,13 @@ class MuonAndAdam(torch.optim.Optimizer):
     def __init__(self, model: nn.Module, decayed: set[str], **adam):
         matrices, others = split(model)
         lr, decay = adam["lr"], adam["weight_decay"]
+        tables = [weight for name, weight in others.items() if name in decayed]
+        rest = [weight for name, weight in others.items() if name not in decayed]
         self.parts = (
             torch.optim.Muon(
                 matrices.values(), lr=lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
             ),
-            torch.optim.AdamW(
-                [
-                    {"params": [w for name, w in others.items() if name in decayed]},
-                    {
-                        "params": [w for name, w in others.items() if name not in decayed],
-                        "weight_decay": 0.0,
-                    },
-                ],
-                **adam,
-            ),
+            torch.optim.AdamW([{"params": tables}, {"params": rest, "weight_decay": 0.0}], **adam),
         )
         super().__init__(self._groups(), {})
         self._share()
@@ -59,7 +65,7 @@ class MuonAndAdam(torch.optim.Optimizer):
         return [group for part in self.parts for group in part.param_groups]
 
     def _share(self) -> None:
-        """The same groups, not copies: who sets a learning rate here sets that of the part."""
+        """The same groups, not copies: a learning rate that is set here is that of the part."""
         self.param_groups = self._groups()
 
     @torch.no_grad()

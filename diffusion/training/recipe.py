@@ -59,8 +59,7 @@ def read_recipe() -> dict:
 
 
 def expand(recipe: dict, groups: Iterable[type]) -> None:
-    """Put the flags of a recipe in its place on the command line, where what is typed behind them
-    wins.
+    """Put the flags of a recipe in its place on the command line; flags that are typed after them win.
 
     Args:
         groups: the dataclasses of all flags.

@@ -1,4 +1,7 @@
-"""The Trainer that both objectives share: loss, evaluation, weight EMA."""
+"""The Trainer that both objectives share: loss, evaluation, weight average, callbacks."""
+
+import signal
+import time
 
 import torch
 from torch import Tensor, nn
@@ -6,46 +9,85 @@ from torch.optim.swa_utils import AveragedModel
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
 from diffusion import objective
-from diffusion.cli.console import say
-from diffusion.collator import (
-    IGNORE,
-    CausalCollator,
-    ChatCollator,
-    DiffusionCollator,
-    MixCollator,
-    TwoPassCollator,
-)
+from diffusion.cli.console import STOPS, let_go_of_terminal, say
+from diffusion.collator import CausalCollator, TwoPassCollator
 from diffusion.data.packing import ANSWER, Blocks, DrawSampler
-from diffusion.errors import UserError
 from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import Slots, arrange
 from diffusion.models.soft import SoftMask, TwoPass
 from diffusion.models.tokenizers import forbidden_ids, token_byte_lengths
 from diffusion.noise import Interpolating
-from diffusion.training import build, lora, sharding, validation
-from diffusion.training.arguments import DiffusionArguments, ModelArguments
-from diffusion.training.callbacks import EarlyStopping
+from diffusion.objective import IGNORE
+from diffusion.training import build, lora, validation
+from diffusion.training.arguments import Run
 from diffusion.training.checkpoints import WholeCheckpoints
-from diffusion.training.checks import told
-from diffusion.training.optimizer import MuonAndAdam
+from diffusion.training.checks import reported
+from diffusion.training.optimizer import MuonAndAdam, ema_update
 
-_LARGEST_WEIGHT = 2.0  # of a token, with --loss clipped (GIDD)
+# ---------------------------------------------------------------- callbacks
 
 
-def ema_update(decay: float):
-    """Update rule of a weight average with decay min(decay, (1 + n) / (10 + n)) at update n,
-    which forgets the random start quickly (as in MDLM's ema.py)."""
+class StopOnSignal(TrainerCallback):
+    """While training, the first Ctrl-C (or SIGTERM, or SIGHUP) lets the step finish and saves; another one
+    stops at once. With several processes all stop after the same step."""
 
-    @torch.no_grad()
-    def update(average: list[Tensor], current: list[Tensor], n: Tensor) -> None:
-        d = min(decay, (1 + n.item()) / (10 + n.item()))
-        torch._foreach_lerp_(average, current, 1 - d)
+    def __init__(self):
+        self.stopped = False
+        self._received: float | None = None  # when
+        self._before = {}
 
-    return update
+    def on_train_begin(self, args, state, control, **kwargs):
+        for number in STOPS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+                self._before[number] = signal.signal(number, self._receive)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number, frame):
+        if number == getattr(signal, "SIGHUP", None):
+            let_go_of_terminal()
+        if self._received is None:
+            self._received = time.monotonic()
+            say("\nstopping after this step; its checkpoint is kept")
+        elif time.monotonic() - self._received > 1:  # a launcher repeats the terminal's Ctrl-C
+            raise KeyboardInterrupt
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.stopped = self._received is not None
+        if args.world_size > 1:
+            anyone = torch.tensor(float(self.stopped), device=args.device)
+            torch.distributed.all_reduce(anyone, torch.distributed.ReduceOp.MAX)
+            self.stopped = bool(anyone)
+        if self.stopped:
+            control.should_save = control.should_training_stop = True
+
+
+class EarlyStopping(TrainerCallback):
+    """Ends a training after ``patience`` evaluations in a row without a lower validation bound. It
+    has no state but the log, so that a resumed run counts as the one that was stopped."""
+
+    def __init__(self, patience: int):
+        self.patience = patience
+
+    def exhausted(self, state: TrainerState) -> bool:
+        """Whether the log of a run says that it has ended so."""
+        bounds = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+        before, since = bounds[: -self.patience], bounds[-self.patience :]
+        return bool(before) and min(since) >= min(before)
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if self.exhausted(state) and not control.should_training_stop:
+            say(
+                f"ending early at step {state.global_step}: no lower validation bound in "
+                f"{self.patience} evaluations"
+            )
+            control.should_training_stop = True
 
 
 class _Upkeep(TrainerCallback):
-    """What has to happen at certain moments of the Trainer's loop."""
+    """The order of blocks at the beginning of an epoch, the average of weights after each step."""
 
     def __init__(self, trainer: "DiffusionTrainer"):
         self.trainer = trainer
@@ -60,10 +102,13 @@ class _Upkeep(TrainerCallback):
             self.trainer.ema.update_parameters(self.trainer.raw_model)
 
 
+# ---------------------------------------------------------------- loss
+
+
 class Nats(nn.Module):
     """-log p (N,) of the labelled tokens, or `objective.divergence` at the noise shares ``r`` (B,).
-    Taken inside the forward pass, because accelerate copies
-    to float32 what comes out of it, and the logits are large."""
+    Computed inside the forward pass, because accelerate copies to float32 what comes out of it, and
+    the logits are large."""
 
     def __init__(
         self,
@@ -73,11 +118,6 @@ class Nats(nn.Module):
     ):
         super().__init__()
         self.backbone, self.reader, self.noise = backbone, reader, noise
-
-    @property
-    def _no_split_modules(self) -> list[str]:
-        """What FSDP asks of a model."""
-        return sharding.layer_classes(self.backbone)
 
     def forward(
         self,
@@ -100,16 +140,14 @@ class Nats(nn.Module):
 
 
 class DiffusionTrainer(WholeCheckpoints):
-    """Trains a `Backbone` as a denoiser, or (``causal``) on next-token prediction.
+    """Trains a `Backbone` as a denoiser, or on next-token prediction.
 
     Args:
         train_blocks, eval_blocks: of length L both.
         collator: decides the objective; its settings are used for evaluation too.
-        schedule, loss: see `objective`.
         ema_decay: 0 for no average.
-        token_bytes: (V,), see `corpus.token_byte_lengths`.
         eval_draws: mask patterns per validation block.
-        soft: what masks remember, with its learning rate; None: nothing.
+        soft: the scalars of soft-masking, with their learning rate; None: there are none.
         adapted: the PeftModel around the model of the backbone, if there is one.
     """
 
@@ -120,46 +158,39 @@ class DiffusionTrainer(WholeCheckpoints):
         *,
         train_blocks: Blocks,
         eval_blocks: Blocks,
-        collator: DiffusionCollator | CausalCollator | MixCollator | TwoPassCollator,
+        collator,
         tokenizer,
-        token_bytes: Tensor,
-        schedule: str = "linear",
-        loss: str = "nelbo",
         ema_decay: float = 0.0,
         eval_draws: int = 1,
         soft: SoftMask | None = None,
         soft_learning_rate: float = 1e-2,
         adapted: nn.Module | None = None,
     ):
-        two_pass = isinstance(collator, TwoPassCollator)
-        self.batches = collator.collate if two_pass else collator  # as the objective wants them
+        # As the objective wants them.
+        self.batches = collator.collate if isinstance(collator, TwoPassCollator) else collator
         self.causal = isinstance(self.batches, CausalCollator)
-        self.chat = isinstance(self.batches, ChatCollator)
         self.soft, self.soft_learning_rate, self.adapted = soft, soft_learning_rate, adapted
         if soft is not None:
             forbidden = set(forbidden_ids(tokenizer, backbone.config.vocab_size))
             if train_blocks.kinds is not None:  # the end of an answer may be a special token
-                forbidden -= set(
-                    train_blocks.blocks[train_blocks.kinds == ANSWER].unique().tolist()
-                )
+                answers = train_blocks.blocks[train_blocks.kinds == ANSWER]
+                forbidden -= set(answers.unique().tolist())
             self.settings_of_two_passes = self.batches.noise, sorted(forbidden)
-        self.schedule, self.loss = schedule, loss
         noise = getattr(self.batches, "noise", None)
-        self.noise = noise if isinstance(noise, Interpolating) else None
         self.eval_draws = eval_draws
-        self.token_bytes = token_bytes
-        with told():
+        self.token_bytes = token_byte_lengths(tokenizer, backbone.config.vocab_size)
+        with reported():
             super().__init__(
-                model=Nats(backbone, self.reader(backbone) if soft else None, self.noise),
+                model=Nats(
+                    backbone,
+                    self.reader(backbone) if soft else None,
+                    noise if isinstance(noise, Interpolating) else None,
+                ),
                 args=args,
                 train_dataset=train_blocks,
                 eval_dataset=eval_blocks,
                 data_collator=collator,
                 processing_class=tokenizer,
-            )
-        if args.fsdp and not self.is_fsdp_enabled:
-            raise UserError(
-                "--fsdp spreads a model over several GPUs, and these processes have none; leave it out"
             )
         # compute_loss below divides by the size of the whole accumulated batch itself.
         self.model_accepts_loss_kwargs = True
@@ -174,32 +205,35 @@ class DiffusionTrainer(WholeCheckpoints):
             self.add_callback(self.stopping)
         self._evaluated: tuple[int, dict] | None = None  # (step, metrics)
 
+    # ------------------------------------------------------------ the model
+
     def reader(self, backbone: Backbone) -> nn.Module:
-        """What training and evaluation call: with soft-masking two passes."""
+        """The module that training and evaluation call: two passes with soft-masking."""
         if self.soft is None:
             return backbone
         return TwoPass(backbone, self.soft, *self.settings_of_two_passes)
 
     @property
     def raw_model(self) -> nn.Module:
-        """The Hugging Face model, inside `Backbone` and whatever wraps that for several processes."""
+        """The Hugging Face model, inside `Backbone` and the wrapper for several processes."""
         return self.accelerator.unwrap_model(self.model).backbone.model
 
     @property
     def inference_model(self) -> nn.Module:
-        """What generation should use: the weight average where there is one."""
+        """The weight average where there is one."""
         return self.raw_model if self.ema is None else self.ema.module
 
     def finished_model(self) -> PreTrainedModel:
-        """The same to save, by the first process: whole, and without adapters, whose work is in the
-        weights then. All processes ask for it, and train nothing after it."""
+        """The same to save, with the adapters merged: nothing is trained after that."""
         if self.adapted is not None:
             return lora.merged(self.adapted, self.inference_model)
-        return sharding.copy_of(self.raw_model) if self.is_fsdp_enabled else self.inference_model
+        return self.inference_model
+
+    # ------------------------------------------------------------ a run
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
-        """As the Trainer's, which would take one more step from where nothing is left to train; at the
-        end of a run with the best weights, if they are asked for."""
+        """As the Trainer's, which would take one more step where nothing is left to train; at the end
+        of a run with the best weights, if --load_best_model_at_end is given."""
         state = None
         if resume_from_checkpoint is not None:
             state = TrainerState.load_from_json(f"{resume_from_checkpoint}/trainer_state.json")
@@ -215,7 +249,7 @@ class DiffusionTrainer(WholeCheckpoints):
         if self.args.load_best_model_at_end and self.ended:
             self.load_best()
         if self.args.load_best_model_at_end or self.stopping is not None:
-            self._evaluated = None  # other weights were, or before it was known to be the end
+            self._evaluated = None  # of other weights, or before the end was known
 
     @property
     def ended(self) -> bool:
@@ -240,7 +274,7 @@ class DiffusionTrainer(WholeCheckpoints):
                 betas=(args.adam_beta1, args.adam_beta2),
                 eps=args.adam_epsilon,
             )
-        with told():
+        with reported():
             super().create_optimizer(model)
         if self.soft is not None:
             own = list(self.soft.parameters())
@@ -251,40 +285,29 @@ class DiffusionTrainer(WholeCheckpoints):
         return self.optimizer
 
     def create_scheduler(self, *args, **kwargs):
-        with told():
+        with reported():
             return super().create_scheduler(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Nats per token. The denominators count the whole global batch, so that neither
-        accumulation nor the number of processes changes the loss."""
-        ids, labels = inputs["input_ids"], inputs["labels"]
-        passes = {"two_pass": bool(inputs["two_pass"])} if "two_pass" in inputs else {}
-        if self.chat:  # the others have no padding
-            passes["attention_mask"] = inputs["attention_mask"]
-        if "r" in inputs:  # noise with random tokens
-            nats = model(ids, labels, r=inputs["r"])
-            weights = objective.noise_weights(
-                labels, ids, inputs["t"], inputs["r"], inputs["editable"], self.schedule, self.noise,
-                _LARGEST_WEIGHT if self.loss == "clipped" else None,
-            )  # fmt: skip
-            loss = (nats * weights).sum() / self.args.global_batch
-        elif "weights" in inputs:  # by slots of a layout
-            nats = model(ids, labels, layout=self.slots(inputs["layout"]), **passes)
-            loss = (nats * inputs["weights"][labels != IGNORE]).sum() / self.args.global_batch
-        elif self.causal or self.loss == "mean":
-            nats = model(ids, labels, causal=self.causal, **passes)
-            loss = nats.sum() / num_items_in_batch.clamp(min=1)
-        else:
-            nats = model(ids, labels, **passes)
-            weights = objective.token_weights(
-                labels, inputs["t"], inputs["editable"], self.schedule
-            )
-            loss = (nats * weights).sum() / self.args.global_batch
-        # Gradients are averaged over processes; the sum is what is wanted.
+        """Nats per token, weighted as the collator says. The denominators count the whole global
+        batch, so that neither accumulation nor the number of processes changes the loss."""
+        labels = inputs["labels"]
+        more = {name: inputs[name] for name in ("attention_mask", "r") if name in inputs}
+        if "two_pass" in inputs:
+            more["two_pass"] = bool(inputs["two_pass"])
+        if "layout" in inputs:
+            more["layout"] = self.slots(inputs["layout"])
+        if self.causal:
+            more["causal"] = True
+        nats = model(inputs["input_ids"], labels, **more)
+        loss = (nats * inputs["weights"][labels != IGNORE]).sum()
+        tokens = self.batches.mean
+        loss = loss / (num_items_in_batch.clamp(min=1) if tokens else self.args.global_batch)
+        # Gradients are averaged over processes; the sum is wanted.
         return loss * self.accelerator.num_processes
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
-        """Nothing is logged or saved of a run that has broken down. The sum of losses stays broken
+        """Nothing is logged or saved of a run that has diverged. The sum of losses stays not finite
         until it is logged; to look at it in every step would make a GPU wait."""
         control = self.control
         if control.should_log or control.should_save or control.should_evaluate:
@@ -300,7 +323,7 @@ class DiffusionTrainer(WholeCheckpoints):
             torch.distributed.destroy_process_group()
 
     def slots(self, layout: str) -> Slots:
-        """A layout of the blocks that are trained on."""
+        """A layout of the training blocks."""
         collator, length = self.batches, self.eval_dataset.blocks.shape[1]
         first, shift, dtype = collator.prefix_len, collator.shift, self.args.compute_dtype
         return arrange(layout, length, first, shift, dtype, self.args.device)
@@ -321,28 +344,19 @@ class DiffusionTrainer(WholeCheckpoints):
 
 
 def make_trainer(
-    model,
-    tokenizer,
-    blocks: Blocks | None,
-    eval_blocks: Blocks,
-    options: ModelArguments,
-    diffusion: DiffusionArguments,
-    args,
+    run: Run, model, tokenizer, blocks: Blocks | None, eval_blocks: Blocks
 ) -> DiffusionTrainer:
     """The Trainer of a run; without ``blocks`` it can only evaluate."""
     return DiffusionTrainer(
         Backbone(model),
-        args,
+        run.args,
         train_blocks=eval_blocks if blocks is None else blocks,
         eval_blocks=eval_blocks,
-        collator=build.make_collator(model, tokenizer, diffusion, args),
+        collator=build.make_collator(run, model, tokenizer),
         tokenizer=tokenizer,
-        token_bytes=token_byte_lengths(tokenizer, model.config.vocab_size),
-        schedule=diffusion.schedule,
-        loss=diffusion.loss,
-        ema_decay=diffusion.ema,
-        eval_draws=diffusion.eval_draws,
-        soft=build.make_soft_mask(options, diffusion, args, model, tokenizer),
-        soft_learning_rate=diffusion.soft_learning_rate,
-        adapted=model if options.lora else None,
+        ema_decay=run.diffusion.ema,
+        eval_draws=run.diffusion.eval_draws,
+        soft=build.make_soft_mask(run, model, tokenizer),
+        soft_learning_rate=run.diffusion.soft_learning_rate,
+        adapted=model if run.adapters else None,
     )

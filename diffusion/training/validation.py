@@ -1,4 +1,4 @@
-"""What the validation text says of a model in training: bounds by layout, as numbers to log."""
+"""The validation of a model in training: bounds by layout, and the numbers to log."""
 
 import math
 
@@ -8,10 +8,9 @@ from diffusion import likelihood
 from diffusion.collator import MixCollator, editable_positions
 from diffusion.data.packing import ANSWER, PADDING
 from diffusion.models.backbone import Backbone
-from diffusion.training import sharding
 
 _SIZES = (2, 4, 8, 16, 64)  # of blocks
-_IN_ORDER = 16  # blocks that are read in order on the full canvas, at the end
+_IN_ORDER = 16  # blocks that are read from left to right on the full canvas, at the end
 
 
 def bounds(trainer) -> dict[str, likelihood.Bound]:
@@ -22,49 +21,52 @@ def bounds(trainer) -> dict[str, likelihood.Bound]:
     backbone = trainer.reader(Backbone(model.eval()))
     args, collator = trainer.args, trainer.batches
     blocks = trainer.eval_dataset.blocks.long().to(args.device)
-    batch_size, token_bytes = args.per_device_eval_batch_size, trainer.token_bytes
+    token_bytes, draws = trainer.token_bytes, trainer.eval_draws
     spread = {
-        "draws": trainer.eval_draws,
-        "batch_size": batch_size,
+        "batch_size": args.per_device_eval_batch_size,
         "shard": (args.process_index, args.world_size),
         "gather": trainer.accelerator.gather,
     }
     found = {}
-    with (
-        sharding.gathered(trainer.model),
-        trainer.compute_loss_context_manager(),
-        trainer.accelerator.autocast(),
-    ):
+    with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
         if trainer.causal:
             editable = torch.ones_like(blocks, dtype=torch.bool)
             editable[:, 0] = False
             found["causal"] = likelihood.causal_nll(
-                backbone, blocks, editable, token_bytes, batch_size=batch_size
+                backbone, blocks, editable, token_bytes, **spread
             )
         else:
             every = torch.ones_like(blocks)
             fixed = collator.fixed_ids.to(args.device)
             editable = editable_positions(blocks, every, collator.prefix_len, fixed)
-            if trainer.chat:  # written on a canvas of the length of a block
+            if (
+                trainer.eval_dataset.kinds is not None
+            ):  # written on a canvas of the length of a block
                 kinds = trainer.eval_dataset.kinds.to(args.device)
                 editable = kinds == ANSWER
                 blocks = collator.noise.corrupt(blocks, kinds == PADDING)
             found["full"] = likelihood.likelihood_bound(
-                backbone, blocks, editable, collator.noise, token_bytes, **spread
+                backbone, blocks, editable, collator.noise, token_bytes, draws=draws, **spread
             )
         if isinstance(collator, MixCollator):
             longest = blocks.shape[1] - collator.prefix_len
             for name in ("causal", *(f"block{size}" for size in _SIZES if size < longest)):
                 weight = float(name == "causal")
-                collate = collator.stream(name, weight, 0, len(blocks) * trainer.eval_draws)
+                collate = collator.stream(name, weight, 0, len(blocks) * draws)
                 found[name] = likelihood.stream_bound(
-                    backbone, blocks, collate, trainer.slots(name), token_bytes, **spread
+                    backbone,
+                    blocks,
+                    collate,
+                    trainer.slots(name),
+                    token_bytes,
+                    draws=draws,
+                    **spread,
                 )
             if trainer.ended:  # a pass for each token: once
                 keep = torch.linspace(0, len(blocks) - 1, min(len(blocks), _IN_ORDER)).long()
                 found["ordered"] = likelihood.ordered_nll(
                     backbone, blocks[keep], editable[keep], collator.noise, token_bytes,
-                    **{name: value for name, value in spread.items() if name != "draws"},
+                    **spread,
                 )  # fmt: skip
     model.train(was_training)
     return found

@@ -94,7 +94,9 @@ def _by_blocks(
     """Nats per token of each of ``texts`` (N, L) from its token ``first`` on."""
     backbone, noise = writer.denoiser.backbone, writer.denoiser.noise
     fixed = [writer.tokenizer.bos_token_id]
-    collate = StreamCollator(noise, fixed, first, layout, backbone.shift, 0.0, seed, draws)
+    collate = StreamCollator(
+        noise, fixed, first, layout, backbone.shift, 0.0, seed=seed, global_batch=draws
+    )
     place = backbone.model.dtype, texts.device
     slots = arrange(layout, texts.shape[1], first, backbone.shift, *place)
     return [

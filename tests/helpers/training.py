@@ -29,7 +29,6 @@ RUN = [
 TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
 DOUBLED = Path(__file__).with_name("doubled.py")
-SHARDED = Path(__file__).with_name("sharded.py")
 
 
 def exit_code(script, flags) -> int:
