@@ -23,7 +23,6 @@ from diffusion.objective import IGNORE, noise_weights, token_weights
 MOST_NOISE = 1 - 1e-6  # with random tokens: at 1 weights have no bound
 LARGEST_WEIGHT = 2.0  # of a token, with the loss "clipped" (GIDD)
 SEED_RATES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-MASK_SCHEDULES = ("stratified", "batch")
 
 
 def editable_positions(

@@ -40,7 +40,7 @@ def clean(batch_features) -> torch.Tensor:
     return torch.stack([f["input_ids"] for f in batch_features]).long()
 
 
-every_kind = pytest.mark.parametrize("kind", ["stratified", "seed"])
+every_kind = pytest.mark.parametrize("kind", ["stratified", "batch"])
 
 
 # ------------------------------------------------------------ what a batch holds
@@ -55,7 +55,6 @@ def test_labels_are_the_clean_tokens_of_the_masked_positions_alone(kind):
     assert (batch["labels"][masked] == ids[masked]).all()
     assert (batch["labels"][~masked] == IGNORE).all()
     assert (batch["input_ids"][~masked] == ids[~masked]).all()
-    assert (batch["attention_mask"] == 1).all()
     assert {batch[k].dtype for k in ("input_ids", "labels", "editable")} == {torch.int64}
 
 
@@ -137,8 +136,8 @@ def test_times_are_never_below_the_smallest():
     assert t.max() < 0.011
 
 
-def test_seed_schedule_has_one_rate_a_batch_uniform_over_ten():
-    rates = collator(mask_schedule="seed", global_batch=16).times(torch.arange(16 * 4000))
+def test_batch_schedule_has_one_rate_a_batch_uniform_over_ten():
+    rates = collator(mask_schedule="batch", global_batch=16).times(torch.arange(16 * 4000))
     rates = rates.view(4000, 16)
     assert (rates == rates[:, :1]).all()
     assert sorted(SEED_RATES) == [k / 10 for k in range(1, 11)]
@@ -147,9 +146,9 @@ def test_seed_schedule_has_one_rate_a_batch_uniform_over_ten():
     assert chi_square_p(counts.tolist(), [400] * 10) > 1e-3
 
 
-def test_seed_schedule_masks_at_its_rate_and_everything_at_one():
+def test_batch_schedule_masks_at_its_rate_and_everything_at_one():
     rows = features(0, 16 * 400)
-    batch = collator(mask_schedule="seed", global_batch=16)(rows)
+    batch = collator(mask_schedule="batch", global_batch=16)(rows)
     editable = LENGTH - PREFIX - 2
     count, rate = (batch["labels"] != IGNORE).sum(1), batch["t"]
     for r in SEED_RATES:
@@ -208,18 +207,13 @@ def test_the_same_seed_repeats_and_another_does_not(kind):
     assert not torch.equal(one["labels"], later["labels"])
 
 
-def test_an_unknown_mask_schedule_is_refused():
-    with pytest.raises(ValueError, match="sead"):
-        collator(mask_schedule="sead")
-
-
 def test_causal_rows_predict_every_token_but_the_first():
     rows = features(0, 3)
     batch, ids = CausalCollator()(rows), clean(rows)
     assert torch.equal(batch["input_ids"], ids)
     assert torch.equal(batch["labels"][:, 1:], ids[:, 1:])
     assert (batch["labels"][:, 0] == IGNORE).all()
-    assert batch["editable"].tolist() == [LENGTH - 1] * 3
+    assert (batch["weights"] == 1).all()
 
 
 # ---------------------------------------------------------------- conversations

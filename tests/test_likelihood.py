@@ -112,8 +112,7 @@ def test_token_weights_give_the_bound_per_editable_token(schedule):
         rate = RATES[schedule](time)
         times = torch.full((len(patterns),), time, dtype=torch.float64)
         editable = torch.full((len(patterns),), LENGTH)
-        weights = token_weights(labels, times, editable, schedule)
-        loss = torch.zeros(patterns.shape).masked_scatter(patterns, weights * ce[patterns]).sum(1)
+        loss = (token_weights(labels, times, editable, schedule) * ce).sum(1)
         k = patterns.sum(1).double()
         total += d * (rate**k * (1 - rate) ** (LENGTH - k) * loss).sum().item()
     assert total == pytest.approx(J / LENGTH, abs=2e-3 if RATES[schedule](1.0) < 1 else 1e-6)
@@ -123,7 +122,8 @@ def test_token_weights_belong_to_their_rows():
     labels = torch.tensor([[5, IGNORE, 6], [IGNORE, 7, IGNORE], [IGNORE] * 3])
     t = torch.tensor([0.5, 0.25, 0.1], dtype=torch.float64)
     weights = token_weights(labels, t, torch.tensor([2, 3, 0]), "linear")
-    assert weights.tolist() == pytest.approx([1.0, 1.0, 4 / 3])
+    assert weights[labels != IGNORE].tolist() == pytest.approx([1.0, 1.0, 4 / 3])
+    assert (weights[labels == IGNORE] == 0).all()
     assert weights.dtype == torch.float32
 
 
@@ -135,8 +135,7 @@ def test_the_training_loss_estimates_the_bound(schedule):
     batch = collate([{"input_ids": torch.tensor(TEXT), "draw": i} for i in range(rows)])
     hidden = batch["labels"] != IGNORE
     ce = cross_entropy(BACKBONE(batch["input_ids"], hidden), batch["labels"][hidden])
-    weights = token_weights(batch["labels"], batch["t"], batch["editable"], schedule)
-    per_row = torch.zeros(hidden.shape).masked_scatter(hidden, weights * ce).sum(1)
+    per_row = batch["weights"].masked_scatter(hidden, batch["weights"][hidden] * ce).sum(1)
     error = per_row.mean().item() - J / LENGTH
     assert abs(error) < 4 * per_row.std().item() / math.sqrt(rows) + 1e-3
 
@@ -171,18 +170,16 @@ def test_the_gradient_of_cross_entropy_is_that_of_torch(dtype, error):
 # ------------------------------------------------------------ the loss of the trainer
 
 
-def trainer_loss(loss: str, parts: int, logits_of, processes: int = 1, causal: bool = False):
+def trainer_loss(loss: str, parts: int, logits_of, processes: int = 1):
     """What gradient accumulation over ``parts`` sums to, for a global batch of 8 rows, and the
     batch. A mask rate of 1 for the plain mean, so that each row counts the same."""
-    kind = "seed" if loss == "mean" else "stratified"
-    collate = DiffusionCollator(NOISE, [], 0, mask_schedule=kind, global_batch=8, seed=5)
+    kind = "batch" if loss == "mean" else "stratified"
+    collate = DiffusionCollator(NOISE, [], 0, mask_schedule=kind, loss=loss, global_batch=8, seed=5)
     rows = [{"input_ids": torch.tensor(TEXT), "draw": i} for i in range(8)]
     batch = collate(rows)
     self = SimpleNamespace(
-        causal=causal,
-        chat=False,
-        loss=loss,
-        schedule="linear",
+        causal=False,
+        batches=collate,
         args=SimpleNamespace(global_batch=8),
         accelerator=SimpleNamespace(num_processes=processes),
     )
@@ -190,7 +187,7 @@ def trainer_loss(loss: str, parts: int, logits_of, processes: int = 1, causal: b
     total = 0.0
     for i in range(0, 8, 8 // parts):
         part = {name: value[i : i + 8 // parts] for name, value in batch.items()}
-        model = Nats(lambda ids, rows, causal=False: logits_of(ids, rows))
+        model = Nats(logits_of)
         value = DiffusionTrainer.compute_loss(self, model, part, num_items_in_batch=items)
         total += value.item()
     return total, batch
@@ -402,10 +399,7 @@ def test_a_constant_loss_is_returned_exactly_by_every_draw_unlike_bernoulli_mask
     batch = DiffusionCollator(NOISE, [], 0)(
         [{"input_ids": torch.tensor(TEXT), "draw": i} for i in range(1000)]
     )
-    labels = batch["labels"]
-    weights = token_weights(labels, batch["t"], batch["editable"], "linear") * math.log(VOCAB + 1)
-    hidden = labels != IGNORE
-    per_row = torch.zeros(hidden.shape).masked_scatter(hidden, weights).sum(1)
+    per_row = batch["weights"].sum(1) * math.log(VOCAB + 1)
     assert per_row.mean() == pytest.approx(math.log(VOCAB + 1), rel=0.15)
     assert per_row.std() > 0.3
 

@@ -39,7 +39,9 @@ def features(first: int, n: int, length: int = LENGTH) -> list[dict]:
 
 def blocks(size: int, shift=True, causal=0.0, prefix=1, seed=0, batch=16) -> StreamCollator:
     layout = f"block{size}" if size else "causal"
-    return StreamCollator(Absorbing(MASK), [BOS, PAD], prefix, layout, shift, causal, seed, batch)
+    return StreamCollator(
+        Absorbing(MASK), [BOS, PAD], prefix, layout, shift, causal, seed=seed, global_batch=batch
+    )
 
 
 def clean_of(rows) -> torch.Tensor:
@@ -192,7 +194,7 @@ def test_the_mean_over_counts_and_masks_is_the_enumerated_bound(size):
     n = 16_000
     # Ids: tokens 0-2 are 10-12, behind a <s>; the mask of the table is 3.
     ids = torch.tensor([BOS, *(10 + t for t in text)])
-    batch = StreamCollator(Absorbing(13), [BOS], 1, f"block{size}", False, 0.0, 0, 16)(
+    batch = StreamCollator(Absorbing(13), [BOS], 1, f"block{size}", False, 0.0, global_batch=16)(
         [{"input_ids": ids, "draw": draw} for draw in range(n)]
     )
     slots = arrange(f"block{size}", 5, 1, False)
@@ -239,7 +241,15 @@ def test_the_same_seed_repeats_and_another_does_not():
 
 def mix(shares=EVEN, seed=0, micro=4, batch=16) -> MixCollator:
     return MixCollator(
-        Absorbing(MASK), [BOS, PAD], 1, shares, True, 1.67, "linear", seed, batch, micro
+        Absorbing(MASK),
+        [BOS, PAD],
+        1,
+        shares,
+        True,
+        1.67,
+        seed=seed,
+        global_batch=batch,
+        micro_batch=micro,
     )
 
 

@@ -340,7 +340,7 @@ def check(run: Run) -> None:
     Raises:
         UserError: the first flag that is wrong.
     """
-    model, data, diffusion, args = groups = run.model, run.data, run.diffusion, run.args
+    groups = model, data, _, args = run.model, run.data, run.diffusion, run.args
     for group in groups:
         check_values(group)
     _check_trainer(args)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import finetune
 from diffusion.cli import console
-from diffusion.collator import MASK_SCHEDULES
 from diffusion.noise import SCHEDULES
 from diffusion.training.arguments import DiffusionArguments
 
@@ -50,7 +49,6 @@ def test_choices_are_those_that_the_code_has():
         name: option.metadata.get("choices")
         for name, option in DiffusionArguments.__dataclass_fields__.items()
     }
-    assert choices["mask_schedule"] == MASK_SCHEDULES
     assert choices["schedule"] == tuple(SCHEDULES)
 
 

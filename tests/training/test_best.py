@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, TrainerState
 
 from diffusion.training import validation
-from diffusion.training.callbacks import EarlyStopping
+from diffusion.training.trainer import EarlyStopping
 
 EVERY_TWO = ["--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "steps",
              "--save_steps", 2]  # fmt: skip

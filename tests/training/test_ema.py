@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from diffusion.training.trainer import ema_update
+from diffusion.training.optimizer import ema_update
 
 
 @pytest.mark.parametrize("decay", [0.9999, 0.5])
