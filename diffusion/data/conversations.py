@@ -1,5 +1,5 @@
-"""Conversations, as a tokenizer's chat template writes them down -> blocks in which the assistant's
-answers alone are learned."""
+"""Conversations, as a tokenizer's chat template writes them -> blocks in which only the assistant's
+answers are learned."""
 
 import json
 import re
@@ -9,12 +9,12 @@ import torch
 
 from diffusion.cli.console import say
 from diffusion.cli.files import given_path
-from diffusion.data.corpus import Table, read_text
+from diffusion.data.corpus import read_text, table_rows
 from diffusion.data.packing import ANSWER, CONTEXT, PADDING, Blocks
 from diffusion.errors import UserError, first_line
 
 COLUMN = "messages"
-# Stand in a text for special tokens that somebody typed, and for an answer.
+# They replace special tokens that a user typed, and an answer.
 _TYPED, _ANSWER = "\ue000", "\ue001"
 
 Messages = list[dict[str, str]]
@@ -31,11 +31,11 @@ def load_conversations(
     """The conversations of a data set: JSON lines, another table, a folder, or a name on the hub.
 
     Args:
-        column: which holds a list of ``{"role": ..., "content": ...}`` in each row.
-        others: see `corpus.load_documents`.
+        column: it holds a list of ``{"role": ..., "content": ...}`` in each row.
+        others: see `corpus.table_rows`.
 
     Raises:
-        UserError: missing, unreadable, or a row that is no conversation.
+        UserError: missing, unreadable, or a row that is not a conversation.
     """
     path = given_path(name)
     if path.is_file() and path.suffix not in (".jsonl", ".json", ".parquet"):
@@ -44,31 +44,31 @@ def load_conversations(
             '{"messages": [{"role": "user", "content": "..."}, ...]}, or a table of such'
         )
     if path.is_file() and path.suffix == ".jsonl":
-        lines = [line for line in enumerate(read_text(path).split("\n"), 1) if line[1].strip()]
-        rows = [(f"line {number}", _parsed(name, number, line)) for number, line in lines]
-        rows = [(where, row.get(column) if type(row) is dict else None) for where, row in rows]
+        lines = enumerate(read_text(path).split("\n"), 1)
+        rows = [_parsed(f"line {number} of {name}", x, column) for number, x in lines if x.strip()]
     else:
-        table = Table(name, config, split, column, revision)
-        rows = [(f"row {number}", row) for number, row in enumerate(table.rows(), 1)]
+        table = enumerate(table_rows(name, split, config, column, revision), 1)
+        rows = [_checked(f"row {number} of {name}", row) for number, row in table]
     if not rows:
         raise UserError(f"data set {name} has no conversations in its {split} split; give another")
-    return [_checked(row, f"{where} of {name}") for where, row in rows]
+    return rows
 
 
-def _parsed(name: str, number: int, line: str):
+def _parsed(where: str, line: str, column: str) -> Messages:
     try:
-        return json.loads(line)
+        row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"line {number} of {name} is no JSON ({first_line(error)})") from None
+        raise UserError(f"{where} is not JSON ({first_line(error)}); mend it") from None
+    return _checked(where, row.get(column) if type(row) is dict else None)
 
 
-def _checked(row, where: str) -> Messages:
+def _checked(where: str, row) -> Messages:
     """The messages of a row with what a template needs of them."""
     parts = ("role", "content")
     messages = row if isinstance(row, list) else [None]
     if not all(isinstance(m, dict) and all(type(m.get(p)) is str for p in parts) for m in messages):
         raise UserError(
-            f'{where} is no conversation; give {{"messages": [{{"role": "user", "content": "..."}}, '
+            f'{where} is not a conversation; give {{"messages": [{{"role": "user", "content": "..."}}, '
             "...]}"
         )
     return [{part: message[part] for part in parts} for message in messages]
@@ -77,12 +77,11 @@ def _checked(row, where: str) -> Messages:
 class Template:
     """The chat template of a tokenizer.
 
-    Special tokens are the template's alone: those that a message spells stay words. What is learned
-    of an answer is what the template writes behind where it asks for one, up to the sign of its end:
-    a token, or a mark in words.
+    Special tokens come from the template only: those that a message spells stay words. An answer is
+    learned from where the template asks for it up to the mark of its end: a token, or words.
 
     Raises:
-        UserError: there is none, or one that writes nothing behind an answer.
+        UserError: there is none, or one that writes nothing after an answer.
     """
 
     def __init__(self, tokenizer):
@@ -97,25 +96,24 @@ class Template:
         longest_first = sorted(specials, key=len, reverse=True)
         self.specials = re.compile("|".join(map(re.escape, longest_first)))
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
-        self.behind = self._render(turns, "?").partition(_ANSWER)[2]
-        mark = self.behind.strip().partition("\n")[0]
+        self.after = self._render(turns, "?").partition(_ANSWER)[2]
+        mark = self.after.strip().partition("\n")[0]
         first = next(iter(self._plain(mark)), None)
         if first is None:
             raise UserError(
-                f"the chat template of {self.name} writes nothing behind an answer, so that no model could "
+                f"the chat template of {self.name} writes nothing after an answer, so that no model could "
                 "learn where one ends; have it write a token there"
             )
         if first in added:
             mark = added[first].content
-        self.end = self.behind.index(mark) + len(mark)
+        self.end = self.after.index(mark) + len(mark)
 
     def segments(self, messages: Messages, where: str) -> Iterable[tuple[list[int], list[int]]]:
-        """By answer the ids of what is new in front of it, and of what is learned of it. With what an
-        assistant says first, it answers nobody: that is given.
+        """For each answer the ids of the new text before it, and of the answer. What an assistant says
+        first is not an answer, and belongs to the text.
 
         Raises:
-            UserError: the template refuses the conversation, or writes a turn otherwise when others
-                follow.
+            UserError: the template refuses the conversation, or changes a turn when others follow.
         """
         typed: list[str] = []
 
@@ -128,16 +126,16 @@ class Template:
         for i, message in enumerate(messages):
             if i == 0 or message["role"] != "assistant":
                 continue
-            asked = self._render(hidden[:i], where, answer_next=True)
+            before = self._render(hidden[:i], where, answer_next=True)
             through = self._render(hidden[: i + 1], where)
-            grows = asked.startswith(written) and through.startswith(asked)
-            if not (grows and through.endswith(self.behind)):
+            grows = before.startswith(written) and through.startswith(before)
+            if not (grows and through.endswith(self.after)):
                 raise UserError(
-                    f"{where}: the chat template of {self.name} writes a conversation otherwise when "
-                    "it goes on, so that it cannot be learned as a whole; use another template"
+                    f"{where}: the chat template of {self.name} changes a conversation when "
+                    "it continues, so that it cannot be learned as a whole; use another template"
                 )
-            stop = len(through) - len(self.behind) + self.end
-            yield self._ids(asked[at:], typed), self._ids(through[len(asked) : stop], typed)
+            stop = len(through) - len(self.after) + self.end
+            yield self._ids(before[at:], typed), self._ids(through[len(before) : stop], typed)
             written, at = through, stop
 
     def _ids(self, text: str, typed: list[str]) -> list[int]:
@@ -169,8 +167,8 @@ def pack_conversations(
     what: str = "data set",
     most: int | None = None,
 ) -> Blocks:
-    """One conversation a block, padded. One that is too long is cut behind the last answer that has
-    room; those of which no answer has room, or that have none, are left out. Both are told.
+    """One conversation per block, padded. One that is too long is cut after the last answer that
+    fits; those without an answer that fits are left out. Both are reported.
 
     Args:
         most: conversations, from the first.
@@ -183,12 +181,12 @@ def pack_conversations(
     rows, kinds, cut, out = [], [], 0, 0
     for number, messages in enumerate(conversations[:most], 1):
         ids, kind = [], []
-        for given, answer in template.segments(messages, f"conversation {number}"):
-            if len(ids) + len(given) + len(answer) > block_size:
+        for text, answer in template.segments(messages, f"conversation {number}"):
+            if len(ids) + len(text) + len(answer) > block_size:
                 cut += bool(ids)
                 break
-            ids += given + answer
-            kind += [CONTEXT] * len(given) + [ANSWER] * len(answer)
+            ids += text + answer
+            kind += [CONTEXT] * len(text) + [ANSWER] * len(answer)
         if not ids:
             out += 1
             continue
@@ -197,12 +195,12 @@ def pack_conversations(
         kinds.append(kind + [PADDING] * free)
     if cut or out:
         say(
-            f"note: of {number} conversations {cut} were cut behind an answer at --block_size "
-            f"{block_size}, and {out} left out, in which no answer has room"
+            f"note: of {number} conversations {cut} were cut after an answer at --block_size "
+            f"{block_size}, and {out} left out, in which no answer fits"
         )
     if not rows:
         raise UserError(
-            f"the {what} has no conversation with an answer that has room in {block_size} tokens; give "
+            f"the {what} has no conversation with an answer that fits into {block_size} tokens; give "
             "others, or a larger --block_size"
         )
     return Blocks(torch.tensor(rows, dtype=torch.int32), torch.tensor(kinds, dtype=torch.int8))

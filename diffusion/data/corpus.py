@@ -1,6 +1,5 @@
 """Text from files or from the hub -> documents -> packed blocks of token ids."""
 
-import contextlib
 import lzma
 import re
 import tempfile
@@ -42,8 +41,8 @@ def detokenize(line: str) -> str:
 def wikitext_documents(text: str) -> list[str]:
     """The articles of a WikiText file as ordinary text, one paragraph a line.
 
-    Headings are dropped, and so is every sentence with the literal word ``<unk>``: a word nobody
-    can know should be neither read nor written by a model.
+    Headings are dropped, and so is every sentence with the literal word ``<unk>``: a model should
+    neither read nor write it.
     """
     documents: list[list[str]] = []
     for line in text.splitlines():
@@ -85,120 +84,88 @@ def read_text(path: Path) -> str:
         raise UserError(f"cannot read {path}: {first_line(error)}; it may be damaged") from None
 
 
-def _text_files(folder: Path) -> list[Path]:
-    return sorted([*folder.glob("*.txt"), *folder.glob("*.txt.xz")])
+def table_rows(
+    name: str,
+    split: str,
+    config: str | None = None,
+    column: str = "text",
+    revision: str | None = None,
+    streaming: bool = False,
+) -> Iterator:
+    """The values of a ``column`` of a data set, from the hub or a local file or folder; a file is one
+    split, whatever ``split`` is. With ``streaming`` rows are fetched as they are taken.
 
-
-def _wikitext_file(folder: Path, split: str) -> Path | None:
-    """The local file of a WikiText-2 split, under the names its distributions use."""
-    stem = _SPLIT_FILES[split]
-    for base in (folder / WIKITEXT, folder):
-        for name in (f"{stem}.txt", f"{stem}.txt.xz", f"wiki.{stem}.tokens", f"wiki.{stem}.raw"):
-            if (base / name).is_file():
-                return base / name
-    return None
-
-
-class Table:
-    """A data set with a column of text, from the hub or a local file or folder.
-
-    Args:
-        name, config, revision: of the data set; a file is one split, whichever is asked for.
-        column: whose texts are the documents.
+    Raises:
+        UserError: the table does not exist, cannot be read, or has no such column.
     """
+    local = given_path(name).exists()
 
-    def __init__(
-        self,
-        name: str,
-        config: str | None,
-        split: str,
-        column: str = "text",
-        revision: str | None = None,
-    ):
-        self.name, self.config, self.split = name, config, split
-        self.column, self.revision = column, revision
-        self.path = given_path(name)
-
-    def documents(self) -> list[str]:
-        """All of them.
-
-        Raises:
-            UserError: the table is not there, cannot be read, or has no such column.
-        """
-        rows = [row for row in self.rows() if isinstance(row, str)]
-        if any(_TITLE.fullmatch(row.strip()) for row in rows):  # WikiText: a row is a line
-            return wikitext_documents("\n".join(row.rstrip("\n") for row in rows))
-        return [row.strip() for row in rows if row.strip()]
-
-    def rows(self) -> list:
-        """What the column holds; errors as those of `documents`."""
-        with self._told(), tempfile.TemporaryDirectory() as cache:
-            table = self._open(cache, keep_in_memory=self.path.exists())
-            self._check(table.column_names)
-            return list(table[self.column])
-
-    def stream(self) -> Iterator[str]:
-        """The same, a row at a time, of which no more are fetched than are taken; errors come then."""
-        with self._told(), tempfile.TemporaryDirectory() as cache:
-            rows = iter(self._open(cache, streaming=True))
-            while (row := next(rows, None)) is not None:
-                self._check(list(row))
-                text = row[self.column]
-                if isinstance(text, str) and _TITLE.fullmatch(text.strip()):
-                    raise UserError(
-                        f"data set {self.name} has a line of an article in each row, as WikiText; "
-                        "leave out --streaming"
-                    )
-                if isinstance(text, str) and text.strip():
-                    yield text.strip()
-
-    def _open(self, cache: str, **how):
-        """The table as the library has it; ``cache``: a folder for its copies and locks of what is on
-        this machine already."""
-        import datasets
-
-        datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are told below
-        if not self.path.exists():
-            ask_hub_once()
-            how["revision"] = self.revision
-            return datasets.load_dataset(self.name, self.config, split=self.split, **how)
-        bars = datasets.are_progress_bars_disabled()
-        datasets.disable_progress_bars()
-        how["cache_dir"] = cache
-        try:
-            if self.path.is_file():
-                kind = _TABLE_FILES[self.path.suffix]
-                return datasets.load_dataset(kind, data_files=str(self.path), split="train", **how)
-            return datasets.load_dataset(str(self.path), self.config, split=self.split, **how)
-        finally:
-            if not bars:
-                datasets.enable_progress_bars()
-
-    def _check(self, columns: list[str]) -> None:
-        if self.column not in columns:
+    def check(columns: list[str]) -> None:
+        if column not in columns:
             raise UserError(
-                f"data set {self.name} has no column {self.column!r} (it has {', '.join(columns)}); "
-                "give the one that is wanted with --text_column"
+                f"data set {name} has no column {column!r} (it has {', '.join(columns)}); "
+                "name the column of the text with --text_column"
             )
 
-    @contextlib.contextmanager
-    def _told(self):
-        """The library raises many kinds of errors; the user needs one sentence."""
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:
-            if self.path.exists() or (isinstance(error, ValueError) and "split" in str(error)):
-                raise UserError(
-                    f"cannot read the {self.split} split of data set {self.name}: "
-                    f"{first_line(error)}; check the name and --dataset_config"
-                ) from None
+    try:
+        # For copies and locks of local files.
+        with tempfile.TemporaryDirectory() as cache:
+            table = _open_table(name, split, config, revision, cache, streaming)
+            if not streaming:
+                check(table.column_names)
+                yield from list(table[column])
+            for row in table if streaming else ():
+                check(list(row))
+                yield row[column]
+    except UserError:
+        raise
+    except Exception as error:  # the library raises many kinds
+        if local or (isinstance(error, ValueError) and "split" in str(error)):
             raise UserError(
-                f"cannot get data set {self.name!r} from the hub (unreachable, or no such data set); "
-                "give a local .txt or .txt.xz file or folder, or --dataset_dir with the WikiText-2 "
-                "files"
+                f"cannot read the {split} split of data set {name}: "
+                f"{first_line(error)}; check the name and --dataset_config"
             ) from None
+        raise UserError(
+            f"cannot get data set {name!r} from the hub (unreachable, or no such data set); "
+            "give a local .txt or .txt.xz file or folder, or --dataset_dir with the WikiText-2 "
+            "files"
+        ) from None
+
+
+def _open_table(name, split, config, revision, cache, streaming):
+    """The table as the library has it."""
+    import datasets
+
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are reported by the caller
+    how, path = {"streaming": streaming}, given_path(name)
+    if not path.exists():
+        ask_hub_once()
+        datasets.enable_progress_bars()
+        return datasets.load_dataset(name, config, split=split, revision=revision, **how)
+    datasets.disable_progress_bars()
+    how |= {"cache_dir": cache} | ({} if streaming else {"keep_in_memory": True})
+    if path.is_file():
+        kind = _TABLE_FILES[path.suffix]
+        return datasets.load_dataset(kind, data_files=str(path), split="train", **how)
+    return datasets.load_dataset(str(path), config, split=split, **how)
+
+
+def _table_documents(rows: Iterable) -> list[str]:
+    rows = [row for row in rows if isinstance(row, str)]
+    if any(_TITLE.fullmatch(row.strip()) for row in rows):  # WikiText: a row is a line
+        return wikitext_documents("\n".join(row.rstrip("\n") for row in rows))
+    return [row.strip() for row in rows if row.strip()]
+
+
+def _streamed(rows: Iterable, name: str) -> Iterator[str]:
+    for text in rows:
+        if isinstance(text, str) and _TITLE.fullmatch(text.strip()):
+            raise UserError(
+                f"data set {name} has a line of an article in each row, as WikiText; "
+                "leave out --streaming"
+            )
+        if isinstance(text, str) and text.strip():
+            yield text.strip()
 
 
 def load_documents(
@@ -217,42 +184,44 @@ def load_documents(
         name: ``wikitext-2``, a ``.txt``/``.txt.xz`` file, a table with a column of text (parquet,
             JSON lines, CSV), a folder of either, or a name on the hub.
         split: ``train``, ``validation`` or ``test``. A file or a folder of text is one split.
-        dataset_dir: where ``wikitext-2`` is looked for before the hub is asked.
-        column, config, revision: of a table.
-        streaming: a table is read as its documents are taken, not at once.
+        dataset_dir: where ``wikitext-2`` is looked for before the hub.
+        others: see `table_rows`.
 
     Raises:
         UserError: missing, unreadable, not UTF-8, or empty.
     """
     path = given_path(name)
-    texts = _text_files(path) if path.is_dir() else []
+    texts = sorted([*path.glob("*.txt"), *path.glob("*.txt.xz")]) if path.is_dir() else []
+    if path.is_file() and path.suffix not in _TABLE_FILES:
+        texts = [path]
+    endings = {".txt", ".xz", *_TABLE_FILES}
     if name == WIKITEXT:
         documents = _wikitext(split, dataset_dir)
-    elif path.is_file() and path.suffix not in _TABLE_FILES:
-        documents = plain_documents(read_text(path))
     elif texts:
         documents = [d for file in texts for d in plain_documents(read_text(file))]
-    elif not path.exists() and (
-        path.suffix in {".txt", ".xz", *_TABLE_FILES} or name.startswith((".", "/", "~"))
-    ):
+    elif not path.exists() and (path.suffix in endings or name.startswith((".", "/", "~"))):
         raise UserError(f"data set {name} does not exist; give a file, a folder or a hub name")
     else:
-        table = Table(name, config, split, column, revision)
+        rows = table_rows(name, split, config, column, revision, streaming)
         if streaming:
-            return table.stream()
-        documents = table.documents()
+            return _streamed(rows, name)
+        documents = _table_documents(rows)
     if not documents:
         raise UserError(f"data set {name} has no text in its {split} split; give another")
     return documents
 
 
 def _wikitext(split: str, dataset_dir: str | None) -> list[str]:
-    local = _wikitext_file(given_path(dataset_dir), split) if dataset_dir else None
-    if local:
-        return wikitext_documents(read_text(local))
-    if dataset_dir:
-        raise UserError(
-            f"no WikiText-2 {split} file in {dataset_dir}; expected "
-            f"{WIKITEXT}/{_SPLIT_FILES[split]}.txt or .txt.xz there"
-        )
-    return Table(*_HUB_WIKITEXT, split).documents()
+    """The articles of a split, from a local file under the names its distributions use, or the hub."""
+    if dataset_dir is None:
+        name, config = _HUB_WIKITEXT
+        return _table_documents(table_rows(name, split, config))
+    folder, stem = given_path(dataset_dir), _SPLIT_FILES[split]
+    names = (f"{stem}.txt", f"{stem}.txt.xz", f"wiki.{stem}.tokens", f"wiki.{stem}.raw")
+    for path in (base / name for base in (folder / WIKITEXT, folder) for name in names):
+        if path.is_file():
+            return wikitext_documents(read_text(path))
+    raise UserError(
+        f"no WikiText-2 {split} file in {dataset_dir}; expected {WIKITEXT}/{stem}.txt or .txt.xz "
+        "there"
+    )

@@ -10,14 +10,14 @@ from torch.utils.data import Dataset
 from diffusion import rng
 from diffusion.errors import UserError
 
-CONTEXT, ANSWER, PADDING = range(3)  # of conversations: given, learned, nothing
+CONTEXT, ANSWER, PADDING = range(3)  # of conversations; answers are learned
 
 # ---------------------------------------------------------------- blocks
 
 
 def token_stream(documents: Iterable[str], tokenizer, most: int | None = None) -> Tensor:
-    """All documents as one int32 tensor (T,), each followed by ``</s>``; no more of them are read
-    than ``most`` tokens take."""
+    """All documents as one int32 tensor (T,), each followed by ``</s>``; no more are read than
+    ``most`` tokens need."""
     end = [tokenizer.eos_token_id]
     # A text about "<mask>" or "</s>" spells these words; it must not hold the special tokens.
     plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
@@ -39,7 +39,7 @@ def pack(
     most: int | None = None,
 ) -> Tensor:
     """Documents packed into blocks (N, block_size), int32: ``<s>``, then block_size - 1 tokens of
-    the stream. The tail that fills no block is dropped; so is what is behind ``most`` blocks.
+    the stream. The tail that fills no block is dropped, and all after ``most`` blocks.
 
     Raises:
         UserError: not even one block.
@@ -57,11 +57,11 @@ def pack(
 
 
 class Blocks(Dataset):
-    """Packed blocks; an item is asked for as (block, draw), see `DrawSampler`.
+    """Packed blocks; the index of an item is (block, draw), see `DrawSampler`.
 
     Args:
         blocks: (N, L) token ids.
-        kinds: (N, L) of conversations, what stands there: `CONTEXT`, `ANSWER` or `PADDING`.
+        kinds: (N, L) of conversations: `CONTEXT`, `ANSWER` or `PADDING`.
     """
 
     def __init__(self, blocks: Tensor, kinds: Tensor | None = None):

@@ -80,7 +80,7 @@ class DataArguments:
     dataset: list[str] = field(
         default_factory=lambda: ["wikitext-2"],
         metadata={
-            "help": "wikitext-2, a .txt file, a table, a folder, or a hub name. Several are joined; "
+            "help": "wikitext-2, a .txt file, a table, a folder, a hub name. Several are joined; "
             ".txt.xz works, too, and tables are .jsonl, .csv or .parquet."
         },
     )
@@ -137,8 +137,8 @@ class DiffusionArguments:
     )
     layouts: str = flag(
         "full",
-        "Mix of full, causal and blockN, such as causal=1,block4=1,full=1. One layout per batch: "
-        "what a token sees; blockN goes from left to right over blocks of N tokens.",
+        "Mix of full, causal, blockN, as causal=1,block4=1,full=1. One layout per batch: what a token "
+        "sees; blockN goes from left to right over blocks of N tokens.",
         metavar="MIX",
     )
     soft_masking: bool = flag(

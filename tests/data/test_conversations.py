@@ -77,7 +77,7 @@ def test_what_an_assistant_says_first_is_given(tokenizer):
     assert learned == ["you too<|end|>", "I begin<|end|>"]
 
 
-def test_what_is_too_long_is_cut_behind_an_answer_or_left_out(tokenizer, capsys):
+def test_what_is_too_long_is_cut_after_an_answer_or_left_out(tokenizer, capsys):
     tokenizer.chat_template = TOKENS
     short = talk("one", "two")
     long = talk("one", "two", "three", "the old town " * 9)
@@ -95,11 +95,11 @@ def test_what_is_too_long_is_cut_behind_an_answer_or_left_out(tokenizer, capsys)
 
 REFUSED = [
     (None, "has no chat template"),
-    ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "writes nothing behind an answer"),
+    ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "writes nothing after an answer"),
     ("{{ raise_exception('no such role') }}", "refuses the conversation: no such role"),
     ("{% for m in messages %}{{ m['content'] }}{% if loop.last %} END{% endif %}{% endfor %}",
-     "writes a conversation otherwise when it goes on"),
-    (TOKENS + "{% if add_generation_prompt %}<think>{% endif %}", "writes a conversation otherwise"),
+     "changes a conversation when it continues"),
+    (TOKENS + "{% if add_generation_prompt %}<think>{% endif %}", "changes a conversation"),
 ]  # fmt: skip
 
 
@@ -127,13 +127,13 @@ def test_conversations_are_read_from_lines_and_tables(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.jsonl", '{"messages": [\n', "line 1 of .*a.jsonl is no JSON"),
-        ("a.jsonl", '\n{"text": "x"}\n', "line 2 of .*a.jsonl is no conversation"),
+        ("a.jsonl", '{"messages": [\n', "line 1 of .*a.jsonl is not JSON"),
+        ("a.jsonl", '\n{"text": "x"}\n', "line 2 of .*a.jsonl is not a conversation"),
         ("a.jsonl", "[1]\n", "line 1 of"),
-        ("a.jsonl", '{"messages": "hello"}', "is no conversation"),
-        ("a.jsonl", '{"messages": [{"role": "user"}]}', "is no conversation"),
-        ("a.jsonl", '{"messages": [{"role": "user", "content": [1]}]}', "is no conversation"),
-        ("a.jsonl", '{"messages": ["hello"]}', "is no conversation"),
+        ("a.jsonl", '{"messages": "hello"}', "is not a conversation"),
+        ("a.jsonl", '{"messages": [{"role": "user"}]}', "is not a conversation"),
+        ("a.jsonl", '{"messages": [{"role": "user", "content": [1]}]}', "is not a conversation"),
+        ("a.jsonl", '{"messages": ["hello"]}', "is not a conversation"),
         ("a.jsonl", "\n", "has no conversations in its train split"),
         ("a.txt", "Hello.", r"a.txt has no conversations; --chat reads JSON lines"),
         ("a.json", '[{"text": "x"}]', r"no column 'messages' \(it has text\).*--text_column"),

@@ -8,7 +8,6 @@ from helpers.training import (
     RUN,
     SIZE,
     assert_same_weights,
-    one_sentence,
     state,
 )
 from safetensors.torch import load_file
@@ -106,20 +105,3 @@ def test_patience_is_counted_as_it_is_defined():
         log = [{"loss": 1.0}, *({"eval_loss": float(b)} for b in bounds)]
         ended = EarlyStopping(patience).exhausted(TrainerState(log_history=log))
         assert ended == (waited >= patience), (patience, bounds)
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--early_stopping_patience", 0], ["--early_stopping_patience 0", "at least 1"]),
-        (["--early_stopping_patience", 2, "--eval_strategy", "no", "--save_strategy", "no"],
-         ["--eval_strategy"]),
-        (["--load_best_model_at_end", "--save_strategy", "epoch"], ["--load_best_model_at_end"]),
-        (["--metric_for_best_model", "nats_per_byte"], ["--metric_for_best_model nats_per_byte"]),
-        (["--load_best_model_at_end", "--greater_is_better", "true"], ["--greater_is_better True"]),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_is_refused(train, text, tmp_path, flags, words):
-    code, err = train(*BEST, "--dataset", text, "--output_dir", tmp_path / "out", *flags)
-    assert code == 2
-    one_sentence(err, *words)

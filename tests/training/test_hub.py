@@ -77,9 +77,7 @@ def test_without_a_hub_the_model_is_there(train, flags, tmp_path, monkeypatch):
     [
         (["--push_to_hub"], ["--push_to_hub", "token", "hf auth login"]),
         (["--push_to_hub", "--hub_model_id", "a b"], ["--hub_model_id 'a b'"]),
-        (["--hub_model_id", "me/x"], ["--hub_model_id me/x", "--push_to_hub"]),
         (["--hub_token", SECRET], ["--hub_token is not supported"]),
-        (["--revision", "v1"], ["--revision v1", "layers=1", "is none"]),
         (["--report_to", "tensorbord"], ["--report_to", "'tensorbord'", "tensorboard"]),
         (["--report_to", "clearml"], ["--report_to clearml", "pip install clearml"]),
         (["--report_to", "azure_ml"], ["--report_to azure_ml", "pip install azureml-core"]),

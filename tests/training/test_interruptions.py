@@ -52,7 +52,7 @@ def test_a_run_interrupted_twice_equals_the_whole_one(train, text, tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    stopped = int(re.search(r"stopped at step (\d+); go on .*--resume_from", err)[1])
+    stopped = int(re.search(r"stopped at step (\d+); resume with .*--resume_from", err)[1])
     assert 0 < stopped < 60
     assert (out / f"checkpoint-{stopped}").is_dir()
     assert state(out / f"checkpoint-{stopped}")["global_step"] == stopped

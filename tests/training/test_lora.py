@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from helpers.families import save_family
-from helpers.training import RUN, SIZE, assert_same_weights, files, losses, one_sentence
+from helpers.training import RUN, assert_same_weights, files, losses, one_sentence
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
@@ -135,8 +135,6 @@ def test_checkpointed_and_muon_and_best(train, flags, tmp_path):
         (["--lora", "r=2,targets=qkv"], ["targets=qkv matches no layer", "dense", "query"]),
         (["--lora", "r=2,targets=attention"], ["targets=attention matches no layer"]),
         (["--lora", "r=2,targets=decoder"], ["targets=decoder matches no layer"]),
-        (["--lora", "r=2", *SIZE], ["--lora", "--config"]),
-        (["--lora", "r=2", "--evaluate_only"], ["--lora", "--evaluate_only"]),
     ],
 )
 def test_what_cannot_be_adapted_is_refused(train, flags, tmp_path, more, words):

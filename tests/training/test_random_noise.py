@@ -93,4 +93,4 @@ def test_a_resumed_run_is_the_whole_one_and_has_its_noise(run):
     for flags in (["--noise", "uniform"], ["--noise", "hybrid", "--p_u", "0.2"], []):
         _, code, err = run(*flags, *again, name="again")
         assert code == 2
-        one_sentence(err.splitlines(keepends=True)[-1], "other settings of --noise or --p_u")
+        one_sentence(err.splitlines(keepends=True)[-1], "other settings of --noise, --p_u")

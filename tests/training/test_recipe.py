@@ -66,7 +66,7 @@ def test_a_recipe_is_the_flags_it_holds_and_what_is_typed_wins(options, tmp_path
     more = ["--dataset", "three.txt", "--soft_masking", "false", "--learning_rate", "2e-3"]
     found = options(recipe, *more)
     assert found == options(*TYPED, *more)
-    assert found[1].dataset == ["three.txt"] and not found[2].soft_masking
+    assert found.data.dataset == ["three.txt"] and not found.diffusion.soft_masking
 
 
 BAD = [

@@ -10,7 +10,6 @@ from helpers.training import (
     SIZE,
     assert_same_weights,
     losses,
-    one_sentence,
     split,
 )
 from safetensors.torch import load_file
@@ -24,10 +23,10 @@ MIX = ["--layouts", "causal=1,block4=1,full=1"]
 
 
 @pytest.fixture
-def sure(tmp_path):
-    """A text so simple that predictions are sure: of the others nothing comes back."""
+def certain(tmp_path):
+    """A text so simple that predictions have high confidence: those of low confidence are not mixed."""
     lines = ["The river runs to the sea.", "The rain falls on the town.", "She opened the window."]
-    path = tmp_path / "sure.txt"
+    path = tmp_path / "certain.txt"
     path.write_text("\n\n\n".join("\n\n".join(lines[i % 3 :] + lines * 3) for i in range(90)))
     return path
 
@@ -37,9 +36,9 @@ def scalars(folder) -> dict:
 
 
 @pytest.mark.parametrize("mix", [[], MIX], ids=["full", "mix"])
-def test_a_run_learns_the_scalars_and_leaves_a_plain_model(train, sure, tmp_path, mix):
+def test_a_run_learns_the_scalars_and_leaves_a_plain_model(train, certain, tmp_path, mix):
     out, plain = tmp_path / "out", tmp_path / "plain"
-    flags = [*RUN, *SIZE, *mix, "--dataset", sure, "--max_steps", 150, "--ema", "0.9",
+    flags = [*RUN, *SIZE, *mix, "--dataset", certain, "--max_steps", 150, "--ema", "0.9",
              "--learning_rate", "1e-2"]  # fmt: skip
     code, err = train(*flags, *SOFT, "--output_dir", out)
     assert code == 0, err
@@ -114,7 +113,7 @@ def test_training_goes_on_with_the_scalars_of_the_model(train, text, tmp_path):
     train(*flags, *SIZE, *SOFT, "--output_dir", first)
     code, err = train(*flags, *SOFT[:3], "--soft_learning_rate", 0, "--model", first,
                       "--output_dir", second)  # fmt: skip
-    assert code == 0 and "going on with the soft-masking" in err
+    assert code == 0 and "resuming the soft-masking" in err
     assert scalars(second) == pytest.approx(scalars(first), rel=1e-6)
     code, err = train(*flags, "--soft_masking", "--model", first, "--output_dir", tmp_path / "no")
     assert code == 2 and "--soft_k 2" in err.splitlines()[-1]
@@ -126,35 +125,9 @@ def test_training_goes_on_with_the_scalars_of_the_model(train, text, tmp_path):
     assert code == 0 and "of the two passes of soft-masking" in err.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--soft_k", "0"], ["--soft_k 0"]),
-        (["--soft_k", "301"], ["--soft_k 301", "300 tokens"]),
-        (["--soft_share", "1.1"], ["--soft_share 1.1"]),
-        (["--soft_share", "nan"], ["--soft_share nan"]),
-        (["--soft_start", "1"], ["--soft_start 1.0"]),
-        (["--soft_start", "-0.1"], ["--soft_start -0.1"]),
-        (["--soft_middle", "0"], ["--soft_middle 0.0"]),
-        (["--soft_slope", "inf"], ["--soft_slope inf"]),
-        (["--soft_learning_rate", "-1"], ["--soft_learning_rate -1.0"]),
-        (["--mixing", "cubic"], ["--mixing 'cubic'"]),
-        (["--objective", "causal"], ["--objective causal"]),
-        (["--layouts", "causal"], ["--layouts causal"]),
-        (["--optim", "muon"], ["--optim muon"]),
-        (["--soft_masking", "false", "--soft_k", "2"], ["--soft_k 2", "--soft_masking"]),
-    ],
-)
-def test_bad_flags(train, text, tmp_path, flags, words):
-    code, err = train(*RUN, *SIZE, "--soft_masking", "--dataset", text, "--max_steps", 1,
-                      "--output_dir", tmp_path / "out", *flags)  # fmt: skip
-    assert code == 2, err
-    one_sentence("".join(err.splitlines(keepends=True)[-1:]), *words)
-
-
-def test_what_was_trained_so_writes_so(train, text, sure, tmp_path, monkeypatch, capfd):
+def test_what_was_trained_so_writes_so(train, text, certain, tmp_path, monkeypatch, capfd):
     out = tmp_path / "out"
-    train(*RUN, *SIZE, "--soft_masking", "--soft_start", "0.9", "--dataset", sure, "--max_steps",
+    train(*RUN, *SIZE, "--soft_masking", "--soft_start", "0.9", "--dataset", certain, "--max_steps",
           100, "--learning_rate", "1e-2", "--output_dir", out)  # fmt: skip
     soft = SoftMask(3, "linear", 0.9, 0.1, -9.0)  # feeds back much of whatever was predicted
     soft.save(out)

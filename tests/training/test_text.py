@@ -48,8 +48,6 @@ def test_the_first_blocks_are_those_of_all(train, text, tmp_path, seen):
     ("flags", "words"),
     [
         (["--max_train_samples", 0], ["--max_train_samples 0", "at least 1"]),
-        (["--streaming"], ["--streaming", "--max_train_samples"]),
-        (["--streaming", "--max_train_samples", 3], ["--streaming", "--tokenizer"]),
         (["--text_column", "story"], ["no column 'story'", "--text_column"]),
     ],
 )
