@@ -14,7 +14,7 @@ from diffusion.cli import files
 from diffusion.data import corpus
 from diffusion.errors import UserError, first_line
 from diffusion.likelihood import perplexity
-from diffusion.models import loading
+from diffusion.models import hub, loading
 from diffusion.training.arguments import Run
 
 _BY_LAYOUT = re.compile("eval_(full|causal|ordered|block[0-9]+)_nats_per_token")
@@ -202,13 +202,13 @@ def take_revision(model) -> None:
     """
     if model.revision is None:
         return
-    name, _ = loading.locate(model.model)
+    name, _ = hub.locate(model.model)
     try:
         model.place = huggingface_hub.snapshot_download(
             name, revision=model.revision, allow_patterns=_READ
         )
     except Exception:  # the library raises many kinds
-        raise loading.unreachable(f"{name} at {model.revision}", "model") from None
+        raise hub.unreachable(f"{name} at {model.revision}", "model") from None
 
 
 def check_publishing(args) -> None:

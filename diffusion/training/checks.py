@@ -21,7 +21,7 @@ from diffusion.cli.flags import parse_flags
 from diffusion.cli.values import MOST, check_values, one_of
 from diffusion.data.corpus import WIKITEXT
 from diffusion.errors import UserError
-from diffusion.models import loading
+from diffusion.models import hub, loading
 from diffusion.models.families import max_length
 from diffusion.training import card, lora
 from diffusion.training.arguments import (
@@ -272,7 +272,7 @@ CONFLICTS = [
     _needs("--config type=gpt2", "--objective causal", "reads from left to right"),
     Conflict(
         "--revision without a model on the hub",
-        lambda o: o.revision is not None and (o.config is not None or loading.resolve(o.model)[1]),
+        lambda o: o.revision is not None and (o.config is not None or hub.resolve(o.model)[1]),
         "--revision {revision} is of a --model on the hub, and {origin} is none; leave it out",
     ),
 ]
