@@ -1,12 +1,10 @@
-"""Nats per byte of held-out text by how much is predicted at once, from finetune.py --evaluate_only.
+"""Likelihood of held-out text by how many tokens are predicted at once, from finetune.py --evaluate_only.
 
     python studies/likelihood.py studies/results/likelihood/likelihood.json --dataset_dir data
     python studies/likelihood.py studies/results/likelihood/likelihood.json --texts WikiText-2 --blocks 285
-    python studies/likelihood.py studies/results/likelihood/likelihood.json --draw                  # the picture alone
 
-Each text is read by RoBERTa in every way in which it was trained to read and some between, and by GPT-2; how many
-nats more than GPT-2's is taken block by block.
-Blocks that another run has left in the file stay; a text is measured again when it is named by --texts.
+Each text is read by RoBERTa in every layout in which it was trained and some between, and by GPT-2; ``more``
+is the difference from GPT-2, block by block. Texts that an earlier run left in the file stay.
 """
 
 import argparse
@@ -118,11 +116,10 @@ def main() -> None:
     parser.add_argument(
         "--blocks", type=int, default=128, help="Blocks of 256 tokens of each text."
     )
-    parser.add_argument("--draw", action="store_true", help="Measure nothing.")
     args = parser.parse_args()
     check_file("the results", str(args.results))
     data = json.loads(args.results.read_text()) if args.results.exists() else {"texts": {}}
-    for text in () if args.draw else args.texts:
+    for text in args.texts:
         found, each = {}, {}
         for model in MODELS:
             asked = command(model, text, str(args.dataset_dir.resolve()), args.blocks)
@@ -138,8 +135,6 @@ def main() -> None:
         data["texts"][text] = found | {"blocks": args.blocks}
         data["processor"] = hardware.processor()
         write_text(args.results, json.dumps(data, indent=1) + "\n")
-    if not data["texts"]:
-        raise UserError(f"{args.results} has no texts to draw; leave out --draw")
     write_atomically(args.results.with_suffix(".png"), png(figure(data)))
 
 

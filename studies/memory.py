@@ -79,16 +79,10 @@ def measure(shape: str, way: str, batch: int, length: int, n_steps: int, device,
     keys = rng.row_keys(0, batch, device)
     for _ in denoise(canvas, denoiser, make_sampler(sampler, n_steps), sampling, keys):
         pass
-    return {
-        "shape": shape,
-        "way": way,
-        "batch": batch,
-        "weights": weights,
-        "rows_of_logits": counted.rows[0],
-        "logits": counted.rows[0] * config.vocab_size * dtype.itemsize,
-        "libraries": before,
-        "peak": peak(device),
-    }
+    rows = counted.rows[0]
+    logits = rows * config.vocab_size * dtype.itemsize
+    return {"shape": shape, "way": way, "batch": batch, "weights": weights, "rows_of_logits": rows,
+            "logits": logits, "libraries": before, "peak": peak(device)}  # fmt: skip
 
 
 def apart(shape: str, way: str, batch: int, args) -> dict:

@@ -23,46 +23,20 @@ from studies import common
 
 RESULTS = Path(__file__).parent / "results" / "samplers.json"
 
-# One row each: the sampler, and what is not its default. Sampled with top-k 50 and top-p 0.95.
-SETTINGS = [
-    *({"sampler": name} for name, entry in SAMPLERS.items() if "absorbing" in entry.noises),
-    *({"sampler": f"remdm:remask={kind}"} for kind in ("rescale", "conf", "loop", "psi")),
-    {"sampler": "p2:score=released"},
-    {"sampler": "first-hitting", "block_length": 1},
-    {"sampler": "confidence", "block_length": 8},
-    {"sampler": "remdm", "block_length": 8},
-    *(
-        {"sampler": name, "attention": "block", "block_length": 4}
-        for name in ("first-hitting", "confidence", "ancestral")
-    ),
-    {"sampler": "ancestral:clock_delay=0.8"},
-    {"sampler": "confidence", "early_commit": 3.0},
-    {"sampler": "ancestral", "guidance": 1.0},
-    {"sampler": "confidence", "repetition_penalty": 1.3, "no_repeat_ngram_size": 3},
-]
 
-
-def named(setting: dict) -> str:
-    own = [f"--{k} {v}" for k, v in setting.items() if k != "sampler"]
-    return " ".join([setting["sampler"], *own])
-
-
-def attention_of(setting: dict) -> str:
-    """The full canvas, but for what cannot be read on it."""
-    return setting.get("attention", "block" if setting["sampler"] in CAUSAL else "full")
-
-
-def text_of(writer: Writer, setting: dict, args) -> dict:
+def text_of(writer: Writer, sampler: str, args) -> dict:
     options = GenerationOptions(
-        **{"attention": attention_of(setting), **setting},
+        sampler=sampler,
+        attention="block" if sampler in CAUSAL else "full",
+        n_steps=args.n_steps if sampler in STEPPED else None,
         length=args.length,
         seed=args.seed,
         max_len=args.length + 32,
     )
-    options.n_steps = args.n_steps if options.sampler_name in STEPPED else None
     *_, last = writer.generate([args.prompt], options, [0])
     text = written_text(writer.tokenizer, last, 0)
     return {
+        "setting": sampler,
         "nfe": int(last.nfe[0]),
         "slots": int(last.slots[0]),
         "seconds": last.seconds,
@@ -99,22 +73,21 @@ def main() -> None:
     parser.add_argument("--prompt", default="The city was founded in")
     parser.add_argument("--n_steps", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", help="samplers to run; default: all")
     parser.add_argument("--table", action="store_true", help=f"print {RESULTS.name} as Markdown")
     args = common.read(parser)
     if args.table:
         print(table(json.loads(RESULTS.read_text())))
         return
     writer = load_writer(args.model)
-    text_of(writer, SETTINGS[0], args)
+    names = [name for name, entry in SAMPLERS.items() if "absorbing" in entry.noises]
+    text_of(writer, names[0], args)  # warms up
     results = []
-    for setting in SETTINGS:
-        if args.only and setting["sampler"] not in args.only:
-            continue
-        row = {"setting": named(setting), **text_of(writer, setting, args)}
-        results.append(row)
-        print(f"{row['setting']:62} {row['nfe']:4} passes {row['seconds']:6.2f} s  "
-              f"{row['text'][:60]}", flush=True)  # fmt: skip
+    for name in names:
+        results.append(row := text_of(writer, name, args))
+        print(
+            f"{name:14} {row['nfe']:4} passes {row['seconds']:6.2f} s  {row['text'][:70]}",
+            flush=True,
+        )
     common.save(args, "samplers", writer.device, writer.dtype, threads=torch.get_num_threads(),
                 results=results)  # fmt: skip
 

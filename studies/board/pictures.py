@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from studies.board.metrics import Estimate, pareto
-from studies.board.plotting import Plot, plain_log, png, style
-from studies.board.results import estimate, machine_line, measured
+from studies.board.plotting import Plot, plain_log, png
+from studies.board.results import machine_line, measured
 from studies.board.rows import REAL, SHUFFLED
 
 
@@ -85,27 +85,6 @@ def _against(data: dict, cost: str, label: str):
     return plot.finish(f"Quality against {label}, 95 % intervals\n{machine_line(data)}")
 
 
-def _mask_rate(data: dict):
-    shown = [entry for entry in data["likelihood"] if entry["prefix_len"] == 1]
-    if not any(entry["by_mask_rate"] for entry in shown):
-        return None
-    plot = Plot()
-    (axes,) = plot.panels
-    for i, entry in enumerate(shown):
-        if entry["by_mask_rate"]:
-            values = [math.nan if v is None else v for v in entry["by_mask_rate"]]
-            plot.series(axes, [10, 30, 50, 70, 90], values, i, entry["model"])
-        level = estimate(entry["nats_per_token"])
-        name = "exact NLL" if entry["estimator"] == "exact" else "its bound"
-        axes.axhline(level.value, linestyle="--" if name == "its bound" else "-.", **style(i),
-                     label=f"{entry['model']}: {name}")  # fmt: skip
-        axes.axhspan(level.low, level.high, color=style(i)["color"], linewidth=0,
-                     alpha=min(0.15, 0.6 / len(shown)))  # fmt: skip
-    axes.set_xlabel("masked tokens, % (bins of 20)")
-    axes.set_ylabel("nats per masked token")
-    return plot.finish(f"Likelihood over the mask rate\n{machine_line(data)}")
-
-
 class Picture(NamedTuple):
     title: str
     figure: Callable  # results -> matplotlib's Figure, or None: there is nothing to show
@@ -124,5 +103,4 @@ PICTURES = {
     "quality_seconds.png": Picture(
         "Quality against seconds", lambda data: _against(data, "seconds", "seconds a text")
     ),
-    "likelihood.png": Picture("Likelihood over the mask rate", _mask_rate),
 }

@@ -71,20 +71,17 @@ def likelihood_table(data: dict) -> list[list[str]]:
     ]
     # A difference is there where two models have the same tokens.
     paired = any(entry["more"][0] is not None for entry in data["likelihood"])
-    if paired:
-        head.append(f"nats per token minus {data['likelihood'][0]['more_than']}")
-    rows = []
+    rows = [head + [f"nats per token minus {data['likelihood'][0]['more_than']}"] * paired]
     for entry in data["likelihood"]:
-        kind = "exact NLL" if entry["estimator"] == "exact" else (
-            f"bound, {entry['estimator']}, {entry['draws']} draws"
-            + (", two passes" if entry.get("two_pass") else "")
-        )  # fmt: skip
-        values = [
-            str(estimate(entry[n])) for n in ("nats_per_token", "nats_per_byte", "perplexity")
-        ]
-        row = [entry["model"], kind, str(entry["prefix_len"]), *values, f"{entry['tokens']:,}"]
-        rows.append([*row, str(estimate(entry["more"]))] if paired else row)
-    return [head, *rows]
+        kind = "exact NLL"
+        if entry["estimator"] != "exact":
+            kind = f"bound, {entry['estimator']}, {entry['draws']} draws"
+            kind += ", two passes" * bool(entry.get("two_pass"))
+        names = "nats_per_token", "nats_per_byte", "perplexity", *["more"] * paired
+        values = [str(estimate(entry[name])) for name in names]
+        values.insert(3, f"{entry['tokens']:,}")
+        rows.append([entry["model"], kind, str(entry["prefix_len"]), *values])
+    return rows
 
 
 def generation_table(data: dict, conditional: bool, metrics: dict) -> list[list[str]]:
@@ -112,76 +109,28 @@ def sections(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
             f" It is one of the compared models ({scorer['compared']}), so these values favour it and "
             "models like it."
         )
-    notes = data["notes"]
-    out = []
+    notes, out = data["notes"], []
     if data["likelihood"]:
-        out.append(
-            (
-                "Likelihood",
-                [f"{texts['name']}, {texts['split']} split, in blocks; ± is half a 95 % interval "
-                 "over blocks. The bound is an upper bound of the NLL; the first `prefix` tokens of "
-                 "a block are context. Compare models of different tokenizers per byte; differences "
-                 "are taken block by block."],
-                likelihood_table(data),
-            )
-        )  # fmt: skip
-    for conditional in (True, False):
+        about = (
+            f"{texts['name']}, {texts['split']} split, in blocks; ± is half a 95 % interval over blocks. "
+            "The bound is an upper bound of the NLL; the first `prefix` tokens of a block are context. "
+            "Compare models of different tokenizers per byte; differences are taken block by block."
+        )
+        out.append(("Likelihood", [about], likelihood_table(data)))
+    of = f"{n} prompts of {prompt} tokens of the {texts['split']} split, {length} new tokens"
+    kinds = {True: ("After prompts", of),
+             False: ("From nothing", f"{n} texts from nothing, {prompt + length} tokens")}  # fmt: skip
+    for conditional, (title, what) in kinds.items():
         if not any(row["conditional"] == conditional for row in data["rows"]):
             continue
-        if conditional:
-            what = (
-                f"{n} prompts of {prompt} tokens of the {texts['split']} split, {length} new tokens"
-            )
-        else:
-            what = f"{n} texts from nothing, {prompt + length} tokens"
-        title = "After prompts" if conditional else "From nothing"
-        about = [
-            f"{what}, in batches of {data['batch_size']}. ± is half a 95 % interval over texts; `~` "
-            "has none.",
-            judged,
-            *notes,
-        ]
-        notes = []  # said once
-        out.append((title, about, generation_table(data, conditional, QUALITY)))
+        about = f"{what}, in batches of {data['batch_size']}. ± is half a 95 % interval over texts; `~` has none."
+        out.append((title, [about, judged, *notes], generation_table(data, conditional, QUALITY)))
         out.append(("", [], generation_table(data, conditional, OTHERS)))
+        notes = []  # once
     if data["paired"]:
-        out.append(
-            (
-                "Paired differences",
-                ["Nats per token under the scorer, prompt by prompt, minus those of "
-                 f"{data['paired_with']}."],
-                paired_table(data),
-            )
-        )  # fmt: skip
-    if verdicts := equal_quality(data):
-        out.append(("Seconds at equal quality", verdicts, []))
+        about = f"Nats per token under the scorer, prompt by prompt, minus those of {data['paired_with']}."
+        out.append(("Paired differences", [about], paired_table(data)))
     return out
-
-
-def _name(row: dict) -> str:
-    return f"{row['model']}, {row['method']}"
-
-
-def equal_quality(data: dict) -> list[str]:
-    """The fewest passes with which a masked model reaches, after prompts, the generative perplexity
-    of the first row that writes from left to right, and how long that takes."""
-    rows = [row for row in data["rows"] if row["conditional"]]
-    causal = [r for r in rows if "nfe" in r["metrics"] and "sampler" not in r["settings"]]
-    masked = [r for r in rows if "sampler" in r["settings"]]
-    if not causal or not masked:
-        return []
-    first, goal = causal[0], measured(causal[0], "gen_ppl")
-    found = [row for row in masked if measured(row, "gen_ppl").low <= goal.high]
-    aim = f"gen. PPL of {_name(first)} ({goal})"
-    if not found:
-        return [f"No row of a masked model reaches the {aim}."]
-    row = min(found, key=lambda row: measured(row, "nfe").value)
-    slow, fast = measured(first, "seconds"), measured(row, "seconds")
-    return [
-        f"The fewest passes that reach the {aim} are {measured(row, 'nfe').value:.3g}: {_name(row)} "
-        f"({measured(row, 'gen_ppl')}), in {fast} s a text against {slow} s, "
-        f"{slow.value / fast.value:.2g} times as fast."
-    ]
 
 
 def first_text(row: dict) -> str:

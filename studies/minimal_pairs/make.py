@@ -10,7 +10,7 @@ what decides is often not the neighbour of the word that differs.
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -39,6 +39,78 @@ TRANSITIVE = ["captured", "built", "destroyed", "visited", "described", "defende
 INTRANSITIVE = ["arrived", "existed", "fell", "died", "slept", "appeared"]
 
 
+# Name -> templates of a right sentence and a wrong one, and the words of their slots; ``{noun_s}`` is the
+# plural of the slot ``noun``.
+PHENOMENA: dict[str, list[tuple[str, str, dict[str, list]]]] = {
+    "subject_verb_agreement": [
+        (f"The {{{noun}}} of the {{{other}}} {right} {{role}}.",
+         f"The {{{noun}}} of the {{{other}}} {wrong} {{role}}.",
+         {"noun": THINGS + PEOPLE, "place": PLACES, "role": ROLES})
+        for noun, other, right, wrong in (("noun", "place_s", "was", "were"),
+                                          ("noun_s", "place", "were", "was"))
+    ],
+    "agreement_over_a_clause": [
+        (f"The {{{noun}}} who made the {{{work}}} {right} {{role}}.",
+         f"The {{{noun}}} who made the {{{work}}} {wrong} {{role}}.",
+         {"noun": PEOPLE, "work": WORKS, "role": ROLES[1:4]})
+        for noun, work, right, wrong in (("noun", "work_s", "was", "were"),
+                                         ("noun_s", "work", "were", "was"))
+    ],
+    "determiner_noun_agreement": [
+        (f"{{start}} {right} {{{noun}}}.", f"{{start}} {wrong} {{{noun}}}.",
+         {"start": ["He wrote about", "They had never seen", "She lived near", "Nobody knew"],
+          "noun": THINGS + PLACES})
+        for noun, right, wrong in (("noun", "this", "these"), ("noun", "that", "those"),
+                                   ("noun_s", "these", "this"), ("noun_s", "those", "that"))
+    ],
+    "noun_after_a_quantifier": [
+        (f"He remembered {which} {{adjective}} {{{right}}}.",
+         f"He remembered {which} {{adjective}} {{{wrong}}}.",
+         {"noun": THINGS + WORKS, "adjective": ADJECTIVES[:5]})
+        for which, right, wrong in (("every", "noun", "noun_s"), ("many", "noun_s", "noun"))
+    ],
+    "reflexive_gender": [
+        (f"The {{noun}} {{verb}} {right} {{when}}.", f"The {{noun}} {{verb}} {wrong} {{when}}.",
+         {"noun": nouns, "verb": ["saw", "taught", "blamed", "called", "found", "defended"],
+          "when": ["in the end", "for many years", "after the war", "in the book"]})
+        for nouns, right, wrong in ((MEN, "himself", "herself"), (WOMEN, "herself", "himself"))
+    ],
+    "reflexive_number": [
+        ("The {noun_s} of the {place} {verb} themselves.", "The {noun_s} of the {place} {verb} himself.",
+         {"noun": PEOPLE, "verb": ["saw", "taught", "blamed", "called", "defended"], "place": PLACES[:4]})
+    ],
+    "past_and_participle": [
+        ("The {noun} had {verb[1]} the {thing}.", "The {noun} had {verb[0]} the {thing}.",
+         {"verb": VERBS, "noun": PEOPLE, "thing": WORKS}),
+        ("The {noun} {verb[0]} the {thing}.", "The {noun} {verb[1]} the {thing}.",
+         {"verb": VERBS, "noun": PEOPLE, "thing": WORKS}),
+    ],
+    "passive_participle": [
+        ("The {thing} was {verb[1]} by the {noun}.", "The {thing} was {verb[0]} by the {noun}.",
+         {"verb": VERBS, "noun": PEOPLE, "thing": WORKS})
+    ],
+    "transitivity": [
+        ("The {noun_s} {right} the {thing}.", "The {noun_s} {wrong} the {thing}.",
+         {"noun": PEOPLE, "right": TRANSITIVE, "wrong": INTRANSITIVE, "thing": THINGS + PLACES})
+    ],
+    "negative_polarity": [
+        ("No {noun} has ever {end}.", "The {noun} has ever {end}.",
+         {"noun": PEOPLE + THINGS[:3] + MEN + WOMEN,
+          "end": ["been to the island", "seen such a thing", "heard of the war", "been that large",
+                  "come back"]})
+    ],
+    "existential_there": [
+        (f"There was {right} {{noun}} in the {{place}}.", f"There was {wrong} {{noun}} in the {{place}}.",
+         {"noun": THINGS, "place": PLACES})
+        for right, wrong in (("a", "each"), ("no", "every"), ("another", "every"))
+    ],
+    "adjective_noun_order": [
+        ("The {adjective} {noun} stood near the {place}.", "The {noun} {adjective} stood near the {place}.",
+         {"adjective": ADJECTIVES, "noun": THINGS, "place": PLACES})
+    ],
+}  # fmt: skip
+
+
 def many(noun: str) -> str:
     """The plural."""
     if noun.endswith("y") and noun[-2] not in "aeiou":
@@ -46,128 +118,20 @@ def many(noun: str) -> str:
     return noun + ("es" if noun.endswith(("ch", "s", "x")) else "s")
 
 
-def number(one: str, others: str, plural: bool) -> tuple[str, str]:
-    """The right form and the wrong one."""
-    return (others, one) if plural else (one, others)
-
-
-Pair = tuple[str, str]
-
-
-def agreement() -> Iterator[Pair]:
-    """Of subject and verb, with a noun of the other number between them."""
-    for noun, other, plural, role in product(THINGS + PEOPLE, PLACES, (False, True), ROLES):
-        subject = many(noun) if plural else noun
-        between = other if plural else many(other)
-        yield tuple(
-            f"The {subject} of the {between} {verb} {role}."
-            for verb in number("was", "were", plural)
-        )
-
-
-def agreement_over_a_clause() -> Iterator[Pair]:
-    for noun, work, plural, role in product(PEOPLE, WORKS, (False, True), ROLES[1:4]):
-        subject = many(noun) if plural else noun
-        object_ = work if plural else many(work)
-        yield tuple(
-            f"The {subject} who made the {object_} {verb} {role}."
-            for verb in number("was", "were", plural)
-        )
-
-
-def determiners() -> Iterator[Pair]:
-    starts = ["He wrote about", "They had never seen", "She lived near", "Nobody knew"]
-    for noun, start, plural, that in product(THINGS + PLACES, starts, (False, True), (False, True)):
-        shown = many(noun) if plural else noun
-        words = ("that", "those") if that else ("this", "these")
-        yield tuple(f"{start} {word} {shown}." for word in number(*words, plural))
-
-
-def determiners_with_adjective() -> Iterator[Pair]:
-    for noun, adjective, plural in product(THINGS + WORKS, ADJECTIVES[:5], (False, True)):
-        words = number(noun, many(noun), plural)
-        which = "many" if plural else "every"
-        yield tuple(f"He remembered {which} {adjective} {word}." for word in words)
-
-
-def reflexives() -> Iterator[Pair]:
-    does = ["saw", "taught", "blamed", "called", "found", "defended"]
-    how = ["in the end", "for many years", "after the war", "in the book"]
-    for (noun, right, wrong), verb, when in product(
-        [(n, "himself", "herself") for n in MEN] + [(n, "herself", "himself") for n in WOMEN],
-        does,
-        how,
-    ):
-        yield tuple(f"The {noun} {verb} {word} {when}." for word in (right, wrong))
-
-
-def reflexives_in_number() -> Iterator[Pair]:
-    does = ["saw", "taught", "blamed", "called", "defended"]
-    for noun, verb, place in product(PEOPLE, does, PLACES[:4]):
-        yield tuple(
-            f"The {many(noun)} of the {place} {verb} {word}." for word in ("themselves", "himself")
-        )
-
-
-def participles() -> Iterator[Pair]:
-    for (past, participle), noun, thing, has in product(VERBS, PEOPLE, WORKS, (True, False)):
-        right, wrong = (participle, past) if has else (past, participle)
-        before = "had " if has else ""
-        yield tuple(f"The {noun} {before}{form} the {thing}." for form in (right, wrong))
-
-
-def passives() -> Iterator[Pair]:
-    for (past, participle), noun, thing in product(VERBS, PEOPLE, WORKS):
-        yield tuple(f"The {thing} was {form} by the {noun}." for form in (participle, past))
-
-
-def objects() -> Iterator[Pair]:
-    """Verbs that take one and verbs that take none."""
-    for noun, right, wrong, thing in product(PEOPLE, TRANSITIVE, INTRANSITIVE, THINGS + PLACES):
-        yield tuple(f"The {many(noun)} {verb} the {thing}." for verb in (right, wrong))
-
-
-def negative_polarity() -> Iterator[Pair]:
-    ends = ["been to the island", "seen such a thing", "heard of the war", "been that large", "come back"]  # fmt: skip
-    for noun, end in product(PEOPLE + THINGS[:3] + MEN + WOMEN, ends):
-        yield f"No {noun} has ever {end}.", f"The {noun} has ever {end}."
-
-
-def existentials() -> Iterator[Pair]:
-    for noun, place, how in product(THINGS, PLACES, ("a", "no", "another")):
-        wrong = {"a": "each", "no": "every", "another": "every"}[how]
-        yield tuple(f"There was {word} {noun} in the {place}." for word in (how, wrong))
-
-
-def order() -> Iterator[Pair]:
-    for adjective, noun, place in product(ADJECTIVES, THINGS, PLACES):
-        yield (
-            f"The {adjective} {noun} stood near the {place}.",
-            f"The {noun} {adjective} stood near the {place}.",
-        )
-
-
-PHENOMENA: dict[str, Callable[[], Iterator[Pair]]] = {
-    "subject_verb_agreement": agreement,
-    "agreement_over_a_clause": agreement_over_a_clause,
-    "determiner_noun_agreement": determiners,
-    "noun_after_a_quantifier": determiners_with_adjective,
-    "reflexive_gender": reflexives,
-    "reflexive_number": reflexives_in_number,
-    "past_and_participle": participles,
-    "passive_participle": passives,
-    "transitivity": objects,
-    "negative_polarity": negative_polarity,
-    "existential_there": existentials,
-    "adjective_noun_order": order,
-}
+def sentences(right: str, wrong: str, slots: dict[str, list]) -> Iterator[tuple[str, str]]:
+    """All pairs that two templates give."""
+    for values in product(*slots.values()):
+        words = dict(zip(slots, values, strict=True))
+        words |= {f"{name}_s": many(word) for name, word in words.items() if isinstance(word, str)}
+        yield right.format(**words), wrong.format(**words)
 
 
 def pairs() -> list[dict]:
     """All of them: ``EACH`` of a phenomenon, drawn from what its templates give."""
     found = []
-    for name, make in PHENOMENA.items():
-        drawn = random.Random(name).sample(sorted(set(make())), EACH)
+    for name, templates in PHENOMENA.items():
+        every = {pair for template in templates for pair in sentences(*template)}
+        drawn = random.Random(name).sample(sorted(every), EACH)
         found += [
             {"phenomenon": name, "sentence_good": good, "sentence_bad": bad} for good, bad in drawn
         ]

@@ -11,14 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.models import save_roberta
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from diffusion.autoregressive import load_causal_writer
-from diffusion.canvas import Canvas
 from diffusion.errors import UserError
 from diffusion.generate import load_writer
-from diffusion.likelihood import pseudo_likelihood
 from diffusion.models.linear import Packed, packs
 from studies.board.rows import expand, read_grid
 from studies.board.scorer import load_scorer
@@ -177,74 +174,6 @@ def test_infilling_from_flags_to_json(run_benchmark, tiny_model, tiny_gpt2):
     difference = rows[7]["numbers"][nats][0] - rows[0]["numbers"][nats][0]
     assert rows[7]["more"][nats][0] == pytest.approx(difference)
     assert "gaps of 2 tokens; more: than confidence at 0" in said
-
-
-# ---------------------------------------------------------------- understanding
-
-
-@pytest.mark.parametrize("shift", [True, False])
-def test_hidden_tokens_are_predicted_as_by_the_network_itself(tmp_path, shift):
-    understanding = load("understanding")
-    folder = save_roberta(tmp_path / "model", shift=shift)
-    writer = load_writer(str(folder), dtype="float32")
-    blocks = torch.randint(5, 320, (3, 20), generator=torch.Generator().manual_seed(0))
-    blocks[:, 0] = 0
-    masked = understanding.hidden(blocks, 0.5)
-    assert not masked[:, 0].any() and 15 < masked.sum() < 45
-    network = AutoModelForMaskedLM.from_pretrained(folder).eval()
-    with torch.no_grad():
-        logits = network(input_ids=blocks.where(~masked, writer.tokenizer.mask_token_id)).logits
-    # Make one in four right, so that there is something to count.
-    expected = torch.zeros(3, 3, dtype=torch.float64)
-    for b, p in masked.nonzero().tolist():
-        log_p = logits[b, p - shift].log_softmax(-1)
-        if p % 4 == 0:
-            blocks[b, p] = log_p.argmax()
-        right = log_p.argmax() == blocks[b, p]
-        expected[b] += torch.tensor([1, float(right), -log_p[blocks[b, p]].item()])
-    assert 0 < expected[:, 1].sum() < masked.sum()
-    found = understanding.predictions(writer, blocks, masked, batch_size=2)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_single_tokens_are_read_as_by_the_pseudo_likelihood(tiny_model):
-    understanding = load("understanding")
-    writer = load_writer(str(tiny_model), dtype="float32")
-    blocks = torch.randint(5, 320, (3, 20), generator=torch.Generator().manual_seed(0))
-    at = understanding.places(blocks, 6)
-    assert at.min() >= 1 and at.max() < 20 and all(len(set(row)) == 6 for row in at.tolist())
-    assert sorted(understanding.places(blocks, 19)[2].tolist()) == list(range(1, 20))
-    denoiser, none = writer.denoiser, torch.zeros(3, 20, dtype=torch.bool)
-    mean = pseudo_likelihood(
-        denoiser.reader, Canvas(blocks, ~none, none), none.scatter(1, at, True), denoiser.noise
-    )
-    found = understanding.single_predictions(writer, blocks, 6)
-    assert (found[:, 0] == 6).all()
-    torch.testing.assert_close(found[:, 2], -6 * mean, rtol=1e-4, atol=1e-4)
-
-
-def test_understanding_from_flags_to_json(run_benchmark, tiny_model, tmp_path):
-    own = save_roberta(tmp_path / "own", shift=False)
-    found, said = run_benchmark(
-        "understanding",
-        "--models",
-        tiny_model,
-        own,
-        "--blocks",
-        4,
-        "--block_size",
-        32,
-        "--singles",
-        3,
-    )
-    assert [(row["rate"], row["shift"]) for row in found["rows"]] == [
-        (None, True), (None, False), (0.15, True), (0.15, False), (0.5, True), (0.5, False)
-    ]  # fmt: skip
-    assert [row["hidden"] for row in found["rows"][:2]] == [4 * 3] * 2
-    one, two = found["rows"][4:]
-    assert one["hidden"] == two["hidden"] and one["more"]["nats"] == [0, 0, 0]
-    assert two["more"]["nats"][0] == pytest.approx(two["nats"][0] - one["nats"][0])
-    assert "the place before" in said and "its own place" in said
 
 
 # ---------------------------------------------------------------- training

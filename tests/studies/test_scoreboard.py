@@ -131,8 +131,7 @@ def test_a_run_and_all_that_it_leaves(whole, monkeypatch):
     monkeypatch.chdir(whole.parent)
     out = Path("out.txt").read_text()
     assert sorted(os.listdir("board")) == [
-        "generations", "likelihood.png", "quality_nfe.png", "quality_seconds.png", "results.csv",
-        "results.json", "rows", "temperature.png",
+        "generations", "quality_nfe.png", "quality_seconds.png", "results.csv", "results.json", "rows",
     ]  # fmt: skip
     data = result("board")
     found = {(r["model"], r["method"], r["conditional"]): r for r in data["rows"]}
@@ -175,7 +174,7 @@ def test_a_run_and_all_that_it_leaves(whole, monkeypatch):
     assert data["paired_with"].startswith("tiny-gpt2") and len(data["paired"]) == 5
     lines = list(csv.DictReader(Path("board/results.csv").read_text().splitlines()))
     assert len(lines) == 9 and float(lines[6]["nfe"]) == 2 and lines[0]["nfe"] == ""
-    for name in ("quality_nfe", "quality_seconds", "temperature", "likelihood"):
+    for name in ("quality_nfe", "quality_seconds"):
         with Image.open(f"board/{name}.png") as image:
             assert image.width >= 900
             # No series is told by a grey: the second one of each picture is orange.
@@ -331,33 +330,11 @@ def test_a_table_shows_no_digit_too_many():
     assert report.estimate([None, None, None]).half != report.estimate([None, None, None]).half
 
 
-def row(model="m", sampler="seed", passes=8, seconds=0.5, text="x", **metrics) -> dict:
-    """A row of results with intervals of ± a tenth."""
-    metrics = {"nfe": passes, "seconds": seconds, **metrics}
-    near = {name: [value, 0.9 * value, 1.1 * value] for name, value in metrics.items()}
-    return {"model": model, "method": f"{sampler or 'left to right'} {passes}", "conditional": True,
-            "settings": {"sampler": sampler} if sampler else {}, "seed": 0, "samples": 4,
-            "metrics": near, "first": {"prompt": "A", "text": text, "finished": False}}  # fmt: skip
-
-
-def test_seconds_at_equal_quality():
-    causal = row("g", None, 30, 0.6, gen_ppl=20)
-    rows = [causal, row(passes=4, seconds=0.1, gen_ppl=90), row(passes=16, seconds=0.3, gen_ppl=23),
-            row(passes=8, seconds=0.2, gen_ppl=24)]  # fmt: skip
-    # 23 ± 2.3 and 24 ± 2.4 touch 20 ± 2, the second with fewer passes; 90 does not.
-    (said,) = report.equal_quality(tiny_results(rows=rows))
-    assert "reach the gen. PPL of g, left to right 30 (20 ± 2) are 8: m, seed 8" in said
-    assert "3 times as fast" in said and "0.20 ± 0.02 s a text against 0.60" in said
-    assert report.equal_quality(tiny_results(rows=rows[:2])) == [
-        "No row of a masked model reaches the gen. PPL of g, left to right 30 (20 ± 2)."
-    ]
-    assert report.equal_quality(tiny_results(rows=rows[1:])) == []
-
-
 def test_a_page_has_no_html_of_a_text_or_a_name():
-    data = tiny_results(rows=[row(text=" <img src=x>\x1b]0;t\x07")], about="<script>",
+    data = tiny_results(about="<script>",
                         hardware="<i>", command="python `x` \x1b]0;t\x07")  # fmt: skip
     data["rows"][0]["model"] = "<b>m"
+    data["rows"][0]["first"]["text"] = " <img src=x>\x1b]0;t\x07"
     page = report.markdown({"r.json": report.json.loads(report.dump(data))})
     assert "<" not in page.replace("&lt;", "") and "\x1b" not in page
     assert "&lt;img src=x>" in page and "&lt;script>" in page and "&lt;b>m" in page
@@ -368,14 +345,14 @@ def test_several_results_are_one_page(call, tmp_path):
         path = tmp_path / "results" / name / "results.json"
         path.parent.mkdir(parents=True)
         path.write_text(report.dump(tiny_results(title=f"Part {name}", about="Why.")))
-        path.with_name("temperature.png").write_bytes(b"")
+        path.with_name("quality_seconds.png").write_bytes(b"")
     paths = [f"results/{name}/results.json" for name in ("one", "two")]
     _code, out, _ = call("--results", *paths, "--markdown", "tables.md")
     page = Path("tables.md").read_text()
     for said in (out, page):
         assert said.index("Part one") < said.index("Part two") and said.count("Why.") == 2
     assert "--results results/one/results.json results/two/results.json --markdown" in page
-    assert "](results/two/temperature.png)" in page and "quality_nfe.png" not in page
+    assert "](results/two/quality_seconds.png)" in page and "quality_nfe.png" not in page
     assert "\\[The\\] end (end)" in page
 
 
@@ -405,7 +382,7 @@ def test_pictures_of_next_to_nothing(tmp_path):
     for name in ("seconds", "tokens_per_second"):
         data["rows"][0]["metrics"][name] = [0.5, float("nan"), float("nan")]
     names = [path.name for path in report.write_all(data, tmp_path)]
-    assert "likelihood.png" not in names and "quality_nfe.png" in names
+    assert "quality_nfe.png" in names
     assert "NaN" not in (tmp_path / "results.json").read_text()
 
 
