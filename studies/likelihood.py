@@ -103,9 +103,9 @@ def figure(data: dict):
         plot.label(axes, "GPT-2", 0.7, level[0])
     axes.set_xscale("log", base=2)
     axes.set_xticks([1, *SIZES, WHOLE], ["causal", *map(str, SIZES), "full"])
-    axes.set_xlabel("tokens of a block, whose order is any")
-    axes.set_ylabel("nats per byte: causal exact, else at most")
-    return plot.finish("The more is predicted at once, the higher is the bound")
+    axes.set_xlabel("tokens per block")
+    axes.set_ylabel("nats per byte (causal: exact; others: a bound)")
+    return plot.finish("The bound rises with the number of tokens predicted at once")
 
 
 def main() -> None:

@@ -26,7 +26,6 @@ from diffusion.generate import load_writer
 from diffusion.measure import measure
 from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import STEPPED
-from diffusion.views.tables import aligned
 from studies import common
 from studies.board.plotting import Plot, plain_log, png
 
@@ -75,19 +74,18 @@ def sweep(writers: list, generation: GenerationOptions, repeats: int, folder: Pa
                 jobs.append((diffusion, dataclasses.replace(options, n_steps=steps)))
 
     lasts = measure(jobs, PROMPT, repeats, keep=lambda steps: deque(steps, maxlen=1).pop())
-    seconds = [[last.seconds for last in runs] for runs in lasts]
-    results = [
-        {
-            "model": Path(writer.name).name,
-            "kind": "diffusion" if writer is diffusion else "autoregressive",
-            "steps": options.n_steps if writer is diffusion else None,
-            "new_tokens": options.length,
-            "nfe": int(lasts[j][-1].nfe[0]),
-            "seconds": seconds[j],
-            "median": statistics.median(seconds[j]),
-        }
-        for j, (writer, options) in enumerate(jobs)
-    ]
+    results = []
+    for (writer, options), runs in zip(jobs, lasts, strict=True):
+        kind, steps = (
+            ("diffusion", options.n_steps) if writer is diffusion else ("autoregressive", None)
+        )
+        seconds = [last.seconds for last in runs]
+        results.append({
+            "model": Path(writer.name).name, "kind": kind, "steps": steps, "new_tokens": options.length,
+            "nfe": int(runs[-1].nfe[0]), "seconds": seconds, "median": statistics.median(seconds),
+        })  # fmt: skip
+        console.put(f"{kind}, {steps or options.length} steps, {options.length} tokens: "
+                    f"{results[-1]['median']:.3f} s")  # fmt: skip
     data = {
         "format": "roberta-diffusion sweep",
         "version": 1,
@@ -99,7 +97,6 @@ def sweep(writers: list, generation: GenerationOptions, repeats: int, folder: Pa
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "sweep.json", json.dumps(data, indent=1) + "\n")
     write_atomically(folder / "sweep.png", png(figure(data)))
-    console.put(table(data))
     console.say(f"saved {folder / 'sweep.json'} and {folder / 'sweep.png'}")
 
 
@@ -112,16 +109,6 @@ def _curves(data: dict) -> dict[str, list[dict]]:
         )
         curves.setdefault(name, []).append(r)
     return curves
-
-
-def table(data: dict) -> str:
-    """Median seconds, a row for each curve."""
-    lengths = sorted({r["new_tokens"] for r in data["results"]})
-    rows = [["seconds for new tokens", *map(str, lengths)]]
-    for name, curve in _curves(data).items():
-        by_length = {r["new_tokens"]: f"{r['median']:.3f}" for r in curve}
-        rows.append([name, *(by_length.get(n, "-") for n in lengths)])
-    return "\n".join(aligned(rows, 1))
 
 
 def figure(data: dict):
