@@ -4,33 +4,101 @@ What draws is imported when something is drawn. Only a window needs a display.
 """
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from diffusion.cli.files import check_animation_path, check_display, unfinished
 from diffusion.errors import UserError
-from diffusion.views.film import Film
+from diffusion.views.film import Film, ticks
+
+GIF_TICK = 0.02  # seconds; browsers slow anything shorter down to 0.1
+MP4_FPS = 25
+Progress = Callable[[int, int], None]  # (pictures done, pictures in all)
 
 
-def save_film(
-    film: Film, path: str | os.PathLike, on_progress: Callable[[int, int], None] | None = None
-) -> None:
+def save_film(film: Film, path: str | os.PathLike, on_progress: Progress | None = None) -> None:
     """Write a film in the format that the ending of ``path`` names; the file appears when it is
-    complete, never before. ``on_progress`` is told (pictures done, pictures in all)."""
-    check_animation_path(path)
-    from diffusion.views.stage import WRITERS
+    complete, never before.
 
+    Raises:
+        UserError: another ending, or a file that cannot be written.
+    """
+    check_animation_path(path)
     with unfinished(Path(path)) as file:
         WRITERS[file.suffix](film, file, on_progress or (lambda done, total: None))
 
 
+def _pictures(film: Film, tick: float, on_progress: Progress):
+    """(picture, number of ticks) for each moment that a tick falls on."""
+    from diffusion.views.drawing import Stage
+
+    stage, paced = Stage(film), ticks(film.moments, tick)
+    for done, (moment, count) in enumerate(paced, start=1):
+        yield stage.image(moment), count
+        on_progress(done, len(paced))
+
+
+def _gif(film: Film, path: Path, on_progress: Progress) -> None:
+    from PIL import Image
+
+    from diffusion.views.drawing import palette
+
+    colours = palette()
+    pictures = (
+        picture.quantize(palette=colours, dither=Image.Dither.NONE)
+        for picture, _ in _pictures(film, GIF_TICK, on_progress)
+    )
+    durations = [round(count * GIF_TICK * 1000) for _, count in ticks(film.moments, GIF_TICK)]
+    next(pictures).save(path, save_all=True, append_images=pictures, duration=durations, loop=0)
+
+
+def _mp4(film: Film, path: Path, on_progress: Progress) -> None:
+    from diffusion.views.drawing import HEIGHT, WIDTH
+
+    command = ["ffmpeg", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
+    command += ["-s", f"{WIDTH}x{HEIGHT}", "-r", str(MP4_FPS), "-i", "-"]
+    # Players need 4:2:0 colour; the index in front lets a browser start at once.
+    command += ["-pix_fmt", "yuv420p", "-movflags", "+faststart", str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stderr=pipe) as ffmpeg:
+        try:
+            for picture, count in _pictures(film, 1 / MP4_FPS, on_progress):
+                for _ in range(count):
+                    ffmpeg.stdin.write(picture.tobytes())
+        except BrokenPipeError:
+            pass  # ffmpeg has given up; it says why below
+        except BaseException:
+            ffmpeg.kill()
+            raise
+        _, complaint = ffmpeg.communicate()
+    if ffmpeg.returncode:
+        reason = complaint.decode(errors="replace").strip().splitlines()[-1:] or ["no reason given"]
+        raise UserError(f"ffmpeg could not write the animation: {reason[0]}")
+
+
+def _html(film: Film, path: Path, on_progress: Progress) -> None:
+    from diffusion.views.webpage import page
+
+    path.write_text(page(film), encoding="utf-8")
+    on_progress(1, 1)
+
+
+def _png(film: Film, path: Path, on_progress: Progress) -> None:
+    from diffusion.views.drawing import STRIP_DPI, filmstrip
+
+    filmstrip(film).picture().save(path, dpi=(STRIP_DPI, STRIP_DPI), optimize=True)
+    on_progress(1, 1)
+
+
+WRITERS = {".gif": _gif, ".mp4": _mp4, ".html": _html, ".png": _png}
+
+
 def show_film(film: Film) -> None:
-    """Play a film in a window; `UserError` where there is no display."""
+    """Play a film in a window again and again until it is closed; `UserError` without a display."""
     check_display()
     import matplotlib.pyplot as plt
     from matplotlib.backends import BackendFilter, backend_registry
-
-    from diffusion.views.stage import play
 
     windows = {name.lower() for name in backend_registry.list_builtin(BackendFilter.INTERACTIVE)}
     try:
@@ -45,4 +113,30 @@ def show_film(film: Film) -> None:
             f"No window can be opened with matplotlib's backend {backend!r}: no display, or no "
             "window toolkit such as tkinter; save the animation instead."
         )
-    play(film, figure)
+    _play(film, figure, plt.show)
+
+
+def _play(film: Film, figure, run: Callable[[], None]) -> None:
+    from diffusion.views.drawing import Stage, quiet
+
+    timer = figure.canvas.new_timer()
+    timer.single_shot = True
+    position = iter(())
+
+    def advance() -> None:
+        nonlocal position
+        moment = next(position, None)
+        if moment is None:
+            position = iter(film.moments)
+            moment = next(position)
+        stage.show(moment)
+        figure.canvas.draw_idle()
+        timer.interval = max(1, round(moment.hold * 1000))
+        timer.start()
+
+    timer.add_callback(advance)
+    with quiet():
+        stage = Stage(film, figure)
+        advance()
+        run()
+    timer.stop()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from diffusion.errors import UserError
-from diffusion.views.frames import Frame, State, status_line
+from diffusion.views.frames import Frame, status_line
 
 LAST_HOLD = 3.0  # seconds that the last moment stays
 LONGEST = 600  # seconds of a film on a clock
@@ -36,10 +36,11 @@ class Moment:
 
 @dataclass(frozen=True)
 class TimeLine:
-    """The one clock that all tracks of a film run on.
+    """The one clock of all tracks.
 
-    ``ends`` are the seconds at which each track has its last frame; ``verdict`` is shown with the
-    last moment.
+    Attributes:
+        ends: the seconds at which each track has its last frame.
+        verdict: shown with the last moment.
     """
 
     ends: tuple[float, ...]
@@ -47,31 +48,22 @@ class TimeLine:
 
     def filled(self, track: int, time: float) -> float:
         """How much of the line of a track is over at ``time``, as a share of the longest one."""
-        return min(time, self.ends[track]) / max(max(self.ends), 1e-9)
+        return min(time, self.ends[track]) / max(*self.ends, 1e-9)
 
 
 @dataclass(frozen=True)
 class Film:
+    """Tracks, and the moments at which their frames change."""
+
     tracks: Sequence[Track]
     moments: Sequence[Moment]
     title: str = ""
     time_line: TimeLine | None = None
 
-    @property
-    def knows_doubt(self) -> bool:
-        """Whether any probability is known, so that there is something to explain."""
-        frames = (track.frames[-1] for track in self.tracks)
-        return any(p is not None for frame in frames for p in frame.confidence)
-
     @cached_property
-    def knows_guesses(self) -> bool:
-        """Whether any mask shows what it remembers."""
-        return any(frame.knows_guesses for track in self.tracks for frame in track.frames)
-
-    @cached_property
-    def states(self) -> set[State]:
-        """All that occur."""
-        return {s for track in self.tracks for frame in track.frames for s in frame.states}
+    def kinds(self) -> set[str]:
+        """The entries of the legend that explain any frame."""
+        return set().union(*(frame.kinds() for track in self.tracks for frame in track.frames))
 
     def frames(self, moment: Moment) -> list[Frame]:
         """The frame of each track."""
@@ -79,36 +71,18 @@ class Film:
 
 
 def film_of(
-    frames: Sequence[Frame],
-    title: str = "",
-    fps: float | None = None,
-    slowdown: float | None = None,
-    status: Callable[[Frame], str] = status_line,
+    frames: Sequence[Frame], title: str = "", status: Callable[[Frame], str] = status_line
 ) -> Film:
-    """A film of one generation.
+    """A film of one generation, all frames held equally long: 2 a second of a few, up to 20 of many.
 
     Args:
-        fps: frames per second, all held equally long. None chooses: 2 for a few frames, up to 20
-            for many.
-        slowdown: hold every frame in proportion to its measured time instead, so many times
-            slower than it was.
         status: see `Track`.
     """
     if not frames:
         raise ValueError("an animation needs at least one frame")
-    for name, value in (("fps", fps), ("slowdown", slowdown)):
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"{name} {value} is not a number above 0.")
-    if slowdown is None:
-        holds = [1 / (fps or min(20.0, max(2.0, len(frames) / 8)))] * (len(frames) - 1)
-        note = ""
-    else:
-        seconds = [frame.seconds for frame in frames]
-        holds = [
-            max(0.0, after - before) * slowdown for before, after in itertools.pairwise(seconds)
-        ]
-        note = "true time" if slowdown == 1 else f"time slowed {slowdown:g}×"
-    moments = [Moment((i,), hold, note) for i, hold in enumerate([*holds, LAST_HOLD])]
+    hold = 1 / min(20.0, max(2.0, len(frames) / 8))
+    moments = [Moment((i,), hold) for i in range(len(frames) - 1)]
+    moments.append(Moment((len(frames) - 1,), LAST_HOLD))
     return Film([Track(frames, status=status)], moments, title)
 
 
@@ -124,7 +98,11 @@ def synchronized(
 
     Args:
         slowdown: one factor for all: the film takes so many times longer than the models did.
-        note, verdict: shown all the time, and with the last moment.
+        note: shown all the time.
+        verdict: shown with the last moment.
+
+    Raises:
+        UserError: a slowdown that is no number above 0, or makes the film too long.
     """
     check_slowdown(slowdown)
     clocks = [[frame.seconds for frame in track.frames] for track in tracks]
@@ -150,38 +128,17 @@ def synchronized(
 
 
 def check_slowdown(slowdown: float) -> None:
+    """Refuse what is no number above 0."""
     if not 0 < slowdown < math.inf:
         raise UserError(f"--slowdown {slowdown} must be a number above 0")
-
-
-def rate_line(frame: Frame, separator: str = " · ", unit: str = "token") -> str:
-    """Seconds, what is written by then and how fast, forward passes, and tokens for each of them.
-
-    With ``unit`` "character" texts of models with different tokenizers can be compared.
-    """
-    new = [i for i, s in enumerate(frame.states) if s is not State.GIVEN and not s.pending]
-    tokens = len(new)
-    count = tokens if unit == "token" else sum(len(frame.pieces[i]) for i in new)
-    parts = [f"{frame.seconds:.2f} s", f"{count} {unit}" + ("" if count == 1 else "s")]
-    if frame.seconds > 0:
-        parts.append(f"{count / frame.seconds:.0f}/s")
-    parts.append(f"{frame.nfe} pass" + ("" if frame.nfe == 1 else "es"))
-    if frame.nfe:
-        parts.append(f"{tokens / frame.nfe:.1f} {'' if unit == 'token' else 'tokens '}a pass")
-    return separator.join(parts)
 
 
 def ticks(moments: Sequence[Moment], tick: float) -> list[tuple[Moment, int]]:
     """The moments on a clock that ticks every ``tick`` seconds, each with its number of ticks: at
     every tick stands the last moment that has begun by then. Moments that fall between two ticks
     drop out; the last one always stays."""
-    out, start, begun = [], 0.0, 0
-    for i, moment in enumerate(moments):
-        start += moment.hold
-        end = math.ceil(start / tick - 1e-6)  # the first tick that is not ours any more
-        if i == len(moments) - 1:
-            end = max(end, begun + 1)
-        if end > begun:
-            out.append((moment, end - begun))
-        begun = end
-    return out
+    *starts, end = itertools.accumulate((moment.hold for moment in moments), initial=0.0)
+    first = {math.ceil(t / tick - 1e-6): moment for t, moment in zip(starts, moments, strict=True)}
+    bounds = [*first, max(math.ceil(end / tick - 1e-6), max(first) + 1)]
+    counts = (b - a for a, b in itertools.pairwise(bounds))
+    return list(zip(first.values(), counts, strict=True))

@@ -1,20 +1,20 @@
 """Steps -> Frames: what a view shows of one row at one moment, as plain strings.
 
-A `Frame` knows no tensor and no tokenizer, so the terminal, the animation and a file that is
-replayed later all show the same thing. Entry i of ``pieces`` and ``states`` is the same canvas
-position in every frame of a generation; an autoregressive model gives frames that grow by a token.
+A `Frame` holds no tensor and no tokenizer, so the terminal, the animation and a replayed file all
+show the same thing. Entry i of ``pieces`` and ``states`` is the same canvas position in every frame
+of a generation; an autoregressive model gives frames that grow by a token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import accumulate, zip_longest
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from diffusion.errors import printable
-from diffusion.text.reading import NOTHING, Typed
+from diffusion.text.reading import NOTHING
 from diffusion.text.spelling import Slot, Speller
 
 if TYPE_CHECKING:
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 END_MARK = "∎"  # drawn where a written </s> ends the text
-GUESSES = (0.02, 0.1, 0.3)  # a mask that remembers a token as strongly shows it, three shades
-DOUBTS = (0.3, 0.1, 0.02)  # a token of lower probability is marked as that much less sure
+GUESSES = (0.02, 0.1, 0.3)  # the shade of a prediction kept by a mask counts the bounds it reaches
+DOUBTS = (0.3, 0.1, 0.02)  # the tint of a written token counts the bounds it falls below
 
 
 class State(StrEnum):
-    """What a view has to tell apart."""
+    """What happened to a position."""
 
     GIVEN = "given"
     MASKED = "masked"
     FRESH = "fresh"  # written in this step
     SETTLED = "settled"
     REMASKED = "remasked"  # masked again in this step
-    REPLACED = "replaced"  # written in this step, in place of another token
+    REPLACED = "replaced"  # written in this step, replacing another token
     NOISE = "noise"  # a random token, which the model has not written
 
     @property
@@ -52,17 +52,36 @@ class State(StrEnum):
 
 _WRITTEN = (State.FRESH, State.REPLACED, State.SETTLED)
 
+# How every view draws a position: by its state, by the tint of a settled token (1 to 3: lower and
+# lower confidence), or by the shade of the prediction that a mask keeps (1 to 3: stronger).
+KINDS = (*State, "doubt1", "doubt2", "doubt3", "guess1", "guess2", "guess3")
+LEGEND = {
+    State.GIVEN: "prompt",
+    State.SETTLED: "written before",
+    State.FRESH: "written now",
+    State.REPLACED: "replaced now",
+    State.MASKED: "mask",
+    State.REMASKED: "re-masked",
+    State.NOISE: "random token",
+    "guess2": "prediction for a mask",
+    "doubt2": "low confidence",
+    "end": "end",
+}
+
 
 @dataclass(frozen=True)
 class Frame:
     """One row of one step.
 
-    ``pieces`` is the text at each position, "" where it is masked or has nothing to show: the
-    first bytes of a character whose last byte stands further on, or text after the end. ``ends``
-    lists the positions of written ``</s>``. ``nfe`` counts forward passes, ``slots`` what they
-    computed, ``seconds`` is the time spent in model and sampler so far. ``confidence`` is the probability that each written
-    token had when it was written, None where there is none; empty: nothing is known. ``guesses`` are
-    what masks remember, (text, strength) or None; empty: nothing.
+    Attributes:
+        pieces: the text at each position, "" where it is masked or has nothing to show: the first
+            bytes of a character whose last byte stands further on, or text after the end.
+        states: the state of each position.
+        nfe: forward passes so far; ``slots`` counts the positions they computed.
+        seconds: time spent in model and sampler so far.
+        ends: positions of written ``</s>``.
+        confidence: the probability of each token when it was written, or None; empty: unknown.
+        guesses: the predictions that masks keep, (text, strength) or None; empty: none.
     """
 
     pieces: list[str]
@@ -100,7 +119,7 @@ class Frame:
     @property
     def noise(self) -> int:
         """Random tokens."""
-        return sum(state is State.NOISE for state in self.states)
+        return self.states.count(State.NOISE)
 
     @property
     def written(self) -> int:
@@ -108,35 +127,41 @@ class Frame:
         return sum(state in _WRITTEN for state in self.states)
 
     def shown(self, position: int) -> str:
-        """The string to draw at a written position, with nothing in it that can do harm."""
+        """The string to draw at a written position, with control characters escaped."""
         return END_MARK if position in self.ends else printable(self.pieces[position])
 
-    @property
-    def knows_guesses(self) -> bool:
-        """Whether any mask remembers so much of a token that it is shown."""
-        return any(self.guess(i)[1] for i in range(len(self.pieces) if self.guesses else 0))
+    def kind(self, position: int) -> str:
+        """How a position is drawn, one of `KINDS`."""
+        state = self.states[position]
+        if state is State.MASKED and self.guesses and self.guesses[position]:
+            text, strength = self.guesses[position]
+            shade = sum(strength >= bound for bound in GUESSES)
+            return f"guess{shade}" if shade and text.strip() else state
+        known = self.confidence[position] if state is State.SETTLED else None
+        doubt = 0 if known is None else sum(known < bound for bound in DOUBTS)
+        return f"doubt{doubt}" if doubt else state
 
-    def guess(self, position: int) -> tuple[str, int]:
-        """What a mask remembers, and how clearly it is to be shown: 0 (not at all) to 3. One that was
-        masked again in this step shows that alone."""
-        known = self.guesses and self.states[position] is State.MASKED
-        if not known or self.guesses[position] is None:
-            return "", 0
-        text, strength = self.guesses[position]
-        shade = sum(strength >= bound for bound in GUESSES)
-        return (printable(text.strip()), shade) if text.strip() and shade else ("", 0)
+    def drawn(self, position: int) -> str:
+        """The string to draw at any position: a mask has none, or the prediction that it keeps."""
+        if not self.states[position].open:
+            return self.shown(position)
+        kept = self.kind(position).startswith("guess")
+        return printable(self.guesses[position][0].strip()) if kept else ""
 
-    def doubt(self, position: int) -> int:
-        """How unsure the model was of the token that stands here: 0 (sure, or not known) to 3."""
-        known = self.confidence[position]
-        if known is None or self.states[position] not in _WRITTEN:
-            return 0
-        return sum(known < bound for bound in DOUBTS)
+    def kinds(self) -> set[str]:
+        """The entries of `LEGEND` that explain this frame."""
+        kinds = {self.kind(i) for i in range(len(self.pieces))}
+        entries = {kind[:-1] + "2" if kind[-1].isdigit() else kind for kind in kinds}
+        return entries | ({"end"} if self.ends else set())
+
+
+def legend(kinds: set[str]) -> Iterator[tuple[str, str]]:
+    """(kind, label) of those that occur, in the order of `LEGEND`."""
+    return ((kind, label) for kind, label in LEGEND.items() if kind in kinds)
 
 
 def changes(rows: Sequence[Sequence[list]]) -> list[list[list]]:
-    """Delta coding: for each row of cells the [position, *cell] that differ from the row before.
-    Of any number of steps it is about as long as the text."""
+    """Delta coding: for each row of cells the [position, *cell] that differ from the row before."""
     out, before = [], []
     for row in rows:
         out.append(
@@ -149,34 +174,37 @@ def changes(rows: Sequence[Sequence[list]]) -> list[list[list]]:
 def status_line(frame: Frame, separator: str = " · ") -> str:
     """Step, forward passes, measured seconds, masks and random tokens left, written tokens a second
     and a pass."""
-    step = f"step {frame.index}" + (f"/{frame.total}" if frame.total is not None else "")
-    left = [f"{frame.noise} random"] if frame.noise else []
-    if frame.masks or not left:
-        left.insert(0, f"{frame.masks} mask" + ("" if frame.masks == 1 else "s"))
-    return separator.join((step, *_cost(frame), *left, *_speed(frame)))
+    parts = [f"step {frame.index}" + (f"/{frame.total}" if frame.total is not None else "")]
+    parts.append(f"NFE {frame.nfe}" + (f" ({frame.slots} slots)" if frame.slots else ""))
+    parts.append(f"{frame.seconds:.2f} s")
+    if frame.masks or not frame.noise:
+        parts.append(f"{frame.masks} mask" + ("" if frame.masks == 1 else "s"))
+    if frame.noise:
+        parts.append(f"{frame.noise} random")
+    if frame.written and frame.seconds > 0 and frame.nfe:
+        parts.append(f"{frame.written / frame.seconds:.0f} tokens/s")
+        parts.append(f"{frame.written / frame.nfe:.1f} a pass")
+    return separator.join(parts)
 
 
-def token_line(frame: Frame, separator: str = " · ") -> str:
-    """The same for a model without masks, with the number of new tokens."""
-    count = f"{frame.written} token" + ("" if frame.written == 1 else "s")
-    return separator.join((count, *_cost(frame), *_speed(frame)))
+def token_line(frame: Frame, separator: str = " · ", unit: str = "token") -> str:
+    """The same for a model without masks, or to compare two models: seconds, what is written by then
+    and how fast, forward passes, and tokens for each of them. With ``unit`` "character" texts of
+    models with different tokenizers can be compared."""
+    count = frame.written if unit == "token" else len(frame.added())
+    parts = [f"{frame.seconds:.2f} s", f"{count} {unit}" + ("" if count == 1 else "s")]
+    if frame.seconds > 0:
+        parts.append(f"{count / frame.seconds:.0f}/s")
+    parts.append(f"{frame.nfe} pass" + ("" if frame.nfe == 1 else "es"))
+    if frame.nfe:
+        each = "a pass" if unit == "token" else "tokens a pass"
+        parts.append(f"{frame.written / frame.nfe:.1f} {each}")
+    return separator.join(parts)
 
 
 def status_of(writer) -> Callable[..., str]:
     """The line below the texts of a `Writer` or a `CausalWriter`."""
     return token_line if writer.autoregressive else status_line
-
-
-def _cost(frame: Frame) -> list[str]:
-    slots = f" ({frame.slots} slots)" if frame.slots else ""
-    return [f"NFE {frame.nfe}{slots}", f"{frame.seconds:.2f} s"]
-
-
-def _speed(frame: Frame) -> list[str]:
-    if not (frame.written and frame.seconds > 0 and frame.nfe):
-        return []
-    rate, each = frame.written / frame.seconds, frame.written / frame.nfe
-    return [f"{rate:.0f} tokens/s", f"{each:.1f} a pass"]
 
 
 class Framer:
@@ -192,44 +220,75 @@ class Framer:
         }
 
     def frame(self, step: Step, row: int = 0) -> Frame:
-        """The frame of one row of a batched step, without padding."""
-        there = ~step.padding[row]
-        masks = {State.GIVEN: step.frozen, State.REMASKED: step.remasked, State.MASKED: step.masked}
-        if step.random is not None:
-            masks[State.NOISE] = step.random
-        if step.replaced is not None:
-            masks[State.REPLACED] = step.replaced
-        order = masks | {State.FRESH: step.revealed}
-        flags = zip(*(mask[row][there].tolist() for mask in order.values()), strict=True)
-        states = [
-            next(
-                (state for state, flag in zip(order, position, strict=True) if flag), State.SETTLED
-            )
-            for position in flags
-        ]
-        return self.build(
-            step.ids[row][there].tolist(),
+        """The frame of one row of a batched step, without padding.
+
+        Given special tokens (``<s>``, the closing ``</s>``) are left out. The text ends at the first
+        written ``</s>`` that is settled (any, when no mask is left) unless given text follows: what
+        is written after it is hidden, while the masks there stay visible, since a sampler that
+        re-masks may yet move the end.
+        """
+        typed = step.typed[row] if step.typed else NOTHING
+        flags = {State.GIVEN: step.frozen, State.REMASKED: step.remasked, State.MASKED: step.masked,
+                 State.NOISE: step.random, State.REPLACED: step.replaced,
+                 State.FRESH: step.revealed}  # fmt: skip
+        flags = {state: mask[row].tolist() for state, mask in flags.items() if mask is not None}
+        ids = step.ids[row].tolist()
+
+        def state_of(place: int) -> State:
+            return next((state for state, flag in flags.items() if flag[place]), State.SETTLED)
+
+        places, states = [], []
+        for place in (~step.padding[row]).nonzero()[:, 0].tolist():
+            state = state_of(place)
+            hidden = ids[place] in self.hidden and place not in typed.pieces
+            if not (state is State.GIVEN and hidden):
+                places.append(place)
+                states.append(state)
+
+        last_given = max((i for i, s in enumerate(states) if s is State.GIVEN), default=-1)
+        final = (State.SETTLED,) if any(s.pending for s in states) else _WRITTEN
+        ends = [
+            i for i, s in enumerate(states) if s in _WRITTEN and ids[places[i]] in self.ends
+        ]  # fmt: skip
+        cut = next((i for i in ends if states[i] in final and i > last_given), len(states))
+
+        def slot(i: int, place: int) -> Slot:
+            if states[i].open:
+                return Slot()
+            given = typed.pieces.get(place) if states[i] is State.GIVEN else None
+            if i >= cut or ids[place] in self.hidden:
+                return Slot(typed=given or "")
+            return Slot(ids[place], given, typed.after.get(place, ""), place in typed.tight)
+
+        confidence = step.confidence[row].tolist()
+        guesses = []
+        if step.guesses is not None:
+            tokens, strengths = (part[row].tolist() for part in step.guesses)
+            guesses = [
+                (self._guess(tokens[place]), strengths[place]) if state.open else None
+                for place, state in zip(places, states, strict=True)
+            ]
+        return Frame(
+            self.speller.pieces([slot(i, place) for i, place in enumerate(places)]),
             states,
             index=step.index,
             total=step.total,
             nfe=int(step.nfe[row]),
-            slots=int(step.slots[row]),
             seconds=float(step.seconds),
+            ends=[i for i in ends if i <= cut],
             confidence=[
-                None if p != p else round(p, 4) for p in step.confidence[row][there].tolist()
+                None if confidence[place] != confidence[place] else round(confidence[place], 4)
+                for place in places
             ],
-            guesses=()
-            if step.guesses is None
-            else list(zip(*(part[row][there].tolist() for part in step.guesses), strict=True)),
-            typed=step.typed[row] if step.typed else NOTHING,
-            places=there.nonzero()[:, 0].tolist(),
+            slots=int(step.slots[row]),
+            guesses=guesses,
         )
 
     def spans(
         self, step: Step, row: int, columns: Sequence[tuple[int, int]]
     ) -> list[tuple[int, int]]:
-        """Where in the text of a row that has nothing to hide but its first token the positions
-        from a to b of each (a, b) stand, in characters."""
+        """Where in the text of a row that hides nothing but its first token the positions from a to b
+        of each (a, b) stand, in characters."""
         typed = step.typed[row] if step.typed else NOTHING
         ends = list(accumulate(map(len, self.frame(step, row).pieces), initial=0))
         hidden = 0 not in typed.pieces
@@ -238,68 +297,6 @@ class Framer:
             for a, b in columns
         ]
 
-    def build(
-        self,
-        ids: Sequence[int],
-        states: Sequence[State],
-        *,
-        index: int,
-        total: int | None,
-        nfe: int,
-        seconds: float,
-        slots: int = 0,
-        confidence: Sequence[float | None] = (),
-        guesses: Sequence[tuple[int, float]] = (),
-        typed: Typed = NOTHING,
-        places: Sequence[int] | None = None,
-    ) -> Frame:
-        """A frame from token ids, their states and, where known, probabilities and guesses, all (L,).
-
-        Given special tokens (``<s>``, the closing ``</s>``, padding) are left out. The text ends
-        at the first written ``</s>`` that is settled (any, when no mask is left) unless given text
-        follows: what is written after it is hidden, while the masks there stay visible, since they
-        are still worked on and a sampler that re-masks may yet move the end.
-
-        Args:
-            typed: what the user gave, by the position on the canvas.
-            places: (L,) positions on the canvas; None: the first ones.
-        """
-        places = range(len(ids)) if places is None else places
-        kept = [
-            (token, state, place, sure, guess)
-            for token, state, place, sure, guess in zip_longest(
-                ids, states, places, confidence, guesses
-            )
-            if not (state is State.GIVEN and token in self.hidden and place not in typed.pieces)
-        ]
-        states = [state for _, state, *_ in kept]
-        confidence = [sure for *_, sure, _ in kept] if confidence else []
-        told = [
-            (self._guess(guess[0]), guess[1]) if state.open else None
-            for _, state, *_, guess in kept
-            if guesses
-        ]
-        last_given = max((i for i, s in enumerate(states) if s is State.GIVEN), default=-1)
-        final = (State.SETTLED,) if any(s.pending for s in states) else _WRITTEN
-        ends = [
-            i
-            for i, (token, state, *_) in enumerate(kept)
-            if token in self.ends and state in _WRITTEN
-        ]
-        cut = next((i for i in ends if states[i] in final and i > last_given), len(kept))
-
-        def slot(i: int, token: int, state: State, place: int) -> Slot:
-            if state.open:
-                return Slot()
-            given = typed.pieces.get(place) if state is State.GIVEN else None
-            if i >= cut or token in self.hidden:
-                return Slot(typed=given or "")
-            return Slot(token, given, typed.after.get(place, ""), place in typed.tight)
-
-        pieces = self.speller.pieces([slot(i, *part[:3]) for i, part in enumerate(kept)])
-        ends = [i for i in ends if i <= cut]
-        return Frame(pieces, states, index, total, nfe, seconds, ends, confidence, slots, told)
-
     def _guess(self, token: int) -> str:
         if token in self.ends:
             return END_MARK
@@ -307,6 +304,6 @@ class Framer:
 
 
 def written_text(tokenizer: PreTrainedTokenizerBase, step: Step, row: int) -> str:
-    """The text of one row of a `Step`, as all views show it: what was given as it was typed, and
-    what is written up to the end."""
+    """The text of one row of a `Step`, as all views show it: the prompt as it was typed, and what is
+    written up to the end."""
     return Framer(tokenizer).frame(step, row).text

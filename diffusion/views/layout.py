@@ -8,32 +8,11 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from diffusion.views.frames import Frame, State
+from diffusion.views.frames import Frame
 
 INK, PAPER, GREY, BLUE, ORANGE = "#1a1a1a", "#ffffff", "#d4d4d4", "#14558f", "#b34700"
 FAINT = "#9c9c9c"  # of random tokens
-
-# Settled tokens by `Frame.doubt`: tinted more, the less sure the model was.
-TINTS = ("", "#f6eff9", "#eadbf1", "#dbc0e6")
-
-LABELS = {
-    State.GIVEN: "given",
-    State.MASKED: "masked",
-    State.FRESH: "just revealed",
-    State.SETTLED: "settled",
-    State.REMASKED: "re-masked",
-    State.REPLACED: "replaced",
-    State.NOISE: "noise",
-}
-
-
-def labels(states: set[State]) -> dict[State, str]:
-    """What a legend explains of a film in which these states occur: what masks do, or where there
-    are random tokens what does occur."""
-    if State.NOISE in states or State.REPLACED in states:
-        return {state: label for state, label in LABELS.items() if state in states}
-    return {s: label for s, label in LABELS.items() if s not in (State.REPLACED, State.NOISE)}
-
+TINTS = ("#f6eff9", "#eadbf1", "#dbc0e6")  # of settled tokens: low, lower, lowest confidence
 
 UNKNOWN = " word"  # gives its width to a position that never shows text
 # How far a token that is replaced later shrinks: at the end of a word, where the place of the final
@@ -76,6 +55,16 @@ def reserved_text(frames: Sequence[Frame]) -> list[str]:
     return out
 
 
+def passing_texts(frames: Sequence[Frame]) -> list[set[str]]:
+    """All texts that each position (L of the longest frame) shows at some time."""
+    seen: list[set[str]] = [set() for _ in range(max(len(frame.pieces) for frame in frames))]
+    for frame in frames:
+        for i, state in enumerate(frame.states):
+            if not state.pending:
+                seen[i].add(split_piece(frame.shown(i))[1])
+    return seen
+
+
 def join(pieces: list[str | None]) -> list[str]:
     """Move what must be drawn in one go (a letter and its marks, letters of a script that is
     written from the right) to the last of its positions; None, an open position, parts."""
@@ -99,31 +88,20 @@ def _drawn_together(before: str, after: str) -> bool:
     return marks or virama or from_right
 
 
-def _is_wide(char: str) -> bool:
-    return bool(char) and unicodedata.east_asian_width(char) in "WF"
-
-
 def starts_word(previous: str, piece: str) -> bool:
-    """Whether a line may break between two pieces."""
-    return (
-        piece[:1].isspace()
-        or previous[-1:].isspace()
-        or _is_wide(piece[:1])
-        or _is_wide(previous[-1:])
-    )
+    """Whether a line may break between two pieces: at a space, or beside a wide character."""
+    sides = piece[:1], previous[-1:]
+    return any(c and (c.isspace() or unicodedata.east_asian_width(c) in "WF") for c in sides)
 
 
 def passing_rooms(
     frames: Sequence[Frame], pieces: list[str], measure: Callable[..., float]
 ) -> list[float]:
     """The ems that each position must have so that tokens which are replaced later can be read."""
-    seen: list[set[str]] = [set() for _ in pieces]
-    for frame in frames:
-        for i, state in enumerate(frame.states):
-            if not state.pending:
-                seen[i].add(split_piece(frame.shown(i))[1])
     out = []
-    for texts, piece, after in zip(seen, pieces, [*pieces[1:], " "], strict=True):
+    for texts, piece, after in zip(
+        passing_texts(frames), pieces, [*pieces[1:], " "], strict=True
+    ):  # fmt: skip
         share = SMALLEST_TEXT if starts_word(piece, after) else SMALLEST_INSIDE
         out.append(share * max(map(measure, texts), default=0.0))
     return out
@@ -137,7 +115,7 @@ def lay_out(
     rooms: Sequence[float] = (),
 ) -> Layout:
     """Break ``pieces`` into lines of ``width`` ems: between words, inside one only if it is wider
-    than a line. A piece takes at least ``rooms`` ems; ``measure`` (text, bold) tells its own."""
+    than a line. A piece takes at least ``rooms`` ems; ``measure`` (text, bold) gives its own."""
 
     def room_of(i: int, core: str) -> float:
         return max(measure(core, bold[i]), rooms[i] if rooms else 0.0) if core else 0.0
@@ -171,17 +149,16 @@ def lay_out(
                 line, x, gap = line + 1, 0.0, 0.0
             wrapped = False
             x += gap
+            waiting.append(i)
             if core:
-                sharers = [*waiting, i]
-                for k, j in enumerate(sharers):
-                    part = room / len(sharers)
+                part = room / len(waiting)
+                for k, j in enumerate(waiting):
                     places[j] = Place(line, x + k * part, part, x, room)
                 waiting = []
             else:
                 # Nothing but a line break, or the first bytes of a character: a block that takes
                 # no room.
                 places[i] = Place(line, x, 0.6, x, 0.6)
-                waiting.append(i)
             x += room if core else 0.0
             if breaks:
                 line, x, waiting = line + breaks, 0.0, []

@@ -1,4 +1,4 @@
-"""A measured comparison as plain JSON, and back: everything that is needed to draw it again.
+"""A measured comparison: as JSON and back, as a film, and as numbers.
 
 Frames are kept as what changes from one to the next, which is small for any number of steps.
 """
@@ -6,22 +6,29 @@ Frames are kept as what changes from one to the next, which is small for any num
 import itertools
 import json
 import math
+import statistics
 from collections.abc import Sequence
+from functools import partial
 from itertools import zip_longest
 
 from diffusion.cli.files import read_bytes
 from diffusion.errors import UserError
-from diffusion.views.frames import Frame, State, changes
+from diffusion.views.film import Film, Track, synchronized
+from diffusion.views.frames import Frame, State, changes, token_line
+from diffusion.views.tables import aligned, wrapped
 
+# Version 1 had no confidence, version 2 no guesses.
 FORMAT, VERSION, READABLE = "roberta-diffusion comparison", 3, (1, 2, 3)
 
 LONGEST, MOST_CELLS = 100_000, 20_000_000  # positions of a frame, and of all
+NUMBERS = ("index", "total", "nfe", "slots", "seconds", "ends")  # of a frame, kept as they are
 
 
 def pack(frames: Sequence[Frame]) -> list[dict]:
     """Frames as dicts with ``changes`` [[position, state, piece, confidence], ...] against the
-    frame before, each with [guess, strength] behind it where masks remember; ``length`` is the
+    frame before, each followed by [text, strength] if masks keep predictions; ``length`` is the
     number of positions."""
+    known = any(frame.guesses for frame in frames)
     cells = [
         [
             list(cell)
@@ -29,22 +36,14 @@ def pack(frames: Sequence[Frame]) -> list[dict]:
                 (state.value for state in frame.states),
                 frame.pieces,
                 frame.confidence,
-                *([frame.guesses] if any(f.guesses for f in frames) else ()),
+                *([frame.guesses] if known else ()),
             )
         ]
         for frame in frames
     ]
     return [
-        {
-            "index": frame.index,
-            "total": frame.total,
-            "nfe": frame.nfe,
-            "slots": frame.slots,
-            "seconds": frame.seconds,
-            "ends": frame.ends,
-            "length": len(frame.pieces),
-            "changes": changed,
-        }
+        {name: getattr(frame, name) for name in NUMBERS}
+        | {"length": len(frame.pieces), "changes": changed}
         for frame, changed in zip(frames, changes(cells), strict=True)
     ]
 
@@ -59,31 +58,25 @@ def unpack(data: Sequence[dict]) -> list[Frame]:
         if not 0 <= length <= LONGEST or total > MOST_CELLS:
             raise ValueError(f"{length} positions")
         cells = cells[:length] + [(State.MASKED, "", None, None)] * (length - len(cells))
-        # Version 1 had no confidence, version 2 no guesses.
         for i, state, piece, *more in entry["changes"]:
             if i < 0:
                 raise IndexError("a position before the first")
-            sure, guess, *_ = [*more, None, None]
-            _text(piece)
-            cells[i] = (
-                State(state),
-                piece,
-                None if sure is None else _finite(sure),
-                None if guess is None else _guess(*guess),
-            )
+            confidence, guess, *_ = [*more, None, None]
+            known = None if confidence is None else _number(confidence)
+            cells[i] = State(state), _text(piece), known, guess and _guess(*guess)
         states, pieces, confidence, guesses = ([cell[k] for cell in cells] for k in range(4))
-        numbers = {name: int(entry[name]) for name in ("index", "nfe")}
         frames.append(
             Frame(
                 pieces,
                 states,
+                index=int(entry["index"]),
                 total=None if entry["total"] is None else int(entry["total"]),
+                nfe=int(entry["nfe"]),
+                seconds=_number(entry["seconds"]),
                 ends=[int(end) for end in entry["ends"]],
-                seconds=_finite(entry["seconds"]),
                 confidence=confidence,
-                guesses=guesses if any(guesses) else [],
                 slots=int(entry.get("slots", 0)),
-                **numbers,
+                guesses=guesses if any(guesses) else [],
             )
         )
     if not frames or frames[0].seconds < 0:
@@ -93,23 +86,21 @@ def unpack(data: Sequence[dict]) -> list[Frame]:
     return frames
 
 
-def _finite(value) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"{value} seconds")
+def _number(value, most: float = math.inf) -> float:
+    if not math.isfinite(value) or value > most:
+        raise ValueError(f"{value} is no such number")
     return float(value)
 
 
 def _guess(text, strength) -> tuple[str, float]:
-    _text(text)
-    if not 0 <= strength <= 1:
-        raise ValueError(f"a mask that remembers {strength} of a token")
-    return text, float(strength)
+    return _text(text), _number(strength, 1)
 
 
-def _text(value) -> None:
+def _text(value) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{str(value)[:50]} is no text")
     value.encode("utf-8")  # lone surrogates cannot be shown
+    return value
 
 
 def load(path: str) -> dict:
@@ -119,16 +110,15 @@ def load(path: str) -> dict:
         UserError: it cannot be read, is cut off, or is not such a record or not of this version.
     """
     again = "make it again with compare.py --output_dir"
+    wrote = "give a file that compare.py --output_dir wrote"
     try:
         record = json.loads(read_bytes(path))
     except OSError as error:
-        raise UserError(f"--replay {path} cannot be read ({error.strerror}); give a file that "
-                        "compare.py --output_dir wrote") from None  # fmt: skip
+        raise UserError(f"--replay {path} cannot be read ({error.strerror}); {wrote}") from None
     except (ValueError, RecursionError):
         raise UserError(f"--replay {path} is not complete JSON; {again}") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise UserError(f"--replay {path} is not a comparison; give a file that compare.py "
-                        "--output_dir wrote")  # fmt: skip
+        raise UserError(f"--replay {path} is not a comparison; {wrote}")
     if record.get("version") not in READABLE:
         raise UserError(
             f"--replay {path} is of version {record.get('version')!r}, and this program reads "
@@ -140,14 +130,12 @@ def load(path: str) -> dict:
             for name in ("model", "method", "text"):
                 _text(side[name])
             side["nfe"] = int(side["nfe"])
-            side["seconds"] = [_finite(x) for x in side["seconds"]]
+            side["seconds"] = [_number(x) for x in side["seconds"]]
         if len(record["sides"]) != 2 or not all(side["seconds"] for side in record["sides"]):
             raise ValueError("it has not two measured sides")
         if record["unit"] not in ("token", "character"):
             raise ValueError("unknown unit")
-        record["options"]["length"] = int(record["options"]["length"])
-        if not 0 <= record["options"]["length"] <= LONGEST:
-            raise ValueError("a length that cannot be")
+        record["options"]["length"] = int(_number(record["options"]["length"], LONGEST))
         for name in ("prompt", "hardware", "processor"):
             _text(record[name])
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError):
@@ -159,3 +147,62 @@ def dump(record: dict) -> str:
     """The record as JSON text."""
     sides = [{**side, "frames": pack(side["frames"])} for side in record["sides"]]
     return json.dumps({**record, "sides": sides}, ensure_ascii=False)
+
+
+# ---------------------------------------------------------------- as a film, and as numbers
+
+
+def verdict(sides: list[dict], unit: str) -> str:
+    """Which was how much faster, by the medians; in characters a second where tokens differ."""
+    costs = [
+        median(side) / (1 if unit == "token" else max(1, characters(side))) for side in sides
+    ]  # fmt: skip
+    fast, slow = sorted((0, 1), key=lambda i: costs[i])
+    ratio = costs[slow] / max(costs[fast], 1e-9)
+    per = "" if unit == "token" else " per character"
+    return f"{sides[fast]['model']} was {ratio:.2f}× faster{per}"
+
+
+def median(side: dict) -> float:
+    """The seconds of the run that is shown, see `measure.median_run`."""
+    return statistics.median_low(side["seconds"])
+
+
+def characters(side: dict) -> int:
+    """Characters after the prompt."""
+    return len(side["frames"][-1].added())
+
+
+def film_of_record(data: dict, slowdown: float) -> Film:
+    """Both sides on one clock."""
+    unit = data["unit"]
+    tracks = [
+        Track(side["frames"], f"{side['model']}: {side['method']}", partial(token_line, unit=unit))
+        for side in data["sides"]
+    ]
+    prompt = f"after “{data['prompt']}”" if data["prompt"] else "from nothing"
+    title = f"{data['options']['length']} new tokens {prompt}"
+    note = data["hardware"]
+    if unit == "character":
+        note = f"tokenizers differ: compare characters; {note}"
+    return synchronized(tracks, title, slowdown, note, verdict(data["sides"], unit))
+
+
+def table(data: dict) -> str:
+    """The numbers as plain text."""
+    unit, length, notes = data["unit"], data["options"]["length"], []
+    rows = [["", "seconds (range)", f"{unit}s/s", "passes", "tokens/pass"]]
+    for side in data["sides"]:
+        seconds = max(median(side), 1e-9)
+        spread = f"{seconds:.3f} ({min(side['seconds']):.3f}-{max(side['seconds']):.3f})"
+        count = length if unit == "token" else characters(side)
+        a_pass = f"{length / max(1, side['nfe']):.2f}"
+        rows.append([side["model"], spread, f"{count / seconds:.1f}", str(side["nfe"]), a_pass])
+        if max(side["seconds"]) > 1.5 * seconds:
+            notes.append(
+                f"note: runs of {side['model']} differ much; was the machine busy with other work?"
+            )
+    repeats = len(data["sides"][0]["seconds"])
+    machine = f"{data['hardware']}, {data.get('processor', '')}"
+    said = f"{verdict(data['sides'], unit)} (medians of {repeats}, {machine})"
+    return "\n".join([*aligned(rows, 1), *wrapped("\n".join([*notes, said]))])

@@ -1,11 +1,16 @@
 """Text and tables for a terminal, at most 100 columns wide."""
 
+import io
 import textwrap
 from collections.abc import Sequence
 
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 WIDTH = 100
-INDENT = " " * 4
-Table = Sequence[Sequence[str]]
+NAME = 24  # columns that a name has at least, if it needs them
 
 
 def wrapped(text: str) -> list[str]:
@@ -13,64 +18,36 @@ def wrapped(text: str) -> list[str]:
     return [part for line in text.splitlines() for part in textwrap.wrap(line, WIDTH) or [""]]
 
 
-def aligned(table: Table, names: int) -> list[str]:
+def aligned(table: Sequence[Sequence[str]], names: int) -> list[str]:
     """The lines of a table whose first row is its head; the first ``names`` columns hold words, to
-    the left, the others numbers, to the right.
-
-    Where it is too wide, the cells of the head get several lines; where that is not enough, each
-    row has a line of names and, indented below it, one or more of numbers.
-    """
+    the left, the others numbers, to the right. Long words and heads take several lines, and columns
+    that do not fit follow below, beside the names again."""
     if not table:
         return []
-    for lines in (_lines(table, names), _lines(_low_head(table), names)):
-        if max(map(len, lines)) <= WIDTH:
-            return lines
-    numbers = [table[0][names:], *([c.replace(" ± ", "±") for c in r[names:]] for r in table[1:])]
-    numbers = _low_head(numbers)
-    parts = [_lines([row[a:b] for row in numbers], 0) for a, b in _spans(numbers)]
-    heads = len(numbers) - len(table) + 1
-    out = [", ".join(filter(None, table[0][:names]))] if any(table[0][:names]) else []
-    out += [INDENT + line for part in parts for line in part[:heads]]
-    for i, row in enumerate(table[1:]):
-        name = ", ".join(filter(None, row[:names]))
-        out += textwrap.wrap(name, WIDTH, subsequent_indent=INDENT[:2])
-        out += [INDENT + part[heads + i] for part in parts]
-    return out
-
-
-def _widths(rows: Table) -> list[int]:
-    return [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-
-def _lines(rows: Table, names: int) -> list[str]:
-    widths = _widths(rows)
-    return [
-        "  ".join(
-            cell.ljust(width) if i < names else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
+    widths = [
+        max(map(cell_len, column), default=1) for column in zip(*(table[1:] or table), strict=True)
     ]
+    widths[:names] = [min(width, NAME) for width in widths[:names]]
+    first = used = sum(width + 2 for width in widths[:names])
+    parts: list[list[int]] = [[]]
+    for i, width in enumerate(widths[names:], start=names):
+        if parts[-1] and used + width > WIDTH:
+            parts.append([])
+            used = first
+        parts[-1].append(i)
+        used += width + 2
+    return [line for part in parts for line in _lines(table, widths, names, part)]
 
 
-def _low_head(table: Table) -> list[Sequence[str]]:
-    """The head as rows of words, so that no column is wider for its head than it must be."""
-    head, *rows = table
-    words = [max(map(len, cell.split()), default=1) for cell in head]
-    widths = map(max, words, _widths(rows) if rows else words)
-    most = WIDTH - len(INDENT)
-    cells = [textwrap.wrap(cell, min(w, most)) for cell, w in zip(head, widths, strict=True)]
-    height = max(map(len, cells))
-    lowered = ([""] * (height - len(cell)) + cell for cell in cells)
-    return [*zip(*lowered, strict=True), *rows]
-
-
-def _spans(rows: Table) -> list[tuple[int, int]]:
-    """(first, end) of the columns that share a line."""
-    spans, first, used = [], 0, len(INDENT)
-    for i, width in enumerate(_widths(rows)):
-        used += width + 2 * (i > first)
-        if used > WIDTH and i > first:
-            spans.append((first, i))
-            first, used = i, len(INDENT) + width
-    return [*spans, (first, len(rows[0]))]
+def _lines(table, widths: list[int], names: int, part: list[int]) -> list[str]:
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    columns = [*range(names), *part]
+    for i in columns:
+        side = "left" if i < names else "right"
+        least = {"min_width": widths[i], "overflow": "fold", "vertical": "bottom"}
+        grid.add_column(Text(table[0][i]), justify=side, **least)
+    for row in table[1:]:
+        grid.add_row(*(Text(row[i]) for i in columns))
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
+    console.print(grid)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]

@@ -1,31 +1,31 @@
-"""The live view: a canvas that fills in place in the terminal.
+"""Frames in the terminal: a text that fills in place while it is written, or a film that is played.
 
-The view draws on the alternate screen, row by row at absolute places and with line wrapping off,
-so a resize, a text taller than the window or a character that is wider than we think can spoil
-one row of one frame at most. When it is finished, the whole text stays on the normal screen.
+Both draw on the alternate screen, as large as the window is at that moment. At the end the whole
+text stays on the normal screen.
 """
 
 from __future__ import annotations
 
-import math
+import itertools
 import os
-import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Self, TextIO
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from diffusion.views.frames import END_MARK, Frame, State, status_line
+from diffusion.errors import printable
+from diffusion.views.film import Film, Moment, Track
+from diffusion.views.frames import END_MARK, Frame, State, legend, status_line
+from diffusion.views.layout import starts_word
 
-# Told apart by glyph and weight first, by colour second.
+# Distinguishable by glyph and weight first, by colour second. Tints and shades are equally light, so
+# that they read on a dark and on a light screen.
 STYLES = {
     State.GIVEN: "bold",
     State.MASKED: "dim",
@@ -34,19 +34,22 @@ STYLES = {
     State.REMASKED: "yellow",
     State.REPLACED: "underline cyan",
     State.NOISE: "dim italic",
+    "doubt1": "#857391",
+    "doubt2": "#9b5fb0",
+    "doubt3": "#b13fd0",
+    "guess1": "italic #8f8f8f",
+    "guess2": "italic #7d8a99",
+    "guess3": "italic #6b87a8",
+    "end": "dim",
 }
-# Settled tokens by `Frame.doubt`: equally light, so that they read on a dark and on a light screen.
-DOUBT_STYLES = ("", "#857391", "#9b5fb0", "#b13fd0")
-# What a mask remembers, by `Frame.guess`, as the doubts: readable on dark and on light screens.
-GUESS_STYLES = ("", "italic #8f8f8f", "italic #7d8a99", "italic #6b87a8")
-GUESS_COLUMNS = 6
 # An open position takes about the width of a token, so that the text around it moves little.
-GLYPHS = {State.MASKED: " ░░░", State.REMASKED: " ▓▓▓"}
-ASCII_GLYPHS = {State.MASKED: " ___", State.REMASKED: " ###"}
+GLYPHS = {State.MASKED: " ░░░", State.REMASKED: " ▓▓▓", "end": f" {END_MARK}"}
 
 WIDEST = 100  # columns of a text: longer lines are hard to read
-# Columns of a token that is still to be written, with its space: mean and standard deviation.
-TOKEN, SPREAD = 4.6, 2.6
+NARROWEST = 34  # columns of one of two texts side by side; below that they are stacked
+GAP = 3
+GUESS_COLUMNS = 6
+TOKEN = 5.6  # columns to expect of a token that is still to be written, with its space
 
 
 def colour_enabled(stream: TextIO) -> bool:
@@ -59,64 +62,17 @@ def supports_live(stream: TextIO) -> bool:
     return colour_enabled(stream) and (os.name == "nt" or bool(os.environ.get("TERM")))
 
 
-def glyphs_of(stream: TextIO) -> dict[State, str]:
-    """What open positions look like on a terminal of this encoding."""
-    try:
-        "░▓█∎·━".encode(stream.encoding or "utf-8")
-        return GLYPHS
-    except UnicodeEncodeError:
-        return ASCII_GLYPHS
+def screen_of(stream: TextIO) -> Console:
+    """A terminal to draw on."""
+    return Console(file=stream, force_terminal=True, legacy_windows=False, markup=False,
+                   emoji=False, highlight=False)  # fmt: skip
 
 
-def window_size(stream: TextIO) -> os.terminal_size:
-    """(columns, lines) of the terminal as it is now."""
-    try:
-        size = os.get_terminal_size(stream.fileno())
-        if size.columns and size.lines:
-            return size
-    except (OSError, ValueError, AttributeError):
-        pass
-    return shutil.get_terminal_size()
-
-
-class Screen:
-    """A terminal that is drawn on: `full` is the alternate screen, as large as the window."""
-
-    def __init__(self, stream: TextIO):
-        self.stream, self.glyphs = stream, glyphs_of(stream)
-        self.console = Console(
-            file=stream,
-            force_terminal=True,
-            legacy_windows=False,
-            markup=False,
-            emoji=False,
-            highlight=False,
-        )
-        self.measure()
-
-    def measure(self) -> tuple[int, int]:
-        """(columns, lines) as they are now."""
-        self.console.size = size = window_size(self.stream)
-        return size.columns, size.lines
-
-    @contextmanager
-    def full(self) -> Iterator[None]:
-        """The alternate screen, restored on leaving whatever happens."""
-        with self.console.screen():
-            self.stream.write("\x1b[?7l")  # no line wrapping: a row that is too wide stays one
-            try:
-                yield
-            finally:
-                self.stream.write("\x1b[0m\x1b[?7h")
-
-    def draw(self, rows: Sequence) -> None:
-        """Replace what the full screen shows by ``rows``, one renderable a line."""
-        self.console.update_screen(Group(*rows[: self.console.height]))
-        self.stream.flush()
-
-    def leave(self, rows: Sequence) -> None:
-        """Print the rows on the normal screen, where they stay."""
-        self.console.print(Group(*rows))
+def leave(console: Console, rows: Sequence[Text]) -> None:
+    """Print the rows on the normal screen, where they stay."""
+    for row in rows:
+        row.rstrip()
+    console.print(Group(*rows))
 
 
 class Lines:
@@ -126,31 +82,32 @@ class Lines:
 
     Args:
         columns: of the window; a wide character that does not fit it is left out.
-        final: all frames, where they are known: lines then have room for the widest token that
+        frames: all frames, where they are known: lines then have room for the widest token that
             each position ever shows. Otherwise a mask is given the room of an average token.
     """
 
-    def __init__(self, columns: int, glyphs: dict[State, str], final: Sequence[Frame] = ()):
-        self.columns, self.glyphs, self.final = max(1, columns), glyphs, final
+    def __init__(self, columns: int, frames: Sequence[Frame] = ()):
+        self.columns, self.frames = max(1, columns), frames
         self.starts: list[int] = []  # the positions at which lines begin
 
     def rows(self, frame: Frame) -> list[Text]:
         """The frame as lines of at most ``columns`` columns."""
         if not self.starts:
             self.starts = self._break(frame)
-        pieces = [
-            self._pending(frame, i) if state.pending else frame.shown(i)
-            for i, state in enumerate(frame.states)
-        ]
+        pieces = [self._piece(frame, i) for i in range(len(frame.pieces))]
         rows: list[Text] = []
-        begins = self._whole_words(frame, pieces)
+        # Where a word began on the line before, its rest stays with it.
+        befores = ["", *pieces]
+        words = [i for i, piece in enumerate(pieces) if starts_word(befores[i], piece)]
+        moved = (next((i for i in words if i >= start), len(pieces)) for start in self.starts)
+        begins = sorted({0, *moved} - {len(pieces)})
         for begin, end in zip(begins, [*begins[1:], len(pieces)], strict=True):
             line = Text()
             for i in range(begin, end):
                 core = pieces[i].lstrip(" ")
                 if line:  # spaces have no style, so that neighbouring new words stay apart
                     line.append(pieces[i][: len(pieces[i]) - len(core)])
-                line.append(core, style_of(frame, i))
+                line.append(core, STYLES[frame.kind(i)])
             if line.plain.endswith("\n") and end < len(pieces):
                 line.right_crop()  # the line ends there anyway
             rows += line.wrap(None, self.columns, overflow="fold") if line else [line]
@@ -158,88 +115,120 @@ class Lines:
             row.rstrip()
         return rows
 
-    def _pending(self, frame: Frame, position: int) -> str:
-        """A mask, or what it remembers, or noise."""
-        text, shade = frame.guess(position)
-        if frame.states[position] is State.NOISE:
-            text = frame.shown(position).strip()
-        elif not shade:
-            return self.glyphs[frame.states[position]]
-        return " " + set_cell_size(text, min(GUESS_COLUMNS, max(3, cell_len(text))))
+    def _piece(self, frame: Frame, position: int) -> str:
+        text, state = frame.drawn(position), frame.states[position]
+        if not state.pending:
+            return text
+        text = text.strip()
+        fits = set_cell_size(text, min(GUESS_COLUMNS, max(3, cell_len(text))))
+        return f" {fits}" if text else GLYPHS.get(state, " ")
 
     def _break(self, frame: Frame) -> list[int]:
-        """Where lines begin: as many words as surely fit, while masks are left."""
-        if not self.final and not (frame.masks or frame.noise):
+        """Where lines begin, if every position is as wide as it may become."""
+        if not self.frames and not (frame.masks or frame.noise):
             return [0]
-        frames = self.final or [frame]
-        starts, used, unknown = [0], 0.0, 0  # of the line so far
-        word, width, hidden = 0, 0.0, 0  # where the word began, and the same of it
+        frames = self.frames or [frame]
+        starts, used = [0], 0.0  # columns of the line up to the word
+        word, width = 0, 0.0  # the position at which the word began, and its columns
         length = max(len(f.pieces) for f in frames)
         for i in range(length + 1):
+            states = [f.states[i] for f in frames if i < len(f.pieces)]
             texts = [f.shown(i) for f in frames if i < len(f.pieces) and not f.states[i].pending]
             if i == length or not texts or texts[-1].startswith((" ", "\n")):
-                if used + width + 1.5 * SPREAD * math.sqrt(unknown + hidden) > self.columns:
+                if used + width > self.columns:
                     starts.append(word)
-                    used, unknown = 0.0, 0
-                used, unknown = used + width, unknown + hidden
-                word, width, hidden = i, 0.0, 0
-            if self.final and any(f.states[i].pending for f in frames if i < len(f.pieces)):
-                texts.insert(0, self.glyphs[State.MASKED])
+                    used = 0.0
+                used, word, width = used + width, i, 0.0
+            if self.frames and any(state.pending for state in states):
+                texts.insert(0, GLYPHS[State.MASKED])
             width += max(map(cell_len, texts), default=TOKEN)
-            hidden += not texts
             if texts and texts[-1].endswith("\n"):
                 starts.append(i + 1)
-                used, unknown, word, width, hidden = 0.0, 0, i + 1, 0.0, 0
+                used, word, width = 0.0, i + 1, 0.0
         return sorted({start for start in starts if start < length} | {0})
-
-    def _whole_words(self, frame: Frame, pieces: list[str]) -> list[int]:
-        """The starts, moved to the right over the rest of a word that began on the line before."""
-        if self.final:
-            return [start for start in self.starts if start < max(1, len(pieces))]
-        moved = []
-        for start in self.starts:
-            while (
-                0 < start < len(pieces)
-                and not frame.states[start].pending
-                and not pieces[start].startswith(" ")
-                and pieces[start - 1][-1:].strip()
-            ):
-                start += 1
-            if start < len(pieces) and start > (moved[-1] if moved else -1):
-                moved.append(start)
-        return moved
-
-
-def style_of(frame: Frame, position: int) -> str:
-    state = frame.states[position]
-    if shade := frame.guess(position)[1]:
-        return GUESS_STYLES[shade]
-    return DOUBT_STYLES[frame.doubt(position)] if state is State.SETTLED else STYLES[state]
 
 
 def scroll(rows: Sequence[Text], height: int, top: int) -> int:
     """The first row to show in a window of ``height`` rows that showed ``top`` first: it moves as
     little as possible, and only to reach the row nearest to it that changes."""
 
-    def having(*states: State) -> list[int]:
-        styles = {STYLES[state] for state in states}
-        styles |= set(GUESS_STYLES[1:]) if State.MASKED in states else set()
+    def having(*kinds: str) -> list[int]:
+        styles = {STYLES[kind] for kind in kinds}
         return [i for i, row in enumerate(rows) if any(s.style in styles for s in row.spans)]
 
     busy = having(State.FRESH, State.REPLACED, State.REMASKED)
-    busy = busy or having(State.MASKED, State.NOISE) or [len(rows) - 1]
+    busy = busy or having(State.MASKED, State.NOISE, "guess1", "guess2", "guess3")
     limit = max(0, len(rows) - height)
     return min(
-        (min(max(top, row - height + 1), row, limit) for row in busy),
+        (min(max(top, row - height + 1), row, limit) for row in busy or [len(rows) - 1]),
         key=lambda moved: abs(moved - top),
     )
 
 
-def settled(frame: Frame) -> Frame:
-    """The frame as it stays: nothing in it is new any more."""
-    new = (State.FRESH, State.REPLACED)
-    states = [State.SETTLED if s in new else s for s in frame.states]
-    return replace(frame, states=states)
+class Panes:
+    """Tracks in a window: side by side, or one above the other where it is narrow. A name (if it has
+    one), the text and a status line of each.
+
+    Args:
+        known: the tracks have all their frames; the room of the finished texts is then kept from
+            the start, so that nothing moves.
+    """
+
+    def __init__(self, tracks: Sequence[Track], known: bool = True):
+        self.tracks, self.known = tracks, known
+        self.tops = [0] * len(tracks)
+        self.lines: dict[tuple[int, int], Lines] = {}
+
+    def rows(self, frames: Sequence[Frame], columns: int, lines: int | None, foot: list) -> list:
+        """The rows of a window; ``lines`` None: as many as it takes. ``foot`` stands below."""
+        n = len(self.tracks)
+        beside = (min(columns, n * (WIDEST + GAP) - GAP) - GAP * (n - 1)) // n
+        stacked = beside < NARROWEST and n > 1
+        width = min(columns, WIDEST) if stacked else beside
+        around = 2 + any(track.name for track in self.tracks)
+        room = None
+        if lines is not None:
+            room = max(1, (lines - len(foot)) // (n if stacked else 1) - around)
+        panes = [self._pane(i, frame, width, room) for i, frame in enumerate(frames)]
+        if stacked:
+            body = [row for pane in panes for row in pane]
+        else:
+            tallest = max(map(len, panes))
+            for pane in panes:  # names above, status lines below, the same rows between
+                pane[-2:-2] = [Text(" " * width)] * (tallest - len(pane))
+            body = [Text(" " * GAP).join(parts) for parts in zip(*panes, strict=True)]
+        return (body + foot)[:lines]
+
+    def _pane(self, i: int, frame: Frame, columns: int, room: int | None) -> list[Text]:
+        track = self.tracks[i]
+        if (i, columns) not in self.lines:
+            self.lines[i, columns] = Lines(columns, track.frames if self.known else ())
+        lines = self.lines[i, columns]
+        text = lines.rows(frame)
+        height = max(len(text), len(lines.rows(track.frames[-1])) if self.known else 0)
+        height = min(height, room or height)
+        self.tops[i] = scroll(text, height, self.tops[i])
+        rows = text[self.tops[i] : self.tops[i] + height]
+        rows += [Text()] * (height - len(rows))
+        if track.name:
+            rows.insert(0, Text(set_cell_size(" " + printable(track.name), columns), "reverse"))
+        status = Text(fit_status(frame, columns, track.status), "dim")
+        if height < len(text) and status.cell_len + 30 < columns:
+            status.append(f" · rows {self.tops[i] + 1}-{self.tops[i] + height} of {len(text)}")
+        left = frame.masks + frame.noise
+        width = min(30, columns - status.cell_len - 2)
+        if not self.known and left and width >= 8:
+            over = round(width * frame.written / (frame.written + left))
+            status = bar(over, width).append("  ").append(status)
+        rows += [Text(), status]
+        for row in rows if len(self.tracks) > 1 else ():
+            row.truncate(columns, pad=True)
+        return rows
+
+
+def bar(over: int, width: int) -> Text:
+    """A line of ``width`` columns, the first ``over`` of them filled."""
+    return Text("━" * over, "green").append("─" * (width - over), "dim")
 
 
 def fit_status(frame: Frame, columns: int, status: Callable = status_line) -> str:
@@ -253,47 +242,22 @@ def fit_status(frame: Frame, columns: int, status: Callable = status_line) -> st
     return parts[0][:columns]
 
 
-def legend(
-    glyphs: dict[State, str],
-    columns: int,
-    doubt: bool,
-    masks: bool = True,
-    states: Collection[State] = (),
-    guesses: bool = False,
-) -> Text:
-    """What styles and signs mean, as far as they fit; ``states``: what else occurs; ``guesses``:
-    whether masks show what they remember."""
-    parts = [Text("given", STYLES[State.GIVEN]), Text("just written", STYLES[State.FRESH])]
-    if masks:
-        for state, name in ((State.MASKED, "masked"), (State.REMASKED, "re-masked")):
-            parts.append(Text(glyphs[state].strip(), STYLES[state]).append(f" {name}", "dim"))
-    if guesses:
-        parts.append(Text("guess", GUESS_STYLES[2]).append(" of a mask", "dim"))
-    for state, name in ((State.REPLACED, "replaced"), (State.NOISE, "noise")):
-        if state in states:
-            parts.append(Text(name, STYLES[state]))
-    if doubt:
-        ramp = Text("less", DOUBT_STYLES[1]).append(" and ", "dim")
-        parts.append(ramp.append("less", DOUBT_STYLES[2]).append(" sure", DOUBT_STYLES[3]))
-    if glyphs is GLYPHS:
-        parts.append(Text(f"{END_MARK} end", "dim"))
+def legend_row(kinds: set[str], columns: int) -> Text:
+    """What styles and signs mean, as far as they fit."""
+    parts = []
+    for kind, label in legend(kinds):
+        part = Text(GLYPHS.get(kind, label).strip(), STYLES[kind])
+        parts.append(part.append(f" {label}", "dim") if kind in GLYPHS else part)
     while parts and sum(part.cell_len + 3 for part in parts) - 3 > columns:
         parts.pop()
     return Text("   ").join(parts)
 
 
-def progress(frame: Frame, columns: int, status: str):
-    """A bar of what is written, and the status line beside it if there is room for both."""
-    line = Text(status, "dim")
-    left = frame.masks + frame.noise
-    room, whole = columns - len(status) - 2, frame.written + left
-    if room < 10 or not left:
-        return line
-    looks = {"style": "dim", "complete_style": "green", "finished_style": "green"}
-    bar = ProgressBar(whole, frame.written, min(30, room), **looks)
-    row = Table.grid(padding=(0, 2, 0, 0))
-    row.add_row(bar, line)
-    return row
+def settled(frame: Frame) -> Frame:
+    """The frame as it stays: nothing in it is new any more."""
+    new = (State.FRESH, State.REPLACED)
+    states = [State.SETTLED if s in new else s for s in frame.states]
+    return replace(frame, states=states)
 
 
 class LiveView:
@@ -303,8 +267,8 @@ class LiveView:
     ...     for step in steps:
     ...         view.show(framer.frame(step))
 
-    Where `supports_live` says no, nothing is written: the script prints the text (``view.live``
-    tells). Otherwise the finished text and its status line are left on the normal screen.
+    Where `supports_live` says no, nothing is written and the script prints the text (see
+    ``view.live``). Otherwise the finished text and its status line are left on the normal screen.
 
     Args:
         stream: where to draw.
@@ -320,16 +284,14 @@ class LiveView:
     ):
         self.stream = stream or sys.stdout
         self.hold = hold
-        self.status = status
+        self.track = Track((), status=status)
         self.live = supports_live(self.stream)
         self.last: Frame | None = None
-        self._screen: Screen | None = None
-        self._full = None  # the context of the full screen, once there is something to show
-        self._lines: Lines | None = None
-        self._masks = self._doubt = self._guesses = False  # what the legend has to explain
-        self._states: set[State] = set()
-        self._top = 0
+        self._kinds: set[str] = set()  # what the legend has to explain
         self._next_draw = 0.0
+        self._console: Console | None = None  # once there is something to show
+        self._full = ExitStack()  # holds the alternate screen
+        self._panes = Panes([self.track], known=False)
 
     def __enter__(self) -> Self:
         return self
@@ -337,63 +299,92 @@ class LiveView:
     def __exit__(self, kind, *exc) -> None:
         if kind is None:
             self.finish()
-        else:
-            self._close()
+        self._full.close()
 
     def show(self, frame: Frame) -> None:
         """Draw a frame in the window as large as it is now."""
         self.last = frame
         if not self.live:
             return
-        if self._full is None:
-            self._screen = Screen(self.stream)
-            self._full = self._screen.full()
-            self._full.__enter__()
+        if self._console is None:
+            self._console = screen_of(self.stream)
+            self._full.enter_context(self._console.screen())
         time.sleep(max(0.0, self._next_draw - time.monotonic()))
-        columns, lines = self._screen.measure()
-        width = min(columns, WIDEST)
-        if self._lines is None or self._lines.columns != width:
-            self._lines = Lines(width, self._screen.glyphs)
-        self._masks |= frame.masks > 0
-        self._states |= set(frame.states)
-        self._doubt |= any(p is not None for p in frame.confidence)
-        self._guesses |= frame.knows_guesses
-        rows = self._lines.rows(frame)
-        foot = self._foot(frame, columns, lines)
-        height = max(1, lines - len(foot))
-        self._top = scroll(rows, height, self._top)
-        shown = rows[self._top : self._top + height]
-        if len(rows) > height and len(foot) > 1:
-            where = f" · rows {self._top + 1}-{self._top + len(shown)} of {len(rows)}"
-            foot = self._foot(frame, columns, lines, where)
-        self._screen.draw([*shown, *foot])
+        columns, lines = self._console.size
+        self._kinds |= frame.kinds()
+        foot = [legend_row(self._kinds, columns)] if lines >= 10 else []
+        self._console.update_screen(Group(*self._panes.rows([frame], columns, lines, foot)))
         self._next_draw = time.monotonic() + self.hold
-
-    def _foot(self, frame: Frame, columns: int, lines: int, where: str = "") -> list:
-        """What stands below the text: nothing in a window of two lines, a legend in one of ten."""
-        if lines <= 2:
-            return []
-        status = fit_status(frame, columns, self.status)
-        status += where if len(status + where) <= columns else ""
-        foot = [Text(), progress(frame, columns, status)]
-        if lines >= 10:
-            looks = self._doubt, self._masks, self._states, self._guesses
-            foot.append(legend(self._screen.glyphs, columns, *looks))
-        return foot
 
     def finish(self) -> None:
         """Back to the normal screen, and leave the last frame there. A second call does nothing."""
-        if self._full is None or self.last is None:
+        if self._console is None:
             return
         time.sleep(max(0.0, self._next_draw - time.monotonic()))
-        self._close()
-        columns, _ = self._screen.measure()
+        self._full.close()
+        console, self._console = self._console, None
         last = settled(self.last)
-        lines = Lines(min(columns, WIDEST), self._screen.glyphs)
-        status = Text(fit_status(last, columns, self.status), "dim")
-        self._screen.leave([*lines.rows(last), status])
+        status = Text(fit_status(last, console.width, self.track.status), "dim")
+        leave(console, [*Lines(min(console.width, WIDEST)).rows(last), status])
 
-    def _close(self) -> None:
-        if self._full is not None:
-            full, self._full = self._full, None
-            full.__exit__(None, None, None)
+
+def time_lines(film: Film, moment: Moment, columns: int) -> list[Text]:
+    """A time line for each track on one scale, and the note or the verdict."""
+    line = film.time_line
+    if line is None:
+        return []
+    label = min(24, columns // 4)
+    whole = max(1, columns - label - 10)
+    out = [Text()]
+    for i, (track, end) in enumerate(zip(film.tracks, line.ends, strict=True)):
+        reach = max(1, round(whole * line.filled(i, end)))
+        over = round(whole * line.filled(i, moment.time))
+        row = Text(set_cell_size(printable(track.name), label) + " ")
+        out.append(row.append(bar(over, reach)).append(f" {end:.2f} s"))
+    final = moment is film.moments[-1]
+    out.append(Text(printable(line.verdict if final and line.verdict else moment.note)))
+    for row in out:
+        row.truncate(columns)
+    return out
+
+
+def film_rows(film: Film, panes: Panes, moment: Moment, columns: int, lines: int | None) -> list:
+    """A moment of a film in a window; ``lines`` None: as many rows as it takes, and no legend."""
+    width = min(columns, WIDEST)
+    foot = time_lines(film, moment, width)
+    if lines is not None and lines >= 12 + len(foot):
+        foot.append(legend_row(film.kinds, width))
+    return panes.rows(film.frames(moment), columns, lines, foot)
+
+
+def play(
+    film: Film,
+    stream: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Play a film once in a terminal, and leave its last moment on the normal screen. A slow
+    terminal leaves moments out and is never late. Where `supports_live` says no, nothing is done.
+    """
+    stream = stream or sys.stdout
+    if not supports_live(stream):
+        return
+    console, panes = screen_of(stream), Panes(film.tracks)
+    starts = list(itertools.accumulate((m.hold for m in film.moments), initial=0.0))
+    final = film.moments[-1]
+    with console.screen():
+        began = clock()
+        i, last = 0, len(film.moments) - 1
+        while True:
+            rows = film_rows(film, panes, film.moments[i], *console.size)
+            console.update_screen(Group(*rows))
+            if i == last:
+                break
+            sleep(max(0.0, began + starts[i + 1] - clock()))
+            i += 1
+            while i < last and starts[i + 1] <= clock() - began:
+                i += 1
+        sleep(min(1.0, final.hold))
+    calm = [replace(t, frames=[*t.frames[:-1], settled(t.frames[-1])]) for t in film.tracks]
+    calm_film = replace(film, tracks=calm)
+    leave(console, film_rows(calm_film, Panes(calm), final, console.width, None))

@@ -14,16 +14,12 @@ from markupsafe import Markup
 from diffusion.errors import printable
 from diffusion.views import layout
 from diffusion.views.film import Film, Track
-from diffusion.views.frames import DOUBTS, END_MARK, Frame, State, changes
+from diffusion.views.frames import END_MARK, KINDS, Frame, State, changes, legend
 
 ASSETS = Path(__file__).parent / "assets"
-_CODES = {state: code for code, state in enumerate(State)}
 _COLOURS = {
-    "ink": layout.INK,
-    "paper": layout.PAPER,
-    "grey": layout.GREY,
-    "blue": layout.BLUE,
-    "orange": layout.ORANGE,
+    **{name: getattr(layout, name.upper()) for name in ("ink", "paper", "grey", "blue", "orange")},
+    **{f"tint{i}": tint for i, tint in enumerate(layout.TINTS, start=1)},
 }
 
 
@@ -31,8 +27,7 @@ def page(film: Film) -> str:
     """The HTML document of a film."""
     line = film.time_line
     data = {
-        "states": [state.value for state in State],
-        "doubts": DOUBTS,
+        "kinds": KINDS,
         "tracks": [
             {
                 "changes": changes(_rows(track)),
@@ -47,7 +42,6 @@ def page(film: Film) -> str:
     }
     # "<" would let a text close the script element; the escape is the same string to JSON.
     encoded = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
-    colours = _COLOURS | {f"tint{i}": tint for i, tint in enumerate(layout.TINTS) if tint}
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True)
     return environment.get_template("page.html.jinja").render(
         title=printable(film.title),
@@ -60,13 +54,9 @@ def page(film: Film) -> str:
             for i, track in enumerate(film.tracks)
         ],
         last=sum(moment.hold for moment in film.moments[:-1]),
-        labels={state.value: label for state, label in layout.labels(film.states).items()},
-        # Without a block behind them.
-        plain=(State.GIVEN.value, State.SETTLED.value, State.NOISE.value),
-        doubt=film.knows_doubt,
-        guesses=film.knows_guesses,
+        legend=list(legend(film.kinds)),
         end_mark=END_MARK,
-        style=Markup("".join(f"--{name}: {colour}; " for name, colour in colours.items())),
+        style=Markup("".join(f"--{name}: {colour}; " for name, colour in _COLOURS.items())),
         css=Markup((ASSETS / "page.css").read_text(encoding="utf-8")),
         script=Markup((ASSETS / "page.js").read_text(encoding="utf-8")),
         data=Markup(encoded),
@@ -74,8 +64,8 @@ def page(film: Film) -> str:
 
 
 def _rows(track: Track) -> list[list[list]]:
-    """For each frame the cells [state code, text, probability], and a shade where a mask shows what
-    it remembers; code -1 is a position that is not there yet."""
+    """For each frame the cells [number of the kind, text, probability]; -1 is a position that is
+    not there yet."""
     length = max(len(frame.pieces) for frame in track.frames)
     return [[_cell(frame, i) for i in range(length)] for frame in track.frames]
 
@@ -83,32 +73,26 @@ def _rows(track: Track) -> list[list[list]]:
 def _cell(frame: Frame, position: int) -> list:
     if position >= len(frame.states):
         return [-1, "", None]
-    state = frame.states[position]
-    guess, shade = frame.guess(position)
-    if shade:
-        return [_CODES[state], guess, None, shade]
-    text = "" if state.open else layout.split_piece(frame.shown(position))[1]
-    if state in (State.FRESH, State.REPLACED) and text.isspace():
-        state = State.SETTLED  # as in the pictures: a space has no block
-    return [_CODES[state], text, frame.confidence[position]]
+    kind, text = frame.kind(position), frame.drawn(position)
+    if frame.states[position].open:
+        return [KINDS.index(kind), text, None]
+    text = layout.split_piece(text)[1]
+    if kind in (State.FRESH, State.REPLACED) and text.isspace():
+        kind = State.SETTLED  # as in the pictures: a space has no block
+    return [KINDS.index(kind), text, frame.confidence[position]]
 
 
 def _words(track: Track) -> list[dict]:
     """The reserved text as words of cells, which the script covers or reveals. ``widest`` is a
     longer token that stands in the cell for a while, and needs room, too."""
     reserved = layout.reserved_text(track.frames)
-    shown: list[set[str]] = [set() for _ in reserved]
-    for frame in track.frames:
-        for i, state in enumerate(frame.states):
-            if not state.pending:
-                shown[i].add(layout.split_piece(frame.shown(i))[1])
     words: list[dict] = []
     before = " "
-    for i, piece in enumerate(reserved):
+    for piece, shown in zip(reserved, layout.passing_texts(track.frames), strict=True):
         lead, core, breaks = layout.split_piece(piece)
         if not words or (piece and layout.starts_word(before, piece)):
             words.append({"lead": lead if words else "", "cells": [], "breaks": ""})
-        longest = max(shown[i], key=len, default="")
+        longest = max(shown, key=len, default="")
         words[-1]["cells"].append(
             {"text": core, "widest": longest if len(longest) > len(core) > 0 else ""}
         )

@@ -8,16 +8,17 @@ film.moments.reduce((start, moment) => { starts.push(start); return start + mome
 const last = starts.length - 1;
 let now = 0, timer = null;
 
-// Frames as full lists of [state code, text, probability, step it was written in], built once
-// from what changes.
+// Frames as full lists of [kind, text, probability, step it was written in], built once from what
+// changes.
 const frames = film.tracks.map(track => {
   let cells = [];
   return track.changes.map((list, frame) => {
     cells = cells.slice();
-    for (const [i, state, text, sure, guess] of list) {
-      const before = cells[i], same = before && before[1] === text && text !== "";
-      const again = ["fresh", "replaced"].includes(film.states[state]) || !same || before[4];
-      cells[i] = [state, text, sure, again ? track.steps[frame] : before[3], guess];
+    for (const [i, code, text, confidence] of list) {
+      const before = cells[i], kind = film.kinds[code] ?? "hidden";
+      const same = before && before[1] === text && text !== "" && !before[0].startsWith("guess");
+      const again = kind === "fresh" || kind === "replaced" || !same;
+      cells[i] = [kind, text, confidence, again ? track.steps[frame] : before[3]];
     }
     return cells;
   });
@@ -31,28 +32,16 @@ function cover(cell, text) {  // another token than the final one, squeezed into
   if (need > room && room) over.style.transform = "scale(" + room / need + ")";
 }
 
-function kindOf(state, text, sure) {
-  if (state < 0) return "hidden";
-  const name = film.states[state];
-  if (name === "masked" || name === "remasked") return name;
-  if (text === "") return "hidden";
-  const doubt = sure === null ? 0 : film.doubts.filter(bound => sure < bound).length;
-  return name + (name === "settled" && doubt ? " doubt" + doubt : "");
-}
-
 function show(moment) {
   now = moment;
   const [shown, , note] = film.moments[moment];
   shown.forEach((frame, t) => {
     cells[t].forEach((cell, i) => {
-      const [state, text, sure, , guess] = frames[t][frame][i];
-      const kind = kindOf(state, text, sure), final = cell.firstChild.textContent;
+      const [kind, text] = frames[t][frame][i], final = cell.firstChild.textContent;
+      const empty = text === "" && !kind.endsWith("masked");
       cell.querySelector("b")?.remove();
-      cell.className = (final ? "" : "none ") + kind;
-      if (guess) {  // what a mask remembers
-        cell.classList.add("guess" + guess);
-        cover(cell, text);
-      } else if (text !== "" && kind !== "hidden" && text !== final) {
+      cell.className = (final ? "" : "none ") + (empty ? "hidden" : kind);
+      if (text !== "" && (text !== final || kind.startsWith("guess"))) {
         cell.classList.add("over");
         cover(cell, text);
       }
@@ -92,19 +81,16 @@ function run(from) {  // on the clock: a slow browser leaves moments out and is 
   tick();
 }
 
-function tell(event) {  // how sure the model was of the token under the pointer, and when
+function tell(event) {  // the confidence and the step of the token under the pointer
   const cell = event.target.closest?.(".word > span");
   const t = cells.findIndex(list => list.includes(cell));
   if (t < 0) return;
-  const [state, text, sure, step] = frames[t][film.moments[now][0][t]][cells[t].indexOf(cell)];
-  const name = film.states[state];
-  let told = name;
-  if (name === "fresh" || name === "replaced" || name === "settled") {
-    told = (sure === null ? "" : "p " + sure.toPrecision(2) + " · ") + "step " + step;
-  }
-  cell.title = told ?? "";
-  if (name === "masked" || name === "remasked") told += text === "" ? "" : ", remembered";
-  document.getElementById("tip").textContent = text === "" ? "" : "“" + text + "” " + told;
+  const [kind, text, confidence, step] = frames[t][film.moments[now][0][t]][cells[t].indexOf(cell)];
+  let about = { given: "prompt", noise: "random token", masked: "mask", remasked: "re-masked" }[kind];
+  if (kind.startsWith("guess")) about = "prediction for a mask";
+  about ??= (confidence === null ? "" : "p " + confidence.toPrecision(2) + " · ") + "step " + step;
+  cell.title = kind === "hidden" ? "" : about;
+  document.getElementById("tip").textContent = text === "" ? "" : "“" + text + "” " + about;
 }
 
 play.onclick = () => {
