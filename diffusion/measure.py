@@ -3,13 +3,16 @@
 import dataclasses
 import gc
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
 from diffusion import hardware
+from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import Step, prompt_ids, written_ids
-from diffusion.cli.console import progress
+from diffusion.cli.access import Access
+from diffusion.cli.console import progress, say
+from diffusion.cli.prompts import note_case
+from diffusion.generate import load_writer
 from diffusion.options import COMPARED_SAMPLER, GenerationOptions
 from diffusion.views import record
 from diffusion.views.frames import Framer
@@ -22,8 +25,8 @@ def measure(
 ) -> list[list[Kept]]:
     """What ``keep`` makes of the Steps of every run, [job][repeat].
 
-    Each job (writer, options) runs alone; nothing is decoded, drawn or printed meanwhile; who goes
-    first alternates. One run of each comes before, to warm up, and is not kept.
+    Each job (writer, options) runs alone; nothing is decoded, drawn or printed meanwhile; the order
+    alternates. One run of each comes before, to warm up, and is not kept.
     """
     runs: list[list[Kept]] = [[] for _ in jobs]
     order, done = list(range(len(jobs))), 0
@@ -48,17 +51,33 @@ def measure(
 # ---------------------------------------------------------------- two models after one prompt
 
 
+def load_pair(model: str, baseline: str, device: str, dtype: str, access: Access) -> list:
+    """[the diffusion writer, the autoregressive one], both in one number format."""
+
+    def load(dtype: str) -> list:
+        return [
+            load_writer(model, None, device, dtype, access),
+            load_causal_writer(baseline, None, device, dtype, access),
+        ]
+
+    say(f"RoBERTa Diffusion: loading {model} and {baseline} ...")
+    writers = load(dtype)
+    if writers[0].dtype != writers[1].dtype:  # `auto` goes by the size of a model
+        writers = load("float32")
+    for writer in writers:
+        note_case(writer.tokenizer, writer.name)
+    return writers
+
+
 def options_for(writers: list, generation: GenerationOptions, prompt: str) -> list:
-    """What each writer is asked for: the same, and exactly so many new tokens that both have
-    room."""
+    """The options of each writer: the same number of new tokens, for which both have room."""
     generation = generation.fitted(min(writer.positions for writer in writers))
     length = generation.length
     if length is None:
         given = [prompt_ids(w.tokenizer, [prompt], generation.max_len)[0] for w in writers]
         length = generation.max_len - max(map(len, given))
-    own = (
-        writers[0].blocks or writers[0].noise.doubtful
-    )  # whose default it is to write many at once
+    # A model for blocks or for random tokens writes many at once by its own default.
+    own = writers[0].blocks or writers[0].noise.doubtful
     sampler = generation.sampler or (None if own else COMPARED_SAMPLER)
     diffusion = dataclasses.replace(generation, length=length, sampler=sampler)
     options = [writers[0].resolve(diffusion), diffusion.shared()]
@@ -80,8 +99,7 @@ def measured(writers: list, generation: GenerationOptions, repeats: int, prompt:
     same = writers[0].tokenizer.get_vocab() == writers[1].tokenizer.get_vocab()
     sides = []
     for writer, own, all_runs in zip(writers, options, runs, strict=True):
-        steps = median_run(all_runs)
-        framer = Framer(writer.tokenizer)
+        steps, framer = median_run(all_runs), Framer(writer.tokenizer)
         frames = [framer.frame(step) for step in steps]
         sides.append(
             {
@@ -95,11 +113,12 @@ def measured(writers: list, generation: GenerationOptions, repeats: int, prompt:
                 "frames": frames,
             }
         )
+    given = dataclasses.asdict(options[0]).items()
     return {
         "format": record.FORMAT,
         "version": record.VERSION,
         "prompt": prompt,
-        "options": {k: v for k, v in asdict(options[0]).items() if v is not None},
+        "options": {name: value for name, value in given if value is not None},
         # Tokens of two tokenizers are not of one length, characters are.
         "unit": "token" if same else "character",
         "sides": sides,

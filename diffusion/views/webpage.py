@@ -28,6 +28,7 @@ def page(film: Film) -> str:
     line = film.time_line
     data = {
         "kinds": KINDS,
+        "labels": dict(legend(film.kinds)),
         "tracks": [
             {
                 "changes": changes(_rows(track)),

@@ -11,6 +11,7 @@ import unicodedata
 from pathlib import Path
 
 from rich.cells import cell_len
+from rich.console import Console, ConsoleDimensions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +50,14 @@ def in_a_terminal(script: str, model, typed: bytes) -> bytes:
     return seen
 
 
+def fake_terminals(monkeypatch) -> type:
+    """`FakeTerminal`, with rich taking its size and a live view drawing on it."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(Console, "size", property(lambda self: self.file.size))
+    return FakeTerminal
+
+
 class FakeTerminal(io.StringIO):
     """A terminal that knows the few sequences the live view may use, and refuses all others."""
 
@@ -56,7 +65,7 @@ class FakeTerminal(io.StringIO):
 
     def __init__(self, columns, lines):
         super().__init__()
-        self.size = os.terminal_size((columns, lines))
+        self.size = ConsoleDimensions(columns, lines)
         self.screens = {False: {}, True: {}}  # main and alternate: (line, column) -> (text, style)
         self.alternate = False
         self.row = self.column = 0
@@ -84,7 +93,7 @@ class FakeTerminal(io.StringIO):
     def sequence(self, letter, numbers):
         if letter == "H":
             row, column = (int(n) for n in (numbers or "1;1").split(";"))
-            self.row, self.column = min(row, self.size.lines) - 1, column - 1
+            self.row, self.column = min(row, self.size.height) - 1, column - 1
         elif letter == "K" and numbers == "2":
             for place in [p for p in self.cells if p[0] == self.row]:
                 del self.cells[place]
@@ -124,7 +133,7 @@ class FakeTerminal(io.StringIO):
             left = max(p for p in self.cells if p[0] == self.row)
             self.cells[left] = (self.cells[left][0] + char, self.cells[left][1])
             return
-        if self.column + width > self.size.columns:
+        if self.column + width > self.size.width:
             assert self.wraps, f"{char!r} runs over the right edge in row {self.row}"
             self.row, self.column = self.row + 1, 0
         self.cells[self.row, self.column] = (char, self.style)

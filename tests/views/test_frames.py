@@ -10,7 +10,7 @@ import torch
 from diffusion.errors import printable
 from diffusion.text.spelling import Speller
 from diffusion.views import record
-from diffusion.views.frames import Frame, Framer, State, status_line
+from diffusion.views.frames import Frame, Framer, State, legend, status_line, token_line
 
 GIVEN, MASKED, FRESH, SETTLED, REMASKED, REPLACED, NOISE = State
 BOS, PAD, EOS, MASK = 0, 1, 2, 3
@@ -51,89 +51,81 @@ def ids_of(text):
     return [4 + byte for byte in text.encode()]
 
 
-def build(ids, states, **other):
-    fields = {"index": 1, "total": 4, "nfe": 1, "seconds": 0.5} | other
-    return Framer(ByteTokenizer()).build(ids, states, **fields)
-
-
-def step_of(ids, frozen=(), masked=(), revealed=(), remasked=()):
-    """A batch of two rows: the first is all padding, the second what was asked for."""
+def step_of(ids, states, **changes):
+    """A batch of two rows: the first is all padding, the second what was asked for; None: padding."""
     length = len(ids)
 
-    def flags(positions):
-        row = torch.zeros(length, dtype=torch.bool)
-        row[list(positions)] = True
-        return torch.stack([torch.zeros_like(row), row])
+    def flags(*wanted):
+        return torch.tensor([[False] * length, [state in wanted for state in states]])
 
-    return SimpleNamespace(
-        index=3,
-        total=10,
-        nfe=torch.tensor([7, 5]),
+    fields = dict(
+        index=1,
+        total=4,
+        nfe=torch.tensor([7, 1]),
         ids=torch.tensor([[PAD] * length, ids]),
-        frozen=flags(frozen),
-        masked=flags(masked),
-        revealed=flags(revealed),
-        remasked=flags(remasked),
+        frozen=flags(GIVEN, None),
+        masked=flags(MASKED, REMASKED),
+        revealed=flags(FRESH, REPLACED),
+        remasked=flags(REMASKED),
         confidence=torch.tensor([[math.nan] * length, [0.25] * length]),
-        padding=torch.tensor([[True] * length, [False] * length]),
-        slots=torch.tensor([40, 60]),
-        seconds=0.25,
+        padding=torch.tensor([[True] * length, [state is None for state in states]]),
+        slots=torch.tensor([40, 0]),
+        seconds=0.5,
         guesses=None,
-        random=None,
-        replaced=None,
+        random=flags(NOISE),
+        replaced=flags(REPLACED),
         typed=(),
     )
+    return SimpleNamespace(**(fields | changes))
+
+
+def build(ids, states, **changes):
+    return Framer(ByteTokenizer()).frame(step_of(ids, states, **changes), row=1)
 
 
 def test_a_step_becomes_pieces_and_states_of_the_asked_row():
     ids = [BOS, *ids_of("ab"), MASK, *ids_of(" c"), MASK, EOS, PAD]
-    step = step_of(ids, frozen=[0, 1, 7, 8], masked=[3, 6], revealed=[4], remasked=[6])
-    frame = Framer(ByteTokenizer()).frame(step, row=1)
+    states = [GIVEN, GIVEN, SETTLED, MASKED, FRESH, SETTLED, REMASKED, GIVEN, None]
+    frame = build(ids, states, random=None, replaced=None)
     assert frame.pieces == ["a", "b", "", " ", "c", ""]
     assert frame.states == [GIVEN, SETTLED, MASKED, FRESH, SETTLED, REMASKED]
-    assert (frame.index, frame.total, frame.nfe, frame.seconds) == (3, 10, 5, 0.25)
+    assert (frame.index, frame.total, frame.nfe, frame.slots, frame.seconds) == (1, 4, 1, 0, 0.5)
     assert frame.masks == 2
     assert frame.ends == []  # the given </s> closes the canvas; nothing was written there
+    assert frame.kinds() == {GIVEN, MASKED, FRESH, REMASKED, "doubt2"}
 
 
-def test_masks_show_what_they_remember_by_its_strength():
+def test_masks_show_the_predictions_they_keep_by_their_strength():
     ids = [BOS, *ids_of("a"), MASK, MASK, MASK, *ids_of("b"), MASK]
-    step = step_of(ids, frozen=[0, 1], masked=[2, 3, 4, 6], remasked=[6])
-    told = torch.tensor([[0] * 7, [9, 9, *ids_of("x\x1b z"), 9]])
+    states = [GIVEN, GIVEN, MASKED, MASKED, MASKED, SETTLED, REMASKED]
+    kept = torch.tensor([[0] * 7, [9, 9, *ids_of("x\x1b z"), 9]])
     strength = torch.tensor([[0.0] * 7, [0.9, 0.9, 0.05, 0.5, 0.01, 0.9, 0.2]])
-    step.guesses = told[:, :7], strength
-    frame = Framer(ByteTokenizer()).frame(step, row=1)
-    assert [frame.guess(i) for i in range(6)] == [
-        ("", 0), ("x", 1), ("\\x1b", 3), ("", 0), ("", 0), ("", 0)
+    frame = build(ids, states, guesses=(kept, strength), confidence=torch.ones(2, 7))
+    assert [(frame.kind(i), frame.drawn(i)) for i in range(6)] == [
+        (GIVEN, "a"), ("guess1", "x"), ("guess3", "\\x1b"), (MASKED, ""), (SETTLED, "b"),
+        (REMASKED, ""),
     ]  # fmt: skip
-    assert frame.pieces == ["a", "", "", "", "b", ""]  # a guess is no text
-    step.guesses = None
-    assert Framer(ByteTokenizer()).frame(step, row=1).guess(1) == ("", 0)
+    assert frame.pieces == ["a", "", "", "", "b", ""]  # a prediction is no text
+    assert build(ids, states).kind(1) == MASKED
 
 
-def test_random_tokens_and_replaced_ones_are_told_from_text():
+def test_random_tokens_and_replaced_ones_are_distinct_from_text():
     ids = [BOS, *ids_of("abcd"), EOS]
-    step = step_of(ids, frozen=[0, 1], revealed=[2, 3])
-    step.random, step.replaced = (
-        torch.tensor([[False] * 6, [i in where for i in range(6)]]) for where in ((4, 5), (3,))
-    )
-    frame = Framer(ByteTokenizer()).frame(step, row=1)
-    assert frame.states == [GIVEN, FRESH, REPLACED, NOISE, NOISE]
+    states = [GIVEN, GIVEN, FRESH, REPLACED, NOISE, NOISE]
+    frame = build(ids, states)
+    assert frame.states == states[1:]
     assert frame.pieces == ["a", "b", "c", "d", ""]
     assert frame.ends == []  # a random </s> ends no text
     assert (frame.masks, frame.noise, frame.written) == (0, 2, 2)
-    assert "· 2 random ·" in status_line(frame)
-    assert "mask" not in status_line(frame)
-    assert frame.doubt(2) == 1 and frame.doubt(3) == 0
-    step.random = None
-    assert "0 masks" in status_line(Framer(ByteTokenizer()).frame(step, row=1))
+    assert "· 2 random ·" in status_line(frame) and "mask" not in status_line(frame)
+    assert "0 masks" in status_line(build(ids, [GIVEN, GIVEN, FRESH, FRESH, FRESH, FRESH]))
 
 
 def test_each_token_is_looked_up_once():
     tokenizer = ByteTokenizer()
     framer = Framer(tokenizer)
     for _ in range(3):
-        framer.build(ids_of("abca"), [SETTLED] * 4, index=0, total=1, nfe=0, seconds=0.0)
+        framer.frame(step_of(ids_of("abca"), [SETTLED] * 4), row=1)
     assert tokenizer.calls == 3
 
 
@@ -185,7 +177,7 @@ def test_an_end_before_given_text_hides_nothing_given():
     assert frame.text == "az" and frame.ends == [1]
 
 
-def test_what_masks_remember_survives_delta_coding_and_json():
+def test_predictions_of_masks_survive_delta_coding_and_json():
     frames = [
         Frame(["a", "", ""], [GIVEN, MASKED, MASKED], 0, 2, 0, 0.0),
         Frame(["a", "", ""], [GIVEN, MASKED, MASKED], 1, 2, 1, 0.5,
@@ -194,7 +186,7 @@ def test_what_masks_remember_survives_delta_coding_and_json():
               guesses=[None, (" é", 0.5), None]),
     ]  # fmt: skip
     packed = json.loads(json.dumps(record.pack(frames)))
-    assert record.unpack(packed) == frames and record.unpack(packed)[1].knows_guesses
+    assert record.unpack(packed) == frames and "guess2" in record.unpack(packed)[1].kinds()
     assert [len(entry["changes"]) for entry in packed] == [3, 2, 2]
     for wrong in ([1, 0.5], [" b", 1.5], [" b", "x"], [" b"], 7):
         packed[1]["changes"][0][4] = wrong
@@ -220,19 +212,32 @@ def test_frames_survive_delta_coding_and_json():
         Frame(["a"], [GIVEN, GIVEN], 0, None, 0, 0.0)
 
 
-def test_doubt_follows_the_probability_of_written_tokens():
+def test_tints_follow_the_probability_of_settled_tokens():
     frame = Frame(
         list("abcdefg"),
         [GIVEN, FRESH, SETTLED, SETTLED, SETTLED, SETTLED, MASKED],
         1, None, 1, 0.0, [], [0.01, 0.01, 0.05, 0.2, 0.3, None, 0.01],
     )  # fmt: skip
-    assert [frame.doubt(i) for i in range(7)] == [0, 3, 2, 1, 0, 0, 0]
+    assert [frame.kind(i) for i in range(2, 6)] == ["doubt2", "doubt1", SETTLED, SETTLED]
+    assert dict(legend(frame.kinds())) == {
+        GIVEN: "prompt", SETTLED: "written before", FRESH: "written now", MASKED: "mask",
+        "doubt2": "low confidence",
+    }  # fmt: skip
 
 
-def test_status_line():
-    frame = build([MASK, *ids_of("a")], [MASKED, FRESH])
-    assert status_line(frame) == "step 1/4 · NFE 1 · 0.50 s · 1 mask · 2 tokens/s · 1.0 a pass"
+def test_status_lines():
+    frame = build([MASK, *ids_of("a")], [MASKED, FRESH], slots=torch.tensor([0, 9]))
+    assert (
+        status_line(frame)
+        == "step 1/4 · NFE 1 (9 slots) · 0.50 s · 1 mask · 2 tokens/s · 1.0 a pass"
+    )
     assert status_line(build(ids_of("a"), [FRESH], total=None)).startswith("step 1 ·")
+    assert token_line(frame) == "0.50 s · 1 token · 2/s · 1 pass · 1.0 a pass"
+    frame = build([*ids_of("aé"), EOS], [GIVEN, FRESH, FRESH, FRESH])
+    expected = "0.50 s · 1 character · 2/s · 1 pass · 3.0 tokens a pass"
+    assert token_line(frame, unit="character") == expected
+    start = build(ids_of("a"), [GIVEN], seconds=0.0, nfe=torch.tensor([0, 0]))
+    assert token_line(start) == "0.00 s · 0 tokens · 0 passes"
 
 
 def test_printable_disarms_what_steers_and_keeps_what_is_text():
@@ -261,7 +266,7 @@ def test_a_hugging_face_tokenizer_gives_its_own_decoding():
     ids = tokenizer(text)["input_ids"]
     framer = Framer(tokenizer)
     assert framer.speller.kind == "ByteLevel"
-    frame = framer.build(ids, [SETTLED] * len(ids), index=0, total=1, nfe=0, seconds=0.0)
+    frame = framer.frame(step_of(ids, [SETTLED] * len(ids)), row=1)
     assert frame.text == text
     assert " café" in "".join(frame.pieces) and any(piece.startswith(" ") for piece in frame.pieces)
 

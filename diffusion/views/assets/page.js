@@ -86,10 +86,10 @@ function tell(event) {  // the confidence and the step of the token under the po
   const t = cells.findIndex(list => list.includes(cell));
   if (t < 0) return;
   const [kind, text, confidence, step] = frames[t][film.moments[now][0][t]][cells[t].indexOf(cell)];
-  let about = { given: "prompt", noise: "random token", masked: "mask", remasked: "re-masked" }[kind];
-  if (kind.startsWith("guess")) about = "prediction for a mask";
-  about ??= (confidence === null ? "" : "p " + confidence.toPrecision(2) + " · ") + "step " + step;
-  cell.title = kind === "hidden" ? "" : about;
+  const written = /^(fresh|replaced|settled|doubt.)$/.test(kind);
+  const known = confidence === null ? "" : "p " + confidence.toPrecision(2) + " · ";
+  const about = written ? known + "step " + step : film.labels[kind.replace(/\d/, "2")] ?? "";
+  cell.title = about;
   document.getElementById("tip").textContent = text === "" ? "" : "“" + text + "” " + about;
 }
 
