@@ -20,34 +20,40 @@ def wrapped(text: str) -> list[str]:
 
 def aligned(table: Sequence[Sequence[str]], names: int) -> list[str]:
     """The lines of a table whose first row is its head; the first ``names`` columns hold words, to
-    the left, the others numbers, to the right. Long words and heads take several lines, and columns
-    that do not fit follow below, beside the names again."""
+    the left, the others numbers, to the right. Where it is too wide, long words and heads take
+    several lines, and columns that still do not fit follow below, beside the names again."""
     if not table:
         return []
-    widths = [
-        max(map(cell_len, column), default=1) for column in zip(*(table[1:] or table), strict=True)
+    head, *rows = table
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    if sum(widths) + 2 * (len(widths) - 1) <= WIDTH:
+        return _lines(table, widths, names)
+    least = [
+        max(map(cell_len, [*title.split(), *(row[i] for row in rows)]), default=1)
+        for i, title in enumerate(head)
     ]
-    widths[:names] = [min(width, NAME) for width in widths[:names]]
-    first = used = sum(width + 2 for width in widths[:names])
+    fixed = sum(min(width, NAME) + 2 for width in widths[:names])
     parts: list[list[int]] = [[]]
-    for i, width in enumerate(widths[names:], start=names):
-        if parts[-1] and used + width > WIDTH:
+    for i in range(names, len(head)):
+        if parts[-1] and fixed + sum(least[j] + 2 for j in [*parts[-1], i]) > WIDTH + 2:
             parts.append([])
-            used = first
         parts[-1].append(i)
-        used += width + 2
-    return [line for part in parts for line in _lines(table, widths, names, part)]
+    lines = []
+    for part in parts:
+        room = (WIDTH + 2 - sum(least[i] + 2 for i in part)) // max(1, names) - 2
+        columns = [*range(names), *part]
+        given = [min(widths[i], room) if i < names else least[i] for i in columns]
+        lines += _lines([[row[i] for i in columns] for row in table], given, names)
+    return lines
 
 
-def _lines(table, widths: list[int], names: int, part: list[int]) -> list[str]:
+def _lines(table: Sequence[Sequence[str]], widths: list[int], names: int) -> list[str]:
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    columns = [*range(names), *part]
-    for i in columns:
+    for i, (title, width) in enumerate(zip(table[0], widths, strict=True)):
         side = "left" if i < names else "right"
-        least = {"min_width": widths[i], "overflow": "fold", "vertical": "bottom"}
-        grid.add_column(Text(table[0][i]), justify=side, **least)
+        grid.add_column(Text(title), justify=side, width=width, overflow="fold")
     for row in table[1:]:
-        grid.add_row(*(Text(row[i]) for i in columns))
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
+        grid.add_row(*map(Text, row))
+    console = Console(file=io.StringIO(), width=WIDTH + 2, color_system=None)
     console.print(grid)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion.views import comparison
+from diffusion.views import record as records
 from diffusion.views.frames import Frame, State
 from diffusion.views.tables import WIDTH, aligned, wrapped
 from studies.board import report
@@ -17,21 +17,8 @@ LONG = "gpt2-medium-of-a-person-with-a-long-name-finetuned-on-wikitext-103-raw-v
 
 
 def squeezed(text: str) -> str:
-    """Without what a layout changes: white space, and commas between names."""
-    return re.sub(r"[\s,]", "", text)
-
-
-def holds(lines: list[str], table) -> bool:
-    """Whether the cells of every row stand in the lines, in order."""
-    said = squeezed("".join(lines))
-    at = 0
-    for row in table[1:]:
-        for cell in map(squeezed, row):
-            at = said.find(cell, at)
-            if at < 0:
-                return False
-            at += len(cell)
-    return True
+    """Without what a layout changes: white space."""
+    return re.sub(r"\s", "", text)
 
 
 def test_a_narrow_table_is_as_it_was():
@@ -53,28 +40,18 @@ def test_a_wide_head_gets_several_lines():
 
 
 @pytest.mark.parametrize("columns", [3, 9, 30])
-def test_a_row_that_is_too_wide_gets_a_line_of_names_and_lines_of_numbers(columns):
+def test_columns_that_do_not_fit_follow_below_beside_the_names(columns):
     rows = [
         [LONG, f"{LONG} {i}", *[f"{j}.{i:04} ± 0.01" for j in range(columns)]] for i in range(3)
     ]
     head = ["model", "how", *[f"column {j}" for j in range(columns)]]
     lines = aligned([head, *rows], 2)
     assert max(map(len, lines)) <= WIDTH
-    assert holds(lines, [head, *[[c.replace(" ± ", "±") for c in row] for row in rows]])
-
-
-def test_numbers_stand_below_their_heads():
-    table = [["model", "how", "seed", "gen. PPL"], [LONG, "one way", "0", "520 ± 20"],
-             [LONG, "another way of it", "11", "~9"]]  # fmt: skip
-    assert aligned(table, 2) == [
-        "model, how",
-        "            gen.",
-        "    seed     PPL",
-        f"{LONG}, one way",
-        "       0  520±20",
-        f"{LONG}, another way of it",
-        "      11      ~9",
-    ]
+    shown = "\n".join(lines)
+    assert all(cell in shown for row in rows for cell in row[2:])  # no number is cut
+    assert all(name in shown for name in head)
+    parts = shown.count("model")
+    assert parts == -(-columns // 3) and squeezed(shown).count("gpt2-medium") == 6 * parts
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
@@ -89,9 +66,7 @@ def test_the_committed_results_fit(path, rename):
     for title, sentences, table in report.sections(data):
         assert title in shown
         assert all(squeezed(sentence) in squeezed(shown) for sentence in sentences)
-        assert holds([shown], table) or holds(
-            [shown], [[c.replace(" ± ", "±") for c in row] for row in table]
-        )
+        assert all(cell in shown for row in table[1:] for cell in row[2:])
 
 
 def record(names=("a", "b"), unit="token", seconds=(1.0, 2.0)) -> dict:
@@ -111,17 +86,17 @@ def record(names=("a", "b"), unit="token", seconds=(1.0, 2.0)) -> dict:
 )
 def test_a_comparison_fits(names, unit):
     data = record(names, unit, seconds=(1234.5678, 9876.5432))
-    shown = comparison.table(data)
+    shown = records.table(data)
     assert max(map(len, shown.split("\n"))) <= WIDTH
     for said in (*names, "1234.568 (1234.568-9876.543)", f"{unit}s/s", "1024", "tokens/pass"):
         assert squeezed(said) in squeezed(shown)
-    assert squeezed(comparison.verdict(data["sides"], unit)) in squeezed(shown)
+    assert squeezed(records.verdict(data["sides"], unit)) in squeezed(shown)
     assert squeezed(data["processor"]) in squeezed(shown)
     assert shown.count("busy") == 2  # one of each side
 
 
 def test_a_comparison_in_short():
-    assert comparison.table(record()).split("\n")[:3] == [
+    assert records.table(record()).split("\n")[:3] == [
         "       seconds (range)  tokens/s  passes  tokens/pass",
         "a  1.000 (1.000-2.000)    1024.0    1024         1.00",
         "b  1.000 (1.000-2.000)    1024.0    1024         1.00",
