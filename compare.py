@@ -45,7 +45,7 @@ CONFLICTS = [
     Conflict(
         "--replay with a prompt",
         lambda o: o.replay is not None and o.prompt is not None,
-        "--replay shows a measurement that was made; leave out the prompt",
+        "--replay shows what was measured; leave out the prompt",
     ),
     Conflict(
         "--save_animation or --show with several prompts",
@@ -53,14 +53,13 @@ CONFLICTS = [
         "--save_animation and --show need one prompt on the command line; or use --output_dir",
     ),
 ]
-for _option in (option for owner in OPTIONS for option in dataclasses.fields(owner)):
+for _option in (o for owner in OPTIONS for o in dataclasses.fields(owner)):
     if _option.name not in REPLAYED:
         CONFLICTS.append(
             Conflict(
                 f"--replay with --{_option.name}",
                 lambda o, f=_option: o.replay is not None and getattr(o, f.name) != f.default,
-                f"--replay shows a measurement that was made; leave out --{_option.name} "
-                f"{{{_option.name}}}",
+                f"--replay shows what was measured; leave out --{_option.name} {{{_option.name}}}",
             )
         )
 GONE = {"--sweep": "--sweep is a command of its own: python studies/sweep.py --output_dir FOLDER"}
@@ -68,7 +67,6 @@ GONE = {"--sweep": "--sweep is a command of its own: python studies/sweep.py --o
 
 def main() -> None:
     generation, args, access, prompt = parse_flags(OPTIONS, __doc__, prompts.PROMPT_HELP, GONE)
-    console.prepare_streams()
     texts = check(generation, args, access, prompt)
     if args.replay is not None:
         return show(record.load(args.replay), args)
@@ -93,6 +91,7 @@ def main() -> None:
 
 def check(generation, args, access, prompt: str | None) -> list[str] | None:
     """Refuse all that can be refused without a model; returns the prompts, None: ask for them."""
+    console.prepare_streams()
     if prompt is not None:
         prompts.check_prompt(prompt)
     texts = [] if args.replay is not None else prompts.given_prompts(prompt, False)
@@ -142,8 +141,9 @@ def show(data: dict, args: CompareOptions) -> None:
 
 def free_name(folder: Path) -> Path:
     """A name without ending for the files of a measurement, which replaces none that are there."""
-    names = (folder / f"compare{end}" for end in ("", *map("-{}".format, itertools.count(2))))
-    return next(n for n in names if not any(n.with_suffix(e).exists() for e in (".json", ".gif")))
+    names = itertools.chain(["compare"], map("compare-{}".format, itertools.count(2)))
+    paths = (folder / name for name in names)
+    return next(p for p in paths if not any(p.with_suffix(e).exists() for e in (".json", ".gif")))
 
 
 if __name__ == "__main__":
