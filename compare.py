@@ -6,7 +6,6 @@ python compare.py "The river" --output_dir runs/river       # keeps all times as
 python compare.py --replay runs/river/compare.json --save_animation river.mp4 --slowdown 4
 """
 
-import dataclasses
 import itertools
 import sys
 from dataclasses import dataclass
@@ -14,11 +13,13 @@ from pathlib import Path
 
 from diffusion.cli import console, files, prompts
 from diffusion.cli.access import Access
-from diffusion.cli.conflicts import Conflict, check_conflicts
+from diffusion.cli.conflicts import Conflict, alone, check_conflicts
 from diffusion.cli.flags import flag, parse_flags
+from diffusion.cli.options import PairOptions
 from diffusion.cli.values import check_values
 from diffusion.errors import run
-from diffusion.options import COMPARED_SAMPLER, GenerationOptions, PairOptions
+from diffusion.options import COMPARED_SAMPLER, GenerationOptions
+from diffusion.samplers.spec import GONE
 from diffusion.views import record, terminal
 from diffusion.views.animation import save_film, show_film
 from diffusion.views.film import check_slowdown
@@ -31,9 +32,9 @@ class CompareOptions(PairOptions):
     repeats: int = flag(5, "Measured runs of each model, after one to warm up.", range=(1, None))
     slowdown: float = flag(1.0, "Show everything so many times slower; 1 is true time.")
     save_animation: str | None = flag(None, "Save as .gif, .mp4, .html or .png.", metavar="FILE")
-    animate: bool = flag(True, "Save compare.gif where no animation is asked for.")
+    animate: bool = flag(True, "Save compare.gif.", off="Do not save compare.gif.")
     show: bool = flag(False, "Play the animation in a window.")
-    live: bool = flag(True, "Play it in the terminal.")
+    live: bool = flag(True, "Play it in the terminal.", off="Do not play it in the terminal.")
     json: bool = flag(False, "Print the whole measurement, one JSON object a prompt.")
     output_dir: str | None = flag(None, "Keep the JSON and the animation here.", metavar="FOLDER")
     replay: str | None = flag(None, "Show a measurement again, without any model.", metavar="FILE")
@@ -42,6 +43,7 @@ class CompareOptions(PairOptions):
 REPLAYED = {"replay", "slowdown", "save_animation", "animate", "show", "live", "json"}
 OPTIONS = (GenerationOptions, CompareOptions, Access)
 CONFLICTS = [
+    *alone("replay", OPTIONS, REPLAYED, "--replay shows what was measured"),
     Conflict(
         "--replay with a prompt",
         lambda o: o.replay is not None and o.prompt is not None,
@@ -53,20 +55,13 @@ CONFLICTS = [
         "--save_animation and --show need one prompt on the command line; or use --output_dir",
     ),
 ]
-for _option in (o for owner in OPTIONS for o in dataclasses.fields(owner)):
-    if _option.name not in REPLAYED:
-        CONFLICTS.append(
-            Conflict(
-                f"--replay with --{_option.name}",
-                lambda o, f=_option: o.replay is not None and getattr(o, f.name) != f.default,
-                f"--replay shows what was measured; leave out --{_option.name} {{{_option.name}}}",
-            )
-        )
-GONE = {"--sweep": "--sweep is a command of its own: python studies/sweep.py --output_dir FOLDER"}
+SWEEP = {"--sweep": "--sweep is a command of its own: python studies/sweep.py --output_dir FOLDER"}
 
 
 def main() -> None:
-    generation, args, access, prompt = parse_flags(OPTIONS, __doc__, prompts.PROMPT_HELP, GONE)
+    generation, args, access, prompt = parse_flags(
+        OPTIONS, __doc__, prompts.PROMPT_HELP, GONE | SWEEP
+    )
     texts = check(generation, args, access, prompt)
     if args.replay is not None:
         return show(record.load(args.replay), args)

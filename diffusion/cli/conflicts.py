@@ -1,6 +1,6 @@
 """Combinations of options that mean nothing, as tables that scripts, tests and docs share."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import fields
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -32,3 +32,18 @@ def check_conflicts(conflicts: Iterable[Conflict], *options, **more) -> None:
     for conflict in conflicts:
         if conflict.applies(SimpleNamespace(**given)):
             raise UserError(conflict.sentence.format(**given))
+
+
+def alone(name: str, owners: Iterable[type], allowed: Collection[str], why: str) -> list[Conflict]:
+    """One conflict for each option of the dataclasses ``owners`` that does not go with --``name``: all
+    but the ``allowed`` ones."""
+    return [
+        Conflict(
+            f"--{name} with --{option.name}",
+            lambda o, f=option: getattr(o, name) is not None and getattr(o, f.name) != f.default,
+            f"{why}; leave out --{option.name} {{{option.name}}}",
+        )
+        for owner in owners
+        for option in fields(owner)
+        if option.name not in allowed
+    ]
