@@ -61,24 +61,23 @@ class Denoiser:
             return self.backbone
         return TwoPass(self.backbone, self.soft, self.noise, self.forbidden.tolist())
 
-    def without_memory(self) -> "Denoiser":
-        """The same model whose masks are masks."""
+    def _with(self, **changes) -> "Denoiser":
         other = copy.copy(self)
-        other.soft = None
+        vars(other).update(changes)
         return other
+
+    def without_memory(self) -> "Denoiser":
+        """The same model without soft-masking."""
+        return self._with(soft=None)
 
     def forbidding(self, *ids: int) -> "Denoiser":
         """The same denoiser with more ids forbidden."""
-        other = copy.copy(self)
-        other.forbidden = torch.cat([self.forbidden, self.forbidden.new_tensor(ids)])
-        return other
+        return self._with(forbidden=torch.cat([self.forbidden, self.forbidden.new_tensor(ids)]))
 
     def allowing(self, *ids: int) -> "Denoiser":
         """The same denoiser, which may write these ids."""
-        other = copy.copy(self)
         allowed = torch.isin(self.forbidden, self.forbidden.new_tensor(ids))
-        other.forbidden = self.forbidden[~allowed]
-        return other
+        return self._with(forbidden=self.forbidden[~allowed])
 
     def start(self, canvas: Canvas) -> "Denoiser":
         """Itself: full attention keeps nothing from one step to the next."""

@@ -104,9 +104,11 @@ def test_computed_in_every_pass_it_is_the_model_without_a_cache(name, own, dual)
     assert torch.equal(found.ids, expected.ids) and torch.equal(found.slots, expected.slots)
 
 
-@pytest.mark.parametrize("refresh", [None, 2, 3])
+@pytest.mark.parametrize(
+    "refresh", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (None, 3))]
+)
 @pytest.mark.parametrize("dual", [False, True])
-@pytest.mark.parametrize("kind", ["roberta", "bert"])
+@pytest.mark.parametrize("kind", ["roberta", pytest.param("bert", marks=pytest.mark.slow)])
 def test_logits_are_those_of_layers_with_kept_keys_and_values_put_in(kind, dual, refresh):
     """Rows of different lengths, which are at different blocks and end at different times."""
     started = []

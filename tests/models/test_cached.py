@@ -90,7 +90,7 @@ def test_every_logit_is_that_of_the_two_stream_pass(name, shift):
 
 
 @pytest.mark.parametrize("kind", ["roberta", "bert", "electra", "distilbert"])
-@pytest.mark.parametrize("block", [1, 3, 0])
+@pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 3, 0])
 def test_blocks_of_any_size_and_family(kind, block):
     Checked.worst, Checked.answers = 0.0, 0
     denoiser = Checked(Denoiser(tiny(kind), NOISE, [0, 1]), block)

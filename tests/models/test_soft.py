@@ -149,7 +149,7 @@ def test_embeddings_are_the_ids_they_stand_for(kind, path):
 
 
 @every_mixing
-@pytest.mark.parametrize("name", ["seed", "remdm", "confidence", "p2", "wino"])
+@pytest.mark.parametrize("name", ["remdm", "confidence", "wino"])
 @pytest.mark.parametrize("where", ["full", "blocks", "guided"])
 def test_no_strength_is_no_soft_masking(mixing, name, where):
     soft = SoftMask(3, mixing).requires_grad_(False)
@@ -289,7 +289,7 @@ class Remembering(TabularDenoiser):
         return other
 
 
-@pytest.mark.parametrize("forget", [False, True])
+@pytest.mark.parametrize("forget", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["seed", "ancestral"])
 def test_texts_have_the_law_that_follows_from_memory(name, forget):
     """Steps of a sampler whose next prediction depends on the one before, enumerated."""
@@ -435,13 +435,13 @@ def test_a_block_is_the_two_stream_pass():
 
 def test_shares_of_batches():
     for share in (0.0, 0.3, 0.5, 0.8, 1.0):
-        for seed in range(2):
+        for seed in range(1 if share in (0.0, 1.0) else 2):
             collate = TwoPassCollator(None, share, seed, 4)
-            chosen = [collate.two_pass(n) for n in range(100)]
-            for first in range(0, 100, 20):
+            chosen = [collate.two_pass(n) for n in range(60)]
+            for first in range(0, 60, 20):
                 assert abs(sum(chosen[first : first + 20]) - 20 * share) <= 1
     collate = TwoPassCollator(None, 0.8, 0, 4)
-    chosen = [collate.two_pass(n) for n in range(2000)]
+    chosen = [collate.two_pass(n) for n in range(1000)]
     for every in (2, 3, 4, 5, 7):  # as many micro-batches a step: none of them goes short
         for j in range(every):
             own = chosen[j::every]
