@@ -16,21 +16,21 @@ class Feature(NamedTuple):
     refused: dict[str, str]  # noise -> what it does or lacks
 
 
-_NO_BLOCKS = "is learned on the full canvas alone"
-_FIRST = "begins with random tokens"
-_MASKS_ALONE = dict.fromkeys(RANDOM, "is not of masks alone")  # in training
+_NO_BLOCKS = "is trained on the full canvas only"
+_FIRST = "starts from random tokens"
+_MASKS_ALONE = dict.fromkeys(RANDOM, "contains random tokens")  # in training
 FEATURES = {
     "attention": Feature("--attention block", dict.fromkeys(RANDOM, _NO_BLOCKS)),
     "block_length": Feature(
-        "--block_length", {"uniform": f"{_FIRST}: blocks that are not begun yet have to be masks"}
+        "--block_length", {"uniform": f"{_FIRST}, and later blocks must be masks"}
     ),
     "early_commit": Feature(
-        "--early_commit", {"uniform": f"{_FIRST}: there are no masks left to be written at once"}
+        "--early_commit", {"uniform": f"{_FIRST}, so no masks are left to write at once"}
     ),
-    "guidance": Feature("--guidance", {"uniform": "has no masks to hide what is given behind"}),
+    "guidance": Feature("--guidance", {"uniform": "has no masks to hide the prompt with"}),
     "infill": Feature(
         "--infill with a range of lengths",
-        {"uniform": "has no masks to hide a token behind, by which lengths are compared"},
+        {"uniform": "has no masks, by which lengths are compared"},
     ),
     "editing": Feature("--infill with one length, --rewrite, --interpolate", {}),
     "likelihood": Feature("--score, --best_of", {}),
@@ -43,9 +43,7 @@ FEATURES = {
         "--objective causal",
         _MASKS_ALONE,
     ),
-    "clipped": Feature(
-        "finetune.py with --loss clipped", {"absorbing": "has no weights that are clipped"}
-    ),
+    "clipped": Feature("finetune.py with --loss clipped", {"absorbing": "has no clipped weights"}),
 }
 
 
@@ -54,8 +52,8 @@ def sampler_lacks(sampler: str, noise: str) -> str | None:
     if noise in SAMPLERS[sampler].noises:
         return None
     if noise == "absorbing":
-        return "makes every visible token a true one, which such a model only copies"
-    return "has no masks to open" if noise == "uniform" else _NO_BLOCKS
+        return "never changes visible tokens, so that the model copies them"
+    return "has no masks to write" if noise == "uniform" else _NO_BLOCKS
 
 
 def check_noise(options, noise: str, model: str) -> None:
@@ -90,11 +88,14 @@ def _refuse(what: str, model: str, noise: str, lack: str, advice: str) -> None:
 
 
 def table() -> str:
-    """What works with which noise, for the docs."""
-    rows = [(f"--sampler {name}", [sampler_lacks(name, n) for n in NOISES]) for name in SAMPLERS]
+    """What works with which noise, for the docs; rows with equal cells are one."""
+    rows = [(f"`{name}`", [sampler_lacks(name, n) for n in NOISES]) for name in SAMPLERS]
     rows += [(f.flag, [f.refused.get(noise) for noise in NOISES]) for f in FEATURES.values()]
-    lines = ["| | " + " | ".join(NOISES) + " |", "|---" * (len(NOISES) + 1) + "|"]
+    alike: dict[tuple, list[str]] = {}
     for name, lacks in rows:
-        cells = [f"refused: it {lack}" if lack else "works" for lack in lacks]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        cells = tuple(f"refused: it {lack}" if lack else "works" for lack in lacks)
+        alike.setdefault((name[0] == "`", *cells), []).append(name)
+    lines = ["| | " + " | ".join(NOISES) + " |", "|---" * (len(NOISES) + 1) + "|"]
+    for (_, *cells), names in alike.items():
+        lines.append(f"| {', '.join(names)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -135,11 +135,11 @@ def test_a_refusal_is_one_sentence_and_exit_code_2(run_script, folders):
         (
             "uniform",
             ["--sampler", "remdm"],
-            "which has no masks to open; use one of ancestral, ddim",
+            "which has no masks to write; use one of ancestral, ddim",
         ),
-        ("absorbing", ["--sampler", "self-correction"], "which such a model only copies"),
-        ("hybrid", ["--sampler", "causal"], "which is learned on the full canvas alone"),
-        ("uniform", ["--guidance", "2"], "which has no masks to hide what is given behind"),
+        ("absorbing", ["--sampler", "self-correction"], "so that the model copies them"),
+        ("hybrid", ["--sampler", "causal"], "which is trained on the full canvas only"),
+        ("uniform", ["--guidance", "2"], "which has no masks to hide the prompt with"),
     ]:
         code, out, err = run_script(inference, "--model", folders[noise], "The old", *flags)
         assert (code, out) == (2, "")
