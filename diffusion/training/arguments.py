@@ -18,6 +18,8 @@ rare = partial(flag, rare=True)
 _COUNT = {"range": (1, None)}
 _NONNEGATIVE = {"range": (0, None)}
 _SHARE = {"range": (0, None), "below": 1}
+_SCALE = {"range": (0.001, 1000)}
+_SIZE = "layers=6,width=256,heads=4,vocab=8192"
 P_U = 0.1  # of hybrid noise
 SOFT_STARTS = ("soft_start", "soft_middle", "soft_slope")  # initial values of the three scalars
 
@@ -27,38 +29,15 @@ class ModelArguments:
     """What to start from"""
 
     model: str = flag("roberta-base", "Masked LM: hub name, folder, or name in weights/.")
-    tokenizer: str | None = flag(
-        None, "Another tokenizer. Default: the model's; with --config one trained on the text."
-    )
-    config: str | None = flag(
-        None,
-        "Start from random weights of a size, such as layers=6,width=256,heads=4,vocab=8192. With "
-        "type=gpt2 a GPT-2.",
-        metavar="SIZE",
-    )
-    lora: str | None = flag(
-        None,
-        "Train low-rank adapters only, such as r=16,alpha=32. Also dropout=0.05 and "
-        "targets=query+value, by default all layers; they are merged at the end. Needs peft.",
-        metavar="r=N",
-    )
-    dropout: float | None = rare(
-        None, "Dropout rate. Default: the model's own; 0 with --config.", **_SHARE
-    )
-    revision: str | None = rare(
-        None, "Branch, tag or commit of a --model on the hub, and of its tokenizer."
-    )
-    token: str | None = rare(
-        None,
-        "Access token of the hub. Better in the variable HF_TOKEN, which no list of processes "
-        "shows; it is written nowhere.",
-    )
-    trust_remote_code: bool = rare(
-        False, "Run the Python code that comes with a model: it can do all that you can."
-    )
-    attn_implementation: str = rare(
-        "auto", "eager, sdpa, ... auto: eager on CPUs, and layouts for a mix of --layouts."
-    )
+    tokenizer: str | None = flag(None, "Another tokenizer. With --config one is trained otherwise.")
+    config: str | None = flag(None, f"Random weights of a size, such as {_SIZE}.", metavar="SIZE")
+    lora: str | None = flag(None, "Train low-rank adapters only, such as r=16,alpha=32. Also "
+                            "dropout=0.05 and targets=query+value. Needs peft.", metavar="r=N")  # fmt: skip
+    dropout: float | None = rare(None, "Dropout rate; 0 with --config.", **_SHARE)
+    revision: str | None = rare(None, "Branch, tag or commit of a --model on the hub.")
+    token: str | None = rare(None, "Of the hub; the variable HF_TOKEN is safer. Written nowhere.")
+    trust_remote_code: bool = rare(False, "Run the Python code that comes with a model.")
+    attn_implementation: str = rare("auto", "eager, sdpa, ...; auto: layouts for a mix.")
 
     def __post_init__(self):
         self.place = self.model  # where it is: a folder, for a revision of a model on the hub
@@ -86,32 +65,19 @@ class DataArguments:
     )
     dataset_dir: str | None = flag(None, "Folder with local WikiText-2 files.", metavar="DIR")
     chat: bool = flag(
-        False,
-        'Learn the answers of conversations, JSON lines of {"messages": [...]}. Each message is '
-        '{"role": ..., "content": ...}, written by the chat template of the tokenizer.',
+        False, 'Learn the answers of conversations, JSON lines of {"messages": [...]}.'
     )
     block_size: int = flag(256, "Tokens per training block.", range=(8, None))
-    eval_dataset: str | None = flag(
-        None,
-        "Validation text. Default: WikiText-2's validation split if it is trained on, else blocks "
-        "held out from the end of the training text.",
-    )
+    eval_dataset: str | None = flag(None, "Validation text. Default: that of WikiText-2 if it is "
+                                    "trained on, else blocks held out from the end.")  # fmt: skip
     eval_split: str = rare("validation", "Split of it to use.", choices=("validation", "test"))
-    max_train_samples: int | None = rare(
-        None, "Train on this number of blocks, the first of the text.", **_COUNT
-    )
+    max_train_samples: int | None = rare(None, "Train on the first N blocks only.", **_COUNT)
     max_eval_blocks: int = rare(512, "Largest number of validation blocks.", **_COUNT)
-    eval_blocks_file: str | None = rare(
-        None, "With --evaluate_only: JSON file for the nats per token of each block, by layout."
-    )
-    text_column: str | None = rare(
-        None, "Column of a table that holds the text. Default: text; with --chat messages."
-    )
+    eval_blocks_file: str | None = rare(None, "JSON file for the results by block and layout.")
+    text_column: str | None = rare(None, "Column of a table; default: text, or messages.")
     dataset_config: str | None = rare(None, "Configuration name of a hub data set.")
     dataset_revision: str | None = rare(None, "Branch, tag or commit of hub data sets.")
-    streaming: bool = rare(
-        False, "Read tables only as far as --max_train_samples and --max_eval_blocks need them."
-    )
+    streaming: bool = rare(False, "Read tables only as far as they are needed.")
 
     @property
     def column(self) -> str:
@@ -123,86 +89,36 @@ class DataArguments:
 class DiffusionArguments:
     """What is learned"""
 
-    objective: str = flag(
-        "diffusion",
-        "diffusion, or causal: next-token prediction. The latter is a warm start for a denoiser, "
-        "or a GPT-2 to compare with.",
-        choices=("diffusion", "causal"),
-    )
-    noise: str = flag(
-        "auto",
-        "absorbing (<mask>), uniform (any token) or hybrid (both). auto: as the model was trained, "
-        "absorbing at first.",
-        choices=("auto", "absorbing", "uniform", "hybrid"),
-    )
-    layouts: str = flag(
-        "full",
-        "Mix of full, causal, blockN, as causal=1,block4=1,full=1. One layout per batch: what a token "
-        "sees; blockN goes from left to right over blocks of N tokens.",
-        metavar="MIX",
-    )
-    soft_masking: bool = flag(
-        False,
-        "Masks keep their predictions for a second pass. Options: --soft_... and --mixing.",
-    )
+    objective: str = flag("diffusion", "diffusion, or causal: next-token prediction.",
+                          choices=("diffusion", "causal"))  # fmt: skip
+    noise: str = flag("auto", "absorbing (<mask>), uniform (any token) or hybrid (both).",
+                      choices=("auto", "absorbing", "uniform", "hybrid"))  # fmt: skip
+    layouts: str = flag("full", "Mix of full, causal, blockN, as causal=1,block4=1,full=1. One per "
+                        "batch; blockN: from left to right over blocks of N tokens.", metavar="MIX")  # fmt: skip
+    soft_masking: bool = flag(False, "Masks keep their predictions for a second pass. Options: "
+                              "--soft_... and --mixing.")  # fmt: skip
     prefix_len: int = flag(16, "Number of first tokens of a block that are never masked.")
-    loss: str = flag(
-        "nelbo",
-        "nelbo (likelihood bound), clipped, or mean over masked tokens. clipped: the bound with no "
-        "weight above 2, for random tokens.",
-        choices=("nelbo", "clipped", "mean"),
-    )
+    loss: str = flag("nelbo", "nelbo (likelihood bound), clipped, or mean over masked tokens.",
+                     choices=("nelbo", "clipped", "mean"))  # fmt: skip
     ema: float = flag(0.0, "Decay of the weight average used for inference; 0: none.", **_SHARE)
-    schedule: str = rare(
-        "linear",
-        "Mask rate as a function of time.",
-        choices=("linear", "log-linear", "cosine-a", "cosine-b"),
-    )
-    mask_schedule: str = rare(
-        "stratified",
-        "stratified: a mask rate per row over the full range; batch: one rate per batch from {1.0, "
-        "0.9, ..., 0.1}.",
-        choices=("stratified", "batch"),
-    )
+    schedule: str = rare("linear", "Mask rate as a function of time.",
+                         choices=("linear", "log-linear", "cosine-a", "cosine-b"))  # fmt: skip
+    mask_schedule: str = rare("stratified", "A mask rate per row, or one per batch out of ten.",
+                              choices=("stratified", "batch"))  # fmt: skip
     shift: str = rare(
-        "auto",
-        "Read token i from the output at slot i-1. auto: as the model was trained, yes after "
-        "--objective causal.",
-        choices=("auto", "yes", "no"),
+        "auto", "Read token i from the output at slot i-1.", choices=("auto", "yes", "no")
     )
-    p_u: float | None = rare(
-        None,
-        "hybrid: share of random tokens at half of the time. Default: as the model was trained, "
-        f"{P_U} at first.",
-        **_SHARE,
-    )
+    p_u: float | None = rare(None, f"hybrid: share of random tokens at half time; {P_U}.", **_SHARE)
     causal_weight: float = rare(
-        1.67, "Weight of the causal loss of the text before a block.", **_NONNEGATIVE
+        1.67, "Of the causal loss of the text before a block.", **_NONNEGATIVE
     )
     soft_k: int = rare(3, "soft_masking: tokens that a mask keeps.", **_COUNT)
     soft_share: float = rare(0.8, "soft_masking: share of two-pass batches.", range=(0, 1))
-    soft_start: float = rare(
-        0.05, "soft_masking: initial share of predictions in a mask's embedding.", **_SHARE
-    )
-    soft_middle: float = rare(
-        0.75,
-        "soft_masking: initial entropy, in nats, at which they have half of it. Try 4 for a small "
-        "model, whose confidence is low.",
-        range=(0.001, 1000),
-    )
-    soft_slope: float = rare(
-        6.66,
-        "soft_masking: initial slope of their share against entropy. Try 1 with 4.",
-        range=(0.001, 1000),
-    )
-    soft_learning_rate: float = rare(
-        1e-2, "soft_masking: learning rate of the three.", **_NONNEGATIVE
-    )
-    mixing: str = rare(
-        "linear",
-        "soft_masking: interpolation of embeddings.",
-        choices=("linear", "spherical"),
-    )
+    soft_start: float = rare(0.05, "soft_masking: initial share of predictions.", **_SHARE)
+    soft_middle: float = rare(0.75, "soft_masking: initial entropy (nats) of half of it.", **_SCALE)
+    soft_slope: float = rare(6.66, "soft_masking: initial slope against entropy.", **_SCALE)
+    soft_learning_rate: float = rare(1e-2, "soft_masking: of these three.", **_NONNEGATIVE)
+    mixing: str = rare("linear", "soft_masking: of embeddings.", choices=("linear", "spherical"))
     eval_draws: int = rare(1, "Mask patterns per validation block in the bound.", **_COUNT)
 
     def __post_init__(self):
@@ -214,57 +130,40 @@ class DiffusionArguments:
 class TrainerFlags:
     """How it is trained"""
 
-    output_dir: str | None = flag(
-        "weights/roberta-base-wikitext", "Folder of the model.", metavar="DIR"
-    )
+    output_dir: str | None = flag("weights/roberta-base-wikitext", "Folder of the model.",
+                                  metavar="DIR")  # fmt: skip
     overwrite_output_dir: bool = flag(False, "Allow a non-empty --output_dir.")
     resume_from_checkpoint: str | None = flag(
         None, "'last', or a checkpoint folder.", metavar="DIR"
     )
-    evaluate_only: bool = flag(
-        False,
-        "Report the bound of --model, and train and write nothing. With --objective causal its "
-        "exact NLL; on the --eval_split.",
-    )
+    evaluate_only: bool = flag(False, "Report the bound of --model, and train and write nothing.")
     num_train_epochs: float = flag(30.0, "Passes over the data.")
     max_steps: int = flag(-1, "Optimiser steps instead, where above 0.")
     per_device_train_batch_size: int = flag(16, "Rows per device.", **_COUNT)
     per_device_eval_batch_size: int = rare(16, "Rows per device.", **_COUNT)
     gradient_accumulation_steps: int = flag(1, "Batches per optimiser step.", **_COUNT)
-    optim: str = flag(
-        "adamw_torch",
-        "adamw_torch, muon, or others of the Trainer. muon: Muon for matrices, Adam for embeddings "
-        "and vectors, at one learning rate.",
-    )
+    optim: str = flag("adamw_torch", "adamw_torch, muon (for matrices), or others of the Trainer.")
     learning_rate: float = flag(5e-5, "Its highest value.", **_NONNEGATIVE)
     lr_scheduler_type: str = flag("linear", "linear, cosine, constant_with_warmup, ...")
     warmup_steps: float = flag(
-        0, "Steps of rising learning rate; below 1: a share of all.", **_NONNEGATIVE
+        0, "Steps of rising learning rate; below 1: a share.", **_NONNEGATIVE
     )
     weight_decay: float = rare(0.0, "Of the optimiser.", **_NONNEGATIVE)
     adam_beta1: float = rare(0.9, "Of Adam.", **_SHARE)
     adam_beta2: float = rare(0.999, "Of Adam.", **_SHARE)
     max_grad_norm: float = rare(1.0, "Longer gradients are shortened; 0: never.", **_NONNEGATIVE)
     seed: int = flag(42, "Of all that is random.", range=(0, None), below=2**32)
-    dtype: str = flag(
-        "auto",
-        "float32 or bfloat16, for computing. Weights stay float32; auto: bfloat16 where the machine "
-        "has it in hardware.",
-        choices=("auto", "float32", "bfloat16"),
-    )
-    save_dtype: str = rare(
-        "float32", "Number format of the final weights.", choices=("float32", "float16")
-    )
-    gradient_checkpointing: bool = flag(False, "Compute activations again instead of storing them.")
+    dtype: str = flag("auto", "float32 or bfloat16, for computing. Weights stay float32.",
+                      choices=("auto", "float32", "bfloat16"))  # fmt: skip
+    save_dtype: str = rare("float32", "Of the final weights.", choices=("float32", "float16"))
+    gradient_checkpointing: bool = rare(False, "Compute activations again instead of storing them.")
     torch_compile: bool = rare(False, "Compile the layers; the first steps take minutes.")
     use_cpu: bool = flag(False, "Do not use the GPU.")
     dataloader_num_workers: int = rare(0, "Processes that prepare batches.", range=(0, 1000))
     eval_strategy: str = flag("epoch", "no, steps or epoch.")
     eval_steps: float | None = rare(None, "Of --eval_strategy steps; default: --logging_steps.")
     load_best_model_at_end: bool = flag(False, "End with the weights of the lowest bound.")
-    early_stopping_patience: int | None = rare(
-        None, "End after this number of evaluations in a row without a lower bound.", **_COUNT
-    )
+    early_stopping_patience: int | None = rare(None, "Evaluations without a lower bound.", **_COUNT)
     save_strategy: str = flag("epoch", "no, steps or epoch.")
     save_steps: float = rare(500, "Of --save_strategy steps.")
     save_total_limit: int | None = rare(1, "Checkpoints kept.", **_COUNT)

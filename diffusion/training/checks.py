@@ -140,6 +140,7 @@ GIVEN = {
     "--loss mean": lambda o: o.loss == "mean",
     "--mask_schedule batch": lambda o: o.mask_schedule == "batch",
     "--max_train_samples": lambda o: o.max_train_samples is not None,
+    "--noise {noise_name}": lambda o: o.noise_name != "absorbing",
     "--objective causal": lambda o: o.objective == "causal",
     "--optim muon": lambda o: o.muon,
     "--push_to_hub": lambda o: o.published,
@@ -149,6 +150,14 @@ GIVEN = {
     "--soft_masking": lambda o: o.soft_masking,
     "--streaming": lambda o: o.streaming,
     "--tokenizer": lambda o: o.tokenizer is not None,
+}
+
+
+_OF_SOFT_MASKING = (*SOFT_STARTS, "soft_k", "soft_share", "soft_learning_rate", "mixing")
+_DEFAULTS = DiffusionArguments()
+GIVEN |= {
+    f"--{name} {{{name}}}": lambda o, name=name: getattr(o, name) != getattr(_DEFAULTS, name)
+    for name in _OF_SOFT_MASKING
 }
 
 
@@ -171,15 +180,6 @@ def _needs(flag: str, needed: str, why: str, also: str | None = None) -> Conflic
         f"{' '.join(both)} without {needed}",
         lambda o: all(GIVEN[name](o) for name in both) and not GIVEN[needed](o),
         f"{flag} {why}; add {needed}, or leave out {both[-1]}",
-    )
-
-
-def _only_with_soft_masking(name: str) -> Conflict:
-    default = getattr(DiffusionArguments(), name)
-    return Conflict(
-        f"--{name} without --soft_masking",
-        lambda o: not o.soft_masking and getattr(o, name) != default,
-        f"--{name} {{{name}}} is an option of --soft_masking; add that, or leave it out",
     )
 
 
@@ -263,9 +263,9 @@ CONFLICTS = [
     ),
     *_apart("--soft_masking", "needs masks", "--objective causal", "--layouts causal"),
     *_apart("--soft_masking", "needs a learning rate of its own", "--optim muon"),
-    *map(
-        _only_with_soft_masking,
-        (*SOFT_STARTS, "soft_k", "soft_share", "soft_learning_rate", "mixing"),
+    *(
+        _needs(f"--{name} {{{name}}}", "--soft_masking", "is an option of that")
+        for name in _OF_SOFT_MASKING
     ),
     _needs("--eval_blocks_file {eval_blocks_file}", "--evaluate_only", "is written by that"),
     _needs("--hub_model_id {hub_model_id}", "--push_to_hub", "names the target of that"),
@@ -276,15 +276,6 @@ CONFLICTS = [
         "--revision {revision} is of a --model on the hub, and {origin} is none; leave it out",
     ),
 ]
-
-
-def _untrained(flag: str) -> Conflict:
-    return Conflict(
-        f"{flag} with random noise",
-        lambda o: o.noise_name != "absorbing" and GIVEN[flag](o),
-        f"{flag}: {{noise_text}} is trained on the full canvas with its own loss; leave it out, or "
-        "use --noise absorbing",
-    )
 
 
 NOISE_CONFLICTS = [  # when it is known which noise the model was trained for
@@ -306,12 +297,13 @@ NOISE_CONFLICTS = [  # when it is known which noise the model was trained for
         "--loss clipped: absorbing noise has no weights to clip; leave it out, or use --noise "
         "uniform or hybrid",
     ),
-    *map(
-        _untrained,
-        ("--objective causal", "--loss mean", "--mask_schedule batch", "--layouts {layouts}",
-         "--soft_masking", "--chat"),
+    *_apart(
+        "--noise {noise_name}",
+        "is trained on the full canvas with its own loss",
+        *("--objective causal", "--loss mean", "--mask_schedule batch", "--layouts {layouts}"),
+        *("--soft_masking", "--chat"),
     ),
-]  # fmt: skip
+]
 
 # Flags of the Trainer that would have no effect here, or harm, with the values they may have.
 _FIXED = {

@@ -53,7 +53,6 @@ BAD_FLAGS = [
     (["--report_to", "foo"], ["--report_to 'foo'", "none"]),
     (["--auto_find_batch_size"], ["--auto_find_batch_size", "leave it out"]),
     (["--metric_for_best_model", "nats_per_byte"], ["--metric_for_best_model nats_per_byte"]),
-    (["--early_stopping_patience", "0"], ["--early_stopping_patience 0", "at least 1"]),
     (["--attn_implementation", "foo"], ["foo"]),
     (["--causal_weight", "-1"], ["--causal_weight -1.0"]),
     (["--soft_masking", "--soft_k", "301"], ["--soft_k 301", "300 tokens"]),

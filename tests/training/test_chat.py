@@ -27,6 +27,7 @@ def talks(tmp_path_factory):
     return write_jsonl(tmp_path_factory.mktemp("talks") / "talks.jsonl", found)
 
 
+@pytest.mark.slow
 def test_a_run_sees_and_learns_answers(train, model, talks, tmp_path, monkeypatch):
     out, batches, compute_loss = tmp_path / "out", [], DiffusionTrainer.compute_loss
 

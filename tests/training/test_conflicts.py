@@ -73,7 +73,7 @@ REFUSED = {
     ),
     "--soft_masking with --optim muon": (["--soft_masking", "--optim", "muon"], ["--optim muon"]),
     **{
-        f"--{name} without --soft_masking": ([f"--{name}", value], [f"--{name} {value}"])
+        f"--{name} {{{name}}} without --soft_masking": ([f"--{name}", value], [f"--{name} {value}"])
         for name, value in [
             ("soft_start", 0.1), ("soft_middle", 4.0), ("soft_slope", 1.0), ("soft_k", 2),
             ("soft_share", 0.5), ("soft_learning_rate", 0.1), ("mixing", "spherical"),
@@ -97,9 +97,7 @@ REFUSED = {
         ["--loss", "clipped"], ["--loss clipped", "--noise uniform"]
     ),
     **{
-        f"{flag} with random noise": (
-            [*UNIFORM, *typed], [*" ".join(map(str, typed[-2:])).split(), "--noise absorbing"]
-        )
+        f"--noise {{noise_name}} with {flag}": ([*UNIFORM, *typed], ["--noise uniform", " ".join(typed)])
         for flag, typed in [
             ("--objective causal", ["--objective", "causal"]),
             ("--loss mean", ["--loss", "mean"]),
@@ -108,7 +106,7 @@ REFUSED = {
             ("--soft_masking", ["--soft_masking"]),
         ]
     },
-    "--chat with random noise": ([*MODEL, "--chat", *UNIFORM], ["--chat", "uniform noise"]),
+    "--noise {noise_name} with --chat": ([*MODEL, "--chat", *UNIFORM], ["--chat", "--noise uniform"]),
 }  # fmt: skip
 
 

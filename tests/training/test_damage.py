@@ -98,6 +98,7 @@ class Runs:
         return (open, (self.marker, "w"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zipped", [False, True], ids=["pickle", "torch"])
 def test_no_pickle_is_run_wherever_one_is_read(train, text, trained, tmp_path, zipped):
     """In a checkpoint, whose optimiser, schedule and random numbers torch reads, and beside weights."""

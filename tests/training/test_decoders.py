@@ -39,6 +39,7 @@ def gpt2(tmp_path_factory, text):
     return folder
 
 
+@pytest.mark.slow
 def test_a_gpt2_learns_to_fill_masks_in_every_layout(train, text, gpt2, tmp_path):
     out = tmp_path / "out"
     code, err = train(*RUN, "--model", gpt2, "--layouts", "causal=1,block4=1,full=1", "--dataset", text,

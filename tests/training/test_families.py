@@ -22,7 +22,13 @@ KINDS = ("albert", "camembert", "deberta-v2", "esm", "gpt2", "llama", "luke", "m
          "nomic_bert", "roberta", "xlm-roberta")  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", KINDS)
+QUICK = ("esm", "gpt2", "roberta")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in KINDS],
+)
 def test_two_steps_and_a_third_are_three(train, text, tmp_path, kind):
     out, model = tmp_path / "out", save_family(kind, tmp_path / "model")
     flags = [*SAVED, "--model", model, "--dataset", text, "--dropout", 0.1, "--ema", 0.9]

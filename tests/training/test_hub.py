@@ -68,7 +68,7 @@ def test_without_a_hub_the_model_is_there(train, flags, tmp_path, monkeypatch):
     assert code == 2
     *_, saved, failed = err.splitlines(keepends=True)
     assert saved.startswith(f"saved {tmp_path / 'my-model'}: ")
-    one_sentence(failed, "is saved, and could not be uploaded", "hf upload me/other")
+    one_sentence(failed, "is saved, but could not be uploaded", "hf upload me/other")
     assert (tmp_path / "my-model" / "model.safetensors").is_file()
 
 

@@ -116,6 +116,7 @@ def test_overwriting_leaves_no_checkpoint_of_the_run_before(train, text, tmp_pat
     assert "notes.txt" in names
 
 
+@pytest.mark.slow
 def test_going_back_to_an_earlier_checkpoint_drops_the_later_ones(train, text, tmp_path):
     out = tmp_path / "out"
     flags = [*RUN, *SIZE, "--dataset", text, "--save_strategy", "steps", "--save_steps", 2,
@@ -126,7 +127,11 @@ def test_going_back_to_an_earlier_checkpoint_drops_the_later_ones(train, text, t
     assert sorted(p.name for p in out.glob("check*")) == [f"checkpoint-{n}" for n in (2, 4, 6)]
 
 
-@pytest.mark.parametrize("length", [("--max_steps", 5), ("--num_train_epochs", 0.3)], ids=str)
+@pytest.mark.parametrize(
+    "length",
+    [("--max_steps", 3), pytest.param(("--num_train_epochs", 0.3), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_the_end_of_a_run_is_not_trained_further(train, text, tmp_path, length):
     """Neither when all was written, nor when the process died before the final files were."""
     out = tmp_path / "out"

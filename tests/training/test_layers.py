@@ -25,6 +25,7 @@ def layer_calls(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], MIX, SOFT], ids=["full", "mix", "soft"])
 def test_gradient_checkpointing_computes_twice_and_changes_no_bit(
     train, text, tmp_path, layer_calls, flags

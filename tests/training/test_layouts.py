@@ -41,7 +41,7 @@ def laid_out(monkeypatch):
     return names
 
 
-@pytest.mark.parametrize("shift", ["yes", "no"])
+@pytest.mark.parametrize("shift", ["yes", pytest.param("no", marks=pytest.mark.slow)])
 def test_a_mix_is_learned_measured_and_noted(train, text, tmp_path, laid_out, shift):
     out = tmp_path / "out"
     code, err = train(*RUN, *SIZE, *MIX, "--dataset", text, "--max_steps", 96, "--shift", shift,
@@ -122,11 +122,12 @@ def test_a_resumed_mix_is_the_whole_one(train, text, tmp_path):
     assert a["eval_block4_nats_per_token"] == b["eval_block4_nats_per_token"]
 
 
+@pytest.mark.slow
 def test_accumulation_of_one_layout_changes_nothing(train, text, tmp_path):
     runs = {}
     for rows, accumulation in ((8, 1), (2, 4)):
         out = tmp_path / f"{rows}"
-        code, _ = train(*RUN, *SIZE, "--layouts", "block4", "--dataset", text, "--max_steps", 20,
+        code, _ = train(*RUN, *SIZE, "--layouts", "block4", "--dataset", text, "--max_steps", 10,
                         *split(rows, accumulation), "--output_dir", out)  # fmt: skip
         assert code == 0
         runs[rows] = losses(out)
@@ -156,6 +157,7 @@ def test_two_processes_with_a_mix_are_one_with_twice_the_batch(train, text, tmp_
         assert a[key] == pytest.approx(b[key], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [["--dtype", "bfloat16"], ["--attn_implementation", "eager"], ["--dataloader_num_workers", "2"],

@@ -83,6 +83,7 @@ def test_the_end_is_an_ordinary_model_with_what_the_adapters_learned(
     assert moved == 2 * 4 + 1  # of two layers, and of the head
 
 
+@pytest.mark.slow
 def test_it_goes_on_bit_for_bit_and_tells_adapters_apart(train, flags, tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "out"
     flags = [*flags, "--lora", TWO, "--ema", 0.9, "--soft_masking"]
@@ -117,6 +118,7 @@ def test_it_goes_on_bit_for_bit_and_tells_adapters_apart(train, flags, tmp_path)
     assert_same_weights(whole / "model.safetensors", out / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_checkpointed_and_muon_and_best(train, flags, tmp_path):
     """All layers, and all that may be combined with them."""
     one, two = tmp_path / "one", tmp_path / "two"

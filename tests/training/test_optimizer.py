@@ -89,6 +89,7 @@ def test_a_schedule_reaches_both_after_they_were_loaded():
     assert {g["lr"] for part in optimizer.parts for g in part.param_groups} == {0.3}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_bit_for_bit_and_tells_optimisers_apart(train, text, tmp_path):
     flags = [*RUN, *SIZE, "--dataset", text, "--optim", "muon", "--save_strategy", "steps",
              "--save_steps", 3, "--save_total_limit", 9, "--lr_scheduler_type", "cosine",

@@ -53,6 +53,7 @@ def test_a_run_notes_its_noise_and_leaves_a_model_that_writes(run, flags, noted)
     )
 
 
+@pytest.mark.slow
 def test_who_goes_on_without_a_word_keeps_the_noise(run, train, text, tmp_path):
     folder, code, _ = run("--noise", "hybrid", "--p_u", "0.3", "--max_steps", 2)
     assert code == 0

@@ -114,6 +114,7 @@ def test_shift_after_a_causal_warm_start(train, warm, text, tmp_path, flag, shif
         assert [g["score"] for g in theirs] == pytest.approx(ours.topk(5).values.tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -134,6 +135,7 @@ def test_other_settings_train(train, text, tmp_path, flags):
         assert losses(out) == losses(reference)
 
 
+@pytest.mark.slow
 def test_a_short_text_gets_a_model_of_its_own_vocabulary(train, text, tmp_path):
     """It has fewer pieces than asked for; the folder must load again all the same."""
     out = tmp_path / "out"
@@ -161,6 +163,7 @@ def test_wikitext_by_name_from_a_folder(train, tmp_path):
     assert "| validation text | wikitext-2," in (out / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_gpt2_from_scratch_and_further(train, text, tmp_path):
     first, second = tmp_path / "gpt2", tmp_path / "further"
     size = "type=gpt2,layers=1,width=16,heads=2,vocab=300"
