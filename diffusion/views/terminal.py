@@ -97,7 +97,7 @@ class Lines:
         pieces = [self._piece(frame, i) for i in range(len(frame.pieces))]
         rows: list[Text] = []
         # Where a word began on the line before, its rest stays with it.
-        befores = ["", *pieces]
+        befores = [" ", *pieces]
         words = [i for i, piece in enumerate(pieces) if starts_word(befores[i], piece)]
         moved = (next((i for i in words if i >= start), len(pieces)) for start in self.starts)
         begins = sorted({0, *moved} - {len(pieces)})

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from helpers.terminals import NASTY, fake_terminals
@@ -155,16 +154,6 @@ def test_every_form_shows_the_states_of_the_film(tmp_path):
     assert stage.verdict.get_text() == "right was 8× faster"
     stage.show(shown.moments[0])
     assert stage.verdict.get_text() == ""
-
-
-def test_repainting_equals_drawing_anew():
-    shown = film()
-    stage = Stage(shown)
-    for moment in shown.moments[:6]:
-        picture = stage.image(moment)
-    fresh = Stage(shown).image(shown.moments[5])
-    difference = np.abs(np.asarray(picture).astype(int) - np.asarray(fresh)).max(2) > 0
-    assert difference.sum() < 60  # smoothed edges that are drawn over themselves
 
 
 def test_seconds_that_fall_and_a_bad_slowdown_are_refused():
@@ -477,18 +466,6 @@ def test_a_damaged_replay_gets_one_sentence(call, kept, case):
     assert (code, out) == (2, "")
     assert err.count("\n") == 1 and named in err and "broken.json" in err
     assert os.listdir() == ["broken.json"]
-
-
-def test_frames_survive_packing():
-    frames = diffusion_frames([0.0, 0.1, 0.2, 0.3, 0.4])
-    frames[2] = dataclasses.replace(
-        frames[2], states=[*frames[2].states[:4], REMASKED], pieces=[*frames[2].pieces[:4], ""]
-    )
-    growing = causal_frames([0.0, 0.1, 0.2, 0.3])
-    for original in (frames, growing):
-        assert record.unpack(json.loads(json.dumps(record.pack(original)))) == original
-    with pytest.raises(ValueError, match="fall"):
-        record.unpack(record.pack(growing[::-1]))
 
 
 def test_out_of_memory_says_what_to_change(call, monkeypatch):

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from diffusion.errors import printable
-from diffusion.text.spelling import Speller
 from diffusion.views import record
 from diffusion.views.frames import Frame, Framer, State, legend, status_line, token_line
 
@@ -133,14 +132,6 @@ def test_a_character_appears_at_its_last_byte():
     frame = build(ids_of("é京😀x"), [SETTLED] * 10)
     assert frame.pieces == ["", "é", "", "", "京", "", "", "", "😀", "x"]
     assert frame.text == "é京😀x"
-
-
-def test_every_byte_is_spelled_back():
-    tokenizer = ByteTokenizer()
-    speller = Speller(tokenizer)
-    known = [token for token in tokenizer.tokens if token > 3]
-    assert len(known) > 190
-    assert all(speller.bytes_of(token) == bytes([token - 4]) for token in known)
 
 
 def test_broken_bytes_show_as_replacement_characters_in_their_own_place():

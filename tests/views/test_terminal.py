@@ -216,6 +216,11 @@ def test_a_text_taller_than_the_window_shows_what_changes(screen):
     ]
 
 
+def test_a_first_token_without_a_space_stands_beside_the_next():
+    rows = Lines(40).rows(frame("The", " city", ("", MASKED)))
+    assert [row.plain for row in rows] == ["The city ░░░"]
+
+
 def test_the_window_moves_as_little_as_possible():
     rows = Lines(10).rows(frame(*["a\n"] * 9, ("b\n", FRESH), *["a\n"] * 10))
     assert scroll(rows, 5, 0) == 5
