@@ -441,7 +441,7 @@ def test_shares_of_batches():
             for first in range(0, 60, 20):
                 assert abs(sum(chosen[first : first + 20]) - 20 * share) <= 1
     collate = TwoPassCollator(None, 0.8, 0, 4)
-    chosen = [collate.two_pass(n) for n in range(1000)]
+    chosen = [collate.two_pass(n) for n in range(2000)]
     for every in (2, 3, 4, 5, 7):  # as many micro-batches a step: none of them goes short
         for j in range(every):
             own = chosen[j::every]
