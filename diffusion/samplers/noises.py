@@ -39,7 +39,7 @@ FEATURES = {
         {},
     ),
     "training": Feature(
-        "finetune.py with --loss mean, --mask_schedule seed, --layouts, --soft_masking or "
+        "finetune.py with --loss mean, --mask_schedule batch, --layouts, --soft_masking or "
         "--objective causal",
         _MASKS_ALONE,
     ),
