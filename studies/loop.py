@@ -140,7 +140,9 @@ def measure(
 def main() -> None:
     parser = common.flags(__doc__, "model", "length", "repeats", "device", "dtype",
                           model=None, repeats=9)  # fmt: skip
-    parser.add_argument("--samplers", nargs="+", default=["seed", "confidence"], choices=SAMPLERS)
+    parser.add_argument(
+        "--samplers", nargs="+", default=["random-remask", "confidence"], choices=SAMPLERS
+    )
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--n_steps", type=int, default=10)
     parser.add_argument("--soft_masking", action="store_true", help="time it against none")

@@ -37,7 +37,11 @@ from studies.loop import MASK, canvas_of
 from studies.machine import SIZES, masked_config
 
 # (sampler, weight of guidance)
-WAYS = {"seed": ("seed", 0.0), "confidence": ("confidence", 0.0), "guidance": ("confidence", 1.0)}
+WAYS = {
+    "random-remask": ("random-remask", 0.0),
+    "confidence": ("confidence", 0.0),
+    "guidance": ("confidence", 1.0),
+}
 
 
 class Counted(Wrapped):

@@ -95,7 +95,10 @@ class Pair:
         """Seconds of the first steps of the loop."""
         device = self.denoiser.device
         canvas = canvas_of(size.batch, size.length, self.masked.vocab_size, 1, device)
-        sampler, keys = make_sampler("seed", size.n_steps), rng.row_keys(0, size.batch, device)
+        sampler, keys = (
+            make_sampler("random-remask", size.n_steps),
+            rng.row_keys(0, size.batch, device),
+        )
         taken = denoise(canvas, self.denoiser, sampler, self.sampling, keys)
         *_, last = itertools.islice(taken, 1 + steps)
         return last.seconds

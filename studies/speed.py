@@ -41,7 +41,11 @@ def ways(length: int, top_k: int, trained: bool) -> dict[str, GenerationOptions]
     } | {"causal": {"sampler": "causal", "attention": "block"}}  # fmt: skip
     if trained:
         own["speculative"] = {"sampler": "speculative"}
-    own[f"full canvas, {STEPS} passes"] = {"sampler": "seed", "attention": "full", "n_steps": STEPS}
+    own[f"full canvas, {STEPS} passes"] = {
+        "sampler": "random-remask",
+        "attention": "full",
+        "n_steps": STEPS,
+    }
     return {k: GenerationOptions(**v, length=length, top_k=top_k) for k, v in own.items()}
 
 

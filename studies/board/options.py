@@ -108,20 +108,20 @@ class ScoreOptions(PairOptions):
         if self.quick:
             return [
                 causal | {"temperature": [1.0, 0.8]},
-                masked | {"sampler": "seed"},
-                masked | {"sampler": "confidence", "n_steps": [8, 16], "alg_temp": 0.3},
+                masked | {"sampler": "random-remask"},
+                masked | {"sampler": "confidence:alg_temp=0.3", "n_steps": [8, 16]},
                 masked | {"temperature": [1.0, 0.8]},
                 causal | {"conditional": False},
                 masked | {"conditional": False, "sampler": "ancestral", "n_steps": 16},
             ]
         return [
             causal | {"temperature": [1.0, 0.85, 0.7]},
-            masked | {"sampler": "seed", "n_steps": [4, 8, 16, 32, 64]},
+            masked | {"sampler": "random-remask", "n_steps": [4, 8, 16, 32, 64]},
             masked | {"sampler": "ancestral", "n_steps": [8, 16, 64, 256]},
             masked | {"sampler": "remdm", "n_steps": [32, 128]},
-            masked | {"sampler": "confidence", "n_steps": [4, 8, 16, 32], "alg_temp": 0.3},
+            masked | {"sampler": "confidence:alg_temp=0.3", "n_steps": [4, 8, 16, 32]},
             masked | {"sampler": "p2", "n_steps": 32},
-            masked | {"sampler": "entropy-bound", "entropy_bound": 1.0},
+            masked | {"sampler": "entropy-bound:entropy_bound=1.0"},
             masked | {"temperature": [1.0, 0.85, 0.7]},
             causal | {"conditional": False},
             masked | {"conditional": False},
