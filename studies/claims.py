@@ -66,11 +66,11 @@ def thirds(text: str) -> tuple[str, str]:
 
 def topic(texts: list[str], references: list[str]) -> np.ndarray:
     """(N,) how much more alike the thirds of a text are than its first and the last of others."""
-    # The library's list of words that are no content is long: "fire" and "mill" are in it.
+    # scikit-learn's stop words include some content words, such as "fire" and "mill".
     counter = CountVectorizer(stop_words="english", token_pattern=r"[^\W\d_]{3,}")
     counter.fit([*texts, *references])
     owners = np.asarray((counter.transform(references) > 0).sum(0)).ravel()
-    # As if it were in one of them: the names of a real text are in that text at least.
+    # A word that is in no reference weighs as one that is in a single one.
     rarity = 1 + np.log((1 + len(references)) / (1 + np.maximum(1, owners)))
     first, last = (
         normalize(counter.transform(part).multiply(rarity).tocsr())
@@ -90,19 +90,19 @@ def measure(samples: list[dict], references: list[str], scorer: Scorer) -> dict:
     are longer than what the scorer sees at once."""
     at = [number for number, sample in enumerate(samples) if not sample["finished"]]
     kept = [(samples[number]["prompt"], samples[number]["text"]) for number in at]
-    said = scorer.read([(*pair, False) for pair in kept])
+    scored = scorer.read([(*pair, False) for pair in kept])
     # A text of fewer scored tokens has an empty part.
-    whole = [i for i, opinion in enumerate(said) if opinion.tokens >= QUARTERS]
-    at, kept, said = ([column[i] for i in whole] for column in (at, kept, said))
+    whole = [i for i, opinion in enumerate(scored) if opinion.tokens >= QUARTERS]
+    at, kept, scored = ([column[i] for i in whole] for column in (at, kept, scored))
     if len(at) < 2:
         return {"at": at, "values": {}, "windowed": 0}
-    parts = np.stack([quarters(opinion.each) for opinion in said])
+    parts = np.stack([quarters(opinion.each) for opinion in scored])
     one = np.ones(len(at))
     values = {f"ppl_{n + 1}": parts[:, n] for n in range(QUARTERS)} | {
         "growth": np.stack([growth(parts), one], 1),
         "topic": np.stack([topic([text for _, text in kept], references), one], 1),
     }
-    return {"at": at, "values": values, "windowed": sum(o.windowed for o in said)}
+    return {"at": at, "values": values, "windowed": sum(o.windowed for o in scored)}
 
 
 def row(entry: dict, found: dict, real: dict) -> dict:

@@ -252,14 +252,14 @@ def columns(
     found = {"kept": [float(keeps(tokenizer, passage, text)) for passage, text, _ in both]}
     for scorer in scorers:
         whole = [("", text, False) for _, text, _ in both]
-        found[f"nats by {scorer.name}"] = [said.nats for said in scorer.read(whole)]
+        found[f"nats by {scorer.name}"] = [scored.nats for scored in scorer.read(whole)]
         if passages[0].end:
             # Of the end that was fixed, whether it was written or not.
             ends = [
                 (text_of(tokenizer, ids[: -passage.end]), end_of(tokenizer, passage), False)
                 for passage, _, ids in both
             ]
-            found[f"of the end by {scorer.name}"] = [said.nats for said in scorer.read(ends)]
+            found[f"of the end by {scorer.name}"] = [scored.nats for scored in scorer.read(ends)]
     return found
 
 

@@ -53,7 +53,7 @@ def lesson(tokenizer, gap: Gap, tokens: int) -> str | None:
 
 
 def lessons(tokenizer, texts: Iterable[str], tokens: int, seed: int = 0) -> Iterator[tuple]:
-    """(size of its hole, document), one for each text that has a gap."""
+    """(size of its gap, document), one for each text that has a gap."""
     draw, taken = random.Random(seed), Counter()
     for text in texts:
         for size in sorted(LENGTHS, key=lambda size: (taken[size], draw.random())):

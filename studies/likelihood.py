@@ -62,8 +62,8 @@ def numbers(output: str) -> dict:
     """
     lines = [line for line in output.splitlines() if line.startswith("{'eval_")]
     if not lines:
-        said = output.strip().splitlines() or [""]
-        raise UserError(f"finetune.py has measured nothing: {said[-1]}")
+        printed = output.strip().splitlines() or [""]
+        raise UserError(f"finetune.py has measured nothing: {printed[-1]}")
     return {name: float(value) for name, value in ast.literal_eval(lines[-1]).items()}
 
 
@@ -122,12 +122,12 @@ def main() -> None:
     for text in args.texts:
         found, each = {}, {}
         for model in MODELS:
-            asked = command(model, text, str(args.dataset_dir.resolve()), args.blocks)
-            print(" ".join(["python", *asked]), flush=True)
+            words = command(model, text, str(args.dataset_dir.resolve()), args.blocks)
+            print(" ".join(["python", *words]), flush=True)
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "blocks.json"
-                asked = [sys.executable, *asked, "--eval_blocks_file", str(file)]
-                done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+                words = [sys.executable, *words, "--eval_blocks_file", str(file)]
+                done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
                 found[model] = ways(numbers(done.stdout + done.stderr))
                 each[model] = json.loads(file.read_text())
         for way, read in found["RoBERTa"].items():

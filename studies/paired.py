@@ -92,7 +92,7 @@ def main() -> None:
     found = read(args.folder, args.scorer)
     if not any(name == args.model for rows in found.values() for name, *_ in rows):
         raise UserError(
-            f"{args.folder} has no rows of {args.model}-1 and kin"
+            f"{args.folder} has no rows of {args.model}-1 and so on"
             f"{f' by {args.scorer}' * bool(args.scorer)}; run studies/scoreboard.py with that --output_dir"
         )
     print(f"| sampler, steps | {args.model} | against | its | factor | seeds |")

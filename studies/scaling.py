@@ -113,7 +113,7 @@ class Pair:
             statistics.median(cached_steps(self.gpt2, size.batch, SAMPLE + 1, kept=n)[1:])
             for n in kept
         ]
-        # The first pass at a place is to warm up; in the middle of the others stands their time.
+        # The first pass at a place warms up; the median belongs to the middle of the others.
         return interpolated([n + 1.5 + SAMPLE / 2 for n in kept], seconds, passes)
 
     def operations(self, size: Size) -> list[int]:

@@ -29,7 +29,7 @@ from studies.board.processes import Processes
 from studies.board.rows import REAL, SHUFFLED, Row, Store, check_distinct, model_digest
 from studies.board.scorer import Scorer, estimate_json, shuffled
 
-# More texts to compare with give a higher self-BLEU, so there are always so many if possible.
+# More references give a higher self-BLEU, so their number is fixed if possible.
 BLEU_REFERENCES = 63
 ESTIMATES = ("draws", "batch_size", "seed", "estimator")  # flags of the likelihood
 
@@ -108,7 +108,7 @@ def load_board(
         writers[name] = writer = load(name, None, processes.device, args.dtype, access)
         digests[name] = model_digest(scorer.scored_model(writer), writer.tokenizer)
     processes.say(f"loading the scorer {args.scorer} ...")
-    # In float32 whatever the models write in: its opinion is the measure.
+    # In float32 whatever the models write in, because it measures them.
     judge = scorer.load_scorer(args.scorer, processes.device, "float32")
     tokenizer = next(iter(writers.values())).tokenizer
     passages = scorer.passages(documents, tokenizer, args.prompt_len, args.length)
@@ -248,13 +248,13 @@ def opinions(board: Board, texts: Sequence[tuple[str, str, bool]]) -> list:
 
 def judge(board: Board, row: Row, samples: list[dict]) -> dict:
     """All numbers of a row."""
-    said = opinions(board, [(s["prompt"], s["text"], s["finished"]) for s in samples])
+    scored = opinions(board, [(s["prompt"], s["text"], s["finished"]) for s in samples])
     window, n = board.window(row), len(samples)
     ids = [s["ids"] for s in samples]
     own = board.writers[row.model].tokenizer if row.options else board.tokenizer
     if own.get_vocab() != board.tokenizer.get_vocab():
         ids = [encode(board.tokenizer, s["text"])[:window] for s in samples]
-    nats, tokens = [o.nats for o in said], [o.tokens for o in said]
+    nats, tokens = [o.nats for o in scored], [o.tokens for o in scored]
     full = [metrics.entropy(text) for text in ids if len(text) >= window]
     repeats = [metrics.repetition(text) for text in ids if len(text) >= 4]
     bleu = metrics.self_bleu(ids, min(BLEU_REFERENCES, n - 1))
@@ -277,7 +277,7 @@ def judge(board: Board, row: Row, samples: list[dict]) -> dict:
             found[name] = metrics.bootstrap(metrics.ratio, *columns)
             if len(seconds) < 4:  # too few to draw from
                 found[name] = metrics.Estimate(found[name].value)
-    # Real text is not ours to show.
+    # Real text may be copyrighted and is not shown.
     first = row.options and {name: samples[0][name] for name in ("prompt", "text", "finished")}
     return {
         "model": board.label(row.model),
@@ -289,7 +289,7 @@ def judge(board: Board, row: Row, samples: list[dict]) -> dict:
         "scorer": Path(board.args.scorer).name,
         "samples": n,
         "full_length": len(full),
-        "windowed": sum(o.windowed for o in said),
+        "windowed": sum(o.windowed for o in scored),
         "metrics": {name: estimate_json(value) for name, value in found.items()},
         "nats": list(zip(nats, tokens, strict=True)),
     }
@@ -421,24 +421,24 @@ def paired(entries: list[dict]) -> tuple[str, list[dict]]:
 
 def notes(board: Board, entries: list[dict]) -> list[str]:
     """What readers of the numbers must know."""
-    said, args = [], board.args
+    found, args = [], board.args
     if args.dataset == PASSAGES:
-        said.append(
+        found.append(
             "The text is not WikiText-2 but the passages that were written for this project; do not "
             "compare these numbers with those of another text."
         )
     if windowed := sum(entry["windowed"] for entry in entries):
-        said.append(
+        found.append(
             f"{windowed} texts are longer than the {board.scorer.positions} positions of the "
             "scorer, which read them in windows that overlap by half."
         )
     if short := sum(args.num_samples - entry["full_length"] for entry in entries):
-        said.append(
+        found.append(
             f"{short} texts are shorter than the full length; the entropy, which depends on the "
             "length, leaves them out."
         )
     if args.num_samples - 1 < BLEU_REFERENCES:
-        said.append(
+        found.append(
             f"Self-BLEU against {args.num_samples - 1} others instead of {BLEU_REFERENCES}."
         )
-    return said
+    return found

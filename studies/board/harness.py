@@ -68,7 +68,7 @@ class DiffusionLM(LM):
             ) from None
         masked = loading.is_masked_lm(loading.load_config(pretrained))
         load = load_writer if masked else load_causal_writer
-        # The harness gives the first GPU when nobody said anything, whether there is one or not.
+        # The harness names the first GPU by default, whether there is one or not.
         device = "auto" if device in (None, "cuda:0") else device
         self.writer = load(pretrained, None, device, dtype)
         self.tokenizer = self.writer.tokenizer

@@ -1,8 +1,7 @@
 """What is measured of texts: pure functions of token ids and numbers, with their uncertainty.
 
-A text is a list of token ids. Definitions are those of the papers named; what they leave open
-(lengths, pooling, smoothing) is said in each docstring, because numbers of two programs that
-differ there cannot be compared.
+A text is a list of token ids. Definitions are those of the papers named; each docstring states what they
+leave open (lengths, pooling, smoothing), because it changes the numbers.
 """
 
 import math

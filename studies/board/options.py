@@ -91,7 +91,7 @@ class ScoreOptions(PairOptions):
             raise UserError(
                 f"--prompt_len {self.prompt_len} must be below --block_size {self.block_size}"
             )
-        # What is there already is what a stopped run has done.
+        # A folder that exists belongs to a run that was stopped.
         check_output_dir(self.output_dir, False, True, "")
 
     def grid(self) -> Grid:

@@ -1,4 +1,4 @@
-"""What models are asked when texts are judged: likelihoods, and a scorer's opinion of a text."""
+"""What models measure of texts: likelihoods, and the perplexity of a text under a scorer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -159,7 +159,7 @@ def windows(total: int, first: int, size: int) -> list[tuple[int, int, int]]:
 
 @dataclass(frozen=True)
 class Opinion:
-    """What a scorer says of one text."""
+    """The nats of one text under a scorer."""
 
     each: np.ndarray  # (tokens,) float64, nats of each scored token in the order of the text
     windowed: bool  # longer than the scorer's positions
@@ -178,7 +178,7 @@ class Opinion:
 class Scorer:
     """A causal language model that judges texts that others have written.
 
-    Texts come as text and are tokenised anew by the scorer's own tokenizer. Of a continuation the
+    Texts come as text and are tokenised again by the scorer's own tokenizer. Of a continuation the
     prompt is context and is not scored, of a text from nothing the first token is not (MDLM's
     generative perplexity, arXiv:2406.07524); the end is scored where a text has ended by itself.
     """

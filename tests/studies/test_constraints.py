@@ -151,6 +151,7 @@ def test_gpt2_keeps_what_is_given_and_goes_on_from_it(writer, baseline, tiny_gpt
     assert alone.equal(both[0][0])  # whatever else is in the batch
 
 
+@pytest.mark.slow
 def test_no_token_runs_into_a_kept_word(tokenizer):
     """By the embedded models, whose tokens begin with spaces; both keep all words as text."""
     writer, baseline = (
@@ -170,41 +171,7 @@ def test_no_token_runs_into_a_kept_word(tokenizer):
         assert constraints.keeps(tokenizer, passage, constraints.text_of(tokenizer, ids))
 
 
-def test_each_method_writes_as_its_name_says(monkeypatch, writer, baseline):
-    called = []
-    for name in ("by_diffusion", "in_order"):
-        monkeypatch.setattr(
-            constraints, name, lambda *args, name=name: called.append((name, *args[:-1])) or []
-        )
-    passages = passages_of(writer, TEXT[:40])
-    methods = constraints.methods(writer, baseline)
-    for name in list(methods)[:6]:
-        methods[name](passages)
-    assert called == [
-        ("by_diffusion", writer, "confidence", 0.0), ("by_diffusion", writer, "confidence", 1.0),
-        ("by_diffusion", writer, "first-hitting", 0.0), ("by_diffusion", writer, "first-hitting", 1.0),
-        ("in_order", baseline, 0.0), ("in_order", baseline, 1.0),
-    ]  # fmt: skip
-
-
-def test_more_is_what_it_is_beyond_the_first():
-    found = constraints.row(
-        "b", {"kept": [1, 0], "nats": [5, 7]}, {"kept": [1, 1], "nats": [2, 2]}, "kept"
-    )
-    assert found["more"]["nats"][0] == 4 and found["numbers"]["nats"][0] == 6
-    assert found["numbers"]["kept"][0] == 0.5 and list(found["more"]) == ["nats"]
-
-
-def test_temperature_1_draws_and_0_does_not(writer):
-    passages = passages_of(writer, TEXT[:40], TEXT[:40])
-    passages[1] = passages[0]  # the same twice: another sample number, other draws
-    for sampler in ("confidence", "first-hitting"):
-        greedy = constraints.by_diffusion(writer, sampler, 0.0, passages)
-        drawn = constraints.by_diffusion(writer, sampler, 1.0, passages)
-        assert greedy[0].equal(greedy[1]) and not drawn[0].equal(drawn[1])
-
-
-def test_gpt2_draws_by_its_law(writer, baseline, tiny_gpt2):
+def test_gpt2_draws_from_its_distribution(writer, baseline, tiny_gpt2):
     """Of 4,000 copies, the second free token behind a given one; top-k 50 and top-p 0.95 as
     transformers has them."""
     from transformers import TopKLogitsWarper, TopPLogitsWarper
@@ -254,6 +221,7 @@ def test_what_is_measured_of_a_text(writer, baseline, tiny_gpt2):
     assert abs(nats(good)[-1] - nats(asked_for)[-1]) > 0.01
 
 
+@pytest.mark.slow
 def test_constraints_from_flags_to_json(monkeypatch, tmp_path, capsys, tiny_model, tiny_gpt2):
     texts = [" ".join(SENTENCES[n:] + SENTENCES[:n]) for n in range(4)]  # known to the tokenizer
     monkeypatch.setattr(constraints, "load_documents", lambda *args: texts)
@@ -280,7 +248,7 @@ def test_constraints_from_flags_to_json(monkeypatch, tmp_path, capsys, tiny_mode
             run(monkeypatch, constraints, tmp_path, *flags, *more)
 
 
-# ---------------------------------------------------------------- learning to fill holes
+# ---------------------------------------------------------------- learning to fill gaps
 
 
 def test_a_lesson_is_what_the_model_is_asked_later(tokenizer):
@@ -363,6 +331,7 @@ def test_each_kind_of_gpt2_fills_as_its_name_says(monkeypatch):
     assert judged == ["baseline", "baseline"]
 
 
+@pytest.mark.slow
 def test_infilling_with_a_model_that_fills(monkeypatch, tmp_path, tiny_model, tiny_gpt2):
     flags = ("--model", tiny_model, "--baseline", tiny_gpt2, "--filler", tiny_gpt2, "--scorers",
              tiny_gpt2, "--lengths", 2, "--passages", 3, "--candidates", 2)  # fmt: skip

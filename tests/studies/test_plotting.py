@@ -77,6 +77,7 @@ def test_no_series_is_grey_and_no_two_are_the_same():
         assert saturation > 0.3 or value == 0
 
 
+@pytest.mark.slow
 def test_labels_of_a_crowd_are_moved_apart_the_same_way_each_time():
     pytest.importorskip("adjustText")
 

@@ -1,6 +1,6 @@
-"""The scripts in studies/ are run by hand: here they are imported, and one is run small."""
+"""The scripts in studies/ are run by hand: here they are run small."""
 
-import importlib.util
+import importlib
 import itertools
 import json
 import math
@@ -19,19 +19,17 @@ from diffusion.generate import load_writer
 from diffusion.models.linear import Packed, packs
 from studies.board.rows import expand, read_grid
 from studies.board.scorer import load_scorer
+from studies.machine import Limits
 
 FOLDER = Path(__file__).resolve().parents[2] / "studies"
 
 
 def load(name):
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"studies.{name}")
 
 
 @pytest.fixture
-def run_benchmark(monkeypatch, tmp_path, capsys):
+def run_study(monkeypatch, tmp_path, capsys):
     """Runs one here: (name, its flags) -> (what --output has, what it printed)."""
 
     def run(name, *flags):
@@ -41,6 +39,41 @@ def run_benchmark(monkeypatch, tmp_path, capsys):
         return json.loads(out.read_text()), capsys.readouterr().out
 
     return run
+
+
+def test_every_study_can_be_imported():
+    for path in FOLDER.glob("*.py"):
+        assert load(path.stem).__doc__
+
+
+@pytest.mark.slow
+def test_samplers_the_loop_and_a_sweep_small(
+    run_study, monkeypatch, tmp_path, tiny_model, tiny_gpt2
+):
+    small = ["--model", tiny_model, "--length", 12, "--n_steps", 3]
+    found, said = run_study("samplers", *small)
+    assert {row["setting"] for row in found["results"]} >= {"random-remask", "ancestral", "remdm"}
+    assert all(row["nfe"] >= 1 for row in found["results"])
+    table = load("samplers").table(found).splitlines()
+    assert len(table) == 2 + len(load("samplers").SAMPLERS) and "| `remdm` |" in "\n".join(table)
+
+    monkeypatch.setattr(load("loop"), "limits", lambda *_: Limits({"square": 1e11}, 1e10))
+    flags = ["--batch_sizes", 2, "--repeats", 2, "--dtype", "float32"]
+    for more in ([], ["--soft_masking"]):
+        found, said = run_study("loop", *small, "--samplers", "confidence", *flags, *more)
+        (row,) = found["results"]
+        assert row["forwards"] == 3 and row["ratio_range"][0] <= row["ratio"] and "ratio" in said
+    assert row["flop"] is None  # with soft-masking two loops are compared
+
+    sweep = load("sweep")
+    monkeypatch.setattr(sweep, "STEPS", (1, 2))
+    monkeypatch.setattr(sweep, "LENGTHS", (4,))
+    flags = ["--model", tiny_model, "--baseline", tiny_gpt2, "--repeats", 1]
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *map(str, flags), "--output_dir", str(tmp_path)])
+    sweep.main()
+    found = json.loads((tmp_path / "sweep.json").read_text())["results"]
+    assert [(r["steps"], r["new_tokens"]) for r in found[:3]] == [(None, 4), (1, 4), (2, 4)]
+    assert [r["nfe"] for r in found[:3]] == [4, 1, 2] and (tmp_path / "sweep.png").exists()
 
 
 @pytest.mark.parametrize("grid", sorted(path.stem for path in (FOLDER / "grids").glob("*.toml")))
@@ -68,7 +101,7 @@ def test_seeds_are_pooled_and_prompts_paired(monkeypatch, tmp_path, capsys):
     with pytest.raises(UserError, match="judged by one and other; choose one by --scorer"):
         load("paired").main()
     monkeypatch.setattr(sys, "argv", ["paired.py", *flags, "--scorer", "third"])
-    with pytest.raises(UserError, match="no rows of a-1 and kin by third"):
+    with pytest.raises(UserError, match="no rows of a-1 and so on by third"):
         load("paired").main()
     monkeypatch.setattr(sys, "argv", ["paired.py", *flags, "--scorer", "runs/one"])
     load("paired").main()
@@ -142,7 +175,7 @@ def test_what_is_measured_of_a_fill(tiny_model, tiny_gpt2):
     assert found["ROUGE-L"] == [1, 0.5] and found["exact"] == [1, 0]
     sizes = [len(baseline.tokenizer(fill, add_special_tokens=False)["input_ids"]) for fill in fills]
     assert found["tokens"] == sizes
-    # By differences of wgap texts, each read by itself.
+    # By differences of whole texts, each read by itself.
     texts = [("She opened the", f"{fill}", " listened to the rain.") for fill in fills]
     each = [
         (nats(left + fill) - nats(left)) / n
@@ -158,8 +191,9 @@ def test_what_is_measured_of_a_fill(tiny_model, tiny_gpt2):
     assert infilling.reranked(infilling.continued, baseline, baseline, 3, gap, 1) == best
 
 
-def test_infilling_from_flags_to_json(run_benchmark, tiny_model, tiny_gpt2):
-    found, said = run_benchmark("infilling", "--model", tiny_model, "--baseline", tiny_gpt2,
+@pytest.mark.slow
+def test_infilling_from_flags_to_json(run_study, tiny_model, tiny_gpt2):
+    found, said = run_study("infilling", "--model", tiny_model, "--baseline", tiny_gpt2,
         "--scorers", tiny_gpt2, "--lengths", 2, "--passages", 6, "--passage_len", 40,
         "--candidates", 2)  # fmt: skip
     assert found["text"] == "passages.txt"
@@ -179,9 +213,10 @@ def test_infilling_from_flags_to_json(run_benchmark, tiny_model, tiny_gpt2):
 # ---------------------------------------------------------------- training
 
 
-def test_the_recipe_it_began_with_is_timed_beside_the_layouts(run_benchmark, tiny_model):
+def test_the_recipe_it_began_with_is_timed_beside_the_layouts(run_study, monkeypatch, tiny_model):
+    monkeypatch.setattr(load("training"), "product_rate", lambda *_, **__: 1e9)
     flags = ["--model", tiny_model, "--layouts", "full", "--batch_size", 2, "--length", 15]
-    data, out = run_benchmark("training", *flags, "--repeats", 2, "--dtype", "bfloat16")
+    data, out = run_study("training", *flags, "--repeats", 2, "--dtype", "bfloat16")
     found = {r["layout"]: r for r in data["results"]}
     assert list(found) == ["full", "reference", "reference, float32"] and "tokens/s" in out
     vocab, width = AutoModelForMaskedLM.from_pretrained(tiny_model).lm_head.decoder.weight.shape
@@ -192,7 +227,8 @@ def test_the_recipe_it_began_with_is_timed_beside_the_layouts(run_benchmark, tin
     assert all(r["tokens_per_second"] > 0 for r in found.values())
 
 
-def test_blocks_are_timed_against_a_cached_model(run_benchmark, tiny_model, tiny_gpt2):
+@pytest.mark.slow
+def test_blocks_are_timed_against_a_cached_model(run_study, tiny_model, tiny_gpt2):
     flags = [
         "--model",
         tiny_model,
@@ -203,7 +239,7 @@ def test_blocks_are_timed_against_a_cached_model(run_benchmark, tiny_model, tiny
         "--length",
         32,
     ]
-    data, _ = run_benchmark("speed", *flags, "--batch_sizes", 1, 2, "--repeats", 2)
+    data, _ = run_study("speed", *flags, "--batch_sizes", 1, 2, "--repeats", 2)
     found = {(int(n), r["way"]): r for n, some in data["results"].items() for r in some}
     assert len(found) == 14
     for batch in (1, 2):
@@ -239,9 +275,9 @@ def test_what_is_timed_is_packed_as_what_writes_is_and_the_other_is_not():
 
 
 @pytest.mark.slow
-def test_memory_at_its_peak_holds_weights_and_logits(run_benchmark):
+def test_memory_at_its_peak_holds_weights_and_logits(run_study):
     """In a process of its own; what must be there is known from the shape."""
-    found, said = run_benchmark(
+    found, said = run_study(
         "memory", "--shapes", "small", "--ways", "guidance", "--batch_sizes", 4, "--length", 96,
         "--dtype", "float32", "--device", "cpu",
     )  # fmt: skip
