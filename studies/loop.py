@@ -11,7 +11,6 @@ stand the operations per second of the bare passes, as a share of the machine's 
 
 import statistics
 import sys
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -34,13 +33,7 @@ from diffusion.proposal import Sampling
 from diffusion.samplers.catalog import SAMPLERS
 from diffusion.samplers.make import make_sampler
 from studies import common
-from studies.machine import (
-    Limits,
-    Shape,
-    limits,
-    masked_config,
-    random_model,
-)
+from studies.machine import Shape, masked_config, product_rates, random_model
 
 MASK = 4  # any id will do: the text does not matter here
 
@@ -91,10 +84,10 @@ def canvas_of(batch: int, length: int, vocab: int, prefix: int, device) -> Canva
 
 
 def measure(
-    denoiser, canvas, name: str, options: GenerationOptions, repeats: int, soft: bool, top: Limits
+    denoiser, canvas, name: str, options: GenerationOptions, repeats: int, soft: bool, top: float
 ) -> dict:
     """Seconds of the loop over those of the bare passes; ``soft``: of the loop with soft-masking over
-    those of the loop without. ``top`` is what the machine can do."""
+    those of the loop without. ``top`` is the machine's product rate."""
     device = canvas.ids.device
     keys = rng.row_keys(0, len(canvas.ids), device)
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
@@ -130,7 +123,7 @@ def measure(
         "loop_seconds": statistics.median(found["loop"]),
         "bare_seconds": alone,
         "flop": flop,
-        "share_of_product_rate": flop and flop / alone / top.flops,
+        "share_of_product_rate": flop and flop / alone / top,
         **common.spread(
             "ratio", (a / b for a, b in zip(found["loop"], found["bare"], strict=True))
         ),
@@ -157,11 +150,11 @@ def main() -> None:
     length = min(args.length, max_length(model.config))
     denoiser = Denoiser(model, Absorbing(MASK), [0, 1, 3])
     options = GenerationOptions(n_steps=args.n_steps)
-    top = limits(
-        Shape.of(model.config) or Shape.of(masked_config("roberta-base", 512)), device, dtype
-    )
+    shape = Shape.of(model.config) or Shape.of(masked_config("roberta-base", 512))
+    rates = product_rates(shape, device, dtype)
+    top = max(rates.values())
     print(f"{args.model or 'roberta-base shape'}, {length} tokens, {args.n_steps} steps, "
-          f"{hardware.describe(device, dtype)}, at most {top}")  # fmt: skip
+          f"{hardware.describe(device, dtype)}, at most {top / 1e9:.0f} GFLOP/s")  # fmt: skip
     results = []
     for name in args.samplers:
         for batch in args.batch_sizes:
@@ -172,7 +165,7 @@ def main() -> None:
             print(f"{name:14} batch {batch:3}  {row['forwards']:4} passes {row['bare_seconds']:8.3f} s, "
                   f"loop {row['loop_seconds']:8.3f} s, ratio {common.shown(row, 'ratio', 3)}"
                   + ("" if share is None else f", {share:.0%} of peak"), flush=True)  # fmt: skip
-    common.save(args, "loop", device, dtype, limits=asdict(top), results=results)
+    common.save(args, "loop", device, dtype, product_rates=rates, results=results)
 
 
 if __name__ == "__main__":

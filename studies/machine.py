@@ -1,8 +1,7 @@
-"""What this machine can do at most, and how much of it a forward pass of a model needs.
+"""Shapes of models, the operations of their forward passes, and how fast this machine does them.
 
-Measured with all threads: floating-point operations per second of matrix products at the shapes of a
-model, and bytes per second from memory; as limits they are the best of several runs. Other studies take
-the shapes of models and the count of operations from here, too.
+Rates are floating-point operations per second of matrix products at the shapes of a model, with all
+threads, the best of several runs.
 """
 
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ SIZES = {"small": (6, 256, 4, 8192), "roberta-base": (12, 768, 12, 50265)}
 SHAPES = (*SIZES, "modernbert")
 CPU = torch.device("cpu")
 TOKENS = 2048  # rows of a large product: 8 texts of 256 tokens
-LARGE = 2**26  # float32 numbers that no cache holds
 
 
 def masked_config(shape: str, positions: int):
@@ -71,12 +69,7 @@ class Shape:
         return cls(*sizes, *extra[config.model_type])
 
     def flops(
-        self,
-        batch: int,
-        slots: int,
-        rows: int,
-        pairs: int | None = None,
-        read: int | None = None,
+        self, batch: int, slots: int, rows: int, pairs: int | None = None, read: int | None = None
     ) -> int:
         """Floating-point operations of the matrix products of a forward pass, two for a product and
         its sum. With gradients it is three times as many.
@@ -98,57 +91,10 @@ class Shape:
         body = (self.layers - 1) * layer(slots, pairs) + layer(read, pairs * read // slots)
         return batch * body + 2 * (self.dense * square + self.width * self.vocab) * rows
 
-    def weights(self) -> int:
-        """Numbers in the matrices that a pass reads whole: all but tables of embeddings, biases and
-        scales. A head that shares its matrix with the embeddings reads it."""
-        layer = 4 * self.width**2 + (self.ups + 1) * self.width * self.inner
-        return self.layers * layer + self.dense * self.width**2 + self.width * self.vocab
-
-    def cached_step(self, batch: int, length: int, itemsize: int) -> tuple[int, int]:
-        """(operations, bytes from memory) of a step that writes token number ``length`` of each text
-        with keys and values of those before it kept."""
-        kept = 2 * batch * self.layers * self.width * length
-        return self.flops(batch, 1, batch, length), itemsize * (self.weights() + kept)
-
 
 def pairs_of(slots: Slots) -> int:
     """(query, key) that attention computes in a layout."""
     return sum(group.bias.numel() for group in slots.groups)
-
-
-def mean_pairs(config, length: int) -> int:
-    """(query, key) that a layer has to compute for a text of so many tokens, the mean of all layers:
-    two in three of ModernBERT's see the near tokens alone."""
-    if config.model_type != "modernbert":
-        return length * length
-    layers, near = config.num_hidden_layers, min(config.sliding_window, length - 1)
-    windowed = config.layer_types.count("sliding_attention")
-    window = length * (2 * near + 1) - near * (near + 1)
-    return ((layers - windowed) * length * length + windowed * window) // layers
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Of a machine in one number format.
-
-    Attributes:
-        products: floating-point operations per second of matrix products, by what they are in a model.
-        bandwidth: bytes per second.
-    """
-
-    products: dict[str, float]
-    bandwidth: float
-
-    @property
-    def flops(self) -> float:
-        return max(self.products.values())
-
-    def seconds(self, flops: float, moved: float = 0) -> float:
-        """The least time for so many operations and bytes."""
-        return max(flops / self.flops, moved / self.bandwidth)
-
-    def __str__(self) -> str:
-        return f"{self.flops / 1e9:.0f} GFLOP/s, {self.bandwidth / 1e9:.1f} GB/s"
 
 
 def fastest(work, device: torch.device, repeats: int = 4) -> float:
@@ -176,32 +122,15 @@ def product_rate(
     return 2 * tokens * inner * outer / seconds
 
 
-@torch.inference_mode()
-def bandwidth(device: torch.device, numbers: int = LARGE) -> float:
-    """Bytes per second: the faster of reading a large tensor and copying it."""
-    a = torch.ones(numbers, device=device)
-    b = torch.empty_like(a)
-    size = a.numel() * a.element_size()
-    copied = 2 * size / fastest(lambda: b.copy_(a), device)
-    return max(size / fastest(lambda: a.sum(), device), copied)
-
-
-def limits(
-    shape: Shape,
-    device: torch.device,
-    dtype: torch.dtype,
-    tokens: int = TOKENS,
-    numbers: int = LARGE,
-) -> Limits:
-    """Measured now. The rows of logits are a quarter of the tokens."""
+def product_rates(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """Measured now, by what a product is in a model. The rows of logits are a quarter of the tokens."""
     products = {
-        "attention": (tokens, shape.width, shape.width),
-        "inner": (tokens, shape.width, shape.inner),
-        "vocabulary": (max(1, tokens // 4), shape.width, shape.vocab),
-        "square": (tokens, tokens, tokens),
+        "attention": (TOKENS, shape.width, shape.width),
+        "inner": (TOKENS, shape.width, shape.inner),
+        "vocabulary": (TOKENS // 4, shape.width, shape.vocab),
+        "square": (TOKENS, TOKENS, TOKENS),
     }
-    rates = {name: product_rate(device, dtype, *sizes) for name, sizes in products.items()}
-    return Limits(rates, bandwidth(device, numbers))
+    return {name: product_rate(device, dtype, *sizes) for name, sizes in products.items()}
 
 
 def random_model(kind, config, device: torch.device, dtype: torch.dtype):

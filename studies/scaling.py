@@ -1,9 +1,7 @@
 """How seconds grow with the length of a text, with the batch, and with the steps of the loop.
 
 Timed is the denoising loop with the reference sampler, and in turns with it GPT-2 with its cache writing
-the same number of tokens. Both have random weights, which cost the same, and a prompt of one token. A thin
-line is the least time that the machine's measured limits allow (`machine`): of each forward pass,
-operations by the rate of products or bytes by the bandwidth, whichever is more.
+the same number of tokens. Both have random weights, which cost the same, and a prompt of one token.
 
 What takes too long is estimated, and the JSON says where: only the first steps of the loop are timed, and
 the rest is in proportion to the operations; of GPT-2, beyond 128 tokens, passes at eight places in the
@@ -35,17 +33,14 @@ from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler
 from studies import common
-from studies.board.plotting import Plot, plain_log, png, style
+from studies.board.plotting import Plot, plain_log, png
 from studies.loop import MASK, canvas_of
 from studies.machine import (
     SHAPES,
-    Limits,
     Shape,
     cached_steps,
     causal_config,
-    limits,
     masked_config,
-    mean_pairs,
     random_model,
 )
 
@@ -87,7 +82,7 @@ class Pair:
         model = random_model(AutoModelForMaskedLM, masked, device, dtype)
         self.denoiser = Denoiser(model, Absorbing(MASK), [0, 1, 3])
         self.gpt2 = random_model(AutoModelForCausalLM, causal, device, dtype)
-        self.masked, self.shapes = masked, {"loop": Shape.of(masked), "gpt2": Shape.of(causal)}
+        self.masked, self.shape = masked, Shape.of(masked)
         options = GenerationOptions()
         self.sampling = Sampling(options.temperature, options.top_k, options.top_p)
 
@@ -118,24 +113,12 @@ class Pair:
 
     def operations(self, size: Size) -> list[int]:
         """Expected in each pass of the loop."""
-        pairs, found = mean_pairs(self.masked, size.length), []
+        found = []
         for step in range(1, size.n_steps + 1):
             rows = round((size.length - 1) * size.share(step))
             read = rows if self.denoiser.backbone.final else None
-            found.append(
-                self.shapes["loop"].flops(size.batch, size.length, size.batch * rows, pairs, read)
-            )
+            found.append(self.shape.flops(size.batch, size.length, size.batch * rows, None, read))
         return found
-
-    def least(self, size: Size, top: Limits) -> dict[str, float]:
-        """Seconds of both by the limits of the machine."""
-        itemsize = self.gpt2.dtype.itemsize
-        moved, causal = itemsize * self.shapes["loop"].weights(), self.shapes["gpt2"]
-        steps = (causal.cached_step(size.batch, n, itemsize) for n in range(1, size.length))
-        return {
-            "loop": sum(top.seconds(flops, moved) for flops in self.operations(size)),
-            "gpt2": sum(top.seconds(*step) for step in steps),
-        }
 
 
 def interpolated(places: list[float], seconds: list[float], passes: int) -> float:
@@ -164,8 +147,7 @@ def measure(pair: Pair, size: Size, repeats: int, most_seconds: float) -> dict:
 
 
 def figure(data: dict):
-    """The picture of the JSON: medians with bars from the fastest to the slowest run, and the
-    least times as thin lines."""
+    """The picture of the JSON: medians with bars from the fastest to the slowest run."""
     plot = Plot(len(data["series"]))
     plot.figure.set_size_inches(max(7, 4.7 * len(plot.panels)), 5)
     for axes, part in zip(plot.panels, data["series"], strict=True):
@@ -176,9 +158,6 @@ def figure(data: dict):
             low = [point["median"][name] - min(point["seconds"][name]) for point in points]
             high = [max(point["seconds"][name]) - point["median"][name] for point in points]
             plot.series(axes, x, y, i, label, (None, (low, high)))
-            least = [point["least"][name] for point in points]
-            axes.plot(x, least, color=style(i)["color"], linewidth=0.8, linestyle="--",
-                      label=f"{label}, least time by the machine's limits")  # fmt: skip
         for point in points:
             if point["loop_steps_timed"] < point["n_steps"]:
                 timed = f"{point['loop_steps_timed']} of {point['n_steps']}"
@@ -186,7 +165,7 @@ def figure(data: dict):
         axes.set_xscale("log", base=2)
         axes.set_xticks(x, [str(value) for value in x])
         axes.minorticks_off()
-        times = [point[kind][name] for point in points for kind in ("median", "least") for name in SERIES]  # fmt: skip
+        times = [point["median"][name] for point in points for name in SERIES]
         plain_log(axes.yaxis, min(times), max(times))
         axes.set_xlabel(AXES[varied])
         fixed = {"length": "{} tokens", "batch": "batch {}", "n_steps": "{} steps"}
@@ -199,8 +178,7 @@ def figure(data: dict):
         title += f"\n{IN_PROPORTION}"
     if any(point["gpt2_passes_timed"] < point["length"] - 1 for point in points):
         title += f"\n{BETWEEN}"
-    # In the legend each measured line before its least time; matplotlib names plain lines first.
-    return plot.finish(title, (2, 0, 3, 1))
+    return plot.finish(title)
 
 
 def main() -> None:
@@ -233,24 +211,20 @@ def main() -> None:
     if not sizes_of:
         raise UserError("--lengths, --batch_sizes and --steps are all empty; give numbers to one")
     print(f"the reference loop and GPT-2 with its cache, {hardware.describe(device, dtype)}")
-    tops, found, pair, built = {}, [], None, None
+    found, pair, built = [], None, None
     for varied, (shape, sizes) in sizes_of.items():
         longest = max(size.length for size in sizes)
         if (shape, longest) != built:
             pair, built = None, (shape, longest)  # one of them at a time in memory
             pair = Pair(shape, longest, device, dtype)
-        if shape not in tops:
-            tops[shape] = limits(pair.shapes["loop"], device, dtype)
-        print(f"shape {shape}, at most {tops[shape]}\n{varied:>8}  loop s (least)  GPT-2 s (least)")
+        print(f"shape {shape}\n{varied:>8}  loop, seconds  GPT-2, seconds")
         points = []
         for size in sizes:
-            point = measure(pair, size, args.repeats, args.most_seconds)
-            points.append(point | {"least": pair.least(size, tops[shape])})
-            both = (f"{point['median'][n]:8.3f} ({points[-1]['least'][n]:.3f})" for n in SERIES)
+            points.append(point := measure(pair, size, args.repeats, args.most_seconds))
+            both = (f"{point['median'][name]:14.3f}" for name in SERIES)
             print(f"{point[varied]:8} ", *both, flush=True)
         found.append({"varied": varied, "shape": shape, "points": points})
-    limits_of = {shape: asdict(top) for shape, top in tops.items()}
-    data = common.save(args, "scaling", device, dtype, limits=limits_of, series=found)
+    data = common.save(args, "scaling", device, dtype, series=found)
     if args.picture:
         write_atomically(Path(args.picture), png(figure(data)))
 

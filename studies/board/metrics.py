@@ -211,13 +211,3 @@ def with_error(value: float, half: float) -> str:
     places = -math.floor(math.log10(shown))
     value = round(value, places) + 0.0  # no -0
     return f"{value:.{max(0, places)}f} ± {shown:.{max(0, places)}f}"
-
-
-def pareto(cost: Sequence[float], loss: Sequence[float]) -> list[int]:
-    """The indices of the points that no other beats in one and equals or beats in the other (both
-    better when smaller), by rising cost."""
-    front: list[int] = []
-    for i in sorted(range(len(cost)), key=lambda i: (cost[i], loss[i])):
-        if not front or loss[i] < loss[front[-1]]:
-            front.append(i)
-    return front

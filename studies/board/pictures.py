@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from studies.board.metrics import Estimate, pareto
+from studies.board.metrics import Estimate
 from studies.board.plotting import Plot, plain_log, png
 from studies.board.results import machine_line, measured
 from studies.board.rows import REAL, SHUFFLED
@@ -15,7 +15,7 @@ def _series(data: dict, conditional: bool) -> dict[tuple[str, str], list[dict]]:
     series: dict[tuple[str, str], list[dict]] = {}
     for row in data["rows"]:
         if row["conditional"] == conditional and row["model"] not in (REAL, SHUFFLED):
-            name = row["settings"].get("sampler") or "autoregressive"
+            name = (row["settings"].get("sampler") or "autoregressive").partition(":")[0]
             series.setdefault((row["model"], name), []).append(row)
     return series
 
@@ -67,16 +67,12 @@ def _against(data: dict, cost: str, label: str):
         return None
     plot = Plot()
     (axes,) = plot.panels
-    points = []
     for i, ((model, sampler), rows) in enumerate(series.items()):
         found = _points(
             plot, axes, i, f"{model}: {sampler}", rows, cost, "gen_ppl", linestyle="none"
         )
-        points += [point for point in found if not math.isnan(point[1])]
         for row, point in zip(rows, found, strict=True):
             plot.label(axes, _difference(row, rows), *point)
-    best = pareto(*zip(*points, strict=True)) if points else []
-    plot.front(axes, *([points[i][axis] for i in best] for axis in (0, 1)))
     _levels(plot, axes, data, conditional, "gen_ppl")
     _log(axes.xaxis, data, cost, conditional)
     _log(axes.yaxis, data, "gen_ppl", conditional)

@@ -45,13 +45,6 @@ class Plot:
                       elinewidth=1, **style(i), **line)  # fmt: skip
         self.points += [(axes, *point) for point in zip(x, y, strict=True)]
 
-    def front(self, axes, x, y) -> None:
-        """Steps through the points, and a ring around each."""
-        axes.plot(x, y, color=PALETTE[0], linewidth=0.8, drawstyle="steps-post", zorder=1,
-                  label="Pareto front")  # fmt: skip
-        axes.plot(x, y, linestyle="none", marker="o", markersize=12, markerfacecolor="none",
-                  markeredgecolor=PALETTE[0], markeredgewidth=0.8)  # fmt: skip
-
     def label(self, axes, text: str, x: float, y: float) -> None:
         """A text beside a point."""
         if text and math.isfinite(x + y):

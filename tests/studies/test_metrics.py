@@ -183,19 +183,3 @@ def test_the_half_width_is_the_larger_one():
     assert metrics.within(0.95, 0.1, 0.0, 1.0) == Estimate(
         0.95, pytest.approx(0.95 - 0.1959964), 1.0
     )
-
-
-def test_the_pareto_front_is_what_nothing_beats():
-    generator = np.random.default_rng(4)
-    for _ in range(50):
-        cost, loss = generator.integers(0, 6, (2, 12)).tolist()
-        front = metrics.pareto(cost, loss)
-        points = [(cost[i], loss[i]) for i in front]
-        assert points == sorted(points)
-
-        def beats(p, q):
-            return p != q and p[0] <= q[0] and p[1] <= q[1]
-
-        every = list(zip(cost, loss, strict=True))
-        best = {q for q in every if not any(beats(p, q) for p in every)}
-        assert set(points) == best and len(points) == len(best)

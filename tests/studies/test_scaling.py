@@ -5,16 +5,12 @@ import sys
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2LMHeadModel, ModernBertConfig
 
 from diffusion import rng
 from diffusion.denoise import denoise
 from diffusion.errors import UserError
 from diffusion.samplers.make import make_sampler
 from studies import loop, machine, redraw, scaling
-from studies.machine import Limits, Shape, cached_steps, causal_config, mean_pairs
 from studies.scaling import Pair, Size
 
 CPU, PNG = torch.device("cpu"), b"\x89PNG\r\n\x1a\n"
@@ -24,32 +20,6 @@ CPU, PNG = torch.device("cpu"), b"\x89PNG\r\n\x1a\n"
 def tiny(monkeypatch):
     """Two layers of width 8, one head, 16 tokens."""
     monkeypatch.setitem(machine.SIZES, "small", (2, 8, 1, 16))
-
-
-def test_the_least_times_are_those_by_hand():
-    pair, size = Pair("small", 5, CPU, torch.float32), Size(length=5, batch=2, n_steps=2)
-    # Of 4 tokens to write each of 2 steps predicts 2. A first layer of 5 slots: queries, keys, values
-    # and outputs, the two inner maps, attention; a last one that gives keys and values of 5 and reads 2.
-    first = 4 * 64 * 5 + 2 * 8 * 32 * 5 + 2 * 8 * 5 * 5
-    last = 2 * 64 * 5 + 2 * 64 * 2 + 2 * 8 * 32 * 2 + 2 * 8 * 2 * 5
-    head = 64 * 2 + 8 * 16 * 2
-    flops = 2 * 2 * (first + last + head)  # two for a product and its sum, two texts
-    assert flops == 26816
-    weights = 2 * (4 * 64 + 2 * 8 * 32) + 64 + 8 * 16
-    fast = pair.least(size, Limits({"square": 1000}, bandwidth=1e9))
-    slow = pair.least(size, Limits({"square": 1000}, bandwidth=100))
-    assert fast["loop"] == pytest.approx(2 * 26.816)
-    assert slow["loop"] == pytest.approx(2 * 4 * weights / 100)
-    # GPT-2: four passes, each reads all weights and the keys and values of 2 texts, 2 layers, width 8.
-    read = [2 * (4 * 64 + 2 * 8 * 32) + 8 * 16 + 2 * 2 * 2 * 8 * n for n in (1, 2, 3, 4)]
-    assert slow["gpt2"] == pytest.approx(4 * sum(read) / 100)
-
-
-def test_pairs_of_layers_with_windows():
-    config = ModernBertConfig(num_hidden_layers=3, local_attention=8, hidden_size=8)
-    for length in (3, 10):
-        near = sum(abs(i - j) <= 4 for i in range(length) for j in range(length))
-        assert mean_pairs(config, length) == (length**2 + 2 * near) // 3
 
 
 def test_the_loop_predicts_as_many_tokens_as_expected():
@@ -62,15 +32,6 @@ def test_the_loop_predicts_as_many_tokens_as_expected():
     assert asked == pytest.approx([size.share(n) for n in (1, 2, 3, 4)], abs=0.03)
 
 
-def test_a_pass_behind_a_full_cache_is_that_pass():
-    config = causal_config("small", 20)
-    model = GPT2LMHeadModel(config).eval()
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        cached_steps(model, 2, 2, kept=13)
-    shape = Shape.of(config)
-    assert counter.get_total_flops() == sum(shape.cached_step(2, n, 4)[0] for n in (14, 15))
-
-
 def test_what_lies_between_the_places_is_interpolated():
     exact = sum(3 + 0.5 * n for n in range(1, 101))
     places = [1, 7.5, 60, 100]
@@ -79,7 +40,6 @@ def test_what_lies_between_the_places_is_interpolated():
 
 def run_small(monkeypatch, tmp_path, *flags):
     """(the JSON, the picture) of a run."""
-    monkeypatch.setattr(scaling, "limits", lambda *_: Limits({"square": 1e11}, 1e10))
     json_file, picture = tmp_path / "scaling.json", tmp_path / "scaling.png"
     own = ["--shape", "small", "--long_shape", "small", "--device", "cpu", "--dtype", "float32"]
     argv = ["scaling.py", *flags, *own, "--output", str(json_file), "--picture", str(picture)]
@@ -104,7 +64,7 @@ def test_from_flags_to_picture(monkeypatch, tmp_path):
         for point in part["points"]:
             assert point["loop_steps_timed"] == point["n_steps"]
             assert [len(runs) for runs in point["seconds"].values()] == [2, 2]
-            assert all(0 < point["least"][n] < point["median"][n] for n in ("loop", "gpt2"))
+            assert all(point["median"][n] > 0 for n in ("loop", "gpt2"))
     long = data["series"][2]["points"][1]
     assert long["gpt2_passes_timed"] == scaling.PLACES * scaling.SAMPLE < long["length"] - 1
     assert picture.read_bytes().startswith(PNG)

@@ -19,7 +19,6 @@ from diffusion.generate import load_writer
 from diffusion.models.linear import Packed, packs
 from studies.board.rows import expand, read_grid
 from studies.board.scorer import load_scorer
-from studies.machine import Limits
 
 FOLDER = Path(__file__).resolve().parents[2] / "studies"
 
@@ -57,7 +56,7 @@ def test_samplers_the_loop_and_a_sweep_small(
     table = load("samplers").table(found).splitlines()
     assert len(table) == 2 + len(load("samplers").SAMPLERS) and "| `remdm` |" in "\n".join(table)
 
-    monkeypatch.setattr(load("loop"), "limits", lambda *_: Limits({"square": 1e11}, 1e10))
+    monkeypatch.setattr(load("loop"), "product_rates", lambda *_: {"square": 1e11})
     flags = ["--batch_sizes", 2, "--repeats", 2, "--dtype", "float32"]
     for more in ([], ["--soft_masking"]):
         found, said = run_study("loop", *small, "--samplers", "confidence", *flags, *more)
