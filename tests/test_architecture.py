@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "diffusion"
 SCRIPTS = sorted(ROOT.glob("*.py"))
-MOST_FLOORS = 12
+MOST_FLOORS = 9
 
 # These answer --help and refuse mistakes: they never load torch.
 TORCH_FREE = [
@@ -102,7 +102,7 @@ def test_nothing_that_writes_imports_what_measures():
     files = sources()
     for name, path in files.items():
         measured = {other for other in imports(path, set(files)) if room(other) == "studies"}
-        assert name.startswith(("studies", "compare")) or not measured, (name, measured)
+        assert name.startswith("studies") or not measured, (name, measured)
 
 
 def test_folders_stay_small_and_packages_hold_a_docstring_only():
@@ -128,10 +128,10 @@ def test_what_answers_help_loads_no_torch():
 LATE = {
     *("inference", "gpt2_inference", "finetune", "compare"),
     *("diffusion.__init__", "diffusion.cli.flags", "diffusion.data.corpus", "diffusion.hardware"),
-    *("diffusion.models.loading", "diffusion.training.lora"),
+    *("diffusion.models.loading", "diffusion.options", "diffusion.training.lora"),
     *("diffusion.views.animation", "diffusion.views.stage"),
     *("studies.scoreboard", "studies.board.metrics", "studies.board.plotting"),
-    *("studies.board.processes", "studies.board.rows", "studies.engines"),
+    *("studies.board.processes", "studies.board.rows"),
 }
 
 

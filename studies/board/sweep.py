@@ -1,1 +1,0 @@
-from studies.sweep import sweep as sweep
