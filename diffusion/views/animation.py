@@ -103,16 +103,11 @@ def show_film(film: Film) -> None:
     windows = {name.lower() for name in backend_registry.list_builtin(BackendFilter.INTERACTIVE)}
     try:
         backend = plt.get_backend()  # lets matplotlib choose, which falls back to Agg
-        figure = plt.figure() if backend.lower() in windows else None
+        if backend.lower() not in windows:
+            raise RuntimeError(f"matplotlib's backend is {backend}, without a window toolkit")
+        figure = plt.figure()
     except Exception as error:  # each window toolkit fails in its own way without a display
-        raise UserError(
-            f"No window can be opened ({error}); save the animation instead."
-        ) from error
-    if figure is None:
-        raise UserError(
-            f"No window can be opened with matplotlib's backend {backend!r}: no display, or no "
-            "window toolkit such as tkinter; save the animation instead."
-        )
+        raise UserError(f"No window can be opened ({error}); save the animation instead.") from None
     _play(film, figure, plt.show)
 
 

@@ -418,16 +418,13 @@ def palette() -> Image.Image:
 
 def strip_moments(film: Film, count: int) -> list[Moment]:
     """Up to ``count`` moments with the first and the last: evenly spread, on a time line in time."""
-    count = min(count, len(film.moments))
-    last = len(film.moments) - 1
-    if film.time_line:
-        times = [moment.time for moment in film.moments]
-        even = (k * times[-1] / max(1, count - 1) for k in range(count - 1))
-        # Half a tick of rounding must not lose the moment that is meant.
-        picks = [bisect.bisect_right(times, time + 1e-9) - 1 for time in even] + [last]
-    else:
-        picks = [round(k * last / max(1, count - 1)) for k in range(count)]
-    return [film.moments[i] for i in sorted(set(picks))]
+    clocked = film.time_line is not None
+    times = [m.time for m in film.moments] if clocked else range(len(film.moments))
+    even = (k * times[-1] / max(1, count - 1) for k in range(count))
+    # Half a tick of rounding must not lose the moment that is meant.
+    return [
+        film.moments[i] for i in sorted({bisect.bisect_right(times, t + 1e-9) - 1 for t in even})
+    ]
 
 
 def filmstrip(film: Film) -> Sheet:

@@ -261,14 +261,8 @@ def settled(frame: Frame) -> Frame:
 
 
 class LiveView:
-    """Shows frames in place while they are made.
-
-    >>> with LiveView(sys.stdout) as view:
-    ...     for step in steps:
-    ...         view.show(framer.frame(step))
-
-    Where `supports_live` says no, nothing is written and the script prints the text (see
-    ``view.live``). Otherwise the finished text and its status line are left on the normal screen.
+    """Shows frames in place while they are made, as a context, and leaves the finished text and its
+    status line on the normal screen. Where ``live`` is False (see `supports_live`) it is silent.
 
     Args:
         stream: where to draw.

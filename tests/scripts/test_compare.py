@@ -178,9 +178,9 @@ class FakeWriter:
             yield SimpleNamespace(seconds=second)
 
 
-@pytest.mark.slow
 def test_runs_alternate_after_one_to_warm_up(monkeypatch):
     log, count = [], []
+    monkeypatch.setattr(measuring.gc, "collect", lambda: None)
     monkeypatch.setattr(measuring, "progress", lambda *state: count.append(state))
     writers = [FakeWriter("a", log, [9, 3, 1, 2]), FakeWriter("b", log, [9, 5, 6, 4])]
     runs = measuring.measure([(writer, None) for writer in writers], "x", 3, keep=list)
@@ -332,11 +332,10 @@ def test_both_models_compute_in_one_number_format(monkeypatch):
 
 @pytest.mark.slow
 def test_several_prompts_of_a_pipe(call, tmp_path):
-    code, out, err = call(*SMALL, "--output_dir", tmp_path / "k", stdin=b"The river\nHe said\n")
+    more = ("--no_animate", "--output_dir", tmp_path / "k")
+    code, out, err = call(*SMALL, *more, stdin=b"The river\nHe said\n")
     assert code == 0, err
-    assert sorted(os.listdir(tmp_path / "k")) == [
-        "compare-2.gif", "compare-2.json", "compare.gif", "compare.json"
-    ]  # fmt: skip
+    assert sorted(os.listdir(tmp_path / "k")) == ["compare-2.json", "compare.json"]
     assert out.count("faster") == 2
 
 
@@ -487,9 +486,9 @@ tty = pytest.fixture(fake_terminals)
 
 
 def long_film():
-    words = [f" word{i}" for i in range(120)]
-    left = diffusion_frames([k * 0.01 for k in range(121)], [" The", *words])
-    right = causal_frames([k * 0.02 for k in range(121)], [" The", *words])
+    words = [f" word{i}" for i in range(60)]
+    left = diffusion_frames([k * 0.01 for k in range(61)], [" The", *words])
+    right = causal_frames([k * 0.02 for k in range(61)], [" The", *words])
     return synchronized([Track(left, "left", token_line), Track(right, "right", token_line)])
 
 
@@ -510,7 +509,7 @@ def test_rows_fit_the_window_and_do_not_jump(columns, lines):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("columns", [60, 100, 200])
+@pytest.mark.parametrize("columns", [60, 100])
 def test_the_whole_texts_are_left_on_the_terminal(tty, columns):
     stream, shown = tty(columns, 30), long_film()
     now = [0.0]
@@ -521,7 +520,7 @@ def test_the_whole_texts_are_left_on_the_terminal(tty, columns):
     terminal.play(shown, stream, clock=lambda: now[0], sleep=sleep)
     assert not stream.alternate and stream.cursor
     text = "\n".join(stream.lines())
-    for i in range(120):
+    for i in range(60):
         assert len(re.findall(rf"\bword{i}\b", text)) == 2, i
     beside = any("word0" in line and "left" not in line and line.count("The") == 2
                  for line in stream.lines())  # fmt: skip
