@@ -110,7 +110,7 @@ def test_json_page_and_python_show_one_text(call, folders, name, tmp_path):
 
 def test_holes_say_where_they_are(call):
     (record,) = records(call("--infill", f"  {TEXT} The <mask:2>, un<mask:2>.\n", "--json")[0])
-    text, (first, second) = record["text"], record["holes"]
+    text, (first, second) = record["text"], record["blanks"]
     assert text[: first["start"]] == f"  {TEXT} The "
     assert text[first["end"] : second["start"]] == ", un"
     assert text[second["end"] :] == ".\n"
