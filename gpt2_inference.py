@@ -20,9 +20,7 @@ from diffusion.options import SamplingOptions
 
 @dataclass
 class ScriptOptions(WritingOptions):
-    model: str = flag(
-        "gpt2-small-wikitext", "Folder, name in weights/, or hub name such as gpt2.", group=MODEL
-    )
+    model: str = flag("gpt2-small-wikitext", "Folder, name in weights/, or hub name.", group=MODEL)
 
 
 def main() -> None:

@@ -183,7 +183,7 @@ def _metavar(kinds: set[type]) -> str:
 
 
 def _columns(name: str, text: str) -> list[str]:
-    lines = textwrap.wrap(text, WIDTH - COLUMN) or [""]
+    lines = textwrap.wrap(text, WIDTH - COLUMN, break_on_hyphens=False) or [""]
     if len(name) > COLUMN - 2:
         return [name, *(f"{'':{COLUMN}}{line}" for line in lines)]
     return [f"{name:{COLUMN}}{lines[0]}".rstrip(), *(f"{'':{COLUMN}}{line}" for line in lines[1:])]

@@ -34,7 +34,7 @@ class WritingOptions:
     )
     model: str = flag(
         "roberta-small-wikitext",
-        "Folder, name in weights/, or hub name such as roberta-base.", group=MODEL,
+        "Folder, name in weights/, or hub name.", group=MODEL,
     )  # fmt: skip
     tokenizer: str | None = flag(None, "Default: the model's.", rare=True, group=MODEL)
     batch_size: int = flag(

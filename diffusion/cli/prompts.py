@@ -13,7 +13,7 @@ from diffusion.text.reading import folds_case, unknown
 with contextlib.suppress(ImportError):  # Windows has none: lines cannot be edited there
     import readline  # noqa: F401  (input() takes it: arrow keys, and the lines typed before)
 
-PROMPT_HELP = "Beginning of the text. Without one it is asked for, or read from a pipe."
+PROMPT_HELP = "Beginning of the text; else prompts are read from a pipe, or asked for."
 MOST_NAMED = 5  # parts of a text that a note lists
 QUESTION = "Beginning of a text (some {} tokens, or more; two empty lines: quit) > "
 

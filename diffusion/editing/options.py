@@ -29,7 +29,7 @@ class EditingOptions:
     """What to do instead of continuing a prompt. None: not given."""
 
     infill: str | None = flag(
-        None, "Fill the blanks of a text or of a file: <mask:6> is a blank of six tokens. "
+        None, "Fill the blanks of a text or file: <mask:6> has six tokens. "
         "<mask:2-8> tries each length and keeps the text with the best pseudo-likelihood.",
         metavar="TEXT", group=TEXT,
     )  # fmt: skip
@@ -62,7 +62,7 @@ class EditingOptions:
         owners=("score",), group=TEXT,
     )  # fmt: skip
     best_of: int | None = flag(
-        None, "Write N texts for each one and keep the one with the lowest bound per token.",
+        None, "Keep the best of N texts. That is the one with the lowest likelihood bound per token.",
         range=(1, None), group=TEXT,
     )  # fmt: skip
     draws: int | None = flag(
