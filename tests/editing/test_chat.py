@@ -64,7 +64,7 @@ def tokens(tmp_path_factory, tiny_model):
 
 
 @pytest.fixture
-def call(run_script, words):
+def call(run_script, kept_models, words):
     def call(*arguments, **typed):
         return run_script(inference, "--chat", *arguments, "--model", words, *SMALL, **typed)
 

@@ -22,7 +22,7 @@ TEXT = "The river runs through the old town."
 
 
 @pytest.fixture
-def call(run_script, tiny_model):
+def call(run_script, kept_models, tiny_model):
     def call(*arguments, **typed):
         return run_script(inference, "--model", tiny_model, *SMALL, *arguments, **typed)
 
@@ -89,7 +89,7 @@ def test_texts_do_not_depend_on_the_batch(call):
         assert len(big) in (3, 15)
 
 
-@pytest.mark.parametrize("sampler", ["seed", "ancestral", "confidence", "threshold"])
+@pytest.mark.parametrize("sampler", ["random-remask", "ancestral", "confidence", "threshold"])
 def test_every_sampler_edits(call, sampler):
     for task in (["--infill", "The <mask:4> runs."], ["--rewrite", TEXT, "--strength", "0.8"]):
         code, out, _ = call(*task, "--sampler", sampler, "--json")
@@ -295,11 +295,9 @@ def test_every_mode_writes_to_a_file(call, lines, tmp_path):
     ],
 )
 def test_one_text_can_be_animated(call, tmp_path, task):
-    target = tmp_path / "edit.gif"
+    target = tmp_path / "edit.html"
     code, _, err = call(*task, "--save_animation", target)
-    assert code == 0 and "saved" in err
-    with Image.open(target) as image:
-        assert image.n_frames >= 3
+    assert code == 0 and "saved" in err and target.stat().st_size > 1000
 
 
 # ---------------------------------------------------------------- mistakes
@@ -354,6 +352,7 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case, tmp_path, monke
     assert sorted(os.listdir(tmp_path)) == ["empty", "latin", "long"]
 
 
+@pytest.mark.slow
 def test_the_documented_examples_of_editing_run(call, tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "editing.md").read_text()
     block = page.split("# Editing with")[1].split("```")[1].removeprefix("sh\n")
@@ -380,15 +379,15 @@ def test_commands(call):
         "/infill The <mask:2> runs.",
         "/strength 1",
         f"/rewrite {TEXT}",
-        "/sampler seed",
+        "/sampler random-remask:time_power=2",
         "He",
         "/sampler default",
         "He",
     ]
     code, out, err = call("--json", typed=typed)
     assert code == 0
-    prompt, infill, rewrite, seed, default = records(out)
-    assert (seed["sampler"], seed["n_steps"]) == ("seed", 3)
+    prompt, infill, rewrite, spec, default = records(out)
+    assert (spec["sampler"], spec["n_steps"]) == ("random-remask:time_power=2", 3)
     assert (default["sampler"], default["block_length"]) == ("first-hitting", 1)
     assert "n_steps" not in default
     assert [prompt[k] for k in ("sampler", "n_steps", "seed", "nfe")] == ["confidence", 3, 7, 3]
@@ -453,7 +452,7 @@ def test_the_loop_keeps_words(call):
     assert code == 0 and kept["keep"] == ["doesn't", "old town"] and free["keep"] == []
     assert "doesn't" in kept["text"] and "old town" in kept["text"]
     assert "alone: none (now \"doesn't\", 'old town')" in err and "keep no words" in err
-    assert "/keep 'castle' does not stand in the text" in err
+    assert "/keep 'castle' does not occur in the text" in err
     flags = ["--strength", "1", "--keep", "doesn't", "old town", "--json"]
     assert records(call("--rewrite", text, *flags)[1])[0]["ids"] == kept["ids"]
 
@@ -461,40 +460,43 @@ def test_the_loop_keeps_words(call):
 def test_a_command_in_a_pipe_is_plain_text_and_said_so_once(call):
     code, out, err = call("--json", stdin=b"He\n/infill The river\n/seed 7\n")
     assert code == 0 and records(out)[1]["prompt"] == "/infill The river"
-    assert err.count("commands work only") == 1 and "note: /infill" in err
+    assert err.count("commands work in the interactive") == 1 and "note: /infill" in err
     assert "commands work" not in call("--json", stdin=b"/home is a folder\n")[2]
 
 
-@pytest.mark.parametrize(
-    ("line", "named"),
-    [
-        ("/sampler confidnce", "'confidence'"),
-        ("/sampler", "needs a value"),
-        ("/steps many", "'many' is no number"),
-        ("/steps 5", "/steps is an option of /sampler seed"),
-        ("/steps 0", "/steps 0 must be"),
-        ("/interpolate a b", "a flag: start again with --interpolate"),
-        ("/again", "needs a text before it"),
-        ("/save x.txt", "no text to save yet"),
-        ("/length 0", "/length 0 must be a number of at least 1"),
-        ("/temperature -1", "/temperature -1.0 must be"),
-        ("/SEED x", "'x' is no number"),
-        ("/seed 1.5", "'1.5' is no number"),
-        (f"/seed {2**70}", "64 bits"),
-        ("/strength 2", "from 0 to 1"),
-        ("/infill The cat", "no blank"),
-        ("/infill The <mask:0> cat", "<mask:0>"),
-        ("/rewrite notes.txt", "no such file"),
-        ("/rewrite", "needs a value"),
-        ("/fill The <mask:2>", "/fill is no command"),
-        ("/home/me is a folder", "/home/me is no command"),
-        ("river " * 80, "of 40 positions; shorten it, or start again with another --max_len"),
-        ("/infill The <mask:50>", "of 40 positions; shorten it, or start again with"),
-    ],
-)
-def test_a_wrong_command_says_so_and_the_loop_goes_on(call, line, named):
-    code, out, err = call("--json", typed=[line, "The river"])
-    assert code == 0 and named in err
+WRONG = {
+    "/sampler confidnce": "'confidence'",
+    "/sampler": "needs a value",
+    "/sampler remdm:eta=2": "eta 2.0 must be a number from 0 to 1",
+    "/steps many": "'many' is no number",
+    "/steps 5": "/steps 5: /sampler first-hitting takes as many steps as it needs",
+    "/steps 0": "/steps 0 must be",
+    "/interpolate a b": "a flag: start again with --interpolate",
+    "/again": "needs a text before it",
+    "/save x.txt": "no text to save yet",
+    "/length 0": "/length 0 must be a number of at least 1",
+    "/temperature -1": "/temperature -1.0 must be",
+    "/SEED x": "'x' is no number",
+    "/seed 1.5": "'1.5' is no number",
+    f"/seed {2**70}": "64 bits",
+    "/strength 2": "from 0 to 1",
+    "/infill The cat": "no blank",
+    "/infill The <mask:0> cat": "<mask:0>",
+    "/rewrite notes.txt": "no such file",
+    "/rewrite": "needs a value",
+    "/fill The <mask:2>": "/fill is no command",
+    "/home/me is a folder": "/home/me is no command",
+    "river " * 80: "of 40 positions; shorten it, or start again with another --max_len",
+    "/infill The <mask:50>": "of 40 positions; shorten it, or start again with",
+}
+
+
+def test_wrong_commands_say_so_and_the_loop_continues(call):
+    code, out, err = call("--json", typed=[*WRONG, "The river"])
+    _, *answers = err.split("Beginning of a text")
+    assert code == 0 and len(answers) == len(WRONG) + 3  # "The river", and two empty lines
+    for line, answer in zip(WRONG, answers, strict=False):
+        assert WRONG[line] in answer, line
     (record,) = records(out)
     assert record["prompt"] == "The river"
     assert (record["sampler"], record["seed"]) == ("first-hitting", 0)

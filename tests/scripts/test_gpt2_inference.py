@@ -26,7 +26,7 @@ SMALL = ["--max_len", "24"]
 
 
 @pytest.fixture
-def call(run_script, tiny_gpt2):
+def call(run_script, kept_models, tiny_gpt2):
     def call(*arguments, model=tiny_gpt2, **stdin):
         return run_script(gpt2_inference, "--model", model, *arguments, **stdin)
 

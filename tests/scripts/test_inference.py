@@ -21,7 +21,7 @@ STEPS = ["--sampler", "seed", "--n_steps", "4"]
 
 
 @pytest.fixture
-def call(run_script, tiny_model):
+def call(run_script, kept_models, tiny_model):
     def call(*arguments, model=tiny_model, **stdin):
         return run_script(inference, "--model", model, *arguments, **stdin)
 

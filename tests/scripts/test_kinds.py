@@ -54,7 +54,7 @@ def name(request):
 
 
 @pytest.fixture
-def call(run_script, folders, name):
+def call(run_script, kept_models, folders, name):
     def call(*arguments, **typed):
         flags = ["--model", folders / name, "--max_len", "60", "--dtype", "float32"]
         code, out, err = run_script(inference, *flags, *arguments, **typed)
