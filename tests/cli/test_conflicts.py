@@ -16,7 +16,7 @@ from diffusion.errors import UserError
 from diffusion.options import GenerationOptions
 
 TABLES = {inference: (*EDITING, *WRITING), gpt2_inference: WRITING}
-VALUES = {"interpolate": ["The", "She"], "strength": ["0.5"]}
+VALUES = {"interpolate": ["The", "She"], "strength": ["0.5"], "sampler": ["confidence"]}
 for options in (GenerationOptions, EditingOptions, WritingOptions, Access):
     for option in fields(options):
         number = {int, float} & kinds_of(option.type)
