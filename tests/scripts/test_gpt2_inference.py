@@ -223,7 +223,7 @@ def test_animation_is_saved(call, tmp_path, ending):
     assert code == 0 and out.startswith("The river")
     assert f"saved {target}" in err
     if ending == "html":
-        assert "passes \\u00b7" in target.read_text()
+        assert " tokens \\u00b7 " in target.read_text()
     else:
         with Image.open(target) as image:
             assert image.width >= 800
