@@ -37,7 +37,7 @@ def main() -> None:
     from diffusion.models.hub import quiet_libraries
     from diffusion.training import build, card
     from diffusion.training.checks import check, check_output_dir, parse
-    from diffusion.training.trainer import StopOnSignal, make_trainer
+    from diffusion.training.trainer import DiffusionTrainer, StopOnSignal
 
     quiet_libraries()
     run = parse(__doc__, recipe)
@@ -61,7 +61,7 @@ def main() -> None:
     say(build.describe(run, model, blocks, eval_blocks))
 
     # 4. A collator adds noise to batches of blocks, and the Trainer weighs the losses as it says.
-    trainer = make_trainer(run, model, tokenizer, blocks, eval_blocks)
+    trainer = DiffusionTrainer(run, model, tokenizer, blocks, eval_blocks)
     two_pass = trainer.soft is not None
     if args.evaluate_only:
         say(f"{run.model.model}: {card.summary(trainer.evaluate(), two_pass)}")

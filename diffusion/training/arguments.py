@@ -272,29 +272,33 @@ def parse_layouts(text: str, longest: int) -> dict[str, float]:
     return {name: weight / total for name, weight in mix.items()}
 
 
+def _pairs(text: str) -> dict[str, str]:
+    """``a=1,b=2`` as a dict; empty where it is not of that form."""
+    parts = [part.strip().split("=") for part in text.split(",")]
+    return dict(parts) if all(len(part) == 2 for part in parts) else {}
+
+
 def parse_size(text: str) -> dict[str, int | str]:
     """``layers=6,width=256,heads=4,vocab=8192`` as a dict, with ``type``: roberta or gpt2."""
-    names = ("layers", "width", "heads", "vocab")
-    try:
-        size = dict(part.strip().split("=") for part in text.split(","))
-        kind = size.pop("type", "roberta")
-        size = {name: int(value) for name, value in size.items()}
-    except ValueError:
-        size = {}
-    most = {"layers": 10_000}
-    in_range = all(1 <= value <= most.get(name, 10**9) for name, value in size.items())
-    if set(size) != set(names) or not in_range or kind not in ("roberta", "gpt2"):
+    size = {"type": "roberta", **_pairs(text)}
+    most = {"layers": 10_000, "width": 10**9, "heads": 10**9, "vocab": 10**9}
+    fits = size.keys() == {"type", *most} and size["type"] in ("roberta", "gpt2")
+    if not fits or not all(
+        re.fullmatch("[0-9]{1,10}", size[name]) and 1 <= int(size[name]) <= most[name]
+        for name in most
+    ):
         raise UserError(
             f"--config {text!r} must give layers=N,width=N,heads=N,vocab=N, and may give "
             "type=roberta or type=gpt2"
         )
+    size |= {name: int(size[name]) for name in most}
     if size["width"] % size["heads"]:
         raise UserError(f"--config: width {size['width']} is not a multiple of the heads")
     if size["vocab"] < 300:
         raise UserError(
             f"--config: vocab {size['vocab']} must be at least 300 (256 bytes and more)"
         )
-    return {"type": kind, **size}
+    return size
 
 
 def parse_lora(text: str) -> Lora:
@@ -304,12 +308,11 @@ def parse_lora(text: str) -> Lora:
     Raises:
         UserError: it is not of that form.
     """
+    given = _pairs(text)
     try:
-        given = dict(part.strip().split("=") for part in text.split(","))
         r = int(given.pop("r"))
         alpha, dropout = float(given.pop("alpha", 2 * r)), float(given.pop("dropout", 0))
-        targets = given.pop("targets", None)
-        targets = () if targets is None else tuple(targets.split("+"))
+        targets = tuple(given.pop("targets").split("+")) if "targets" in given else ()
         fine = 1 <= r <= 10_000 and 0 < alpha < 1e6 and 0 <= dropout < 1 and all(targets)
     except (ValueError, KeyError):
         fine = False

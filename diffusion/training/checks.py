@@ -250,8 +250,8 @@ CONFLICTS = [
         *("--objective causal", "--layouts {layouts}", "--streaming"),
     ),
     *_apart("--chat", "needs conversations, and that has none", "--dataset wikitext-2"),
-    _needs("--chat", "--tokenizer", "needs one with a chat template", "--config"),
-    _needs("--streaming", "--max_train_samples", "reads as many blocks as that says"),
+    _needs("--chat", "--tokenizer", "needs a tokenizer with a chat template", "--config"),
+    _needs("--streaming", "--max_train_samples", "reads until it has --max_train_samples blocks"),
     _needs("--streaming", "--tokenizer", "reads a text only once", "--config"),
     *_apart("--mask_schedule batch", "draws mask rates itself", "--schedule {schedule}"),
     *_apart("--objective causal", "predicts the next token", "--shift no"),
@@ -264,11 +264,13 @@ CONFLICTS = [
     *_apart("--soft_masking", "needs masks", "--objective causal", "--layouts causal"),
     *_apart("--soft_masking", "needs a learning rate of its own", "--optim muon"),
     *(
-        _needs(f"--{name} {{{name}}}", "--soft_masking", "is an option of that")
+        _needs(f"--{name} {{{name}}}", "--soft_masking", "has no effect without --soft_masking")
         for name in _OF_SOFT_MASKING
     ),
-    _needs("--eval_blocks_file {eval_blocks_file}", "--evaluate_only", "is written by that"),
-    _needs("--hub_model_id {hub_model_id}", "--push_to_hub", "names the target of that"),
+    _needs(
+        "--eval_blocks_file {eval_blocks_file}", "--evaluate_only", "is written by --evaluate_only"
+    ),
+    _needs("--hub_model_id {hub_model_id}", "--push_to_hub", "has no effect without --push_to_hub"),
     _needs("--config type=gpt2", "--objective causal", "reads from left to right"),
     Conflict(
         "--revision without a model on the hub",

@@ -10,11 +10,11 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
 from diffusion import objective
 from diffusion.cli.console import STOPS, let_go_of_terminal, say
-from diffusion.collator import CausalCollator, TwoPassCollator
+from diffusion.collator import TwoPassCollator
 from diffusion.data.packing import ANSWER, Blocks, DrawSampler
 from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import Slots, arrange
-from diffusion.models.soft import SoftMask, TwoPass
+from diffusion.models.soft import TwoPass
 from diffusion.models.tokenizers import forbidden_ids, token_byte_lengths
 from diffusion.noise import Interpolating
 from diffusion.objective import IGNORE
@@ -140,64 +140,46 @@ class Nats(nn.Module):
 
 
 class DiffusionTrainer(WholeCheckpoints):
-    """Trains a `Backbone` as a denoiser, or on next-token prediction.
+    """Trains a model as a denoiser, or on next-token prediction, as the flags of a run say.
 
     Args:
-        train_blocks, eval_blocks: of length L both.
-        collator: decides the objective; its settings are used for evaluation too.
-        ema_decay: 0 for no average.
-        eval_draws: mask patterns per validation block.
-        soft: the scalars of soft-masking, with their learning rate; None: there are none.
-        adapted: the PeftModel around the model of the backbone, if there is one.
+        model: of `build.build_model`; with --lora a PeftModel.
+        blocks, eval_blocks: of length L both; without ``blocks`` it can only evaluate.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        args,
-        *,
-        train_blocks: Blocks,
-        eval_blocks: Blocks,
-        collator,
-        tokenizer,
-        ema_decay: float = 0.0,
-        eval_draws: int = 1,
-        soft: SoftMask | None = None,
-        soft_learning_rate: float = 1e-2,
-        adapted: nn.Module | None = None,
-    ):
+    def __init__(self, run: Run, model, tokenizer, blocks: Blocks | None, eval_blocks: Blocks):
+        args, backbone = run.args, Backbone(model)
+        blocks = eval_blocks if blocks is None else blocks
+        collator = build.make_collator(run, model, tokenizer)
         # As the objective wants them.
         self.batches = collator.collate if isinstance(collator, TwoPassCollator) else collator
-        self.causal = isinstance(self.batches, CausalCollator)
-        self.soft, self.soft_learning_rate, self.adapted = soft, soft_learning_rate, adapted
-        if soft is not None:
-            forbidden = set(forbidden_ids(tokenizer, backbone.config.vocab_size))
-            if train_blocks.kinds is not None:  # the end of an answer may be a special token
-                answers = train_blocks.blocks[train_blocks.kinds == ANSWER]
-                forbidden -= set(answers.unique().tolist())
+        self.adapted = model if run.adapters else None
+        self.causal, self.eval_draws = run.causal, run.diffusion.eval_draws
+        self.soft_learning_rate = run.diffusion.soft_learning_rate
+        self.soft = build.make_soft_mask(run, model, tokenizer)
+        if self.soft is not None:
+            forbidden = set(forbidden_ids(tokenizer, model.config.vocab_size))
+            if blocks.kinds is not None:  # the end of an answer may be a special token
+                forbidden -= set(blocks.blocks[blocks.kinds == ANSWER].unique().tolist())
             self.settings_of_two_passes = self.batches.noise, sorted(forbidden)
+        self.token_bytes = token_byte_lengths(tokenizer, model.config.vocab_size)
         noise = getattr(self.batches, "noise", None)
-        self.eval_draws = eval_draws
-        self.token_bytes = token_byte_lengths(tokenizer, backbone.config.vocab_size)
+        noise = noise if isinstance(noise, Interpolating) else None
         with reported():
             super().__init__(
-                model=Nats(
-                    backbone,
-                    self.reader(backbone) if soft else None,
-                    noise if isinstance(noise, Interpolating) else None,
-                ),
+                model=Nats(backbone, self.reader(backbone) if self.soft else None, noise),
                 args=args,
-                train_dataset=train_blocks,
+                train_dataset=blocks,
                 eval_dataset=eval_blocks,
                 data_collator=collator,
                 processing_class=tokenizer,
             )
         # compute_loss below divides by the size of the whole accumulated batch itself.
         self.model_accepts_loss_kwargs = True
-        self.sampler = DrawSampler(len(train_blocks), args.global_batch, args.seed)
+        self.sampler = DrawSampler(len(blocks), args.global_batch, args.seed)
         self.ema = None
-        if ema_decay:
-            self.ema = AveragedModel(self.raw_model, multi_avg_fn=ema_update(ema_decay))
+        if decay := run.diffusion.ema:
+            self.ema = AveragedModel(self.raw_model, multi_avg_fn=ema_update(decay))
         self.add_callback(_Upkeep(self))
         self.stopping = None
         if args.early_stopping_patience is not None:
@@ -341,22 +323,3 @@ class DiffusionTrainer(WholeCheckpoints):
         )
         self._evaluated = step, metrics
         return metrics
-
-
-def make_trainer(
-    run: Run, model, tokenizer, blocks: Blocks | None, eval_blocks: Blocks
-) -> DiffusionTrainer:
-    """The Trainer of a run; without ``blocks`` it can only evaluate."""
-    return DiffusionTrainer(
-        Backbone(model),
-        run.args,
-        train_blocks=eval_blocks if blocks is None else blocks,
-        eval_blocks=eval_blocks,
-        collator=build.make_collator(run, model, tokenizer),
-        tokenizer=tokenizer,
-        ema_decay=run.diffusion.ema,
-        eval_draws=run.diffusion.eval_draws,
-        soft=build.make_soft_mask(run, model, tokenizer),
-        soft_learning_rate=run.diffusion.soft_learning_rate,
-        adapted=model if run.adapters else None,
-    )
