@@ -5,15 +5,15 @@ import json
 import re
 import sys
 import tomllib
-import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import fields
 from enum import Enum
 
 import yaml
 
 from diffusion.cli.files import given_path, read_bytes
+from diffusion.cli.flags import kinds_of
 from diffusion.errors import UserError
 
 ENDINGS = (".toml", ".yaml", ".yml")
@@ -33,7 +33,7 @@ def read_recipe() -> dict:
     a flag.
 
     Raises:
-        UserError: there is no such file, or it is none of flags.
+        UserError: there is no such file, or it holds no flags.
     """
     name = sys.argv[1] if len(sys.argv) > 1 else "-"
     if name.startswith("-"):
@@ -41,7 +41,7 @@ def read_recipe() -> dict:
     path = given_path(name)
     if path.suffix not in ENDINGS:
         raise UserError(
-            f"{name!r} is no flag and no recipe; a recipe is a file of flags that ends in "
+            f"{name!r} is neither a flag nor a recipe; a recipe is a file of flags that ends in "
             f"{', '.join(ENDINGS)}"
         )
     try:
@@ -58,6 +58,16 @@ def read_recipe() -> dict:
     return found
 
 
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text (in quotes)",
+    list: "a list of texts",
+    dict: "a table",
+}
+
+
 def expand(recipe: dict, groups: Iterable[type]) -> None:
     """Put the flags of a recipe in its place on the command line; flags that are typed after them win.
 
@@ -69,68 +79,39 @@ def expand(recipe: dict, groups: Iterable[type]) -> None:
     """
     if not recipe:
         return
-    known = {name: kinds for group in groups for name, kinds in _options(group)}
+    hints = {name: hint for group in groups for name, hint in typing.get_type_hints(group).items()}
+    known = {
+        field.name: hints[field.name] for group in groups for field in fields(group) if field.init
+    }
     words = []
     for name, value in recipe.items():
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             raise UserError(
-                f"the recipe {sys.argv[1]} has {name!r}, which is no flag; "
+                f"the recipe {sys.argv[1]} has {name!r}, which is not a flag; "
                 + (f"did you mean {near[0]}?" if near else "see --help and --help_all")
             )
         words += _words(name, value, known[name])
     sys.argv[1:2] = words
 
 
-def _options(group: type) -> Iterator[tuple[str, set[type]]]:
-    """The names of all flags of a dataclass, and of which types their values may be."""
-    hints = typing.get_type_hints(group)
-    for option in fields(group):
-        if option.init:  # one that may stand alone, as --fsdp, says what it is then
-            alone = {type(option.metadata["const"])} if "const" in option.metadata else set()
-            yield option.name, _kinds(hints[option.name]) | alone
-
-
-def _words(name: str, value, kinds: set[type]) -> list[str]:
-    """The words of the command line that say the same."""
+def _words(name: str, value, hint) -> list[str]:
+    """The words of the command line for a flag of the type ``hint``."""
     if value is None:
         return []
+    kinds = {str if issubclass(kind, Enum) else kind for kind in kinds_of(hint)}
+    if list in kinds:  # or one text alone
+        kinds |= {str}
     fits = type(value) in kinds or (type(value) is int and float in kinds)
     if isinstance(value, list):
         fits = fits and bool(value) and all(isinstance(x, str) for x in value)
+    try:
+        shown = json.dumps(value)
+    except (TypeError, ValueError):  # a date, for example
+        shown = str(value)
     if not fits:
-        told = " or ".join(_NAMES[kind] for kind in _NAMES if kind in kinds)
-        raise UserError(
-            f"the recipe {sys.argv[1]} has {name} = {_shown(value)}, which must be {told}"
-        )
+        allowed = " or ".join(_NAMES[kind] for kind in _NAMES if kind in kinds)
+        raise UserError(f"the recipe {sys.argv[1]} has {name} = {shown}, which must be {allowed}")
     if isinstance(value, list):
         return [f"--{name}", *value]
-    return [f"--{name}={value if isinstance(value, str) else _shown(value)}"]
-
-
-_NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text (in quotes)",
-    list: "a list of texts",
-    dict: "a table",
-}
-
-
-def _kinds(hint) -> set[type]:
-    """Of which types a value may be, by a type hint."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return set().union(*map(_kinds, typing.get_args(hint)))
-    kind = typing.get_origin(hint) or hint
-    if kind is list:
-        return {list, str}  # one alone
-    return {str} if isinstance(kind, type) and issubclass(kind, Enum) else {kind}
-
-
-def _shown(value) -> str:
-    """As it stands in a file, short."""
-    try:
-        return json.dumps(value)
-    except (TypeError, ValueError):  # a date, for example
-        return str(value)
+    return [f"--{name}={value if isinstance(value, str) else shown}"]

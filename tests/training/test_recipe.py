@@ -73,7 +73,7 @@ BAD = [
     ("a.toml", "max_step = 3", ["'max_step'", "did you mean max_steps?"]),
     ("a.toml", "[model]\nname = 'x'", ["model", '{"name": "x"}', "text"]),
     ("a.toml", "zzz = 3", ["'zzz'", "--help_all"]),
-    ("a.yaml", "3: 4", ["has 3", "no flag"]),
+    ("a.yaml", "3: 4", ["has 3", "not a flag"]),
     ("a.toml", 'block_size = "64"', ['block_size = "64"', "must be a whole number"]),
     ("a.toml", "block_size = 64.5", ["block_size = 64.5", "a whole number"]),
     ("a.toml", "block_size = true", ["block_size = true", "a whole number"]),
@@ -92,7 +92,7 @@ BAD = [
     ("a.yaml", "a: \udcff", ["damaged"]),
     ("a.yaml", "max_steps", ["no flags", "max_steps = 100"]),
     ("a.yaml", "", ["no flags"]),
-    ("a.json", "{}", ["a.json", "no recipe", ".toml"]),
+    ("a.json", "{}", ["a.json", "nor a recipe", ".toml"]),
     ("no/a.toml", None, ["no/a.toml", "No such file"]),
 ]
 
