@@ -39,10 +39,6 @@ def test_a_list_makes_a_row_of_each_element(tmp_path):
     assert Row("real text", True).settings() == {}
 
 
-def test_without_a_model_a_table_is_for_every_one():
-    assert [r.model for r in expand([{"seed": [0, 1]}], MODELS)] == ["a", "a", "b", "b"]
-
-
 def test_every_option_of_generation_may_stand_in_a_table():
     """So that a new sampler needs nothing here."""
     from dataclasses import fields

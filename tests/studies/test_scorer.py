@@ -181,11 +181,6 @@ def test_a_text_longer_than_the_scorer_is_read_in_windows(scorer):
     assert said.nats == pytest.approx(sum(true), rel=1e-5)
 
 
-def test_special_tokens_in_a_text_are_words(scorer):
-    ids, _ = scorer.ids("", "a </s> b", False)
-    assert scorer.tokenizer.eos_token_id not in ids
-
-
 def test_a_masked_model_is_no_scorer(tiny_model):
     with pytest.raises(UserError, match="--scorer FOLDER"):
         scoring.load_scorer(str(tiny_model))

@@ -49,7 +49,7 @@ def test_every_study_can_be_imported():
 def test_samplers_the_loop_and_a_sweep_small(
     run_study, monkeypatch, tmp_path, tiny_model, tiny_gpt2
 ):
-    small = ["--model", tiny_model, "--length", 12, "--n_steps", 3]
+    small = ["--model", tiny_model, "--length", 24, "--n_steps", 3]
     found, said = run_study("samplers", *small)
     assert {row["setting"] for row in found["results"]} >= {"random-remask", "ancestral", "remdm"}
     assert all(row["nfe"] >= 1 for row in found["results"])
