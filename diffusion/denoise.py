@@ -28,7 +28,7 @@ def denoise(
     masked = noise.noisy(ids) & ~canvas.frozen
     state = State(ids, ~canvas.frozen & ~canvas.padding, masked, keys, noise=noise)
     random = torch.zeros_like(masked)  # visible tokens that are noise
-    if noise.doubtful:
+    if noise.has_random_tokens:
         ids = torch.where(canvas.frozen, ids, noise.fill(ids, state.uniform(START)))
         random = masked & ~noise.noisy(ids)
         masked = masked & ~random
@@ -39,12 +39,12 @@ def denoise(
     slots = torch.zeros_like(nfe)
     nothing = touched = torch.zeros_like(masked)
     seconds = 0.0
-    denoiser = denoiser.start(canvas)
+    denoiser = state.denoiser = denoiser.start(canvas)
     sampler.start(state)
-    given = canvas.frozen, canvas.padding
+    fixed = canvas.frozen, canvas.padding
     yield Step(
-        0, sampler.total, nfe, ids, *given, masked, nothing, nothing, confidence, 0.0, slots,
-        random=random if noise.doubtful else None, typed=canvas.typed,
+        0, sampler.total, nfe, ids, *fixed, masked, nothing, nothing, confidence, 0.0, slots,
+        random=random if noise.has_random_tokens else None, typed=canvas.typed,
     )  # fmt: skip
 
     finished = sampler.finished(state)
@@ -54,11 +54,13 @@ def denoise(
             state.step += 1
             query_mask = sampler.select(state)
             need = query_mask.any(1)
-            # Rows without a wanted position are left out of the batch: they cost nothing.
+            # Rows without a queried position are left out of the batch: they cost nothing.
             some = slice(None) if need.all() else need
             if need.any():
+                draft = state.memory.get("draft")
+                shown = ids if draft is None else torch.where(draft >= 0, draft, ids)
                 query = Query(
-                    ids[some],
+                    shown[some],
                     query_mask[some],
                     number[some],
                     padding=None if padding is None else padding[some],
@@ -71,35 +73,34 @@ def denoise(
                     logits = canvas.allowed(logits, query_mask)
             else:
                 logits = torch.zeros(0, 2, device=device)
-            uniforms, best = state.uniform(TOKENS), sampler.greedy(state)
-            proposal = Proposal(logits, query_mask, sampling, uniforms, best)
-            revealed, remasked = sampler.decide(state, proposal)
-            remasked = nothing if remasked is None else remasked
-            tokens, noised = sampler.written(state, proposal)
+            proposal = Proposal(
+                logits, query_mask, sampling, state.uniform(TOKENS), sampler.greedy(state)
+            )
+            write, remask, tokens, noisy = sampler.decide(state, proposal)
+            remask = nothing if remask is None else remask
             nfe = nfe + need * denoiser.passes
-            touched = (touched & ~need[:, None]) | revealed | remasked
-            plain = tokens is proposal.tokens
-            sure = proposal.probability if plain else proposal.probability_of(tokens)
-            ids = torch.where(revealed, tokens, ids)
-            confidence = torch.where(revealed, sure, confidence)
-            ids = noise.corrupt(ids, remasked)
-            confidence = confidence.masked_fill(remasked, torch.nan)
-            replaced = None
-            if noised is not None:
-                noised = noised & revealed
-                replaced = revealed & ~(masked | random | noised)
-                random = state.random = (random & ~(revealed | remasked)) | noised
-            masked = (masked & ~revealed) | remasked
-            revealed = revealed if noised is None else revealed & ~noised
+            touched = (touched & ~need[:, None]) | write | remask
+            if tokens is None:
+                tokens, sure = proposal.tokens, proposal.probability
+            else:
+                sure = proposal.probability_of(tokens)
+            ids = noise.corrupt(torch.where(write, tokens, ids), remask)
+            confidence = torch.where(write, sure, confidence).masked_fill(remask, torch.nan)
+            revealed, replaced = write, None
+            if noisy is not None:
+                noisy = noisy & write
+                replaced, revealed = write & ~(masked | random | noisy), write & ~noisy
+                random = state.random = (random & ~(write | remask)) | noisy
+            masked = (masked & ~write) | remask
             state.ids, state.masked = ids, masked
             del logits, proposal  # the next pass has as many
             finished = sampler.finished(state)
             ended = masked & finished[:, None]
-            if ended.any():  # masks behind the end of a text are not there any more
-                masked, given = masked & ~ended, tuple(part | ended for part in given)
+            if ended.any():  # masks after the end of a text no longer exist
+                masked, fixed = masked & ~ended, tuple(part | ended for part in fixed)
         seconds += hardware.now(device) - started
         yield Step(
-            state.step, sampler.total, nfe, ids, *given, masked, revealed, remasked, confidence,
+            state.step, sampler.total, nfe, ids, *fixed, masked, revealed, remask, confidence,
             seconds, slots, denoiser.recall(),
-            random & ~finished[:, None] if noise.doubtful else None, replaced, canvas.typed,
+            random & ~finished[:, None] if noise.has_random_tokens else None, replaced, canvas.typed,
         )  # fmt: skip

@@ -22,7 +22,7 @@ from diffusion.proposal import Sampling
 from diffusion.samplers.catalog import CAUSAL
 from diffusion.samplers.make import make_sampler
 from diffusion.samplers.noises import check_noise
-from diffusion.speculative import speculate
+from diffusion.speculative import Drafting
 from diffusion.windows import denoise_windows
 
 
@@ -118,7 +118,7 @@ class Writer:
         if not self.denoiser.backbone.keeps:
             kind = self.denoiser.backbone.config.model_type
             why = f"{flag}: models of type {kind} keep no keys and values; leave it out"
-        elif self.noise.doubtful:
+        elif self.noise.has_random_tokens:
             why = f"{flag} is for models trained for masks, not for {self.noise.name}; leave it out"
         elif self.soft is not None and options.soft_masking:
             why = f"{flag} does not go with soft-masking; add --no_soft_masking"
@@ -134,29 +134,6 @@ class Writer:
     def method(self, options: GenerationOptions) -> str:
         """How it writes, for people."""
         return self.resolve(options).describe()
-
-    def notes(self, options: GenerationOptions) -> Iterator[str]:
-        """What a user should know before the first text: flags without effect, models not trained
-        for what they are about to do."""
-        soft = self.soft is not None and options.soft_masking
-        if self.soft is None and not options.soft_masking:
-            yield f"{self.name} has no soft-masking; --no_soft_masking changes nothing"
-        if soft and options.sampler_name in CAUSAL:
-            yield f"--sampler {options.sampler_name} keeps no masks, and so has no soft-masking"
-        for flag in ("forget_remasked", "skip_soft_masking"):
-            if not soft and getattr(options, flag):
-                yield f"without soft-masking --{flag} changes nothing"
-        # A model with a chat template was tuned elsewhere.
-        if not (self.trained or self.tokenizer.chat_template):
-            yield (
-                f"{self.name} was never trained as a denoiser; expect repeated, broken text until "
-                f"you train it: python finetune.py --model {self.name}"
-            )
-        elif options.attention == "block" and not self.blocks:
-            yield (
-                f"{self.name} was never trained to write block by block; expect broken text, or train "
-                f"it: python finetune.py --model {self.name} --layouts causal=1,block4=1,full=1"
-            )
 
     def denoise(
         self, canvas: Canvas, options: GenerationOptions, samples: Sequence[int], may_end: bool
@@ -190,8 +167,8 @@ class Writer:
         name, own = options.sampler_name, {"noise": self.noise}
         if name == "speculative":
             drafts = make_sampler(options.sampler).draft_length
-            return speculate(canvas, denoiser, sampling, keys, drafts, ends, options.cache)
-        if options.attention == "block":
+            denoiser = Drafting(denoiser, drafts, options.cache)
+        elif options.attention == "block":
             clean = name == "causal"
             denoiser = InBlocks(denoiser, options.block_length or 0, options.cache, clean)
             own["apart"] = True

@@ -77,7 +77,7 @@ def options_for(writers: list, generation: GenerationOptions, prompt: str) -> li
         given = [prompt_ids(w.tokenizer, [prompt], generation.max_len)[0] for w in writers]
         length = generation.max_len - max(map(len, given))
     # A model for blocks or for random tokens writes many at once by its own default.
-    own = writers[0].blocks or writers[0].noise.doubtful
+    own = writers[0].blocks or writers[0].noise.has_random_tokens
     sampler = generation.sampler or (None if own else COMPARED_SAMPLER)
     diffusion = dataclasses.replace(generation, length=length, sampler=sampler)
     options = [writers[0].resolve(diffusion), diffusion.shared()]

@@ -56,7 +56,7 @@ class Noise:
         return ids == self.mask_id
 
     @property
-    def doubtful(self) -> bool:
+    def has_random_tokens(self) -> bool:
         """Whether a token that is seen may be noise."""
         return False
 
@@ -101,7 +101,7 @@ class Interpolating(Noise):
     random: Tensor
 
     @property
-    def doubtful(self):
+    def has_random_tokens(self):
         return True
 
     def pull(self, r: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,7 +167,7 @@ class Hybrid(Interpolating):
     name = "hybrid"
 
     @property
-    def doubtful(self):
+    def has_random_tokens(self):
         return self.p_u > 0
 
     @property

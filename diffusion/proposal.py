@@ -78,6 +78,11 @@ class Sampling:
         logits, ids = self.shortlist(logits)
         return self._probabilities(logits), ids
 
+    def dense(self, logits: Tensor) -> Tensor:
+        """Probabilities (N, V) in float64, after temperature, top-k and top-p."""
+        p, ids = self.distribution(logits.float())
+        return p if ids is None else torch.zeros_like(logits, dtype=p.dtype).scatter_(1, ids, p)
+
     def _probabilities(self, logits: Tensor) -> Tensor:
         """Of a shortlist (N, K). Float64 because a sum of float32 over a large vocabulary loses
         rare tokens, which silently lowers the temperature (arXiv:2409.02908)."""
@@ -147,7 +152,7 @@ class Proposal:
         best: Tensor | None = None,
     ):
         self.query_mask = self._drawn = query_mask
-        self._logits, self._rule = logits, sampling
+        self._logits, self.rule = logits, sampling
         # How sure a token is has no temperature where the most probable one is taken.
         greedy = sampling.temperature < MIN_TEMPERATURE
         self._sampling = replace(sampling, temperature=1.0) if greedy else sampling
@@ -211,11 +216,15 @@ class Proposal:
         logits = self._logits.gather(-1, tokens[self._drawn][:, None])[:, 0].float()
         return self.spread((logits - self._total).exp(), torch.nan)
 
+    def distribution(self) -> Tensor:
+        """(N, V) what the tokens were drawn from, in float64."""
+        return self.rule.dense(self._logits)
+
     def chance_of(self, tokens: Tensor) -> Tensor:
         """(B, L) the same after temperature, top-k and top-p: how probable it was to be drawn."""
 
         def chance(logits: Tensor, tokens: Tensor) -> tuple[Tensor]:
-            p, ids = self._rule.distribution(logits)
+            p, ids = self.rule.distribution(logits)
             if ids is None:
                 return (p.gather(-1, tokens[:, None])[:, 0],)
             return ((p * (ids == tokens[:, None])).sum(-1),)

@@ -28,7 +28,7 @@ from diffusion.proposal import Sampling
 from diffusion.samplers import spec
 from diffusion.samplers.catalog import SAMPLERS
 from diffusion.samplers.make import make_sampler, sampler_class
-from diffusion.speculative import speculate
+from diffusion.speculative import Drafting
 
 FILE = Path(__file__).with_name("frozen.json")
 # {"denoiser sampler:its options shared options": [texts and forward passes of seed 0, of seed 1]}
@@ -70,7 +70,7 @@ def steps_of(kind: str, sampler: str, shared: dict, seed: int):
         return denoise(canvas, denoiser, made, sampling, keys)
     canvas = prompts(*(3, 5, 8) * (ROWS // 3), new=7)
     if sampler.startswith("speculative"):
-        return speculate(canvas, denoiser, sampling, keys, made.draft_length)
+        return denoise(canvas, Drafting(denoiser, made.draft_length), made, sampling, keys)
     blocks = InBlocks(denoiser, shared.get("block_length", 0), clean=sampler == "causal")
     return denoise(canvas, blocks, made, sampling, keys)
 

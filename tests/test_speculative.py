@@ -1,10 +1,11 @@
 """Self-speculation has the causal law, whatever the noisy stream drafts."""
 
+import copy
 import itertools
 
 import pytest
 import torch
-from models.test_cached import END, MASK, NOISE, VOCAB, prompts, tiny
+from helpers.blocks import MASK, NOISE, VOCAB, prompts, tiny
 
 from diffusion import rng
 from diffusion.canvas import Canvas
@@ -14,10 +15,18 @@ from diffusion.models.denoiser import Denoiser
 from diffusion.models.layouts import arrange
 from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler
-from diffusion.speculative import dense, draw, speculate, verify
+from diffusion.samplers.verifying import draw, verify
+from diffusion.speculative import Drafting
 
+END = 2
 LETTERS = [5, 6, 7]  # all that may be written
 FORBIDDEN = [i for i in range(VOCAB) if i not in LETTERS]
+
+
+def speculate(canvas, denoiser, sampling, keys, drafts, end_id=None, keep=True):
+    """The Steps of self-speculation."""
+    sampler = make_sampler("speculative", draft_length=drafts, end_id=end_id)
+    return denoise(canvas, Drafting(denoiser, drafts, keep), sampler, sampling, keys)
 
 
 def test_verification_turns_drafts_of_any_law_into_the_target_law():
@@ -79,7 +88,7 @@ def causal_law(model, prompt, length, sampling):
         with torch.no_grad():
             logits = backbone(ids, slots if not backbone.shift else query_mask, causal=True)
         logits = logits.index_fill(1, torch.tensor(FORBIDDEN), -torch.inf)
-        p = dense(sampling, logits)
+        p = sampling.dense(logits)
         law = {
             (*text, letter): law[text] * p[i, letter].item()
             for i, text in enumerate(texts)
@@ -179,7 +188,7 @@ def test_each_step_reveals_what_it_confirms_and_slots_add_up():
 
 
 def test_an_end_in_a_draft_ends_the_text_there():
-    model = tiny()
+    model = copy.deepcopy(tiny())
     model.lm_head.bias.data[END] += 200.0
     canvas = prompts(5, 3)
     *_, last = speculate(
@@ -209,8 +218,8 @@ def test_an_end_in_a_draft_ends_the_text_there():
 
 def test_nothing_stands_behind_an_end_within_an_accepted_draft():
     """Texts of which every third token is an end: some ends come from drafts."""
-    model, n = tiny(), 200
-    model.lm_head.bias.data[END] += 1.0
+    model, n = copy.deepcopy(tiny()), 200
+    model.lm_head.bias.data[END] += 5.0
     canvas = prompts(5, total=17).take([0] * n)
     keys = rng.row_keys(0, range(n))
     steps = list(speculate(canvas, Denoiser(model, NOISE, [0, 1]), Sampling(), keys, 3, end_id=END))

@@ -13,20 +13,18 @@ from diffusion.text.reading import folds_case, unknown
 with contextlib.suppress(ImportError):  # Windows has none: lines cannot be edited there
     import readline  # noqa: F401  (input() takes it: arrow keys, and the lines typed before)
 
-PROMPT_HELP = "Beginning of the text; else prompts are read from a pipe, or asked for."
+PROMPT_HELP = "Beginning of the text. Without one it is asked for, or read from a pipe."
 MOST_NAMED = 5  # parts of a text that a note lists
 QUESTION = "Beginning of a text (some {} tokens, or more; two empty lines: quit) > "
 
 
-def check_text(text: str, what: str = "the prompt") -> str:
-    """The text; `UserError` if it is empty, or holds bytes that are no UTF-8."""
-    if not text.strip():
-        raise UserError(f"{what} is empty; give some text")
+def check_prompt(prompt: str) -> None:
+    if not prompt.strip():
+        raise UserError("the prompt is empty; give the beginning of a text")
     try:
-        text.encode("utf-8")
+        prompt.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError(f"{what} is not UTF-8 text; re-encode it as UTF-8") from None
-    return text
+        raise UserError("the prompt is not UTF-8 text; re-encode it as UTF-8") from None
 
 
 def given_prompts(
@@ -90,13 +88,9 @@ class Quit(Exception):
 
 
 def ask(answer: Callable[[str], None], question: str) -> None:
-    """Ask a question until two empty lines, Ctrl-D or a `Quit`, and answer what is typed.
+    """Ask a ``question`` until two empty lines, Ctrl-D or a `Quit`, and ``answer`` what is typed.
 
     Ctrl-C ends an answer, or empties the line; what is wrong with a line ends nothing.
-
-    Args:
-        answer: called with each line that is not empty.
-        question: shown before each line, such as `QUESTION.format(prefix_len)`.
     """
     empty = 0
     while empty < 2:
@@ -104,7 +98,8 @@ def ask(answer: Callable[[str], None], question: str) -> None:
             line = _input(question)
             empty = 0 if line.strip() else empty + 1
             if line.strip():
-                answer(check_text(line))
+                check_prompt(line)
+                answer(line)
         except (EOFError, Quit):
             say("")
             return

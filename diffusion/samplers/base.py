@@ -1,13 +1,15 @@
-"""What a sampler sees, and what it answers.
+"""What a sampler sees, and what it decides.
 
-A sampler answers two questions in each step, with tensors alone and all rows at once: for which
-positions it wants a prediction (`wanted`), and, having seen one drawn token for each, which of
-them are written and which written ones become masks again (`decide`). What it remembers between
-steps are (B, ...) tensors in ``state.memory``, so rows do not know of each other.
+In each step a sampler says which positions are predicted (`select`) and, given one drawn token for
+each, which are written and which written ones become masks again (`decide`). What it keeps between
+steps are (B, ...) tensors in ``state.memory``, so rows are independent of each other.
+
+A sampler that verifies does both in the same two methods, see `verifying`: it shows a draft to the
+next pass by ``state.memory["draft"]``, selects the drafted positions, and keeps or re-masks them.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +36,8 @@ class State:
     memory: dict[str, Tensor] = field(default_factory=dict)
     since: Tensor | None = None  # (B, 1) the step before each row's plan began
     parts: Tensor | None = None  # (B, 1) into how many a fixed number of steps is divided
-    noise: Noise | None = None  # what is taken back
+    noise: Noise | None = None  # what the denoiser removes
+    denoiser: object = None  # that of this generation, for what it computes besides logits
     random: Tensor | None = None  # (B, L) bool, visible tokens that are noise, as far as is known
 
     def __post_init__(self):
@@ -49,7 +52,7 @@ class State:
 
     @property
     def visible(self) -> Tensor:
-        """(B, L) bool: written, and free to be opened again."""
+        """(B, L) bool: written, and free to be masked again."""
         return self.editable & ~self.masked
 
     def uniform(self, stream: int, n: int | None = None) -> Tensor:
@@ -58,13 +61,22 @@ class State:
         return rng.uniform(key, n or self.ids.shape[1])
 
 
+class Decision(NamedTuple):
+    """What becomes of the canvas in one step, (B, L) each."""
+
+    write: Tensor  # bool: positions that take a token
+    remask: Tensor | None = None  # bool: visible positions that become masks again; None: none
+    tokens: Tensor | None = None  # int64: what is written; None: the tokens of the proposal
+    random: Tensor | None = None  # bool: written tokens that are noise; None: noise has none
+
+
 def ranks(score: Tensor) -> Tensor:
     """(B, L) place of each position when its row is sorted by descending score, from 0."""
     return score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
 
 class Sampler:
-    """The strategy that asks for every masked position and stops when none is left."""
+    """The strategy that predicts every masked position and stops when none is left."""
 
     total: int | None = None  # planned steps; None when decided as it goes
     # Whether predictions at visible positions must not see the token there. A model that was
@@ -87,17 +99,12 @@ class Sampler:
         """(B, 1) bool: rows that take the most probable tokens in this step instead of drawing;
         None means none."""
 
-    def decide(self, state: State, proposal: Proposal) -> tuple[Tensor, Tensor | None]:
-        """(masks to write, visible positions to mask again or None), both (B, L) bool."""
+    def decide(self, state: State, proposal: Proposal) -> Decision:
+        """What is written, and what becomes a mask again."""
         raise NotImplementedError
 
-    def written(self, state: State, proposal: Proposal) -> tuple[Tensor, Tensor | None]:
-        """(the tokens (B, L) that `decide`, before, has written, where it has; which of them are
-        random ones, (B, L) bool, or None)."""
-        return proposal.tokens, None
-
     def finished(self, state: State) -> Tensor:
-        """(B,) bool: rows that need no further step. Asked before each step."""
+        """(B,) bool: rows that need no further step, before each step."""
         return ~state.masked.any(1)
 
 

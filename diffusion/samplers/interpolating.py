@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from diffusion.proposal import Sampling
-from diffusion.samplers.base import Schedule, ranks
+from diffusion.samplers.base import Decision, Schedule, ranks
 from diffusion.samplers.spec import Range
 from diffusion.samplers.unmasking import Ancestral
 
 
 class Renewing(Ancestral):
     """What these have in common: a position that changes takes a token of the model, a random token
-    or a mask. ``memory["random"]`` (B, L) is where a random token comes in the current step."""
+    or a mask."""
 
     def shares(self, state) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
         """`Noise.shares` before and after this step."""
@@ -35,21 +35,17 @@ class Renewing(Ancestral):
 
     def settles(self, state) -> bool:
         """Whether what is written stays, so that a text is done when no mask is left."""
-        return not state.noise.doubtful
+        return not state.noise.has_random_tokens
 
-    def answer(self, state, proposal, model: Tensor, random: Tensor, masked: Tensor):
-        """What `decide` answers where the model writes, and where random tokens or masks come."""
+    def answer(self, state, proposal, model: Tensor, random: Tensor, masked: Tensor) -> Decision:
+        """The decision where the model writes, and where random tokens or masks come."""
         last = self.last(state)
         model, random = model | (random & last), random & ~last
-        state.memory["random"] = random
         new = state.masked | state.random | (proposal.tokens != state.ids)
-        return (model & new) | random, masked & state.visible
-
-    def written(self, state, proposal):
-        random = state.memory["random"]
-        if not random.any():
-            return proposal.tokens, random
-        return torch.where(random, state.noise.drawn(state.uniform(2)), proposal.tokens), random
+        tokens = None
+        if random.any():
+            tokens = torch.where(random, state.noise.drawn(state.uniform(2)), proposal.tokens)
+        return Decision((model & new) | random, masked & state.visible, tokens, random)
 
     def finished(self, state):
         done = ~state.masked.any(1)
@@ -148,7 +144,7 @@ class Ddim(Renewing):
         return self.answer(state, proposal, proposal.query_mask & ~keeps, random, u < masks)
 
     def settles(self, state):
-        return not state.noise.doubtful and self.sigma == 1
+        return not state.noise.has_random_tokens and self.sigma == 1
 
 
 class SelfCorrection(Posterior):
@@ -196,10 +192,8 @@ class SelfCorrection(Posterior):
 
     def decide(self, state, proposal):
         memory, correcting = state.memory, state.memory["correcting"]
-        written, masked = super().decide(state, proposal)
+        write, remask, first, random = super().decide(state, proposal)
         tokens, chance = proposal.drawn(self.rule, state.uniform(3))
-        memory["tokens"] = torch.where(correcting, tokens, proposal.tokens)
-        memory["random"] = memory["random"] & ~correcting
         judged = proposal.query_mask & correcting
         score = chance.masked_fill(~judged | (tokens == state.ids), -1)
         swap = (score >= 0) & (ranks(score) == 0)
@@ -213,11 +207,12 @@ class SelfCorrection(Posterior):
         memory["swapped"] = memory["swapped"] + correcting
         over = tired | ~swap.any(1, keepdim=True) | (memory["swapped"] >= self.corrections)
         memory["done"] = memory["done"] | (correcting & over)
-        return torch.where(correcting, swap, written), masked & ~correcting
-
-    def written(self, state, proposal):
-        tokens, random = super().written(state, proposal)
-        return torch.where(state.memory["correcting"], state.memory["tokens"], tokens), random
+        return Decision(
+            torch.where(correcting, swap, write),
+            remask & ~correcting,
+            torch.where(correcting, tokens, proposal.tokens if first is None else first),
+            random & ~correcting,
+        )
 
     def finished(self, state):
         state.memory["correcting"] = super().finished(state)[:, None]

@@ -42,8 +42,10 @@ def make_sampler(
     shared = {"n_steps": n_steps, "schedule": schedule}
     takes = spec.options_of(kind)
     own |= {key: v for key, v in shared.items() if key in takes and v is not None}
-    if noise is not None and noise.doubtful and name == "ancestral":
+    if noise is not None and noise.has_random_tokens and name == "ancestral":
         kind = import_module("diffusion.samplers.interpolating").Posterior
+    if name == "speculative":
+        own["end_id"] = end_id
     sampler = kind(**own)
     if name == "causal" and end_id is not None:
         block_length = 1

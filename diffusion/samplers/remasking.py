@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffusion import rng
-from diffusion.samplers.base import Sampler, Schedule, Timed, TimePower, ranks
+from diffusion.samplers.base import Decision, Sampler, Schedule, Timed, TimePower, ranks
 from diffusion.samplers.spec import Choices, Range
 from diffusion.samplers.unmasking import Ancestral
 
@@ -25,7 +25,7 @@ class RandomRemask(Timed):
         return state.masked & ~state.memory["noise"]
 
     def decide(self, state, proposal):
-        return proposal.query_mask, state.memory["noise"] & ~state.masked
+        return Decision(proposal.query_mask, state.memory["noise"] & ~state.masked)
 
     def finished(self, state):
         return (state.turn >= self.planned(state))[:, 0]
@@ -118,7 +118,7 @@ class ReMDM(Ancestral):
             state.memory["confidence"] = torch.where(
                 proposal.query_mask, proposal.probability, known
             )
-        return proposal.query_mask, state.memory["forget"]
+        return Decision(proposal.query_mask, state.memory["forget"])
 
     def finished(self, state):
         full = ~state.masked.any(1)
@@ -170,7 +170,7 @@ class P2(Timed):
         editable = state.editable.sum(1, keepdim=True)
         masks = ((1 - kept) * editable + 1e-9).floor()  # 10 * (1 - 0.9) is one
         keep = (ranks(score) < editable - masks) | self.finished_before(state)
-        return proposal.query_mask & state.masked & keep, state.visible & ~keep
+        return Decision(proposal.query_mask & state.masked & keep, state.visible & ~keep)
 
     def finished(self, state):
         return (state.turn >= self.planned(state))[:, 0]
@@ -211,9 +211,9 @@ class Wino(Sampler):
 
         back = proposal.probability_of(state.ids).masked_fill(~state.visible, torch.inf)
         most = (state.memory["accepted"] - 1) * (accepted > 1)
-        doubted = state.visible & (back < self.threshold_back) & (ranks(-back) < most)
+        unlikely = state.visible & (back < self.threshold_back) & (ranks(-back) < most)
         state.memory["accepted"] = accepted
-        return write, doubted
+        return Decision(write, unlikely)
 
 
 class Saber(Sampler):
@@ -263,4 +263,4 @@ class Saber(Sampler):
         state.memory["first"] = state.memory["first"].masked_fill(revert, math.nan)
         last = torch.where(write, proposal.probability, torch.where(written, now, last))
         state.memory["last"] = last.masked_fill(revert, math.nan)
-        return write, revert
+        return Decision(write, revert)

@@ -70,7 +70,8 @@ class Option(NamedTuple):
 
 def options_of(kind: type) -> dict[str, Option]:
     """The options of a sampler class by name: the parameters of its constructor and, where that
-    passes ``**options`` on, of those of its bases."""
+    passes ``**options`` on, of those of its bases. Keyword-only parameters are none: the program
+    sets them."""
     found: dict[str, Option] = {}
     for base in kind.__mro__:
         init = vars(base).get("__init__")
@@ -82,7 +83,7 @@ def options_of(kind: type) -> dict[str, Option]:
         for parameter in parameters:
             if parameter.kind is parameter.VAR_KEYWORD:
                 passes_on = True
-            elif parameter.name not in found:
+            elif parameter.kind is not parameter.KEYWORD_ONLY and parameter.name not in found:
                 found[parameter.name] = _option(parameter, hints[parameter.name])
         if not passes_on:
             break

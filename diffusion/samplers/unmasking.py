@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffusion import rng
 from diffusion.noise import SCHEDULES
-from diffusion.samplers.base import Sampler, Schedule, Timed, ranks
+from diffusion.samplers.base import Decision, Sampler, Schedule, Timed, ranks
 from diffusion.samplers.spec import Choices, Range
 
 SCORES = Choices({
@@ -48,7 +48,7 @@ class Ancestral(Timed):
         return state.masked & (opens | self.greedy(state))
 
     def decide(self, state, proposal):
-        return proposal.query_mask, None
+        return Decision(proposal.query_mask)
 
 
 class LeftToRight(Sampler):
@@ -59,7 +59,7 @@ class LeftToRight(Sampler):
         return state.masked & (state.masked.cumsum(1) == 1)
 
     def decide(self, state, proposal):
-        return proposal.query_mask, None
+        return Decision(proposal.query_mask)
 
 
 class FirstHitting(Sampler):
@@ -78,7 +78,7 @@ class FirstHitting(Sampler):
         return state.masked & (ranks(state.uniform(0).masked_fill(~state.masked, -1)) == 0)
 
     def decide(self, state, proposal):
-        return proposal.query_mask, None
+        return Decision(proposal.query_mask)
 
 
 class Confidence(Sampler):
@@ -119,7 +119,7 @@ class Confidence(Sampler):
             gumbel = -(-state.uniform(0).log()).log()
             # In float64, where no temperature that is allowed becomes 0 or infinite.
             score = score.to(gumbel.dtype) / self.alg_temp + gumbel
-        return proposal.query_mask & (ranks(score) < self._quota(state)), None
+        return Decision(proposal.query_mask & (ranks(score) < self._quota(state)))
 
 
 def quotas(masks: Tensor, n_steps: Tensor | int, schedule: str | None) -> Tensor:
@@ -157,7 +157,7 @@ class Threshold(Sampler):
 
     def decide(self, state, proposal):
         score = proposal.score(self.score)
-        return proposal.query_mask & ((score >= self.threshold) | (ranks(score) == 0)), None
+        return Decision(proposal.query_mask & ((score >= self.threshold) | (ranks(score) == 0)))
 
 
 class Factor(Sampler):
@@ -173,7 +173,7 @@ class Factor(Sampler):
         place = ranks(score)
         # The left side grows along the order, so testing each place tests the whole prefix.
         accepted = (place + 2) * (1 - score) < self.factor
-        return proposal.query_mask & (accepted | (place == 0)), None
+        return Decision(proposal.query_mask & (accepted | (place == 0)))
 
 
 class EntropyBound(Sampler):
@@ -195,7 +195,9 @@ class EntropyBound(Sampler):
         excess = entropy.cumsum(1) - entropy.cummax(1).values  # nan where inf - inf: not accepted
         accepted = excess <= self.gamma
         accepted[:, 0] = True
-        return proposal.query_mask & torch.zeros_like(accepted).scatter(1, order, accepted), None
+        return Decision(
+            proposal.query_mask & torch.zeros_like(accepted).scatter(1, order, accepted)
+        )
 
 
 class Klass(Sampler):
@@ -223,4 +225,4 @@ class Klass(Sampler):
         for now, before in itertools.pairwise(chain):  # only where it still matters
             sure = sure & (now.divergence(before, sure) < self.kl_threshold)
         surest = (ranks(score) == 0) & ~sure.any(1, keepdim=True)
-        return proposal.query_mask & (sure | surest), None
+        return Decision(proposal.query_mask & (sure | surest))

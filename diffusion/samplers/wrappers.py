@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from diffusion.samplers.base import Sampler, State
+from diffusion.samplers.base import Decision, Sampler, State
 
 
 class Blocks(Sampler):
@@ -56,9 +56,6 @@ class Blocks(Sampler):
     def decide(self, state, proposal):
         return self.inner.decide(self._block(state), proposal)
 
-    def written(self, state, proposal):
-        return self.inner.written(self._block(state), proposal)
-
     def finished(self, state):
         """Rows whose last block is done. The others turn to the next block here."""
         memory, count = state.memory, self._count(state)
@@ -105,7 +102,9 @@ class EarlyCommit(Sampler):
         return self.inner.greedy(state)
 
     def decide(self, state, proposal):
-        revealed, remasked = self.inner.decide(state, proposal.only(state.memory["wish"]))
+        write, remask, tokens, random = self.inner.decide(
+            state, proposal.only(state.memory["wish"])
+        )
         looked = state.masked & proposal.query_mask
         gap = proposal.gap().masked_fill(~looked, 0).sum(1, keepdim=True)
         left = state.masked.sum(1, keepdim=True)
@@ -113,16 +112,13 @@ class EarlyCommit(Sampler):
         third = (3 * (editable - left) // editable.clamp(min=1)).clamp(max=2)
         commit = looked.any(1, keepdim=True) & (gap >= left * self.gap * (3 - third) / 3)
         state.memory["committed"] = state.memory["committed"] | commit
-        if remasked is not None:
-            remasked = remasked & ~state.memory["committed"]
-        return torch.where(commit, state.masked, revealed), remasked
-
-    def written(self, state, proposal):
-        tokens, random = self.inner.written(state, proposal.only(state.memory["wish"]))
-        commit = state.memory["committed"]
-        return torch.where(
-            commit, proposal.tokens, tokens
-        ), random if random is None else random & ~commit
+        going = ~state.memory["committed"]
+        return Decision(
+            torch.where(commit, state.masked, write),
+            None if remask is None else remask & going,
+            None if tokens is None else torch.where(going, tokens, proposal.tokens),
+            None if random is None else random & going,
+        )
 
     def finished(self, state):
         return state.memory["committed"][:, 0] | self.inner.finished(state)
