@@ -100,7 +100,7 @@ def start_two(flags, folder: Path, script: Path | None = None) -> list[subproces
 
 def finish(processes: list[subprocess.Popen]) -> str:
     """What processes that end well have said on standard error."""
-    said = [process.communicate(timeout=120)[1] for process in processes]
+    said = [process.communicate(timeout=300)[1] for process in processes]
     for process, err in zip(processes, said, strict=True):
         assert process.returncode == 0, err
     return "".join(said)
