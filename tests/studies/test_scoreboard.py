@@ -416,7 +416,7 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case, text, grid, tin
     if not {"--settings", "--results", "--quick"} & set(flags):
         base += ["--settings", grid]
     code, out, err = call(*base, *flags)
-    said = [line for line in err.splitlines() if line.startswith("scoreboard.py: ")]
+    said = [line for line in err.splitlines() if "scoreboard.py: " in line]
     assert (code, out, len(said)) == (2, "", 1), err
     assert named in said[0] and "Traceback" not in err
 
