@@ -88,7 +88,7 @@ def check(generation, args, access, prompt: str | None) -> list[str] | None:
     """Refuse all that can be refused without a model; returns the prompts, None: ask for them."""
     console.prepare_streams()
     if prompt is not None:
-        prompts.check_prompt(prompt)
+        prompts.check_text(prompt)
     texts = [] if args.replay is not None else prompts.given_prompts(prompt, False)
     check_conflicts(CONFLICTS, generation, args, access, prompt=prompt, texts=texts)
     if generation.n_steps is not None and generation.sampler is None:

@@ -125,9 +125,7 @@ class CausalWriter:
     device: torch.device
     dtype: torch.dtype
     positions: int  # tokens the model can see at once
-    trained: ClassVar = True
     soft: ClassVar = None
-    blocks: ClassVar = False
     autoregressive: ClassVar = True
 
     def check(self, options: SamplingOptions) -> None:
@@ -141,6 +139,10 @@ class CausalWriter:
     def method(self, options: SamplingOptions) -> str:
         """How it writes, for people."""
         return "token by token, cached"
+
+    def notes(self, options: SamplingOptions) -> Iterator[str]:
+        """Nothing to know before the first text."""
+        return iter(())
 
     def generate(
         self, prompts: Sequence[str], options: SamplingOptions, samples: Sequence[int]

@@ -135,6 +135,29 @@ class Writer:
         """How it writes, for people."""
         return self.resolve(options).describe()
 
+    def notes(self, options: GenerationOptions) -> Iterator[str]:
+        """What a user should know before the first text: flags without effect, models not trained
+        for what they are about to do."""
+        soft = self.soft is not None and options.soft_masking
+        if self.soft is None and not options.soft_masking:
+            yield f"{self.name} has no soft-masking; --no_soft_masking changes nothing"
+        if soft and options.sampler_name in CAUSAL:
+            yield f"--sampler {options.sampler_name} keeps no masks, and so has no soft-masking"
+        for flag in ("forget_remasked", "skip_soft_masking"):
+            if not soft and getattr(options, flag):
+                yield f"without soft-masking --{flag} changes nothing"
+        # A model with a chat template was tuned elsewhere.
+        if not (self.trained or self.tokenizer.chat_template):
+            yield (
+                f"{self.name} was never trained as a denoiser; expect repeated, broken text until "
+                f"you train it: python finetune.py --model {self.name}"
+            )
+        elif options.attention == "block" and not self.blocks:
+            yield (
+                f"{self.name} was never trained to write block by block; expect broken text, or train "
+                f"it: python finetune.py --model {self.name} --layouts causal=1,block4=1,full=1"
+            )
+
     def denoise(
         self, canvas: Canvas, options: GenerationOptions, samples: Sequence[int], may_end: bool
     ) -> Iterator[Step]:

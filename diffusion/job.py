@@ -10,13 +10,12 @@ from typing import Self
 
 from diffusion import hardware
 from diffusion.canvas import Step, prompt_ids, written_ids
+from diffusion.cli import prompts
 from diffusion.cli.console import prepare_streams, progress, put, say
 from diffusion.cli.files import check_animation_path, write_text
 from diffusion.cli.options import WritingOptions
-from diffusion.cli.prompts import note_case, note_unknown
 from diffusion.errors import UserError
-from diffusion.options import GenerationOptions
-from diffusion.samplers.catalog import CAUSAL
+from diffusion.options import SamplingOptions
 from diffusion.views.animation import save_film, show_film
 from diffusion.views.film import film_of
 from diffusion.views.frames import Frame, Framer, status_of
@@ -47,7 +46,7 @@ class Output:
 
     def write(self, record: dict, shown: bool, line: str | None = None) -> None:
         """``shown``: the live view has left this text on the terminal already; ``line``: one line
-        of a table, to be written in place of the text."""
+        of a table, written instead of the text."""
         text = record["text"] if line is None else line
         text = json.dumps(record, ensure_ascii=False) if self.json else text
         # In a pipe, a blank line ends a text that may have several lines.
@@ -63,10 +62,10 @@ class Output:
 
 @dataclass
 class Job:
-    """A writer, what it is asked for, and where its texts go."""
+    """A writer, the options it writes with, and where its texts go."""
 
     writer: object
-    generation: GenerationOptions
+    requested: SamplingOptions  # as the user gave them; `generation` has defaults filled in
     script: WritingOptions
     asks: bool = False  # a person sits at the loop: Ctrl-C ends a text, and the last one is kept
     last: tuple[list[str], list[Frame]] = field(default_factory=lambda: ([], []))
@@ -74,44 +73,42 @@ class Job:
     def __post_init__(self):
         self.output = Output(self.script)
         self.framer = Framer(self.writer.tokenizer)
-        self.asked = self.generation  # as they were given
         self.ready()
 
-    def ready(self, left_to_right: bool = True) -> GenerationOptions:
-        """The options as they are for the canvas to come."""
-        self.generation = self.writer.resolve(self.asked, left_to_right)
+    def ready(self, left_to_right: bool = True) -> SamplingOptions:
+        """The options for the next canvas."""
+        self.generation = self.writer.resolve(self.requested, left_to_right)
         return self.generation
 
     @classmethod
     def load(
-        cls, loader: Callable, generation: GenerationOptions, script: WritingOptions, asks: bool
+        cls, loader: Callable, requested: SamplingOptions, script: WritingOptions, asks: bool
     ) -> Self:
-        """Load the model of ``script`` and check the options against it, and say what is going
-        on."""
+        """Load the model of ``script``, check the options against it, and say what is going on."""
         prepare_streams()
-        name, started = script.model, time.monotonic()
-        say(f"RoBERTa Diffusion: loading {name} ...")
-        writer = loader(name, script.tokenizer, script.device, script.dtype)
-        diffuses = isinstance(generation, GenerationOptions)
-        soft = writer.soft is not None
-        if diffuses and soft and not generation.soft_masking:
-            writer = writer.without_soft_masking()
-        job = cls(writer, generation, script, asks)
+        started = time.monotonic()
+        say(f"RoBERTa Diffusion: loading {script.model} ...")
+        writer = loader(script.model, script.tokenizer, script.device, script.dtype)
+        off = writer.soft is not None and not requested.soft_masking
+        job = cls(writer.without_soft_masking() if off else writer, requested, script, asks)
         writer.check(job.generation)
-        say(
-            f"ready in {time.monotonic() - started:.1f} s on {hardware.describe(writer.device, writer.dtype)}; "
-            f"{writer.method(job.generation)}, seed {generation.seed}"
-        )
-        note_case(writer.tokenizer, name)
-        for note in _notes(writer, job.generation, name) if diffuses else ():
+        seconds, where = time.monotonic() - started, hardware.describe(writer.device, writer.dtype)
+        how = writer.method(job.generation)
+        say(f"ready in {seconds:.1f} s on {where}; {how}, seed {job.generation.seed}")
+        prompts.note_case(writer.tokenizer, script.model)
+        for note in writer.notes(job.generation):
             say(f"note: {note}")
-        if diffuses and not (soft or generation.soft_masking):
-            say(f"note: {name} has no soft-masking; --no_soft_masking changes nothing")
         return job
 
     def note_unknown(self, texts: Iterable[str]) -> None:
-        """Say so where the model's tokenizer does not know parts of given texts."""
-        note_unknown(self.writer.tokenizer, self.writer.name, texts)
+        """Say so where the model's tokenizer does not know parts of fixed texts."""
+        prompts.note_unknown(self.writer.tokenizer, self.writer.name, texts)
+
+    def check_prompts(self, texts: list[str]) -> None:
+        """Refuse prompts that are too long, and name what the tokenizer does not know."""
+        options = self.ready()
+        prompt_ids(self.writer.tokenizer, texts, options.max_len, options.length)
+        self.note_unknown(texts)
 
     def used(self) -> str:
         """What takes memory, and what to do."""
@@ -136,62 +133,58 @@ class Job:
         return [items[i : i + size] for i in range(0, len(items), size)]
 
     def batches(
-        self, prompts: list[str], first: int = 0
+        self, texts: list[str], first: int = 0
     ) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
         """(prompts, sample numbers) of each batch: ``num_samples`` texts for each prompt, numbered
         from ``first``. A prompt that is too long is refused before the first text is written."""
-        self.ready()
-        prompt_ids(self.writer.tokenizer, prompts, self.generation.max_len, self.generation.length)
-        self.note_unknown(prompts)
+        self.check_prompts(texts)
         numbers = range(first, first + self.script.num_samples)
-        for batch in self.chunks((prompt, n) for prompt in prompts for n in numbers):
+        for batch in self.chunks((prompt, n) for prompt in texts for n in numbers):
             yield tuple(zip(*batch, strict=True))
 
     def show(
-        self, steps: Iterable[Step], asked: list, samples: Sequence[int], row: int | None = None
+        self, steps: Iterable[Step], known: list, samples: Sequence[int], row: int | None = None
     ) -> None:
         """Run a generation and put out its texts, or only that of ``row``.
 
         Args:
-            asked: for each text what was asked for, a dictionary to begin its record with, or a
-                function (last step, row, what was written) -> record.
+            known: for each text the beginning of its record, or a function (last step, row, facts
+                of what was written) -> record.
             samples: their numbers.
         """
         step, frames = self._watch(steps, row or 0)
-        records = []
+        texts = []
         for i in range(len(step.ids)) if row is None else [row]:
-            known = self._facts(step, i, samples[i])
-            records.append(
-                asked[i](step, i, known) if callable(asked[i]) else {**asked[i], **known}
-            )
-            self.output.write(records[-1], shown=self.live and i == (row or 0))
-        self.last = [record["text"] for record in records], frames
-        if self.animated:
-            film = self.film(frames)
-            if self.script.save_animation:
-                self.save(film, self.script.save_animation)
-            if self.script.show:
-                show_film(film)
+            facts = self._facts(step, i, samples[i])
+            record = known[i](step, i, facts) if callable(known[i]) else {**known[i], **facts}
+            self.output.write(record, shown=self.live and i == (row or 0))
+            texts.append(record["text"])
+        self.last = texts, frames
+        if self.script.save_animation:
+            self.save(self.script.save_animation)
+        if self.script.show:
+            show_film(self.film(frames))
 
     def save_last(self, path: str) -> None:
         """Save the last text as .txt, or how it was written as an animation."""
-        texts, frames = self.last
+        texts, _ = self.last
         if not texts:
             raise UserError("there is no text to save yet; type the beginning of one")
-        if Path(path).suffix.lower() != ".txt":
+        if Path(path).suffix.lower() == ".txt":
+            write_text(Path(path), "\n\n".join(texts) + "\n")
+            say(f"saved {path}")
+        else:
             check_animation_path(path, "/save")
-            self.save(self.film(frames), path)
-            return
-        write_text(Path(path), "\n\n".join(texts) + "\n")
-        say(f"saved {path}")
+            self.save(path)
 
     def film(self, frames: list[Frame]):
         title = f"{self.script.model}: {self.writer.method(self.generation)}, "
         title += f"{frames[-1].nfe} forward passes"
         return film_of(frames, title, status=status_of(self.writer))
 
-    def save(self, film, path: str) -> None:
-        save_film(film, path, on_progress=progress)
+    def save(self, path: str) -> None:
+        """Save how the last text was written as an animation."""
+        save_film(self.film(self.last[1]), path, on_progress=progress)
         say(f"saved {path}")
 
     def _watch(self, steps: Iterable[Step], row: int) -> tuple[Step, list[Frame]]:
@@ -216,7 +209,7 @@ class Job:
         return step, frames
 
     def _facts(self, step: Step, row: int, sample: int) -> dict:
-        """What is known of one text that was written: its JSON but for what was asked."""
+        """The facts of one text that was written, for its JSON."""
         written = int((~step.frozen[row] & ~step.masked[row]).sum())
         return {
             "text": self.framer.frame(step, row).text,
@@ -233,27 +226,6 @@ class Job:
             "device": str(self.writer.device),
             "dtype": str(self.writer.dtype).removeprefix("torch."),
         }
-
-
-def _notes(writer, generation: GenerationOptions, name: str) -> Iterator[str]:
-    """What a user should know of a model before it writes by these options."""
-    if writer.soft is not None and generation.sampler_name in CAUSAL:
-        yield f"--sampler {generation.sampler_name} has no masks that stay, and no soft-masking"
-    if writer.soft is None:
-        for flag in ("forget_remasked", "skip_soft_masking"):
-            if getattr(generation, flag):
-                yield f"without soft-masking --{flag} changes nothing"
-    # A model with a chat template was tuned elsewhere.
-    if not (writer.trained or writer.tokenizer.chat_template):
-        yield (
-            f"{name} was never trained as a denoiser; expect repeated, broken text until "
-            f"you train it: python finetune.py --model {name}"
-        )
-    elif generation.attention == "block" and not writer.blocks:
-        yield (
-            f"{name} was never trained to write block by block; expect broken text, or "
-            f"train it: python finetune.py --model {name} --layouts causal=1,block4=1,full=1"
-        )
 
 
 def _frame_time(first: Step) -> float:

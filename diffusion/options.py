@@ -5,10 +5,11 @@ and ``choices`` (names, with what they mean if it is a dict); `cli.values.check_
 Options of one sampler are parameters of its constructor, see `samplers.spec`.
 """
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 from diffusion.cli.conflicts import Conflict, check_conflicts
+from diffusion.cli.flags import TEXT, WRITTEN, flag
 from diffusion.cli.values import check_values, one_of
 from diffusion.errors import UserError
 from diffusion.samplers import spec
@@ -44,8 +45,8 @@ APPROXIMATE = {
 }
 
 
-def _option(default, help: str, **metadata):
-    return field(default=default, metadata={"help": help, **metadata})
+def _option(default, help: str, group: str = WRITTEN, **metadata):
+    return flag(default, help, group=group, **metadata)
 
 
 def _describe(table: dict[str, str]) -> str:
@@ -58,32 +59,37 @@ class SamplingOptions:
 
     max_len: int = _option(
         MAX_LEN,
-        "Tokens on the canvas: prompt, new text and <s>; by default no more than the model can see.",
+        "Tokens of prompt and new text, with <s>. By default no more than the model can see.",
         range=(3, 10**6),
+        group=TEXT,
     )
     prefix_len: int = _option(
         16,
         "Prompt tokens the reference model was trained to see; longer and shorter prompts are kept "
         "whole too.",
         range=(1, None),
+        group=TEXT,
+        rare=True,
     )
     length: int | None = _option(
-        None, "Write exactly so many new tokens and do not stop at </s>.", range=(1, None)
+        None, "Write exactly N new tokens and do not stop at </s>.", range=(1, None), group=TEXT
     )
     temperature: float = _option(1.0, "0 takes the most probable token.", range=(0, None))
     top_k: int = _option(50, "Sample from the k best tokens; 0: from all.", range=(0, None))
     top_p: float = _option(0.95, "Then from the fewest tokens with this probability mass.")
-    seed: int = _option(0, "Same seed, same text.")
+    seed: int = _option(0, "Same seed, same text.", group=TEXT)
     repetition_penalty: float = _option(
         1.0,
-        "Above 1: tokens that stand anywhere in the text become less likely.",
+        "Above 1: tokens that occur anywhere in the text become less likely.",
         range=(0.01, None),
+        rare=True,
     )
     no_repeat_ngram_size: int = _option(
         0,
-        "No n-gram that stands to the left is completed again; 0: off. Strict "
-        "only where one token is written at a time, from left to right.",
+        "No n-gram of the text to the left is repeated; 0: off. Strict only where one token is "
+        "written at a time, from left to right.",
         range=(0, None),
+        rare=True,
     )
 
     @classmethod
@@ -140,16 +146,16 @@ class GenerationOptions(SamplingOptions):
 
     sampler: str | None = _option(
         None,
-        "Which positions are written in each step, as NAME or NAME:OPTION=VALUE,... such as "
-        f"remdm:eta=0.02,remask=cap; --list_samplers describes them. Default: {BLOCK_SAMPLER} in "
+        "Which positions are written in each step, such as confidence or "
+        f"remdm:eta=0.02,remask=cap. Default: {BLOCK_SAMPLER} in "
         f"block attention, else {DEFAULT_SAMPLER[0]} with --block_length {DEFAULT_SAMPLER[1]}; "
         "ancestral for models trained for random tokens.",
     )
     n_steps: int | None = _option(
         None,
-        f"Denoising steps of {', '.join(STEPPED)}; default {N_STEPS}, or {NOISED_STEPS} where a model "
-        f"trained for random tokens writes by {', '.join(NOISED)}. The other samplers take as many as "
-        "they need.",
+        f"Denoising steps; default {N_STEPS}, or {NOISED_STEPS} for models trained for random tokens "
+        f"with {', '.join(NOISED)}. Only {', '.join(STEPPED)} have it; other samplers take as many "
+        "steps as they need.",
         range=(1, MAX_STEPS),
     )
     schedule: str | None = _option(
@@ -157,11 +163,12 @@ class GenerationOptions(SamplingOptions):
         f"Noise schedule of {', '.join(NOISED)} and remdm (default linear) and confidence "
         f"(default: equal shares): {', '.join(SCHEDULES)}.",
         choices=SCHEDULES,
+        rare=True,
     )
     block_length: int | None = _option(
         None,
-        "Fill blocks of so many tokens from left to right, the steps divided among them; default 0: "
-        f"the whole canvas at once; in block attention {BLOCK_LENGTH}.",
+        f"Fill blocks of N tokens from left to right. Default 0: the whole canvas at once; in block "
+        f"attention {BLOCK_LENGTH}. The steps are divided among the blocks.",
         range=(0, None),
     )
     early_commit: float | None = _option(
@@ -169,48 +176,60 @@ class GenerationOptions(SamplingOptions):
         "Write all that is left once the mean gap between the two best logits reaches this, 2/3 and "
         "1/3 of it in the later thirds of the writing (Prophet: 7.5); default 0: never.",
         range=(0, None),
+        rare=True,
     )
     attention: str = _option(
         "auto", "What a position sees. " + _describe(ATTENTION) + ".", choices=ATTENTION
     )
     cache: bool = _option(
-        True, "Whether block attention keeps keys and values. Without, the same text in more time."
+        True,
+        "Whether block attention keeps keys and values.",
+        off="Block attention keeps no keys and values: the same text in more time.",
+        rare=True,
     )
     approximate_cache: str | None = _option(
         None,
         "With --attention full and --block_length: keep keys and values although they change, for "
         "fewer slots and other texts. " + _describe(APPROXIMATE) + ".",
         choices=APPROXIMATE,
+        rare=True,
     )
     cache_refresh: int | None = _option(
         None,
         "With --approximate_cache: compute the whole canvas in every so-many-th pass over a block; "
         "default: in the first one alone.",
         range=(1, None),
+        rare=True,
     )
     guidance: float = _option(
         0.0,
-        "Weight of classifier-free guidance towards the prompt; doubles the "
-        "forward passes; 0: none.",
+        "Weight of classifier-free guidance. It doubles the forward passes.",
         range=(0, None),
     )
     soft_masking: bool = _option(
-        True, "Let masks remember what was predicted for them, where the model was trained so."
+        True,
+        "Whether masks carry earlier predictions, where the model was trained for soft-masking.",
+        off="Masks carry no earlier predictions, in models trained for soft-masking.",
+        rare=True,
     )
     skip_soft_masking: str | None = _option(
         None,
-        "first: masks remember nothing while more than 4/5 of the new tokens are masks; last: while "
-        "fewer than 1/5 are.",
+        "first: no soft-masking while more than 4/5 of the new tokens are masks; last: while fewer "
+        "than 1/5 are.",
         choices=("first", "last"),
+        rare=True,
     )
     forget_remasked: bool = _option(
-        False, "With soft-masking: a mask that was a token before remembers nothing."
+        False,
+        "With soft-masking: a mask that was a token before carries no earlier predictions.",
+        rare=True,
     )
     window_stride: int | None = _option(
         None,
-        "For --max_len beyond the positions of the model: write so many new "
-        "tokens at a time, after what still fits of the text before.",
+        "For --max_len beyond the positions of the model: write N new tokens at a time, after as much "
+        "of the text before as fits.",
         range=(1, None),
+        rare=True,
     )
 
     @property

@@ -60,17 +60,9 @@ class Steps:
         ids[:, 0] = BOS
         self.rows = list(ids)
         mix = dict.fromkeys(args.layouts, 1.0)
+        sizes = {"micro_batch": self.batch, "global_batch": self.batch}
         self.collators = MixCollator(
-            Absorbing(MASK),
-            [BOS, PAD],
-            1,
-            mix,
-            self.shift,
-            1.67,
-            "linear",
-            0,
-            self.batch,
-            self.batch,
+            Absorbing(MASK), [BOS, PAD], 1, mix=mix, shift=self.shift, causal_weight=1.67, **sizes
         ).collators
         self.done, self.flop = 0, {}  # steps, and operations of the last one of each layout
 

@@ -55,6 +55,28 @@ def code_read_once():
         yield
 
 
+@pytest.fixture(scope="session")
+def loaded_writers():
+    return {}
+
+
+@pytest.fixture
+def kept_models(monkeypatch, loaded_writers):
+    """The scripts load each model once for all tests, which takes longer than to write a text."""
+    from diffusion import autoregressive, generate
+
+    for module, name in ((generate, "load_writer"), (autoregressive, "load_causal_writer")):
+        load = getattr(module, name)
+
+        def kept(*arguments, load=load, **more):
+            key = str((load.__name__, arguments, more))
+            if key not in loaded_writers:
+                loaded_writers[key] = load(*arguments, **more)
+            return loaded_writers[key]
+
+        monkeypatch.setattr(module, name, kept)
+
+
 @pytest.fixture
 def run_script(monkeypatch, capsys):
     """Runs a script in this process: (module, its arguments) -> (exit code, standard output,

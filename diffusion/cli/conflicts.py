@@ -1,7 +1,7 @@
 """Combinations of options that mean nothing, as tables that scripts, tests and docs share."""
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -18,20 +18,37 @@ class Conflict(NamedTuple):
     )
 
 
+def clash(one: str, other: str, sentence: str) -> Conflict:
+    """Two options that exclude each other, by the names of their flags; `prompt` is the argument."""
+    names = {"prompt": "PROMPT"}
+    flags = " with ".join(names.get(name, f"--{name}") for name in (one, other))
+    return Conflict(flags, lambda o: {one, other} <= o.given, sentence)
+
+
 def check_conflicts(conflicts: Iterable[Conflict], *options, **more) -> None:
     """Refuse the first conflict that applies.
 
+    Beside the values of all options a conflict may read ``given``: the names of the flags whose
+    values are not the defaults, such as ``sampler`` or, for a switch turned off, ``no_cache``.
+
     Args:
         options: instances of dataclasses, whose fields the conflicts read by name.
-        more: further values by name, such as the prompt.
+        more: further values by name, such as the prompt; given unless None or False.
 
     Raises:
         UserError: the sentence of that conflict.
     """
-    given = {f.name: getattr(o, f.name) for o in options for f in fields(o)} | more
+    values = {f.name: getattr(o, f.name) for o in options for f in fields(o)} | more
+    given = {name for name, value in more.items() if value is not None and value is not False}
+    for option in (option for group in options for option in fields(group)):
+        made = option.default_factory is not MISSING
+        default = option.default_factory() if made else option.default
+        if values[option.name] != default:
+            given.add(f"no_{option.name}" if default is True else option.name)
+    found = SimpleNamespace(**values, given=given)
     for conflict in conflicts:
-        if conflict.applies(SimpleNamespace(**given)):
-            raise UserError(conflict.sentence.format(**given))
+        if conflict.applies(found):
+            raise UserError(conflict.sentence.format(**values))
 
 
 def alone(name: str, owners: Iterable[type], allowed: Collection[str], why: str) -> list[Conflict]:

@@ -10,12 +10,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from diffusion.errors import UserError, first_line
+from filelock import FileLock, Timeout
 
-try:
-    import fcntl
-except ImportError:  # Windows has none: nothing is locked there
-    fcntl = None
+from diffusion.errors import UserError, first_line
 
 LOCK, STAGING, MODEL_STAGING = ".lock", ".writing", ".writing-model"
 MOST_BYTES = 2**28  # of a file of JSON, settings or text to work on
@@ -91,28 +88,22 @@ def check_output_dir(path: str, overwrite: bool, resume: bool, overwrite_flag: s
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """No two processes in a folder: a file that the system releases when its process dies."""
+    """No two processes in a folder: the system releases the lock when its process dies."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise UserError(
-                    f"--output_dir {folder} is being written by process {file.read().strip()}; "
-                    "wait for it, or give another folder"
-                ) from None
-            except OSError:  # a file system that knows no locks
-                pass
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                (folder / LOCK).unlink()
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"--output_dir {folder} is being written by another process; wait for it, or give "
+            "another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / LOCK).unlink()
+        lock.release()
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
@@ -185,44 +176,30 @@ def check_file(flag: str, path: str) -> None:
 
 
 def check_apart(outputs: dict[str, str | None], inputs: dict[str, str | None]) -> None:
-    """Refuse an output that would replace an input or another output of the command; both are
-    flags with what was given for them, None: nothing. An input may be no file, or a device: what is
-    typed into /dev/stdin may go to /dev/stdout."""
-    taken = {flag: path for flag, path in inputs.items() if path and _exists(path)}
-    folders = {flag: path for flag, path in inputs.items() if path and _is_folder(path)}
+    """Refuse an output that would replace an input or another output of the command, or lie in a
+    folder that is read, unless that is the current one.
+
+    Args:
+        outputs, inputs: flags with their values, None where they are not given. An input may be no
+            file, or a device: /dev/stdin may go to /dev/stdout.
+    """
+    files, folders = {}, {}
+    for flag, path in inputs.items():
+        if path and os.path.isfile(path):
+            files[Path(path).resolve()] = flag
+        elif path and os.path.isdir(path) and Path(path).resolve() != Path.cwd():
+            folders[Path(path).resolve()] = flag
     for flag, path in outputs.items():
-        for other, folder in folders.items() if path else ():
-            if Path(folder).resolve() in Path(path).resolve().parents:
-                raise UserError(
-                    f"{flag} {path!r} lies in the folder of {other}; give another place"
-                )
-        for other, name in taken.items() if path else ():
-            if _same(path, name):
-                raise UserError(f"{other} and {flag} are both {path!r}; give two files")
-        if path:
-            taken[flag] = path
-
-
-def _exists(path: str) -> bool:
-    try:
-        return os.path.isfile(path)
-    except ValueError:
-        return False
-
-
-def _is_folder(path: str) -> bool:
-    """Whether an input is a folder whose files are read; the current one is where outputs go."""
-    try:
-        return os.path.isdir(path) and not os.path.samefile(path, ".")
-    except (OSError, ValueError):
-        return False
-
-
-def _same(one: str, other: str) -> bool:
-    """Whether two names, of which a file may not exist yet, are of one file."""
-    if os.path.exists(one) and os.path.exists(other):
-        return os.path.samefile(one, other)
-    return Path(one).resolve() == Path(other).resolve()
+        if not path:
+            continue
+        place = Path(path).resolve()
+        for folder in set(place.parents) & set(folders):
+            raise UserError(
+                f"{flag} {path!r} lies in the folder of {folders[folder]}; give another place"
+            )
+        if place in files:
+            raise UserError(f"{files[place]} and {flag} are both {path!r}; give two files")
+        files[place] = flag
 
 
 ANIMATIONS = (".gif", ".mp4", ".html", ".png")

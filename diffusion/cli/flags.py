@@ -21,6 +21,9 @@ TRUTHS = {
     **dict.fromkeys(("yes", "true", "t", "y", "1"), True),
     **dict.fromkeys(("no", "false", "f", "n", "0"), False),
 }
+# Headings of the help, in their order; those of other classes follow.
+TEXT, WRITTEN, SHOWN, MODEL = "The text", "How it is written", "What is shown", "The model"
+HEADINGS = (TEXT, WRITTEN, SHOWN, MODEL)
 COLUMN, WIDTH = 30, 100  # where the help of a flag begins and ends
 
 
@@ -142,7 +145,7 @@ def help_text(
     Args:
         everything: rare flags, too, and all that the help of a flag says, not its first sentence.
     """
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {heading: [] for heading in HEADINGS}
     for owner in classes:
         documented = owner.__doc__ and not owner.__doc__.startswith(f"{owner.__name__}(")
         title = owner.__doc__.split("\n")[0].rstrip(".:") if documented else owner.__name__
@@ -152,11 +155,10 @@ def help_text(
                 group = groups.setdefault(option.metadata.get("group", title), [])
                 group += _lines(option, kinds_of(hints[option.name]), everything)
     if prompt_help is not None:
-        first = next(iter(groups.values()))
-        first[:0] = _columns("  PROMPT", prompt_help)
+        groups[TEXT][:0] = _columns("  PROMPT", prompt_help)
     lines = [(description or "").strip()]
     for title, flags in groups.items():
-        lines += ["", f"{title}:", *flags]
+        lines += ["", f"{title}:", *flags] if flags else []
     return "\n".join([*lines, "" if everything else "\n--help_all lists all flags."]).rstrip()
 
 
@@ -181,7 +183,7 @@ def _metavar(kinds: set[type]) -> str:
 
 
 def _columns(name: str, text: str) -> list[str]:
-    lines = textwrap.wrap(text, WIDTH - COLUMN) or [""]
+    lines = textwrap.wrap(text, WIDTH - COLUMN, break_on_hyphens=False) or [""]
     if len(name) > COLUMN - 2:
         return [name, *(f"{'':{COLUMN}}{line}" for line in lines)]
     return [f"{name:{COLUMN}}{lines[0]}".rstrip(), *(f"{'':{COLUMN}}{line}" for line in lines[1:])]

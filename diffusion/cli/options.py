@@ -1,107 +1,110 @@
-"""The options of the scripts that write, and of those that compare two models."""
+"""The options of the scripts that write."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from diffusion.cli.conflicts import Conflict, clash
 from diffusion.cli.files import check_animation_path, check_apart, check_display, check_file
-from diffusion.cli.prompts import check_prompt
+from diffusion.cli.flags import MODEL, SHOWN, TEXT, flag
+from diffusion.cli.prompts import check_text
 from diffusion.cli.values import check_values
-from diffusion.errors import UserError
 
 
 @dataclass
 class WritingOptions:
     """What to write from and to; a script names its own default model."""
 
-    model: str = field(
-        default="roberta-small-wikitext",
-        metadata={"help": "Folder, name in weights/, or hub name such as roberta-base."},
+    unconditional: bool = flag(False, "Write from an empty prompt.", group=TEXT)
+    num_samples: int = flag(1, "Texts for each prompt.", range=(1, 10**6), group=TEXT)
+    skip_bad: bool = flag(
+        False, "Skip piped prompts that are not UTF-8 text.", rare=True, group=TEXT
     )
-    tokenizer: str | None = field(default=None, metadata={"help": "Default: the model's."})
-    num_samples: int = field(
-        default=1, metadata={"help": "Texts for each prompt.", "range": (1, 10**6)}
+    output: str | None = flag(
+        None, "Write the texts to this file instead.", metavar="FILE", group=SHOWN
     )
-    batch_size: int = field(
-        default=8,
-        metadata={
-            "help": "Texts written at once; in float32 it does not change them.",
-            "range": (1, None),
-        },
+    json: bool = flag(
+        False, "One JSON object a text: prompt, text, ids, NFE and more.", group=SHOWN
     )
-    unconditional: bool = field(default=False, metadata={"help": "Write from nothing."})
-    skip_bad: bool = field(
-        default=False, metadata={"help": "Leave out piped prompts that are not UTF-8 text."}
+    save_animation: str | None = flag(
+        None, "Save how one text is written as .gif, .mp4, .html or .png.",
+        metavar="FILE", group=SHOWN,
+    )  # fmt: skip
+    show: bool = flag(False, "Play the animation in a window.", group=SHOWN)
+    live: bool = flag(
+        True, "Show the canvas while it fills.", off="No live view in the terminal.", group=SHOWN
     )
-    device: str = field(default="auto", metadata={"help": "auto: CUDA, then MPS, then CPU."})
-    dtype: str = field(
-        default="auto",
-        metadata={
-            "help": "float32, bfloat16, float16, or auto: bfloat16 for large models where "
-            "the device has it, else float32."
-        },
-    )
-    output: str | None = field(
-        default=None, metadata={"help": "Write the texts to this file instead."}
-    )
-    json: bool = field(
-        default=False, metadata={"help": "One JSON object a text: prompt, text, ids, NFE, ..."}
-    )
-    save_animation: str | None = field(
-        default=None,
-        metadata={"help": "Save the generation of one text as .gif, .mp4, .html or .png."},
-    )
-    show: bool = field(default=False, metadata={"help": "Play the animation in a window."})
-    live: bool = field(
-        default=True, metadata={"help": "Show the canvas while it fills (in a terminal)."}
-    )
+    model: str = flag(
+        "roberta-small-wikitext",
+        "Folder, name in weights/, or hub name.", group=MODEL,
+    )  # fmt: skip
+    tokenizer: str | None = flag(None, "Default: the model's.", rare=True, group=MODEL)
+    batch_size: int = flag(
+        8, "Texts written at once; in float32 it does not change them.",
+        range=(1, None), group=MODEL,
+    )  # fmt: skip
+    device: str = flag("auto", "cuda, mps or cpu; auto takes the first available.", group=MODEL)
+    dtype: str = flag(
+        "auto", "float32, bfloat16 or float16. auto is bfloat16 for large models where the device "
+        "supports it, else float32.", group=MODEL,
+    )  # fmt: skip
 
     @property
     def outputs(self) -> dict[str, str | None]:
         """The files that are written, by their flags."""
         return {"--output": self.output, "--save_animation": self.save_animation}
 
-    def check_flags(self, prompt: str | None, edits: bool = False) -> None:
-        """Refuse all that can be refused without a model; ``edits``: the text to work on is given
-        by a flag."""
+    def check(self, prompt: str | None) -> None:
+        """Refuse values out of range, an empty prompt and files that cannot be written."""
         check_values(self)
         if prompt is not None:
-            if self.unconditional:
-                raise UserError(
-                    "--unconditional writes from nothing; leave out the prompt, or the flag"
-                )
-            check_prompt(prompt)
+            check_text(prompt)
         if self.save_animation is not None:
             check_animation_path(self.save_animation)
         if self.show:
             check_display()
-        one_text = (prompt is not None or self.unconditional or edits) and self.num_samples == 1
-        if (self.save_animation or self.show) and not one_text:
-            flag = "--save_animation" if self.save_animation else "--show"
-            if edits:
-                raise UserError(
-                    f"{flag} animates one text, and --num_samples {self.num_samples} writes several; "
-                    "leave out one of the two"
-                )
-            raise UserError(
-                f"{flag} animates one text; give one prompt (or --unconditional) and one sample"
-            )
         if self.output is not None:
             check_file("--output", self.output)
         check_apart(self.outputs, {"--model": self.model, "--tokenizer": self.tokenizer})
 
 
+# Beside the options these read `prompt` and whether a flag `brings_text`.
+WRITING = (
+    clash(
+        "prompt", "unconditional",
+        "--unconditional writes from an empty prompt; leave out the prompt or the flag",
+    ),
+    *(
+        clash(
+            name, "num_samples",
+            f"--{name} animates one text and --num_samples {{num_samples}} writes several; leave out "
+            "one of the two",
+        )
+        for name in ("save_animation", "show")
+    ),
+    *(
+        Conflict(
+            f"--{name} without PROMPT",
+            lambda o, name=name: name in o.given
+            and not {"prompt", "unconditional", "brings_text"} & o.given,
+            f"--{name} animates one text; give one prompt as an argument, or --unconditional",
+        )
+        for name in ("save_animation", "show")
+    ),
+)  # fmt: skip
+
+
 @dataclass
 class PairOptions:
-    """Two models to hold against each other, and where they compute."""
+    """Two models to compare, and where they compute."""
 
-    model: str = field(
-        default="roberta-small-wikitext",
-        metadata={"help": "The masked LM: folder, name in weights/, or hub name."},
+    model: str = flag(
+        "roberta-small-wikitext",
+        "The masked LM: folder, name in weights/, or hub name.",
+        group=MODEL,
     )
-    baseline: str = field(
-        default="gpt2-small-wikitext",
-        metadata={"help": "The causal LM: folder, name in weights/, or hub name such as gpt2."},
+    baseline: str = flag(
+        "gpt2-small-wikitext", "The causal LM: folder, name in weights/, or hub name.", group=MODEL
     )
-    device: str = field(default="auto", metadata={"help": "auto: CUDA, then MPS, then CPU."})
-    dtype: str = field(
-        default="auto", metadata={"help": "float32, bfloat16, float16 or auto, as in inference.py."}
+    device: str = flag("auto", "cuda, mps or cpu; auto takes the first available.", group=MODEL)
+    dtype: str = flag(
+        "auto", "float32, bfloat16, float16 or auto, as in inference.py.", group=MODEL
     )

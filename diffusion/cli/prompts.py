@@ -13,18 +13,20 @@ from diffusion.text.reading import folds_case, unknown
 with contextlib.suppress(ImportError):  # Windows has none: lines cannot be edited there
     import readline  # noqa: F401  (input() takes it: arrow keys, and the lines typed before)
 
-PROMPT_HELP = "Beginning of the text. Without one it is asked for, or read from a pipe."
+PROMPT_HELP = "Beginning of the text; else prompts are read from a pipe, or asked for."
 MOST_NAMED = 5  # parts of a text that a note lists
 QUESTION = "Beginning of a text (some {} tokens, or more; two empty lines: quit) > "
 
 
-def check_prompt(prompt: str) -> None:
-    if not prompt.strip():
-        raise UserError("the prompt is empty; give the beginning of a text")
+def check_text(text: str, what: str = "the prompt") -> str:
+    """The text; `UserError` if it is empty, or holds bytes that are no UTF-8."""
+    if not text.strip():
+        raise UserError(f"{what} is empty; give some text")
     try:
-        prompt.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError("the prompt is not UTF-8 text; re-encode it as UTF-8") from None
+        raise UserError(f"{what} is not UTF-8 text; re-encode it as UTF-8") from None
+    return text
 
 
 def given_prompts(
@@ -88,9 +90,13 @@ class Quit(Exception):
 
 
 def ask(answer: Callable[[str], None], question: str) -> None:
-    """Ask a ``question`` until two empty lines, Ctrl-D or a `Quit`, and ``answer`` what is typed.
+    """Ask a question until two empty lines, Ctrl-D or a `Quit`, and answer what is typed.
 
     Ctrl-C ends an answer, or empties the line; what is wrong with a line ends nothing.
+
+    Args:
+        answer: called with each line that is not empty.
+        question: shown before each line, such as `QUESTION.format(prefix_len)`.
     """
     empty = 0
     while empty < 2:
@@ -98,8 +104,7 @@ def ask(answer: Callable[[str], None], question: str) -> None:
             line = _input(question)
             empty = 0 if line.strip() else empty + 1
             if line.strip():
-                check_prompt(line)
-                answer(line)
+                answer(check_text(line))
         except (EOFError, Quit):
             say("")
             return

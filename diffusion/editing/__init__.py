@@ -1,1 +1,1 @@
-"""Texts that exist in part: holes, rewriting, interpolation, scoring."""
+"""Texts that exist in part: blanks, rewriting, interpolation, scoring."""

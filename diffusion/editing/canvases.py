@@ -1,4 +1,4 @@
-"""Canvases for texts that exist in part: holes to fill, a text to rewrite, two texts to mix."""
+"""Canvases of partly fixed text: blanks to fill, a text to rewrite, two texts to mix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,20 +30,21 @@ RENOISE, MIX = -1, -2
 
 TO_WRITE = -1  # the id of a token that is not there yet
 
-# ---------------------------------------------------------------- holes
+# ---------------------------------------------------------------- blanks
 
-# What stands at the edges of a hole must leave the spaces of the template as they are, and what
-# stands beside words to keep must leave them words.
+# Tokens at the edges of a blank must keep the spaces of the template, and tokens beside kept words
+# must not run into them.
 RULED = ("ByteLevel", *SPACED)  # kinds of tokenizers whose tokens tell about spaces
 ANY, OPENS, JOINS, CLOSES, AFTER, BEFORE, BETWEEN, FRONT, STARTS = KINDS = range(9)
 
 
 def edge_rules(speller: Speller, vocab_size: int) -> Tensor:
-    """(kinds, V) bool, see `Allowed`: tokens that may open a hole behind a space (one space, then a
-    visible character), or without one (a visible character); tokens that may close a hole (no
-    white space at the end); tokens that do not begin with a letter or digit, do not end with one,
-    do neither; tokens that may begin a text, and do not end with a letter or digit; tokens that may
-    begin a text."""
+    """(kinds, V) bool, see `Allowed`: the tokens that each of `KINDS` admits.
+
+    OPENS: one space, then a visible character. JOINS: a visible character first. CLOSES: no white
+    space last. AFTER, BEFORE, BETWEEN: no letter or digit first, last, at both ends. STARTS: may
+    begin a text. FRONT: STARTS and BEFORE.
+    """
     spelled = [speller.bytes_of(i) for i in range(min(vocab_size, len(speller.tokenizer)))]
     rules = torch.zeros(len(KINDS), vocab_size, dtype=torch.bool)
     for kind, fits in {
@@ -77,32 +78,31 @@ def _letter(character: str) -> bool:
 
 @dataclass(frozen=True)
 class Segment:
-    """A given text of a template: what of it is shown as given, the ids (n,) of its tokens, what
-    each of them stands for, and the rule of the hole behind it."""
+    """A fixed text of a template."""
 
-    text: str
+    text: str  # as it is shown
     ids: list[int]
-    pieces: list[str]
-    edge: int
+    pieces: list[str]  # the part of the text that each token stands for
+    edge: int  # the rule for the first token of the blank after it
 
 
 def segments(speller: Speller, template: Template) -> list[Segment]:
-    """The given texts of a template, one more than it has holes."""
+    """The fixed texts of a template, one more than it has blanks."""
     out = []
-    for text, given in zip(template.texts, template.given(), strict=True):
-        goes_on = out and speller.kind in SPACED and given[:1].strip()
-        ids, pieces = (read_on if goes_on else read)(speller.tokenizer, given)
+    for text, fixed in zip(template.texts, template.fixed(), strict=True):
+        continues = out and speller.kind in SPACED and fixed[:1].strip()
+        ids, pieces = (read_on if continues else read)(speller.tokenizer, fixed)
         edge = _edge(speller, text, ids, first=not out)
-        if speller.kind == "ByteLevel":  # the space before a hole is a byte of what is written
-            text = given
+        if speller.kind == "ByteLevel":  # the space before a blank is a byte of what is written
+            text = fixed
         if pieces:
-            pieces[-1] += text[len(given) :]
+            pieces[-1] += text[len(fixed) :]
         out.append(Segment(text, ids, pieces, edge))
     return out
 
 
 def _edge(speller: Speller, text: str, ids: list[int], first: bool) -> int:
-    """The rule for the first token behind a given text."""
+    """The rule for the first token after a fixed text."""
     if text.endswith(" "):
         return OPENS
     if (text or first) and speller.awaits_word(text, ids):
@@ -115,41 +115,41 @@ def _edge(speller: Speller, text: str, ids: list[int], first: bool) -> int:
 def infill_canvas(
     tokenizer, template: Template, layouts: list[tuple[int, ...]], vocab_size: int
 ) -> Canvas:
-    """``<s>`` and the text of a template with masks in its holes, a row for each layout.
+    """``<s>`` and a template with masks in its blanks, a row for each layout.
 
     Args:
-        layouts: B tuples of the lengths of the holes.
+        layouts: B tuples of the lengths of the blanks.
         vocab_size: of the model.
     """
     speller = Speller(tokenizer)
-    given = segments(speller, template)
+    fixed = segments(speller, template)
     rows, kinds, typed = [], [], []
     for lengths in layouts:
-        ids, kind = [tokenizer.bos_token_id, *given[0].ids], [ANY] * (1 + len(given[0].ids))
-        for length, before, behind in zip(lengths, given, given[1:], strict=False):
-            ids += [TO_WRITE] * length + behind.ids
-            # A hole of one token opens and closes: what may open may close, too.
+        ids, kind = [tokenizer.bos_token_id, *fixed[0].ids], [ANY] * (1 + len(fixed[0].ids))
+        for length, before, after in zip(lengths, fixed, fixed[1:], strict=False):
+            ids += [TO_WRITE] * length + after.ids
+            # A blank of one token opens and closes: a token that may open may also close.
             kind += [before.edge, *[ANY] * (length - 2), *[CLOSES] * (length > 1)]
-            kind += [ANY] * len(behind.ids)
+            kind += [ANY] * len(after.ids)
         rows.append(torch.tensor(ids))
         kinds.append(torch.tensor(kind))
-        typed.append(_typed_round(speller, given, lengths))
+        typed.append(_typed_around(speller, fixed, lengths))
     return canvas_of(tokenizer, rows, _allowed(speller, kinds, vocab_size), typed)
 
 
-def _typed_round(speller: Speller, given: list[Segment], lengths: tuple[int, ...]) -> Typed:
-    """The record of a template in a row with holes of these lengths."""
-    if all(speller.spells(part.ids, "".join(part.pieces)) for part in given):
+def _typed_around(speller: Speller, fixed: list[Segment], lengths: tuple[int, ...]) -> Typed:
+    """The record of a template in a row with blanks of these lengths."""
+    if all(speller.spells(part.ids, "".join(part.pieces)) for part in fixed):
         return NOTHING
-    pieces, behind, tight, at = {}, {}, set(), 1
-    for part, length in zip_longest(given, lengths, fillvalue=0):
+    pieces, after, tight, at = {}, {}, set(), 1
+    for part, length in zip_longest(fixed, lengths, fillvalue=0):
         if part.ids:
             pieces |= dict(enumerate(part.pieces, at))
-        elif part.text:  # at the beginning, or behind the hole before
-            (pieces if at == 1 else behind)[at - 1] = part.text
+        elif part.text:  # at the beginning, or after the previous blank
+            (pieces if at == 1 else after)[at - 1] = part.text
         tight |= {at, at + len(part.ids)}
         at += len(part.ids) + length
-    return Typed(pieces, behind, frozenset(tight))
+    return Typed(pieces, after, frozenset(tight))
 
 
 def _allowed(speller: Speller, kinds: list[Tensor], vocab_size: int) -> Allowed | None:
@@ -159,8 +159,8 @@ def _allowed(speller: Speller, kinds: list[Tensor], vocab_size: int) -> Allowed 
     return Allowed(_padded(kinds, ANY)[0], edge_rules(speller, vocab_size))
 
 
-def hole_spans(tokenizer, template: Template, lengths: tuple[int, ...]) -> list[tuple[int, int]]:
-    """(start, end) of each hole on the canvas, in tokens."""
+def blank_spans(tokenizer, template: Template, lengths: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(start, end) of each blank on the canvas, in tokens."""
     spans, at = [], 1
     for part, length in zip(segments(Speller(tokenizer), template), lengths, strict=False):
         at += len(part.ids)
@@ -195,13 +195,12 @@ def rewrite_canvas(
     """``<s>`` and a text each of whose tokens is masked with probability ``strength``.
 
     That is the forward process up to the time with r(t) = strength (SDEdit, arXiv:2108.01073, for
-    text). What stays visible is given: a sampler changes masks only, even if it masks again. No
-    space is written in front of a text that has none there.
+    text). Visible tokens are fixed, for samplers that re-mask too. A text that begins without a
+    space keeps beginning without one.
 
     Args:
         keys: (B,) random keys; a row for each.
-        keep: words whose tokens are never masked. What is written beside them does not run into
-            them.
+        keep: words whose tokens are never masked; new tokens beside them do not run into them.
         vocab_size: of the model.
     """
     speller = Speller(tokenizer)
@@ -219,8 +218,8 @@ def rewrite_canvas(
     allowed, typed = None, ()
     if speller.kind in RULED:
         rules = edge_rules(speller, vocab_size)
-        # Where the text had no letter beside the words, none may come. The characters tell: the
-        # bytes of a curly quote look like those of a letter.
+        # Where the text had no letter beside the words, none may come. This looks at characters,
+        # since the bytes of a curly quote look like those of a letter.
         bare_before = torch.tensor([not _letter(text[i - 1 : i]) for i in start.tolist()])
         bare_after = torch.tensor([not _letter(text[i : i + 1]) for i in end.tolist()])
         before, after = torch.zeros_like(kept), torch.zeros_like(kept)
@@ -236,7 +235,7 @@ def rewrite_canvas(
     if not tokens:
         typed = [Typed({0: text})] * len(rows)
     elif not speller.spells(tokens, text):
-        typed = [typed_where(pieces, given) for given in (~masked[:, 1:]).tolist()]
+        typed = [typed_where(pieces, fixed) for fixed in (~masked[:, 1:]).tolist()]
     return Canvas(rows, ~masked, torch.zeros_like(masked), allowed, typed)
 
 
@@ -248,12 +247,12 @@ def interpolation_canvas(
 ) -> Canvas:
     """``<s>`` and a mixture of the words of two texts, with masks between them.
 
-    At weight w a word of the first text is kept with probability (1-w)^2 and one of the second
-    with w^2: all of one text at either end, half of the words at w = 1/2, and masks for the rest.
-    The length goes evenly from that of the first text to that of the second, and a kept word stands
-    at its own relative place; where two meet, the one kept more firmly stays. Each word has one
-    random number for all weights, so that what is kept of the first text only shrinks on the way,
-    and of the second only grows, but for words that meet. No space is written in front.
+    At weight w a word of the first text is kept with probability (1-w)^2 and a word of the second
+    with w^2; the rest are masks. The length changes linearly from that of the first text to that of
+    the second, and a kept word stays at its relative position; of two that overlap the one with the
+    smaller u / probability stays. Each word has one random number u for all weights, so that the
+    words of the first text only disappear along the way, and those of the second only appear,
+    except for overlaps. The text begins without a space.
 
     Args:
         weights: (B,) in [0, 1].
@@ -298,14 +297,13 @@ def _words(speller: Speller, ids: list[int], pieces: list[str]) -> list[tuple[in
     return list(pairwise([*starts, len(ids)]))
 
 
-# ---------------------------------------------------------------- all of them
+# ---------------------------------------------------------------- shared
 
 
 def canvas_of(
     tokenizer, rows: list[Tensor], allowed: Allowed | None = None, typed: Sequence[Typed] = ()
 ) -> Canvas:
-    """A canvas of rows (L_b,) of different lengths, padded on the right; what is `TO_WRITE` in them
-    is noise."""
+    """A canvas of rows (L_b,) of different lengths, padded on the right, with masks at `TO_WRITE`."""
     ids, padding = _padded(rows, padding_id(tokenizer))
     written = ids != TO_WRITE
     ids = Absorbing.of(tokenizer).corrupt(ids, ~written)
@@ -323,23 +321,22 @@ def _padded(rows: list[Tensor], fill: int) -> tuple[Tensor, Tensor]:
 
 
 def bounds_of(
-    writer, rows: list[list[int]], given: list[int], sizes: list[int], **settings
+    writer, rows: list[list[int]], fixed: list[int], sizes: list[int], **settings
 ) -> list[TextBound]:
-    """The likelihood bound of each of several token rows.
+    """The likelihood bound of each of several token rows after its first ``fixed`` tokens.
 
     Args:
-        given: how many first tokens of each row are not asked for.
-        sizes: bytes of what is.
+        sizes: bytes of the text that they spell.
         settings: draws, batch_size, seed and on_batch of `likelihood.text_bounds`.
     """
     canvas = canvas_of(writer.tokenizer, [torch.tensor(ids) for ids in rows]).to(writer.device)
-    start = torch.tensor(given, device=writer.device)[:, None]
+    start = torch.tensor(fixed, device=writer.device)[:, None]
     after = torch.arange(canvas.ids.shape[1], device=writer.device) >= start
     denoiser = writer.denoiser
     values = text_bounds(
         denoiser.reader, canvas, after & ~canvas.padding, denoiser.noise, **settings
     )
-    counts = [len(ids) - n for ids, n in zip(rows, given, strict=True)]
+    counts = [len(ids) - n for ids, n in zip(rows, fixed, strict=True)]
     return [TextBound.of(v, n, s) for v, n, s in zip(values, counts, sizes, strict=True)]
 
 

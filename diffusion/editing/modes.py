@@ -1,30 +1,31 @@
 """The editing modes of inference.py: infill, rewrite, interpolate, score, the best of several.
 
-Canvases come from `canvases`, the one loop writes them, and a `Job` shows and saves what comes out.
+Canvases come from `canvases`, the loop fills them, and a `Job` shows and saves the texts.
 """
 
 import itertools
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from diffusion import rng
 from diffusion.canvas import Canvas, Step, prompt_ids, written_ids
 from diffusion.cli.console import progress, say
 from diffusion.editing.canvases import (
+    blank_spans,
     bounds_of,
     check_room,
-    hole_spans,
     infill_canvas,
     interpolation_canvas,
     rewrite_canvas,
     segments,
 )
+from diffusion.editing.chat import Chat
 from diffusion.editing.options import DRAWS, POINTS, STRENGTH, EditingOptions
 from diffusion.editing.templates import (
-    LIKE_A_HOLE,
+    LIKE_A_BLANK,
     Template,
     changes,
     marked_changes,
@@ -48,8 +49,7 @@ def best_of(job: "Job", editing: EditingOptions, prompts: list[str]) -> None:
             f"--best_of scores whole texts, and {writer.name} sees {writer.positions} positions; "
             f"use --max_len {writer.positions} or less"
         )
-    prompt_ids(writer.tokenizer, prompts, generation.max_len, generation.length)
-    job.note_unknown(prompts)
+    job.check_prompts(prompts)
     n = editing.best_of
     for prompt, number in itertools.product(prompts, range(job.script.num_samples)):
         # Text 0 is the best of what --num_samples N would write, text 1 of the next N, ...
@@ -57,19 +57,18 @@ def best_of(job: "Job", editing: EditingOptions, prompts: list[str]) -> None:
         places = _candidates(
             job, samples, lambda some, p=prompt: writer.generate([p] * len(some), generation, some)
         )
-        texts = [_until_end(job, steps[-1], row) for steps, row, _ in places]
-        ids, given = zip(*texts, strict=True)
+        ids, fixed = zip(*(_until_end(job, place) for place in places), strict=True)
         framer = Framer(writer.tokenizer)
-        added = [framer.frame(steps[-1], row).added() for steps, row, _ in places]
-        bounds = _bounds(job, ids, given, editing.draws or DRAWS, added)
+        added = [framer.frame(place.steps[-1], place.row).added() for place in places]
+        bounds = _bounds(job, ids, fixed, editing.draws or DRAWS, added)
         best = min(range(n), key=lambda i: bounds[i].nats_per_token)
-        steps, row, some = places[best]
         known = {
             "prompt": prompt,
             "best_of": n,
             "bound": asdict(bounds[best]),
             "candidates": [round(bound.nats_per_token, 4) for bound in bounds],
         }
+        steps, row, some = places[best]
         job.show(iter(steps), [known] * len(some), list(some), row)
         chosen = f"the best of {n}, with " if n > 1 else ""
         say(
@@ -79,16 +78,18 @@ def best_of(job: "Job", editing: EditingOptions, prompts: list[str]) -> None:
 
 
 def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
-    """Fill the holes of a template; of several lengths, keep the best."""
+    """Fill the blanks of a template; of several lengths, keep the best."""
     tokenizer = job.writer.tokenizer
     if template.layouts > 1:
         check_feature("infill", job.writer.noise.name, job.writer.name)
-    framer, layouts = Framer(tokenizer), list(itertools.product(*template.holes))
-    if mark := next(filter(None, map(LIKE_A_HOLE.search, template.texts)), None):
-        say(f"note: {printable(mark[0])} is plain text; <mask:1> is a hole of one token")
-    given = sum(len(part.ids) for part in segments(framer.speller, template))
-    tokens = sum(hole[-1] for hole in template.holes)  # before a canvas is made: it may be huge
-    check_room(f"the text with {tokens} tokens in its holes", 1 + given + tokens, *_room(job))
+    framer, layouts = Framer(tokenizer), list(itertools.product(*template.blanks))
+    samples = range(job.script.num_samples)
+    if mark := next(filter(None, map(LIKE_A_BLANK.search, template.texts)), None):
+        say(f"note: {printable(mark[0])} is plain text; <mask:1> is a blank of one token")
+    # Before a canvas is made, which may be huge.
+    fixed = sum(len(part.ids) for part in segments(framer.speller, template))
+    tokens = sum(blank[-1] for blank in template.blanks)
+    check_room(f"the text with {tokens} tokens in its blanks", 1 + fixed + tokens, *_room(job))
     job.note_unknown(template.texts)
 
     def begin(layouts, samples):
@@ -96,24 +97,22 @@ def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
 
     def known(lengths, **more) -> Callable:
         def record(step, row: int, written: dict) -> dict:
-            spans = hole_spans(tokenizer, template, lengths)
+            spans = blank_spans(tokenizer, template, lengths)
             places = [
                 {"start": start, "end": end, "text": written["text"][start:end], "tokens": n}
                 for (start, end), n in zip(framer.spans(step, row, spans), lengths, strict=True)
             ]
-            return {"infill": str(template), **more, **written, "holes": places}
+            return {"infill": str(template), **more, **written, "blanks": places}
 
         return record
 
-    samples = range(job.script.num_samples)
     if len(layouts) == 1:
         for some in job.chunks(samples):
             job.show(begin(layouts * len(some), some), [known(layouts[0])] * len(some), some)
         return
     for sample in samples:
         places = _candidates(job, layouts, lambda part, s=sample: begin(part, [s] * len(part)))
-        firsts = [steps for steps, row, _ in places if row == 0]
-        scores = [score for steps in firsts for score in _pseudo_likelihood(job, steps[-1])]
+        scores = [x for p in places if p.row == 0 for x in _pseudo_likelihood(job, p.steps[-1])]
         best = max(range(len(scores)), key=scores.__getitem__)
         steps, row, part = places[best]
         tried = [
@@ -130,7 +129,7 @@ def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
 
 
 def rewrite(job: "Job", editing: EditingOptions, text: str) -> None:
-    """Mask a part of a text and write it anew; tell what changed."""
+    """Mask random tokens of a text, fill them, and show what changed."""
     tokenizer, keep = job.writer.tokenizer, editing.keep or []
     strength = STRENGTH if editing.strength is None else editing.strength
     (ids,) = prompt_ids(tokenizer, [text], sys.maxsize)
@@ -167,8 +166,7 @@ def interpolate(job: "Job", editing: EditingOptions, texts: list[str]) -> None:
         check_room(f"the text {short(text)!r}", len(ids), *_room(job))
     job.note_unknown(texts)
     jobs = itertools.product(range(job.script.num_samples), range(points))
-    # Somebody who looks on sees each text come.
-    for some in job.chunks(jobs, 1 if job.live else None):
+    for some in job.chunks(jobs, 1 if job.live else None):  # the live view shows each text
         samples = [sample for sample, _ in some]
         weights = [point / (points - 1) for _, point in some]
         keys = rng.row_keys(job.generation.seed, samples)
@@ -223,6 +221,7 @@ MODES = {
     "interpolate": interpolate,
     "score": score,
     "best_of": best_of,
+    "chat": lambda job, editing, questions: Chat(job, editing).run(questions),
 }
 
 
@@ -243,31 +242,32 @@ def _denoise(job: "Job", canvas: Canvas, samples):
     return job.writer.denoise(canvas, options, samples, may_end=False)
 
 
-def _candidates(job: "Job", items, begin: Callable) -> list[tuple]:
-    """Write texts of which one will be shown.
+class _Candidate(NamedTuple):
+    """One of several texts of which one will be shown."""
 
-    Args:
-        begin: starts the generation of a batch of items, a stream of steps.
+    steps: Sequence[Step]  # of its batch: all if it may be shown on its way, else the last alone
+    row: int
+    items: Sequence  # of its batch
 
-    Returns:
-        (steps, row, batch of items) of each item. The steps are all of them if the chosen one
-        will be shown on its way, else the last alone.
-    """
+
+def _candidates(job: "Job", items: Sequence, begin: Callable) -> list[_Candidate]:
+    """Write a text for each item; ``begin`` starts the generation of a batch of items."""
     watched = job.live or job.animated or job.asks
     places = []
     for part in job.chunks(items):
         steps = deque(begin(part), maxlen=None if watched else 1)
-        places += [(steps, row, part) for row in range(len(part))]
+        places += [_Candidate(steps, row, part) for row in range(len(part))]
         progress(len(places), len(items), "candidate")
     return places
 
 
-def _until_end(job: "Job", step: Step, row: int) -> tuple[list[int], int]:
-    """(the ids of a text up to its written end, how many of them were given)."""
+def _until_end(job: "Job", place: _Candidate) -> tuple[list[int], int]:
+    """(the ids of a text up to its written end, how many of them are the prompt's)."""
+    step, row = place.steps[-1], place.row
     ids = written_ids(step, row)
-    given = int((step.frozen[row] & ~step.padding[row]).sum())
+    fixed = int((step.frozen[row] & ~step.padding[row]).sum())
     end = job.writer.tokenizer.eos_token_id
-    return (ids[: ids.index(end, given) + 1] if end in ids[given:] else ids), given
+    return (ids[: ids.index(end, fixed) + 1] if end in ids[fixed:] else ids), fixed
 
 
 def _pseudo_likelihood(job: "Job", step: Step) -> list[float]:
@@ -279,13 +279,13 @@ def _pseudo_likelihood(job: "Job", step: Step) -> list[float]:
 
 
 def _bounds(
-    job: "Job", rows: list[list[int]], given: list[int], draws: int, texts: list[str]
+    job: "Job", rows: list[list[int]], fixed: list[int], draws: int, texts: list[str]
 ) -> list[TextBound]:
-    """The bound of each text, of what follows its first ``given`` tokens; see `bounds_of`."""
+    """The bound of each text after its first ``fixed`` tokens; see `bounds_of`."""
     return bounds_of(
         job.writer,
         rows,
-        given,
+        fixed,
         [len(text.encode()) for text in texts],
         draws=draws,
         batch_size=job.script.batch_size,

@@ -1,219 +1,189 @@
-"""The flags of the editing modes, and what they read: a text, a file, or the lines of a file."""
+"""The flags of the editing modes, what they conflict with, and the texts and files they name."""
 
 import os
 import re
-import sys
 from dataclasses import dataclass, field, fields
+from itertools import combinations
 from pathlib import Path
 
+from diffusion.cli.conflicts import Conflict, check_conflicts, clash
 from diffusion.cli.console import say
 from diffusion.cli.files import check_apart, read_bytes
-from diffusion.cli.options import WritingOptions
+from diffusion.cli.flags import TEXT, flag
+from diffusion.cli.options import WRITING, WritingOptions
+from diffusion.cli.prompts import check_text
 from diffusion.cli.values import check_values
-from diffusion.editing.templates import HOLE, kept_characters, parse_template
+from diffusion.editing.templates import BLANK, kept_characters, parse_template
 from diffusion.errors import UserError, printable
 from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import CAUSAL
 
 MODES = ("infill", "rewrite", "interpolate", "score", "best_of", "chat")
-HOLES = MODES[:3]  # what is given stands behind what is written, too
+BOTH_SIDES = MODES[:3]  # fixed text may follow what is written
+BRINGS_TEXT = MODES[:4]
 STRENGTH, POINTS, DRAWS = 0.4, 5, 16
 
 
 @dataclass
 class EditingOptions:
-    """What to do instead of continuing a prompt. None: not asked for."""
+    """What to do instead of continuing a prompt. None: not given."""
 
-    infill: str | None = field(
-        default=None,
-        metadata={"help": "Fill the holes of a text, or of a file: 'The <mask:6> sat' has one of six tokens, "
-                  "<mask:2-8> tries the lengths and keeps the one with the best pseudo-likelihood.",
-                  "metavar": "TEXT"},
+    infill: str | None = flag(
+        None, "Fill the blanks of a text or file: <mask:6> has six tokens. "
+        "<mask:2-8> tries each length and keeps the text with the best pseudo-likelihood.",
+        metavar="TEXT", group=TEXT,
     )  # fmt: skip
-    rewrite: str | None = field(
-        default=None,
-        metadata={"help": "Mask a random part of a text, or of a file, and write it anew.",
-                  "metavar": "TEXT"},
-    )  # fmt: skip
-    strength: float | None = field(
-        default=None,
-        metadata={"owners": ("rewrite",), "range": (0, 1), "help": "rewrite: probability of masking a token, from 0 to 1; default "
-                  f"{STRENGTH}.", "metavar": "X"},
+    rewrite: str | None = flag(
+        None, "Mask random tokens of a text or of a file and fill them.", metavar="TEXT", group=TEXT
+    )
+    strength: float | None = flag(
+        None, f"rewrite: probability that a token is masked. Default {STRENGTH}.",
+        range=(0, 1), owners=("rewrite",), group=TEXT,
     )  # fmt: skip
     keep: list[str] | None = field(
         default=None,
-        metadata={"owners": ("rewrite",), "help": "rewrite: words that are never masked; several that belong together "
-                  "in quotes.",
-                  "action": "extend", "metavar": "WORDS"},
+        metadata={"help": "rewrite: words that are never masked; put phrases in quotes.",
+                  "action": "extend", "metavar": "WORDS", "owners": ("rewrite",), "group": TEXT},
     )  # fmt: skip
     interpolate: list[str] | None = field(
         default=None,
-        metadata={
-            "help": "Texts on the way between two texts, or files; not with --save_animation.",
-            "metavar": ("A", "B"),
-        },
+        metadata={"help": "Texts between two texts or files.",
+                  "nargs": 2, "metavar": ("A", "B"), "group": TEXT},
+    )  # fmt: skip
+    points: int | None = flag(
+        None, f"interpolate: texts, both ends included. Default {POINTS}.",
+        range=(2, None), owners=("interpolate",), group=TEXT,
+    )  # fmt: skip
+    score: str | None = flag(
+        None, "Bound the likelihood of each line of a file, in nats.", metavar="FILE", group=TEXT
     )
-    points: int | None = field(
-        default=None,
-        metadata={"owners": ("interpolate",), "range": (2, None), "help": f"interpolate: texts, both ends included; default {POINTS}.",
-                  "metavar": "N"},
+    rank: bool = flag(
+        False, "score: sort by nats per token, the most likely first.",
+        owners=("score",), group=TEXT,
     )  # fmt: skip
-    score: str | None = field(
-        default=None,
-        metadata={"help": "Bound the likelihood of each line of a file, in nats; not with "
-                  "--save_animation.",
-                  "metavar": "FILE"},
+    best_of: int | None = flag(
+        None, "Keep the best of N texts. That is the one with the lowest likelihood bound per token.",
+        range=(1, None), group=TEXT,
     )  # fmt: skip
-    rank: bool = field(
-        default=False,
-        metadata={"owners": ("score",), "help": "score: the likeliest first, by nats per token."},
-    )
-    best_of: int | None = field(
-        default=None,
-        metadata={"range": (1, None), "help": "Write so many texts for each one asked for, and keep the one with the "
-                  "least likelihood bound per token.", "metavar": "N"},
+    draws: int | None = flag(
+        None, f"score, best_of: random mask patterns for each text. Default {DRAWS}.",
+        range=(1, None), owners=("score", "best_of"), rare=True, group=TEXT,
     )  # fmt: skip
-    draws: int | None = field(
-        default=None,
-        metadata={"owners": ("score", "best_of"), "range": (1, None), "help": f"score, best_of: random sets of masks for each text; default {DRAWS}.",
-                  "metavar": "N"},
+    chat: bool = flag(
+        False, "Answer questions in the form of the tokenizer's chat template. The interactive loop "
+        "continues the conversation.", group=TEXT,
     )  # fmt: skip
-    chat: bool = field(
-        default=False,
-        metadata={"help": "Take prompts for questions, and answer them in the form of the tokenizer's chat "
-                  "template; in the loop the conversation goes on."},
+    system: str | None = flag(
+        None, "chat: system message, where the template has one.",
+        metavar="TEXT", owners=("chat",), rare=True, group=TEXT,
     )  # fmt: skip
-    system: str | None = field(
-        default=None,
-        metadata={"owners": ("chat",), "help": "chat: what stands before the conversation, where the "
-                  "template has a place for it.", "metavar": "TEXT"},
-    )  # fmt: skip
-
-    @property
-    def modes(self) -> list[str]:
-        """What is asked for of `MODES`, of which one may be."""
-        return [mode for mode in MODES if _given(getattr(self, mode))]
 
     @property
     def mode(self) -> str | None:
-        """The mode that is asked for: infill, rewrite, interpolate, score, best_of, chat, or None."""
-        return next(iter(self.modes), None)
-
-    def check_flags(self, generation: GenerationOptions, lists: bool = False) -> None:
-        """Refuse two modes, an option of another mode, a value outside its range, and options of
-        generation that would mean nothing.
-
-        Args:
-            lists: whether the samplers are to be listed, and nothing else.
-        """
-        if len(self.modes) > 1:
-            first, second, *_ = self.modes
-            raise UserError(f"--{first} and --{second} are two tasks; give one of them")
-        for option in fields(self):
-            owners = option.metadata.get("owners")
-            if owners and _given(getattr(self, option.name)) and self.mode not in owners:
-                raise UserError(
-                    f"--{option.name} is an option of --{' or --'.join(owners)}; add that, or "
-                    "leave it out"
-                )
-        check_values(self)
-        if self.interpolate is not None and len(self.interpolate) != 2:
-            raise UserError(
-                f"--interpolate takes two texts, each in quotes, and not {len(self.interpolate)}"
-            )
-        if lists:
-            if self.mode is not None:
-                raise UserError(f"--list_samplers only lists; leave it out, or --{self.mode}")
-            generation.own_options()
-        elif self.mode in HOLES and (
-            generation.sampler_name in CAUSAL
-            or generation.attention == "block"
-            or generation.approximate_cache is not None
-        ):
-            flag = "--attention block"
-            if generation.approximate_cache is not None:
-                flag = f"--approximate_cache {generation.approximate_cache}"
-            if generation.sampler_name in CAUSAL:
-                flag = f"--sampler {generation.sampler}"
-            raise UserError(
-                f"{flag} writes from left to right, and --{self.mode} fills holes; leave it out"
-            )
-        elif self.mode == "score":
-            for option in fields(generation):
-                value = getattr(generation, option.name)
-                if (
-                    option.name not in ("seed", "max_len", "soft_masking")
-                    and value != option.default
-                ):
-                    raise UserError(
-                        f"--{option.name} {value} is for writing, and --score only reads; leave "
-                        "it out"
-                    )
+        """The one of `MODES` that is asked for, or None."""
+        return next((mode for mode in MODES if _given(getattr(self, mode))), None)
 
     @property
     def brings_text(self) -> bool:
-        """Whether a flag gives the text to work on."""
-        return self.mode not in (None, "best_of", "chat")
+        """Whether a flag names the text to work on."""
+        return self.mode in BRINGS_TEXT
 
-    def read(self, generation: GenerationOptions, script: WritingOptions, prompt: str | None):
-        """What the mode works on, read and checked; None where prompts are what it takes."""
-        mode = self.mode
-        if mode == "chat":
-            self._check_chat(generation, script, prompt)
-        if not self.brings_text:
-            return None
-        if prompt is not None or script.unconditional:
-            other = "a prompt" if prompt is not None else "--unconditional"
-            raise UserError(f"--{mode} brings its own text; leave out {other}")
-        if generation.length is not None:
-            raise UserError(f"--length is for new texts; leave it out with --{mode}")
-        if generation.window_stride is not None:
-            raise UserError(
-                f"--{mode} works on a whole text, which the model must see at once; leave out "
-                "--window_stride"
-            )
-        animated = script.save_animation is not None or script.show
-        if animated and mode in ("interpolate", "score"):
-            flag = "--show" if script.show else "--save_animation"
-            raise UserError(f"{flag} animates one text; --{mode} has several, leave it out")
-        if mode == "score" and script.num_samples != 1:
-            raise UserError("--num_samples is for writing, and --score only reads; leave it out")
-        values = getattr(self, mode)
-        for name in values if isinstance(values, list) else [values]:
-            check_apart(script.outputs, {f"--{mode}": name})
-        if mode == "infill":
-            return parse_template(text_or_file(self.infill, "--infill"))
-        if mode == "rewrite":
-            text = text_or_file(self.rewrite, "--rewrite")
-            kept_characters(text, self.keep)
-            return text
-        if mode == "interpolate":
-            return [text_or_file(text, "--interpolate") for text in self.interpolate]
-        return score_lines(self.score)
+    def check(self, script: WritingOptions, generation: GenerationOptions, **more) -> None:
+        """Refuse values out of range, and combinations of options that mean nothing.
 
-    def _check_chat(
-        self, generation: GenerationOptions, script: WritingOptions, prompt: str | None
-    ) -> None:
-        if script.unconditional:
-            raise UserError(
-                "--unconditional writes from nothing, and --chat answers questions; leave out one of "
-                "the two"
-            )
-        if generation.window_stride is not None:
-            raise UserError(
-                "--chat answers what the model must see at once; leave out --window_stride"
-            )
-        if script.num_samples != 1 and prompt is None and sys.stdin.isatty():
-            raise UserError(
-                f"--num_samples {script.num_samples}: a conversation goes on from one answer; leave it "
-                "out, or give one question with --chat"
-            )
+        Args:
+            more: the ``prompt`` of the command line, and whether the script ``asks`` for prompts.
+        """
+        check_values(self)
+        more |= {"mode": self.mode, "brings_text": self.brings_text}
+        more |= {"sampler_name": generation.sampler_name}
+        check_conflicts((*EDITING, *WRITING), self, script, generation, **more)
+
+    def read(self, script: WritingOptions):
+        """The text to work on, read and checked; None where the mode takes prompts."""
         if self.system is not None:
             check_text(self.system, "--system")
+        if not self.brings_text:
+            return None
+        values = getattr(self, self.mode)
+        for name in values if isinstance(values, list) else [values]:
+            check_apart(script.outputs, {f"--{self.mode}": name})
+        if self.score is not None:
+            return score_lines(self.score)
+        if self.interpolate is not None:
+            return [text_or_file(text, "--interpolate") for text in self.interpolate]
+        text = text_or_file(values, f"--{self.mode}")
+        if self.infill is not None:
+            return parse_template(text)
+        kept_characters(text, self.keep)
+        return text
 
 
 def _given(value) -> bool:
     return value is not None and value is not False  # 0.0 is a value, and equals False
+
+
+# What a mode does not go with, and why.
+_WRITES = tuple(
+    f"no_{option.name}" if option.default is True else option.name
+    for option in fields(GenerationOptions)
+    if option.name not in ("seed", "max_len", "soft_masking", "length", "window_stride")
+)
+_EXCLUDED = (
+    (BRINGS_TEXT, ("prompt", "unconditional"), "brings its own text"),
+    (BRINGS_TEXT, ("length",), "keeps the length of its text"),
+    (BRINGS_TEXT, ("window_stride",), "needs the model to see the whole text"),
+    (("score",), (*_WRITES, "num_samples"), "only reads"),
+    (("interpolate", "score"), ("save_animation", "show"), "has several texts to animate"),
+    (BOTH_SIDES, ("approximate_cache",), "has fixed text after its masks"),
+    (("chat",), ("unconditional",), "answers questions"),
+    (("chat",), ("window_stride",), "needs the model to see the whole conversation"),
+    (MODES, ("list_samplers",), "writes or reads texts"),
+)
+EDITING = (
+    *(
+        clash(one, other, f"--{one} and --{other} are two tasks; give one of them")
+        for one, other in combinations(MODES, 2)
+    ),
+    *(
+        Conflict(
+            f"--{option.name} without --{' or --'.join(owners)}",
+            lambda o, name=option.name, owners=owners: name in o.given and o.mode not in owners,
+            f"--{option.name} is an option of --{' or --'.join(owners)}; add that or leave it out",
+        )
+        for option in fields(EditingOptions)
+        if (owners := option.metadata.get("owners"))
+    ),
+    *(
+        clash(name, mode, f"--{mode} {why}; leave out {name if name == 'prompt' else '--' + name}")
+        for modes, names, why in _EXCLUDED
+        for mode in modes
+        for name in names
+    ),
+    *(
+        Conflict(
+            f"{flags} with --{mode}",
+            lambda o, mode=mode, applies=applies: o.mode == mode and applies(o),
+            f"--{mode} has fixed text after its masks, and {said} writes from left to right; leave "
+            f"out {said.split()[0]}",
+        )
+        for mode in BOTH_SIDES
+        for flags, said, applies in (
+            ("--sampler causal", "--sampler {sampler}", lambda o: o.sampler_name in CAUSAL),
+            ("--attention block", "--attention block", lambda o: o.attention == "block"),
+        )
+    ),
+    Conflict(
+        "--num_samples with --chat without PROMPT",
+        lambda o: o.chat and o.asks and o.num_samples != 1,
+        "--num_samples {num_samples}: a conversation continues from one answer; leave it out, or "
+        "give one question as an argument",
+    ),
+    clash(
+        "guidance", "unconditional",
+        "--guidance {guidance} needs a prompt; leave out --guidance or --unconditional",
+    ),
+)  # fmt: skip
 
 
 def text_or_file(value: str, flag: str) -> str:
@@ -229,19 +199,9 @@ def text_or_file(value: str, flag: str) -> str:
     if document and not spaces:
         raise UserError(f"{flag} {value!r}: there is no such file")
     one_word = not spaces and ("/" in value or re.search(r"\w\.\w{1,5}$", value))
-    if (document or one_word) and "\n" not in value and not HOLE.search(value):
+    if (document or one_word) and "\n" not in value and not BLANK.search(value):
         say(f"note: there is no file {printable(value)!r}; it is taken as the text")
     return check_text(value, flag)
-
-
-def check_text(text: str, what: str) -> str:
-    if not text.strip():
-        raise UserError(f"{what} has no text to work on; give some")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(f"{what}: the text is not UTF-8; re-encode it as UTF-8") from None
-    return text
 
 
 def read_utf8(path: str, flag: str) -> str:

@@ -11,36 +11,36 @@ from dataclasses import dataclass
 
 from diffusion.errors import UserError, printable
 
-# ---------------------------------------------------------------- holes
+# ---------------------------------------------------------------- blanks
 
-HOLE = re.compile(r"<mask:([^<>]*)>")
-LIKE_A_HOLE = re.compile(r"<\s*mask\b[^<>\s]*>?", re.IGNORECASE)
+BLANK = re.compile(r"<mask:([^<>]*)>")
+LIKE_A_BLANK = re.compile(r"<\s*mask\b[^<>\s]*>?", re.IGNORECASE)
 _COUNT = re.compile(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?")
 MAX_LAYOUTS = 256
 
 
 @dataclass(frozen=True)
 class Template:
-    """A text with n holes: ``texts`` are the n + 1 given strings round them, and ``holes`` the
-    numbers of tokens that each hole may have."""
+    """A text with n blanks: the n + 1 fixed ``texts`` around them, and in ``blanks`` the numbers of
+    tokens that each may have."""
 
     texts: list[str]
-    holes: list[range]
+    blanks: list[range]
 
     @property
     def layouts(self) -> int:
-        """In how many ways the holes can have lengths."""
-        return math.prod(map(len, self.holes))
+        """The number of combinations of lengths."""
+        return math.prod(map(len, self.blanks))
 
     def __str__(self) -> str:
         """The template as it was typed."""
-        sizes = (f"{h[0]}" if len(h) == 1 else f"{h[0]}-{h[-1]}" for h in self.holes)
+        sizes = (f"{h[0]}" if len(h) == 1 else f"{h[0]}-{h[-1]}" for h in self.blanks)
         marks = [f"<mask:{size}>" for size in sizes]
         return "".join(itertools.chain(*zip(self.texts, [*marks, ""], strict=True)))
 
-    def given(self) -> list[str]:
-        """The given strings without the space before each hole: in a byte-level BPE a word brings
-        the space before it, so that one is the hole's to write."""
+    def fixed(self) -> list[str]:
+        """The fixed texts without the space before each blank: in a byte-level BPE a word includes
+        the space before it, so that space belongs to the blank."""
         return [text.removesuffix(" ") for text in self.texts[:-1]] + self.texts[-1:]
 
 
@@ -48,35 +48,35 @@ def parse_template(text: str) -> Template:
     """``"The <mask:6> sat, <mask:2-8>."`` as a `Template`.
 
     Raises:
-        UserError: no hole; a hole that is no positive number or range; too many ranges.
+        UserError: no blank; a blank that is no positive number or range; too many ranges.
     """
-    *parts, last = HOLE.split(text)
-    holes = []
+    *parts, last = BLANK.split(text)
+    blanks = []
     for size in parts[1::2]:
-        hole = f"hole '<mask:{short(size)}>'"
+        blank = f"blank '<mask:{short(size)}>'"
         match = _COUNT.fullmatch(size)
         if not match:
             raise UserError(
-                f"{hole} asks for no number of tokens; write <mask:6> for six, "
+                f"{blank} has no number of tokens; write <mask:6> for six, "
                 "<mask:2-8> for two to eight"
             )
         if max(map(len, match.groups(""))) > 9:
-            raise UserError(f"{hole} asks for more tokens than any model sees; give a small number")
+            raise UserError(f"{blank} has more tokens than any model sees; give a smaller number")
         low, high = int(match[1]), int(match[2] or match[1])
         if low < 1:
-            raise UserError(f"{hole}: a hole has at least one token; write <mask:1> or more")
+            raise UserError(f"{blank}: a blank has at least one token; write <mask:1> or more")
         if low > high:
-            raise UserError(f"{hole} goes down; write <mask:{high}-{low}>")
-        holes.append(range(low, high + 1))
-    if not holes:
+            raise UserError(f"{blank} has a range from large to small; write <mask:{high}-{low}>")
+        blanks.append(range(low, high + 1))
+    if not blanks:
         raise UserError(
-            f"no hole in {short(text)!r}; mark one with its number of tokens, as in "
+            f"no blank in {short(text)!r}; mark one with its number of tokens, as in "
             "'The <mask:3> sat.'"
         )
-    template = Template([*parts[::2], last], holes)
+    template = Template([*parts[::2], last], blanks)
     if template.layouts > MAX_LAYOUTS:
         raise UserError(
-            f"the ranges of the holes have {template.layouts} combinations, and at most "
+            f"the ranges of the blanks have {template.layouts} combinations, and at most "
             f"{MAX_LAYOUTS} are tried; narrow the ranges"
         )
     return template
@@ -99,7 +99,7 @@ def kept_characters(text: str, keep: list[str] | None) -> list[tuple[int, int]]:
         pattern += r"(?!\w)" if re.search(r"\w$", words.strip()) else ""
         found = [match.span() for match in re.finditer(pattern, text)] if words.strip() else []
         if not found:
-            raise UserError(f"--keep {words!r} does not stand in the text; give words that do")
+            raise UserError(f"--keep {words!r} does not occur in the text; give words that do")
         spans += found
     return spans
 

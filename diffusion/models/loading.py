@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -349,6 +350,11 @@ def noise_settings(config, name: str) -> dict:
 
 def prepare(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
     """The device and number format to write with, and a process that is ready to load a model."""
+    if sys.flags.optimize > 1:
+        raise UserError(
+            "transformers needs the docstrings that python -OO removes; leave out -OO, or set "
+            "PYTHONOPTIMIZE to less than 2"
+        )
     hardware.use_all_cores()
     transformers.logging.disable_progress_bar()
     torch_device = hardware.choose_device(device)

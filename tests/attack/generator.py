@@ -20,7 +20,7 @@ import compare
 import gpt2_inference
 import inference
 from diffusion.editing.options import EditingOptions
-from diffusion.options import GenerationOptions
+from diffusion.options import GenerationOptions, SamplingOptions
 from diffusion.samplers.catalog import SAMPLERS, SCHEDULES
 from diffusion.training.arguments import GROUPS
 from diffusion.training.checks import RunArguments
@@ -110,7 +110,7 @@ class Generator:
         self.grid = b'[[row]]\nmodel = "%s"\nsampler = "seed"\nn_steps = 2\n' % masked.encode()
         owners = {
             "inference": (GenerationOptions, inference.InferenceOptions, EditingOptions),
-            "gpt2_inference": (GenerationOptions, gpt2_inference.ScriptOptions),
+            "gpt2_inference": (SamplingOptions, gpt2_inference.ScriptOptions),
             "compare": (GenerationOptions, compare.CompareOptions),
             "scoreboard": (ScoreOptions,),
             "finetune": (*GROUPS, RunArguments),

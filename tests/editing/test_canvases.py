@@ -13,9 +13,9 @@ from diffusion.canvas import Canvas, encode, written_ids
 from diffusion.denoise import denoise
 from diffusion.editing.canvases import (
     TO_WRITE,
+    blank_spans,
     canvas_of,
     edge_rules,
-    hole_spans,
     infill_canvas,
     interpolation_canvas,
     rewrite_canvas,
@@ -56,14 +56,14 @@ def write(writer, canvas, samples, **options):
 
 
 def infilled(writer, text, samples=(0,), layout=None, **options):
-    """(the last step, the template, lengths of its holes)"""
+    """(the last step, the template, lengths of its blanks)"""
     template = parse_template(text)
-    layout = layout or tuple(hole[0] for hole in template.holes)
+    layout = layout or tuple(blank[0] for blank in template.blanks)
     canvas = infill_canvas(writer.tokenizer, template, [layout] * len(samples), 320)
     return write(writer, canvas, samples, **options), template, layout
 
 
-# ---------------------------------------------------------------- holes
+# ---------------------------------------------------------------- blanks
 
 
 @pytest.mark.parametrize("text", TEMPLATES)
@@ -73,17 +73,17 @@ def test_only_holes_change_and_spaces_round_them_are_those_of_the_template(write
     decode = writer.tokenizer.decode
     for row in samples:
         ids = written_ids(step, row)
-        spans = hole_spans(writer.tokenizer, template, layout)
-        holes = [decode(ids[a:b], clean_up_tokenization_spaces=False) for a, b in spans]
-        given = template.given()
-        # The given strings stand in the output byte for byte, with the holes between them.
-        whole = given[0] + "".join(h + g for h, g in zip(holes, given[1:], strict=True))
+        spans = blank_spans(writer.tokenizer, template, layout)
+        blanks = [decode(ids[a:b], clean_up_tokenization_spaces=False) for a, b in spans]
+        given = template.fixed()
+        # The given strings stand in the output byte for byte, with the blanks between them.
+        whole = given[0] + "".join(h + g for h, g in zip(blanks, given[1:], strict=True))
         assert written_text(writer.tokenizer, step, row) == whole
-        for before, hole in zip(template.texts, holes, strict=False):
-            blank = " \t\n\r\f\v"
-            spaces = hole[: len(hole) - len(hole.lstrip(blank))]
+        for before, blank in zip(template.texts, blanks, strict=False):
+            white = " \t\n\r\f\v"
+            spaces = blank[: len(blank) - len(blank.lstrip(white))]
             assert spaces == (" " if before.endswith(" ") else "")
-            assert hole.strip(blank) and hole == hole.rstrip(blank)
+            assert blank.strip(white) and blank == blank.rstrip(white)
         assert not any(t in writer.tokenizer.all_special_ids for a, b in spans for t in ids[a:b])
 
 
@@ -110,7 +110,7 @@ def test_a_hole_of_another_length_in_the_batch_changes_nothing(writer):
 
 
 def test_infilling_follows_the_exact_law(tiny_model):
-    """Middle position given: the loop's law is the enumerated one of the canvas with a hole on
+    """Middle position given: the loop's law is the enumerated one of the canvas with a blank on
     either side, and a rule on a position conditions its draw."""
     denoiser = TabularDenoiser(3, 3, seed=3)
     laws = ExactLaws(denoiser)
@@ -142,17 +142,17 @@ def test_a_rule_conditions_the_prediction():
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("The <mask:0> sat", "<mask:0>': a hole has at least one token"),
-        ("The <mask:0-3> sat", "<mask:0-3>': a hole has at least one token"),
+        ("The <mask:0> sat", "<mask:0>': a blank has at least one token"),
+        ("The <mask:0-3> sat", "<mask:0-3>': a blank has at least one token"),
         ("The <mask:-1> sat", "<mask:-1>"),
-        ("The <mask:8-2> sat", "goes down; write <mask:2-8>"),
+        ("The <mask:8-2> sat", "a range from large to small; write <mask:2-8>"),
         ("The <mask:two> sat", "<mask:two>"),
         ("The <mask:> sat", "<mask:>"),
         ("The <mask:1.5> sat", "<mask:1.5>"),
-        ("The <mask:99999999999999> sat", "<mask:99999999999999>' asks for more tokens"),
-        (f"The <mask:{'9' * 5000}> sat", "asks for more tokens"),
-        ("The <mask> sat", "no hole"),
-        ("", "no hole"),
+        ("The <mask:99999999999999> sat", "<mask:99999999999999>' has more tokens"),
+        (f"The <mask:{'9' * 5000}> sat", "has more tokens"),
+        ("The <mask> sat", "no blank"),
+        ("", "no blank"),
         ("<mask:1-90> and <mask:1-90>", "8100 combinations"),
     ],
 )
@@ -161,18 +161,18 @@ def test_a_template_that_makes_no_sense(text, named):
         parse_template(text)
 
 
-def test_ranges_and_blanks_in_holes():
+def test_ranges_and_spaces_in_blanks():
     template = parse_template("a <mask: 2 - 4 > b<mask:3>")
     assert template.texts == ["a ", " b", ""]
-    assert template.holes == [range(2, 5), range(3, 4)]
-    assert template.given() == ["a", " b", ""]
+    assert template.blanks == [range(2, 5), range(3, 4)]
+    assert template.fixed() == ["a", " b", ""]
     assert template.layouts == 3
 
 
 # ---------------------------------------------------------------- rewriting
 
 TEXT = "The river runs through the old town and under the stone bridge. 1887, naïve 河."
-EVERY = ["seed", "ancestral", "first-hitting", "confidence", "threshold", "entropy-bound"]
+EVERY = ["random-remask", "ancestral", "first-hitting", "confidence", "threshold", "entropy-bound"]
 
 
 def keys_of(*samples, seed=0):
@@ -308,7 +308,7 @@ def test_rewriting_follows_the_exact_law(make):
 
 @pytest.mark.parametrize("keep", ["castle", "ive", "", " ", "old  town"])
 def test_words_that_are_not_there_cannot_be_kept(writer, keep):
-    with pytest.raises(UserError, match="does not stand in the text"):
+    with pytest.raises(UserError, match="does not occur in the text"):
         rewrite_canvas(writer.tokenizer, TEXT, 0.5, keys_of(0), [keep], 320)
 
 
@@ -384,7 +384,7 @@ def test_padding_is_not_given_text_of_the_row(tiny_model):
 
 
 def test_no_space_is_written_in_front_of_a_mixture(writer):
-    for sample in range(20):
+    for sample in range(5):
         step = write(writer, mixtures(writer, [0.3, 0.5, 0.7], sample=sample), [sample] * 3)
         for row in range(3):
             assert not written_text(writer.tokenizer, step, row)[0].isspace()

@@ -64,7 +64,7 @@ def tokens(tmp_path_factory, tiny_model):
 
 
 @pytest.fixture
-def call(run_script, words):
+def call(run_script, kept_models, words):
     def call(*arguments, **typed):
         return run_script(inference, "--chat", *arguments, "--model", words, *SMALL, **typed)
 
@@ -271,21 +271,18 @@ def test_what_follows_the_end_is_not_shown(words, written, text, shown):
 
 # ---------------------------------------------------------------- mistakes
 
-BAD = {
-    "two tasks": (["--infill", "a <mask:2>"], "--infill and --chat are two tasks"),
-    "best of": (["He?", "--best_of", "2"], "--best_of and --chat are two tasks"),
-    "from nothing": (["--unconditional"], "--unconditional writes from nothing, and --chat"),
-    "windows": (["He?", "--window_stride", "8"], "leave out --window_stride"),
-    "empty question": ([" "], "the prompt is empty"),
-    "empty system": (["He?", "--system", " "], "--system has no text"),
-    "long question": (["river " * 60], "for the answer needs"),
-    "samplers": (["--list_samplers"], "--list_samplers only lists"),
-}
+# Combinations of options are in tests/cli/test_conflicts.py.
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case):
-    arguments, named = BAD[case]
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([" "], "the prompt is empty"),
+        (["He?", "--system", " "], "--system is empty"),
+        (["river " * 60], "for the answer needs"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_exit_code_2(call, arguments, named):
     code, out, err = call(*arguments)
     said = [line for line in err.splitlines() if line.startswith("inference.py: ")]
     assert (code, out, len(said)) == (2, "", 1)
@@ -293,10 +290,6 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case):
 
 
 def test_what_only_the_loop_or_the_model_shows(call, run_script, tiny_model, words, tmp_path):
-    code, _, err = call("--num_samples", "2", typed=["He?"])
-    assert code == 2 and "--num_samples 2: a conversation goes on from one answer" in err
-    code, _, err = run_script(inference, "He?", "--system", "Be kind", "--model", words)
-    assert code == 2 and "--system is an option of --chat" in err
     code, _, err = run_script(inference, "--chat", "--model", tiny_model, *SMALL, typed=["He?"])
     assert code == 2 and f"the tokenizer of {tiny_model} has no chat template" in err
     tokenizer = AutoTokenizer.from_pretrained(words)

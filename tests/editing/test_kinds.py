@@ -11,7 +11,7 @@ from diffusion import rng
 from diffusion.canvas import prompt_canvas
 from diffusion.denoise import denoise
 from diffusion.editing.canvases import (
-    hole_spans,
+    blank_spans,
     infill_canvas,
     interpolation_canvas,
     rewrite_canvas,
@@ -158,30 +158,30 @@ def test_words_to_keep_stay_words(kind, text, keep):
         assert all(re.search(rf"(?<!\w){word}(?!\w)", new) for word in keep), new
 
 
-# ---------------------------------------------------------------- holes
+# ---------------------------------------------------------------- blanks
 
 
 @pytest.mark.parametrize("text", TEMPLATES)
 @pytest.mark.parametrize("kind", RULED)
 def test_a_template_comes_back_with_its_holes_filled(kind, text):
     tokenizer, template, samples = tokenizer_of(kind), parse_template(text), 10
-    lengths = tuple(hole[0] for hole in template.holes)
+    lengths = tuple(blank[0] for blank in template.blanks)
     canvas = infill_canvas(tokenizer, template, [lengths] * samples, len(tokenizer))
     steps, framer = write(kind, canvas, samples), Framer(tokenizer)
     for row in range(samples):
         new = framer.frame(steps[-1], row).text
-        spans = framer.spans(steps[-1], row, hole_spans(tokenizer, template, lengths))
+        spans = framer.spans(steps[-1], row, blank_spans(tokenizer, template, lengths))
         ends = [0, *(at for span in spans for at in span), len(new)]
         texts = [new[a:b] for a, b in zip(ends[::2], ends[1::2], strict=True)]
-        holes = [new[a:b] for a, b in spans]
-        if kind.startswith("byte-level"):  # a byte of the hole
+        blanks = [new[a:b] for a, b in spans]
+        if kind.startswith("byte-level"):  # a byte of the blank
             spaced = [text.endswith(" ") for text in template.texts[:-1]]
-            assert [hole.startswith(" ") for hole in holes] == spaced
-            assert texts == template.given()
+            assert [blank.startswith(" ") for blank in blanks] == spaced
+            assert texts == template.fixed()
         else:
             assert texts == template.texts
-        for hole in holes:
-            core = hole.removeprefix(" ") if kind.startswith("byte-level") else hole
+        for blank in blanks:
+            core = blank.removeprefix(" ") if kind.startswith("byte-level") else blank
             assert core.strip(WHITE) and core == core.strip(WHITE)
 
 

@@ -22,7 +22,7 @@ TEXT = "The river runs through the old town."
 
 
 @pytest.fixture
-def call(run_script, tiny_model):
+def call(run_script, kept_models, tiny_model):
     def call(*arguments, **typed):
         return run_script(inference, "--model", tiny_model, *SMALL, *arguments, **typed)
 
@@ -52,9 +52,9 @@ def test_infill_prints_the_text_with_the_holes_filled(call):
 def test_infill_json_says_where_the_holes_are(call):
     (record,) = records(call("--infill", "“The <mask:3> runs<mask:2-2>", "--json")[1])
     assert record["infill"] == "“The <mask:3> runs<mask:2>"
-    first, second = record["holes"]
+    first, second = record["blanks"]
     text = record["text"]
-    assert [h["tokens"] for h in record["holes"]] == [3, 2]
+    assert [h["tokens"] for h in record["blanks"]] == [3, 2]
     assert text[first["start"] : first["end"]] == first["text"]
     assert text[second["start"] : second["end"]] == second["text"]
     assert text == "“The" + first["text"] + " runs" + second["text"]
@@ -66,7 +66,7 @@ def test_a_range_keeps_the_best_of_the_texts_of_each_length(call):
     tried = record["candidates"]
     assert [c["lengths"] for c in tried] == [[a, b] for a in range(2, 6) for b in (1, 2)]
     best = max(tried, key=lambda c: c["pseudo_likelihood"])
-    assert best["lengths"] == [hole["tokens"] for hole in record["holes"]]
+    assert best["lengths"] == [blank["tokens"] for blank in record["blanks"]]
     assert record["pseudo_likelihood"] == pytest.approx(best["pseudo_likelihood"], abs=1e-4)
     # It is the text that this length alone gives.
     a, b = best["lengths"]
@@ -89,7 +89,7 @@ def test_texts_do_not_depend_on_the_batch(call):
         assert len(big) in (3, 15)
 
 
-@pytest.mark.parametrize("sampler", ["seed", "ancestral", "confidence", "threshold"])
+@pytest.mark.parametrize("sampler", ["random-remask", "ancestral", "confidence", "threshold"])
 def test_every_sampler_edits(call, sampler):
     for task in (["--infill", "The <mask:4> runs."], ["--rewrite", TEXT, "--strength", "0.8"]):
         code, out, _ = call(*task, "--sampler", sampler, "--json")
@@ -261,9 +261,9 @@ def test_the_bound_of_a_text_that_ends_reads_up_to_its_end():
     ids = torch.tensor([[0, 2, 7, 8, 2, 9, 2]])
     frozen = torch.tensor([[True, True, True, False, False, False, False]])
     step = SimpleNamespace(ids=ids, frozen=frozen, padding=torch.zeros_like(frozen))
-    assert modes._until_end(job, step, 0) == ([0, 2, 7, 8, 2], 3)
+    assert modes._until_end(job, modes._Candidate([step], 0, [])) == ([0, 2, 7, 8, 2], 3)
     step.ids = ids.masked_fill(ids == 2, 5)
-    assert modes._until_end(job, step, 0) == ([0, 5, 7, 8, 5, 9, 5], 3)
+    assert modes._until_end(job, modes._Candidate([step], 0, [])) == ([0, 5, 7, 8, 5, 9, 5], 3)
 
 
 # ---------------------------------------------------------------- files, animations
@@ -295,83 +295,44 @@ def test_every_mode_writes_to_a_file(call, lines, tmp_path):
     ],
 )
 def test_one_text_can_be_animated(call, tmp_path, task):
-    target = tmp_path / "edit.gif"
+    target = tmp_path / "edit.html"
     code, _, err = call(*task, "--save_animation", target)
-    assert code == 0 and "saved" in err
-    with Image.open(target) as image:
-        assert image.n_frames >= 3
+    assert code == 0 and "saved" in err and target.stat().st_size > 1000
 
 
 # ---------------------------------------------------------------- mistakes
 
+# Combinations of options are in tests/cli/test_conflicts.py.
 BAD = {
-    "empty hole": (["--infill", "The <mask:0> sat"], "<mask:0>"),
-    "negative hole": (["--infill", "The <mask:-1> sat"], "<mask:-1>"),
-    "hole from large to small": (["--infill", "The <mask:8-2> sat"], "<mask:8-2>"),
-    "hole longer than the room": (["--infill", "The <mask:50> sat"], "of 40 positions; shorten it, or change --max_len"),
-    "huge hole": (["--infill", "The <mask:999999999> sat"], "the model sees 64; shorten it"),
+    "template": (["--infill", "The <mask:8-2> sat"], "<mask:8-2>"),
+    "blank longer than the room": (["--infill", "The <mask:50> sat"], "of 40 positions; shorten it, or change --max_len"),
+    "huge blank": (["--infill", "The <mask:999999999> sat"], "the model sees 64; shorten it"),
     "range longer than the room": (["--infill", "The <mask:1-50> sat"], "of 40 positions"),
-    "too many ranges": (["--infill", "<mask:1-20> <mask:1-20>"], "400 combinations"),
-    "no hole": (["--infill", "The cat sat"], "no hole"),
-    "nothing to infill": (["--infill", ""], "no text"),
-    "hole in no utf-8": (["--infill", "caf\udce9 <mask:2>"], "UTF-8"),
-    "strength above 1": (["--rewrite", TEXT, "--strength", "1.5"], "--strength 1.5"),
-    "strength below 0": (["--rewrite", TEXT, "--strength", "-0.1"], "--strength -0.1"),
+    "nothing to infill": (["--infill", ""], "--infill is empty"),
+    "blank in no utf-8": (["--infill", "caf\udce9 <mask:2>"], "--infill is not UTF-8"),
+    "strength": (["--rewrite", TEXT, "--strength", "1.5"], "--strength 1.5"),
     "strength nan": (["--rewrite", TEXT, "--strength", "nan"], "--strength nan"),
     "words that are not there": (["--rewrite", TEXT, "--keep", "castle"], "'castle'"),
-    "nothing to rewrite": (["--rewrite", " "], "no text"),
     "folder to rewrite": (["--rewrite", "."], "cannot be read"),
     "no such file": (["--rewrite", "notes.txt"], "no such file"),
     "text too long": (["--rewrite", "river " * 60], "the model sees 64; shorten it"),
     "one point": (["--interpolate", TEXT, "She", "--points", "1"], "--points 1"),
-    "one text": (["--interpolate", TEXT], "two texts"),
-    "three texts": (["--interpolate", TEXT, "She", "He"], "two texts"),
-    "empty text": (["--interpolate", TEXT, ""], "no text"),
+    "one text": (["--interpolate", TEXT], "expected 2 arguments"),
+    "three texts": (["--interpolate", TEXT, "She", "He"], "leave out prompt"),
     "long text": (["--interpolate", TEXT, "river " * 60], "'river river"),
-    "empty file to rewrite": (["--rewrite", "empty"], "--rewrite 'empty' has no text"),
-    "empty file to infill": (["--infill", "empty"], "--infill 'empty' has no text"),
+    "empty file": (["--rewrite", "empty"], "--rewrite 'empty' is empty"),
     "no score file": (["--score", ""], "--score '' names no file"),
     "empty score file": (["--score", "empty"], "no text"),
     "score file missing": (["--score", "missing"], "cannot be read"),
-    "score file a folder": (["--score", "."], "cannot be read"),
     "score file not utf-8": (["--score", "latin"], "UTF-8"),
     "line too long": (["--score", "long"], "line 3"),
-    "line too long for the model": (["--score", "long"], "and the model sees 64; shorten it"),
-    "windows": (["--score", "long", "--window_stride", "8"], "--window_stride 8"),
-    "windows of a rewrite": (["--rewrite", TEXT, "--window_stride", "8"], "--window_stride"),
     "no draws": (["--score", "long", "--draws", "0"], "--draws 0"),
     "best of none": (["The river", "--best_of", "0"], "--best_of 0"),
-    "two modes": (["--infill", "The <mask:2>", "--rewrite", TEXT], "--infill and --rewrite"),
-    "best of a rewrite": (["--rewrite", TEXT, "--best_of", "2"], "--rewrite and --best_of"),
-    "mode and prompt": (["The river", "--infill", "The <mask:2>"], "prompt"),
-    "mode and nothing": (["--unconditional", "--rewrite", TEXT], "--unconditional"),
-    "mode and length": (["--rewrite", TEXT, "--length", "5"], "--length"),
-    "strength alone": (["The river", "--strength", "0.4"], "--rewrite"),
-    "no strength alone": (["The river", "--strength", "0"], "--rewrite"),
-    "keep alone": (["--infill", "a <mask:2>", "--keep", "a"], "--rewrite"),
-    "rank alone": (["The river", "--rank"], "--score"),
-    "draws alone": (["The river", "--draws", "4"], "--score or --best_of"),
-    "animated scores": (["--score", "long", "--save_animation", "a.gif"], "--save_animation"),
-    "animated points": (
-        ["--interpolate", TEXT, "She", "--save_animation", "a.gif"], "--save_animation",
-    ),
-    "animated samples": (
-        ["--rewrite", TEXT, "--num_samples", "2", "--save_animation", "a.gif"],
-        "--num_samples 2 writes several; leave out one",
-    ),
-    "sampler of a score": (
-        ["--score", "long", "--sampler", "confidence", "--seed", "1"], "--sampler confidence is for",
-    ),
-    "temperature of a score": (["--score", "long", "--temperature", "0.5"], "--temperature 0.5"),
-    "blocks of a score": (["--score", "long", "--block_length", "1"], "--block_length 1"),
-    "samplers and a mode": (["--list_samplers", "--rewrite", TEXT], "--list_samplers"),
     "list of an unknown sampler": (["--list_samplers", "--sampler", "confidnce"], "'confidence'"),
     "scores over the lines": (["--score", "long", "--output", "./long"], "--score and --output are both"),
-    "rewrite over the text": (["--rewrite", "long", "--output", "long"], "--rewrite and --output are both"),
     "points over an end": (
         ["--interpolate", TEXT, "long", "--output", "long"], "--interpolate and --output are both",
     ),
-    "samples of a score": (["--score", "long", "--num_samples", "2"], "--num_samples"),
 }  # fmt: skip
 
 
@@ -391,14 +352,7 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case, tmp_path, monke
     assert sorted(os.listdir(tmp_path)) == ["empty", "latin", "long"]
 
 
-def test_the_help_names_the_values(call):
-    code, out, _ = call("--help")
-    assert code == 0
-    for usage in ("--interpolate A B", "--infill TEXT", "--rewrite TEXT", "--points N"):
-        assert usage in out
-    assert out.count("Show the canvas while it fills") == 1 and "Turn --live off." in out
-
-
+@pytest.mark.slow
 def test_the_documented_examples_of_editing_run(call, tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "editing.md").read_text()
     block = page.split("# Editing with")[1].split("```")[1].removeprefix("sh\n")
@@ -425,15 +379,15 @@ def test_commands(call):
         "/infill The <mask:2> runs.",
         "/strength 1",
         f"/rewrite {TEXT}",
-        "/sampler seed",
+        "/sampler random-remask:time_power=2",
         "He",
         "/sampler default",
         "He",
     ]
     code, out, err = call("--json", typed=typed)
     assert code == 0
-    prompt, infill, rewrite, seed, default = records(out)
-    assert (seed["sampler"], seed["n_steps"]) == ("seed", 3)
+    prompt, infill, rewrite, spec, default = records(out)
+    assert (spec["sampler"], spec["n_steps"]) == ("random-remask:time_power=2", 3)
     assert (default["sampler"], default["block_length"]) == ("first-hitting", 1)
     assert "n_steps" not in default
     assert [prompt[k] for k in ("sampler", "n_steps", "seed", "nfe")] == ["confidence", 3, 7, 3]
@@ -463,7 +417,7 @@ def test_another_text_of_another_length_and_what_is_saved(call, tmp_path):
     assert (tmp_path / "last.txt").read_text() == three[-1]["text"] + "\n"
     assert Image.open(tmp_path / "last.png").size[0] > 100
     assert "nowhere" in err and greedy["temperature"] == 0 and greedy["length"] == 5
-    assert "length as it comes" in err and "temperature 0.0" in err
+    assert "length not fixed" in err and "temperature 0.0" in err
 
 
 def test_one_empty_line_asks_again_and_two_end(run_script, tiny_model):
@@ -498,7 +452,7 @@ def test_the_loop_keeps_words(call):
     assert code == 0 and kept["keep"] == ["doesn't", "old town"] and free["keep"] == []
     assert "doesn't" in kept["text"] and "old town" in kept["text"]
     assert "alone: none (now \"doesn't\", 'old town')" in err and "keep no words" in err
-    assert "/keep 'castle' does not stand in the text" in err
+    assert "/keep 'castle' does not occur in the text" in err
     flags = ["--strength", "1", "--keep", "doesn't", "old town", "--json"]
     assert records(call("--rewrite", text, *flags)[1])[0]["ids"] == kept["ids"]
 
@@ -506,40 +460,43 @@ def test_the_loop_keeps_words(call):
 def test_a_command_in_a_pipe_is_plain_text_and_said_so_once(call):
     code, out, err = call("--json", stdin=b"He\n/infill The river\n/seed 7\n")
     assert code == 0 and records(out)[1]["prompt"] == "/infill The river"
-    assert err.count("commands work only") == 1 and "note: /infill" in err
+    assert err.count("commands work in the interactive") == 1 and "note: /infill" in err
     assert "commands work" not in call("--json", stdin=b"/home is a folder\n")[2]
 
 
-@pytest.mark.parametrize(
-    ("line", "named"),
-    [
-        ("/sampler confidnce", "'confidence'"),
-        ("/sampler", "needs a value"),
-        ("/steps many", "'many' is no number"),
-        ("/steps 5", "/steps is an option of /sampler seed"),
-        ("/steps 0", "/steps 0 must be"),
-        ("/interpolate a b", "a flag: start again with --interpolate"),
-        ("/again", "needs a text before it"),
-        ("/save x.txt", "no text to save yet"),
-        ("/length 0", "/length 0 must be a number of at least 1"),
-        ("/temperature -1", "/temperature -1.0 must be"),
-        ("/SEED x", "'x' is no number"),
-        ("/seed 1.5", "'1.5' is no number"),
-        (f"/seed {2**70}", "64 bits"),
-        ("/strength 2", "from 0 to 1"),
-        ("/infill The cat", "no hole"),
-        ("/infill The <mask:0> cat", "<mask:0>"),
-        ("/rewrite notes.txt", "no such file"),
-        ("/rewrite", "needs a value"),
-        ("/fill The <mask:2>", "/fill is no command"),
-        ("/home/me is a folder", "/home/me is no command"),
-        ("river " * 80, "of 40 positions; shorten it, or start again with another --max_len"),
-        ("/infill The <mask:50>", "of 40 positions; shorten it, or start again with"),
-    ],
-)
-def test_a_wrong_command_says_so_and_the_loop_goes_on(call, line, named):
-    code, out, err = call("--json", typed=[line, "The river"])
-    assert code == 0 and named in err
+WRONG = {
+    "/sampler confidnce": "'confidence'",
+    "/sampler": "needs a value",
+    "/sampler remdm:eta=2": "eta 2.0 must be a number from 0 to 1",
+    "/steps many": "'many' is no number",
+    "/steps 5": "/steps 5: /sampler first-hitting takes as many steps as it needs",
+    "/steps 0": "/steps 0 must be",
+    "/interpolate a b": "a flag: start again with --interpolate",
+    "/again": "needs a text before it",
+    "/save x.txt": "no text to save yet",
+    "/length 0": "/length 0 must be a number of at least 1",
+    "/temperature -1": "/temperature -1.0 must be",
+    "/SEED x": "'x' is no number",
+    "/seed 1.5": "'1.5' is no number",
+    f"/seed {2**70}": "64 bits",
+    "/strength 2": "from 0 to 1",
+    "/infill The cat": "no blank",
+    "/infill The <mask:0> cat": "<mask:0>",
+    "/rewrite notes.txt": "no such file",
+    "/rewrite": "needs a value",
+    "/fill The <mask:2>": "/fill is no command",
+    "/home/me is a folder": "/home/me is no command",
+    "river " * 80: "of 40 positions; shorten it, or start again with another --max_len",
+    "/infill The <mask:50>": "of 40 positions; shorten it, or start again with",
+}
+
+
+def test_wrong_commands_say_so_and_the_loop_continues(call):
+    code, out, err = call("--json", typed=[*WRONG, "The river"])
+    _, *answers = err.split("Beginning of a text")
+    assert code == 0 and len(answers) == len(WRONG) + 3  # "The river", and two empty lines
+    for line, answer in zip(WRONG, answers, strict=False):
+        assert WRONG[line] in answer, line
     (record,) = records(out)
     assert record["prompt"] == "The river"
     assert (record["sampler"], record["seed"]) == ("first-hitting", 0)

@@ -21,7 +21,7 @@ STEPS = ["--sampler", "seed", "--n_steps", "4"]
 
 
 @pytest.fixture
-def call(run_script, tiny_model):
+def call(run_script, kept_models, tiny_model):
     def call(*arguments, model=tiny_model, **stdin):
         return run_script(inference, "--model", model, *arguments, **stdin)
 
@@ -79,7 +79,7 @@ def test_a_model_for_blocks_writes_in_blocks_and_fills_holes_on_the_full_canvas(
 
 def test_texts_end_with_their_end_in_block_attention(call, block_model):
     """What stands behind </s> is not computed, and is not in the record."""
-    code, out, _ = call("He", "--json", "--num_samples", "40", "--sampler", "causal",
+    code, out, _ = call("He", "--json", "--num_samples", "12", "--sampler", "causal",
                         "--temperature", "3", "--top_k", "0", "--top_p", "1", "--max_len", "64",
                         model=block_model)  # fmt: skip
     assert code == 0
@@ -90,13 +90,6 @@ def test_texts_end_with_their_end_in_block_attention(call, block_model):
 def test_a_model_without_blocks_is_told_so(call):
     code, _, err = call("The river", "--sampler", "causal", *SMALL)
     assert code == 0 and "was never trained to write block by block" in err
-
-
-@pytest.mark.parametrize("flags", [["--sampler", "speculative"], ["--attention", "block"]])
-@pytest.mark.parametrize("mode", ["infill", "rewrite"])
-def test_holes_are_not_filled_from_left_to_right(call, flags, mode):
-    code, out, err = call(f"--{mode}", "The <mask:2> sat", *flags)
-    assert (code, out) == (2, "") and "leave it out" in err and err.count("\n") == 1
 
 
 def test_texts_in_a_pipe_are_plain(call):
@@ -225,7 +218,7 @@ def test_everything_at_once(call):
     assert code == 0 and 4 not in records(out)[0]["ids"]
 
 
-@pytest.mark.parametrize("ending", ["gif", "html", "png"])
+@pytest.mark.parametrize("ending", [pytest.param("gif", marks=pytest.mark.slow), "html", "png"])
 def test_animation_is_saved(call, tmp_path, ending):
     target = tmp_path / f"river.{ending}"
     code, out, _ = call("The river", *SMALL, *STEPS, "--save_animation", target)
@@ -271,15 +264,11 @@ BAD = {
     "unknown score": (["He", "--sampler", "confidence:score=margn"], "'margin'"),
     "option of another sampler": (["He", "--sampler", "p2:threshold=0.5"], "'threshold'"),
     "unknown flag": (["He", "--smapler", "seed"], "--sampler"),
-    "not a number": (["He", "--n_steps", "many"], "many"),
-    "two prompts": (["He", "she"], "she; put a text"),
-    "prompt and unconditional": (["He", "--unconditional"], "--unconditional"),
     "no samples": (["He", "--num_samples", "0"], "--num_samples 0"),
     "unknown device": (["He", "--device", "toaster"], "toaster"),
     "unknown dtype": (["He", "--dtype", "int8"], "int8"),
     "unknown animation": (["He", "--save_animation", "out.avi"], ".avi"),
     "animation without ending": (["He", "--save_animation", "out"], ".gif"),
-    "animation of two texts": (["He", "--save_animation", "a.gif", "--num_samples", "2"], "one"),
     "animation into nothing": (["He", "--save_animation", "no/such/a.gif"], "no/such"),
     "output into nothing": (["He", "--output", "no/such/a.txt"], "no/such"),
     "two results in one file": (
@@ -296,7 +285,6 @@ BAD = {
         "--guidance -1.0 must be a number of at least",
     ),
     "negative blocks": (["He", "--block_length", "-4"], "--block_length -4"),
-    "guidance by nothing": (["--unconditional", "--guidance", "2"], "--guidance 2.0"),
     "stride of a whole window": (["He", "--window_stride", "64"], "a number from 1 to 63"),
     "unknown option of a sampler": (
         ["He", "--sampler", "wino:threshold_bak=0.5"],
@@ -356,13 +344,6 @@ def test_show_without_a_display(call, monkeypatch):
         pytest.skip("other systems always have a display")
     code, _, err = call("He", "--show", *SMALL)
     assert code == 2 and err.count("inference.py: ") == 1
-
-
-@pytest.mark.slow
-def test_help_is_quick_because_torch_is_not_imported():
-    code = "import sys, inference; from diffusion.cli import flags; import transformers.hf_argparser; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip() == "False", done.stderr
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def name(request):
 
 
 @pytest.fixture
-def call(run_script, folders, name):
+def call(run_script, kept_models, folders, name):
     def call(*arguments, **typed):
         flags = ["--model", folders / name, "--max_len", "60", "--dtype", "float32"]
         code, out, err = run_script(inference, *flags, *arguments, **typed)
@@ -110,7 +110,7 @@ def test_json_page_and_python_show_one_text(call, folders, name, tmp_path):
 
 def test_holes_say_where_they_are(call):
     (record,) = records(call("--infill", f"  {TEXT} The <mask:2>, un<mask:2>.\n", "--json")[0])
-    text, (first, second) = record["text"], record["holes"]
+    text, (first, second) = record["text"], record["blanks"]
     assert text[: first["start"]] == f"  {TEXT} The "
     assert text[first["end"] : second["start"]] == ", un"
     assert text[second["end"] :] == ".\n"

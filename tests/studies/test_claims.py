@@ -108,10 +108,3 @@ def test_a_folder_without_texts_is_refused(board, tmp_path):
     (tmp_path / "generations" / "other.jsonl").unlink()
     with pytest.raises(UserError, match=r"has no texts of other: .*; run studies/scoreboard"):
         claims.read(tmp_path)
-
-
-def test_the_grid_of_long_texts_is_valid():
-    found = rows.expand(rows.read_grid(str(ROOT / "studies" / "grids" / "long.toml")).tables, [])
-    assert [row.options.sampler for row in found] == [
-        None, "causal", "speculative", "first-hitting", "seed"
-    ]  # fmt: skip

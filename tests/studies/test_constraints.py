@@ -136,7 +136,7 @@ def test_the_masked_model_keeps_what_is_given_and_sees_it_all(writer, tiny_model
         assert mine.equal(ids)
 
 
-def test_gpt2_keeps_what_is_given_and_goes_on_from_it(writer, baseline, tiny_gpt2):
+def test_gpt2_keeps_what_is_given_and_continues_from_it(writer, baseline, tiny_gpt2):
     passages = passages_of(writer, TEXT[:40], TEXT[20:70])
     network = AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval()
     for passage, ids in zip(passages, constraints.in_order(baseline, 0.0, passages), strict=True):
@@ -251,7 +251,7 @@ def test_constraints_from_flags_to_json(monkeypatch, tmp_path, capsys, tiny_mode
 # ---------------------------------------------------------------- learning to fill gaps
 
 
-def test_a_lesson_is_what_the_model_is_asked_later(tokenizer):
+def test_a_lesson_is_what_the_model_reads_later(tokenizer):
     """Each block of the training is <s>, what the model is asked with, the hole, a mark and </s>."""
     text = f"{TEXT} Then it was built again in {{}}, by nine men of the old town, and it stands there now."
     texts = [text.format(year) for year in range(1900, 1940)]
@@ -282,7 +282,7 @@ def test_a_lesson_is_what_the_model_is_asked_later(tokenizer):
             assert len(tokenizer(span, add_special_tokens=False)["input_ids"]) == size
 
 
-def test_who_has_learned_to_fill_says_when_the_hole_is_full(monkeypatch, baseline):
+def test_who_has_learned_to_fill_says_when_the_gap_is_full(monkeypatch, baseline):
     gap = infilling.Gap("She opened", " the old window", " again.", 4)
     asked, answers = (
         [],
@@ -297,38 +297,6 @@ def test_who_has_learned_to_fill_says_when_the_hole_is_full(monkeypatch, baselin
     fills = [infilling.filled_in(baseline, 1.0, gap, [0])[0] for _ in range(4)]
     assert fills == [" the door", " the big old.", " a", "s all of it and more"]
     assert set(asked) == {"again. | 3\nShe opened"}
-
-
-def test_each_kind_of_gpt2_fills_as_its_name_says(monkeypatch):
-    gap, called = infilling.Gap("a", " b c", " d", 2), []
-    for name in ("continued", "filled_in"):
-        monkeypatch.setattr(
-            infilling, name,
-            lambda *args, name=name: called.append((name, *args[:2], args[3])) or ["x"],
-        )  # fmt: skip
-    methods = infilling.methods(None, "baseline", "filler", 2)
-    judged = []
-
-    class Judge:
-        def __init__(self, model, tokenizer, name):
-            judged.append(name)
-
-        def read(self, texts):
-            return [type("Opinion", (), {"nats": 1.0})() for _ in texts]
-
-    monkeypatch.setattr(infilling, "Scorer", Judge)
-    both = {"model": None, "tokenizer": None}
-    baseline, filler = (type("Writer", (), both | {"name": n})() for n in ("baseline", "filler"))
-    methods = infilling.methods(None, baseline, filler, 2)
-    for name in list(methods)[6:-1]:
-        methods[name](gap, 5)
-    assert [(name, writer.name, t, samples) for name, writer, t, samples in called] == [
-        ("continued", "baseline", 0.0, [5]), ("continued", "baseline", 1.0, [5]),
-        ("continued", "baseline", 1.0, [10, 11]),
-        ("filled_in", "filler", 0.0, [5]), ("filled_in", "filler", 1.0, [5]),
-        ("filled_in", "filler", 1.0, [10, 11]),
-    ]  # fmt: skip
-    assert judged == ["baseline", "baseline"]
 
 
 @pytest.mark.slow

@@ -126,7 +126,3 @@ def test_a_folder_whose_rows_do_not_belong_together(folder, monkeypatch, tmp_pat
         "--baseline",
         "base",
     )
-    store.write_row("later", row | {"seed": 5, "samples": 1, "texts": "generations/short.jsonl"})
-    sample = {"ids": [1], "text": "t", "prompt": "?", "nfe": 6, "seconds": 0.1, "finished": False}
-    store.write_texts("short", [sample])
-    refused("has rows after other prompts", "--scorers", "a", "--baseline", "base")

@@ -1,4 +1,4 @@
-"""The ways to read a text, and what the harness is told, against sums over tiny models."""
+"""The ways to read a text, and what the harness gets, against sums over tiny models."""
 
 import itertools
 from types import SimpleNamespace
@@ -12,7 +12,6 @@ from diffusion.canvas import Canvas, Query, encode
 from diffusion.errors import UserError
 from diffusion.generate import Writer
 from diffusion.models.cached import InBlocks
-from studies.board import harness
 from studies.board.harness import DiffusionLM
 from studies.board.reading import check_way, nats
 
@@ -81,7 +80,7 @@ def test_the_bounds_are_sums_over_all_masks(writer, by, price):
     assert nats(writer, [ids], [GIVEN], by, draws=2) == pytest.approx(exact)
 
 
-def test_in_order_each_token_is_predicted_with_all_behind_it_hidden(writer):
+def test_in_order_each_token_is_predicted_with_all_after_it_hidden(writer):
     ids = row(writer)
     exact = sum(full(writer, ids, range(i, len(ids)))[i] for i in range(GIVEN, len(ids)))
     assert nats(writer, [ids], [GIVEN], "order") == pytest.approx([exact])
@@ -170,7 +169,7 @@ def test_a_long_context_loses_its_beginning(tiny_gpt2):
         lm.loglikelihood([asked("He", long)])
 
 
-def test_what_is_written_ends_where_it_is_told(tiny_model):
+def test_what_is_written_ends_at_the_stop_strings(tiny_model):
     lm = DiffusionLM(str(tiny_model))
     request = asked("The river", {"max_gen_toks": 12, "until": ["\n\n"]})
     (text,) = lm.generate_until([request])
@@ -186,7 +185,7 @@ def test_what_is_written_ends_where_it_is_told(tiny_model):
     assert one != other  # two samples
 
 
-def test_greedy_continuations_are_known_when_asked_for(tiny_model):
+def test_greedy_continuations_are_checked_on_request(tiny_model):
     lm = DiffusionLM(str(tiny_model), by="order", greedy=True)
     written = lm._write("The river", 4, temperature=0, length=4)
     same = lm.tokenizer.decode(written)
@@ -215,7 +214,7 @@ def test_ways_that_a_model_cannot_be_read_in(writer, tiny_model, tiny_gpt2):
     ("arguments", "named"),
     [
         ({"sampler": "nope"}, "--sampler 'nope'"),
-        ({"nonsense": 1}, "unexpected keyword argument 'nonsense'"),
+        ({"nonsense": 1}, "nonsense is an option of a sampler"),
         ({"n_steps": "many"}, "--model_args: "),
         ({"batch_size": "auto"}, "--model_args: "),
         ({"pretrained": "./nowhere"}, "does not exist"),
@@ -225,9 +224,3 @@ def test_a_wrong_argument_is_one_sentence(tiny_model, arguments, named):
     with pytest.raises(UserError) as error:
         DiffusionLM(**{"pretrained": str(tiny_model), **arguments})
     assert named in str(error.value) and "\n" not in str(error.value)
-
-
-def test_without_the_harness_there_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(harness, "cli_evaluate", None)
-    with pytest.raises(UserError, match="lm-evaluation-harness is not installed; pip install"):
-        harness.main()

@@ -39,9 +39,3 @@ def test_every_phenomenon_has_as_many_different_pairs():
     }.items():
         good = [pair["sentence_good"] for pair in PAIRS if pair["phenomenon"] == name]
         assert all(35 <= sum(form in sentence for sentence in good) <= 65 for form in forms)
-
-
-def test_plurals():
-    assert [*map(make.many, ["city", "valley", "church", "bridge"])] == [
-        "cities", "valleys", "churches", "bridges",
-    ]  # fmt: skip

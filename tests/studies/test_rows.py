@@ -78,11 +78,6 @@ def test_a_bad_grid_gets_one_sentence(case, tmp_path):
     assert named in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_missing_grid():
-    with pytest.raises(UserError, match=r"--settings nothing\.toml"):
-        rows.read_grid("nothing.toml")
-
-
 def test_two_equal_rows_are_refused():
     rows.check_distinct(["x", "y"], ["one", "two"])
     with pytest.raises(UserError, match=r"rows 1 and 3 .*three"):
@@ -117,16 +112,6 @@ def test_a_digest_of_code_follows_its_imports(tmp_path, monkeypatch):
         before = after
     with pytest.raises(ValueError, match="no module nothing"):
         rows.code_digest("nothing")
-
-
-def test_what_writes_texts_is_in_the_digest():
-    before = rows.code_digest(
-        "diffusion.generate", "diffusion.autoregressive", "studies.board.scorer"
-    )
-    assert before == rows.code_digest(
-        "studies.board.scorer", "diffusion.autoregressive", "diffusion.generate"
-    )
-    assert before != rows.code_digest("studies.board.scorer")
 
 
 def test_a_model_is_known_by_its_weights(tiny_gpt2):

@@ -8,7 +8,6 @@ import torch
 
 from diffusion import rng
 from diffusion.denoise import denoise
-from diffusion.errors import UserError
 from diffusion.samplers.make import make_sampler
 from studies import loop, machine, redraw, scaling
 from studies.scaling import Pair, Size
@@ -81,12 +80,3 @@ def test_the_loop_is_timed_in_part_and_the_picture_drawn_again(monkeypatch, tmp_
     monkeypatch.setattr(sys, "argv", ["redraw.py", "--results", str(tmp_path)])
     redraw.main()
     assert picture.read_bytes() == drawn and drawn.startswith(PNG)
-
-
-@pytest.mark.parametrize(
-    "flags, said",
-    [(["--lengths", "1"], "--lengths 1"), (["--lengths", "--steps", "--batch_sizes"], "all empty")],
-)
-def test_mistakes_are_told(monkeypatch, tmp_path, flags, said):
-    with pytest.raises(UserError, match=said):
-        run_small(monkeypatch, tmp_path, *flags)

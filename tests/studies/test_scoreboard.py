@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 from time import sleep
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -276,22 +275,6 @@ def test_quick_needs_no_text_from_outside(call, monkeypatch, tiny_model, tiny_gp
     assert Path(PASSAGES).read_text().startswith(first["prompt"] + first["text"])
 
 
-@pytest.mark.parametrize(
-    "flags, taken",
-    [
-        ({"quick": True}, PASSAGES),
-        ({"quick": True, "dataset_dir": "data"}, "wikitext-2"),
-        ({"quick": True, "dataset": "wikitext-2"}, "wikitext-2"),
-        ({"quick": True, "dataset": "mine.txt"}, "mine.txt"),
-        ({}, "wikitext-2"),
-    ],
-)
-def test_another_text_is_measured_where_one_is_named(flags, taken, tmp_path):
-    args = ScoreOptions(**flags, output_dir=str(tmp_path / "board"))
-    args.check_flags()
-    assert args.dataset == taken
-
-
 def test_the_passages_are_enough_for_what_quick_measures(tmp_path):
     args = ScoreOptions(quick=True, output_dir=str(tmp_path / "board"))
     args.check_flags()
@@ -365,25 +348,6 @@ def test_likelihoods_are_compared_block_by_block():
     # 0.5, 0.5, 0.8: standard deviation sqrt(0.03), of the mean 0.1.
     assert two["more"][2] == pytest.approx(0.6 + 0.195996, abs=1e-5)
     assert all(v != v for v in one["more"] + three["more"]) and "by_block" not in two
-
-
-def test_a_bar_in_a_name_does_not_break_a_markdown_table():
-    data = tiny_results()
-    data["rows"][0]["model"] = "a|b"
-    page = report.markdown({"results.json": data}).splitlines()
-    line = next(line for line in page if "a\\|b" in line)
-    assert line.count("|") - 1 == 10
-
-
-def test_pictures_of_next_to_nothing(tmp_path):
-    """One row, no entropy, no likelihood."""
-    data = tiny_results()
-    data["rows"][0]["metrics"] |= {"entropy": [float("nan")] * 3}
-    for name in ("seconds", "tokens_per_second"):
-        data["rows"][0]["metrics"][name] = [0.5, float("nan"), float("nan")]
-    names = [path.name for path in report.write_all(data, tmp_path)]
-    assert "quality_nfe.png" in names
-    assert "NaN" not in (tmp_path / "results.json").read_text()
 
 
 # ---------------------------------------------------------------- mistakes
@@ -464,25 +428,6 @@ def test_bad_results(call, tmp_path, change, named):
     path.write_text(change(text))
     code, out, err = call("--results", path)
     assert (code, out) == (2, "") and named in err and err.count("\n") == 1
-
-
-def test_what_a_reader_must_know_is_said():
-    args = ScoreOptions(num_samples=2000)
-    shared = SimpleNamespace(args=args, scorer=SimpleNamespace(positions=64))
-    entries = [{"windowed": 3, "full_length": 1990}, {"windowed": 0, "full_length": 2000}]
-    windowed, short = board.notes(shared, entries)
-    assert windowed.startswith("3 texts are longer than the 64 positions of the scorer")
-    assert short.startswith("10 texts are shorter than the full length")
-
-
-@pytest.mark.slow
-def test_help_is_quick_and_needs_no_torch():
-    code = "import sys; from studies import scoreboard; sys.argv = ['x', '--help']\ntry:\n scoreboard.main()\nfinally:"
-    done = subprocess.run(
-        [sys.executable, "-c", code + "\n assert not {'torch', 'sklearn'} & set(sys.modules)"],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0 and "--likelihood_blocks" in done.stdout, done.stderr
 
 
 def test_the_default_grids_are_valid():

@@ -42,7 +42,7 @@ def test_a_model_of_the_hub_is_read_one_slot_to_the_left(writers):
     assert found["perplexity"][0] == pytest.approx(math.exp(loss), rel=1e-5)
 
 
-def test_a_prefix_is_given_and_not_asked_for(writers):
+def test_a_prefix_is_context_and_is_not_scored(writers):
     for writer in writers:
         whole, rest = (scoring.likelihood(writer, DOCUMENTS, 32, n, 3, **SETTINGS) for n in (1, 10))
         assert (whole["tokens"], rest["tokens"]) == (3 * 31, 3 * 22)
