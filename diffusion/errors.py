@@ -1,4 +1,4 @@
-"""Mistakes a user can mend, told in one sentence, and what may stand on a terminal."""
+"""User-facing errors in one sentence, and text that is safe to print on a terminal."""
 
 import contextlib
 import errno

@@ -90,7 +90,8 @@ def run_script(monkeypatch, capsys):
             stream.isatty = lambda: True
             lines = iter([*typed, "", ""])
             monkeypatch.setattr("builtins.input", lambda *_: next(lines))
-        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
+        name = script.__name__.rpartition(".")[2]  # of studies, too
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", stream)
         code = 0
         try:

@@ -1,4 +1,4 @@
-"""What is said to the person at the terminal, and how."""
+"""Messages for the person at the terminal."""
 
 import contextlib
 import errno
@@ -59,7 +59,7 @@ def say(message: str, styled: bool = False) -> None:
     """A line on standard error, from the first of several processes alone; ``styled``: it is
     printable already, but for its colours."""
     if _is_first():
-        with contextlib.suppress(OSError):  # a terminal that is gone must not end what goes on
+        with contextlib.suppress(OSError):  # a closed terminal must not end the work
             if _bar is not None:
                 _bar.clear()
             print(message if styled else printable(message), file=sys.stderr, flush=True)

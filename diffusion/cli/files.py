@@ -72,7 +72,7 @@ def check_output_dir(path: str, overwrite: bool, resume: bool, overwrite_flag: s
     try:
         # Permissions do not tell all (a full or read-only disk, root): try. It has no name on disk.
         tempfile.TemporaryFile(dir=existing).close()
-        # What a killed run has left of a first checkpoint is nothing to go on from.
+        # The rest of a first checkpoint of a killed run cannot be resumed.
         used = os.path.isdir(folder) and not set(os.listdir(folder)) <= LEFT
     except OSError as error:
         raise UserError(
@@ -221,7 +221,7 @@ def check_animation_path(path: str | os.PathLike, flag: str = "--save_animation"
 
 
 def check_display() -> None:
-    """Raise `UserError` if there is surely no display for `show_film`. For the start of a
+    """Raise `UserError` if there is no display for `show_film`. For the start of a
     script; imports nothing heavy."""
     unix = os.name == "posix" and sys.platform != "darwin"
     if unix and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):

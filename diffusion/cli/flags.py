@@ -67,7 +67,7 @@ def parse_flags(
         if (name := word.split("=")[0]) in gone:
             raise UserError(gone[name])
     if unknown:
-        near = difflib.get_close_matches(unknown[0].split("=")[0], parser.flags, n=1)
+        near = difflib.get_close_matches(unknown[0].split("=")[0], parser.flags, n=1, cutoff=0.8)
         advice = f"did you mean {near[0]}?" if near else "see --help"
         if not unknown[0].startswith("-"):
             advice = "put a text of several words in quotes"

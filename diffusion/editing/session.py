@@ -1,6 +1,7 @@
 """The interactive loops of inference.py and their commands."""
 
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -166,7 +167,9 @@ class Session:
     def help(self, _: str) -> None:
         lines = [self.FIRST]
         for name, command in self.COMMANDS.items():
-            lines.append(f"  {f'/{name} {command.value}':19}{command.help.format(**self.state)}")
+            begin = f"  {f'/{name} {command.value}':19}"
+            text = begin + command.help.format(**self.state)
+            lines += textwrap.wrap(text, 100, subsequent_indent=" " * 21, drop_whitespace=True)
         say("\n".join([*lines, "Ctrl-C stops a text and keeps what is written."]))
 
     COMMANDS: dict[str, Command] = {}  # noqa: RUF012  (filled below, when the methods are known)
@@ -178,8 +181,8 @@ def _setter(command: str, option: str, kind: type) -> Callable[[Session, str], N
 
 _SHARED = {
     "sampler": Command(
-        "NAME", "the order of writing (now {method}): {samplers};\n"
-        f"{'':21}with options as in /sampler remdm:eta=0.02", Session.set_sampler,
+        "NAME", "the order of writing, such as remdm:eta=0.02 (now {method}): {samplers}",
+        Session.set_sampler,
     ),
     "steps": Command("N", "denoising steps of {stepped}", _setter("steps", "n_steps", int)),
     "temperature": Command(

@@ -36,7 +36,10 @@ import inference
 from diffusion.errors import run
 from studies import scoreboard
 
-SCRIPTS = {m.__name__: m for m in (compare, finetune, gpt2_inference, inference, scoreboard)}
+SCRIPTS = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (compare, finetune, gpt2_inference, inference, scoreboard)
+}
 SECONDS = 60
 
 

@@ -91,7 +91,7 @@ def test_help_in_groups(monkeypatch, capsys):
     assert "Texts. More of them take longer. [1]" in shown["--help_all"]
 
 
-@pytest.mark.parametrize("script", ["inference", "gpt2_inference"])
+@pytest.mark.parametrize("script", ["inference", "gpt2_inference", "compare"])
 def test_help_fits_a_screen_and_loads_no_library(script):
     code = (
         f"import sys\nsys.argv = ['{script}.py', '--help']\nimport {script}\n"

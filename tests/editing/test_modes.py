@@ -18,6 +18,7 @@ from diffusion.errors import UserError
 from diffusion.generate import Writer
 
 SMALL = ["--max_len", "40", "--dtype", "float32"]
+SHORT = ["--length", "6"]
 TEXT = "The river runs through the old town."
 
 
@@ -82,11 +83,11 @@ def test_texts_do_not_depend_on_the_batch(call):
         ["--interpolate", TEXT, "She opened it."],
         ["--unconditional", "--best_of", "2", "--length", "6"],
     ):
-        some = [*task, "--num_samples", "3", "--json"]
+        some = [*task, "--num_samples", "2", "--json"]
         big = records(call(*some, "--batch_size", "16")[1])
         small = records(call(*some, "--batch_size", "1")[1])
         assert [r["ids"] for r in big] == [r["ids"] for r in small]
-        assert len(big) in (3, 15)
+        assert len(big) in (2, 10)
 
 
 @pytest.mark.parametrize("sampler", ["random-remask", "ancestral", "confidence", "threshold"])
@@ -243,14 +244,14 @@ def test_rank_orders_the_lines(call, lines):
 
 
 def test_best_of_keeps_the_least_bound_of_the_samples(call):
-    (best,) = records(call("The river", "--best_of", "4", "--json")[1])
-    every = records(call("The river", "--num_samples", "4", "--json")[1])
+    (best,) = records(call("The river", *SHORT, "--best_of", "4", "--json")[1])
+    every = records(call("The river", *SHORT, "--num_samples", "4", "--json")[1])
     assert len(best["candidates"]) == 4
     assert best["ids"] == every[best["sample"]]["ids"]
     assert best["candidates"][best["sample"]] == min(best["candidates"])
     assert best["bound"]["nats_per_token"] == pytest.approx(min(best["candidates"]), abs=1e-4)
-    assert "best of 1" not in call("The river", "--best_of", "1")[2]
-    two = records(call("The river", "--best_of", "2", "--num_samples", "2", "--json")[1])
+    assert "best of 1" not in call("The river", *SHORT, "--best_of", "1")[2]
+    two = records(call("The river", *SHORT, "--best_of", "2", "--num_samples", "2", "--json")[1])
     assert [r["candidates"] for r in two] == [best["candidates"][:2], best["candidates"][2:]]
 
 
@@ -277,7 +278,7 @@ def test_every_mode_writes_to_a_file(call, lines, tmp_path):
         ["--rewrite", TEXT],
         ["--interpolate", TEXT, "She"],
         ["--score", lines],
-        ["The river", "--best_of", "2"],
+        ["The river", "--best_of", "2", *SHORT],
     ):
         on_screen = call(*task)[1]
         code, out, _ = call(*task, "--output", target)
@@ -289,9 +290,9 @@ def test_every_mode_writes_to_a_file(call, lines, tmp_path):
 @pytest.mark.parametrize(
     "task",
     [
-        ["--infill", "The <mask:2-4> runs."],
-        ["--rewrite", TEXT],
-        ["The river", "--best_of", "2", "--length", "5"],
+        ["--infill", "The <mask:2-3> runs."],
+        pytest.param(["--rewrite", TEXT], marks=pytest.mark.slow),
+        pytest.param(["The river", "--best_of", "2", *SHORT], marks=pytest.mark.slow),
     ],
 )
 def test_one_text_can_be_animated(call, tmp_path, task):
@@ -420,8 +421,8 @@ def test_another_text_of_another_length_and_what_is_saved(call, tmp_path):
     assert "length not fixed" in err and "temperature 0.0" in err
 
 
-def test_one_empty_line_asks_again_and_two_end(run_script, tiny_model):
-    arguments = ("--model", tiny_model, *SMALL, "--json")
+def test_one_empty_line_asks_again_and_two_end(run_script, kept_models, tiny_model):
+    arguments = ("--model", tiny_model, *SMALL, *SHORT, "--json")
     out = run_script(inference, *arguments, typed=["He", "", "She", "", " ", "never"])[1]
     assert [r["prompt"] for r in records(out)] == ["He", "She"]
 
