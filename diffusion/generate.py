@@ -1,6 +1,6 @@
 """A masked language model ready to write: canvas in, Steps out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -9,6 +9,7 @@ import torch
 from diffusion import rng
 from diffusion.canvas import Canvas, Step, prompt_canvas
 from diffusion.cli.access import Access
+from diffusion.cli.conflicts import Conflict, check_conflicts
 from diffusion.errors import UserError
 from diffusion.models import loading, tokenizers
 from diffusion.models.cached import Approximate, InBlocks
@@ -103,27 +104,7 @@ class Writer:
         """Refuse options that mean nothing, or that this model has no room for."""
         options.check()
         check_noise(self.resolve(options), self.noise.name, self.name)
-        self._check_approximate(options)
-        stride = options.window_stride
-        if stride is None:
-            options.check_room(self.positions, self.name, " or less, or --window_stride")
-        elif not 1 <= stride < self.positions:
-            raise UserError(
-                f"--window_stride {stride} must be a number from 1 to {self.positions - 1}: "
-                f"{self.name} sees {self.positions} positions"
-            )
-
-    def _check_approximate(self, options: GenerationOptions) -> None:
-        flag, why = f"--approximate_cache {options.approximate_cache}", ""
-        if not self.denoiser.backbone.keeps:
-            kind = self.denoiser.backbone.config.model_type
-            why = f"{flag}: models of type {kind} keep no keys and values; leave it out"
-        elif self.noise.has_random_tokens:
-            why = f"{flag} is for models trained for masks, not for {self.noise.name}; leave it out"
-        elif self.soft is not None and options.soft_masking:
-            why = f"{flag} does not go with soft-masking; add --no_soft_masking"
-        if why and options.approximate_cache is not None:
-            raise UserError(f"{self.name}: {why}")
+        check_conflicts(MODEL_CONFLICTS, options, writer=self)
 
     def resolve(self, options: GenerationOptions, left_to_right: bool = True) -> GenerationOptions:
         """The options with all that this model takes for granted filled in, for a canvas that is
@@ -170,16 +151,8 @@ class Writer:
         """
         left_to_right = canvas.left_to_right
         options = self.resolve(options, left_to_right)
-        if options.attention == "block" and not left_to_right:
-            raise UserError(
-                f"--attention block and --sampler {options.sampler} write from left to right, "
-                "behind what is given; leave them out where there are holes"
-            )
-        if options.approximate_cache is not None and not left_to_right:
-            raise UserError(
-                f"--approximate_cache {options.approximate_cache} writes from left to right, behind "
-                "what is given; leave it out where there are holes"
-            )
+        if not left_to_right:
+            check_conflicts(SPAN_CONFLICTS, options)
         denoiser, ends = self.denoiser, None  # the id that ends a text that is read in order
         if not may_end:
             denoiser = denoiser.forbidding(self.tokenizer.eos_token_id)
@@ -240,6 +213,61 @@ class Writer:
     ) -> Iterator[Step]:
         """The Steps of `generate`, for who only measures or wants the last."""
         return self.generate(prompts, options, samples)
+
+
+_CACHE = "{writer.name}: --approximate_cache {approximate_cache}"
+
+
+def _cached(flags: str, applies: Callable, sentence: str) -> Conflict:
+    return Conflict(flags, lambda o: o.approximate_cache is not None and applies(o), sentence)
+
+
+# What a model has no room for, or was not trained for; ``writer`` is the `Writer`.
+MODEL_CONFLICTS = [
+    _cached(
+        "--approximate_cache with a type of model that keeps no keys and values",
+        lambda o: not o.writer.denoiser.backbone.keeps,
+        _CACHE + ": models of type {writer.denoiser.backbone.config.model_type} keep no keys and "
+        "values; leave it out",
+    ),
+    _cached(
+        "--approximate_cache with a model trained for random tokens",
+        lambda o: o.writer.noise.has_random_tokens,
+        _CACHE + " is for models trained for masks, not for {writer.noise.name}; leave it out",
+    ),
+    _cached(
+        "--approximate_cache with soft-masking",
+        lambda o: o.writer.soft is not None and o.soft_masking,
+        _CACHE + " does not go with soft-masking; add --no_soft_masking",
+    ),
+    Conflict(
+        "--max_len beyond the positions of the model",
+        lambda o: o.window_stride is None and o.max_len > o.writer.positions,
+        "--max_len {max_len} exceeds the {writer.positions} positions of {writer.name}; use --max_len "
+        "{writer.positions} or less, or --window_stride",
+    ),
+    Conflict(
+        "--window_stride of a whole window",
+        lambda o: o.window_stride is not None and o.window_stride >= o.writer.positions,
+        "--window_stride {window_stride} must be below the {writer.positions} positions that "
+        "{writer.name} sees",
+    ),
+]
+# What does not go with a canvas on which fixed text follows what is to be written.
+SPAN_CONFLICTS = [
+    Conflict(
+        "--attention block with spans to be filled",
+        lambda o: o.attention == "block",
+        "--attention block and --sampler {sampler} write from left to right, after the given text; "
+        "leave them out where spans are filled",
+    ),
+    Conflict(
+        "--approximate_cache with spans to be filled",
+        lambda o: o.approximate_cache is not None,
+        "--approximate_cache {approximate_cache} writes from left to right, after the given text; "
+        "leave it out where spans are filled",
+    ),
+]
 
 
 def load_writer(
