@@ -1,4 +1,4 @@
-"""What goes round in the loop: the canvas, what a denoiser is asked of it, and each step's outcome."""
+"""What the loop works on: the canvas, the queries to a denoiser, and the outcome of each step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -57,7 +57,7 @@ class Canvas:
 
     Attributes:
         ids: (B, L) int64; positions to be written hold the mask id.
-        frozen: (B, L) bool; given text, specials and padding, which never change.
+        frozen: (B, L) bool; fixed text, specials and padding, which never change.
         padding: (B, L) bool; positions that do not exist for the row.
         allowed: what may be written where, None when that is the model's choice alone.
         typed: B records of what the user gave as it was typed; (): the tokens spell it.
@@ -71,12 +71,12 @@ class Canvas:
 
     @property
     def left_to_right(self) -> bool:
-        """Whether all there is to write stands behind all that is given, in every row, under no
+        """Whether all there is to write comes after all fixed text, in every row, under no
         rules that know what follows."""
         there = ~self.padding
         editable = there & ~self.frozen
-        behind = (editable.cumsum(1) > 0) & there & ~editable
-        return (self.allowed is None or self.allowed.in_order) and not behind.any()
+        after = (editable.cumsum(1) > 0) & there & ~editable
+        return (self.allowed is None or self.allowed.in_order) and not after.any()
 
     def take(self, rows: slice | list[int]) -> "Canvas":
         """Some rows."""
@@ -144,12 +144,12 @@ class Feedback:
 
 @dataclass(frozen=True)
 class Query:
-    """What a denoiser is asked in one step. Rows of the canvas of which nothing is wanted are left
+    """What a denoiser predicts in one step. Rows of the canvas without a queried position are left
     out: they cost nothing.
 
     Attributes:
         ids: (B, L) int64 as far as they are written.
-        query_mask: (B, L) bool, the N positions whose prediction is wanted.
+        query_mask: (B, L) bool, the N positions that are predicted.
         rows: (B,) int64, which rows these are of the canvas that the denoiser was started with, so
             that it can keep state for each; None: all, in order.
         padding: (B, L) bool, positions that do not exist; None: there are none.
@@ -177,18 +177,18 @@ class Step:
     total: int | None  # planned steps, None when the sampler decides as it goes
     nfe: Tensor  # (B,) forward passes spent so far on each row
     ids: Tensor  # (B, L) token ids; masked positions hold the mask id
-    frozen: Tensor  # (B, L) bool: given text, specials, padding; never written
+    frozen: Tensor  # (B, L) bool: fixed text, specials, padding; never written
     padding: Tensor  # (B, L) bool: positions that do not exist, or not any more: the text has ended
     masked: Tensor  # (B, L) bool: still to be written
     revealed: Tensor  # (B, L) bool: written in this step
-    remasked: Tensor  # (B, L) bool: opened again in this step
+    remasked: Tensor  # (B, L) bool: masked again in this step
     confidence: Tensor  # (B, L) float: probability of the token when it was written, nan elsewhere
     seconds: float  # measured time in model and sampler so far; what readers do is not in it
     slots: Tensor  # (B,) slots of the model computed so far for each row, see `models.denoiser`
     # (B, L) each: the token that a mask remembers first, and how strongly, from 0 to 1.
     guesses: tuple[Tensor, Tensor] | None = None
     random: Tensor | None = None  # (B, L) bool: visible tokens that are noise; None: there are none
-    replaced: Tensor | None = None  # (B, L) bool: written in this step, in place of another token
+    replaced: Tensor | None = None  # (B, L) bool: written in this step over another token
     typed: Sequence[Typed] = ()  # see `Canvas`
 
 

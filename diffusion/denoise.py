@@ -81,11 +81,11 @@ def denoise(
             nfe = nfe + need * denoiser.passes
             touched = (touched & ~need[:, None]) | write | remask
             if tokens is None:
-                tokens, sure = proposal.tokens, proposal.probability
+                tokens, probability = proposal.tokens, proposal.probability
             else:
-                sure = proposal.probability_of(tokens)
+                probability = proposal.probability_of(tokens)
             ids = noise.corrupt(torch.where(write, tokens, ids), remask)
-            confidence = torch.where(write, sure, confidence).masked_fill(remask, torch.nan)
+            confidence = torch.where(write, probability, confidence).masked_fill(remask, torch.nan)
             revealed, replaced = write, None
             if noisy is not None:
                 noisy = noisy & write

@@ -108,7 +108,7 @@ class Writer:
 
     def resolve(self, options: GenerationOptions, left_to_right: bool = True) -> GenerationOptions:
         """The options with all that this model takes for granted filled in, for a canvas that is
-        to be written ``left_to_right``, behind what is given, or for one with holes."""
+        to be written ``left_to_right``, after the prompt, or for one with spans to be filled."""
         fitted = options.fitted(self.positions)
         return fitted.resolved(self.blocks and left_to_right, self.noise.name)
 

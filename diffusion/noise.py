@@ -1,7 +1,7 @@
 """How text becomes noise: which tokens are replaced by what, at which rate, weighed how.
 
 Three kinds: `Absorbing` turns tokens into ``<mask>``, `Uniform` into random ones, and `Hybrid` does
-both. They say what a noisy token looks like, and are asked by all that makes or reads noise: the
+both. They say what a noisy token looks like, and serve all that makes or reads noise: the
 collator, the likelihoods, the loop, the samplers and the denoisers. A `MaskSchedule` says how much of
 a text is noise at a time, and how that weighs in the loss.
 
@@ -52,7 +52,7 @@ class Noise:
         return ids.masked_fill(where, self.mask_id)
 
     def noisy(self, ids: Tensor) -> Tensor:
-        """(B, L) bool: which of ``ids`` are masks, and say nothing of the token behind it."""
+        """(B, L) bool: which of ``ids`` are masks, and say nothing of the token under it."""
         return ids == self.mask_id
 
     @property
@@ -61,7 +61,7 @@ class Noise:
         return False
 
     def fill(self, ids: Tensor, u: Tensor) -> Tensor:
-        """The ids (B, L) with pure noise, r = 1, in place of masks; ``u`` (B, L) are uniforms."""
+        """The ids (B, L) with pure noise, r = 1, instead of masks; ``u`` (B, L) are uniforms."""
         return ids
 
     def shares(self, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,7 +131,7 @@ class Interpolating(Noise):
 
     def weight(self, r: Tensor, z: Tensor, x: Tensor) -> Tensor:
         """The weight g(z) / q_r(z | x) of what `objective.divergence` compares, in the bound as an
-        integral over r: of positions that hold ``z`` in place of ``x``; all of one shape."""
+        integral over r: of positions that hold ``z`` instead of ``x``; all of one shape."""
         keep, *noise = self.shares(r)
         return self.at(z, *self.pull(r)) / (keep * (z == x) + self.at(z, *noise))
 
@@ -155,7 +155,7 @@ class Uniform(Interpolating):
 
 @dataclass(frozen=True, eq=False)
 class Hybrid(Interpolating):
-    """Masks, and random tokens among them, so that a model learns to doubt what it sees (GIDD,
+    """Masks, and random tokens among them, so that a model learns that what it sees may be wrong (GIDD,
     arXiv:2503.04482, with its gamma = 1): a : b : c = 1 - r : r : B sqrt(r (1 - r)).
 
     Args:

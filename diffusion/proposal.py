@@ -1,4 +1,4 @@
-"""How a token is drawn from a prediction, and how sure the model is of it."""
+"""How a token is drawn from a prediction, and with what confidence."""
 
 import copy
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def largest(logits: Tensor, k: int, width: int = 64) -> tuple[Tensor, Tensor]:
     groups = logits.shape[1] // width
     if not logits.is_cpu or groups < 4 * k:
         return logits.topk(k)
-    whole = groups * width  # columns; behind them less than a group is left
+    whole = groups * width  # columns; after them less than a group is left
     table = logits[:, :whole].view(-1, groups, width)
     best = table.amax(-1).topk(k).indices  # (N, k) groups
     row = torch.arange(len(logits), device=logits.device)[:, None]
@@ -133,7 +133,7 @@ class Sampling:
 
 
 class Proposal:
-    """One drawn token for each position asked for, and how sure the denoiser is of it.
+    """One drawn token for each queried position, and the confidence of the denoiser in it.
 
     Args:
         logits: (N, V), from a denoiser; all arithmetic on them is done in float32.
@@ -153,12 +153,12 @@ class Proposal:
     ):
         self.query_mask = self._drawn = query_mask
         self._logits, self.rule = logits, sampling
-        # How sure a token is has no temperature where the most probable one is taken.
+        # Confidence has no temperature where the most probable one is taken.
         greedy = sampling.temperature < MIN_TEMPERATURE
         self._sampling = replace(sampling, temperature=1.0) if greedy else sampling
         self._chunk = rows_at_once(logits)
 
-        def draw(logits: Tensor, u: Tensor, sure: Tensor) -> tuple[Tensor, ...]:
+        def draw(logits: Tensor, u: Tensor, greedily: Tensor) -> tuple[Tensor, ...]:
             short, ids = sampling.shortlist(logits)
             best = logits.argmax(-1) if ids is None else ids[:, 0]
             # log sum exp, as the loss of the best token plus its logit: one fused pass.
@@ -166,19 +166,19 @@ class Proposal:
             total = F.cross_entropy(logits, best, reduction="none") + peak
             pick, sharpened = sampling.choose(short, u)
             # In a sorted shortlist the best token stands first.
-            pick = torch.where(sure, best if ids is None else 0, pick)[:, None]
+            pick = torch.where(greedily, best if ids is None else 0, pick)[:, None]
             token = pick if ids is None else ids.gather(-1, pick)
             probability = (short.gather(-1, pick)[:, 0] - total).exp()
             return token[:, 0], probability, sharpened, total, peak
 
-        sure = torch.zeros_like(query_mask) if best is None else best.expand_as(query_mask)
-        drawn = self._map(draw, u[query_mask], sure[query_mask])
+        greedily = torch.zeros_like(query_mask) if best is None else best.expand_as(query_mask)
+        drawn = self._map(draw, u[query_mask], greedily[query_mask])
         self._tokens, self._probability, self._sharpened, self._total, self._peak = drawn
         if greedy:
-            self._sharpened = None  # computed when asked for
+            self._sharpened = None  # computed when needed
 
     def only(self, query_mask: Tensor) -> "Proposal":
-        """The same proposal as a sampler sees it that asked for no more than ``query_mask`` (B, L)."""
+        """The same proposal as a sampler sees it that queried only ``query_mask`` (B, L)."""
         part = copy.copy(self)
         part.query_mask = self.query_mask & query_mask
         return part
@@ -190,14 +190,14 @@ class Proposal:
         return [torch.cat(part) for part in zip(*parts, strict=True)]
 
     def spread(self, values: Tensor, fill: float) -> Tensor:
-        """Values (N,) of the positions asked for as (B, L), ``fill`` elsewhere."""
+        """Values (N,) of the queried positions as (B, L), ``fill`` elsewhere."""
         out = torch.full(self.query_mask.shape, fill, dtype=values.dtype, device=values.device)
         out[self._drawn] = values
         return out
 
     @cached_property
     def tokens(self) -> Tensor:
-        """(B, L) drawn tokens; -1 where none was asked for."""
+        """(B, L) drawn tokens; -1 where none was queried."""
         return self.spread(self._tokens, -1)
 
     @cached_property
@@ -207,12 +207,12 @@ class Proposal:
 
     @cached_property
     def best(self) -> Tensor:
-        """(B, L) the most probable tokens; -1 where none was asked for."""
+        """(B, L) the most probable tokens; -1 where none was queried."""
         return self.spread(*self._map(lambda logits: (logits.argmax(-1),)), -1)
 
     def probability_of(self, tokens: Tensor) -> Tensor:
         """(B, L) probability at temperature 1 of other ``tokens`` (B, L); nan where nothing was
-        asked for."""
+        queried."""
         logits = self._logits.gather(-1, tokens[self._drawn][:, None])[:, 0].float()
         return self.spread((logits - self._total).exp(), torch.nan)
 
@@ -233,7 +233,7 @@ class Proposal:
 
     def drawn(self, rule: Sampling, u: Tensor) -> tuple[Tensor, Tensor]:
         """(tokens, their probabilities after all filters) of a draw by another ``rule`` with the
-        uniforms ``u``, all (B, L); -1 and nan where none was asked for."""
+        uniforms ``u``, all (B, L); -1 and nan where none was queried."""
         tokens, chance = self._map(rule.draw, u[self._drawn])
         return self.spread(tokens, -1), self.spread(chance, torch.nan)
 
@@ -305,7 +305,7 @@ class Proposal:
         return self.spread(*self._map(gap), torch.nan)
 
     def score(self, kind: str) -> Tensor:
-        """(B, L) sureness, larger is surer; -inf where no token was drawn."""
+        """(B, L) confidence, larger is higher; -inf where no token was drawn."""
         if kind == "probability":
             score = self.probability
         elif kind == "sharpened":

@@ -26,7 +26,7 @@ def denoise_windows(
     sampling, arXiv:2406.07524): write the first window, keep its last window - stride positions
     as the beginning of the next, write the next ``stride``.
 
-    Each window begins with the canvas's own first token, ``<s>``, in place of the token that
+    Each window begins with the canvas's own first token, ``<s>``, instead of the token that
     stands there, as in training. The Steps are one stream over the whole canvas; forward passes
     and seconds add up. A text that fits the window is what `denoise` writes. One that has written
     ``end_id`` goes no further.

@@ -10,9 +10,9 @@ from diffusion.samplers.catalog import NOISES, RANDOM, SAMPLERS
 
 
 class Feature(NamedTuple):
-    """Something that can be asked for, and why some noise does not go with it."""
+    """A feature, and why it does not work with some noise."""
 
-    flag: str  # as it is asked for
+    flag: str  # its flags
     refused: dict[str, str]  # noise -> what it does or lacks
 
 

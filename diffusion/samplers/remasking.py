@@ -1,4 +1,4 @@
-"""Samplers that can take back what they wrote."""
+"""Samplers that can mask again what they wrote."""
 
 import math
 from typing import Annotated

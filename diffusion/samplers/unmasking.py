@@ -221,8 +221,8 @@ class Klass(Sampler):
         chain = [proposal, *state.memory.get("predictions", [])]
         state.memory["predictions"] = chain[: self.history]
         score = proposal.score("probability")
-        sure = (score > self.threshold) & (len(chain) > self.history)
+        stable = (score > self.threshold) & (len(chain) > self.history)
         for now, before in itertools.pairwise(chain):  # only where it still matters
-            sure = sure & (now.divergence(before, sure) < self.kl_threshold)
-        surest = (ranks(score) == 0) & ~sure.any(1, keepdim=True)
-        return Decision(proposal.query_mask & (sure | surest))
+            stable = stable & (now.divergence(before, stable) < self.kl_threshold)
+        best = (ranks(score) == 0) & ~stable.any(1, keepdim=True)
+        return Decision(proposal.query_mask & (stable | best))

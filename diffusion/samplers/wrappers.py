@@ -15,7 +15,7 @@ class Blocks(Sampler):
     divided among the blocks of a row, equally and rounded up.
 
     With ``end_id`` a row is finished when it has written that token in a block that is done; the
-    blocks behind it are never begun.
+    blocks after it are never begun.
 
     ``memory["block"]`` (B, 1) is each row's block, ``memory["since"]`` (B, 1) the step before it
     began.
