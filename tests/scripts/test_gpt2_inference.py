@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import threading
 
 import pytest
 import torch
@@ -15,8 +14,8 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gpt2_inference
-from diffusion import autoregressive, hardware, rng
-from diffusion.autoregressive import handed_over, load_causal_writer
+from diffusion import hardware, rng
+from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import written_ids
 from diffusion.options import SamplingOptions
 from diffusion.proposal import Proposal, Sampling
@@ -102,15 +101,10 @@ def test_filters_mean_the_same_for_both_kinds_of_models():
     top_p exactly, too."""
     p = torch.tensor([0.5, 0.25, 0.125, 0.0625, 0.0625]).expand(4000, 5)
     keys = rng.row_keys(0, len(p))
-    draw = autoregressive._Draw
+    u = rng.uniform(rng.fold_in(rng.fold_in(keys, 1), rng.TOKENS), 1)
+    rows = torch.ones(len(p), 1, dtype=torch.bool)
     for sampling in (Sampling(1.0, 0, 0.75), Sampling(1.0, 0, 0.76), Sampling(0.5, 3, 0.9)):
-        clock = autoregressive._Clock(torch.device("cpu"))
-        clock.start()
-        nothing = torch.tensor([], dtype=torch.int64)
-        processor = draw(sampling, keys, nothing, clock, lambda *item: None)
-        gpt2 = processor(None, p.log()).argmax(-1)
-        u = rng.uniform(rng.fold_in(rng.fold_in(keys, 1), rng.TOKENS), 1)
-        rows = torch.ones(len(p), 1, dtype=torch.bool)
+        gpt2, _ = sampling.draw(p.log(), u[:, 0])
         assert torch.equal(gpt2, Proposal(p.log(), rows, sampling, u).tokens[:, 0])
         expected = sharpen(p[0].tolist(), sampling.temperature, sampling.top_k, sampling.top_p)
         assert set(gpt2.tolist()) == {i for i, x in enumerate(expected) if x > 0}
@@ -127,7 +121,7 @@ def test_a_text_does_not_depend_on_what_else_is_written(call):
 
 
 def test_a_text_ends_at_its_own_end_of_text(writer, monkeypatch):
-    """Rows of a batch end at different steps; what `generate` puts behind them does not exist."""
+    """Rows of a batch end at different steps; what is drawn after them does not exist."""
     ends = torch.tensor([[2, 9, 9, 9], [9, 9, 2, 9], [9, 9, 9, 9]])
     calls = itertools.chain(ends.T, itertools.repeat(torch.tensor([9, 9, 9])))
 
@@ -176,18 +170,6 @@ def test_only_the_time_in_the_model_is_measured(writer, monkeypatch):
         for _ in range(10):  # a reader who takes his time
             next(clock)
     assert seconds == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
-    assert [step.seconds for step in writer.record(["The"], options, [0])] == seconds
-
-
-def test_a_recording_has_the_same_steps(writer):
-    options = SamplingOptions(max_len=30)
-    prompts = ["The", "She opened the window and"]
-    streamed = list(writer.generate(prompts, options, [0, 1]))
-    recorded = writer.record(prompts, options, [0, 1])
-    assert len(streamed) == len(recorded)
-    for a, b in zip(streamed, recorded, strict=True):
-        for name in ("ids", "frozen", "padding", "revealed", "nfe"):
-            assert torch.equal(getattr(a, name), getattr(b, name)), name
 
 
 def test_a_full_row_waits_for_a_shorter_prompt_up_to_the_last_position(writer):
@@ -199,21 +181,6 @@ def test_a_full_row_waits_for_a_shorter_prompt_up_to_the_last_position(writer):
         *_, alone = writer.generate([prompt], options, [row])
         assert written_ids(together, row) == written_ids(alone, 0)
         assert len(written_ids(alone, 0)) == writer.positions  # it has not ended before
-
-
-def test_errors_and_early_ends_leave_no_thread_behind(writer):
-    def broken(take):
-        take(1)
-        raise MemoryError("full")
-
-    before = threading.active_count()
-    with pytest.raises(MemoryError, match="full"):
-        list(handed_over(broken))
-    steps = writer.generate(["The"], SamplingOptions(max_len=40), [0])
-    next(steps), next(steps), next(steps)
-    steps.close()
-    assert threading.active_count() == before
-    assert not writer.model._forward_pre_hooks
 
 
 @pytest.mark.parametrize("ending", [pytest.param("gif", marks=pytest.mark.slow), "html"])
