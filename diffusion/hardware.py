@@ -34,12 +34,6 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
-def cpu_has_native_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices in hardware; without that bf16 is slower than
-    fp32. A system that does not list the features of its CPU counts as no."""
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_cpuinfo("flags", "Features").split()))
-
-
 def _cpuinfo(*names: str) -> str:
     """The first field of one of these names in the kernel's description of the processor, or ""."""
     try:
@@ -58,7 +52,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = device.type == "cpu" and cpu_has_native_bf16()
+        # A system that does not list the features of its CPU counts as no.
+        features = _cpuinfo("flags", "Features").split() if device.type == "cpu" else ()
+        native = not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(features)
     return torch.bfloat16 if native else torch.float32
 
 
@@ -102,9 +98,9 @@ def launch_note(command: str) -> str | None:
     """A note where `accelerate launch` was to start several processes, or on CPUs, and has started
     this one alone, as it does without --multi_gpu; ``command``: the script with its flag for CPUs."""
     ours = os.environ
-    cpu = ours.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    meant = ours.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") or "MASTER_PORT" in ours
     several = {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"} & set(ours)
-    if "ACCELERATE_MIXED_PRECISION" not in ours or several or not (cpu or "MASTER_PORT" in ours):
+    if "ACCELERATE_MIXED_PRECISION" not in ours or several or not meant:
         return None
     return (
         "note: accelerate launch has started one process; several on CPUs: accelerate launch "

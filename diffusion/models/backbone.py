@@ -49,15 +49,13 @@ class Backbone(nn.Module):
         query_mask = torch.tensor([[False, True, True, True]], device=ids.device)
         try:
             shape = tuple(self(ids, query_mask).shape)
-            right = shape == (3, self.config.vocab_size)
-            wrong = "" if right else f"logits of 3 tokens have the shape {shape}"
+            if shape != (3, self.config.vocab_size):
+                raise ValueError(f"logits of 3 tokens have the shape {shape}")
         except Exception as error:  # any code may run here
-            wrong = first_line(error)
-        if wrong:
             raise UserError(
                 f"{name}: models of type {self.config.model_type} do not read text as masked "
-                f"language models do ({wrong}); use another model"
-            )
+                f"language models do ({first_line(error)}); use another model"
+            ) from None
 
     @torch.no_grad()
     def check_causal(self, name: str) -> None:
@@ -141,8 +139,7 @@ class Backbone(nn.Module):
 
     def _at_places(self, input_ids: Tensor, embeds: Tensor | None, place: Tensor) -> dict:
         """What the model is called with for slots at ``place`` (B or 1, S), in any order."""
-        kwargs = _inputs(input_ids, embeds)
-        kwargs["position_ids"] = place + first_position(self.config)
+        kwargs = _inputs(input_ids, embeds) | {"position_ids": place + first_position(self.config)}
         if getattr(self.config, "type_vocab_size", 0):  # else counted along the slots by some
             kwargs["token_type_ids"] = torch.zeros_like(input_ids)
         return kwargs

@@ -24,14 +24,12 @@ CONVERT = (
 def resolve(name: str) -> tuple[str, bool]:
     """(name or path, is it a local folder) of ``--model`` or ``--tokenizer``: a folder, the name of a
     folder in ``weights/``, or a name on the hub."""
-    path = given_path(name)
     as_path = name.startswith((".", "/", "~"))
-    if path.is_dir():
-        return str(path), True
-    if not as_path and (WEIGHTS / name).is_dir():
-        return str(WEIGHTS / name), True
-    if path.exists():
-        raise UserError(f"model {name} is a file; give the folder that holds it")
+    for path in (given_path(name), *([] if as_path else [WEIGHTS / name])):
+        if path.is_dir():
+            return str(path), True
+        if path.exists():
+            raise UserError(f"model {name} is a file; give the folder that holds it")
     if as_path or not name.strip() or name.startswith("weights/") or name.count("/") > 1:
         raise UserError(
             f"model folder {name!r} does not exist; give a folder that finetune.py wrote, or a "

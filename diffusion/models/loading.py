@@ -3,7 +3,6 @@
 import copy
 import importlib.util
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -28,15 +27,13 @@ _MASKED, _CAUSAL = "AutoModelForMaskedLM", "AutoModelForCausalLM"
 
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that cannot hold a safe, complete model, before the library tries."""
-    weights = any(folder.glob("*.safetensors"))
-    pickled = not weights and any(path for kind in _PICKLES for path in folder.glob(kind))
-    faults = {
-        "is empty; give a folder that finetune.py wrote": not any(folder.iterdir()),
-        "has no config.json; it is not a model folder": not (folder / "config.json").is_file(),
-        f"has only pickled weights; {CONVERT}": pickled,
-        "has no *.safetensors file; it has no weights": not weights,
-    }
-    if fault := next((fault for fault, found in faults.items() if found), None):
+    fault = None
+    if not (folder / "config.json").is_file():
+        fault = "has no config.json; give a folder that finetune.py wrote"
+    elif not any(folder.glob("*.safetensors")):
+        pickled = any(path for kind in _PICKLES for path in folder.glob(kind))
+        fault = f"has only pickled weights; {CONVERT}" if pickled else "has no *.safetensors file"
+    if fault:
         raise UserError(f"model folder {folder} {fault}")
 
 
@@ -47,29 +44,21 @@ def adapted(name: str) -> str | None:
     if not local or not path.is_file() or Path(where, "config.json").is_file():
         return None
     try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-        if not isinstance(base, str):
-            raise ValueError("it names no base model")
+        return str(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"cannot read adapter_config.json of {where}: {first_line(error)}; copy the folder that "
-            "peft wrote"
-        ) from None
-    return base
+        raise UserError(f"{path} is damaged: {first_line(error)}; copy the folder anew") from None
 
 
 def _with_adapters(model, name: str):
     """``model`` with the adapters of the folder ``name`` merged into its weights."""
-    if importlib.util.find_spec("peft") is None:
-        raise UserError(f"{name} is a folder of adapters, which need a package: pip install peft")
-    from peft import PeftModel  # an optional package
-
     try:
+        from peft import PeftModel  # an optional package
+
         return PeftModel.from_pretrained(model, resolve(name)[0]).merge_and_unload().eval()
+    except ImportError:
+        raise UserError(f"{name} is a folder of adapters; they need: pip install peft") from None
     except Exception as error:  # the library raises many kinds
-        raise UserError(
-            f"cannot put the adapters of {name} on their model: {first_line(error)}"
-        ) from None
+        raise UserError(f"cannot put the adapters of {name} on its model: {error}") from None
 
 
 def load_config(name: str, access: Access = PLAIN):
@@ -123,13 +112,11 @@ def _check_size(config, folder: Path) -> None:
     inner = number("intermediate_size", "n_inner") or 4 * width
     tables = number("max_position_embeddings") + number("type_vocab_size")
     described = parameters(layers, width, inner, number("vocab_size"), tables)
-    if layers > 10_000:
-        raise ValueError(f"it has {layers} layers")
     held = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    if described > 32 * held + 10**8:  # layers may share theirs
+    if layers > 10_000 or described > 32 * held + 10**8:  # layers may share theirs
         raise ValueError(
-            f"it describes some {described / 1e9:.1f} billion parameters ({4e-9 * described:.0f} "
-            f"GB), and the weights beside it have {held / 1e6:.1f} MB"
+            f"it describes {layers} layers, some {described / 1e9:.1f} billion parameters, and the "
+            f"weights beside it have {held / 1e6:.1f} MB"
         )
 
 
@@ -150,26 +137,22 @@ def _has_code(config) -> bool:
 
 def _check_kind(config, name: str, architectures: list[str], base: bool = False) -> None:
     """Refuse what is no masked language model and cannot be one, see `load_masked_lm`."""
-    kind, row = config.model_type, family(config)
-    masked, free = is_masked_lm(config), row.decoder or _has_code(config)
-    causal = [a for a in architectures if a.endswith("ForCausalLM")]
-    if getattr(config, "is_decoder", False):
-        causal.append("is_decoder")
+    row, masked = family(config), is_masked_lm(config)
+    free = row.decoder or _has_code(config)
+    causal = getattr(config, "is_decoder", False) or any("ForCausalLM" in a for a in architectures)
     faults = {
-        f"a {kind!r} model, and those {row.refused}; use another model": row.refused,
-        f"a {kind!r} model, which has an encoder and a decoder; diffusion needs a masked LM such as "
-        "RoBERTa, or a decoder such as GPT-2 to train": getattr(
-            config, "is_encoder_decoder", False
-        ),
-        f"a causal {kind!r} model that was not trained to fill masks; train it: python finetune.py "
-        f"--model {name}": row.decoder and not base and not masked,
-        f"a {kind!r} model, which has no masked-language-model head; diffusion needs a masked LM such "
-        "as RoBERTa": not row.decoder and not masked,
-        f"a causal model ({(causal or [''])[0]}); diffusion needs a masked LM, which sees both "
-        "sides": causal and not free,
+        f"and those {row.refused}": row.refused,
+        "which has an encoder and a decoder": getattr(config, "is_encoder_decoder", False),
+        "which was not trained to fill masks; train it: python finetune.py --model "
+        f"{name}": row.decoder and not base and not masked,
+        "which has no masked-language-model head": not row.decoder and not masked,
+        "which is causal": causal and not free,
     }
     if fault := next((fault for fault, found in faults.items() if found), None):
-        raise UserError(f"{name} is {fault}")
+        raise UserError(
+            f"{name} is a {config.model_type!r} model, {fault}; diffusion needs a masked LM such as "
+            "RoBERTa, or a decoder such as GPT-2 to train"
+        )
 
 
 def load_masked_lm(name: str, tokenizer=None, access: Access = PLAIN, base: bool = False):
@@ -234,9 +217,8 @@ def load_causal_lm(name: str, tokenizer=None, access: Access = PLAIN):
 def _load_model(auto_class, config, name: str, tokenizer, access: Access):
     """The model ``name`` as ``auto_class`` reads it, checked."""
     where, local = resolve(name)
-    eight_bits = access.quantize == "8bit" and not torch.cuda.is_available()
-    eight_bits = eight_bits and access.device_map is None
-    held = {"dtype": torch.float32} if eight_bits else _held(access)
+    eight_bits = access.quantize == "8bit" and access.device_map is None
+    eight_bits = eight_bits and not torch.cuda.is_available()
     try:
         model, info = auto_class.from_pretrained(
             where,
@@ -245,7 +227,7 @@ def _load_model(auto_class, config, name: str, tokenizer, access: Access):
             output_loading_info=True,
             key_mapping=_read_config(where, local, access)[1],
             **how_to_get(local, access),
-            **held,
+            **({"dtype": torch.float32} if eight_bits else _held(access)),
         )
     except Exception as error:  # the library raises many kinds; the user needs one sentence
         if not local:
@@ -254,15 +236,6 @@ def _load_model(auto_class, config, name: str, tokenizer, access: Access):
             f"cannot read the weights of {where}: {first_line(error)}; the file may be truncated "
             "or not fit config.json"
         ) from None
-    # RoBERTa's layers are called layer.N, ModernBERT's layers.N, GPT-2's h.N.
-    layer = re.compile(r"\b(?:layers?|h)\.(\d+)\.")
-    beyond = (
-        key
-        for key in info["unexpected_keys"]
-        if (found := layer.search(key)) and int(found[1]) >= config.num_hidden_layers
-    )
-    if extra := next(beyond, None):
-        raise UserError(f"the weights of {name} have more layers than its config says ({extra})")
     missing = [key for key in info["missing_keys"] if "position_ids" not in key]
     if missing:
         raise UserError(
@@ -294,12 +267,11 @@ def _held(access: Access) -> dict:
         return {"dtype": torch.float32}
     held = {"dtype": torch.bfloat16, "device_map": access.device_map or "cuda"}
     if access.quantize is not None:
-        lacks = "a CUDA device (a CPU has --quantize 8bit alone)"
-        if torch.cuda.is_available():
-            found = importlib.util.find_spec("bitsandbytes")
-            lacks = None if found else "the package bitsandbytes: pip install bitsandbytes"
-        if lacks:
-            raise UserError(f"--quantize {access.quantize} needs {lacks}")
+        if not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None:
+            raise UserError(
+                f"--quantize {access.quantize} needs a CUDA device and the package bitsandbytes; a CPU "
+                "has --quantize 8bit alone"
+            )
         bits = {f"load_in_{access.quantize}": True}
         held["quantization_config"] = transformers.BitsAndBytesConfig(**bits)
     return held

@@ -11,7 +11,6 @@ where H is the entropy of that prediction in nats: the lower, the more is fed ba
 learned; ω_s = 0 is the model without soft-masking.
 """
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -85,14 +84,12 @@ class SoftMask(nn.Module):
 
     def settings(self) -> dict:
         """For the config of a model."""
-        share, slope, middle = (round(x.item(), 6) for x in self.omegas())
-        share = min(share, 1 - LEAST)
-        return {"k": self.k, "mixing": self.mixing, "omega_s": share, "omega_a": slope,
-                "omega_b": middle}  # fmt: skip
+        names = "omega_s", "omega_a", "omega_b"
+        omegas = {name: round(x.item(), 6) for name, x in zip(names, self.omegas(), strict=True)}
+        return {"k": self.k, "mixing": self.mixing} | omegas
 
     def save(self, folder: Path) -> None:
-        save_file({name: p.detach().cpu().clone() for name, p in self.named_parameters()},
-                  folder / FILE)  # fmt: skip
+        save_file({name: value.cpu() for name, value in self.state_dict().items()}, folder / FILE)
 
     def load(self, folder: Path) -> None:
         """Read the three scalars of a folder; `UserError` where they are missing or not finite."""
@@ -103,10 +100,7 @@ class SoftMask(nn.Module):
                     raise ValueError(f"{name} is not a finite number")
                 parameter.data.copy_(values[name])
         except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise UserError(
-                f"cannot read the soft-masking of {folder}: {FILE}: {first_line(error)}; copy the "
-                "whole folder that finetune.py wrote"
-            ) from None
+            raise UserError(f"cannot read {folder / FILE}: {first_line(error)}") from None
 
 
 def _softplus_inverse(x: float) -> float:
@@ -125,9 +119,6 @@ def summary(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         entropy = -(log_p.exp() * log_p.clamp(min=-1e30)).sum(-1)
         best, ids = largest(some, k)
         found.append((entropy, ids, best.softmax(-1)))
-    if not found:
-        none = logits.new_zeros(0, k)
-        return none[:, 0].float(), none.long(), none.float()
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
@@ -265,7 +256,7 @@ def load_soft_mask(model: nn.Module, folder: str) -> SoftMask | None:
     where it has none.
 
     Raises:
-        UserError: invalid settings, or scalars that are missing or differ from the config's.
+        UserError: invalid settings, or scalars that cannot be read.
     """
     settings = diffusion_settings(model.config).get("soft")
     if settings is None:
@@ -274,14 +265,11 @@ def load_soft_mask(model: nn.Module, folder: str) -> SoftMask | None:
         k, mixing = settings["k"], settings["mixing"]
         if mixing not in MIXINGS or type(k) is not int or not 1 <= k <= model.config.vocab_size:
             raise ValueError("k or mixing is out of its range")
-        soft = SoftMask(k, mixing)
-        soft.load(companion(folder, FILE).parent)
-        expected = torch.tensor([float(settings[f"omega_{name}"]) for name in "sab"])
-        if not torch.allclose(torch.stack(soft.omegas()), expected, rtol=1e-4, atol=1e-4):
-            raise ValueError(f"{FILE} has other values")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"the soft-masking of {folder} cannot be read from its config: "
-            f"{json.dumps(settings)[:200]} ({first_line(error)}); copy the folder that finetune.py wrote"
+            f"the config of {folder} has invalid settings of soft-masking ({first_line(error)}); copy "
+            "the folder that finetune.py wrote"
         ) from None
+    soft = SoftMask(k, mixing)
+    soft.load(companion(folder, FILE).parent)
     return soft.to(next(model.parameters()).device).eval().requires_grad_(False)

@@ -7,7 +7,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from diffusion.cli.access import Access
 from diffusion.errors import UserError, first_line
@@ -16,8 +16,7 @@ from diffusion.models.loading import adapted, noise_settings
 from diffusion.noise import Noise, make_noise
 from diffusion.text.spelling import Speller
 
-_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
-_PIECES = ("*.model",)  # SentencePiece
+_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")  # the last: SentencePiece
 
 # Tokens without text: fairseq's and BERT's rows to spare, T5's sentinels, CamemBERT's
 # doubles of its specials.
@@ -39,22 +38,16 @@ def load_tokenizer(
         UserError: it cannot be read, or lacks one of those tokens.
     """
     where, local = locate(name)
-    if (base := adapted(name)) and not any((Path(where) / file).is_file() for file in _FILES):
+    files = [path for pattern in _FILES for path in Path(where).glob(pattern)]
+    if not files and (base := adapted(name)):
         return load_tokenizer(base, needs_mask, access, config, add_mask)
-    files = [path for pattern in (*_FILES, *_PIECES) for path in Path(where).glob(pattern)]
     if local and not files:
         raise UserError(
             f"{where} has no tokenizer (tokenizer.json, vocab.txt, vocab.json with merges.txt, or a "
             "SentencePiece .model); give one with --tokenizer"
         )
     try:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(where, **how_to_get(local, access))
-        except Exception:
-            # A bare vocab.json + merges.txt folder has no config that says which tokenizer it is.
-            if not (local and (Path(where) / "merges.txt").is_file()):
-                raise
-            tokenizer = RobertaTokenizerFast.from_pretrained(where)
+        tokenizer = AutoTokenizer.from_pretrained(where, **how_to_get(local, access))
         tokenizer("a")  # a damaged configuration may fail in use alone
     except BaseException as error:
         # On a damaged file the library panics, which is no Exception.

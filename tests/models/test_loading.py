@@ -101,17 +101,6 @@ def test_names_in_weights_are_found(folder, monkeypatch):
     assert hub.resolve("someone/model") == ("someone/model", False)
 
 
-def test_a_tokenizer_of_two_files_is_enough(tokenizer, tmp_path):
-    """vocab.json and merges.txt alone, as the original RoBERTa was published."""
-    bpe = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    (tmp_path / "vocab.json").write_text(json.dumps(bpe["vocab"]))
-    merges = [" ".join(pair) for pair in bpe["merges"]]
-    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
-    loaded = tokenizers.load_tokenizer(str(tmp_path))
-    text = "the other cat sat"
-    assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
-
-
 # ---------------------------------------------------------------- what is refused
 
 
@@ -173,7 +162,7 @@ SPOILED = [
     (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer"),
     (written("tokenizer.json", '{"version": '), "cannot read the tokenizer"),
     (without_mask, "no mask token"),
-    (causal, "causal 'gpt2' model that was not trained to fill masks; train it"),
+    (causal, "a 'gpt2' model, which was not trained to fill masks; train it"),
     *[(cut(size), "cannot read the weights") for size in (0, 500, -1)],
     *[(changed_head(value), "NaN or infinity (lm_head.dense.weight)")
       for value in (math.nan, math.inf)],
@@ -198,7 +187,7 @@ def test_missing_folders(tmp_path, capfd):
     for name in (tmp_path / "nothing", "weights/nothing", "a/b/c"):
         assert "does not exist" in refusal(name, capfd)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="is empty"):
+    with pytest.raises(UserError, match=r"has no config\.json"):
         loading.load_config(str(tmp_path / "empty"))
     (tmp_path / "file").touch()
     assert "is a file" in refusal(tmp_path / "file", capfd)

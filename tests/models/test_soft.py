@@ -472,9 +472,8 @@ def test_the_scalars_are_read_back_and_a_plain_load_ignores_them(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"k": 0}, {"k": 41}, {"k": 2.0}, {"mixing": "cubic"}, {"omega_s": "x"}, {"omega_b": math.nan},
-     {"omega_s": 0.3}],
-)  # fmt: skip
+    [{"k": 0}, {"k": 41}, {"k": 2.0}, {"mixing": "cubic"}],
+)
 def test_a_tampered_config_is_refused(tmp_path, changes):
     with pytest.raises(UserError, match="soft-masking") as caught:
         load_soft_mask(saved(tmp_path, **changes), str(tmp_path))
@@ -519,7 +518,9 @@ def test_guidance_keeps_two_memories():
         torch.testing.assert_close(got[finite], (c + 0.7 * (c - u))[finite], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["remdm", "p2", "wino", "confidence"])
+@pytest.mark.parametrize(
+    "name", ["remdm", "p2", "wino", "confidence", "random-remask", "saber", "klass"]
+)
 @pytest.mark.parametrize(
     "where", ["full", "blocks", pytest.param("windows", marks=pytest.mark.slow)]
 )
@@ -531,7 +532,7 @@ def test_rows_are_alone_and_texts_complete(name, where):
     ids[2, 4:6] = 9
     frozen = ids != MASK
     canvas, keys = Canvas(ids, frozen, torch.zeros_like(frozen)), rng.row_keys(3, range(5))
-    more = {} if name == "wino" else {"n_steps": 6}
+    more = {} if name in ("wino", "saber", "klass") else {"n_steps": 6}
     block = {"block_length": 4, "apart": True} if where == "blocks" else {}
 
     def last(rows):
