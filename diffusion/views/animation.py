@@ -3,6 +3,7 @@
 What draws is imported when something is drawn. Only a window needs a display.
 """
 
+import itertools
 import os
 import subprocess
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def _pictures(film: Film, tick: float, on_progress: Progress):
     """(picture, number of ticks) for each moment that a tick falls on."""
     from diffusion.views.drawing import Stage
 
-    stage, paced = Stage(film), ticks(film.moments, tick)
+    stage, paced = Stage(film), ticks(film, tick)
     for done, (moment, count) in enumerate(paced, start=1):
         yield stage.image(moment), count
         on_progress(done, len(paced))
@@ -49,7 +50,7 @@ def _gif(film: Film, path: Path, on_progress: Progress) -> None:
         picture.quantize(palette=colours, dither=Image.Dither.NONE)
         for picture, _ in _pictures(film, GIF_TICK, on_progress)
     )
-    durations = [round(count * GIF_TICK * 1000) for _, count in ticks(film.moments, GIF_TICK)]
+    durations = [round(count * GIF_TICK * 1000) for _, count in ticks(film, GIF_TICK)]
     next(pictures).save(path, save_all=True, append_images=pictures, duration=durations, loop=0)
 
 
@@ -60,21 +61,16 @@ def _mp4(film: Film, path: Path, on_progress: Progress) -> None:
     command += ["-s", f"{WIDTH}x{HEIGHT}", "-r", str(MP4_FPS), "-i", "-"]
     # Players need 4:2:0 colour; the index in front lets a browser start at once.
     command += ["-pix_fmt", "yuv420p", "-movflags", "+faststart", str(path)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stderr=pipe) as ffmpeg:
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as ffmpeg:
         try:
             for picture, count in _pictures(film, 1 / MP4_FPS, on_progress):
                 for _ in range(count):
                     ffmpeg.stdin.write(picture.tobytes())
+            ffmpeg.stdin.close()
         except BrokenPipeError:
-            pass  # ffmpeg has given up; it says why below
-        except BaseException:
-            ffmpeg.kill()
-            raise
-        _, complaint = ffmpeg.communicate()
+            pass  # ffmpeg has given up, and said why
     if ffmpeg.returncode:
-        reason = complaint.decode(errors="replace").strip().splitlines()[-1:] or ["no reason given"]
-        raise UserError(f"ffmpeg could not write the animation: {reason[0]}")
+        raise UserError(f"ffmpeg could not write {path.name}; write a .gif or .html instead")
 
 
 def _html(film: Film, path: Path, on_progress: Progress) -> None:
@@ -87,7 +83,7 @@ def _html(film: Film, path: Path, on_progress: Progress) -> None:
 def _png(film: Film, path: Path, on_progress: Progress) -> None:
     from diffusion.views.drawing import STRIP_DPI, filmstrip
 
-    filmstrip(film).picture().save(path, dpi=(STRIP_DPI, STRIP_DPI), optimize=True)
+    filmstrip(film).save(path, dpi=(STRIP_DPI, STRIP_DPI), optimize=True)
     on_progress(1, 1)
 
 
@@ -98,40 +94,19 @@ def show_film(film: Film) -> None:
     """Play a film in a window again and again until it is closed; `UserError` without a display."""
     check_display()
     import matplotlib.pyplot as plt
-    from matplotlib.backends import BackendFilter, backend_registry
 
-    windows = {name.lower() for name in backend_registry.list_builtin(BackendFilter.INTERACTIVE)}
+    from diffusion.views.drawing import HEIGHT, WIDTH, Stage
+
     try:
-        backend = plt.get_backend()  # lets matplotlib choose, which falls back to Agg
-        if backend.lower() not in windows:
-            raise RuntimeError(f"matplotlib's backend is {backend}, without a window toolkit")
-        figure = plt.figure()
+        figure = plt.figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100)
+        if not hasattr(figure.canvas.manager, "window"):
+            raise RuntimeError(f"matplotlib's backend is {plt.get_backend()}")
     except Exception as error:  # each window toolkit fails in its own way without a display
         raise UserError(f"No window can be opened ({error}); save the animation instead.") from None
-    _play(film, figure, plt.show)
-
-
-def _play(film: Film, figure, run: Callable[[], None]) -> None:
-    from diffusion.views.drawing import Stage, quiet
-
-    timer = figure.canvas.new_timer()
-    timer.single_shot = True
-    position = iter(())
-
-    def advance() -> None:
-        nonlocal position
-        moment = next(position, None)
-        if moment is None:
-            position = iter(film.moments)
-            moment = next(position)
-        stage.show(moment)
-        figure.canvas.draw_idle()
-        timer.interval = max(1, round(moment.hold * 1000))
-        timer.start()
-
-    timer.add_callback(advance)
-    with quiet():
-        stage = Stage(film, figure)
-        advance()
-        run()
-    timer.stop()
+    stage = Stage(film)
+    for moment in itertools.cycle(film.moments):
+        if not plt.fignum_exists(figure.number):
+            return
+        figure.clear()
+        figure.figimage(stage.image(moment))
+        plt.pause(max(0.001, moment.hold))

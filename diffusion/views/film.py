@@ -30,44 +30,43 @@ class Moment:
 
     shown: tuple[int, ...]
     hold: float
-    note: str = ""
     time: float = 0.0  # seconds on the clock of the tracks, where the film has one
 
 
 @dataclass(frozen=True)
-class TimeLine:
-    """The one clock of all tracks.
+class Film:
+    """Tracks, and the moments at which their frames change.
 
     Attributes:
-        ends: the seconds at which each track has its last frame.
+        ends: where all tracks run on one clock, the seconds at which each has its last frame.
+        note: shown all the time.
         verdict: shown with the last moment.
     """
-
-    ends: tuple[float, ...]
-    verdict: str = ""
-
-    def filled(self, track: int, time: float) -> float:
-        """How much of the line of a track is over at ``time``, as a share of the longest one."""
-        return min(time, self.ends[track]) / max(*self.ends, 1e-9)
-
-
-@dataclass(frozen=True)
-class Film:
-    """Tracks, and the moments at which their frames change."""
 
     tracks: Sequence[Track]
     moments: Sequence[Moment]
     title: str = ""
-    time_line: TimeLine | None = None
+    note: str = ""
+    ends: tuple[float, ...] = ()
+    verdict: str = ""
 
     @cached_property
     def kinds(self) -> set[str]:
         """The entries of the legend that explain any frame."""
         return set().union(*(frame.kinds() for track in self.tracks for frame in track.frames))
 
+    @cached_property
+    def starts(self) -> list[float]:
+        """The seconds of the film at which each moment begins."""
+        return list(itertools.accumulate((m.hold for m in self.moments[:-1]), initial=0.0))
+
     def frames(self, moment: Moment) -> list[Frame]:
         """The frame of each track."""
         return [track.frames[i] for track, i in zip(self.tracks, moment.shown, strict=True)]
+
+    def filled(self, track: int, time: float = math.inf) -> float:
+        """How much of the time line of a track is over at ``time``; 1 is the longest line."""
+        return min(time, self.ends[track]) / max(*self.ends, 1e-9)
 
 
 def film_of(
@@ -102,9 +101,8 @@ def synchronized(
         verdict: shown with the last moment.
 
     Raises:
-        UserError: a slowdown that is no number above 0, or makes the film too long.
+        UserError: a slowdown that makes the film too long.
     """
-    check_slowdown(slowdown)
     clocks = [[frame.seconds for frame in track.frames] for track in tracks]
     if any(clock != sorted(clock) for clock in clocks):
         raise ValueError("the seconds of a track must not fall")
@@ -123,22 +121,17 @@ def synchronized(
     for now, then in itertools.pairwise([*times, math.inf]):
         shown = tuple(max(0, bisect.bisect_right(clock, now) - 1) for clock in clocks)
         hold = LAST_HOLD if then == math.inf else (then - now) * slowdown
-        moments.append(Moment(shown, hold, note, now))
-    return Film(tracks, moments, title, TimeLine(ends, verdict))
+        moments.append(Moment(shown, hold, now))
+    return Film(tracks, moments, title, note, ends, verdict)
 
 
-def check_slowdown(slowdown: float) -> None:
-    """Refuse what is no number above 0."""
-    if not 0 < slowdown < math.inf:
-        raise UserError(f"--slowdown {slowdown} must be a number above 0")
-
-
-def ticks(moments: Sequence[Moment], tick: float) -> list[tuple[Moment, int]]:
+def ticks(film: Film, tick: float) -> list[tuple[Moment, int]]:
     """The moments on a clock that ticks every ``tick`` seconds, each with its number of ticks: at
     every tick stands the last moment that has begun by then. Moments that fall between two ticks
     drop out; the last one always stays."""
-    *starts, end = itertools.accumulate((moment.hold for moment in moments), initial=0.0)
-    first = {math.ceil(t / tick - 1e-6): moment for t, moment in zip(starts, moments, strict=True)}
+    starts = zip(film.starts, film.moments, strict=True)
+    first = {math.ceil(t / tick - 1e-6): moment for t, moment in starts}
+    end = film.starts[-1] + film.moments[-1].hold
     bounds = [*first, max(math.ceil(end / tick - 1e-6), max(first) + 1)]
     counts = (b - a for a, b in itertools.pairwise(bounds))
     return list(zip(first.values(), counts, strict=True))

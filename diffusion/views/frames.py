@@ -171,38 +171,43 @@ def changes(rows: Sequence[Sequence[list]]) -> list[list[list]]:
     return out
 
 
-def status_line(frame: Frame, separator: str = " · ") -> str:
+def status_line(frame: Frame) -> str:
     """Step, forward passes, measured seconds, masks and random tokens left, written tokens a second
     and a pass."""
     parts = [f"step {frame.index}" + (f"/{frame.total}" if frame.total is not None else "")]
     parts.append(f"NFE {frame.nfe}" + (f" ({frame.slots} slots)" if frame.slots else ""))
     parts.append(f"{frame.seconds:.2f} s")
     if frame.masks or not frame.noise:
-        parts.append(f"{frame.masks} mask" + ("" if frame.masks == 1 else "s"))
+        parts.append(_counted(frame.masks, "mask"))
     if frame.noise:
         parts.append(f"{frame.noise} random")
     if frame.written and frame.seconds > 0 and frame.nfe:
         parts.append(f"{frame.written / frame.seconds:.0f} tokens/s")
         parts.append(f"{frame.written / frame.nfe:.1f} a pass")
-    return separator.join(parts)
+    return " · ".join(parts)
 
 
-def token_line(frame: Frame, separator: str = " · ", unit: str = "token") -> str:
+def token_line(frame: Frame, unit: str = "token") -> str:
     """The same for a model without masks, or to compare two models: seconds, what is written by then
     and how fast, forward passes, and tokens for each of them. With ``unit`` "character" texts of
     models with different tokenizers can be compared."""
     count = frame.written if unit == "token" else len(frame.added())
-    parts = [f"{frame.seconds:.2f} s", f"{count} {unit}" + ("" if count == 1 else "s")]
+    parts = [f"{frame.seconds:.2f} s", _counted(count, unit)]
     if frame.seconds > 0:
         parts.append(f"{count / frame.seconds:.0f}/s")
-    parts.append(f"{frame.nfe} pass" + ("" if frame.nfe == 1 else "es"))
+    parts.append(_counted(frame.nfe, "pass"))
     if frame.nfe:
         each = "a pass" if unit == "token" else "tokens a pass"
         parts.append(f"{frame.written / frame.nfe:.1f} {each}")
-    return separator.join(parts)
+    return " · ".join(parts)
 
 
-def status_of(writer) -> Callable[..., str]:
+def _counted(count: int, unit: str) -> str:
+    plural = "es" if unit.endswith("s") else "s"
+    return f"{count} {unit}" + ("" if count == 1 else plural)
+
+
+def status_of(writer) -> Callable[[Frame], str]:
     """The line below the texts of a `Writer` or a `CausalWriter`."""
     return token_line if writer.autoregressive else status_line
 
@@ -228,18 +233,14 @@ class Framer:
         re-masks may yet move the end.
         """
         typed = step.typed[row] if step.typed else NOTHING
-        flags = {State.GIVEN: step.frozen, State.REMASKED: step.remasked, State.MASKED: step.masked,
+        masks = {State.GIVEN: step.frozen, State.REMASKED: step.remasked, State.MASKED: step.masked,
                  State.NOISE: step.random, State.REPLACED: step.replaced,
                  State.FRESH: step.revealed}  # fmt: skip
-        flags = {state: mask[row].tolist() for state, mask in flags.items() if mask is not None}
+        flags = {state: mask[row].tolist() for state, mask in masks.items() if mask is not None}
         ids = step.ids[row].tolist()
-
-        def state_of(place: int) -> State:
-            return next((state for state, flag in flags.items() if flag[place]), State.SETTLED)
-
         places, states = [], []
         for place in (~step.padding[row]).nonzero()[:, 0].tolist():
-            state = state_of(place)
+            state = next((s for s, flag in flags.items() if flag[place]), State.SETTLED)
             hidden = ids[place] in self.hidden and place not in typed.pieces
             if not (state is State.GIVEN and hidden):
                 places.append(place)
@@ -247,9 +248,8 @@ class Framer:
 
         last_given = max((i for i, s in enumerate(states) if s is State.GIVEN), default=-1)
         final = (State.SETTLED,) if any(s.pending for s in states) else _WRITTEN
-        ends = [
-            i for i, s in enumerate(states) if s in _WRITTEN and ids[places[i]] in self.ends
-        ]  # fmt: skip
+        written = [i for i, state in enumerate(states) if state in _WRITTEN]
+        ends = [i for i in written if ids[places[i]] in self.ends]
         cut = next((i for i in ends if states[i] in final and i > last_given), len(states))
 
         def slot(i: int, place: int) -> Slot:
@@ -260,7 +260,7 @@ class Framer:
                 return Slot(typed=given or "")
             return Slot(ids[place], given, typed.after.get(place, ""), place in typed.tight)
 
-        confidence = step.confidence[row].tolist()
+        known = step.confidence[row].tolist()
         guesses = []
         if step.guesses is not None:
             tokens, strengths = (part[row].tolist() for part in step.guesses)
@@ -276,10 +276,7 @@ class Framer:
             nfe=int(step.nfe[row]),
             seconds=float(step.seconds),
             ends=[i for i in ends if i <= cut],
-            confidence=[
-                None if confidence[place] != confidence[place] else round(confidence[place], 4)
-                for place in places
-            ],
+            confidence=[None if known[p] != known[p] else round(known[p], 4) for p in places],
             slots=int(step.slots[row]),
             guesses=guesses,
         )

@@ -1,4 +1,4 @@
-"""Where each position of a generation stands on a drawing, and the colours of its states.
+"""Where each position of a generation stands in every view, and the colours of its states.
 
 A layout is computed once per generation from the text it ends with, so each position keeps its
 place from first mask to last word.
@@ -6,7 +6,7 @@ place from first mask to last word.
 
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from diffusion.views.frames import Frame
 
@@ -14,78 +14,36 @@ INK, PAPER, GREY, BLUE, ORANGE = "#1a1a1a", "#ffffff", "#d4d4d4", "#14558f", "#b
 FAINT = "#9c9c9c"  # of random tokens
 TINTS = ("#f6eff9", "#eadbf1", "#dbc0e6")  # of settled tokens: low, lower, lowest confidence
 
+SMALLEST = (
+    0.7  # how far a token that is replaced later may shrink, for its place is the final one's
+)
 UNKNOWN = " word"  # gives its width to a position that never shows text
-# How far a token that is replaced later shrinks: at the end of a word, where the place of the final
-# token can be made wider for it, and inside one, where a wider place would part the word.
-SMALLEST_TEXT, SMALLEST_INSIDE = 0.8, 0.6
 
 
-@dataclass
-class Place:
-    """Where a position stands, in ems; ``line`` counts from 0. The text of a character that is
-    spread over several tokens covers the blocks of all of them."""
+class Place(NamedTuple):
+    """Where a position stands, in ems; ``line`` counts from 0."""
 
-    line: int = 0
-    x: float = 0.0
-    width: float = 0.0
-    text_x: float = 0.0
-    text_width: float = 0.0
+    line: int
+    x: float
+    width: float
 
 
-@dataclass
-class Layout:
-    """The places of all positions at one line width, and the number of lines."""
-
-    places: list[Place]
-    lines: int
-
-
-def reserved_text(frames: Sequence[Frame]) -> list[str]:
-    """The string whose room each position gets (L of the longest frame): its final text, or where
-    the final frame shows none (masked, or after the end) the last that was shown."""
+def reserved(frames: Sequence[Frame]) -> tuple[list[str], list[set[str]]]:
+    """Of each position (L of the longest frame) the string whose room it gets, and all that it
+    shows at some time. The room is that of its final text, or where the final frame shows none
+    (masked, or after the end) of the last that was shown."""
     final = frames[-1]
     cut = final.ends[-1] if final.ends else len(final.pieces)
-    out = []
+    pieces, seen = [], []
     for i in range(max(len(frame.pieces) for frame in frames)):
+        there = (f for f in frames if i < len(f.pieces))
+        texts = [f.shown(i) for f in there if not f.states[i].pending]
         if i <= cut and i < len(final.pieces) and not final.states[i].open:
-            out.append(final.shown(i))
+            pieces.append(final.shown(i))
         else:
-            shown = (f.shown(i) for f in reversed(frames) if i < len(f.pieces))
-            out.append(next((text for text in shown if text), UNKNOWN))
-    return out
-
-
-def passing_texts(frames: Sequence[Frame]) -> list[set[str]]:
-    """All texts that each position (L of the longest frame) shows at some time."""
-    seen: list[set[str]] = [set() for _ in range(max(len(frame.pieces) for frame in frames))]
-    for frame in frames:
-        for i, state in enumerate(frame.states):
-            if not state.pending:
-                seen[i].add(split_piece(frame.shown(i))[1])
-    return seen
-
-
-def join(pieces: list[str | None]) -> list[str]:
-    """Move what must be drawn in one go (a letter and its marks, letters of a script that is
-    written from the right) to the last of its positions; None, an open position, parts."""
-    out = ["" if piece is None else piece for piece in pieces]
-    last = None  # the position of the text that stands directly before
-    for i, piece in enumerate(pieces):
-        if piece is None:
-            last = None
-        elif piece:
-            if last is not None and _drawn_together(out[last][-1], piece[0]):
-                out[last], out[i] = "", out[last] + piece
-            last = i
-    return out
-
-
-def _drawn_together(before: str, after: str) -> bool:
-    joiner = "\N{ZERO WIDTH JOINER}"
-    marks = unicodedata.category(after) in ("Mn", "Mc", "Me") or joiner in (before, after)
-    virama = unicodedata.combining(before) == 9
-    from_right = all(unicodedata.bidirectional(c) in ("R", "AL", "NSM") for c in (before, after))
-    return marks or virama or from_right
+            pieces.append(next(filter(None, reversed(texts)), UNKNOWN))
+        seen.append({split_piece(text)[1] for text in texts})
+    return pieces, seen
 
 
 def starts_word(previous: str, piece: str) -> bool:
@@ -94,75 +52,47 @@ def starts_word(previous: str, piece: str) -> bool:
     return any(c and (c.isspace() or unicodedata.east_asian_width(c) in "WF") for c in sides)
 
 
-def passing_rooms(
-    frames: Sequence[Frame], pieces: list[str], measure: Callable[..., float]
-) -> list[float]:
-    """The ems that each position must have so that tokens which are replaced later can be read."""
-    out = []
-    for texts, piece, after in zip(
-        passing_texts(frames), pieces, [*pieces[1:], " "], strict=True
-    ):  # fmt: skip
-        share = SMALLEST_TEXT if starts_word(piece, after) else SMALLEST_INSIDE
-        out.append(share * max(map(measure, texts), default=0.0))
-    return out
-
-
 def lay_out(
     pieces: list[str],
-    bold: list[bool],
-    measure: Callable[..., float],
+    measure: Callable[[int, str], float],
     width: float,
     rooms: Sequence[float] = (),
-) -> Layout:
-    """Break ``pieces`` into lines of ``width`` ems: between words, inside one only if it is wider
-    than a line. A piece takes at least ``rooms`` ems; ``measure`` (text, bold) gives its own."""
+) -> list[Place]:
+    """Break ``pieces`` (L) into lines of ``width`` ems: between words, inside one only if it is
+    wider than a line.
 
-    def room_of(i: int, core: str) -> float:
-        return max(measure(core, bold[i]), rooms[i] if rooms else 0.0) if core else 0.0
-
+    Args:
+        measure: (position, text) -> ems.
+        rooms: the least ems of each piece (L), or none.
+    """
     words: list[list[int]] = []
-    empty: list[int] = []  # the first bytes of a character: they go where the character goes
     previous = ""
     for i, piece in enumerate(pieces):
-        if not piece:
-            empty.append(i)
-            continue
-        if not words or starts_word(previous, piece):
+        if not words or (piece and starts_word(previous, piece)):
             words.append([])
-        words[-1] += [*empty, i]
-        empty, previous = [], piece
-    words.append(empty)
+        words[-1].append(i)
+        previous = piece or previous
 
-    places = [Place() for _ in pieces]
+    places: list[Place] = []
     line, x = 0, 0.0
     for word in words:
-        parts = {i: split_piece(pieces[i]) for i in word}
-        need = sum(
-            measure(lead, bold[i]) + room_of(i, core) for i, (lead, core, _) in parts.items()
-        )
-        wrapped = x > 0 and x + need > width
-        waiting: list[int] = []  # positions whose character ends at a later position
-        for i, (lead, core, breaks) in parts.items():
-            room = min(room_of(i, core), width)
-            gap = measure(lead, bold[i]) if lead and i > 0 else 0.0
-            if wrapped or (x > 0 and x + gap + room > width and core):
+        parts = []  # (gap before it, its own room, line breaks after it) of each piece
+        for i in word:
+            lead, core, breaks = split_piece(pieces[i])
+            room = max(measure(i, core), rooms[i] if rooms else 0.0) if core else 0.0
+            parts.append((measure(i, lead) if i > 0 else 0.0, room, breaks))
+        wrapped = x > 0 and x + sum(gap + room for gap, room, _ in parts) > width
+        for gap, room, breaks in parts:
+            room = min(room, width)
+            if wrapped or (x > 0 and room and x + gap + room > width):
                 line, x, gap = line + 1, 0.0, 0.0
             wrapped = False
-            x += gap
-            waiting.append(i)
-            if core:
-                part = room / len(waiting)
-                for k, j in enumerate(waiting):
-                    places[j] = Place(line, x + k * part, part, x, room)
-                waiting = []
-            else:
-                # Nothing but a line break, or the first bytes of a character: a block that takes
-                # no room.
-                places[i] = Place(line, x, 0.6, x, 0.6)
-            x += room if core else 0.0
+            # A line break, or the first bytes of a character, is a block that takes no room.
+            places.append(Place(line, x + gap, room or 0.6))
+            x += gap + room
             if breaks:
-                line, x, waiting = line + breaks, 0.0, []
-    return Layout(places, line + 1)
+                line, x = line + breaks, 0.0
+    return places
 
 
 def split_piece(piece: str) -> tuple[str, str, int]:

@@ -3,7 +3,6 @@
 Frames are kept as what changes from one to the next, which is small for any number of steps.
 """
 
-import itertools
 import json
 import math
 import statistics
@@ -17,10 +16,8 @@ from diffusion.views.film import Film, Track, synchronized
 from diffusion.views.frames import Frame, State, changes, token_line
 from diffusion.views.tables import aligned, wrapped
 
-# Version 1 had no confidence, version 2 no guesses.
-FORMAT, VERSION, READABLE = "roberta-diffusion comparison", 3, (1, 2, 3)
-
-LONGEST, MOST_CELLS = 100_000, 20_000_000  # positions of a frame, and of all
+FORMAT, VERSION = "roberta-diffusion comparison", 3
+LONGEST = 100_000  # positions of a frame: a damaged number must not fill the memory
 NUMBERS = ("index", "total", "nfe", "slots", "seconds", "ends")  # of a frame, kept as they are
 
 
@@ -49,28 +46,27 @@ def pack(frames: Sequence[Frame]) -> list[dict]:
 
 
 def unpack(data: Sequence[dict]) -> list[Frame]:
-    """The frames that `pack` described; ValueError, TypeError, KeyError or IndexError if none."""
-    frames, cells, total = [], [], 0
+    """The frames that `pack` described, of any version: version 1 had no confidence, version 2 no
+    predictions; ValueError, TypeError, KeyError or IndexError if it described none."""
+    frames, cells = [], []
     for entry in data:
         length = entry["length"]
-        total += length
-        # A damaged number must not fill the memory.
-        if not 0 <= length <= LONGEST or total > MOST_CELLS:
+        if not 0 <= length <= LONGEST:
             raise ValueError(f"{length} positions")
         cells = cells[:length] + [(State.MASKED, "", None, None)] * (length - len(cells))
         for i, state, piece, *more in entry["changes"]:
-            if i < 0:
-                raise IndexError("a position before the first")
             confidence, guess, *_ = [*more, None, None]
+            if guess is not None:
+                guess = _text(guess[0]), _number(guess[1])
             known = None if confidence is None else _number(confidence)
-            cells[i] = State(state), _text(piece), known, guess and _guess(*guess)
+            cells[i] = State(state), _text(piece), known, guess
         states, pieces, confidence, guesses = ([cell[k] for cell in cells] for k in range(4))
         frames.append(
             Frame(
                 pieces,
                 states,
                 index=int(entry["index"]),
-                total=None if entry["total"] is None else int(entry["total"]),
+                total=entry["total"] and int(entry["total"]),
                 nfe=int(entry["nfe"]),
                 seconds=_number(entry["seconds"]),
                 ends=[int(end) for end in entry["ends"]],
@@ -79,26 +75,19 @@ def unpack(data: Sequence[dict]) -> list[Frame]:
                 guesses=guesses if any(guesses) else [],
             )
         )
-    if not frames or frames[0].seconds < 0:
-        raise ValueError("it holds no frames, or time before the start")
-    if any(a.seconds > b.seconds for a, b in itertools.pairwise(frames)):
+    seconds = [frame.seconds for frame in frames]
+    if seconds != sorted(seconds) or seconds[0] < 0:
         raise ValueError("its seconds fall")
     return frames
 
 
-def _number(value, most: float = math.inf) -> float:
-    if not math.isfinite(value) or value > most:
+def _number(value) -> float:
+    if not math.isfinite(value):
         raise ValueError(f"{value} is no such number")
     return float(value)
 
 
-def _guess(text, strength) -> tuple[str, float]:
-    return _text(text), _number(strength, 1)
-
-
 def _text(value) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{str(value)[:50]} is no text")
     value.encode("utf-8")  # lone surrogates cannot be shown
     return value
 
@@ -107,39 +96,34 @@ def load(path: str) -> dict:
     """A record as compare.py wrote it, with real `Frame`s.
 
     Raises:
-        UserError: it cannot be read, is cut off, or is not such a record or not of this version.
+        UserError: it cannot be read, is damaged, or is not such a record or of a later version.
     """
-    again = "make it again with compare.py --output_dir"
     wrote = "give a file that compare.py --output_dir wrote"
     try:
         record = json.loads(read_bytes(path))
-    except OSError as error:
-        raise UserError(f"--replay {path} cannot be read ({error.strerror}); {wrote}") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"--replay {path} is not complete JSON; {again}") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise UserError(f"--replay {path} is not a comparison; {wrote}")
-    if record.get("version") not in READABLE:
-        raise UserError(
-            f"--replay {path} is of version {record.get('version')!r}, and this program reads "
-            f"versions {READABLE[0]} to {VERSION}; {again}"
-        )
-    try:
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            raise UserError(f"--replay {path} is not a comparison; {wrote}")
+        if not 1 <= record["version"] <= VERSION:
+            raise UserError(
+                f"--replay {path} is of version {record['version']!r}, and this program reads "
+                f"versions 1 to {VERSION}; {wrote}"
+            )
         for side in record["sides"]:
             side["frames"] = unpack(side["frames"])
             for name in ("model", "method", "text"):
                 _text(side[name])
             side["nfe"] = int(side["nfe"])
             side["seconds"] = [_number(x) for x in side["seconds"]]
-        if len(record["sides"]) != 2 or not all(side["seconds"] for side in record["sides"]):
-            raise ValueError("it has not two measured sides")
-        if record["unit"] not in ("token", "character"):
-            raise ValueError("unknown unit")
-        record["options"]["length"] = int(_number(record["options"]["length"], LONGEST))
+        if len(record["sides"]) != 2 or record["unit"] not in ("token", "character"):
+            raise ValueError("not two sides of a known unit")
+        record["options"]["length"] = int(record["options"]["length"])
         for name in ("prompt", "hardware", "processor"):
             _text(record[name])
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError):
-        raise UserError(f"--replay {path} is damaged; {again}") from None
+        table(record)
+    except OSError as error:
+        raise UserError(f"--replay {path} cannot be read ({error.strerror}); {wrote}") from None
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
+        raise UserError(f"--replay {path} is damaged; {wrote}") from None
     return record
 
 

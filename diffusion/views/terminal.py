@@ -6,10 +6,10 @@ text stays on the normal screen.
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,7 +22,7 @@ from rich.text import Text
 from diffusion.errors import printable
 from diffusion.views.film import Film, Moment, Track
 from diffusion.views.frames import END_MARK, Frame, State, legend, status_line
-from diffusion.views.layout import starts_word
+from diffusion.views.layout import lay_out, reserved, starts_word
 
 # Distinguishable by glyph and weight first, by colour second. Tints and shades are equally light, so
 # that they read on a dark and on a light screen.
@@ -46,10 +46,8 @@ STYLES = {
 GLYPHS = {State.MASKED: " ░░░", State.REMASKED: " ▓▓▓", "end": f" {END_MARK}"}
 
 WIDEST = 100  # columns of a text: longer lines are hard to read
-NARROWEST = 34  # columns of one of two texts side by side; below that they are stacked
 GAP = 3
 GUESS_COLUMNS = 6
-TOKEN = 5.6  # columns to expect of a token that is still to be written, with its space
 
 
 def colour_enabled(stream: TextIO) -> bool:
@@ -68,13 +66,6 @@ def screen_of(stream: TextIO) -> Console:
                    emoji=False, highlight=False)  # fmt: skip
 
 
-def leave(console: Console, rows: Sequence[Text]) -> None:
-    """Print the rows on the normal screen, where they stay."""
-    for row in rows:
-        row.rstrip()
-    console.print(Group(*rows))
-
-
 class Lines:
     """Breaks the frames of one generation into lines, between words. While masks are left, each
     line keeps its positions, so that a token that comes in moves what follows it on its line and
@@ -87,20 +78,20 @@ class Lines:
     """
 
     def __init__(self, columns: int, frames: Sequence[Frame] = ()):
-        self.columns, self.frames = max(1, columns), frames
-        self.starts: list[int] = []  # the positions at which lines begin
+        self.columns = max(1, columns)
+        self.starts = self._break(frames) if frames else []  # the positions at which lines begin
 
     def rows(self, frame: Frame) -> list[Text]:
         """The frame as lines of at most ``columns`` columns."""
         if not self.starts:
-            self.starts = self._break(frame)
+            self.starts = self._break([frame])
         pieces = [self._piece(frame, i) for i in range(len(frame.pieces))]
-        rows: list[Text] = []
         # Where a word began on the line before, its rest stays with it.
         befores = [" ", *pieces]
         words = [i for i, piece in enumerate(pieces) if starts_word(befores[i], piece)]
         moved = (next((i for i in words if i >= start), len(pieces)) for start in self.starts)
         begins = sorted({0, *moved} - {len(pieces)})
+        rows: list[Text] = []
         for begin, end in zip(begins, [*begins[1:], len(pieces)], strict=True):
             line = Text()
             for i in range(begin, end):
@@ -123,29 +114,18 @@ class Lines:
         fits = set_cell_size(text, min(GUESS_COLUMNS, max(3, cell_len(text))))
         return f" {fits}" if text else GLYPHS.get(state, " ")
 
-    def _break(self, frame: Frame) -> list[int]:
+    def _break(self, frames: Sequence[Frame]) -> list[int]:
         """Where lines begin, if every position is as wide as it may become."""
-        if not self.frames and not (frame.masks or frame.noise):
-            return [0]
-        frames = self.frames or [frame]
-        starts, used = [0], 0.0  # columns of the line up to the word
-        word, width = 0, 0.0  # the position at which the word began, and its columns
-        length = max(len(f.pieces) for f in frames)
-        for i in range(length + 1):
-            states = [f.states[i] for f in frames if i < len(f.pieces)]
-            texts = [f.shown(i) for f in frames if i < len(f.pieces) and not f.states[i].pending]
-            if i == length or not texts or texts[-1].startswith((" ", "\n")):
-                if used + width > self.columns:
-                    starts.append(word)
-                    used = 0.0
-                used, word, width = used + width, i, 0.0
-            if self.frames and any(state.pending for state in states):
-                texts.insert(0, GLYPHS[State.MASKED])
-            width += max(map(cell_len, texts), default=TOKEN)
-            if texts and texts[-1].endswith("\n"):
-                starts.append(i + 1)
-                used, word, width = 0.0, i + 1, 0.0
-        return sorted({start for start in starts if start < length} | {0})
+        pieces, seen = reserved(frames)
+        first = [state.pending for state in frames[0].states]
+        first += [False] * (len(pieces) - len(first))
+        if len(frames) == 1:  # what will stand at a mask is not known yet
+            pieces = [" words" if o else p for o, p in zip(first, pieces, strict=True)]
+        glyphs = [(4 - piece.startswith(" ")) * o for o, piece in zip(first, pieces, strict=True)]
+        rooms = [max([g, *map(cell_len, ts)]) for g, ts in zip(glyphs, seen, strict=True)]
+        places = lay_out(pieces, lambda i, text: cell_len(text), self.columns, rooms)
+        lines = [place.line for place in places]
+        return [i for i, line in enumerate(lines) if not i or line != lines[i - 1]]
 
 
 def scroll(rows: Sequence[Text], height: int, top: int) -> int:
@@ -156,8 +136,7 @@ def scroll(rows: Sequence[Text], height: int, top: int) -> int:
         styles = {STYLES[kind] for kind in kinds}
         return [i for i, row in enumerate(rows) if any(s.style in styles for s in row.spans)]
 
-    busy = having(State.FRESH, State.REPLACED, State.REMASKED)
-    busy = busy or having(State.MASKED, State.NOISE, "guess1", "guess2", "guess3")
+    busy = having(State.FRESH, State.REPLACED, State.REMASKED) or having(State.MASKED, State.NOISE)
     limit = max(0, len(rows) - height)
     return min(
         (min(max(top, row - height + 1), row, limit) for row in busy or [len(rows) - 1]),
@@ -166,8 +145,7 @@ def scroll(rows: Sequence[Text], height: int, top: int) -> int:
 
 
 class Panes:
-    """Tracks in a window: side by side, or one above the other where it is narrow. A name (if it has
-    one), the text and a status line of each.
+    """Tracks in a window, side by side: a name (if it has one), the text and a status line of each.
 
     Args:
         known: the tracks have all their frames; the room of the finished texts is then kept from
@@ -182,21 +160,16 @@ class Panes:
     def rows(self, frames: Sequence[Frame], columns: int, lines: int | None, foot: list) -> list:
         """The rows of a window; ``lines`` None: as many as it takes. ``foot`` stands below."""
         n = len(self.tracks)
-        beside = (min(columns, n * (WIDEST + GAP) - GAP) - GAP * (n - 1)) // n
-        stacked = beside < NARROWEST and n > 1
-        width = min(columns, WIDEST) if stacked else beside
-        around = 2 + any(track.name for track in self.tracks)
-        room = None
-        if lines is not None:
-            room = max(1, (lines - len(foot)) // (n if stacked else 1) - around)
+        width = max(1, (min(columns, n * (WIDEST + GAP) - GAP) - GAP * (n - 1)) // n)
+        around = len(foot) + 2 + any(track.name for track in self.tracks)
+        room = None if lines is None else max(1, lines - around)
         panes = [self._pane(i, frame, width, room) for i, frame in enumerate(frames)]
-        if stacked:
-            body = [row for pane in panes for row in pane]
-        else:
-            tallest = max(map(len, panes))
-            for pane in panes:  # names above, status lines below, the same rows between
-                pane[-2:-2] = [Text(" " * width)] * (tallest - len(pane))
-            body = [Text(" " * GAP).join(parts) for parts in zip(*panes, strict=True)]
+        tallest = max(map(len, panes))
+        for pane in panes:  # names above, status lines below, the same rows between
+            pane[-2:-2] = [Text() for _ in range(tallest - len(pane))]
+            for row in pane:
+                row.truncate(width, pad=n > 1)
+        body = [Text(" " * GAP).join(parts) for parts in zip(*panes, strict=True)]
         return (body + foot)[:lines]
 
     def _pane(self, i: int, frame: Frame, columns: int, room: int | None) -> list[Text]:
@@ -209,21 +182,16 @@ class Panes:
         height = min(height, room or height)
         self.tops[i] = scroll(text, height, self.tops[i])
         rows = text[self.tops[i] : self.tops[i] + height]
-        rows += [Text()] * (height - len(rows))
+        rows += [Text() for _ in range(height - len(rows))]
         if track.name:
             rows.insert(0, Text(set_cell_size(" " + printable(track.name), columns), "reverse"))
         status = Text(fit_status(frame, columns, track.status), "dim")
-        if height < len(text) and status.cell_len + 30 < columns:
-            status.append(f" · rows {self.tops[i] + 1}-{self.tops[i] + height} of {len(text)}")
         left = frame.masks + frame.noise
         width = min(30, columns - status.cell_len - 2)
         if not self.known and left and width >= 8:
             over = round(width * frame.written / (frame.written + left))
             status = bar(over, width).append("  ").append(status)
-        rows += [Text(), status]
-        for row in rows if len(self.tracks) > 1 else ():
-            row.truncate(columns, pad=True)
-        return rows
+        return [*rows, Text(), status]
 
 
 def bar(over: int, width: int) -> Text:
@@ -231,15 +199,12 @@ def bar(over: int, width: int) -> Text:
     return Text("━" * over, "green").append("─" * (width - over), "dim")
 
 
-def fit_status(frame: Frame, columns: int, status: Callable = status_line) -> str:
+def fit_status(frame: Frame, columns: int, status: Callable[[Frame], str] = status_line) -> str:
     """The status line with as many of its parts as fit, the last ones left out first."""
-    parts = status(frame, "\n").split("\n")
-    for count in range(len(parts), 0, -1):
-        for separator in (" · ", "  ", " "):
-            line = separator.join(parts[:count])
-            if len(line) <= columns:
-                return line
-    return parts[0][:columns]
+    line = status(frame)
+    while len(line) > columns and " · " in line:
+        line = line.rpartition(" · ")[0]
+    return line[:columns]
 
 
 def legend_row(kinds: set[str], columns: int) -> Text:
@@ -248,9 +213,9 @@ def legend_row(kinds: set[str], columns: int) -> Text:
     for kind, label in legend(kinds):
         part = Text(GLYPHS.get(kind, label).strip(), STYLES[kind])
         parts.append(part.append(f" {label}", "dim") if kind in GLYPHS else part)
-    while parts and sum(part.cell_len + 3 for part in parts) - 3 > columns:
-        parts.pop()
-    return Text("   ").join(parts)
+    row = Text("   ").join(parts)
+    row.truncate(columns, overflow="ellipsis")
+    return row
 
 
 def settled(frame: Frame) -> Frame:
@@ -267,25 +232,23 @@ class LiveView:
     Args:
         stream: where to draw.
         hold: least seconds between two frames, for models faster than the eye.
-        status: (frame, separator) -> the line below the text.
+        status: frame -> the line below the text.
     """
 
     def __init__(
         self,
         stream: TextIO | None = None,
         hold: float = 0.0,
-        status: Callable[[Frame, str], str] = status_line,
+        status: Callable[[Frame], str] = status_line,
     ):
-        self.stream = stream or sys.stdout
-        self.hold = hold
-        self.track = Track((), status=status)
+        self.stream, self.hold, self.status = stream or sys.stdout, hold, status
         self.live = supports_live(self.stream)
         self.last: Frame | None = None
         self._kinds: set[str] = set()  # what the legend has to explain
         self._next_draw = 0.0
         self._console: Console | None = None  # once there is something to show
         self._full = ExitStack()  # holds the alternate screen
-        self._panes = Panes([self.track], known=False)
+        self._panes = Panes([Track((), status=status)], known=False)
 
     def __enter__(self) -> Self:
         return self
@@ -318,25 +281,24 @@ class LiveView:
         self._full.close()
         console, self._console = self._console, None
         last = settled(self.last)
-        status = Text(fit_status(last, console.width, self.track.status), "dim")
-        leave(console, [*Lines(min(console.width, WIDEST)).rows(last), status])
+        status = Text(fit_status(last, console.width, self.status), "dim")
+        console.print(Group(*Lines(min(console.width, WIDEST)).rows(last), status))
 
 
 def time_lines(film: Film, moment: Moment, columns: int) -> list[Text]:
     """A time line for each track on one scale, and the note or the verdict."""
-    line = film.time_line
-    if line is None:
+    if not film.ends:
         return []
     label = min(24, columns // 4)
     whole = max(1, columns - label - 10)
     out = [Text()]
-    for i, (track, end) in enumerate(zip(film.tracks, line.ends, strict=True)):
-        reach = max(1, round(whole * line.filled(i, end)))
-        over = round(whole * line.filled(i, moment.time))
+    for i, (track, end) in enumerate(zip(film.tracks, film.ends, strict=True)):
+        reach = max(1, round(whole * film.filled(i)))
+        over = round(whole * film.filled(i, moment.time))
         row = Text(set_cell_size(printable(track.name), label) + " ")
         out.append(row.append(bar(over, reach)).append(f" {end:.2f} s"))
     final = moment is film.moments[-1]
-    out.append(Text(printable(line.verdict if final and line.verdict else moment.note)))
+    out.append(Text(printable(film.verdict if final and film.verdict else film.note)))
     for row in out:
         row.truncate(columns)
     return out
@@ -353,32 +315,30 @@ def film_rows(film: Film, panes: Panes, moment: Moment, columns: int, lines: int
 
 def play(
     film: Film,
-    stream: TextIO | None = None,
+    stream: TextIO,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Play a film once in a terminal, and leave its last moment on the normal screen. A slow
     terminal leaves moments out and is never late. Where `supports_live` says no, nothing is done.
     """
-    stream = stream or sys.stdout
     if not supports_live(stream):
         return
     console, panes = screen_of(stream), Panes(film.tracks)
-    starts = list(itertools.accumulate((m.hold for m in film.moments), initial=0.0))
     final = film.moments[-1]
     with console.screen():
-        began = clock()
-        i, last = 0, len(film.moments) - 1
+        began, i = clock(), 0
         while True:
             rows = film_rows(film, panes, film.moments[i], *console.size)
             console.update_screen(Group(*rows))
-            if i == last:
+            if film.moments[i] is final:
                 break
-            sleep(max(0.0, began + starts[i + 1] - clock()))
-            i += 1
-            while i < last and starts[i + 1] <= clock() - began:
-                i += 1
+            sleep(max(0.0, began + film.starts[i + 1] - clock()))
+            i = max(i + 1, bisect_right(film.starts, clock() - began) - 1)
         sleep(min(1.0, final.hold))
     calm = [replace(t, frames=[*t.frames[:-1], settled(t.frames[-1])]) for t in film.tracks]
     calm_film = replace(film, tracks=calm)
-    leave(console, film_rows(calm_film, Panes(calm), final, console.width, None))
+    rows = film_rows(calm_film, Panes(calm), final, console.width, None)
+    for row in rows:
+        row.rstrip()
+    console.print(Group(*rows))

