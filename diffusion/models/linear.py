@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-_LARGEST = 127
 # Numbers of a matrix that is worth packing: oneDNN compiles a program for each new number of rows, in
 # half a millisecond.
 _LEAST = 2**16
@@ -60,17 +59,14 @@ def packs(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether torch has oneDNN's product there."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
-    ours = torch.ops.mkldnn
-    if not (hasattr(ours, "_linear_pointwise") and hasattr(ours, "_reorder_linear_weight")):
-        return False
     if dtype == torch.bfloat16:
-        return bool(ours._is_mkldnn_bf16_supported())
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return dtype == torch.float32
 
 
 def rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (N, d) as int8, and the scales (N, 1) by which they are to be multiplied, in float32."""
-    scale = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / _LARGEST
+    scale = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / 127
     return (rows / scale).round_().to(torch.int8), scale
 
 
@@ -93,7 +89,7 @@ class EightBits(nn.Module):
         self.bias = bias
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None) -> "EightBits":
+    def of(cls, weight: Tensor, bias: Tensor | None, turned: bool = False) -> "EightBits":
         weight, scale = rounded(weight.detach())
         return cls(weight, scale[:, 0], bias)
 
@@ -124,10 +120,7 @@ def pack(model: nn.Module, least: int = _LEAST) -> nn.Module:
 def quantize(model: nn.Module) -> nn.Module:
     """The model with all its linear maps in eight bits, in place."""
 
-    def make(weight: Tensor, bias: Tensor | None, turned: bool) -> EightBits:
-        return EightBits.of(weight, bias)
-
-    return _replaced(model, make, lambda part: isinstance(part, nn.Linear | Conv1D))
+    return _replaced(model, EightBits.of, lambda part: isinstance(part, nn.Linear | Conv1D))
 
 
 def _replaced(module: nn.Module, make, applies) -> nn.Module:

@@ -295,8 +295,7 @@ def diffusion_settings(config) -> dict:
         type(settings[name]) is not kind for name, kind in _SETTINGS.items() if name in settings
     ):
         raise UserError(
-            f"the config has invalid settings of diffusion: {str(settings)[:200]}; copy the folder "
-            "that finetune.py wrote, or take 'diffusion' out of its config.json"
+            f"the config has invalid settings of diffusion: {str(settings)[:200]}; copy the folder anew"
         )
     return dict(settings)
 
@@ -308,13 +307,13 @@ def noise_settings(config, name: str) -> dict:
         UserError: it is unknown.
     """
     settings = diffusion_settings(config)
-    kind, p_u = settings.get("noise", "absorbing"), settings.get("p_u", 0.0)
-    if kind not in KINDS or not 0 <= p_u < 1 or (kind == "hybrid") != ("p_u" in settings):
+    kind, p_u = settings.get("noise", "absorbing"), settings.get("p_u")
+    if kind not in KINDS or (kind == "hybrid") != (p_u is not None) or not 0 <= (p_u or 0) < 1:
         raise UserError(
-            f"{name} was trained for noise {kind!r} with p_u {settings.get('p_u')}, which is unknown; "
-            f"use one of {', '.join(KINDS)}, where hybrid has a p_u from 0 to below 1"
+            f"{name} was trained for noise {kind!r} with p_u {p_u}, which is unknown; use one of "
+            f"{', '.join(KINDS)}, where hybrid has a p_u from 0 to below 1"
         )
-    return {"name": kind} | ({"p_u": p_u} if kind == "hybrid" else {})
+    return {"name": kind} if p_u is None else {"name": kind, "p_u": p_u}
 
 
 # ---------------------------------------------------------------- a place to compute

@@ -8,6 +8,7 @@ have no spaces, as text is printed.
 from __future__ import annotations
 
 import codecs
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -59,7 +60,6 @@ class Speller:
         self.tokenizer = tokenizer
         self.kind, self.mark = self._kind()
         self._bytes: dict[int, bytes] = {}
-        self._prefixed: bool | None = None
 
     def _kind(self) -> tuple[str, str]:
         """(kind, mark)"""
@@ -105,21 +105,18 @@ class Speller:
         token = self.tokenizer.convert_ids_to_tokens(token_id) or ""
         return token.endswith(self.mark) == (self.mark == "@@")
 
-    def begins_text(self, token_id: int) -> bool:
-        """Whether a text, or a word after a space that is no token's, can begin with a token; where
-        a tokenizer does not say, it can."""
-        if self.kind not in SPACED:
-            return True
+    def beginnings(self) -> list[bool]:
+        """Of every token whether a text, or a word after a space that is no token's, can begin with
+        it; where a tokenizer does not say, it can."""
+        return [self.kind not in SPACED or self._begins(i) for i in range(len(self.tokenizer))]
+
+    def _begins(self, token_id: int) -> bool:
         spelled = self.bytes_of(token_id)
         if spelled[:1] == b" ":
             return bool(spelled.strip())
         first = spelled.decode("utf-8", "replace")[:1]
         # A word of a script without spaces begins anywhere, and so does a quotation mark.
         return self.kind == "Metaspace" and (not first.isalnum() or bool(SPACELESS.match(first)))
-
-    def beginnings(self) -> list[bool]:
-        """`begins_text` of every token."""
-        return [self.begins_text(i) for i in range(len(self.tokenizer))]
 
     def awaits_word(self, text: str, ids: Sequence[int]) -> bool:
         """Whether a word has to begin after a text and its tokens: nothing is there, or a space that
@@ -132,13 +129,11 @@ class Speller:
         """Whether tokens are the text, byte for byte."""
         return self.kind == "ByteLevel" and b"".join(map(self.bytes_of, ids)) == text.encode()
 
-    @property
+    @functools.cached_property
     def prefixed(self) -> bool:
         """Whether the tokenizer adds a space before a text."""
-        if self._prefixed is None:
-            encoded = self.tokenizer("a", add_special_tokens=False)["input_ids"]
-            self._prefixed = self.bytes_of(encoded[0])[:1] == b" " if encoded else False
-        return self._prefixed
+        encoded = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        return bool(encoded) and self.bytes_of(encoded[0])[:1] == b" "
 
     # ------------------------------------------------------------ a row
 
@@ -155,14 +150,14 @@ class Speller:
             if slot.token is None and slot.typed is None:
                 front = _Front(None, front.quotes, begun=True)
                 chunks.append(None)
-            elif slot.typed is None:
+                continue
+            if slot.typed is None:
                 chunks.append(self._written(slot, front) + slot.after.encode())
-                self._pass(slot, chunks[-1], front)
                 front.fixed = bool(slot.after)
             else:
                 chunks.append(self._given(slot, front))
-                self._pass(slot, chunks[-1], front)
                 front.fixed |= bool(slot.typed)
+            self._pass(slot, chunks[-1], front)
         return _decode(chunks)
 
     def _given(self, slot: Slot, front: _Front) -> bytes:
@@ -203,15 +198,13 @@ class Speller:
 
 @dataclass
 class _Front:
-    """What is before a position: the end of the text (None: not known yet), its number of straight
-    quotation marks, whether its end is fixed, whether it has any token, and whether its last token
-    says that the word continues."""
+    """What is before a position."""
 
-    text: str | None = ""
-    quotes: int = 0
-    fixed: bool = False
-    begun: bool = False
-    joins: bool = False
+    text: str | None = ""  # its end; None: not known yet
+    quotes: int = 0  # straight quotation marks
+    fixed: bool = False  # its end
+    begun: bool = False  # it has any token
+    joins: bool = False  # its last token says that the word continues
 
 
 # ---------------------------------------------------------------- spaces as they are printed
