@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
-from diffusion.errors import UserError
 from diffusion.models import layouts
 from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import arrange
@@ -224,17 +223,3 @@ def test_without_a_layout_the_attention_is_the_usual_one():
         with torch.no_grad():
             close(backbone(True, layouts.ATTENTION)(noisy, rows, **kwargs),
                   backbone(True)(noisy, rows, **kwargs))  # fmt: skip
-
-
-def test_other_families():
-    clean, noisy = canvases()
-    slots = arrange("block4", LENGTH, 1, False)
-    a, b = (predictions(backbone(False, kind, bert=True), slots, clean, noisy)[1]
-            for kind in ("eager", layouts.ATTENTION))  # fmt: skip
-    close(a, b)
-    model = backbone(False)
-    odd = Backbone(model.model)
-    odd.config = type(model.config)(**{**model.config.to_dict()})
-    odd.config.model_type = "mpnet"
-    with pytest.raises(UserError, match="mpnet"):
-        odd(slots.fill(clean, noisy), slots.noisy.expand(3, -1), layout=slots)
