@@ -61,14 +61,13 @@ def _mp4(film: Film, path: Path, on_progress: Progress) -> None:
     command += ["-s", f"{WIDTH}x{HEIGHT}", "-r", str(MP4_FPS), "-i", "-"]
     # Players need 4:2:0 colour; the index in front lets a browser start at once.
     command += ["-pix_fmt", "yuv420p", "-movflags", "+faststart", str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as ffmpeg:
-        try:
+    try:
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as ffmpeg:
             for picture, count in _pictures(film, 1 / MP4_FPS, on_progress):
                 for _ in range(count):
                     ffmpeg.stdin.write(picture.tobytes())
-            ffmpeg.stdin.close()
-        except BrokenPipeError:
-            pass  # ffmpeg has given up, and said why
+    except BrokenPipeError:
+        pass  # ffmpeg has given up, and said why
     if ffmpeg.returncode:
         raise UserError(f"ffmpeg could not write {path.name}; write a .gif or .html instead")
 

@@ -22,20 +22,10 @@ NUMBERS = ("index", "total", "nfe", "slots", "seconds", "ends")  # of a frame, k
 
 
 def pack(frames: Sequence[Frame]) -> list[dict]:
-    """Frames as dicts with ``changes`` [[position, state, piece, confidence], ...] against the
-    frame before, each followed by [text, strength] if masks keep predictions; ``length`` is the
-    number of positions."""
-    known = any(frame.guesses for frame in frames)
+    """Frames as dicts with ``changes`` [[position, state, piece, confidence, prediction], ...]
+    against the frame before; ``length`` is the number of positions."""
     cells = [
-        [
-            list(cell)
-            for cell in zip_longest(
-                (state.value for state in frame.states),
-                frame.pieces,
-                frame.confidence,
-                *([frame.guesses] if known else ()),
-            )
-        ]
+        list(zip_longest(frame.states, frame.pieces, frame.confidence, frame.guesses))
         for frame in frames
     ]
     return [

@@ -22,38 +22,27 @@ def aligned(table: Sequence[Sequence[str]], names: int) -> list[str]:
     """The lines of a table whose first row is its head; the first ``names`` columns hold words, to
     the left, the others numbers, to the right. Where it is too wide, long words and heads take
     several lines, and columns that still do not fit follow below, beside the names again."""
-    if not table:
-        return []
-    head, *rows = table
-    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
-    if sum(widths) + 2 * (len(widths) - 1) <= WIDTH:
-        return _lines(table, widths, names)
-    least = [
-        max(map(cell_len, [*title.split(), *(row[i] for row in rows)]), default=1)
-        for i, title in enumerate(head)
-    ]
+    columns = list(zip(*table, strict=True))
+    widths = [max(map(cell_len, column)) for column in columns]
+    wide = sum(widths) + 2 * len(widths) > WIDTH + 2
+    if wide:
+        for i, (head, *cells) in enumerate(columns[names:], start=names):
+            widths[i] = max(map(cell_len, [*head.split(), *cells]), default=1)
     fixed = sum(min(width, NAME) + 2 for width in widths[:names])
     parts: list[list[int]] = [[]]
-    for i in range(names, len(head)):
-        if parts[-1] and fixed + sum(least[j] + 2 for j in [*parts[-1], i]) > WIDTH + 2:
+    for i in range(names, len(columns)):
+        if parts[-1] and fixed + sum(widths[j] + 2 for j in [*parts[-1], i]) > WIDTH + 2:
             parts.append([])
         parts[-1].append(i)
-    lines = []
-    for part in parts:
-        room = (WIDTH + 2 - sum(least[i] + 2 for i in part)) // max(1, names) - 2
-        columns = [*range(names), *part]
-        given = [min(widths[i], room) if i < names else least[i] for i in columns]
-        lines += _lines([[row[i] for i in columns] for row in table], given, names)
-    return lines
-
-
-def _lines(table: Sequence[Sequence[str]], widths: list[int], names: int) -> list[str]:
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for i, (title, width) in enumerate(zip(table[0], widths, strict=True)):
-        side = "left" if i < names else "right"
-        grid.add_column(Text(title), justify=side, width=width, overflow="fold")
-    for row in table[1:]:
-        grid.add_row(*map(Text, row))
     console = Console(file=io.StringIO(), width=WIDTH + 2, color_system=None)
-    console.print(grid)
+    for part in parts if table else ():
+        room = (WIDTH + 2 - sum(widths[i] + 2 for i in part)) // max(1, names) - 2
+        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for i in [*range(names), *part]:
+            side = "left" if i < names else "right"
+            width = min(widths[i], room) if wide and i < names else widths[i]
+            grid.add_column(Text(columns[i][0]), justify=side, width=width, overflow="fold")
+        for row in table[1:]:
+            grid.add_row(*(Text(row[i]) for i in [*range(names), *part]))
+        console.print(grid)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]

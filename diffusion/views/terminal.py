@@ -132,11 +132,11 @@ def scroll(rows: Sequence[Text], height: int, top: int) -> int:
     """The first row to show in a window of ``height`` rows that showed ``top`` first: it moves as
     little as possible, and only to reach the row nearest to it that changes."""
 
-    def having(*kinds: str) -> list[int]:
+    for kinds in ((State.FRESH, State.REPLACED, State.REMASKED), (State.MASKED, State.NOISE)):
         styles = {STYLES[kind] for kind in kinds}
-        return [i for i, row in enumerate(rows) if any(s.style in styles for s in row.spans)]
-
-    busy = having(State.FRESH, State.REPLACED, State.REMASKED) or having(State.MASKED, State.NOISE)
+        busy = [i for i, row in enumerate(rows) if any(s.style in styles for s in row.spans)]
+        if busy:
+            break
     limit = max(0, len(rows) - height)
     return min(
         (min(max(top, row - height + 1), row, limit) for row in busy or [len(rows) - 1]),
@@ -166,23 +166,24 @@ class Panes:
         panes = [self._pane(i, frame, width, room) for i, frame in enumerate(frames)]
         tallest = max(map(len, panes))
         for pane in panes:  # names above, status lines below, the same rows between
-            pane[-2:-2] = [Text() for _ in range(tallest - len(pane))]
+            pane[-1:-1] = [Text() for _ in range(tallest + 1 - len(pane))]
             for row in pane:
                 row.truncate(width, pad=n > 1)
         body = [Text(" " * GAP).join(parts) for parts in zip(*panes, strict=True)]
         return (body + foot)[:lines]
 
     def _pane(self, i: int, frame: Frame, columns: int, room: int | None) -> list[Text]:
+        """The name, as many rows of the text as there is room, and the status line."""
         track = self.tracks[i]
         if (i, columns) not in self.lines:
             self.lines[i, columns] = Lines(columns, track.frames if self.known else ())
         lines = self.lines[i, columns]
         text = lines.rows(frame)
-        height = max(len(text), len(lines.rows(track.frames[-1])) if self.known else 0)
-        height = min(height, room or height)
+        if self.known:
+            text += [Text() for _ in range(len(lines.rows(track.frames[-1])) - len(text))]
+        height = min(len(text), room or len(text))
         self.tops[i] = scroll(text, height, self.tops[i])
         rows = text[self.tops[i] : self.tops[i] + height]
-        rows += [Text() for _ in range(height - len(rows))]
         if track.name:
             rows.insert(0, Text(set_cell_size(" " + printable(track.name), columns), "reverse"))
         status = Text(fit_status(frame, columns, track.status), "dim")
@@ -191,7 +192,7 @@ class Panes:
         if not self.known and left and width >= 8:
             over = round(width * frame.written / (frame.written + left))
             status = bar(over, width).append("  ").append(status)
-        return [*rows, Text(), status]
+        return [*rows, status]
 
 
 def bar(over: int, width: int) -> Text:
