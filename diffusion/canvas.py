@@ -14,13 +14,12 @@ from diffusion.text.spelling import Speller
 
 @dataclass(frozen=True)
 class Allowed:
-    """Which tokens a position may hold, where the text round it decides that.
+    """Which tokens a position may hold, where the text around it decides that.
 
     Attributes:
         kinds: (B, L) int64, a row of ``tokens`` for each position; 0 stands for any token.
-        tokens: (K, V) bool, the tokens that each kind allows; row 0 is not read. The model may have
-            more tokens than these, which its denoiser forbids.
-        in_order: whether a text that is written from left to right is under such rules, too.
+        tokens: (K, V) bool, the tokens that each kind allows; row 0 is not read.
+        in_order: whether these rules also apply to text that is written from left to right.
     """
 
     kinds: Tensor
@@ -28,11 +27,8 @@ class Allowed:
     in_order: bool = False
 
     def __call__(self, logits: Tensor, query_mask: Tensor) -> Tensor:
-        """The logits (N, V) of the N positions ``query_mask``, -inf where not allowed.
-
-        Args:
-            query_mask: (B, L) bool, or another index of B rows and L positions.
-        """
+        """The logits (N, V), -inf where not allowed, of the N positions ``query_mask``: (B, L) bool,
+        or another index of rows and positions."""
         kinds = self.kinds[query_mask].flatten()
         some = kinds > 0
         tokens = self.tokens[kinds[some]]
@@ -71,37 +67,29 @@ class Canvas:
 
     @property
     def left_to_right(self) -> bool:
-        """Whether all there is to write comes after all fixed text, in every row, under no
-        rules that know what follows."""
+        """Whether all there is to write comes after all fixed text, and rules allow for that."""
         there = ~self.padding
         editable = there & ~self.frozen
         after = (editable.cumsum(1) > 0) & there & ~editable
         return (self.allowed is None or self.allowed.in_order) and not after.any()
 
     def take(self, rows: slice | list[int]) -> "Canvas":
-        """Some rows."""
         numbers = range(len(self.typed))[rows] if isinstance(rows, slice) else rows
-        return Canvas(
-            self.ids[rows],
-            self.frozen[rows],
-            self.padding[rows],
-            None if self.allowed is None else self.allowed.take(rows),
-            [self.typed[i] for i in numbers] if self.typed else (),
-        )
+        typed = [self.typed[i] for i in numbers] if self.typed else ()
+        allowed = self.allowed and self.allowed.take(rows)
+        return Canvas(self.ids[rows], self.frozen[rows], self.padding[rows], allowed, typed)
 
     def to(self, device: torch.device) -> "Canvas":
-        allowed = None if self.allowed is None else self.allowed.to(device)
         ids, frozen, padding = (t.to(device) for t in (self.ids, self.frozen, self.padding))
-        return Canvas(ids, frozen, padding, allowed, self.typed)
+        return Canvas(ids, frozen, padding, self.allowed and self.allowed.to(device), self.typed)
 
 
 @dataclass
 class Feedback:
-    """What masks remember of earlier predictions, see `models.soft`. The first dimensions are (B, L)
-    or, for some positions alone, (N,).
+    """What masks remember of earlier predictions, see `models.soft`.
 
     Attributes:
-        ids: (..., k) tokens.
+        ids: (B, L, k) tokens, or (N, k) of some positions.
         weights: (..., k + 1), of the mask itself and of the tokens.
         spherical: how they are mixed.
     """
@@ -114,7 +102,7 @@ class Feedback:
     def plain(
         cls, rows: int, length: int, k: int, device: torch.device, spherical: bool = False
     ) -> "Feedback":
-        """No memory: masks that are masks."""
+        """Masks without memory."""
         weights = torch.zeros(rows, length, k + 1, device=device)
         weights[..., 0] = 1
         ids = torch.zeros(rows, length, k, dtype=torch.int64, device=device)
@@ -124,7 +112,7 @@ class Feedback:
         return Feedback(self.ids[index], self.weights[index], self.spherical)
 
     def replaced(self, where: Tensor, by: "Feedback") -> "Feedback":
-        """The same with others (N,) at the N positions ``where`` (B, L)."""
+        """With others (N,) at the N positions ``where`` (B, L)."""
         where = where[..., None]
         ids = self.ids.masked_scatter(where, by.ids)
         return Feedback(ids, self.weights.masked_scatter(where, by.weights), by.spherical)
@@ -138,40 +126,28 @@ class Feedback:
         return Feedback(ids, torch.where(fresh[..., None], plain, weights), self.spherical)
 
     def put(self, rows, by: "Feedback") -> None:
-        """Set some rows."""
         self.ids[rows], self.weights[rows] = by.ids, by.weights
 
 
 @dataclass(frozen=True)
 class Query:
-    """What a denoiser predicts in one step. Rows of the canvas without a queried position are left
-    out: they cost nothing.
+    """What a denoiser predicts in one step, of the B rows of a canvas with queried positions."""
 
-    Attributes:
-        ids: (B, L) int64 as far as they are written.
-        query_mask: (B, L) bool, the N positions that are predicted.
-        rows: (B,) int64, which rows these are of the canvas that the denoiser was started with, so
-            that it can keep state for each; None: all, in order.
-        padding: (B, L) bool, positions that do not exist; None: there are none.
-        shadows: (B, L) bool, visible positions among ``query_mask`` that are predicted by a copy which
-            does not see the token there, see `Backbone.shadowed`; None: there are none.
-        feedback: (B, L) what the masks remember; None: nothing.
-        touched: (B, L) bool, positions that were written or masked again since the last query about
-            their row; None: none.
-    """
-
-    ids: Tensor
-    query_mask: Tensor
-    rows: Tensor | None = None
-    padding: Tensor | None = None
+    ids: Tensor  # (B, L) int64 as far as they are written
+    query_mask: Tensor  # (B, L) bool, the N positions that are predicted
+    rows: Tensor | None = (
+        None  # (B,) int64, rows of the canvas, for state kept; None: all, in order
+    )
+    padding: Tensor | None = None  # (B, L) bool, positions that do not exist
+    # (B, L) bool, visible queried positions, predicted without the token there (`Backbone.shadowed`).
     shadows: Tensor | None = None
-    feedback: Feedback | None = None
-    touched: Tensor | None = None
+    feedback: Feedback | None = None  # (B, L) what the masks remember
+    touched: Tensor | None = None  # (B, L) bool, changed since the last query about their row
 
 
 @dataclass(frozen=True)
 class Step:
-    """The canvas after one step. All tensors belong to the reader."""
+    """The canvas after one step; the tensors are copies."""
 
     index: int  # 0 is the canvas before the first forward pass
     total: int | None  # planned steps, None when the sampler decides as it goes
@@ -204,11 +180,10 @@ def prompt_ids(
     for prompt, ids in zip(prompts, given, strict=True):
         needed = len(ids) + (length or 1)
         if needed > max_len:
-            wish = f"{length} new tokens" if length else "one new token"
             short = prompt if len(prompt) <= 40 else prompt[:37] + "..."
             raise UserError(
-                f"the prompt {short!r} has {len(ids) - 1} tokens, and with {wish} needs {needed} "
-                f"of {max_len} positions; shorten it, or change --max_len or --length"
+                f"the prompt {short!r} has {len(ids) - 1} tokens, and with {length or 1} more needs "
+                f"{needed} of {max_len} positions; shorten it, or change --max_len or --length"
             )
     return given
 
@@ -217,7 +192,6 @@ def prompt_canvas(tokenizer, prompts: list[str], max_len: int, length: int | Non
     """``<s>``, each prompt whole and unchanged, then masks.
 
     Args:
-        prompts: an empty prompt writes from nothing.
         max_len: positions of each row, or with ``length`` the most there may be.
         length: exactly so many masks after each prompt; shorter rows are padded on the right.
 
@@ -227,8 +201,7 @@ def prompt_canvas(tokenizer, prompts: list[str], max_len: int, length: int | Non
     given = prompt_ids(tokenizer, prompts, max_len, length)
     total = max_len if length is None else max(map(len, given)) + length
     ids = torch.zeros(len(given), total, dtype=torch.int64)
-    frozen = torch.zeros(ids.shape, dtype=torch.bool)
-    padding = torch.zeros(ids.shape, dtype=torch.bool)
+    frozen, padding = torch.zeros(2, *ids.shape, dtype=torch.bool)
     kinds, speller = torch.zeros_like(ids), Speller(tokenizer)
     for row, (prompt, prefix) in enumerate(zip(prompts, given, strict=True)):
         ids[row, : len(prefix)] = torch.tensor(prefix)

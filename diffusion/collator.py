@@ -1,9 +1,10 @@
 """Clean token blocks -> noisy training batches.
 
-A batch is a dict of ``input_ids`` and ``labels`` (B, L; `objective.IGNORE` where there is no loss)
-and ``weights`` (B, L), by which the losses of the labelled tokens are summed: over the global batch
-they sum to its rows, or to its tokens where the collator has ``mean``. What else a batch holds
-its collator says.
+A batch is a dict of ``input_ids``, ``labels`` (`objective.IGNORE`: no loss) and ``weights`` of the
+losses, all (B, L). The weights of a global batch sum to its rows, or with ``mean`` to its tokens.
+
+Features are dicts with ``input_ids`` (L,) and ``draw``, the number of the sample in the whole run. All
+randomness is a function of (seed, draw), whatever the workers, processes or interruptions.
 """
 
 import math
@@ -42,12 +43,10 @@ def _rows(features: list[dict]) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class Corruption:
-    """What all collators of noise are given.
+    """The arguments of all collators that add noise.
 
     Args:
-        noise: what a token becomes.
-        fixed_ids: ids that are never masked (``<s>``, ``<pad>``; not ``</s>``, whose place the
-            model has to learn).
+        fixed_ids: ids that are never masked (``<s>``, ``<pad>``; not ``</s>``, which is learned).
         prefix_len: number of first positions that are never masked.
         global_batch: rows of one optimiser step over all processes and accumulation steps.
     """
@@ -72,22 +71,15 @@ class Corruption:
 class DiffusionCollator(Corruption):
     """Adds noise to each row of a batch at its own rate.
 
-    Features are dicts with ``input_ids`` (L,) and ``draw``, the number of the sample in the whole
-    training run. All randomness is a function of (seed, draw), so batches do not depend on the
-    number of workers, of processes, or on where a run was interrupted.
-
-    ``stratified``: one time per row, t = (u + i) / G for row i of a global batch of G rows (the
-    low-discrepancy draw of MDLM), then every editable position is masked with probability r(t).
-    ``batch``: one rate per global batch, drawn from {1.0, 0.9, ..., 0.1} (RoBERTaDiffusion).
-    With random tokens r(t) is the share of noise, and every editable position has a label: any token
-    may be noise.
-
     Args:
+        mask_schedule: ``stratified``, one time per row, t = (u + i) / G for row i of a global batch
+            of G rows (MDLM), and every editable position is masked with probability r(t); ``batch``,
+            one rate per global batch, from {1.0, 0.9, ..., 0.1} (RoBERTaDiffusion).
         loss: ``nelbo``, the weighted likelihood bound; ``clipped``, the same with no weight of noise
             above 2; ``mean`` over the masked tokens.
 
-    A batch also has the time ``t`` (B,), with r(t) the row's mask rate, and ``editable`` (B,), the
-    number of positions that could have been masked; with random tokens also r(t) as ``r``.
+    A batch also has the time ``t`` (B,) and ``editable`` (B,), the number of positions that could have
+    been masked; with random tokens also the noise share ``r`` (B,), and all of these have a label.
     """
 
     mask_schedule: str = "stratified"
@@ -125,16 +117,9 @@ class DiffusionCollator(Corruption):
             seen = self.noise.corrupt(clean, learned)
         t, labels = t.float(), clean.masked_fill(~learned, IGNORE)
         if "r" in more:
-            weights = noise_weights(
-                labels,
-                seen,
-                t,
-                more["r"],
-                free,
-                self.schedule,
-                self.noise,
-                LARGEST_WEIGHT if self.loss == "clipped" else None,
-            )
+            most = LARGEST_WEIGHT if self.loss == "clipped" else None
+            how = self.schedule, self.noise, most
+            weights = noise_weights(labels, seen, t, more["r"], free, *how)
         elif self.mean:
             weights = learned.float()
         else:
@@ -143,19 +128,16 @@ class DiffusionCollator(Corruption):
         return {**batch, "t": t, "editable": free, **more}
 
     def canvas(self, clean: Tensor, draw: Tensor, features: list[dict]):
-        """The tokens on the canvas and which may be masked, (B, L) both, and what else the batch
-        holds."""
+        """The tokens and which may be masked, (B, L) both, and what else the batch holds."""
         return clean, self.editable(clean), {}
 
 
 class ChatCollator(DiffusionCollator):
-    """The same for conversations, whose features also have ``kinds`` (L,) (see `packing.Blocks`): only
-    the answers are masked.
+    """The same for conversations with ``kinds`` (L,) (see `packing.Blocks`): only answers are masked.
 
     Padding is not attended to (``attention_mask``), except for a random part after the conversation,
-    from none to all of it, which holds masks without a label. This is what a canvas to write an answer
-    on looks like; without it each last answer would end where the canvas does, and no model would
-    learn to stop.
+    from none to all of it, which holds masks without a label: otherwise each last answer would end
+    where the canvas does, and no model would learn to stop.
     """
 
     def canvas(self, clean, draw, features):
@@ -182,22 +164,19 @@ class CausalCollator:
 
 @dataclass
 class StreamCollator(Corruption):
-    """Batches in the layouts ``causal`` and ``blockN`` (see `models.layouts`). In the latter every
-    block of N tokens is masked on its own, exactly k of its tokens, k uniform on 1..N.
+    """Batches by slots of the layouts ``causal`` and ``blockN`` (see `models.layouts`). In the latter
+    exactly k tokens of every block of N are masked, k uniform on 1..N.
 
-    Number b of all T blocks of a global batch takes its k from the place (a b mod T) / T + u in the
+    Block b of all T blocks of a global batch takes its k from the place (a b mod T) / T + u in the
     circle from 0 to 1, with one random u and a near T / golden ratio: T places at equal distances,
-    and those of any run of blocks spread evenly, so that the batch may be split over accumulation
-    steps and processes.
+    and those of any run of blocks are spread evenly.
 
     Args:
-        layout: its name.
         shift: whether the model is a shifted one.
         causal_weight: of the causal loss of the clean stream; that of the bound is 1.
 
-    ``input_ids``, ``labels`` and ``weights`` are by slots of the ``layout``, whose name the batch
-    has. The weighted sum of cross-entropies is the sum over rows of an unbiased estimate of the bound
-    in nats per editable token, with ``causal_weight`` times the causal loss per token.
+    The weighted sum of cross-entropies is the sum over rows of an unbiased estimate of the bound in
+    nats per editable token, with ``causal_weight`` times the causal loss per token.
     """
 
     layout: str
@@ -210,8 +189,8 @@ class StreamCollator(Corruption):
         return block_size(self.layout)
 
     def masks(self, draw: Tensor, editable: Tensor) -> tuple[Tensor, Tensor]:
-        """Which tokens of the samples ``draw`` (B,) are masked, and each one's weight in the mean
-        over the row: both (B, L), of ``editable`` (B, L)."""
+        """Which of the ``editable`` (B, L) tokens of the samples ``draw`` (B,) are masked, and each
+        one's weight in the mean over the row, both (B, L)."""
         length = editable.shape[1] - self.prefix_len
         count = -(-length // self.size)
         pad = (0, count * self.size - length)
@@ -257,8 +236,8 @@ class StreamCollator(Corruption):
 
 
 def _place(key: Tensor, number: int, window: int, rank: bool = False) -> Tensor:
-    """A place in the circle from 0 to 1 for micro-batch ``number`` of a run: those of a ``window`` of
-    them are at equal distances, in random order. ``rank``: the order is that of ranks."""
+    """A place in the circle from 0 to 1 for micro-batch ``number`` of a run: a ``window`` of them are
+    at equal distances, in random order. ``rank``: the order is that of ranks."""
     u = rng.uniform(rng.fold_in(key, number // window), window + 1)
     order = u[1:].argsort()
     return ((order.argsort() if rank else order)[number % window] + u[0]) / window
@@ -266,20 +245,17 @@ def _place(key: Tensor, number: int, window: int, rank: bool = False) -> Tensor:
 
 @dataclass
 class MixCollator(Corruption):
-    """Each micro-batch in one layout of a mix.
+    """Each micro-batch in one layout of a mix: the batch of `DiffusionCollator` for ``full``, and of
+    `StreamCollator` for others.
 
     A micro-batch is what all processes take together in one forward pass. Its layout is a function
-    of the seed and of its number in the whole run: among any 24 that begin at a multiple of 24, each
-    layout has its share up to rounding, in random order. Mask rates are stratified over a
-    micro-batch in the layout ``full``, masked counts over a global batch in the others.
-
-    All features of one call are of one micro-batch. The batch is that of `DiffusionCollator` for
-    ``full`` and that of `StreamCollator` for other layouts.
+    of the seed and of its number in the run: among any 24 that begin at a multiple of 24, each layout
+    has its share up to rounding, in random order. Mask rates are stratified over a micro-batch in the
+    layout ``full``, masked counts over a global batch in the others.
 
     Args:
         mix: weight of each layout.
         micro_batch: rows of a micro-batch.
-        others: see `DiffusionCollator` and `StreamCollator`.
     """
 
     mix: dict[str, float]
@@ -303,20 +279,15 @@ class MixCollator(Corruption):
         return self.stream(name, weight, self.seed, self.global_batch)
 
     def stream(self, layout: str, causal_weight: float, seed: int, batch: int) -> StreamCollator:
-        """The collator of another layout than ``full``."""
         given = self.noise, self.fixed_ids, self.prefix_len, layout, self.shift
         return StreamCollator(*given, causal_weight, seed=seed, global_batch=batch)
 
     def layout(self, number: int) -> str:
         """That of a micro-batch."""
-        # Samples have the numbers from 0.
         place = _place(rng.fold_in(self.key, -2), number, self.WINDOW)
-        names, edges = (
-            list(self.mix),
-            torch.tensor([*self.mix.values()], dtype=torch.float64).cumsum(0),
-        )
+        edges = torch.tensor([*self.mix.values()], dtype=torch.float64).cumsum(0)
         chosen = torch.searchsorted(edges, place * edges[-1], right=True)
-        return names[min(int(chosen), len(names) - 1)]
+        return list(self.mix)[min(int(chosen), len(self.mix) - 1)]
 
     def __call__(self, features: list[dict]) -> dict[str, Tensor]:
         return self.collators[self.layout(features[0]["draw"] // self.micro_batch)](features)
@@ -324,16 +295,9 @@ class MixCollator(Corruption):
 
 @dataclass
 class TwoPassCollator:
-    """The batches of another collator, each with ``two_pass``: whether it is one of those that go
-    through the model twice (see `models.soft`).
-
-    This is a function of the seed and of the number of the micro-batch in the whole run: among any 20
-    that begin at a multiple of 20 it is a ``share`` of them up to rounding, in random order and
-    independently of what else depends on that number.
-
-    Args:
-        collate: the other collator; `MixCollator` says what a micro-batch is.
-        micro_batch: its rows.
+    """The batches of another collator, each with ``two_pass``: whether it goes through the model twice
+    (see `models.soft`). Among any 20 micro-batches (see `MixCollator`) that begin at a multiple of 20
+    a ``share`` does, up to rounding, in random order.
     """
 
     collate: Callable

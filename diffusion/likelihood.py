@@ -3,9 +3,6 @@
 The bound (NELBO) that `objective` trains with equals the sum over k = 1..E of S_k/k, S_k being the
 expected summed cross-entropy with exactly k masks (arXiv:2409.02908): this form has lower variance and
 is estimated here. For noise with random tokens the bound is the integral that `objective` describes.
-
-The pseudo-likelihood hides one token at a time and is no probability of a text; it is cheap, and
-compares short passages in one context.
 """
 
 import math
@@ -49,19 +46,17 @@ def perplexity(nats: float) -> float:
 
 
 def fixed_counts(first: Tensor, editable: Tensor, index: Tensor, total: int) -> Tensor:
-    """How many of ``editable`` positions to mask in draw ``index`` of ``total``:
-    1 + ((k_1 - 1 + round(index * E / total)) mod E), spread evenly over 1..E (LLaDA's
-    likelihood estimator, arXiv:2502.09992). All arguments broadcast; ``first`` is k_1 in 1..E.
-    """
+    """How many of E = ``editable`` positions to mask in draw ``index`` of ``total``, from ``first`` in
+    1..E, spread evenly over 1..E (LLaDA, arXiv:2502.09992); all arguments broadcast."""
     return 1 + (first - 1 + (index * editable / total).round().long()) % editable
 
 
 def _measured(
     count, shape, measure, device, batch_size=16, shard=(0, 1), gather=None, on_batch=None
 ) -> Tensor:
-    """(count, *shape): ``measure`` of the indices below ``count``, in batches. Of a ``shard`` (rank,
-    world size) only every world-size-th is measured, and ``gather`` joins (M, ...) over processes;
-    ``on_batch`` is called with (done, to do)."""
+    """(count, *shape): ``measure`` of the indices below ``count``, in batches, every world-size-th in
+    a ``shard`` (rank, world size). ``gather`` joins (M, ...) over processes; ``on_batch`` gets (done,
+    to do)."""
     rank, world = shard
     mine = torch.arange(rank, count, world, device=device)
     found = torch.zeros(count, *shape, dtype=rng.double(device), device=device)
@@ -76,8 +71,8 @@ def _measured(
 
 
 def _fixed_count_draws(backbone, ids, free, noise, key, number, total, padding=None):
-    """Estimates of the bound in nats per token of the tokens ``free`` (B, L), and their mask rates,
-    (B,) both: draw ``number`` (B,) of ``total``. The random numbers do not depend on the row."""
+    """Draw ``number`` (B,) of ``total``: estimates of the bound in nats per token of the tokens
+    ``free`` (B, L), and their mask rates, (B,) both."""
     n = free.sum(1)
     # One k_1 for each row length: (u * E) would differ between rows, the fraction u is shared.
     u = rng.uniform(key, 1)[0]
@@ -88,8 +83,7 @@ def _fixed_count_draws(backbone, ids, free, noise, key, number, total, padding=N
 
 
 def _frequencies(ids: Tensor, where: Tensor, noise: Interpolating) -> Tensor:
-    """(B, V) how frequent the random tokens are among those of each row ``where`` (B, L); a tenth is
-    shared evenly by all."""
+    """(B, V) shares of the random tokens ``where`` (B, L) of each row; a tenth is shared evenly."""
     random = noise.random.to(ids.device)
     counts = torch.zeros(len(ids), len(random), dtype=rng.double(ids.device), device=ids.device)
     counts = counts.scatter_add_(1, ids, where.to(counts.dtype)) * random
@@ -97,13 +91,9 @@ def _frequencies(ids: Tensor, where: Tensor, noise: Interpolating) -> Tensor:
 
 
 def _noise_draws(backbone, ids, free, noise, key, number, total, padding=None, plain=None):
-    """The same of noise with random tokens, with its shares. Those of draw ``number`` of ``total``
-    are spread evenly over the square root, for the fewer random tokens there are, the more each of
-    them weighs.
-
-    What is drawn is how far the bound is from that of a prediction ``plain`` (1, V) which is the same
-    everywhere, whose bound is known: it has most of the variance. None: the frequencies of each text.
-    """
+    """The same of noise with random tokens, with its shares; these are spread evenly over the square
+    root, as the fewer random tokens there are, the more each weighs. The control variate is the
+    divergence of a constant prediction ``plain`` (1, V), by default the frequencies of each text."""
     u = rng.uniform(key, 1)
     u = (u + number.to(u.dtype) / total) % 1
     r, keys = u**2, rng.fold_in(key, number)
@@ -119,19 +109,6 @@ def _noise_draws(backbone, ids, free, noise, key, number, total, padding=None, p
     return torch.zeros_like(r).index_add(0, row, values) / free.sum(1), r
 
 
-def _bernoulli_draws(backbone, ids, free, noise, key, number, total, draws):
-    """The same by the bound's definition: each token is masked with probability t, and the summed
-    cross-entropy weighs 1/t; t is spread evenly over (0, 1) among the ``draws`` of a block."""
-    key, draw = rng.fold_in(key, number // draws), number % draws
-    t = (rng.uniform(key, 1) + draw[:, None]) / draws
-    u = rng.uniform(rng.fold_in(key, draw + 1), ids.shape[1])
-    masked = free & (u < t)
-    nats = torch.zeros_like(t[:, 0])
-    if masked.any():
-        nats = nats_by_row(backbone(noise.corrupt(ids, masked), masked), ids, masked)
-    return nats / t[:, 0] / free.sum(1), t[:, 0]
-
-
 @torch.no_grad()
 def likelihood_bound(
     backbone: Model,
@@ -142,27 +119,20 @@ def likelihood_bound(
     *,
     draws: int = 1,
     seed: int = 0,
-    estimator: str = "fixed-count",
     **how,
 ) -> Bound:
-    """The bound of ``blocks`` (N, L) under a denoiser, for masks by masking exact counts.
-
-    Draw b of all N * draws masks exactly k_b positions without replacement and estimates J / E by
-    the mean cross-entropy over them; k_b is spread evenly over 1..E. A constant cross-entropy c
-    gives exactly c on every draw, which masking each position independently would not.
+    """The bound of ``blocks`` (N, L) under a denoiser, for masks by masking exact counts: each of all N
+    * draws masks k positions, k spread evenly over 1..E, and estimates J / E by their mean
+    cross-entropy.
 
     Args:
         editable: (N, L) bool, the tokens whose likelihood is measured.
         token_bytes: (V,) length of each token in bytes.
-        estimator: "fixed-count", or "bernoulli" for the bound's definition: the same mean with a
-            higher variance, so that the two can be compared.
         how: ``batch_size``, ``shard``, ``gather`` and ``on_batch`` of `_measured`.
     """
     key = rng.seed_key(seed, blocks.device)
     masks, estimate = not isinstance(noise, Interpolating), _fixed_count_draws
-    if estimator == "bernoulli":
-        estimate = partial(_bernoulli_draws, draws=draws)
-    elif not masks:
+    if not masks:
         whole = _frequencies(blocks.flatten()[None], editable.flatten()[None], noise)
         estimate = partial(_noise_draws, plain=whole)
 
@@ -205,19 +175,27 @@ def ordered_nll(
     **how,
 ) -> Bound:
     """The exact negative log-likelihood of ``blocks`` (N, L) under what a denoiser writes on the
-    full canvas from left to right (arXiv:2603.01367): each token is predicted with itself and all
-    editable ones after it hidden. A forward pass for each token; ``how``: see `likelihood_bound`."""
-    row, place = editable.nonzero().unbind(1)
-    column = torch.arange(blocks.shape[1], device=blocks.device)
+    full canvas from left to right (arXiv:2603.01367), in one forward pass per token; ``how``: see
+    `likelihood_bound`."""
+    values = _one_by_one(backbone, blocks, editable, noise, after=True, **how)
+    return _summary(values, blocks, editable, token_bytes)
+
+
+def _one_by_one(backbone, ids, where, noise, padding=None, after=False, **how) -> Tensor:
+    """Mean -log p (B,) of the tokens ``where`` (B, L), each predicted in its own forward pass, in which
+    it is hidden, ``after``: with all those after it."""
+    row, place = where.nonzero().unbind(1)
+    column = torch.arange(ids.shape[1], device=ids.device)
 
     def measure(index: Tensor) -> Tensor:
-        r, p = row[index], place[index]
-        ids = noise.corrupt(blocks[r], editable[r] & (column >= p[:, None]))
-        return cross_entropy(backbone(ids, column == p[:, None]), blocks[r, p])
+        rows, alone = row[index], column == place[index, None]
+        hidden = where[rows] & (column >= place[index, None]) if after else alone
+        attention = None if padding is None else _attention(padding[rows])
+        logits = backbone(noise.corrupt(ids[rows], hidden), alone, attention)
+        return cross_entropy(logits, ids[rows][alone])
 
-    nats = _measured(len(row), (), measure, blocks.device, **how)
-    values = nats.new_zeros(len(blocks)).index_add_(0, row, nats)
-    return _summary(values / editable.sum(1), blocks, editable, token_bytes)
+    nats = _measured(len(row), (), measure, ids.device, **how)
+    return nats.new_zeros(len(ids)).index_add_(0, row, nats) / where.sum(1)
 
 
 @torch.no_grad()
@@ -237,7 +215,6 @@ def stream_bound(
     Args:
         collate: for a global batch of N * draws; with a causal weight of 0, or 1 if causal.
         slots: of its layout, on the device and in the dtype of the model's attention.
-        others: see `likelihood_bound`.
     """
     device = blocks.device
 
@@ -285,22 +262,10 @@ def _summary(values: Tensor, blocks, editable, token_bytes, by_rate=()) -> Bound
 def pseudo_likelihood(
     backbone: Model, canvas: Canvas, hidden: Tensor, noise: Absorbing, batch_size: int = 16
 ) -> Tensor:
-    """Mean over the positions ``hidden`` (B, L) of log p(token | all other tokens), in nats (B,).
-
-    Each position is masked alone (Salazar et al., arXiv:1910.14659, who sum; a mean is needed to
-    compare different lengths). It favours text whose tokens predict each other: inside a long word
-    or a repetition every token is nearly certain once its neighbours are seen.
-    """
-    row, position = hidden.nonzero().unbind(1)  # (N,) passes, one token hidden in each
-
-    def measure(index: Tensor) -> Tensor:
-        ids, padding = canvas.ids[row[index]], canvas.padding[row[index]]
-        alone = torch.zeros_like(padding).scatter_(1, position[index, None], True)
-        logits = backbone(noise.corrupt(ids, alone), alone, _attention(padding))
-        return -cross_entropy(logits, ids[alone])
-
-    values = _measured(len(row), (), measure, hidden.device, batch_size)
-    return values.new_zeros(len(hidden)).index_add_(0, row, values) / hidden.sum(1)
+    """Mean over the positions ``hidden`` (B, L) of log p(token | all other tokens), in nats (B,), each
+    masked alone (arXiv:1910.14659, who sum). It favours text whose tokens predict each other."""
+    how = {"padding": canvas.padding, "batch_size": batch_size}
+    return -_one_by_one(backbone, canvas.ids, hidden, noise, **how)
 
 
 @torch.no_grad()
@@ -314,9 +279,8 @@ def text_bounds(
     seed: int = 0,
     **how,
 ) -> Tensor:
-    """Draws (B, D) of the likelihood bound of each text, in nats per token: their mean is the
-    estimate. Text by text it is what `likelihood_bound` gives for that text alone with the same seed
-    and draws; the texts may have different lengths.
+    """Draws (B, D) of the likelihood bound of each text, in nats per token, as `likelihood_bound` has
+    them for that text alone with the same seed.
 
     Args:
         canvas: (B, L), written.
@@ -352,11 +316,8 @@ class TextBound:
 
     @classmethod
     def of(cls, draws: Tensor, tokens: int, size: int) -> "TextBound":
-        """From draws (D,) in nats per token of a text of ``size`` bytes.
-
-        The numbers of masks are spread evenly over the draws, so that the part of their spread
-        that comes from the mask rate cancels in the mean: the standard error is an upper one.
-        """
+        """From draws (D,) in nats per token of a text of ``size`` bytes. The standard error is an upper
+        bound, since mask counts are spread evenly over the draws."""
         nats, n = draws.mean().item() * tokens, len(draws)
         error = draws.std().item() / math.sqrt(n) * tokens if n > 1 else None
         return cls(nats, error, nats / tokens, nats / max(1, size), tokens)

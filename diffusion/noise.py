@@ -1,28 +1,16 @@
 """How text becomes noise: which tokens are replaced by what, at which rate, weighed how.
 
-Three kinds: `Absorbing` turns tokens into ``<mask>``, `Uniform` into random ones, and `Hybrid` does
-both. They say what a noisy token looks like, and serve all that makes or reads noise: the
-collator, the likelihoods, the loop, the samplers and the denoisers. A `MaskSchedule` says how much of
-a text is noise at a time, and how that weighs in the loss.
+With the share r of a text being noise, a position holds z, independently of the others, with the
+probability (the interpolating family of GIDD, arXiv:2503.04482)
 
-Of a text of which the share r is noise, a position holds z, independently of the others, with the
-probability
+    q_r(z | x) = a [z = x] + b [z = mask] + c / N [z is one of the N random tokens],
 
-    q_r(z | x) = a [z = x] + m(z),    m(z) = b [z = mask] + c / N [z is one of the N random tokens],
+where x is its true token and the `shares` (a, b, c) are functions of r with a + b + c = 1. Noise comes
+in at rates g(z) dr (`pull`), whatever stood there before.
 
-where x is its true token and the `shares` (a, b, c) of what is kept, masked and random are functions
-of r with a + b + c = 1 (the interpolating family of GIDD, arXiv:2503.04482). Noise comes in at rates
-g(z) dr (`pull`), whatever stood there before, so that the reverse process of one position, from a
-prediction p of its token, has the rates g(z) q_r(y | p) / q_r(z | p) from z to y.
-
-With masks alone, r is the mask rate; r(t) is 0 at t = 0, which is clean text, and (almost) 1 at t = 1.
-The weight w(t) = r'(t) / r(t) turns the cross-entropy over masked positions into a bound on the
-negative log-likelihood (MDLM, arXiv:2406.07524). All functions map a float tensor of times to a
-tensor of the same shape.
-
-Two schedules of the literature are both called "cosine" and bend in opposite directions: backwards
-from t = 1, ``cosine-a`` (MaskGIT, arXiv:2202.04200) reveals few tokens first and ``cosine-b``
-(MDLM's code) reveals many first.
+With masks alone r is the mask rate, from 0 at t = 0 (clean text) to about 1 at t = 1. The weight w(t) =
+r'(t) / r(t) turns the cross-entropy over masked positions into a bound on the negative log-likelihood
+(MDLM, arXiv:2406.07524).
 """
 
 import math
@@ -34,31 +22,25 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-# w grows without bound as t -> 0; times are drawn from [MIN_TIME, 1].
-MIN_TIME = 1e-3
+MIN_TIME = 1e-3  # of training; w grows without bound as t -> 0
 _EPS = 1e-3  # log-linear and cosine-b end at r(1) = 1 - _EPS
 
 
 @dataclass(frozen=True)
 class Noise:
-    """What all kinds have in common: a position that is to be written holds ``<mask>`` until the loop
-    begins, and where a kind has masks while it goes on."""
+    """What all kinds have in common: positions to write hold ``<mask>`` until the loop begins."""
 
     mask_id: int
     name: ClassVar[str]
+    has_random_tokens: ClassVar[bool] = False  # whether a visible token may be noise
 
     def corrupt(self, ids: Tensor, where: Tensor) -> Tensor:
         """The ids (B, L) with ``<mask>`` at the positions ``where`` (B, L)."""
         return ids.masked_fill(where, self.mask_id)
 
     def noisy(self, ids: Tensor) -> Tensor:
-        """(B, L) bool: which of ``ids`` are masks, and say nothing of the token under it."""
+        """(B, L) bool: which of ``ids`` are masks."""
         return ids == self.mask_id
-
-    @property
-    def has_random_tokens(self) -> bool:
-        """Whether a token that is seen may be noise."""
-        return False
 
     def fill(self, ids: Tensor, u: Tensor) -> Tensor:
         """The ids (B, L) with pure noise, r = 1, instead of masks; ``u`` (B, L) are uniforms."""
@@ -69,15 +51,14 @@ class Noise:
         raise NotImplementedError
 
     def at(self, z: Tensor, masks: Tensor, random: Tensor) -> Tensor:
-        """A vector over the vocabulary that is ``masks`` at ``<mask>`` and ``random`` on all random
-        tokens together, at the tokens ``z``; all of shapes that broadcast."""
+        """What the tokens ``z`` get where ``<mask>`` has ``masks`` and all random tokens together have
+        ``random``; all of shapes that broadcast."""
         return torch.where(z == self.mask_id, masks, 0.0)
 
 
 @dataclass(frozen=True)
 class Absorbing(Noise):
-    """Noise that turns a token into ``<mask>``, which it stays (D3PM's absorbing state,
-    arXiv:2107.03006)."""
+    """Tokens become ``<mask>`` (D3PM's absorbing state, arXiv:2107.03006)."""
 
     name = "absorbing"
 
@@ -86,27 +67,23 @@ class Absorbing(Noise):
 
     @classmethod
     def of(cls, tokenizer) -> "Absorbing":
-        """With the ``<mask>`` of a tokenizer."""
+        """With a tokenizer's ``<mask>``."""
         return cls(tokenizer.mask_token_id)
 
 
 @dataclass(frozen=True, eq=False)
 class Interpolating(Noise):
-    """Noise with random tokens, which nothing tells from true ones.
+    """Noise with random tokens, indistinguishable from true ones.
 
     Args:
         random: (V,) bool, the tokens that noise may be: those that a text may consist of.
     """
 
     random: Tensor
-
-    @property
-    def has_random_tokens(self):
-        return True
+    has_random_tokens = True
 
     def pull(self, r: Tensor) -> tuple[Tensor, Tensor]:
-        """The rates g at which noise comes in at the noise share ``r``: to ``<mask>``, and to all
-        random tokens together."""
+        """The rates g of ``<mask>``, and of all random tokens together, at the noise share ``r``."""
         raise NotImplementedError
 
     @cached_property
@@ -119,8 +96,8 @@ class Interpolating(Noise):
         return self.tokens.to(u.device)[(u * len(self.tokens)).long()]
 
     def noised(self, ids: Tensor, where: Tensor, r: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """The ids (B, L) as they are when the share ``r`` (B, 1) of the positions ``where`` (B, L) is
-        noise; ``u`` and ``v`` (B, L) are uniforms for what becomes noise, and which."""
+        """The ids (B, L) when the share ``r`` (B, 1) of the positions ``where`` (B, L) is noise; the
+        uniforms ``u`` and ``v`` (B, L) decide what becomes noise, and which."""
         _, masks, random = self.shares(r)
         noise = torch.where(u < masks, self.mask_id, self.drawn(v))
         return torch.where(where & (u < masks + random), noise, ids)
@@ -130,16 +107,15 @@ class Interpolating(Noise):
         return torch.where(z == self.mask_id, masks, each)
 
     def weight(self, r: Tensor, z: Tensor, x: Tensor) -> Tensor:
-        """The weight g(z) / q_r(z | x) of what `objective.divergence` compares, in the bound as an
-        integral over r: of positions that hold ``z`` instead of ``x``; all of one shape."""
+        """The weight g(z) / q_r(z | x) of `objective.divergence`, in the bound as an integral over r,
+        at positions that hold ``z`` instead of ``x``; all of one shape."""
         keep, *noise = self.shares(r)
         return self.at(z, *self.pull(r)) / (keep * (z == x) + self.at(z, *noise))
 
 
 @dataclass(frozen=True, eq=False)
 class Uniform(Interpolating):
-    """Every token becomes any other with the same probability (D3PM's uniform noise,
-    arXiv:2107.03006). There are no masks."""
+    """Tokens become any others, with equal probabilities (D3PM, arXiv:2107.03006); no masks."""
 
     name = "uniform"
 
@@ -155,12 +131,10 @@ class Uniform(Interpolating):
 
 @dataclass(frozen=True, eq=False)
 class Hybrid(Interpolating):
-    """Masks, and random tokens among them, so that a model learns that what it sees may be wrong (GIDD,
-    arXiv:2503.04482, with its gamma = 1): a : b : c = 1 - r : r : B sqrt(r (1 - r)).
+    """Masks and random tokens (GIDD with gamma = 1): a : b : c = 1 - r : r : B sqrt(r (1 - r)).
 
     Args:
-        p_u: the share of random tokens at r = 1/2, where it is largest; in [0, 1). At 0 this is
-            `Absorbing`.
+        p_u: the share of random tokens at r = 1/2, where it is largest, in [0, 1); 0: `Absorbing`.
     """
 
     p_u: float = 0.1
@@ -171,8 +145,7 @@ class Hybrid(Interpolating):
         return self.p_u > 0
 
     @property
-    def _odds(self) -> float:
-        """B"""
+    def _odds(self) -> float:  # B
         return 2 * self.p_u / (1 - self.p_u)
 
     def shares(self, r):
@@ -207,33 +180,21 @@ def make_noise(
 class MaskSchedule:
     """A noise share r(t) and the loss weight w(t) = r'(t) / r(t) of masks."""
 
-    name: str
     rate: Callable[[Tensor], Tensor]
     weight: Callable[[Tensor], Tensor]
 
 
-def _cosine_b_weight(t: Tensor) -> Tensor:
-    angle = t * (math.pi / 2)
-    # 1 - cos(a) = 2 sin^2(a/2) keeps its digits for small a.
-    return (math.pi / 2) * angle.sin() / (2 * (angle / 2).sin() ** 2)
-
-
+# Backwards from t = 1, cosine-a (MaskGIT, arXiv:2202.04200) reveals few tokens first, and cosine-b
+# (MDLM's code) many. 1 - cos(a) = 2 sin^2(a/2) keeps its digits for small a.
+_RIGHT = math.pi / 2
 SCHEDULES = {
-    schedule.name: schedule
-    for schedule in (
-        MaskSchedule("linear", lambda t: t, lambda t: 1 / t),
-        MaskSchedule("log-linear", lambda t: (1 - _EPS) * t, lambda t: 1 / t),
-        MaskSchedule(
-            "cosine-a",
-            lambda t: (t * (math.pi / 2)).sin(),
-            lambda t: (math.pi / 2) / (t * (math.pi / 2)).tan(),
-        ),
-        MaskSchedule(
-            "cosine-b",
-            lambda t: (1 - _EPS) * 2 * (t * (math.pi / 4)).sin() ** 2,
-            _cosine_b_weight,
-        ),
-    )
+    "linear": MaskSchedule(lambda t: t, lambda t: 1 / t),
+    "log-linear": MaskSchedule(lambda t: (1 - _EPS) * t, lambda t: 1 / t),
+    "cosine-a": MaskSchedule(lambda t: (t * _RIGHT).sin(), lambda t: _RIGHT / (t * _RIGHT).tan()),
+    "cosine-b": MaskSchedule(
+        lambda t: (1 - _EPS) * 2 * (t * (_RIGHT / 2)).sin() ** 2,
+        lambda t: _RIGHT * (t * _RIGHT).sin() / (2 * (t * _RIGHT / 2).sin() ** 2),
+    ),
 }
 
 

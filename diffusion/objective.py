@@ -1,12 +1,8 @@
 """The training loss: cross-entropy or divergence of each token, and its weight in the bound.
 
 The bound (NELBO) of a sequence of E editable tokens is J = E_t[w(t) * sum of -log p over masked
-positions], in nats; it does not depend on the schedule. `likelihood` has a second form with lower
-variance, for evaluation.
-
-Noise with random tokens has its own bound (GIDD, arXiv:2503.04482): the integral over its share r of
-the expected sum, over all editable positions, of `Interpolating.weight` times `divergence`. For masks
-alone this is the first form.
+positions], in nats. With random tokens it is the integral over the noise share r of the expected sum,
+over all editable positions, of `Interpolating.weight` times `divergence` (GIDD, arXiv:2503.04482).
 """
 
 from collections.abc import Callable
@@ -28,9 +24,8 @@ def _rows(logits: Tensor) -> int:
 
 
 class _InParts(torch.autograd.Function):
-    """``nats`` of a few rows at a time, with the gradient made along the way and in the dtype of the
-    logits: a float32 copy of all of them, and one of its gradient, would leave the cache of a CPU,
-    and cost half of the time and most of the memory of a small model's head."""
+    """``nats`` of a few rows at a time, with the gradient made along the way in the dtype of the
+    logits: float32 copies of all of them would take half of the time of a small model's head."""
 
     @staticmethod
     def forward(ctx, nats: Callable, logits: Tensor, *columns: Tensor) -> Tensor:
@@ -51,8 +46,7 @@ class _InParts(torch.autograd.Function):
     @staticmethod
     def backward(ctx, weight: Tensor):
         (gradient,) = ctx.saved_tensors
-        # In place: a graph is gone through once, and fresh memory of this size costs as much. In
-        # parts: on a CPU a product of two number formats makes a copy in the wider one.
+        # In place, since new memory is slow; in parts, since the product makes a copy in float32.
         rows = _rows(gradient)
         for some, factor in zip(gradient.split(rows), weight.split(rows), strict=True):
             some.mul_(factor[:, None])
@@ -73,13 +67,13 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def divergence(
     logits: Tensor, clean: Tensor, seen: Tensor, r: Tensor, noise: Interpolating
 ) -> Tensor:
-    """How far a prediction p is from the truth, in nats (N,), in float32: KL(q_r(. | x) || q_r(. |
-    p)) and, with R = q_r(z | x) / q_r(z | p), R - log R - 1 (GIDD, arXiv:2503.04482). It is 0 where p
-    is certain of x, and for masks alone, at a mask, 1 - r times the cross-entropy.
+    """KL(q_r(. | x) || q_r(. | p)) + R - log R - 1 of a prediction p, in nats (N,) in float32, with R =
+    q_r(z | x) / q_r(z | p) (GIDD, arXiv:2503.04482). For masks alone, at a mask, it is 1 - r times
+    the cross-entropy.
 
     Args:
-        logits: (N, V); their p never says ``<mask>``.
-        clean, seen: (N,) the true tokens x, and those that stand there, z.
+        logits: (N, V); ``<mask>`` gets no probability.
+        clean, seen: (N,) the true tokens x, and the visible ones z.
         r: (N,) the noise share, below 1.
     """
     keep, masks, random = noise.shares(r.to(rng.double(r.device)))
@@ -116,13 +110,12 @@ def divergence(
 def plain_divergence(
     clean: Tensor, seen: Tensor, r: Tensor, row: Tensor, p: Tensor, noise: Interpolating
 ) -> Tensor:
-    """`divergence` (N,) of a prediction that is the same everywhere. Its bound is the likelihood
-    itself, -log p of the tokens, since what is written does not depend on what is seen.
+    """`divergence` (N,) of a prediction that is the same everywhere, whose bound is -log p itself.
 
     Args:
         r: (B,) the noise shares of the rows.
-        row: (N,) in which row each token stands.
-        p: (B, V) above 0 for all random tokens, and 0 for others; ``clean`` has to be one of them.
+        row: (N,) the row of each token.
+        p: (B, V) above 0 for all random tokens, which contain ``clean``, and 0 for others.
     """
     keep, masks, random = (share[:, None] for share in noise.shares(r))
     floor = random / len(noise.tokens)
@@ -144,8 +137,8 @@ def nats_by_row(logits: Tensor, ids: Tensor, rows: Tensor) -> Tensor:
 
 
 def token_weights(labels: Tensor, t: Tensor, editable: Tensor, schedule: str) -> Tensor:
-    """Weight (B, L) of each masked token such that the weighted sum of cross-entropies is the sum
-    over rows of an unbiased estimate of J / E, the bound in nats per editable token.
+    """Weights (B, L) with which the sum of cross-entropies is the sum over rows of an unbiased estimate
+    of J / E, the bound in nats per editable token.
 
     Args:
         labels: (B, L), `IGNORE` where there is no loss; the weight there is 0.

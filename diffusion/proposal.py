@@ -13,15 +13,14 @@ from diffusion import rng
 
 
 def rows_at_once(logits: Tensor) -> int:
-    """How many rows of (N, V) are worked on at once, so that of no more than these there is a copy
-    in a wider number format. On a CPU they stay in its cache; elsewhere fewer, larger kernels win,
-    and a copy in float32 has 256 MiB."""
+    """How many rows of (N, V) are processed at once: so many as stay in the cache of a CPU; on other
+    devices so many that their float32 copy has 256 MiB."""
     return max(1, 2 ** (20 if logits.is_cpu else 26) // logits.shape[1])
 
 
 def largest(logits: Tensor, k: int, width: int = 64) -> tuple[Tensor, Tensor]:
-    """``logits.topk(k)`` of (N, V), on a CPU in two thirds of the time: the k largest values lie
-    in the k groups of ``width`` columns with the largest maxima."""
+    """``logits.topk(k)`` of (N, V), faster on a CPU: the k largest values lie in the k groups of
+    ``width`` columns with the largest maxima."""
     groups = logits.shape[1] // width
     if not logits.is_cpu or groups < 4 * k:
         return logits.topk(k)
@@ -36,10 +35,7 @@ def largest(logits: Tensor, k: int, width: int = 64) -> tuple[Tensor, Tensor]:
     )
 
 
-# Logits divided by less overflow; what differs by less than a digit is decided by then.
-MIN_TEMPERATURE = 1e-4
-
-
+MIN_TEMPERATURE = 1e-4  # below, the most probable token is taken
 _GROUP = 64  # tokens
 
 
@@ -53,11 +49,8 @@ def _invert(cdf: Tensor, u: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is drawn from a prediction: temperature, then top-k, then top-p.
-
-    ``top_k`` 0 and ``top_p`` 1 switch the two off; ``temperature`` 0 takes the most probable
-    token. Top-p keeps the smallest set of most probable tokens whose mass reaches ``top_p``, the
-    crossing token included, as transformers' ``TopPLogitsWarper`` does.
+    """How a token is drawn from a prediction: temperature (0: the most probable token), then top-k (0:
+    off), then top-p (1: off), which keeps the token that crosses, as ``TopPLogitsWarper`` does.
     """
 
     temperature: float = 1.0
@@ -84,8 +77,8 @@ class Sampling:
         return p if ids is None else torch.zeros_like(logits, dtype=p.dtype).scatter_(1, ids, p)
 
     def _probabilities(self, logits: Tensor) -> Tensor:
-        """Of a shortlist (N, K). Float64 because a sum of float32 over a large vocabulary loses
-        rare tokens, which silently lowers the temperature (arXiv:2409.02908)."""
+        """Of a shortlist (N, K), in float64: float32 loses rare tokens, which silently lowers the
+        temperature (arXiv:2409.02908)."""
         p = logits.to(rng.double(logits.device))
         if self.temperature < MIN_TEMPERATURE:
             return torch.ones_like(p)
@@ -99,11 +92,8 @@ class Sampling:
     def choose(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """From a shortlist, the places (N,) in it that the uniforms ``u`` (N,) pick by inverting
         the distribution function, and their probabilities (N,) after all filters."""
-        if (
-            logits.shape[-1] > 4 * _GROUP
-            and self.top_p == 1
-            and self.temperature >= MIN_TEMPERATURE
-        ):
+        many = logits.shape[-1] > 4 * _GROUP
+        if many and self.top_p == 1 and self.temperature >= MIN_TEMPERATURE:
             return self._choose_from_many(logits, u)
         p = self._probabilities(logits)
         pick = _invert(p.cumsum(-1), u)
@@ -111,8 +101,7 @@ class Sampling:
 
     def _choose_from_many(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """`choose` for a whole vocabulary, first a group of tokens and then one of them, so that
-        nothing of its size is in float64: the exponentials and the sums of groups are in float32,
-        and no token's probability is off by more than a few of its last digits."""
+        nothing of its size is in float64."""
         p = (logits - logits.amax(-1, keepdim=True)).div_(self.temperature).exp_()
         p = F.pad(p, (0, -p.shape[-1] % _GROUP)).view(len(p), -1, _GROUP)
         mass = p.sum(-1).to(rng.double(p.device)).cumsum(-1)
@@ -154,8 +143,8 @@ class Proposal:
         self.query_mask = self._drawn = query_mask
         self._logits, self.rule = logits, sampling
         # Confidence has no temperature where the most probable one is taken.
-        greedy = sampling.temperature < MIN_TEMPERATURE
-        self._sampling = replace(sampling, temperature=1.0) if greedy else sampling
+        self._greedy = sampling.temperature < MIN_TEMPERATURE
+        self._sampling = replace(sampling, temperature=1.0) if self._greedy else sampling
         self._chunk = rows_at_once(logits)
 
         def draw(logits: Tensor, u: Tensor, greedily: Tensor) -> tuple[Tensor, ...]:
@@ -174,8 +163,6 @@ class Proposal:
         greedily = torch.zeros_like(query_mask) if best is None else best.expand_as(query_mask)
         drawn = self._map(draw, u[query_mask], greedily[query_mask])
         self._tokens, self._probability, self._sharpened, self._total, self._peak = drawn
-        if greedy:
-            self._sharpened = None  # computed when needed
 
     def only(self, query_mask: Tensor) -> "Proposal":
         """The same proposal as a sampler sees it that queried only ``query_mask`` (B, L)."""
@@ -188,6 +175,10 @@ class Proposal:
         chunks = zip(*(x.split(self._chunk) for x in (self._logits, *columns)), strict=True)
         parts = [function(logits.float(), *rest) for logits, *rest in chunks]
         return [torch.cat(part) for part in zip(*parts, strict=True)]
+
+    def _each(self, function: Callable[..., Tensor], *columns: Tensor) -> Tensor:
+        """(B, L) `_map` of a function with one result; nan where none was queried."""
+        return self.spread(*self._map(lambda *chunk: (function(*chunk),), *columns), torch.nan)
 
     def spread(self, values: Tensor, fill: float) -> Tensor:
         """Values (N,) of the queried positions as (B, L), ``fill`` elsewhere."""
@@ -223,13 +214,13 @@ class Proposal:
     def chance_of(self, tokens: Tensor) -> Tensor:
         """(B, L) the same after temperature, top-k and top-p: how probable it was to be drawn."""
 
-        def chance(logits: Tensor, tokens: Tensor) -> tuple[Tensor]:
+        def chance(logits: Tensor, tokens: Tensor) -> Tensor:
             p, ids = self.rule.distribution(logits)
             if ids is None:
-                return (p.gather(-1, tokens[:, None])[:, 0],)
-            return ((p * (ids == tokens[:, None])).sum(-1),)
+                return p.gather(-1, tokens[:, None])[:, 0]
+            return (p * (ids == tokens[:, None])).sum(-1)
 
-        return self.spread(*self._map(chance, tokens[self._drawn]), torch.nan)
+        return self._each(chance, tokens[self._drawn])
 
     def drawn(self, rule: Sampling, u: Tensor) -> tuple[Tensor, Tensor]:
         """(tokens, their probabilities after all filters) of a draw by another ``rule`` with the
@@ -262,58 +253,44 @@ class Proposal:
 
     def entropy(self) -> Tensor:
         """(B, L) entropy in nats at the sampling temperature (at 1 when that is 0); nan elsewhere."""
-
         temperature = self._sampling.temperature
 
-        def entropy(logits: Tensor, total: Tensor, peak: Tensor) -> tuple[Tensor]:
+        def entropy(logits: Tensor, total: Tensor, peak: Tensor) -> Tensor:
             # H = log sum exp(l) - sum p l, with l = 0 at the best token. The clamp makes the
             # summand of a forbidden token 0.
             scaled = ((logits - peak[:, None]) / temperature).clamp_(min=-1e4)
             total = total - peak if temperature == 1 else scaled.logsumexp(-1)
             p = (scaled - total[:, None]).exp_()
-            return (total - p.mul_(scaled).sum(-1),)
+            return total - p.mul_(scaled).sum(-1)
 
-        return self.spread(*self._map(entropy, self._total, self._peak), torch.nan)
+        return self._each(entropy, self._total, self._peak)
 
     def sharpened(self) -> Tensor:
         """(B, L) probability of the drawn token after temperature, top-k and top-p (at temperature
         1 when that is 0, as Dream's); nan elsewhere."""
-        if self._sharpened is None:
-
-            def best(logits: Tensor) -> tuple[Tensor]:
-                return (self._sampling.distribution(logits)[0].amax(-1),)
-
-            (self._sharpened,) = self._map(best)
+        if self._greedy:
+            return self._each(lambda logits: self._sampling.distribution(logits)[0].amax(-1))
         return self.spread(self._sharpened, torch.nan)
 
     def margin(self) -> Tensor:
         """(B, L) probability of the best minus that of the second best token; nan elsewhere."""
-
-        def margin(logits: Tensor) -> tuple[Tensor]:
-            best, second = logits.softmax(-1).topk(2).values.unbind(-1)
-            return (best - second,)
-
-        return self.spread(*self._map(margin), torch.nan)
+        return self._each(lambda logits: _lead(logits.softmax(-1)))
 
     def gap(self) -> Tensor:
         """(B, L) largest minus second largest logit; nan elsewhere."""
-
-        def gap(logits: Tensor) -> tuple[Tensor]:
-            best, second = logits.topk(2).values.unbind(-1)
-            return (best - second,)
-
-        return self.spread(*self._map(gap), torch.nan)
+        return self._each(_lead)
 
     def score(self, kind: str) -> Tensor:
-        """(B, L) confidence, larger is higher; -inf where no token was drawn."""
-        if kind == "probability":
-            score = self.probability
-        elif kind == "sharpened":
-            score = self.sharpened()
-        elif kind == "margin":
-            score = self.margin()
-        elif kind == "entropy":
-            score = -self.entropy()
-        else:
-            raise ValueError(f"unknown score {kind!r}")
+        """(B, L) confidence of one of four kinds, larger is higher; -inf where no token was drawn."""
+        score = {
+            "probability": lambda: self.probability,
+            "sharpened": self.sharpened,
+            "margin": self.margin,
+            "entropy": lambda: -self.entropy(),
+        }[kind]()
         return score.masked_fill(~self.query_mask, -torch.inf)
+
+
+def _lead(values: Tensor) -> Tensor:
+    best, second = values.topk(2).values.unbind(-1)
+    return best - second

@@ -1,10 +1,8 @@
 """Random numbers that depend on a key and on nothing else.
 
-Every random draw of the project is a pure function of integers: the seed, the row or training
-sample it is for, and the step. So the same row gets the same draws in a batch of one or of a
-hundred, on the CPU or on a GPU, with any number of workers, and after a resume. The mixing
-function is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), computed on int64 tensors whose
-products wrap around modulo 2**64.
+Every random draw is a pure function of integers: the seed, the row or training sample, and the step.
+So it depends on no batch, device, number of workers or resume. The mixing function is SplitMix64
+(Steele, Lea and Flood, OOPSLA 2014), computed on int64 tensors, whose products wrap around.
 """
 
 from collections.abc import Sequence
@@ -12,19 +10,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# The random streams of the tokens, and of the noise that a canvas begins with; samplers number
-# theirs from 0.
+# The random streams of tokens, and of the initial noise of a canvas; samplers number theirs from 0.
 TOKENS, START = 1000, 1001
 
-
-def _as_int64(value: int) -> int:
-    """The unsigned 64-bit constant as the signed number with the same bits."""
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-_GAMMA = _as_int64(0x9E3779B97F4A7C15)
-_MIX_1 = _as_int64(0xBF58476D1CE4E5B9)
-_MIX_2 = _as_int64(0x94D049BB133111EB)
+_GAMMA = 0x9E3779B97F4A7C15 - 2**64  # as signed numbers
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
@@ -39,7 +30,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def fold_in(key: Tensor, data: Tensor | int) -> Tensor:
-    """A new key from a key and a number (int64 tensors that broadcast): a separate random stream."""
+    """The key of a separate random stream, from a key and a number (int64 tensors that broadcast)."""
     # Mixing the key before adding makes fold_in(fold_in(k, a), b) differ from (k, b, a).
     data = torch.as_tensor(data, dtype=torch.int64, device=key.device)
     return _mix(_mix(key + _GAMMA) + (data + 1) * _GAMMA)
@@ -51,8 +42,7 @@ def seed_key(seed: int, device: torch.device | str = "cpu") -> Tensor:
 
 
 def row_keys(seed: int, samples: int | Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Keys (B,) of samples of a seed: of B sample numbers, or of 0 to B - 1. They depend on nothing
-    else."""
+    """Keys (B,) of samples of a seed: of B sample numbers, or of 0 to B - 1."""
     number = range(samples) if isinstance(samples, int) else samples
     return fold_in(seed_key(seed, device), torch.tensor(list(number), device=device))
 

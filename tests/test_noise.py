@@ -22,7 +22,6 @@ every_schedule = pytest.mark.parametrize("name", SCHEDULES)
 
 def test_the_four_schedules_are_there():
     assert set(SCHEDULES) == set(RATES)
-    assert all(SCHEDULES[name].name == name for name in SCHEDULES)
 
 
 @every_schedule

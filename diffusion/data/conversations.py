@@ -1,5 +1,4 @@
-"""Conversations, as a tokenizer's chat template writes them -> blocks in which only the assistant's
-answers are learned."""
+"""Conversations, by a tokenizer's chat template -> blocks in which only the answers are learned."""
 
 import json
 import re
@@ -14,8 +13,8 @@ from diffusion.data.packing import ANSWER, CONTEXT, PADDING, Blocks
 from diffusion.errors import UserError, first_line
 
 COLUMN = "messages"
-# They replace special tokens that a user typed, and an answer.
-_TYPED, _ANSWER = "\ue000", "\ue001"
+_FORM = '{"messages": [{"role": "user", "content": "..."}, ...]}'
+_TYPED, _ANSWER = "\ue000", "\ue001"  # replace special tokens in a message, and an answer
 
 Messages = list[dict[str, str]]
 
@@ -32,17 +31,13 @@ def load_conversations(
 
     Args:
         column: it holds a list of ``{"role": ..., "content": ...}`` in each row.
-        others: see `corpus.table_rows`.
 
     Raises:
         UserError: missing, unreadable, or a row that is not a conversation.
     """
     path = given_path(name)
     if path.is_file() and path.suffix not in (".jsonl", ".json", ".parquet"):
-        raise UserError(
-            f"{name} has no conversations; --chat reads JSON lines of "
-            '{"messages": [{"role": "user", "content": "..."}, ...]}, or a table of such'
-        )
+        raise UserError(f"{name} has no conversations; --chat reads JSON lines of {_FORM}")
     if path.is_file() and path.suffix == ".jsonl":
         lines = enumerate(read_text(path).split("\n"), 1)
         rows = [_parsed(f"line {number} of {name}", x, column) for number, x in lines if x.strip()]
@@ -63,22 +58,16 @@ def _parsed(where: str, line: str, column: str) -> Messages:
 
 
 def _checked(where: str, row) -> Messages:
-    """The messages of a row with what a template needs of them."""
     parts = ("role", "content")
     messages = row if isinstance(row, list) else [None]
     if not all(isinstance(m, dict) and all(type(m.get(p)) is str for p in parts) for m in messages):
-        raise UserError(
-            f'{where} is not a conversation; give {{"messages": [{{"role": "user", "content": "..."}}, '
-            "...]}"
-        )
+        raise UserError(f"{where} is not a conversation; give {_FORM}")
     return [{part: message[part] for part in parts} for message in messages]
 
 
 class Template:
-    """The chat template of a tokenizer.
-
-    Special tokens come from the template only: those that a message spells stay words. An answer is
-    learned from where the template asks for it up to the mark of its end: a token, or words.
+    """The chat template of a tokenizer. Special tokens that a message spells stay words. An answer is
+    learned up to the token or word that the template ends it with.
 
     Raises:
         UserError: there is none, or one that writes nothing after an answer.
@@ -88,8 +77,7 @@ class Template:
         self.tokenizer, self.name = tokenizer, tokenizer.name_or_path or "the model"
         if not tokenizer.chat_template:
             raise UserError(
-                f"the tokenizer of {self.name} has no chat template; set its chat_template and save it, or "
-                "leave out --chat"
+                f"the tokenizer of {self.name} has no chat template; set one, or leave out --chat"
             )
         added = tokenizer.added_tokens_decoder
         specials = {token.content for token in added.values() if token.special} | {_TYPED}
@@ -101,16 +89,16 @@ class Template:
         first = next(iter(self._plain(mark)), None)
         if first is None:
             raise UserError(
-                f"the chat template of {self.name} writes nothing after an answer, so that no model could "
-                "learn where one ends; have it write a token there"
+                f"the chat template of {self.name} writes nothing after an answer; a model learns "
+                "where one ends from a token there"
             )
         if first in added:
             mark = added[first].content
         self.end = self.after.index(mark) + len(mark)
 
     def segments(self, messages: Messages, where: str) -> Iterable[tuple[list[int], list[int]]]:
-        """For each answer the ids of the new text before it, and of the answer. What an assistant says
-        first is not an answer, and belongs to the text.
+        """For each answer the ids of the new text before it, and of the answer; a first message of the
+        assistant is text.
 
         Raises:
             UserError: the template refuses the conversation, or changes a turn when others follow.
@@ -131,8 +119,8 @@ class Template:
             grows = before.startswith(written) and through.startswith(before)
             if not (grows and through.endswith(self.after)):
                 raise UserError(
-                    f"{where}: the chat template of {self.name} changes a conversation when "
-                    "it continues, so that it cannot be learned as a whole; use another template"
+                    f"{where}: the chat template of {self.name} changes a conversation when it "
+                    "continues; use another template"
                 )
             stop = len(through) - len(self.after) + self.end
             yield self._ids(before[at:], typed), self._ids(through[len(before) : stop], typed)
@@ -150,14 +138,11 @@ class Template:
 
     def _render(self, messages: Messages, where: str, answer_next: bool = False) -> str:
         try:
-            return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=answer_next
-            )
+            how = {"tokenize": False, "add_generation_prompt": answer_next}
+            return self.tokenizer.apply_chat_template(messages, **how)
         except Exception as error:  # a template may raise what it likes
-            raise UserError(
-                f"{where}: the chat template of {self.name} refuses the conversation: "
-                f"{first_line(error)}"
-            ) from None
+            said = f"the chat template of {self.name} refuses the conversation: {first_line(error)}"
+            raise UserError(f"{where}: {said}") from None
 
 
 def pack_conversations(
@@ -167,11 +152,8 @@ def pack_conversations(
     what: str = "data set",
     most: int | None = None,
 ) -> Blocks:
-    """One conversation per block, padded. One that is too long is cut after the last answer that
-    fits; those without an answer that fits are left out. Both are reported.
-
-    Args:
-        most: conversations, from the first.
+    """The first ``most`` conversations, one per block, padded, and cut after the last answer that fits;
+    those without one are left out. Both are reported.
 
     Raises:
         UserError: none is left; see `Template`.
@@ -200,7 +182,7 @@ def pack_conversations(
         )
     if not rows:
         raise UserError(
-            f"the {what} has no conversation with an answer that fits into {block_size} tokens; give "
-            "others, or a larger --block_size"
+            f"the {what} has no conversation with an answer that fits into {block_size} tokens; "
+            "increase --block_size"
         )
     return Blocks(torch.tensor(rows, dtype=torch.int32), torch.tensor(kinds, dtype=torch.int8))

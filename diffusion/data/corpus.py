@@ -16,8 +16,6 @@ _HUB_WIKITEXT = ("Salesforce/wikitext", "wikitext-2-raw-v1")
 _SPLIT_FILES = {"train": "train", "validation": "valid", "test": "test"}
 _TABLE_FILES = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 
-# ---------------------------------------------------------------- WikiText: words back into text
-
 _TITLE = re.compile(r"= [^=](.*[^=])? =")
 _UNSPACED = (
     (re.compile(r" @([-,.])@ "), r"\1"),
@@ -39,33 +37,24 @@ def detokenize(line: str) -> str:
 
 
 def wikitext_documents(text: str) -> list[str]:
-    """The articles of a WikiText file as ordinary text, one paragraph a line.
-
-    Headings are dropped, and so is every sentence with the literal word ``<unk>``: a model should
-    neither read nor write it.
-    """
-    documents: list[list[str]] = []
-    for line in text.splitlines():
-        line = line.strip()
+    """The articles of a WikiText file as ordinary text, one paragraph a line, without headings and
+    sentences with the literal word ``<unk>``."""
+    documents: list[list[str]] = [[]]
+    for line in map(str.strip, text.splitlines()):
         if _TITLE.fullmatch(line):
             documents.append([])
         elif line and not line.startswith("= "):
             sentences = re.split(r"(?<= [.!?]) (?=[^a-z])", line)
             kept = detokenize(" ".join(s for s in sentences if "<unk>" not in s))
             if len(kept.split()) >= 5:
-                if not documents:
-                    documents.append([])
                 documents[-1].append(kept)
     return ["\n".join(paragraphs) for paragraphs in documents if paragraphs]
 
 
 def plain_documents(text: str) -> list[str]:
-    """Documents of a text file: two blank lines stand between documents, one between paragraphs."""
+    """The documents of a text file: two blank lines stand between documents."""
     documents = (re.sub(r"\n\s*\n", "\n", part).strip() for part in text.split("\n\n\n"))
     return [document for document in documents if document]
-
-
-# ---------------------------------------------------------------- files, folders, hub
 
 
 def read_text(path: Path) -> str:
@@ -77,9 +66,7 @@ def read_text(path: Path) -> str:
         # Files from Windows may start with a byte order mark and end their lines with \r\n.
         return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 text (byte {error.start}); convert it, for example with iconv"
-        ) from None
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); convert it") from None
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise UserError(f"cannot read {path}: {first_line(error)}; it may be damaged") from None
 
@@ -92,8 +79,8 @@ def table_rows(
     revision: str | None = None,
     streaming: bool = False,
 ) -> Iterator:
-    """The values of a ``column`` of a data set, from the hub or a local file or folder; a file is one
-    split, whatever ``split`` is. With ``streaming`` rows are fetched as they are taken.
+    """The values of a ``column`` of a data set, from the hub or a local file (one split, whatever
+    ``split`` is) or folder. With ``streaming`` rows are fetched as they are taken.
 
     Raises:
         UserError: the table does not exist, cannot be read, or has no such column.
@@ -108,8 +95,7 @@ def table_rows(
             )
 
     try:
-        # For copies and locks of local files.
-        with tempfile.TemporaryDirectory() as cache:
+        with tempfile.TemporaryDirectory() as cache:  # for copies and locks of local files
             table = _open_table(name, split, config, revision, cache, streaming)
             if not streaming:
                 check(table.column_names)
@@ -122,18 +108,16 @@ def table_rows(
     except Exception as error:  # the library raises many kinds
         if local or (isinstance(error, ValueError) and "split" in str(error)):
             raise UserError(
-                f"cannot read the {split} split of data set {name}: "
-                f"{first_line(error)}; check the name and --dataset_config"
+                f"cannot read the {split} split of data set {name}: {first_line(error)}; "
+                "check the name and --dataset_config"
             ) from None
         raise UserError(
-            f"cannot get data set {name!r} from the hub (unreachable, or no such data set); "
-            "give a local .txt or .txt.xz file or folder, or --dataset_dir with the WikiText-2 "
-            "files"
+            f"cannot get data set {name!r} from the hub (unreachable, or no such data set); give "
+            "a local file or folder, or --dataset_dir with the WikiText-2 files"
         ) from None
 
 
 def _open_table(name, split, config, revision, cache, streaming):
-    """The table as the library has it."""
     import datasets
 
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are reported by the caller
@@ -159,13 +143,11 @@ def _table_documents(rows: Iterable) -> list[str]:
 
 def _streamed(rows: Iterable, name: str) -> Iterator[str]:
     for text in rows:
-        if isinstance(text, str) and _TITLE.fullmatch(text.strip()):
-            raise UserError(
-                f"data set {name} has a line of an article in each row, as WikiText; "
-                "leave out --streaming"
-            )
-        if isinstance(text, str) and text.strip():
-            yield text.strip()
+        text = text.strip() if isinstance(text, str) else ""
+        if _TITLE.fullmatch(text):
+            raise UserError(f"each row of data set {name} is a line; leave out --streaming")
+        if text:
+            yield text
 
 
 def load_documents(
@@ -185,13 +167,12 @@ def load_documents(
             JSON lines, CSV), a folder of either, or a name on the hub.
         split: ``train``, ``validation`` or ``test``. A file or a folder of text is one split.
         dataset_dir: where ``wikitext-2`` is looked for before the hub.
-        others: see `table_rows`.
 
     Raises:
         UserError: missing, unreadable, not UTF-8, or empty.
     """
     path = given_path(name)
-    texts = sorted([*path.glob("*.txt"), *path.glob("*.txt.xz")]) if path.is_dir() else []
+    texts = sorted([*path.glob("*.txt"), *path.glob("*.txt.xz")])  # of a folder
     if path.is_file() and path.suffix not in _TABLE_FILES:
         texts = [path]
     endings = {".txt", ".xz", *_TABLE_FILES}
@@ -212,7 +193,7 @@ def load_documents(
 
 
 def _wikitext(split: str, dataset_dir: str | None) -> list[str]:
-    """The articles of a split, from a local file under the names its distributions use, or the hub."""
+    """The articles of a split, from a local file under one of its usual names, or the hub."""
     if dataset_dir is None:
         name, config = _HUB_WIKITEXT
         return _table_documents(table_rows(name, split, config))
@@ -221,7 +202,4 @@ def _wikitext(split: str, dataset_dir: str | None) -> list[str]:
     for path in (base / name for base in (folder / WIKITEXT, folder) for name in names):
         if path.is_file():
             return wikitext_documents(read_text(path))
-    raise UserError(
-        f"no WikiText-2 {split} file in {dataset_dir}; expected {WIKITEXT}/{stem}.txt or .txt.xz "
-        "there"
-    )
+    raise UserError(f"no WikiText-2 {split} file in {dataset_dir}; expected {WIKITEXT}/{stem}.txt")

@@ -12,14 +12,12 @@ from diffusion.errors import UserError
 
 CONTEXT, ANSWER, PADDING = range(3)  # of conversations; answers are learned
 
-# ---------------------------------------------------------------- blocks
-
 
 def token_stream(documents: Iterable[str], tokenizer, most: int | None = None) -> Tensor:
     """All documents as one int32 tensor (T,), each followed by ``</s>``; no more are read than
     ``most`` tokens need."""
     end = [tokenizer.eos_token_id]
-    # A text about "<mask>" or "</s>" spells these words; it must not hold the special tokens.
+    # In a text "<mask>" and "</s>" are words, not special tokens.
     plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
     parts, found, documents = [], 0, iter(documents)
     while some := list(itertools.islice(documents, 256)):
@@ -39,7 +37,7 @@ def pack(
     most: int | None = None,
 ) -> Tensor:
     """Documents packed into blocks (N, block_size), int32: ``<s>``, then block_size - 1 tokens of
-    the stream. The tail that fills no block is dropped, and all after ``most`` blocks.
+    the stream, of at most ``most`` blocks; the tail that fills none is dropped.
 
     Raises:
         UserError: not even one block.
@@ -76,25 +74,17 @@ class Blocks(Dataset):
         return {"input_ids": self.blocks[block], "draw": draw, **own}
 
     def take(self, which: slice | Tensor) -> "Blocks":
-        """Some of them."""
         return Blocks(self.blocks[which], None if self.kinds is None else self.kinds[which])
 
     @property
     def tokens(self) -> int:
-        """How many there are, without padding."""
+        """How many, without padding."""
         return self.blocks.numel() if self.kinds is None else int((self.kinds != PADDING).sum())
 
 
-def pack_blocks(*args) -> Blocks:
-    """`pack`, as `Blocks`."""
-    return Blocks(pack(*args))
-
-
 class DrawSampler(torch.utils.data.Sampler):
-    """Shuffled (block, draw) pairs, a whole number of global batches an epoch.
-
-    ``draw`` numbers the samples of the whole run, over epochs, processes and interruptions: the
-    collator derives its randomness from it. Blocks that fill no batch wait for another epoch;
+    """Shuffled (block, draw) pairs, a whole number of global batches an epoch: ``draw`` numbers the
+    samples of the whole run, for the collator. Blocks that fill no batch wait for another epoch;
     fewer blocks than one batch are repeated to fill it.
     """
 

@@ -75,8 +75,10 @@ def pack(
     data, most = run.data, run.data.max_eval_blocks
 
     def packed(documents: Iterable, most: int | None, what: str = "data set") -> Blocks:
-        make = conversations.pack_conversations if data.chat else packing.pack_blocks
-        return make(documents, tokenizer, data.block_size, what, most)
+        given = documents, tokenizer, data.block_size, what, most
+        if data.chat:
+            return conversations.pack_conversations(*given)
+        return Blocks(packing.pack(*given))
 
     blocks = None if run.args.evaluate_only else packed(documents, data.max_train_samples)
     if eval_documents is not None:

@@ -31,7 +31,7 @@ from studies.board.scorer import Scorer, estimate_json, shuffled
 
 # More references give a higher self-BLEU, so their number is fixed if possible.
 BLEU_REFERENCES = 63
-ESTIMATES = ("draws", "batch_size", "seed", "estimator")  # flags of the likelihood
+ESTIMATES = ("draws", "batch_size", "seed")  # flags of the likelihood
 
 
 @dataclass

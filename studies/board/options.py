@@ -51,10 +51,6 @@ class ScoreOptions(PairOptions):
     )  # fmt: skip
     block_size: int = flag(256, "Tokens of such a block.", range=(8, None))
     draws: int = flag(4, "Mask patterns a block in the bound.", range=(1, None))
-    estimator: str = flag(
-        "fixed-count", "Of the bound: fixed-count (less variance) or bernoulli (the definition).",
-        choices=["fixed-count", "bernoulli"],
-    )  # fmt: skip
     batch_size: int = flag(16, "Texts written or judged at once.", range=(1, None))
     seed: int = flag(0, "Of rows that do not name one.")
     output_dir: str = flag("runs/scoreboard", "Folder for results, texts and pictures.")

@@ -77,7 +77,7 @@ def likelihood(
 
     Args:
         writer: `generation.Writer` or `autoregressive.CausalWriter`.
-        settings: draws, batch_size, seed and estimator.
+        settings: draws, batch_size and seed.
     """
     tokenizer, device = writer.tokenizer, writer.device
     blocks = packing.pack(list(documents), tokenizer, block_size, "evaluation text")
@@ -95,7 +95,7 @@ def likelihood(
         size = settings["batch_size"]
         bound = causal_nll(causal_logits(model), blocks, editable, sizes, batch_size=size)
     else:
-        estimator = settings["estimator"]
+        estimator = "fixed-count"
         denoiser = writer.denoiser
         bound = likelihood_bound(
             denoiser.reader, blocks, editable, denoiser.noise, sizes, **settings

@@ -24,7 +24,7 @@ def writers(tiny_model, tiny_gpt2):
     return load_writer(str(tiny_model)), load_causal_writer(str(tiny_gpt2))
 
 
-SETTINGS = {"draws": 2, "batch_size": 3, "seed": 0, "estimator": "fixed-count"}
+SETTINGS = {"draws": 2, "batch_size": 3, "seed": 0}
 
 
 def test_a_model_of_the_hub_is_read_one_slot_to_the_left(writers):
