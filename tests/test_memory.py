@@ -93,7 +93,11 @@ def write(tokenizer):
 
 
 # The others write one or a few tokens a pass, and ask for no more logits.
-WIDE = [name for name in SAMPLERS if name not in ("first-hitting", *CAUSAL)]
+WIDE = [
+    pytest.param(name, marks=() if name == "confidence" else pytest.mark.slow)
+    for name in SAMPLERS
+    if name not in ("first-hitting", *CAUSAL)
+]
 
 
 @pytest.mark.parametrize("sampler", WIDE)
@@ -101,6 +105,7 @@ def test_a_sampler_has_one_copy_of_all_logits(write, sampler):
     write(1 + (sampler == "klass"), sampler=sampler)  # it compares them with those before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("copies", "options"),
     [
@@ -118,6 +123,7 @@ def test_what_goes_round_a_sampler_has_one_or_two(write, copies, options):
     write(copies, **{"sampler": "confidence", **options})
 
 
+@pytest.mark.slow
 def test_a_whole_vocabulary_is_sorted_in_parts(write):
     write(1, few=6 * CHUNK, sampler="confidence", top_k=0, top_p=0.9)
 
@@ -127,6 +133,7 @@ def test_a_whole_vocabulary_is_sorted_in_parts(write):
 HYBRID = make_noise("hybrid", 4, [0, 1, 3], VOCAB)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["full", "block4"])
 @pytest.mark.parametrize("objective", ["masks", "random tokens", "soft"])
 def test_a_training_step_has_the_logits_and_their_gradient(layout, objective):
@@ -161,6 +168,7 @@ def in_blocks(backbone):
     likelihood.stream_bound(backbone, BLOCKS, collate, slots, torch.ones(VOCAB), draws=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "read",
     [
@@ -212,6 +220,7 @@ class Fixed:
         return self.logits
 
 
+@pytest.mark.slow
 def test_parts_on_a_gpu_are_larger_and_bounded():
     """On a device that only knows shapes, with 8 GiB of logits."""
     shape, meta = (64 * 256, 2**18), torch.device("meta")

@@ -173,7 +173,7 @@ LENGTH = 2
 TEXT = (2, 0)
 
 
-def levels(n: int = 40):
+def levels(n: int):
     """Nodes and weights of an integral over r from 0 to 1; square roots at the ends are smoothed."""
     nodes, weights = numpy.polynomial.legendre.leggauss(n)
     angle = (nodes + 1) / 2 * math.pi / 2
@@ -207,7 +207,7 @@ def at_level(kind: str, predict, r: float, text=TEXT) -> float:
 
 def integral(kind: str, predict, text=TEXT) -> float:
     """The bound in nats of a text."""
-    return sum(dr * at_level(kind, predict, r, text) for r, dr in levels())
+    return sum(dr * at_level(kind, predict, r, text) for r, dr in levels(40))
 
 
 def in_steps(kind: str, predict, n: int, text=TEXT) -> float:
@@ -234,6 +234,7 @@ def tabular(kind: str):
     return lambda canvas, r: table(kind).probabilities(canvas)
 
 
+@pytest.mark.slow
 @every_kind
 def test_many_steps_of_the_reverse_process_approach_the_continuous_bound(kind):
     exact = integral(kind, tabular(kind))
@@ -259,7 +260,7 @@ def from_the_other(kind: str):
     return predict
 
 
-@every_kind
+@pytest.mark.parametrize("kind", ["uniform", pytest.param("hybrid", marks=pytest.mark.slow)])
 def test_the_bound_of_exact_predictions_is_the_likelihood_itself(kind):
     """A prediction of a token from all others, by Bayes' rule, makes the reverse process exact, so
     that the mean bound is the entropy of the texts."""
@@ -396,6 +397,7 @@ def chain(text, vocab, again=0.85) -> float:
     return math.prod(steps) / vocab
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "vocab", "length", "cost"),
     [("uniform", 2, 2, 0.0175), ("uniform", 2, 4, 0.0143), ("uniform", 3, 2, 0.0358),

@@ -133,14 +133,6 @@ def test_the_bound_is_the_exact_one_within_its_standard_error(editable):
     assert bound.nats_per_byte == pytest.approx(bound.nats / 8)
 
 
-def test_a_constant_loss_is_exact_in_every_draw(canvas):
-    def constant(ids, rows, attention_mask=None):
-        return torch.zeros(int(rows.sum()), 320)
-
-    draws = text_bounds(constant, canvas, written(canvas), Absorbing(4), draws=3)
-    assert torch.allclose(draws, torch.tensor(math.log(320), dtype=draws.dtype))
-
-
 def test_one_draw_has_no_standard_error():
     bound = TextBound.of(torch.tensor([2.0]), 3, 6)
     assert bound.standard_error is None and bound.nats == 6
