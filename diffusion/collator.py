@@ -26,11 +26,9 @@ LARGEST_WEIGHT = 2.0  # of a token, with the loss "clipped" (GIDD)
 SEED_RATES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
-def editable_positions(
-    input_ids: Tensor, attention_mask: Tensor, prefix_len: int, fixed_ids: Tensor
-) -> Tensor:
-    """(B, L) bool: attended positions at or after ``prefix_len`` that hold no ``fixed_ids``."""
-    editable = attention_mask.bool() & ~torch.isin(input_ids, fixed_ids)
+def editable_positions(input_ids: Tensor, prefix_len: int, fixed_ids: Tensor) -> Tensor:
+    """(B, L) bool: positions at or after ``prefix_len`` that hold no ``fixed_ids``."""
+    editable = ~torch.isin(input_ids, fixed_ids.to(input_ids.device))
     editable[:, :prefix_len] = False
     return editable
 
@@ -64,7 +62,7 @@ class Corruption:
 
     def editable(self, clean: Tensor) -> Tensor:
         """(B, L) bool: which positions may be masked."""
-        return editable_positions(clean, torch.ones_like(clean), self.prefix_len, self.fixed_ids)
+        return editable_positions(clean, self.prefix_len, self.fixed_ids)
 
 
 @dataclass
@@ -185,7 +183,7 @@ class StreamCollator(Corruption):
 
     @property
     def size(self) -> int | None:
-        """Tokens of a block; None in the layout ``causal``."""
+        """Tokens of a block; None: ``causal``."""
         return block_size(self.layout)
 
     def masks(self, draw: Tensor, editable: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,7 +194,6 @@ class StreamCollator(Corruption):
         pad = (0, count * self.size - length)
         free = torch.nn.functional.pad(editable[:, self.prefix_len :], pad)
         free = free.view(-1, count, self.size)  # by block
-
         total = self.global_batch * count
         number = (draw % self.global_batch)[:, None] * count + torch.arange(count)
         step = round(total * (math.sqrt(5) - 1) / 2)
@@ -283,7 +280,7 @@ class MixCollator(Corruption):
         return StreamCollator(*given, causal_weight, seed=seed, global_batch=batch)
 
     def layout(self, number: int) -> str:
-        """That of a micro-batch."""
+        """The layout of a micro-batch."""
         place = _place(rng.fold_in(self.key, -2), number, self.WINDOW)
         edges = torch.tensor([*self.mix.values()], dtype=torch.float64).cumsum(0)
         chosen = torch.searchsorted(edges, place * edges[-1], right=True)
@@ -308,7 +305,6 @@ class TwoPassCollator:
     WINDOW: ClassVar = 20
 
     def two_pass(self, number: int) -> bool:
-        """Whether micro-batch ``number`` is."""
         key = rng.fold_in(rng.seed_key(self.seed), -4)
         return bool(_place(key, number, self.WINDOW, rank=True) < self.share)
 

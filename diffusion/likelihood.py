@@ -167,12 +167,7 @@ def causal_nll(
 
 @torch.no_grad()
 def ordered_nll(
-    backbone: Model,
-    blocks: Tensor,
-    editable: Tensor,
-    noise: Absorbing,
-    token_bytes: Tensor,
-    **how,
+    backbone: Model, blocks: Tensor, editable: Tensor, noise: Absorbing, token_bytes: Tensor, **how
 ) -> Bound:
     """The exact negative log-likelihood of ``blocks`` (N, L) under what a denoiser writes on the
     full canvas from left to right (arXiv:2603.01367), in one forward pass per token; ``how``: see
@@ -232,10 +227,10 @@ def stream_bound(
         return torch.stack([once(index, draw) for draw in range(draws)], 1)
 
     values = _measured(len(blocks), (draws,), measure, device, **how)
-    causal, fixed = collate.size is None, collate.fixed_ids.to(device)
-    first = 1 if causal else collate.prefix_len
-    every = torch.ones_like(blocks)
-    editable = editable_positions(blocks, every, first, fixed[:0] if causal else fixed)
+    prefix_len, fixed = collate.prefix_len, collate.fixed_ids
+    if collate.size is None:
+        prefix_len, fixed = 1, fixed[:0]
+    editable = editable_positions(blocks, prefix_len, fixed)
     return _summary(values.mean(1), blocks, editable, token_bytes)
 
 

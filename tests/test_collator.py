@@ -70,12 +70,11 @@ def test_prefix_and_fixed_ids_are_never_masked_but_document_ends_are(kind):
     assert (batch["editable"] == LENGTH - PREFIX - 2).all()
 
 
-def test_editable_positions_are_attended_after_the_prefix_and_not_fixed():
-    ids = torch.tensor([[BOS, 7, 8, BOS, EOS, 9, PAD, 9]])
-    attended = torch.tensor([[1, 1, 1, 1, 1, 1, 1, 0]])
-    editable = editable_positions(ids, attended, 2, torch.tensor([BOS, PAD]))
-    assert editable.long().tolist() == [[0, 0, 1, 0, 1, 1, 0, 0]]
-    assert editable_positions(ids, attended, 0, torch.tensor([PAD]))[0, :2].all()
+def test_editable_positions_are_after_the_prefix_and_not_fixed():
+    ids = torch.tensor([[BOS, 7, 8, BOS, EOS, 9, PAD]])
+    editable = editable_positions(ids, 2, torch.tensor([BOS, PAD]))
+    assert editable.long().tolist() == [[0, 0, 1, 0, 1, 1, 0]]
+    assert editable_positions(ids, 0, torch.tensor([PAD]))[0, :2].all()
 
 
 # ------------------------------------------------------------ how often

@@ -32,11 +32,7 @@ def fold_in(key: int, data: int) -> int:
 
 
 def test_the_reference_here_gives_the_published_numbers():
-    assert splitmix64(1234567, 3) == [
-        6457827717110365317,
-        3203168211198807973,
-        9817491932198370423,
-    ]
+    assert splitmix64(1234567, 3) == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
 @pytest.mark.parametrize("key", [0, 1, -1, 123456789, -(1 << 63), (1 << 63) - 1])

@@ -36,9 +36,7 @@ def bounds(trainer) -> dict[str, likelihood.Bound]:
                 backbone, blocks, editable, token_bytes, **spread
             )
         else:
-            every = torch.ones_like(blocks)
-            fixed = collator.fixed_ids.to(args.device)
-            editable = editable_positions(blocks, every, collator.prefix_len, fixed)
+            editable = editable_positions(blocks, collator.prefix_len, collator.fixed_ids)
             if (
                 trainer.eval_dataset.kinds is not None
             ):  # written on a canvas of the length of a block
