@@ -2,11 +2,8 @@
 
 Read it in this order: `noise` (how text becomes noise), `canvas` (what is given and what is to be
 written), `proposal` (one draw for each position), `denoise` (the loop), `samplers` (which positions
-are written, and which opened again), `models` (all that calls a network), `generate` (a model ready
-to write). `collator`, `objective` and `training` make the model, `likelihood` measures it;
-`editing`, `views` and `cli` are what the scripts are made of.
-
-From Python, five lines:
+are written, and which masked again), `models` (all that calls a network), `generate` (a model ready
+to write). From Python:
 
     import diffusion
 
@@ -30,7 +27,7 @@ def load(model: str = "roberta-small-wikitext", device: str = "auto", dtype: str
         device, dtype: as the flags of inference.py.
 
     Raises:
-        errors.UserError: there is no such model, or it cannot be read; one sentence says why.
+        errors.UserError: there is no such model, or it cannot be read.
     """
     from diffusion.autoregressive import load_causal_writer
     from diffusion.generate import load_writer
@@ -45,9 +42,8 @@ def steps(writer, prompt: str = "", sample: int = 0, **options):
 
     Args:
         sample: the number of the text: another number, another text.
-        options: the fields of `options.GenerationOptions`, which are the flags of inference.py, and
-            the options of the sampler: ``sampler="remdm", eta=0.02`` or ``sampler="remdm:eta=0.02"``.
-            A GPT-2 takes those of `options.SamplingOptions`.
+        options: the flags of inference.py (`options.GenerationOptions`; of a GPT-2
+            `options.SamplingOptions`), and those of the sampler: ``sampler="remdm", eta=0.02``.
     """
     return writer.generate([prompt], _options(writer, options), [sample])
 
@@ -68,23 +64,15 @@ def write(writer, prompts: list[str], **options) -> list[str]:
 
 
 def score(writer, texts: list[str], draws: int = 16, seed: int = 0, batch_size: int = 16) -> list:
-    """The `likelihood.TextBound` of each text: how likely the denoiser finds it, in nats.
-
-    Args:
-        draws: random sets of masks for each text.
-    """
+    """The `likelihood.TextBound` of each text, in nats, from ``draws`` random sets of masks."""
     from diffusion.editing.canvases import score_texts
 
     return score_texts(writer, texts, draws=draws, seed=seed, batch_size=batch_size)
 
 
 def animate(writer, steps, path: str, row: int = 0) -> None:
-    """Save how a text was written as .gif, .html, .mp4 or .png (a filmstrip).
-
-    Args:
-        steps: all Steps of a generation, such as a list of those of `steps`.
-        row: which text of the batch.
-    """
+    """Save how text ``row`` of the batch was written, from all its ``steps``, as .gif, .html, .mp4 or
+    .png (a filmstrip)."""
     from diffusion.cli.files import check_animation_path
     from diffusion.views.animation import save_film
     from diffusion.views.film import film_of

@@ -1,6 +1,6 @@
 """A masked language model ready to write: canvas in, Steps out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ import torch
 from diffusion import rng
 from diffusion.canvas import Canvas, Step, prompt_canvas
 from diffusion.cli.access import Access
-from diffusion.cli.conflicts import Conflict, check_conflicts
+from diffusion.cli.values import within
 from diffusion.errors import UserError
 from diffusion.models import loading, tokenizers
 from diffusion.models.cached import Approximate, InBlocks
@@ -17,8 +17,7 @@ from diffusion.models.denoiser import Denoiser
 from diffusion.models.families import max_length
 from diffusion.models.guidance import Guided, Processed
 from diffusion.models.soft import SoftMask, SoftMasked, load_soft_mask
-from diffusion.noise import Noise
-from diffusion.options import GenerationOptions
+from diffusion.options import SAMPLER_FLAGS, GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.catalog import CAUSAL
 from diffusion.samplers.make import make_sampler
@@ -41,15 +40,8 @@ class Writer:
     blocks: bool = False  # whether it was trained to write from left to right, block by block
     autoregressive: ClassVar = False
 
-    @property
-    def noise(self) -> Noise:
-        """What it was trained to take away."""
-        return self.denoiser.noise
-
-    @property
-    def soft(self) -> SoftMask | None:
-        """What its masks remember, where it was trained so."""
-        return self.denoiser.soft
+    noise = property(lambda self: self.denoiser.noise)  # what it was trained to remove
+    soft = property(lambda self: self.denoiser.soft)  # what its masks remember, or None
 
     @classmethod
     def from_model(
@@ -77,23 +69,19 @@ class Writer:
         tokenizers.name_ends(tokenizer, name)
         loading.check_vocabulary(model.config, tokenizer, name)
         settings = loading.diffusion_settings(model.config)
-        first = next(model.parameters())
-        denoiser = Denoiser(
-            model,
-            tokenizers.noise_of(tokenizer, model.config, name),
-            tokenizers.forbidden_ids(tokenizer, model.config.vocab_size),
-            soft,
-        )
+        noise = tokenizers.noise_of(tokenizer, model.config, name)
+        forbidden = tokenizers.forbidden_ids(tokenizer, model.config.vocab_size)
+        denoiser = Denoiser(model, noise, forbidden, soft)
         denoiser.backbone.try_out(name)
         return cls(
             denoiser=denoiser,
             tokenizer=tokenizer,
             name=name,
-            device=first.device,
-            dtype=first.dtype,
+            device=model.device,
+            dtype=model.dtype,
             positions=max_length(model.config),
             trained=bool(settings),
-            blocks=any(name.startswith("block") for name in settings.get("layouts", ())),
+            blocks=any(layout.startswith("block") for layout in settings.get("layouts", ())),
         )
 
     def without_soft_masking(self) -> "Writer":
@@ -104,7 +92,22 @@ class Writer:
         """Refuse options that mean nothing, or that this model has no room for."""
         options.check()
         check_noise(self.resolve(options), self.noise.name, self.name)
-        check_conflicts(MODEL_CONFLICTS, options, writer=self)
+        if options.window_stride is not None:
+            within("--window_stride", options.window_stride, 1, self.positions - 1)
+        else:
+            options.check_room(self.positions, self.name, " or less, or --window_stride")
+        reason = None
+        if not self.denoiser.backbone.keeps:
+            kind = self.denoiser.backbone.config.model_type
+            reason = f"models of type {kind} keep no keys and values; leave it out"
+        elif self.noise.has_random_tokens:
+            reason = f"it is for models trained for masks, not for {self.noise.name}; leave it out"
+        elif self.soft is not None and options.soft_masking:
+            reason = "it does not go with soft-masking; add --no_soft_masking"
+        if reason and options.approximate_cache:
+            raise UserError(
+                f"{self.name}: --approximate_cache {options.approximate_cache}: {reason}"
+            )
 
     def resolve(self, options: GenerationOptions, left_to_right: bool = True) -> GenerationOptions:
         """The options with all that this model takes for granted filled in, for a canvas that is
@@ -151,8 +154,11 @@ class Writer:
         """
         left_to_right = canvas.left_to_right
         options = self.resolve(options, left_to_right)
-        if not left_to_right:
-            check_conflicts(SPAN_CONFLICTS, options)
+        if not left_to_right and (options.attention == "block" or options.approximate_cache):
+            raise UserError(
+                "--attention block, --sampler causal and speculative, and --approximate_cache write "
+                "from left to right, after the given text; leave them out where spans are filled"
+            )
         denoiser, ends = self.denoiser, None  # the id that ends a text that is read in order
         if not may_end:
             denoiser = denoiser.forbidding(self.tokenizer.eos_token_id)
@@ -160,38 +166,28 @@ class Writer:
             ends = self.tokenizer.eos_token_id
         canvas, keys = canvas.to(self.device), rng.row_keys(options.seed, samples, self.device)
         sampling = Sampling(options.temperature, options.top_k, options.top_p)
-        name, own = options.sampler_name, {"noise": self.noise}
+        name, o = options.sampler_name, options
         if name == "speculative":
-            drafts = make_sampler(options.sampler).draft_length
-            denoiser = Drafting(denoiser, drafts, options.cache)
-        elif options.attention == "block":
-            clean = name == "causal"
-            denoiser = InBlocks(denoiser, options.block_length or 0, options.cache, clean)
-            own["apart"] = True
-        if options.approximate_cache is not None:
-            dual = options.approximate_cache == "dual"
-            denoiser = Approximate(denoiser, options.block_length, dual, options.cache_refresh)
-        soft = self.denoiser.soft if options.soft_masking else None
+            drafts = make_sampler(o.sampler).draft_length
+            denoiser = Drafting(denoiser, drafts, o.cache)
+        elif o.attention == "block":
+            denoiser = InBlocks(denoiser, o.block_length or 0, o.cache, clean=name == "causal")
+        if o.approximate_cache is not None:
+            dual = o.approximate_cache == "dual"
+            denoiser = Approximate(denoiser, o.block_length, dual, o.cache_refresh)
+        soft = self.soft if o.soft_masking else None
         if soft is not None and name not in CAUSAL:  # where nothing stays a mask
-            denoiser = SoftMasked(
-                denoiser, soft, options.forget_remasked, options.skip_soft_masking
-            )
-        if options.guidance:
-            denoiser = Guided(denoiser, options.guidance, self.tokenizer.all_special_ids)
-        if options.repetition_penalty != 1 or options.no_repeat_ngram_size:
-            denoiser = Processed(denoiser, options.repetition_penalty, options.no_repeat_ngram_size)
+            denoiser = SoftMasked(denoiser, soft, o.forget_remasked, o.skip_soft_masking)
+        if o.guidance:
+            denoiser = Guided(denoiser, o.guidance, self.tokenizer.all_special_ids)
+        if o.repetition_penalty != 1 or o.no_repeat_ngram_size:
+            denoiser = Processed(denoiser, o.repetition_penalty, o.no_repeat_ngram_size)
+        shared = {flag: getattr(options, flag) for flag in SAMPLER_FLAGS}
+        shared |= {"noise": self.noise, "end_id": ends, "apart": o.attention == "block"}
         return denoise_windows(
             canvas,
             denoiser,
-            lambda: make_sampler(
-                options.sampler,
-                options.n_steps,
-                options.schedule,
-                options.block_length,
-                options.early_commit,
-                ends,
-                **own,
-            ),
+            lambda: make_sampler(options.sampler, **shared),
             sampling,
             keys,
             window=self.positions,
@@ -213,61 +209,6 @@ class Writer:
     ) -> Iterator[Step]:
         """The Steps of `generate`, for who only measures or wants the last."""
         return self.generate(prompts, options, samples)
-
-
-_CACHE = "{writer.name}: --approximate_cache {approximate_cache}"
-
-
-def _cached(flags: str, applies: Callable, sentence: str) -> Conflict:
-    return Conflict(flags, lambda o: o.approximate_cache is not None and applies(o), sentence)
-
-
-# What a model has no room for, or was not trained for; ``writer`` is the `Writer`.
-MODEL_CONFLICTS = [
-    _cached(
-        "--approximate_cache with a type of model that keeps no keys and values",
-        lambda o: not o.writer.denoiser.backbone.keeps,
-        _CACHE + ": models of type {writer.denoiser.backbone.config.model_type} keep no keys and "
-        "values; leave it out",
-    ),
-    _cached(
-        "--approximate_cache with a model trained for random tokens",
-        lambda o: o.writer.noise.has_random_tokens,
-        _CACHE + " is for models trained for masks, not for {writer.noise.name}; leave it out",
-    ),
-    _cached(
-        "--approximate_cache with soft-masking",
-        lambda o: o.writer.soft is not None and o.soft_masking,
-        _CACHE + " does not go with soft-masking; add --no_soft_masking",
-    ),
-    Conflict(
-        "--max_len beyond the positions of the model",
-        lambda o: o.window_stride is None and o.max_len > o.writer.positions,
-        "--max_len {max_len} exceeds the {writer.positions} positions of {writer.name}; use --max_len "
-        "{writer.positions} or less, or --window_stride",
-    ),
-    Conflict(
-        "--window_stride of a whole window",
-        lambda o: o.window_stride is not None and o.window_stride >= o.writer.positions,
-        "--window_stride {window_stride} must be below the {writer.positions} positions that "
-        "{writer.name} sees",
-    ),
-]
-# What does not go with a canvas on which fixed text follows what is to be written.
-SPAN_CONFLICTS = [
-    Conflict(
-        "--attention block with spans to be filled",
-        lambda o: o.attention == "block",
-        "--attention block and --sampler {sampler} write from left to right, after the given text; "
-        "leave them out where spans are filled",
-    ),
-    Conflict(
-        "--approximate_cache with spans to be filled",
-        lambda o: o.approximate_cache is not None,
-        "--approximate_cache {approximate_cache} writes from left to right, after the given text; "
-        "leave it out where spans are filled",
-    ),
-]
 
 
 def load_writer(

@@ -8,7 +8,7 @@ Options of one sampler are parameters of its constructor, see `samplers.spec`.
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
-from diffusion.cli.conflicts import Conflict, check_conflicts
+from diffusion.cli.conflicts import Conflict, check_conflicts, clash
 from diffusion.cli.flags import TEXT, WRITTEN, flag
 from diffusion.cli.values import check_values, one_of
 from diffusion.errors import UserError
@@ -16,9 +16,9 @@ from diffusion.samplers import spec
 from diffusion.samplers.catalog import (
     CAUSAL,
     NOISED,
-    OLD_FLAGS,
     RANDOM,
     SAMPLERS,
+    SCHEDULED,
     SCHEDULES,
     STEPPED,
 )
@@ -65,8 +65,7 @@ class SamplingOptions:
     )
     prefix_len: int = _option(
         16,
-        "Prompt tokens the reference model was trained to see; longer and shorter prompts are kept "
-        "whole too.",
+        "Prompt tokens the reference model was trained to see; prompts are kept whole anyway.",
         range=(1, None),
         group=TEXT,
         rare=True,
@@ -76,13 +75,12 @@ class SamplingOptions:
     )
     temperature: float = _option(1.0, "0 takes the most probable token.", range=(0, None))
     top_k: int = _option(50, "Sample from the k best tokens; 0: from all.", range=(0, None))
-    top_p: float = _option(0.95, "Then from the fewest tokens with this probability mass.")
-    seed: int = _option(0, "Same seed, same text.", group=TEXT)
+    top_p: float = _option(
+        0.95, "Then from the fewest tokens with this probability mass.", range=(1e-6, 1)
+    )
+    seed: int = _option(0, "Same seed, same text.", group=TEXT, range=(-(2**63), 2**63 - 1))
     repetition_penalty: float = _option(
-        1.0,
-        "Above 1: tokens that occur anywhere in the text become less likely.",
-        range=(0.01, None),
-        rare=True,
+        1.0, "Above 1: tokens of the text become less likely.", range=(0.01, None), rare=True
     )
     no_repeat_ngram_size: int = _option(
         0,
@@ -97,29 +95,16 @@ class SamplingOptions:
         """The options of a dictionary, as Python calls and saved files have them.
 
         Args:
-            values: fields by name. Other names are options of the sampler, also by the names that
-                fields of earlier versions had; None is no value.
+            values: fields by name; None is no value. For `GenerationOptions` other names are
+                options of the sampler, also by the names that earlier versions had.
 
         Raises:
             UserError: a name that is neither, or an option of a sampler without a sampler.
         """
-        names = [f.name for f in fields(cls)]
-        known = {name: value for name, value in values.items() if name in names}
-        own = {name: v for name, v in values.items() if name not in known and v is not None}
-        if own and "sampler" not in names:
-            one_of("option", next(iter(own)), names)
-        if not own:
-            return cls(**known)
-        own = {OLD_FLAGS[k][1] if k in OLD_FLAGS else k: value for k, value in own.items()}
-        if known.get("sampler") is None and list(own) == ["draft_length"]:
-            known["sampler"] = BLOCK_SAMPLER
-        if known.get("sampler") is None:
-            raise UserError(
-                f"{next(iter(own))} is an option of a sampler, and none is named; add sampler=..., "
-                f"one of {', '.join(SAMPLERS)}"
-            )
-        name, written = spec.split(known["sampler"])
-        return cls(**known | {"sampler": spec.join(name, written | own)})
+        values = {name: value for name, value in values.items() if value is not None}
+        for name in values:
+            one_of("option", name, [f.name for f in fields(cls)])
+        return cls(**values)
 
     def fitted(self, positions: int) -> Self:
         """The same for a model of so many positions, where no ``max_len`` was given."""
@@ -129,7 +114,6 @@ class SamplingOptions:
     def check(self) -> None:
         """Refuse values outside their range."""
         check_values(self)
-        check_conflicts(BOUNDS, self)
 
     def check_room(self, positions: int, model: str, advice: str = " or less") -> None:
         """Refuse a canvas that is longer than the ``positions`` that a model can see."""
@@ -147,27 +131,24 @@ class GenerationOptions(SamplingOptions):
     sampler: str | None = _option(
         None,
         "Which positions are written in each step, such as confidence or "
-        f"remdm:eta=0.02,remask=cap. Default: {BLOCK_SAMPLER} in "
-        f"block attention, else {DEFAULT_SAMPLER[0]} with --block_length {DEFAULT_SAMPLER[1]}; "
-        "ancestral for models trained for random tokens.",
+        f"remdm:eta=0.02,remask=cap. Default: {BLOCK_SAMPLER} in block attention, ancestral for "
+        f"models trained for random tokens, else {DEFAULT_SAMPLER[0]} with --block_length 1.",
     )
     n_steps: int | None = _option(
         None,
-        f"Denoising steps; default {N_STEPS}, or {NOISED_STEPS} for models trained for random tokens "
-        f"with {', '.join(NOISED)}. Only {', '.join(STEPPED)} have it; other samplers take as many "
-        "steps as they need.",
+        f"Denoising steps; default {N_STEPS}, or {NOISED_STEPS} for models trained for random "
+        f"tokens. Only {', '.join(STEPPED)} have it.",
         range=(1, MAX_STEPS),
     )
     schedule: str | None = _option(
         None,
-        f"Noise schedule of {', '.join(NOISED)} and remdm (default linear) and confidence "
-        f"(default: equal shares): {', '.join(SCHEDULES)}.",
+        f"Noise schedule of {', '.join(SCHEDULED)}: {', '.join(SCHEDULES)}.",
         choices=SCHEDULES,
         rare=True,
     )
     block_length: int | None = _option(
         None,
-        f"Fill blocks of N tokens from left to right. Default 0: the whole canvas at once; in block "
+        "Fill blocks of N tokens from left to right. Default 0: the whole canvas at once; in block "
         f"attention {BLOCK_LENGTH}. The steps are divided among the blocks.",
         range=(0, None),
     )
@@ -202,9 +183,7 @@ class GenerationOptions(SamplingOptions):
         rare=True,
     )
     guidance: float = _option(
-        0.0,
-        "Weight of classifier-free guidance. It doubles the forward passes.",
-        range=(0, None),
+        0.0, "Weight of classifier-free guidance. It doubles the forward passes.", range=(0, None)
     )
     soft_masking: bool = _option(
         True,
@@ -214,23 +193,37 @@ class GenerationOptions(SamplingOptions):
     )
     skip_soft_masking: str | None = _option(
         None,
-        "first: no soft-masking while more than 4/5 of the new tokens are masks; last: while fewer "
-        "than 1/5 are.",
+        "No soft-masking while more than 4/5 (first) or fewer than 1/5 (last) are masks.",
         choices=("first", "last"),
         rare=True,
     )
     forget_remasked: bool = _option(
-        False,
-        "With soft-masking: a mask that was a token before carries no earlier predictions.",
-        rare=True,
+        False, "With soft-masking: re-masked tokens carry no earlier predictions.", rare=True
     )
     window_stride: int | None = _option(
         None,
-        "For --max_len beyond the positions of the model: write N new tokens at a time, after as much "
-        "of the text before as fits.",
+        "For --max_len beyond the positions of the model: write N new tokens at a time, after as "
+        "much of the text before as fits.",
         range=(1, None),
         rare=True,
     )
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Self:
+        names = [f.name for f in fields(cls)]
+        values = {name: value for name, value in values.items() if value is not None}
+        known = {name: values.pop(name) for name in names if name in values}
+        own = {spec.option_of(name): value for name, value in values.items()}
+        if own:
+            sampler = known.get("sampler") or (BLOCK_SAMPLER if "draft_length" in own else None)
+            if sampler is None:
+                raise UserError(
+                    f"{next(iter(own))} is an option of a sampler, and none is named; add "
+                    f"sampler=..., one of {', '.join(SAMPLERS)}"
+                )
+            name, written = spec.split(sampler)
+            known["sampler"] = spec.join(name, written | own)
+        return cls(**known)
 
     @property
     def sampler_name(self) -> str | None:
@@ -243,9 +236,7 @@ class GenerationOptions(SamplingOptions):
         Raises:
             UserError: an unknown sampler or option, or a value that the option does not allow.
         """
-        if self.sampler is None:
-            return {}
-        name, written = spec.split(self.sampler)
+        name, written = spec.split(self.sampler) if self.sampler else ("", {})
         if not written:  # what needs no class needs no torch
             return {}
         from diffusion.samplers.make import sampler_class
@@ -275,24 +266,15 @@ class GenerationOptions(SamplingOptions):
             block_length = BLOCK_LENGTH
         if name in STEPPED and n_steps is None:
             n_steps = NOISED_STEPS if noise in RANDOM and name in NOISED else N_STEPS
-        return replace(
-            self,
-            sampler=spec.join(name, own),
-            attention=attention,
-            block_length=block_length,
-            n_steps=n_steps,
-        )
+        filled = {"attention": attention, "block_length": block_length, "n_steps": n_steps}
+        return replace(self, sampler=spec.join(name, own), **filled)
 
     @property
     def plain_needed(self) -> bool:
         """Whether options are given that a draft cannot follow."""
-        return bool(
-            self.guidance
-            or self.repetition_penalty != 1
-            or self.no_repeat_ngram_size
-            or self.early_commit is not None
-            or self.window_stride is not None
-        )
+        processed = self.repetition_penalty != 1 or self.no_repeat_ngram_size
+        others = (self.early_commit, self.window_stride)
+        return bool(self.guidance or processed) or any(value is not None for value in others)
 
     def describe(self) -> str:
         """The sampler with its options, for people."""
@@ -307,21 +289,8 @@ class GenerationOptions(SamplingOptions):
     def check(self) -> None:
         """Refuse values outside their range, and options that do not go together."""
         super().check()
-        scheduled = [] if self.schedule is None else _takers("schedule")
-        check_conflicts(
-            CONFLICTS,
-            self,
-            name=self.resolved().sampler_name,
-            own=self.own_options(),
-            scheduled=", ".join(scheduled),
-        )
-
-
-def _takers(option: str) -> list[str]:
-    """The samplers whose constructors take an option."""
-    from diffusion.samplers.make import sampler_class
-
-    return [name for name in SAMPLERS if option in spec.options_of(sampler_class(name))]
+        name, own = self.resolved().sampler_name, self.own_options()
+        check_conflicts(CONFLICTS, self, name=name, own=own)
 
 
 # Flags that are handed to the samplers that take them.
@@ -342,20 +311,18 @@ def sampler_table(options: GenerationOptions) -> str:
         nfe = entry.nfe.replace("N + 1", str(steps + 1)).replace("N", str(steps))
         nfe, corrects = nfe.replace("L", str(tokens)), "yes" if entry.corrects else "no"
         lines += [f"{name:14} {nfe:15} {corrects:9} {entry.line}", f"{'':41}{entry.source}"]
-        takes = spec.options_of(sampler_class(name))
-        for option in takes.values():
-            if option.name not in spec.SHARED:
+        for option in spec.options_of(sampler_class(name)).values():
+            if option.name in spec.SHARED:
+                lines.append(f"{'':15}--{option.name}")
+            else:
                 lines.append(f"{'':15}{option.describe()}")
                 lines += [f"{'':19}{value}: {said}" for value, said in option.choices.items()]
-        if flags := [f"--{flag}" for flag in spec.SHARED if flag in takes]:
-            lines.append(f"{'':15}{', '.join(flags)}")
     return "\n".join([
         *lines,
         "",
         "an option is written after the name: --sampler remdm:eta=0.02,remask=cap",
-        "with all but causal and speculative: --block_length, --early_commit",
-        "with all but speculative: --guidance (twice the passes), --repetition_penalty, "
-        "--no_repeat_ngram_size",
+        "with all but causal and speculative: --block_length, --early_commit, --guidance",
+        "with all but speculative: --repetition_penalty, --no_repeat_ngram_size",
     ])  # fmt: skip
 
 
@@ -363,29 +330,21 @@ def sampler_table(options: GenerationOptions) -> str:
 #
 # Besides the options by their names: ``name`` is the sampler that will write, ``own`` its options.
 
-BOUNDS = [
-    Conflict(
-        "--top_p outside (0, 1]",
-        lambda o: not 0 < o.top_p <= 1,
-        "--top_p {top_p} must be above 0 and at most 1",
-    ),
-    Conflict(
-        "--seed beyond 64 bits",
-        lambda o: not -(2**63) <= o.seed < 2**63,
-        "--seed {seed} does not fit 64 bits; use a smaller number",
-    ),
-]
-
 _CACHE = "--approximate_cache {approximate_cache}"
-_LEAVE_OUT = "leave one of them out"
 
 
-def _cached_with(flags: str, applies, what: str) -> Conflict:
+def _with_causal(flag: str) -> Conflict:
     return Conflict(
-        f"--approximate_cache with {flags}",
-        lambda o: o.approximate_cache is not None and applies(o),
-        f"{_CACHE} does not go with {what}; {_LEAVE_OUT}",
+        f"--{flag} with --sampler causal or speculative",
+        lambda o: o.name in CAUSAL and getattr(o, flag) not in (None, 0, "auto", "block"),
+        f"--{flag} {{{flag}}} does not go with --sampler {{name}}, which writes from left to right, "
+        "token by token; leave one of them out",
     )
+
+
+def _with_cache(flag: str) -> Conflict:
+    sentence = f"{_CACHE} does not go with --{flag} {{{flag}}}; leave one of them out"
+    return clash("approximate_cache", flag, sentence)
 
 
 CONFLICTS = [
@@ -397,72 +356,10 @@ CONFLICTS = [
     Conflict(
         "--cache_refresh without --approximate_cache",
         lambda o: o.cache_refresh is not None and o.approximate_cache is None,
-        "--cache_refresh {cache_refresh} needs --approximate_cache prefix or dual; add it or leave "
-        "it out",
+        "--cache_refresh {cache_refresh} needs --approximate_cache; add it, or leave this out",
     ),
-    Conflict(
-        "--approximate_cache with --sampler causal or speculative",
-        lambda o: o.approximate_cache is not None and o.name in CAUSAL,
-        f"{_CACHE} needs full attention, and --sampler {{sampler}} writes by block attention; "
-        f"{_LEAVE_OUT}",
-    ),
-    Conflict(
-        "--approximate_cache without --attention full",
-        lambda o: o.approximate_cache is not None and o.attention != "full",
-        f"{_CACHE} needs full attention; add --attention full",
-    ),
-    Conflict(
-        "--approximate_cache without --block_length",
-        lambda o: o.approximate_cache is not None and not o.block_length,
-        f"{_CACHE} keeps what is around a block; add --block_length, such as 16",
-    ),
-    Conflict(
-        "--approximate_cache with --block_length 1",
-        lambda o: o.approximate_cache is not None and o.block_length == 1,
-        f"{_CACHE} saves nothing with --block_length 1, where each pass begins a block; use 2 or more",
-    ),
-    _cached_with(
-        "--sampler wino, saber or p2:score=hidden",
-        lambda o: (
-            o.name in ("wino", "saber") or (o.name == "p2" and o.own.get("score") != "released")
-        ),
-        "--sampler {sampler}, which needs shadow copies",
-    ),
-    _cached_with("--guidance", lambda o: o.guidance, "--guidance {guidance}"),
-    _cached_with("--early_commit", lambda o: o.early_commit, "--early_commit {early_commit}"),
-    _cached_with(
-        "--window_stride",
-        lambda o: o.window_stride is not None,
-        "--window_stride {window_stride}",
-    ),
-    Conflict(
-        "--n_steps with a sampler that has no fixed number of steps",
-        lambda o: o.n_steps is not None and o.name not in STEPPED,
-        "--n_steps {n_steps}: --sampler {name} takes as many steps as it needs; leave it out, or use one of "
-        f"{', '.join(STEPPED)}",
-    ),
-    Conflict(
-        "--block_length with --sampler causal or speculative",
-        lambda o: o.block_length is not None and o.name in CAUSAL,
-        "--block_length {block_length}: --sampler {name} writes token by token, without blocks; leave "
-        "it out or use another sampler",
-    ),
-    Conflict(
-        "--early_commit with --sampler causal or speculative",
-        lambda o: o.early_commit is not None and o.name in CAUSAL,
-        "--early_commit {early_commit}: --sampler {name} writes from left to right, without masks to "
-        "commit; leave it out or use another sampler",
-    ),
-    Conflict(
-        "--attention full with --sampler causal or speculative",
-        lambda o: o.attention == "full" and o.name in CAUSAL,
-        "--sampler {name} reads from left to right; leave out --attention full",
-    ),
-    Conflict(
-        "--guidance with --sampler causal or speculative",
-        lambda o: o.guidance and o.name in CAUSAL,
-        f"--guidance {{guidance}} does not go with --sampler {{name}}; {_LEAVE_OUT}",
-    ),
+    *map(_with_causal, ("attention", "block_length", "early_commit", "guidance")),
+    _with_causal("approximate_cache"),
     Conflict(
         "--sampler speculative with --repetition_penalty, --no_repeat_ngram_size or --window_stride",
         lambda o: o.name == "speculative" and GenerationOptions.plain_needed.fget(o),
@@ -470,49 +367,65 @@ CONFLICTS = [
         "--repetition_penalty, --no_repeat_ngram_size and --window_stride",
     ),
     Conflict(
-        "--schedule with a sampler that has none",
-        lambda o: o.schedule is not None and o.name not in o.scheduled.split(", "),
-        "--schedule {schedule}: --sampler {name} has no noise schedule; leave it out, or use one of "
-        "{scheduled}",
+        "--approximate_cache without --attention full",
+        lambda o: o.approximate_cache is not None and o.attention != "full",
+        f"{_CACHE} needs full attention; add --attention full",
     ),
     Conflict(
-        "--sampler threshold:score=entropy without a threshold of at most 0",
+        "--approximate_cache without --block_length of 2 or more",
+        lambda o: o.approximate_cache is not None and (o.block_length or 0) < 2,
+        f"{_CACHE} keeps what is around a block; add --block_length of 2 or more, such as 16",
+    ),
+    Conflict(
+        "--approximate_cache with --sampler wino, saber or p2:score=hidden",
         lambda o: (
-            o.own.get("score") == "entropy"
-            and o.name == "threshold"
-            and not o.own.get("threshold", 1) <= 0
+            o.approximate_cache is not None
+            and (
+                o.name in ("wino", "saber") or (o.name == "p2" and "released" not in o.own.values())
+            )
         ),
-        "--sampler {sampler} needs a threshold of at most 0, minus the entropy in nats up to which a "
-        "prediction is written, for example --sampler threshold:score=entropy,threshold=-0.5",
+        f"{_CACHE} does not go with --sampler {{sampler}}, which needs shadow copies; leave one of "
+        "them out",
+    ),
+    *map(_with_cache, ("guidance", "early_commit", "window_stride")),
+    Conflict(
+        "--n_steps with a sampler that has no fixed number of steps",
+        lambda o: o.n_steps is not None and o.name not in STEPPED,
+        "--n_steps {n_steps}: --sampler {name} takes as many steps as it needs; leave it out, or use "
+        f"one of {', '.join(STEPPED)}",
     ),
     Conflict(
-        "--sampler threshold:threshold below 0",
+        "--schedule with a sampler that has none",
+        lambda o: (
+            o.schedule is not None and (o.name not in SCHEDULED or o.own.get("remask") == "loop")
+        ),
+        "--schedule {schedule}: --sampler {sampler} has no noise schedule to choose; leave it out, or "
+        f"use one of {', '.join(SCHEDULED)}",
+    ),
+    Conflict(
+        "--sampler threshold with a threshold of the wrong sign",
         lambda o: (
             o.name == "threshold"
-            and o.own.get("score") != "entropy"
-            and not o.own.get("threshold", 0) >= 0
+            and not (
+                o.own.get("threshold", 0.9) * (-1 if o.own.get("score") == "entropy" else 1) >= 0
+            )
         ),
-        "--sampler threshold:threshold {own[threshold]} must be a number of at least 0",
+        "--sampler {sampler}: threshold must be a number of at least 0, or with score=entropy at most "
+        "0, minus an entropy in nats, such as threshold:score=entropy,threshold=-0.5",
     ),
     Conflict(
-        "--sampler remdm:eta with remask=conf or psi",
-        lambda o: o.own.get("remask") in ("conf", "psi") and "eta" in o.own,
-        "--sampler {sampler}: remask={own[remask]} has no eta; leave it out",
-    ),
-    Conflict(
-        "--sampler remdm:kappa without remask=psi",
-        lambda o: "kappa" in o.own and o.own.get("remask") != "psi",
-        "--sampler {sampler}: kappa is an option of remask=psi; add that, or leave kappa out",
+        "--sampler remdm with an option that its remask does not have",
+        lambda o: (
+            ("eta" in o.own and o.own.get("remask") in ("conf", "psi"))
+            or ("kappa" in o.own and o.own.get("remask") != "psi")
+        ),
+        "--sampler {sampler}: eta is an option of remask=cap, rescale and loop, and kappa of psi; leave "
+        "it out",
     ),
     # Beyond 1/9 a mask would stay one with a negative probability while 90 % are written.
     Conflict(
         "--sampler remdm:remask=loop,eta above 1/9",
         lambda o: o.own.get("remask") == "loop" and o.own.get("eta", 0) > 0.111,
         "--sampler {sampler}: with remask=loop eta must be a number from 0 to 0.111",
-    ),
-    Conflict(
-        "--schedule with --sampler remdm:remask=loop",
-        lambda o: o.own.get("remask") == "loop" and o.schedule is not None,
-        "--sampler {sampler}: remask=loop has its own schedule; leave out --schedule",
     ),
 ]

@@ -1,10 +1,9 @@
 """The denoiser of self-speculation: one pass verifies a draft and drafts anew.
 
-One set of weights drafts and verifies (Leviathan et al., arXiv:2211.17192, with the noisy stream as
-the draft, as in TiDAR, arXiv:2511.08923). A pass reads the draft in the clean stream, which gives
-p(token | all before) at each of its places and after it. The same pass drafts already, from each
-place at which the verification can stop: q are the predictions of the noisy stream for the tokens
-after the stop, with the token at the stop unknown. `samplers.verifying.Speculative` decides.
+A pass reads the draft in the clean stream, which gives p(token | all before) at each of its places
+and after it. The same pass drafts already, from each place at which the verification can stop: q are
+the predictions of the noisy stream for the tokens after the stop, with the token at the stop unknown
+(as TiDAR, arXiv:2511.08923). `samplers.verifying.Speculative` decides.
 """
 
 import torch
@@ -16,16 +15,9 @@ from diffusion.models.guidance import Wrapped
 
 
 class Drafting(Wrapped):
-    """Logits of the next tokens from left to right: the contract of `Denoiser`.
-
-    A query is of the n + 1 first positions to be written in each row, and shows the draft, n tokens,
-    at the first n of them.
-
-    Args:
-        denoiser: a `models.denoiser.Denoiser`.
-        drafts: K, the longest draft.
-        keep: see `CleanStream`.
-    """
+    """Logits of the next tokens from left to right: the contract of `Denoiser`. A query is of the
+    n + 1 first masks of each row, and shows a draft of n tokens, at most ``drafts``, at the first n of
+    them. ``keep``: see `CleanStream`."""
 
     def __init__(self, denoiser, drafts: int, keep: bool = True):
         super().__init__(denoiser)
@@ -37,8 +29,7 @@ class Drafting(Wrapped):
     def start(self, canvas: Canvas) -> "Drafting":
         other = super().start(canvas)
         column = torch.arange(canvas.ids.shape[1], device=canvas.ids.device)
-        editable = ~canvas.frozen & ~canvas.padding
-        other.stop = torch.where(editable, column + 1, 0).amax(1)
+        other.stop = torch.where(canvas.frozen | canvas.padding, 0, column + 1).amax(1)
         other.stream = CleanStream(self.denoiser.backbone, *canvas.ids.shape, self.keep)
         return other
 
@@ -65,14 +56,9 @@ class Drafting(Wrapped):
         # q is read at the masks after the first of each group.
         reads = ((within + self.shift >= 1) & (within + self.shift <= self.drafts)).nonzero()[:, 0]
         noisy = torch.arange(len(rows), device=device).repeat_interleave(len(reads))
-        hidden = self.stream.run(
-            rows,
-            ids,
-            here + n,
-            (shown, place, (first - self.shift).clamp(max=ids.shape[1]), seen),
-            (row, at - 1),
-            (noisy, reads.repeat(len(rows))),
-        )
+        groups = (shown, place, (first - self.shift).clamp(max=ids.shape[1]), seen)
+        wanted = (row, at - 1), (noisy, reads.repeat(len(rows)))
+        hidden = self.stream.run(rows, ids, here + n, groups, *wanted)
         self.rows, self.here, self.until = rows, here, here + n
         self.after = hidden[len(row) :].view(len(rows), stops, self.drafts, -1)
         return self.logits(hidden[: len(row)])
@@ -81,8 +67,7 @@ class Drafting(Wrapped):
         """Logits (R, K, V) of the next draft where the first ``accepted`` (R,) tokens of the last one
         and one more are written. The head sees no other stop."""
         self.stream.done[self.rows] = (self.here + accepted).minimum(self.until)
-        row = torch.arange(len(accepted), device=accepted.device)
-        after = self.after[row, accepted]
+        after = self.after[torch.arange(len(accepted), device=accepted.device), accepted]
         return self.logits(after.flatten(0, 1)).unflatten(0, after.shape[:2])
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Texts longer than the model can see: the loop again and again over a window that slides."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from diffusion.canvas import Canvas, Step
 from diffusion.denoise import denoise
 from diffusion.proposal import Sampling
 from diffusion.samplers.base import Sampler
+
+FLAGS = ("revealed", "remasked", "random", "replaced")  # of a Step, (B, L) bool or None
 
 
 def denoise_windows(
@@ -26,10 +29,8 @@ def denoise_windows(
     sampling, arXiv:2406.07524): write the first window, keep its last window - stride positions
     as the beginning of the next, write the next ``stride``.
 
-    Each window begins with the canvas's own first token, ``<s>``, instead of the token that
-    stands there, as in training. The Steps are one stream over the whole canvas; forward passes
-    and seconds add up. A text that fits the window is what `denoise` writes. One that has written
-    ``end_id`` goes no further.
+    Each window begins with the canvas's own first token, ``<s>``, as in training. The Steps are one
+    stream over the whole canvas. A text that has written ``end_id`` goes no further.
     """
     batch, length = canvas.ids.shape
     ids = canvas.ids
@@ -47,15 +48,7 @@ def denoise_windows(
         allowed = None if canvas.allowed is None else canvas.allowed.at(here)
         part = Canvas(seen, frozen, (canvas.padding | ended)[:, here], allowed)
         part_keys = rng.fold_in(keys, number) if number else keys
-        write = slice(start + bool(number), start + window)  # not the slot of <s>
-
-        def whole(
-            base: Tensor, values: Tensor, write: slice = write, first: int = bool(number)
-        ) -> Tensor:
-            """``base`` (B, L) with the window's ``values`` in their place."""
-            out = base.clone()
-            out[:, write] = values[:, first:]
-            return out
+        whole = partial(_whole, start=start, first=int(number > 0))  # not the slot of <s>
 
         nothing = torch.zeros_like(canvas.frozen)
         for step in denoise(part, denoiser, make_sampler(), sampling, part_keys):
@@ -66,6 +59,10 @@ def denoise_windows(
             if end_id is not None:
                 over = ((text == end_id) & ~canvas.frozen).any(1) & ~step.masked.any(1)
                 gone[:, start + window :] |= over[:, None]
+            flags = {name: getattr(step, name) for name in FLAGS}
+            flags = {
+                name: None if flag is None else whole(nothing, flag) for name, flag in flags.items()
+            }
             last = Step(
                 index=index + step.index,
                 total=step.total if len(starts) == 1 else None,
@@ -74,22 +71,25 @@ def denoise_windows(
                 frozen=canvas.frozen | gone,
                 padding=canvas.padding | gone,
                 masked=denoiser.noise.noisy(text) & ~canvas.frozen & ~gone,
-                revealed=whole(nothing, step.revealed),
-                remasked=whole(nothing, step.remasked),
                 # What was written in an earlier window is frozen in this one, and has no value.
                 confidence=whole(
-                    confidence,
-                    torch.where(frozen, confidence[:, here], step.confidence),
+                    confidence, torch.where(frozen, confidence[:, here], step.confidence)
                 ),
                 seconds=seconds + step.seconds,
                 slots=slots + step.slots,
                 guesses=step.guesses
                 and (whole(ids, step.guesses[0]), whole(confidence, step.guesses[1])),
-                random=None if step.random is None else whole(nothing, step.random),
-                replaced=None if step.replaced is None else whole(nothing, step.replaced),
                 typed=canvas.typed,
+                **flags,
             )
             yield last
         ids, confidence, nfe, slots = last.ids, last.confidence, last.nfe, last.slots
         index, seconds = last.index, last.seconds
         ended = last.padding & ~canvas.padding
+
+
+def _whole(base: Tensor, values: Tensor, start: int, first: int) -> Tensor:
+    """``base`` (B, L) with the ``values`` of a window, from its ``first`` on, in their place."""
+    out = base.clone()
+    out[:, start + first : start + values.shape[1]] = values[:, first:]
+    return out

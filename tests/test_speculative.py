@@ -1,4 +1,4 @@
-"""Self-speculation has the causal law, whatever the noisy stream drafts."""
+"""Self-speculation has the autoregressive distribution, whatever the noisy stream drafts."""
 
 import copy
 import itertools
@@ -63,13 +63,8 @@ def test_a_shorter_draft_is_not_verified_beyond_its_end():
     p = torch.tensor([[[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
     q = torch.tensor([[[0.5, 0.5], [1.0, 0.0]]], dtype=torch.float64)
     for count, expected in ((0, p[0, 0]), (1, p[0, 1]), (2, p[0, 2])):
-        accepted, weights = verify(
-            p,
-            q,
-            torch.zeros(1, 2, dtype=torch.int64),
-            torch.tensor([count]),
-            torch.full((1, 2), 0.9),
-        )
+        draft, u = torch.zeros(1, 2, dtype=torch.int64), torch.full((1, 2), 0.9)
+        accepted, weights = verify(p, q, draft, torch.tensor([count]), u)
         assert accepted == count and torch.equal(weights[0], expected)
 
 
@@ -190,29 +185,17 @@ def test_each_step_reveals_what_it_confirms_and_slots_add_up():
 def test_an_end_in_a_draft_ends_the_text_there():
     model = copy.deepcopy(tiny())
     model.lm_head.bias.data[END] += 200.0
-    canvas = prompts(5, 3)
-    *_, last = speculate(
-        canvas, Denoiser(model, NOISE, [0, 1]), Sampling(), rng.row_keys(0, range(2)), 3, end_id=END
-    )
+    canvas, keys = prompts(5, 3), rng.row_keys(0, range(2))
+    denoiser = Denoiser(model, NOISE, [0, 1])
+    *_, last = speculate(canvas, denoiser, Sampling(), keys, 3, end_id=END)
     assert last.nfe.tolist() == [1, 1] and not last.masked.any()
     assert last.padding.sum(1).tolist() == [14, 16]
     # And where another token is all there is, drafts are accepted whole.
     model.lm_head.bias.data[END] -= 400.0
     model.lm_head.bias.data[7] += 200.0
-    steps = list(
-        speculate(
-            canvas,
-            Denoiser(model, NOISE, [0, 1]),
-            Sampling(),
-            rng.row_keys(0, range(2)),
-            3,
-            end_id=7,
-        )
-    )
-    assert steps[-1].nfe.tolist() == [1, 1]
-    steps = list(
-        speculate(canvas, Denoiser(model, NOISE, [0, 1]), Sampling(), rng.row_keys(0, range(2)), 3)
-    )
+    *_, last = speculate(canvas, denoiser, Sampling(), keys, 3, end_id=7)
+    assert last.nfe.tolist() == [1, 1]
+    steps = list(speculate(canvas, denoiser, Sampling(), keys, 3))
     assert steps[2].revealed.sum(1).tolist() == [4, 4]  # three drafts and one more
 
 

@@ -81,7 +81,7 @@ def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
     """Fill the blanks of a template; of several lengths, keep the best."""
     tokenizer = job.writer.tokenizer
     if template.layouts > 1:
-        check_feature("infill", job.writer.noise.name, job.writer.name)
+        check_feature("--infill with a range of lengths", job.writer.noise.name, job.writer.name)
     framer, layouts = Framer(tokenizer), list(itertools.product(*template.blanks))
     samples = range(job.script.num_samples)
     if mark := next(filter(None, map(LIKE_A_BLANK.search, template.texts)), None):

@@ -3,9 +3,6 @@
 In each step a sampler says which positions are predicted (`select`) and, given one drawn token for
 each, which are written and which written ones become masks again (`decide`). What it keeps between
 steps are (B, ...) tensors in ``state.memory``, so rows are independent of each other.
-
-A sampler that verifies does both in the same two methods, see `verifying`: it shows a draft to the
-next pass by ``state.memory["draft"]``, selects the drafted positions, and keeps or re-masks them.
 """
 
 from dataclasses import dataclass, field
@@ -20,8 +17,19 @@ from diffusion.proposal import Proposal
 from diffusion.samplers.catalog import SCHEDULES
 from diffusion.samplers.spec import Choices, Range
 
-TimePower = Annotated[float, Range(0.01, 100), "step k of N ends at time (1 - k/N) to this power"]
+# Parameters that several samplers share.
+SCORES = {
+    "probability": "of the drawn token (LLaDA)",
+    "sharpened": "the same after temperature, top-k and top-p (Dream)",
+    "margin": "probability of the best minus that of the second best token",
+    "entropy": "minus the entropy of the prediction",
+}
+Score = Annotated[str, Choices(SCORES), "confidence of a prediction"]
 Schedule = Annotated[str, Choices.fromkeys(SCHEDULES, ""), "noise schedule, a flag of its own"]
+TimePower = Annotated[float, Range(0.01, 100), "step k of N ends at time (1 - k/N) to this power"]
+ClockDelay = Annotated[
+    float, Range(0, 0.999), "the rightmost position starts after this share of the time"
+]
 
 
 @dataclass
@@ -91,17 +99,15 @@ class Sampler:
         """Called once, before the first step; by `Blocks` before that of each block."""
 
     def select(self, state: State) -> Tensor:
-        """(B, L) bool: editable positions to be predicted in this step. A row with none costs no
-        forward pass."""
+        """(B, L) bool: editable positions to be predicted. A row with none costs no forward pass."""
         return state.masked
 
     def greedy(self, state: State) -> Tensor | None:
-        """(B, 1) bool: rows that take the most probable tokens in this step instead of drawing;
-        None means none."""
+        """(B, 1) bool: rows that take the most probable tokens instead of drawing; None: none."""
 
     def decide(self, state: State, proposal: Proposal) -> Decision:
         """What is written, and what becomes a mask again."""
-        raise NotImplementedError
+        return Decision(proposal.query_mask)
 
     def finished(self, state: State) -> Tensor:
         """(B,) bool: rows that need no further step, before each step."""
@@ -118,14 +124,7 @@ class Timed(Sampler):
 
     END = 0.0  # the time after the last step
 
-    def __init__(
-        self,
-        n_steps: int,
-        time_power: TimePower = 1.0,
-        clock_delay: Annotated[
-            float, Range(0, 0.999), "the rightmost position starts after this share of the time"
-        ] = 0.0,
-    ):
+    def __init__(self, n_steps: int, time_power: TimePower = 1.0, clock_delay: ClockDelay = 0.0):
         self.total = n_steps
         self.time_power, self.clock_delay = time_power, clock_delay
 

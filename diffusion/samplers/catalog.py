@@ -95,31 +95,19 @@ ALIASES = {"seed": "random-remask"}  # names of earlier versions
 NOISED = ("ancestral", "ddim", "self-correction")  # follow the noise of the model
 CAUSAL = ("causal", "speculative")  # read from left to right
 STEPPED = tuple(name for name, entry in SAMPLERS.items() if "N" in entry.nfe)  # take n_steps
+SCHEDULED = (*NOISED, "confidence", "remdm")  # take a schedule
 SCHEDULES = ("linear", "log-linear", "cosine-a", "cosine-b")
 
-# Options of samplers that were flags, and fields of saved settings, in earlier versions:
-# old name -> (samplers, name of the option now).
-_TIMED = ("random-remask", "ancestral", "ddim", "self-correction", "remdm")
+# Options of samplers that were flags, and fields of saved settings, in earlier versions.
 OLD_FLAGS = {
-    "certainty": (("confidence", "threshold", "entropy-bound"), "score"),
-    "time_power": ((*_TIMED, "p2"), "time_power"),
-    "clock_delay": (_TIMED, "clock_delay"),
-    "alg_temp": (("confidence",), "alg_temp"),
-    "threshold": (("threshold", "klass", "wino"), "threshold"),
-    "factor": (("factor",), "factor"),
-    "entropy_bound": (("entropy-bound",), "entropy_bound"),
-    "kl_threshold": (("klass",), "kl_threshold"),
-    "history": (("klass",), "history"),
-    "remask": (("remdm",), "remask"),
-    "eta": (("remdm", "p2"), "eta"),
-    "kappa": (("remdm",), "kappa"),
-    "sigma": (("ddim",), "sigma"),
-    "corrections": (("self-correction",), "corrections"),
-    "patience": (("self-correction",), "patience"),
-    "swap_temperature": (("self-correction",), "swap_temperature"),
-    "p2_score": (("p2",), "score"),
-    "threshold_back": (("wino",), "threshold_back"),
-    "min_tokens": (("saber",), "min_tokens"),
-    "mu": (("saber",), "mu"),
-    "draft_length": (("speculative",), "draft_length"),
-}
+    "certainty": "confidence:score", "alg_temp": "confidence:alg_temp",
+    "time_power": "random-remask:time_power", "clock_delay": "random-remask:clock_delay",
+    "threshold": "threshold:threshold", "factor": "factor:factor",
+    "entropy_bound": "entropy-bound:entropy_bound", "kl_threshold": "klass:kl_threshold",
+    "history": "klass:history", "remask": "remdm:remask", "eta": "remdm:eta",
+    "kappa": "remdm:kappa", "sigma": "ddim:sigma",
+    "corrections": "self-correction:corrections", "patience": "self-correction:patience",
+    "swap_temperature": "self-correction:swap_temperature", "p2_score": "p2:score",
+    "threshold_back": "wino:threshold_back", "min_tokens": "saber:min_tokens", "mu": "saber:mu",
+    "draft_length": "speculative:draft_length",
+}  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffusion.proposal import Sampling
-from diffusion.samplers.base import Decision, Schedule, ranks
+from diffusion.samplers.base import ClockDelay, Decision, Schedule, TimePower, ranks
 from diffusion.samplers.spec import Range
 from diffusion.samplers.unmasking import Ancestral
 
@@ -25,7 +25,7 @@ class Renewing(Ancestral):
     """What these have in common: a position that changes takes a token of the model, a random token
     or a mask."""
 
-    def shares(self, state) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    def shares(self, state) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """`Noise.shares` before and after this step."""
         return tuple(state.noise.shares(r) for r in self.rates(state))
 
@@ -101,13 +101,12 @@ class Ddim(Renewing):
     def __init__(
         self,
         n_steps: int,
-        sigma: Annotated[
-            float, Range(0, 1), "share of the largest one; 1: no fresh noise, 0: all noised anew"
-        ] = 1.0,
+        sigma: Annotated[float, Range(0, 1), "1: no fresh noise, 0: all noised anew"] = 1.0,
         schedule: Schedule = "linear",
-        **clock,
+        time_power: TimePower = 1.0,
+        clock_delay: ClockDelay = 0.0,
     ):
-        super().__init__(n_steps, schedule, **clock)
+        super().__init__(n_steps, schedule, time_power, clock_delay)
         self.sigma = sigma
 
     def edges(self, state) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,9 +136,8 @@ class Ddim(Renewing):
         (a, *noise), _ = self.shares(state)
         u = state.uniform(0)
         true = a * proposal.chance_of(state.ids)
-        keeps = state.visible & (
-            state.uniform(1) * (true + state.noise.at(state.ids, *noise)) < true
-        )
+        noisy = state.noise.at(state.ids, *noise)
+        keeps = state.visible & (state.uniform(1) * (true + noisy) < true)
         random = state.editable & (u >= stays) & (u < predicted)
         return self.answer(state, proposal, proposal.query_mask & ~keeps, random, u < masks)
 
@@ -154,25 +152,21 @@ class SelfCorrection(Posterior):
     than ``patience`` steps no larger share of its tokens has been the most probable, or after
     ``corrections`` steps.
 
-    ``memory["correcting"]`` (B, 1) are rows that are written; ``memory["swapped"]`` counts their
-    steps, ``memory["agreement"]`` is the largest share so far, ``memory["waited"]`` counts steps
-    since, and ``memory["done"]`` says who is done.
+    In ``memory``, (B, 1) each: ``correcting``, rows that are written; ``swapped``, their steps;
+    ``agreement``, the largest share so far; ``waited``, steps since; ``done``, finished rows.
     """
 
     def __init__(
         self,
         n_steps: int,
         corrections: Annotated[int, Range(1, 100_000), "at most so many swaps"] = 128,
-        patience: Annotated[
-            int, Range(0), "ends after so many swaps that brought no larger share of best tokens"
-        ] = 32,
-        swap_temperature: Annotated[
-            float, Range(0), "temperature of the tokens that are swapped in"
-        ] = 0.1,
+        patience: Annotated[int, Range(0), "swaps without a larger share of best tokens"] = 32,
+        swap_temperature: Annotated[float, Range(0), "of the tokens that are swapped in"] = 0.1,
         schedule: Schedule = "linear",
-        **clock,
+        time_power: TimePower = 1.0,
+        clock_delay: ClockDelay = 0.0,
     ):
-        super().__init__(n_steps, schedule, **clock)
+        super().__init__(n_steps, schedule, time_power, clock_delay)
         self.total = n_steps + corrections  # at most
         self.steps, self.corrections, self.patience = n_steps, corrections, patience
         self.rule = Sampling(swap_temperature)

@@ -42,7 +42,7 @@ def make_sampler(
     shared = {"n_steps": n_steps, "schedule": schedule}
     takes = spec.options_of(kind)
     own |= {key: v for key, v in shared.items() if key in takes and v is not None}
-    if noise is not None and noise.has_random_tokens and name == "ancestral":
+    if name == "ancestral" and noise is not None and noise.has_random_tokens:
         kind = import_module("diffusion.samplers.interpolating").Posterior
     if name == "speculative":
         own["end_id"] = end_id

@@ -3,47 +3,24 @@
 The table of docs/noise.md is made from `FEATURES` and the `catalog`; a test tries every line of it.
 """
 
-from typing import NamedTuple
-
 from diffusion.errors import UserError
-from diffusion.samplers.catalog import NOISES, RANDOM, SAMPLERS
-
-
-class Feature(NamedTuple):
-    """A feature, and why it does not work with some noise."""
-
-    flag: str  # its flags
-    refused: dict[str, str]  # noise -> what it does or lacks
-
+from diffusion.samplers.catalog import RANDOM, SAMPLERS
 
 _NO_BLOCKS = "is trained on the full canvas only"
 _FIRST = "starts from random tokens"
-_MASKS_ALONE = dict.fromkeys(RANDOM, "contains random tokens")  # in training
-FEATURES = {
-    "attention": Feature("--attention block", dict.fromkeys(RANDOM, _NO_BLOCKS)),
-    "block_length": Feature(
-        "--block_length", {"uniform": f"{_FIRST}, and later blocks must be masks"}
-    ),
-    "early_commit": Feature(
-        "--early_commit", {"uniform": f"{_FIRST}, so no masks are left to write at once"}
-    ),
-    "guidance": Feature("--guidance", {"uniform": "has no masks to hide the prompt with"}),
-    "infill": Feature(
-        "--infill with a range of lengths",
-        {"uniform": "has no masks, by which lengths are compared"},
-    ),
-    "editing": Feature("--infill with one length, --rewrite, --interpolate", {}),
-    "likelihood": Feature("--score, --best_of", {}),
-    "others": Feature(
-        "--window_stride, --repetition_penalty, --no_repeat_ngram_size, --temperature, --top_k, --top_p",
-        {},
-    ),
-    "training": Feature(
-        "finetune.py with --loss mean, --mask_schedule batch, --layouts, --soft_masking or "
-        "--objective causal",
-        _MASKS_ALONE,
-    ),
-    "clipped": Feature("finetune.py with --loss clipped", {"absorbing": "has no clipped weights"}),
+# Flags -> noise that they do not go with -> what that does or lacks.
+FEATURES: dict[str, dict[str, str]] = {
+    "--attention block": dict.fromkeys(RANDOM, _NO_BLOCKS),
+    "--block_length": {"uniform": f"{_FIRST}, and later blocks must be masks"},
+    "--early_commit": {"uniform": f"{_FIRST}, so no masks are left to write at once"},
+    "--guidance": {"uniform": "has no masks to hide the prompt with"},
+    "--infill with a range of lengths": {"uniform": "has no masks, by which lengths are compared"},
+    "--infill with one length, --rewrite, --interpolate": {},
+    "--score, --best_of": {},
+    "--window_stride, --repetition_penalty, --no_repeat_ngram_size, --temperature, --top_k, --top_p": {},
+    "finetune.py with --loss mean, --mask_schedule batch, --layouts, --soft_masking or "
+    "--objective causal": dict.fromkeys(RANDOM, "contains random tokens"),
+    "finetune.py with --loss clipped": {"absorbing": "has no clipped weights"},
 }
 
 
@@ -66,36 +43,17 @@ def check_noise(options, noise: str, model: str) -> None:
         fitting = ", ".join(name for name, entry in SAMPLERS.items() if noise in entry.noises)
         _refuse(f"--sampler {options.sampler}", model, noise, lack, f"use one of {fitting}")
     if options.attention == "block":
-        check_feature("attention", noise, model)
+        check_feature("--attention block", noise, model)
     for name in ("block_length", "early_commit", "guidance"):
-        if getattr(options, name):
-            check_feature(name, noise, model, f" {getattr(options, name)}")
+        if value := getattr(options, name):
+            check_feature(f"--{name}", noise, model, f" {value}")
 
 
-def check_feature(name: str, noise: str, model: str, value: str = "") -> None:
-    """Refuse one of `FEATURES`.
-
-    Raises:
-        UserError: the noise does not go with it.
-    """
-    feature = FEATURES[name]
-    if lack := feature.refused.get(noise):
-        _refuse(feature.flag + value, model, noise, lack, "leave it out")
+def check_feature(flag: str, noise: str, model: str, value: str = "") -> None:
+    """Refuse one of `FEATURES` that does not go with the noise, by a `UserError`."""
+    if lack := FEATURES[flag].get(noise):
+        _refuse(flag + value, model, noise, lack, "leave it out")
 
 
 def _refuse(what: str, model: str, noise: str, lack: str, advice: str) -> None:
     raise UserError(f"{what}: {model} was trained for {noise} noise, which {lack}; {advice}")
-
-
-def table() -> str:
-    """What works with which noise, for the docs; rows with equal cells are one."""
-    rows = [(f"`{name}`", [sampler_lacks(name, n) for n in NOISES]) for name in SAMPLERS]
-    rows += [(f.flag, [f.refused.get(noise) for noise in NOISES]) for f in FEATURES.values()]
-    alike: dict[tuple, list[str]] = {}
-    for name, lacks in rows:
-        cells = tuple(f"refused: it {lack}" if lack else "works" for lack in lacks)
-        alike.setdefault((name[0] == "`", *cells), []).append(name)
-    lines = ["| | " + " | ".join(NOISES) + " |", "|---" * (len(NOISES) + 1) + "|"]
-    for (_, *cells), names in alike.items():
-        lines.append(f"| {', '.join(names)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)

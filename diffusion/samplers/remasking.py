@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from diffusion import rng
-from diffusion.samplers.base import Decision, Sampler, Schedule, Timed, TimePower, ranks
+from diffusion.samplers.base import (
+    ClockDelay,
+    Decision,
+    Sampler,
+    Schedule,
+    Timed,
+    TimePower,
+    ranks,
+)
 from diffusion.samplers.spec import Choices, Range
 from diffusion.samplers.unmasking import Ancestral
 
@@ -42,10 +50,9 @@ class ReMDM(Ancestral):
         rescale: eta sigma_max.
         conf: sigma_max times a softmax over the written positions of minus the probability each
             had when it was written, and 0 in the rule for masks.
-        loop: ancestral until 90 % are written while t > 0.55; then the share stays, with sigma =
-            min(eta, sigma_max), until t = 0.05; then the rest. It has its own mask schedule.
-        psi: (1 - kappa) r_s, which is kappa times the ancestral step and 1 - kappa times the
-            loop of `RandomRemask` (Psi-samplers, s-sahoo/duo).
+        loop: ancestral until 90 % are written at t = 0.55; then that share stays, with sigma as
+            in cap, until t = 0.05; then the rest.
+        psi: (1 - kappa) r_s, kappa times ancestral and the rest `RandomRemask` (s-sahoo/duo).
     """
 
     ON, OFF, WRITTEN = 0.55, 0.05, 0.9
@@ -62,19 +69,17 @@ class ReMDM(Ancestral):
         n_steps: int,
         remask: Annotated[str, REMASK, "how the probability of re-masking is chosen"] = "cap",
         eta: Annotated[
-            float | None,
-            Range(0, 1),
-            "default 0.04 (cap; 0.008 from 1024 steps on), 0.015 (rescale), 0.02 (loop)",
+            float | None, Range(0, 1), "default 0.04 (cap), 0.015 (rescale), 0.02 (loop)"
         ] = None,
         kappa: Annotated[float, Range(0, 1), "psi: 1 is ancestral, 0 random-remask"] = 0.9,
         schedule: Schedule = "linear",
-        **clock,
+        time_power: TimePower = 1.0,
+        clock_delay: ClockDelay = 0.0,
     ):
-        super().__init__(n_steps, schedule, **clock)
+        super().__init__(n_steps, schedule, time_power, clock_delay)
         if eta is None:
-            eta = {"cap": 0.04 if n_steps < 1024 else 0.008, "rescale": 0.015, "loop": 0.02}.get(
-                remask, 1.0
-            )
+            cap = 0.04 if n_steps < 1024 else 0.008
+            eta = {"cap": cap, "rescale": 0.015, "loop": 0.02}.get(remask, 1.0)
         self.remask, self.eta, self.kappa = remask, eta, kappa
         if remask == "loop":
             self.rate = self._loop_rate
@@ -114,10 +119,9 @@ class ReMDM(Ancestral):
 
     def decide(self, state, proposal):
         if self.remask == "conf":
+            new = proposal.query_mask
             known = state.memory["confidence"]
-            state.memory["confidence"] = torch.where(
-                proposal.query_mask, proposal.probability, known
-            )
+            state.memory["confidence"] = torch.where(new, proposal.probability, known)
         return Decision(proposal.query_mask, state.memory["forget"])
 
     def finished(self, state):
@@ -151,11 +155,8 @@ class P2(Timed):
         self.eta, self.hides = eta, score == "hidden"
 
     def select(self, state):
-        return (state.editable if self.eta else state.masked) & ~self.finished_before(state)
-
-    def finished_before(self, state) -> Tensor:
-        """(B, 1) rows whose plan is over while others go on."""
-        return state.turn > self.planned(state)
+        over = state.turn > self.planned(state)  # while other rows are being written
+        return (state.editable if self.eta else state.masked) & ~over
 
     def decide(self, state, proposal):
         p = proposal.probability
@@ -169,7 +170,7 @@ class P2(Timed):
         kept = 1 - self.time(state, state.turn)
         editable = state.editable.sum(1, keepdim=True)
         masks = ((1 - kept) * editable + 1e-9).floor()  # 10 * (1 - 0.9) is one
-        keep = (ranks(score) < editable - masks) | self.finished_before(state)
+        keep = (ranks(score) < editable - masks) | (state.turn > self.planned(state))
         return Decision(proposal.query_mask & state.masked & keep, state.visible & ~keep)
 
     def finished(self, state):
@@ -190,9 +191,7 @@ class Wino(Sampler):
     def __init__(
         self,
         threshold: Annotated[float, Range(0), "least probability of a drafted token"] = 0.6,
-        threshold_back: Annotated[
-            float, Range(0, 1), "least probability of a written token that stays"
-        ] = 0.9,
+        threshold_back: Annotated[float, Range(0, 1), "of a written token that stays"] = 0.9,
     ):
         self.threshold, self.threshold_back = threshold, threshold_back
 

@@ -42,11 +42,7 @@ class Option(NamedTuple):
     choices: dict[str, str]  # value -> what it means; empty: any value
 
     def read(self, text: str, flag: str):
-        """The value that a user wrote as ``text`` after ``flag``.
-
-        Raises:
-            UserError: another type, or outside the range or the choices.
-        """
+        """The value that a user wrote as ``text`` after ``flag``, or a `UserError`."""
         if self.choices:
             return one_of(flag, text, self.choices)
         try:
@@ -61,54 +57,34 @@ class Option(NamedTuple):
     def describe(self) -> str:
         """One line for people: name, default, help, range."""
         default = "" if self.default is None else f"={self.default}"
-        bounds = ""
-        if self.range is not None:
-            least, most = self.range
-            bounds = f", from {least:g}" + ("" if most is None else f" to {most:g}")
+        least, most = self.range or (None, None)
+        bounds = "" if least is None else f", from {least:g}"
+        bounds += "" if most is None else f" to {most:g}"
         return f"{self.name}{default}: {self.help}{bounds}"
 
 
 def options_of(kind: type) -> dict[str, Option]:
-    """The options of a sampler class by name: the parameters of its constructor and, where that
-    passes ``**options`` on, of those of its bases. Keyword-only parameters are none: the program
-    sets them."""
-    found: dict[str, Option] = {}
-    for base in kind.__mro__:
-        init = vars(base).get("__init__")
-        if init is None or base is object:
-            continue
-        hints = typing.get_type_hints(init, include_extras=True)
-        parameters = list(inspect.signature(init).parameters.values())[1:]
-        passes_on = False
-        for parameter in parameters:
-            if parameter.kind is parameter.VAR_KEYWORD:
-                passes_on = True
-            elif parameter.kind is not parameter.KEYWORD_ONLY and parameter.name not in found:
-                found[parameter.name] = _option(parameter, hints[parameter.name])
-        if not passes_on:
-            break
+    """The options of a sampler class by name: the parameters of its constructor. Those that are
+    keyword-only are none: the program sets them."""
+    hints = typing.get_type_hints(kind.__init__, include_extras=True)
+    found = {}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            value, *notes = typing.get_args(hints[name]) or [hints[name]]
+            notes = {type(note): note for note in notes}
+            found[name] = Option(
+                name,
+                next(t for t in (*typing.get_args(value), value) if t is not type(None)),
+                None if parameter.default is parameter.empty else parameter.default,
+                notes.get(str, ""),
+                notes.get(Range),
+                notes.get(Choices, {}),
+            )
     return found
 
 
-def _option(parameter: inspect.Parameter, hint) -> Option:
-    kind, *notes = typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else [hint]
-    kind = next(t for t in (*typing.get_args(kind), kind) if t is not type(None))
-    return Option(
-        parameter.name,
-        kind,
-        None if parameter.default is parameter.empty else parameter.default,
-        next((note for note in notes if isinstance(note, str)), ""),
-        next((note for note in notes if isinstance(note, Range)), None),
-        next((note for note in notes if isinstance(note, Choices)), {}),
-    )
-
-
 def split(spec: str) -> tuple[str, dict[str, str]]:
-    """The name in ``name:key=value,...``, and the options as they were written.
-
-    Raises:
-        UserError: an unknown sampler, or an option without a value or given twice.
-    """
+    """The name in ``name:key=value,...``, and the options as they were written, or a `UserError`."""
     name, colon, rest = spec.partition(":")
     name = one_of("--sampler", ALIASES.get(name, name), SAMPLERS)
     own: dict[str, str] = {}
@@ -130,11 +106,8 @@ def join(name: str, own: dict) -> str:
 
 
 def read_options(name: str, kind: type, own: dict[str, str]) -> dict:
-    """The values of the options ``own`` of the sampler ``name``, as its class ``kind`` takes them.
-
-    Raises:
-        UserError: an option that the class does not have, or a value that it does not allow.
-    """
+    """The values of the options ``own`` of the sampler ``name``, as its class ``kind`` takes them, or
+    a `UserError`."""
     known = {key: option for key, option in options_of(kind).items() if key not in SHARED}
     values = {}
     for key, text in own.items():
@@ -148,9 +121,13 @@ def read_options(name: str, kind: type, own: dict[str, str]) -> dict:
     return values
 
 
+def option_of(old: str) -> str:
+    """The name of an option today, by that or the one of an earlier version."""
+    return OLD_FLAGS.get(old, old).rpartition(":")[2]
+
+
 # Flags of earlier versions: the sentence that names the new spelling.
 GONE = {
-    f"--{old}": f"--{old} is now an option of its sampler: write --sampler {names[0]}:{key}=VALUE"
-    + (f" (also of {', '.join(names[1:])})" if names[1:] else "")
-    for old, (names, key) in OLD_FLAGS.items()
+    f"--{old}": f"--{old} is now an option of its sampler: write --sampler {new}=VALUE; --list_samplers has all of them"
+    for old, new in OLD_FLAGS.items()
 }

@@ -8,16 +8,17 @@ from torch import Tensor
 
 from diffusion import rng
 from diffusion.noise import SCHEDULES
-from diffusion.samplers.base import Decision, Sampler, Schedule, Timed, ranks
-from diffusion.samplers.spec import Choices, Range
-
-SCORES = Choices({
-    "probability": "of the drawn token (LLaDA)",
-    "sharpened": "the same after temperature, top-k and top-p (Dream)",
-    "margin": "probability of the best minus that of the second best token",
-    "entropy": "minus the entropy of the prediction",
-})  # fmt: skip
-Score = Annotated[str, SCORES, "confidence of a prediction"]
+from diffusion.samplers.base import (
+    ClockDelay,
+    Decision,
+    Sampler,
+    Schedule,
+    Score,
+    Timed,
+    TimePower,
+    ranks,
+)
+from diffusion.samplers.spec import Range
 
 
 class Ancestral(Timed):
@@ -31,8 +32,14 @@ class Ancestral(Timed):
 
     END = 1e-5
 
-    def __init__(self, n_steps: int, schedule: Schedule = "linear", **clock):
-        super().__init__(n_steps, **clock)
+    def __init__(
+        self,
+        n_steps: int,
+        schedule: Schedule = "linear",
+        time_power: TimePower = 1.0,
+        clock_delay: ClockDelay = 0.0,
+    ):
+        super().__init__(n_steps, time_power, clock_delay)
         self.rate = SCHEDULES[schedule].rate
 
     def rates(self, state) -> tuple[Tensor, Tensor]:
@@ -44,11 +51,7 @@ class Ancestral(Timed):
 
     def select(self, state):
         before, after = self.rates(state)
-        opens = state.uniform(0) >= after / before
-        return state.masked & (opens | self.greedy(state))
-
-    def decide(self, state, proposal):
-        return Decision(proposal.query_mask)
+        return state.masked & ((state.uniform(0) >= after / before) | self.greedy(state))
 
 
 class LeftToRight(Sampler):
@@ -57,9 +60,6 @@ class LeftToRight(Sampler):
 
     def select(self, state):
         return state.masked & (state.masked.cumsum(1) == 1)
-
-    def decide(self, state, proposal):
-        return Decision(proposal.query_mask)
 
 
 class FirstHitting(Sampler):
@@ -76,9 +76,6 @@ class FirstHitting(Sampler):
         fall = u ** (1 / left.clamp(min=1))
         state.memory["rate"] = torch.where(left > 0, state.memory["rate"] * fall, 0.0)
         return state.masked & (ranks(state.uniform(0).masked_fill(~state.masked, -1)) == 0)
-
-    def decide(self, state, proposal):
-        return Decision(proposal.query_mask)
 
 
 class Confidence(Sampler):
@@ -104,13 +101,11 @@ class Confidence(Sampler):
         masks, steps = state.masked.sum(1), self.planned(state)[:, 0]
         state.memory["plan"] = quotas(masks, steps, self.schedule)
 
-    def _quota(self, state) -> Tensor:
-        """(B, 1) positions to write in this step."""
-        plan = state.memory["plan"]
-        return plan.gather(1, (state.turn - 1).clamp(0, plan.shape[1] - 1))
-
     def select(self, state):
-        return state.masked & (self._quota(state) > 0)
+        plan = state.memory["plan"]
+        # (B, 1) positions to write in this step
+        state.memory["quota"] = plan.gather(1, (state.turn - 1).clamp(0, plan.shape[1] - 1))
+        return state.masked & (state.memory["quota"] > 0)
 
     def decide(self, state, proposal):
         score = proposal.score(self.score)
@@ -119,7 +114,7 @@ class Confidence(Sampler):
             gumbel = -(-state.uniform(0).log()).log()
             # In float64, where no temperature that is allowed becomes 0 or infinite.
             score = score.to(gumbel.dtype) / self.alg_temp + gumbel
-        return Decision(proposal.query_mask & (ranks(score) < self._quota(state)))
+        return Decision(proposal.query_mask & (ranks(score) < state.memory["quota"]))
 
 
 def quotas(masks: Tensor, n_steps: Tensor | int, schedule: str | None) -> Tensor:
@@ -150,7 +145,7 @@ class Threshold(Sampler):
 
     def __init__(
         self,
-        threshold: Annotated[float, "least score of a prediction that is written"] = 0.9,
+        threshold: Annotated[float, "least score that is written"] = 0.9,
         score: Score = "probability",
     ):
         self.threshold, self.score = threshold, score
@@ -195,17 +190,14 @@ class EntropyBound(Sampler):
         excess = entropy.cumsum(1) - entropy.cummax(1).values  # nan where inf - inf: not accepted
         accepted = excess <= self.gamma
         accepted[:, 0] = True
-        return Decision(
-            proposal.query_mask & torch.zeros_like(accepted).scatter(1, order, accepted)
-        )
+        accepted = torch.zeros_like(accepted).scatter(1, order, accepted)
+        return Decision(proposal.query_mask & accepted)
 
 
 class Klass(Sampler):
     """Confident and stable (KLASS, arXiv:2511.05664): every prediction whose token has a
     probability above ``threshold`` and that in each of the last ``history`` steps changed by less than
-    ``kl_threshold`` nats, KL(now || before) over the whole vocabulary; if there is none, the most
-    confident.
-    """
+    ``kl_threshold`` nats, KL(now || before); if there is none, the most confident."""
 
     def __init__(
         self,

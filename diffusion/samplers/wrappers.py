@@ -10,12 +10,9 @@ from diffusion.samplers.base import Decision, Sampler, State
 
 class Blocks(Sampler):
     """Semi-autoregressive order (LLaDA's generate.py): another sampler works on one block of
-    editable positions at a time, left to right, while the masks further right stay in view of the
-    model. Each row goes on to its next block when its own is done. A fixed number of steps is
-    divided among the blocks of a row, equally and rounded up.
-
-    With ``end_id`` a row is finished when it has written that token in a block that is done; the
-    blocks after it are never begun.
+    editable positions at a time, left to right, while the model sees the masks further right. A fixed
+    number of steps is divided among the blocks of a row, equally and rounded up. With ``end_id`` a
+    row is finished when it has written that token in a block that is done.
 
     ``memory["block"]`` (B, 1) is each row's block, ``memory["since"]`` (B, 1) the step before it
     began.
@@ -77,12 +74,10 @@ class Blocks(Sampler):
 
 
 class EarlyCommit(Sampler):
-    """Write everything that is left as soon as the model has made up its mind (Prophet,
-    arXiv:2508.19982): when the gap between the two largest logits, averaged over a row's masks,
-    reaches ``gap`` in the first third of the writing, 2/3 of it in the second, 1/3 in the last
-    (published: 7.5, 5, 2.5). Thirds are counted in written positions, so that any sampler has
-    them. The published rule takes the best tokens; here they are drawn as all others are, which
-    is the same at temperature 0.
+    """Write everything that is left when the gap between the two largest logits, averaged over a
+    row's masks, reaches ``gap`` in the first third of the writing, 2/3 of it in the second, 1/3 in the
+    last (Prophet, arXiv:2508.19982: 7.5, 5, 2.5). Thirds are counted in written positions, so that any
+    sampler has them. The published rule takes the best tokens; here they are drawn as all others.
     """
 
     def __init__(self, inner: Sampler, gap: float = 7.5):
@@ -102,9 +97,8 @@ class EarlyCommit(Sampler):
         return self.inner.greedy(state)
 
     def decide(self, state, proposal):
-        write, remask, tokens, random = self.inner.decide(
-            state, proposal.only(state.memory["wish"])
-        )
+        wish = proposal.only(state.memory["wish"])
+        write, remask, tokens, random = self.inner.decide(state, wish)
         looked = state.masked & proposal.query_mask
         gap = proposal.gap().masked_fill(~looked, 0).sum(1, keepdim=True)
         left = state.masked.sum(1, keepdim=True)

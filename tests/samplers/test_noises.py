@@ -76,10 +76,10 @@ def test_samplers_work_or_are_refused_as_the_table_says(writers, noise, name):
 
 
 OPTIONS = {
-    "block_length": {"block_length": 2},
-    "early_commit": {"early_commit": 0.1},
-    "guidance": {"guidance": 0.5},
-    "attention": {"attention": "block"},
+    "--block_length": {"block_length": 2},
+    "--early_commit": {"early_commit": 0.1},
+    "--guidance": {"guidance": 0.5},
+    "--attention block": {"attention": "block"},
 }
 
 
@@ -88,11 +88,11 @@ OPTIONS = {
 def test_features_work_or_are_refused_as_the_table_says(writers, noise, name):
     samplers = ("ancestral", "ddim") if noise == "absorbing" else NOISED
     for sampler in samplers:
-        query_mask = {"sampler": sampler, "n_steps": 3, **OPTIONS[name]}
-        if noise in noises.FEATURES[name].refused:
-            refused(writers[noise], noises.FEATURES[name].refused[noise], **query_mask)
+        own = {"sampler": sampler, "n_steps": 3, **OPTIONS[name]}
+        if noise in noises.FEATURES[name]:
+            refused(writers[noise], noises.FEATURES[name][noise], **own)
         else:
-            assert not write(writers[noise], **query_mask).masked.any()
+            assert not write(writers[noise], **own).masked.any()
 
 
 @every_noise
@@ -125,7 +125,7 @@ def test_editing_works_or_is_refused_as_the_table_says(run_script, folders, nois
         record = json.loads(out.splitlines()[0])
         assert record["sampler"] == ("first-hitting" if noise == "absorbing" else "ancestral")
     code, out, err = run_script(inference, *begin, "--infill", "The <mask:1-2> runs.")
-    lack = noises.FEATURES["infill"].refused.get(noise)
+    lack = noises.FEATURES["--infill with a range of lengths"].get(noise)
     assert code == (2 if lack else 0)
     assert (lack or "") in err and "Traceback" not in err
 
@@ -205,7 +205,15 @@ def test_a_uniform_canvas_begins_with_noise_where_it_is_to_be_written(writers):
 
 
 def test_the_docs_hold_the_table():
-    page = (ROOT / "docs" / "noise.md").read_text(encoding="utf-8")
-    assert noises.table() in page, (
-        "python -c 'from diffusion.samplers import noises; print(noises.table())'"
-    )
+    """What works with which noise; rows with equal cells are one."""
+    rows = [(f"`{name}`", [noises.sampler_lacks(name, n) for n in NOISES]) for name in SAMPLERS]
+    rows += [(flag, [lacks.get(n) for n in NOISES]) for flag, lacks in noises.FEATURES.items()]
+    alike = {}
+    for name, lacks in rows:
+        cells = tuple(f"refused: it {lack}" if lack else "works" for lack in lacks)
+        alike.setdefault((name[0] == "`", *cells), []).append(name)
+    lines = ["| | " + " | ".join(NOISES) + " |", "|---" * (len(NOISES) + 1) + "|"]
+    for (_, *cells), names in alike.items():
+        lines.append(f"| {', '.join(names)} | " + " | ".join(cells) + " |")
+    table = "\n".join(lines)
+    assert table in (ROOT / "docs" / "noise.md").read_text(encoding="utf-8"), table

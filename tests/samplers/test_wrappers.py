@@ -31,38 +31,22 @@ def run(denoiser, rows, name, **own):
     return list(denoise(Canvas(ids, nothing, nothing), denoiser, sampler, Sampling(), keys))
 
 
-def test_blocks_of_one_write_left_to_right_with_the_law_of_that_order():
-    """p(x) is the product of p(x_i | x_before, masks after), enumerated here."""
-    denoiser = TabularDenoiser(length=3, vocab=3)
-    counts = Counter(
-        map(tuple, run(denoiser, DRAWS, "first-hitting", block_length=1)[-1].ids.tolist())
-    )
-    chi_square = 0.0
+@pytest.mark.parametrize("length", [1, 2])
+def test_blocks_are_written_in_order_and_inside_in_random_order(length):
+    """p(x) is a mean over orders of the product of p(x_i | written, masks), enumerated here."""
+    denoiser = TabularDenoiser(length=3, vocab=3, seed=length - 1)
+    written = run(denoiser, DRAWS, "first-hitting", block_length=length)[-1].ids
+    counts, chi_square = Counter(map(tuple, written.tolist())), 0.0
     for text in denoiser.texts():
-        p = 1.0
-        for i, token in enumerate(text):
-            canvas = text[:i] + (denoiser.mask_id,) * (3 - i)
-            p *= denoiser.probabilities(canvas)[i][token]
-        chi_square += (counts[text] - DRAWS * p) ** 2 / (DRAWS * p)
-    assert chi_square < 54.1  # 26 degrees of freedom, p = 0.001
-
-
-def test_blocks_of_two_of_three_with_the_law_of_random_order_inside():
-    denoiser = TabularDenoiser(length=3, vocab=3, seed=1)
-    counts = Counter(
-        map(tuple, run(denoiser, DRAWS, "first-hitting", block_length=2)[-1].ids.tolist())
-    )
-    chi_square = 0.0
-    for text in denoiser.texts():
-        p = 0.0
-        for order in itertools.permutations(range(2)):
-            canvas, path = [denoiser.mask_id] * 3, 0.5
-            for i in (*order, 2):
+        p, orders = 0.0, list(itertools.permutations(range(length)))
+        for order in orders:
+            canvas, path = [denoiser.mask_id] * 3, 1 / len(orders)
+            for i in (*order, *range(length, 3)):
                 path *= denoiser.probabilities(tuple(canvas))[i][text[i]]
                 canvas[i] = text[i]
             p += path
         chi_square += (counts[text] - DRAWS * p) ** 2 / (DRAWS * p)
-    assert chi_square < 54.1
+    assert chi_square < 54.1  # 26 degrees of freedom, p = 0.001
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -144,7 +128,7 @@ def test_steps_are_divided_among_the_blocks_and_rounded_up(name, length):
         spare = blocks[row] if name in ("ancestral", "remdm") else 0  # fills of what is left
         assert last[row] <= blocks[row] * each[row] + spare
         assert steps[-1].nfe[row] <= blocks[row] * each[row] + spare
-    if name in ("seed", "p2"):
+    if name in ("random-remask", "p2"):
         assert len(steps) - 1 == max(b * e for b, e in zip([*blocks, 1], [*each, 7], strict=True))
 
 
