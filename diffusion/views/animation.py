@@ -69,7 +69,7 @@ def _mp4(film: Film, path: Path, on_progress: Progress) -> None:
     except BrokenPipeError:
         pass  # ffmpeg has given up, and said why
     if ffmpeg.returncode:
-        raise UserError(f"ffmpeg could not write {path.name}; write a .gif or .html instead")
+        raise UserError("ffmpeg could not write the animation; write a .gif or .html instead")
 
 
 def _html(film: Film, path: Path, on_progress: Progress) -> None:

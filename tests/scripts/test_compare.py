@@ -1,7 +1,6 @@
 """compare.py: two clocks shown truly, a file that shows the same again, and every mistake."""
 
 import dataclasses
-import io
 import itertools
 import json
 import os
@@ -335,7 +334,7 @@ def test_nasty_pieces_survive_every_form(tmp_path):
     pieces = [" The", *NASTY]
     tracks = [
         Track(diffusion_frames([0.0, 0.1, 0.2], pieces), "<b>a"),
-        Track(causal_frames([k * 0.1 for k in range(len(pieces))], pieces), "</title> $x$"),
+        Track(diffusion_frames([0.0, 0.2], pieces[::-1]), "</title> $x$"),
     ]
     shown = synchronized(tracks, "</script><script>", verdict="<i>")
     for ending in ("html", "png", "gif"):
@@ -373,16 +372,12 @@ BAD = {
     "no room": (["He said", "--length", "60", "--max_len", "62"], "62 positions"),
     "no repeats": (["He", "--repeats", "0"], "--repeats 0"),
     "slowdown": (["He", "--slowdown", "0"], "--slowdown 0"),
-    "slowdown nan": (["He", "--slowdown", "nan"], "--slowdown nan"),
     "no ending": (["He", "--save_animation", "out"], ".gif"),
-    "unknown ending": (["He", "--save_animation", "out.avi"], ".avi"),
     "prompt and replay": (["He", "--replay", "x.json"], "leave out the prompt"),
     "replay with a seed": (["--replay", "x.json", "--seed", "5"], "leave out --seed 5"),
-    "replay into a folder": (["--replay", "x.json", "--output_dir", "x"], "leave out --output_dir"),
     "an endless film": (["--replay", "KEPT", "--slowdown", "999"], "or less"),
     "sweep": (["--sweep", "--output_dir", "x"], "python studies/sweep.py"),
     "a film of nothing in particular": (["--save_animation", "a.gif"], "--output_dir"),
-    "replay of nothing": (["--replay", "nothing.json"], "nothing.json"),
     "unknown sampler": (["He", "--sampler", "confidnce"], "'confidence'"),
     "unknown flag": (["He", "--repeat", "1"], "--repeats"),
     "top_p": (["He", "--top_p", "0"], "--top_p 0"),
@@ -407,25 +402,15 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case, kept, tiny_mode
 
 DAMAGE = {
     "truncated": (lambda text: text[: len(text) // 2], "damaged"),
-    "empty": (lambda text: "", "damaged"),
     "another kind": (lambda text: '{"a": 1}', "not a comparison"),
-    "a list": (lambda text: "[1, 2]", "not a comparison"),
     "another version": (lambda text: text.replace('"version": 3,', '"version": 4,'), "version 4"),
     "an unknown state": (lambda text: text.replace('"masked"', '"msked"'), "damaged"),
     "frames missing": (lambda text: re.sub(r'"frames": \[.*?\}\]', '"frames": []', text), "damaged"),
     "a field missing": (lambda text: text.replace('"hardware"', '"hardwear"'), "damaged"),
-    "options missing": (lambda text: text.replace('"options": {"length": 4}', '"options": {}'), "damaged"),
-    "a length that is no number": (lambda text: text.replace('"length": 4}', '"length": "x"}'), "damaged"),
-    "passes that are no number": (lambda text: text.replace('"nfe": 3,', '"nfe": "x",'), "damaged"),
-    "endless seconds": (lambda text: text.replace('"seconds": 0.31,', '"seconds": Infinity,'), "damaged"),
     "no seconds": (lambda text: text.replace('"seconds": 0.31,', '"seconds": NaN,'), "damaged"),
-    "ends that are none": (lambda text: text.replace('"ends": []', '"ends": null'), "damaged"),
     "a frame of a billion": (lambda text: text.replace('"length": 4,', '"length": 1000000000,'), "damaged"),
     "another unit": (lambda text: text.replace('"unit": "token"', '"unit": "foo"'), "damaged"),
     "deep nesting": (lambda text: "[" * 200_000, "damaged"),
-    "seconds that are no numbers": (
-        lambda text: re.sub(r'"seconds": \[[^]]*\]', '"seconds": ["x"]', text), "damaged"
-    ),
 }  # fmt: skip
 
 
@@ -537,9 +522,3 @@ def test_playing_is_never_late(tty, monkeypatch):
         )
     assert drawn[-1][1] is shown.moments[-1]
     assert len(drawn) < len(shown.moments)
-
-
-def test_no_terminal_no_panes(monkeypatch):
-    stream = io.StringIO()
-    terminal.play(film(), stream)
-    assert stream.getvalue() == ""

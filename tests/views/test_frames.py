@@ -120,14 +120,6 @@ def test_random_tokens_and_replaced_ones_are_distinct_from_text():
     assert "0 masks" in status_line(build(ids, [GIVEN, GIVEN, FRESH, FRESH, FRESH, FRESH]))
 
 
-def test_each_token_is_looked_up_once():
-    tokenizer = ByteTokenizer()
-    framer = Framer(tokenizer)
-    for _ in range(3):
-        framer.frame(step_of(ids_of("abca"), [SETTLED] * 4), row=1)
-    assert tokenizer.calls == 3
-
-
 def test_a_character_appears_at_its_last_byte():
     frame = build(ids_of("é京😀x"), [SETTLED] * 10)
     assert frame.pieces == ["", "é", "", "", "京", "", "", "", "😀", "x"]
@@ -238,28 +230,6 @@ def test_printable_disarms_what_steers_and_keeps_what_is_text():
     assert printable("\ta") == "    a"
     text = "naïve 東京 👩\u200d👧 हिन्दी e\u0301 $x_1$ \\n 100%\n"
     assert printable(text) == text
-
-
-def test_a_hugging_face_tokenizer_gives_its_own_decoding():
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    text = " The café in 東京 was 😀.\nIt cost $5, the café was full."
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator([text] * 5, 300, special_tokens=["<s>", "<pad>", "</s>", "<mask>"])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer,
-        bos_token="<s>",
-        pad_token="<pad>",
-        eos_token="</s>",
-        mask_token="<mask>",
-    )
-    ids = tokenizer(text)["input_ids"]
-    framer = Framer(tokenizer)
-    assert framer.speller.kind == "ByteLevel"
-    frame = framer.frame(step_of(ids, [SETTLED] * len(ids)), row=1)
-    assert frame.text == text
-    assert " café" in "".join(frame.pieces) and any(piece.startswith(" ") for piece in frame.pieces)
 
 
 def test_the_views_start_without_heavy_imports():

@@ -92,17 +92,6 @@ def test_random_tokens_are_faint_and_short_and_what_replaces_is_no_mask(screen):
     assert "Old river new calm" in tty.lines()[0]
 
 
-def test_a_line_keeps_its_positions_while_random_tokens_become_text():
-    lines = Lines(24)
-    noise = [(f" {'x' * (1 + i % 9)}", NOISE) for i in range(12)]
-    first = [row.plain for row in lines.rows(frame(*noise))]
-    starts = list(lines.starts)
-    assert len(starts) > 2 and all(len(row) <= 24 for row in first)
-    text = [(" a", REPLACED) if i % 3 else cell for i, cell in enumerate(noise)]
-    lines.rows(frame(*text))
-    assert lines.starts == starts
-
-
 def test_a_mask_shows_what_it_remembers(screen):
     tty = screen(80, 24)
     guesses = [None, None, None, (" extraordinary", 0.5), (" of", 0.05), (" no", 0.9)]
@@ -214,11 +203,6 @@ def test_a_text_taller_than_the_window_shows_what_changes(screen):
         *(line.strip() for line in lines[13:]),
         "░░░",
     ]
-
-
-def test_a_first_token_without_a_space_stands_beside_the_next():
-    rows = Lines(40).rows(frame("The", " city", ("", MASKED)))
-    assert [row.plain for row in rows] == ["The city ░░░"]
 
 
 def test_the_window_moves_as_little_as_possible():
