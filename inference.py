@@ -34,10 +34,10 @@ def main() -> None:
     )
     asks = prompt is None and sys.stdin.isatty()
     editing.check(script, generation, prompt=prompt, asks=asks)
+    generation.check()
     if script.list_samplers:
         print(sampler_table(generation))
         return
-    generation.check()
     script.check(prompt)
     source = editing.read(script)  # the text that an editing mode works on
     if source is None:
@@ -45,7 +45,7 @@ def main() -> None:
 
     # 2. The model. torch and transformers take seconds to import, and --help needs neither.
     from diffusion.canvas import prompt_canvas
-    from diffusion.editing.session import MODES, ChatSession, Session, note_marks
+    from diffusion.editing.session import MODES, ChatSession, Session, note_blanks
     from diffusion.generate import load_writer
     from diffusion.hardware import memory_told
     from diffusion.job import Job
@@ -67,7 +67,7 @@ def main() -> None:
             loop(job, editing, modes).run()
         else:
             if not editing.brings_text:
-                note_marks(source, commands=True)
+                note_blanks(source)
             modes[editing.mode](job, editing, source)
 
 

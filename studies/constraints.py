@@ -106,7 +106,7 @@ def names(text: str) -> list[str]:
     ]
 
 
-def task(tokenizer, text: str, name: str, vocab_size: int) -> Passage | None:
+def task(tokenizer, text: str, name: str) -> Passage | None:
     """What one of `TASKS` gives of a passage; None where too little is left to write, or
     nothing to keep."""
     ids, pieces = read(tokenizer, text)
@@ -119,7 +119,7 @@ def task(tokenizer, text: str, name: str, vocab_size: int) -> Passage | None:
         fixed = torch.arange(len(ids)) < 1 + BEGINNING
         fixed[-end:] = True
     elif words := names(text):
-        canvas = rewrite_canvas(tokenizer, text, 1.0, rng.row_keys(0, [0]), words, vocab_size)
+        canvas = rewrite_canvas(tokenizer, text, 1.0, rng.row_keys(0, [0]), words)
         fixed, kinds = canvas.frozen[0], canvas.allowed.kinds[0]
     else:
         return None
@@ -302,9 +302,9 @@ def main() -> None:
     cut = (to_a_full_stop(tokenizer, p.prompt + p.continuation, least) for p in found)
     texts = [text for text in cut if text][: args.passages]
     writers = methods(writer, baseline)
-    size, every = writer.denoiser.backbone.config.vocab_size, {}
+    every = {}
     for what in args.tasks:
-        every[what] = [p for text in texts if (p := task(tokenizer, text, what, size))]
+        every[what] = [p for text in texts if (p := task(tokenizer, text, what))]
         if len(every[what]) < 2:
             raise UserError(
                 f"--tasks {what}: {len(every[what])} of {len(found)} passages fit it; use a longer text or "

@@ -140,11 +140,8 @@ def by_diffusion(writer, sampler: str, temperature: float, gap: Gap, number: int
     options = GenerationOptions(sampler=sampler, attention="full", temperature=temperature, **own)
     options = options.fitted(writer.positions)
     writer.check(options)
-    vocabulary = writer.denoiser.backbone.config.vocab_size
-    canvas = infill_canvas(writer.tokenizer, gap.template(), [(gap.tokens,)], vocabulary)
-    check_room(
-        "a passage of --passage_len", canvas.ids.shape[1], writer.positions, writer.positions
-    )
+    canvas = infill_canvas(writer.tokenizer, gap.template(), [(gap.tokens,)])
+    check_room("a passage of --passage_len", canvas.ids.shape[1], writer.positions)
     *_, last = writer.denoise(canvas, options, [number], may_end=False)
     return Framer(writer.tokenizer).frame(last).added()
 

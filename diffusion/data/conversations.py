@@ -13,8 +13,8 @@ from diffusion.data.packing import ANSWER, CONTEXT, PADDING, Blocks
 from diffusion.errors import UserError, first_line
 
 COLUMN = "messages"
-_FORM = '{"messages": [{"role": "user", "content": "..."}, ...]}'
-_TYPED, _ANSWER = "\ue000", "\ue001"  # replace special tokens in a message, and an answer
+    """The chat template of a tokenizer. Special tokens that a message spells stay words. An answer is
+    learned up to the ``mark`` of its end: a ``token`` or, if that is None, words.
 
 Messages = list[dict[str, str]]
 
@@ -67,7 +67,7 @@ def _checked(where: str, row) -> Messages:
 
 class Template:
     """The chat template of a tokenizer. Special tokens that a message spells stay words. An answer is
-    learned up to the token or word that the template ends it with.
+    learned up to the ``mark`` of its end: a ``token`` or, if that is None, words.
 
     Raises:
         UserError: there is none, or one that writes nothing after an answer.
@@ -80,21 +80,25 @@ class Template:
                 f"the tokenizer of {self.name} has no chat template; set one, or leave out --chat"
             )
         added = tokenizer.added_tokens_decoder
-        specials = {token.content for token in added.values() if token.special} | {_TYPED}
+        specials = {token.content for token in added.values() if token.special}
         longest_first = sorted(specials, key=len, reverse=True)
         self.specials = re.compile("|".join(map(re.escape, longest_first)))
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
-        self.after = self._render(turns, "?").partition(_ANSWER)[2]
-        mark = self.after.strip().partition("\n")[0]
-        first = next(iter(self._plain(mark)), None)
+        self.after = self._render(turns, "--chat").partition(_ANSWER)[2]
+        self.token, self.mark = None, self.after.strip().partition("\n")[0]
+        first = next(iter(self._plain(self.mark)), None)
         if first is None:
             raise UserError(
                 f"the chat template of {self.name} writes nothing after an answer; a model learns "
                 "where one ends from a token there"
             )
         if first in added:
-            mark = added[first].content
-        self.end = self.after.index(mark) + len(mark)
+            self.token, self.mark = first, added[first].content
+        self.end = self.after.index(self.mark) + len(self.mark)
+
+    def prompt(self, messages: Messages) -> list[int]:
+        """The ids of a conversation up to its next answer."""
+        return self._ids(self._render(self._marked(messages), "--chat", answer_next=True))
 
     def segments(self, messages: Messages, where: str) -> Iterable[tuple[list[int], list[int]]]:
         """For each answer the ids of the new text before it, and of the answer; a first message of the
@@ -103,19 +107,13 @@ class Template:
         Raises:
             UserError: the template refuses the conversation, or changes a turn when others follow.
         """
-        typed: list[str] = []
-
-        def hide(found: re.Match) -> str:
-            typed.append(found[0])
-            return f"{_TYPED}{len(typed) - 1}{_TYPED}"
-
-        hidden = [{**m, "content": self.specials.sub(hide, m["content"])} for m in messages]
+        marked = self._marked(messages)
         written, at = "", 0
         for i, message in enumerate(messages):
             if i == 0 or message["role"] != "assistant":
                 continue
-            before = self._render(hidden[:i], where, answer_next=True)
-            through = self._render(hidden[: i + 1], where)
+            before = self._render(marked[:i], where, answer_next=True)
+            through = self._render(marked[: i + 1], where)
             grows = before.startswith(written) and through.startswith(before)
             if not (grows and through.endswith(self.after)):
                 raise UserError(
@@ -123,14 +121,21 @@ class Template:
                     "continues; use another template"
                 )
             stop = len(through) - len(self.after) + self.end
-            yield self._ids(before[at:], typed), self._ids(through[len(before) : stop], typed)
+            yield self._ids(before[at:]), self._ids(through[len(before) : stop])
             written, at = through, stop
 
-    def _ids(self, text: str, typed: list[str]) -> list[int]:
-        text, *pieces = re.split(f"{_TYPED}([0-9]+){_TYPED}", text)
-        ids = self._plain(text)
-        for number, text in zip(pieces[::2], pieces[1::2], strict=True):
-            ids += self._plain(typed[int(number)], split_special_tokens=True) + self._plain(text)
+    def _marked(self, messages: Messages) -> Messages:
+        """The messages with `_TYPED` around what spells a special token."""
+
+        def mark(text: str) -> str:
+            return self.specials.sub(rf"{_TYPED}\g<0>{_TYPED}", text.replace(_TYPED, ""))
+
+        return [{**m, "content": mark(m["content"])} for m in messages]
+
+    def _ids(self, text: str) -> list[int]:
+        ids = []
+        for i, part in enumerate(text.split(_TYPED)):
+            ids += self._plain(part, split_special_tokens=True) if i % 2 else self._plain(part)
         return ids
 
     def _plain(self, text: str, **how) -> list[int]:

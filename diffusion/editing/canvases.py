@@ -1,11 +1,13 @@
 """Canvases of partly fixed text: blanks to fill, a text to rewrite, two texts to mix."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from diffusion import rng
 from diffusion.canvas import Allowed, Canvas, padding_id
@@ -30,10 +32,8 @@ RENOISE, MIX = -1, -2
 
 TO_WRITE = -1  # the id of a token that is not there yet
 
-# ---------------------------------------------------------------- blanks
+# ---------------------------------------------------------------- rules at the edges of fixed text
 
-# Tokens at the edges of a blank must keep the spaces of the template, and tokens beside kept words
-# must not run into them.
 RULED = ("ByteLevel", *SPACED)  # kinds of tokenizers whose tokens tell about spaces
 ANY, OPENS, JOINS, CLOSES, AFTER, BEFORE, BETWEEN, FRONT, STARTS = KINDS = range(9)
 
@@ -72,8 +72,15 @@ def _in_word(byte: int) -> bool:
     return byte > 127 or chr(byte).isalnum() or byte == ord("_")
 
 
-def _letter(character: str) -> bool:
-    return character.isalnum() or character == "_"
+def _allowed(speller: Speller, kinds: Sequence[Tensor]) -> Allowed | None:
+    """The rules at the positions of each row, (L_b,) kinds."""
+    if speller.kind not in RULED:
+        return None
+    rules = edge_rules(speller, len(speller.tokenizer))
+    return Allowed(pad_sequence(kinds, batch_first=True), rules)
+
+
+# ---------------------------------------------------------------- blanks
 
 
 @dataclass(frozen=True)
@@ -112,51 +119,30 @@ def _edge(speller: Speller, text: str, ids: list[int], first: bool) -> int:
     return CLOSES if speller.kind == "WordPiece" and IDEOGRAM.match(text[-1:]) else JOINS
 
 
-def infill_canvas(
-    tokenizer, template: Template, layouts: list[tuple[int, ...]], vocab_size: int
-) -> Canvas:
-    """``<s>`` and a template with masks in its blanks, a row for each layout.
-
-    Args:
-        layouts: B tuples of the lengths of the blanks.
-        vocab_size: of the model.
-    """
+def infill_canvas(tokenizer, template: Template, layouts: list[tuple[int, ...]]) -> Canvas:
+    """``<s>`` and a template with masks in its blanks, a row for each of B tuples of their lengths."""
     speller = Speller(tokenizer)
     fixed = segments(speller, template)
+    spelled = all(speller.spells(part.ids, "".join(part.pieces)) for part in fixed)
     rows, kinds, typed = [], [], []
     for lengths in layouts:
-        ids, kind = [tokenizer.bos_token_id, *fixed[0].ids], [ANY] * (1 + len(fixed[0].ids))
-        for length, before, after in zip(lengths, fixed, fixed[1:], strict=False):
-            ids += [TO_WRITE] * length + after.ids
+        row, kind = [tokenizer.bos_token_id], [ANY]
+        pieces, after, tight = {}, {}, set()
+        for part, length in zip(fixed, [*lengths, 0], strict=True):
+            at = len(row)
+            if part.ids:
+                pieces |= dict(enumerate(part.pieces, at))
+            elif part.text:  # at the beginning, or after the previous blank
+                (pieces if at == 1 else after)[at - 1] = part.text
+            tight |= {at, at + len(part.ids)}
+            row += part.ids + [TO_WRITE] * length
             # A blank of one token opens and closes: a token that may open may also close.
-            kind += [before.edge, *[ANY] * (length - 2), *[CLOSES] * (length > 1)]
-            kind += [ANY] * len(after.ids)
-        rows.append(torch.tensor(ids))
+            edges = [part.edge, *[ANY] * (length - 2), CLOSES]
+            kind += [ANY] * len(part.ids) + edges[:length]
+        rows.append(torch.tensor(row))
         kinds.append(torch.tensor(kind))
-        typed.append(_typed_around(speller, fixed, lengths))
-    return canvas_of(tokenizer, rows, _allowed(speller, kinds, vocab_size), typed)
-
-
-def _typed_around(speller: Speller, fixed: list[Segment], lengths: tuple[int, ...]) -> Typed:
-    """The record of a template in a row with blanks of these lengths."""
-    if all(speller.spells(part.ids, "".join(part.pieces)) for part in fixed):
-        return NOTHING
-    pieces, after, tight, at = {}, {}, set(), 1
-    for part, length in zip_longest(fixed, lengths, fillvalue=0):
-        if part.ids:
-            pieces |= dict(enumerate(part.pieces, at))
-        elif part.text:  # at the beginning, or after the previous blank
-            (pieces if at == 1 else after)[at - 1] = part.text
-        tight |= {at, at + len(part.ids)}
-        at += len(part.ids) + length
-    return Typed(pieces, after, frozenset(tight))
-
-
-def _allowed(speller: Speller, kinds: list[Tensor], vocab_size: int) -> Allowed | None:
-    """The rules at the positions of each row, (L_b,) kinds."""
-    if speller.kind not in RULED:
-        return None
-    return Allowed(_padded(kinds, ANY)[0], edge_rules(speller, vocab_size))
+        typed.append(NOTHING if spelled else Typed(pieces, after, frozenset(tight)))
+    return canvas_of(tokenizer, rows, _allowed(speller, kinds), typed)
 
 
 def blank_spans(tokenizer, template: Template, lengths: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -169,28 +155,11 @@ def blank_spans(tokenizer, template: Template, lengths: tuple[int, ...]) -> list
     return spans
 
 
-def check_room(what: str, needed: int, max_len: int, positions: int) -> None:
-    """Refuse a text that has no room on the canvas, or that the model cannot see whole."""
-    if needed > positions:  # no --max_len helps
-        raise UserError(
-            f"{what} needs {needed} positions, and the model sees {positions}; shorten it"
-        )
-    if needed > max_len:
-        raise UserError(
-            f"{what} needs {needed} of {max_len} positions; shorten it, or change --max_len"
-        )
-
-
 # ---------------------------------------------------------------- rewriting
 
 
 def rewrite_canvas(
-    tokenizer,
-    text: str,
-    strength: float,
-    keys: Tensor,
-    keep: list[str] | None,
-    vocab_size: int,
+    tokenizer, text: str, strength: float, keys: Tensor, keep: list[str] | None
 ) -> Canvas:
     """``<s>`` and a text each of whose tokens is masked with probability ``strength``.
 
@@ -201,7 +170,6 @@ def rewrite_canvas(
     Args:
         keys: (B,) random keys; a row for each.
         keep: words whose tokens are never masked; new tokens beside them do not run into them.
-        vocab_size: of the model.
     """
     speller = Speller(tokenizer)
     tokens, spans = located(tokenizer, text)
@@ -209,22 +177,21 @@ def rewrite_canvas(
     ids = torch.tensor([tokenizer.bos_token_id, *tokens])
     start, end = torch.tensor([(0, 0), *spans]).T
     kept = torch.zeros(len(ids), dtype=torch.bool)
-    for first, last in kept_characters(text, keep or []):
+    for first, last in kept_characters(text, keep):
         kept |= (start < last) & (end > first)
-    begins = torch.arange(len(ids)) == 0
-    u = rng.uniform(rng.fold_in(keys.cpu(), RENOISE), len(ids))
-    masked = (u < strength) & ~kept & ~begins
+    masked = rng.uniform(rng.fold_in(keys.cpu(), RENOISE), len(ids)) < strength
+    masked &= ~kept & (torch.arange(len(ids)) > 0)
     rows = Absorbing.of(tokenizer).corrupt(ids.expand(masked.shape), masked)
     allowed, typed = None, ()
     if speller.kind in RULED:
-        rules = edge_rules(speller, vocab_size)
+        rules = edge_rules(speller, len(tokenizer))
         # Where the text had no letter beside the words, none may come. This looks at characters,
         # since the bytes of a curly quote look like those of a letter.
-        bare_before = torch.tensor([not _letter(text[i - 1 : i]) for i in start.tolist()])
-        bare_after = torch.tensor([not _letter(text[i : i + 1]) for i in end.tolist()])
+        bare_before = [not re.match(r"\w", text[i - 1 : i]) for i in start.tolist()]
+        bare_after = [not re.match(r"\w", text[i : i + 1]) for i in end.tolist()]
         before, after = torch.zeros_like(kept), torch.zeros_like(kept)
-        before[:-1] = (kept & bare_before & ~rules[AFTER, ids])[1:]
-        after[1:] = (kept & bare_after)[:-1]
+        before[:-1] = (kept & torch.tensor(bare_before) & ~rules[AFTER, ids])[1:]
+        after[1:] = (kept & torch.tensor(bare_after))[:-1]
         front = speller.kind in SPACED or not text[0].isspace()
         awaits = [speller.awaits_word(p, [i]) for p, i in zip(pieces, tokens, strict=True)]
         starts = torch.tensor([False, front, *awaits][: len(ids)]) & ~masked.roll(1, 1)
@@ -243,7 +210,7 @@ def rewrite_canvas(
 
 
 def interpolation_canvas(
-    tokenizer, texts: tuple[str, str], weights: list[float], keys: Tensor, vocab_size: int
+    tokenizer, texts: tuple[str, str], weights: list[float], keys: Tensor
 ) -> Canvas:
     """``<s>`` and a mixture of the words of two texts, with masks between them.
 
@@ -257,7 +224,6 @@ def interpolation_canvas(
     Args:
         weights: (B,) in [0, 1].
         keys: (B,) random keys, one a row.
-        vocab_size: of the model.
     """
     if texts[0] == texts[1]:  # nothing lies between a text and itself: every point is that text
         weights = [0.0] * len(weights)
@@ -287,7 +253,7 @@ def interpolation_canvas(
         rows.append(torch.cat([torch.tensor([tokenizer.bos_token_id]), ids]))
         typed.append(NOTHING if spelled else Typed(shown))
     kinds = [torch.arange(len(row)).eq(1) * STARTS for row in rows]
-    return canvas_of(tokenizer, rows, _allowed(speller, kinds, vocab_size), typed)
+    return canvas_of(tokenizer, rows, _allowed(speller, kinds), typed)
 
 
 def _words(speller: Speller, ids: list[int], pieces: list[str]) -> list[tuple[int, int]]:
@@ -304,17 +270,32 @@ def canvas_of(
     tokenizer, rows: list[Tensor], allowed: Allowed | None = None, typed: Sequence[Typed] = ()
 ) -> Canvas:
     """A canvas of rows (L_b,) of different lengths, padded on the right, with masks at `TO_WRITE`."""
-    ids, padding = _padded(rows, padding_id(tokenizer))
+    ids = pad_sequence(rows, batch_first=True, padding_value=padding_id(tokenizer))
+    lengths = torch.tensor([len(row) for row in rows])
+    padding = torch.arange(ids.shape[1]) >= lengths[:, None]
     written = ids != TO_WRITE
     ids = Absorbing.of(tokenizer).corrupt(ids, ~written)
     return Canvas(ids, written, padding, allowed, typed)
 
 
-def _padded(rows: list[Tensor], fill: int) -> tuple[Tensor, Tensor]:
-    """(rows (B, L) padded on the right with ``fill``, where the padding is (B, L))."""
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
-    lengths = torch.tensor([len(row) for row in rows])
-    return ids, torch.arange(ids.shape[1]) >= lengths[:, None]
+def check_room(what: str, needed: int, most: int) -> None:
+    """Refuse a text of more positions than there are."""
+    if needed > most:
+        raise UserError(
+            f"{what} needs {needed} of {most} positions; shorten it, or change --max_len"
+        )
+
+
+def fitting(tokenizer, texts: list[str], most: int) -> list[list[int]]:
+    """``<s>`` and the ids of each text.
+
+    Raises:
+        UserError: a text needs more than ``most`` positions.
+    """
+    rows = [[tokenizer.bos_token_id, *encode(tokenizer, text)] for text in texts]
+    for text, row in zip(texts, rows, strict=True):
+        check_room(f"the text {short(text)!r}", len(row), most)
+    return rows
 
 
 # ---------------------------------------------------------------- how likely a text is
@@ -332,10 +313,8 @@ def bounds_of(
     canvas = canvas_of(writer.tokenizer, [torch.tensor(ids) for ids in rows]).to(writer.device)
     start = torch.tensor(fixed, device=writer.device)[:, None]
     after = torch.arange(canvas.ids.shape[1], device=writer.device) >= start
-    denoiser = writer.denoiser
-    values = text_bounds(
-        denoiser.reader, canvas, after & ~canvas.padding, denoiser.noise, **settings
-    )
+    reader, noise = writer.denoiser.reader, writer.denoiser.noise
+    values = text_bounds(reader, canvas, after & ~canvas.padding, noise, **settings)
     counts = [len(ids) - n for ids, n in zip(rows, fixed, strict=True)]
     return [TextBound.of(v, n, s) for v, n, s in zip(values, counts, sizes, strict=True)]
 
@@ -346,8 +325,5 @@ def score_texts(writer, texts: list[str], **settings) -> list[TextBound]:
     Raises:
         UserError: a text is longer than what the model sees.
     """
-    rows = [[writer.tokenizer.bos_token_id, *encode(writer.tokenizer, text)] for text in texts]
-    for text, ids in zip(texts, rows, strict=True):
-        check_room(f"the text {short(text)!r}", len(ids), writer.positions, writer.positions)
-    sizes = [len(text.encode()) for text in texts]
-    return bounds_of(writer, rows, [1] * len(rows), sizes, **settings)
+    rows = fitting(writer.tokenizer, texts, writer.positions)
+    return bounds_of(writer, rows, [1] * len(rows), [len(t.encode()) for t in texts], **settings)

@@ -3,25 +3,22 @@ after them becomes the answer."""
 
 import copy
 import itertools
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from diffusion.canvas import Step, encode
+from diffusion.canvas import Step, written_ids
 from diffusion.cli.console import say
+from diffusion.data.conversations import Template as ChatTemplate
 from diffusion.editing.canvases import TO_WRITE, canvas_of
 from diffusion.editing.options import EditingOptions
 from diffusion.editing.templates import short
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError
 
 if TYPE_CHECKING:
     from diffusion.job import Job
-
-# In the text of the template these stand for special tokens that a user typed, and for an answer.
-TYPED, ANSWER = "\ue000", "\ue001"
 
 
 class Chat:
@@ -32,36 +29,17 @@ class Chat:
     """
 
     def __init__(self, job: "Job", editing: EditingOptions):
-        self.job, self.editing = job, editing
-        self.tokenizer = job.writer.tokenizer
-        if not self.tokenizer.chat_template:
-            raise UserError(
-                f"the tokenizer of {job.writer.name} has no chat template; give a --model that was "
-                "trained to chat, or leave out --chat"
-            )
+        self.job, writer = job, job.writer
+        self.template, self.tokenizer = ChatTemplate(writer.tokenizer), writer.tokenizer
         self.system = [_message("system", editing.system)] if editing.system is not None else []
-        added = self.tokenizer.added_tokens_decoder
-        specials = [token.content for token in added.values() if token.special]
-        specials = sorted([*specials, TYPED], key=len, reverse=True)
-        self.specials = re.compile("|".join(map(re.escape, specials)))
-        # What the template writes after an answer: a token, or a mark in words.
-        turns = [*self.system, _message("user", "?"), _message("assistant", ANSWER)]
-        self.mark = self._render(turns, False).partition(ANSWER)[2].strip().partition("\n")[0]
-        self.ends = {self.tokenizer.eos_token_id}
-        first = next(iter(self._encode(self.mark)), None)
-        if first in added:
-            self.mark = ""
-            self.ends.add(first)
-            self._end_at(first)
-
-    def _end_at(self, token: int) -> None:
-        """Have texts end at this token."""
-        writer = self.job.writer
-        if token != self.tokenizer.eos_token_id:
+        end, self.ends = self.template.token, {self.tokenizer.eos_token_id}
+        self.mark = self.template.mark if end is None else ""  # that ends an answer in words
+        if end is not None and end not in self.ends:
+            self.ends.add(end)
             self.tokenizer = copy.deepcopy(self.tokenizer)
-            self.tokenizer.eos_token = self.tokenizer.convert_ids_to_tokens(token)
-            denoiser = writer.denoiser.allowing(token)
-            self.job.writer = replace(writer, tokenizer=self.tokenizer, denoiser=denoiser)
+            self.tokenizer.eos_token = self.tokenizer.convert_ids_to_tokens(end)
+            denoiser = writer.denoiser.allowing(end)
+            job.writer = replace(writer, tokenizer=self.tokenizer, denoiser=denoiser)
 
     def run(self, questions: list[str]) -> None:
         """Answer each question on its own."""
@@ -75,8 +53,7 @@ class Chat:
         messages, ids = self.fit(turns, question)
         lost = len(self.system) + len(turns) + 1 - len(messages)
         if lost:
-            which = "oldest turn has" if lost == 2 else f"{lost // 2} oldest turns have"
-            say(f"note: the {which} no room in --max_len any more and will not be read again")
+            say(f"note: {lost // 2} of the oldest turns no longer fit --max_len and are dropped")
         (text,) = self.answer([(messages, ids)], [sample])
         return [*messages[len(self.system) :], _message("assistant", text)]
 
@@ -91,7 +68,7 @@ class Chat:
         options = self.job.generation
         while True:
             messages = [*self.system, *turns, _message("user", question)]
-            ids = self.ids(messages)
+            ids = self.template.prompt(messages)
             room = options.length or (options.max_len // 4 if turns else 1)
             if len(ids) + room <= options.max_len:
                 return messages, ids
@@ -102,39 +79,6 @@ class Chat:
                     "shorten it, or change --max_len or --length"
                 )
             turns = turns[2:]
-
-    def ids(self, messages: list[dict]) -> list[int]:
-        """The ids of a conversation up to its next answer. Only the template writes special tokens;
-        ``<mask>`` or ``</s>`` typed by a user stays text."""
-        typed: list[str] = []
-
-        def hide(found: re.Match) -> str:
-            typed.append(found[0])
-            return f"{TYPED}{len(typed) - 1}{TYPED}"
-
-        hidden = [{**m, "content": self.specials.sub(hide, m["content"])} for m in messages]
-        text, *pieces = re.split(f"{TYPED}([0-9]+){TYPED}", self._render(hidden, True))
-        ids = self._encode(text)
-        for number, text in zip(pieces[::2], pieces[1::2], strict=True):
-            ids += encode(self.tokenizer, typed[int(number)]) + self._encode(text)
-        return ids
-
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def _render(self, messages: list[dict], answer_next: bool) -> str:
-        """The text that the template makes of messages."""
-        try:
-            text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=answer_next
-            )
-        except Exception as error:  # a template may raise what it likes
-            advice = "leave out --system, or " if self.system else ""
-            raise UserError(
-                f"the chat template of {self.job.writer.name} fails for this conversation "
-                f"({first_line(error)}); {advice}give a --model with another"
-            ) from None
-        return text
 
     def answer(
         self, conversations: Sequence[tuple[list[dict], list[int]]], samples: Sequence[int]
@@ -150,62 +94,48 @@ class Chat:
             torch.tensor(ids + [TO_WRITE] * (options.length or options.max_len - len(ids)))
             for _, ids in conversations
         ]
-        canvas = canvas_of(self.tokenizer, rows)
+        canvas, texts = canvas_of(self.tokenizer, rows), {}
         steps = self.job.writer.denoise(canvas, options, samples, may_end=True)
-        answers = Answers(self, steps, [len(ids) for _, ids in conversations])
 
         def record(step: Step, row: int, facts: dict) -> dict:
-            text = answers.text(row)
-            messages = [*conversations[row][0], _message("assistant", text)]
-            return {"messages": messages, **facts, "text": text, "ids": facts["ids"][1:]}
+            messages = [*conversations[row][0], _message("assistant", texts[row])]
+            return {"messages": messages, **facts, "text": texts[row], "ids": facts["ids"][1:]}
 
+        answers = self.alone(steps, [len(ids) for _, ids in conversations], texts)
         self.job.show(answers, [record] * len(rows), samples)
         return self.job.last[0]
 
+    def alone(self, steps: Iterable[Step], starts: list[int], texts: dict) -> Iterator[Step]:
+        """The Steps with the answers alone: what precedes them, and what follows their ends once
+        they are written, counts as padding.
 
-@dataclass
-class Answers:
-    """The Steps of a generation with the answers alone: what precedes them, and what follows their
-    ends once they are written, counts as padding."""
-
-    chat: Chat
-    steps: Iterable[Step]
-    starts: list[int]  # of each answer, in tokens
-    last: Step | None = None  # as it was written
-
-    def __iter__(self) -> Iterator[Step]:
-        for step in self.steps:
-            self.last, ids, gone = step, step.ids.clone(), step.padding.clone()
-            ids[:, 0] = self.chat.tokenizer.bos_token_id  # which no view shows
-            for row, start in enumerate(self.starts):
+        Args:
+            starts: of each answer, in tokens.
+            texts: receives each answer as far as it is written, by row.
+        """
+        for step in steps:
+            ids, gone = step.ids.clone(), step.padding.clone()
+            ids[:, 0] = self.tokenizer.bos_token_id  # which no view shows
+            for row, start in enumerate(starts):
+                texts[row], shown = self.read(written_ids(step, row)[start:])
                 gone[row, 1:start] = True
                 if not step.masked[row].any():
-                    gone[row, start + self.length(row) :] = True
+                    gone[row, start + shown :] = True
             yield replace(step, ids=ids, padding=gone, frozen=step.frozen | gone)
 
-    def ids(self, row: int) -> list[int]:
-        """Of an answer, up to the token that ends it."""
-        ids = self.last.ids[row][~self.last.padding[row]].tolist()[self.starts[row] :]
-        return list(itertools.takewhile(lambda token: token not in self.chat.ends, ids))
-
-    def text(self, row: int) -> str:
-        """An answer as far as it is written."""
-        return self._before_mark(self._decode(self.ids(row))).strip()
-
-    def length(self, row: int) -> int:
-        """Tokens of an answer that are shown, with the token that ends it, or up to a mark in words."""
-        ids = self.ids(row)
+    def read(self, ids: list[int]) -> tuple[str, int]:
+        """(the text of an answer, how many of its tokens are shown: with the token that ends it, or
+        up to a mark in words)."""
+        ids = list(itertools.takewhile(lambda token: token not in self.ends, ids))
         text = self._decode(ids)
-        shown = len(self._before_mark(text))
-        if shown == len(text):
-            return len(ids) + 1
-        return max(n for n in range(len(ids)) if len(self._decode(ids[:n])) <= shown)
-
-    def _before_mark(self, text: str) -> str:
-        return text.partition(self.chat.mark)[0] if self.chat.mark else text
+        answer = text.partition(self.mark)[0] if self.mark else text
+        if answer == text:
+            return answer.strip(), len(ids) + 1
+        shown = (n for n in range(len(ids)) if len(self._decode(ids[:n])) <= len(answer))
+        return answer.strip(), max(shown)
 
     def _decode(self, ids: list[int]) -> str:
-        return self.chat.tokenizer.decode(
+        return self.tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
 

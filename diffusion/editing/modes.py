@@ -11,27 +11,22 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from diffusion import rng
-from diffusion.canvas import Canvas, Step, prompt_ids, written_ids
+from diffusion.canvas import Canvas, Step, written_ids
 from diffusion.cli.console import progress, say
 from diffusion.editing.canvases import (
     blank_spans,
     bounds_of,
     check_room,
+    fitting,
     infill_canvas,
     interpolation_canvas,
     rewrite_canvas,
     segments,
 )
 from diffusion.editing.chat import Chat
-from diffusion.editing.options import DRAWS, POINTS, STRENGTH, EditingOptions
-from diffusion.editing.templates import (
-    LIKE_A_BLANK,
-    Template,
-    changes,
-    marked_changes,
-    short,
-)
-from diffusion.errors import UserError, printable
+from diffusion.editing.options import EditingOptions
+from diffusion.editing.templates import Template, changes, marked_changes
+from diffusion.errors import printable
 from diffusion.likelihood import TextBound, pseudo_likelihood
 from diffusion.samplers.noises import check_feature
 from diffusion.views.frames import Framer
@@ -43,24 +38,18 @@ if TYPE_CHECKING:
 
 def best_of(job: "Job", editing: EditingOptions, prompts: list[str]) -> None:
     """Continue each prompt, and keep the best of several texts."""
-    writer, generation = job.writer, job.generation
-    if generation.max_len > writer.positions:
-        raise UserError(
-            f"--best_of scores whole texts, and {writer.name} sees {writer.positions} positions; "
-            f"use --max_len {writer.positions} or less"
-        )
+    writer, generation, n = job.writer, job.generation, editing.best_of
     job.check_prompts(prompts)
-    n = editing.best_of
+    framer = Framer(writer.tokenizer)
     for prompt, number in itertools.product(prompts, range(job.script.num_samples)):
         # Text 0 is the best of what --num_samples N would write, text 1 of the next N, ...
         samples = range(number * n, number * n + n)
-        places = _candidates(
+        texts = _candidates(
             job, samples, lambda some, p=prompt: writer.generate([p] * len(some), generation, some)
         )
-        ids, fixed = zip(*(_until_end(job, place) for place in places), strict=True)
-        framer = Framer(writer.tokenizer)
-        added = [framer.frame(place.steps[-1], place.row).added() for place in places]
-        bounds = _bounds(job, ids, fixed, editing.draws or DRAWS, added)
+        ids, fixed = zip(*(_until_end(job, text) for text in texts), strict=True)
+        added = [framer.frame(text.steps[-1], text.row).added() for text in texts]
+        bounds = _bounds(job, ids, fixed, editing, added)
         best = min(range(n), key=lambda i: bounds[i].nats_per_token)
         known = {
             "prompt": prompt,
@@ -68,17 +57,14 @@ def best_of(job: "Job", editing: EditingOptions, prompts: list[str]) -> None:
             "bound": asdict(bounds[best]),
             "candidates": [round(bound.nats_per_token, 4) for bound in bounds],
         }
-        steps, row, some = places[best]
-        job.show(iter(steps), [known] * len(some), list(some), row)
-        chosen = f"the best of {n}, with " if n > 1 else ""
-        say(
-            f"sample {samples[best]}: {chosen}a likelihood bound of "
-            f"{bounds[best].nats_per_token:.3f} nats per token"
-        )
+        texts[best].show(job, known, samples[best])
+        nats = f"a likelihood bound of {bounds[best].nats_per_token:.3f} nats per token"
+        say(f"sample {samples[best]}: the best of {n}, with {nats}")
 
 
 def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
     """Fill the blanks of a template; of several lengths, keep the best."""
+<<<<<<< HEAD
     tokenizer = job.writer.tokenizer
     if template.layouts > 1:
         check_feature("--infill with a range of lengths", job.writer.noise.name, job.writer.name)
@@ -86,21 +72,27 @@ def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
     samples = range(job.script.num_samples)
     if mark := next(filter(None, map(LIKE_A_BLANK.search, template.texts)), None):
         say(f"note: {printable(mark[0])} is plain text; <mask:1> is a blank of one token")
+=======
+    tokenizer, framer = job.writer.tokenizer, Framer(job.writer.tokenizer)
+    samples, layouts = range(job.script.num_samples), list(itertools.product(*template.blanks))
+    if len(layouts) > 1:
+        check_feature("infill", job.writer.noise.name, job.writer.name)
+>>>>>>> b9a61a3 (Editing: one loop over the segments of a template, candidates without their batch, one chat template for training and chat, commands as a table; fewer checks and notes)
     # Before a canvas is made, which may be huge.
     fixed = sum(len(part.ids) for part in segments(framer.speller, template))
     tokens = sum(blank[-1] for blank in template.blanks)
-    check_room(f"the text with {tokens} tokens in its blanks", 1 + fixed + tokens, *_room(job))
+    check_room(f"the text with {tokens} tokens in its blanks", 1 + fixed + tokens, _room(job))
     job.note_unknown(template.texts)
 
     def begin(layouts, samples):
-        return _denoise(job, infill_canvas(tokenizer, template, layouts, _vocab_size(job)), samples)
+        return _denoise(job, infill_canvas(tokenizer, template, layouts), samples)
 
     def known(lengths, **more) -> Callable:
         def record(step, row: int, written: dict) -> dict:
-            spans = blank_spans(tokenizer, template, lengths)
+            spans = framer.spans(step, row, blank_spans(tokenizer, template, lengths))
             places = [
                 {"start": start, "end": end, "text": written["text"][start:end], "tokens": n}
-                for (start, end), n in zip(framer.spans(step, row, spans), lengths, strict=True)
+                for (start, end), n in zip(spans, lengths, strict=True)
             ]
             return {"infill": str(template), **more, **written, "blanks": places}
 
@@ -111,47 +103,34 @@ def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
             job.show(begin(layouts * len(some), some), [known(layouts[0])] * len(some), some)
         return
     for sample in samples:
-        places = _candidates(job, layouts, lambda part, s=sample: begin(part, [s] * len(part)))
-        scores = [x for p in places if p.row == 0 for x in _pseudo_likelihood(job, p.steps[-1])]
+        texts = _candidates(job, layouts, lambda part, s=sample: begin(part, [s] * len(part)))
+        scores = [x for t in texts if t.row == 0 for x in _pseudo_likelihood(job, t.steps[-1])]
         best = max(range(len(scores)), key=scores.__getitem__)
-        steps, row, part = places[best]
         tried = [
             {"lengths": list(lengths), "pseudo_likelihood": round(score, 4)}
             for lengths, score in zip(layouts, scores, strict=True)
         ]
-        more = {"pseudo_likelihood": scores[best], "candidates": tried}
-        records = [known(lengths, **more) for lengths in part]
-        job.show(iter(steps), records, [sample] * len(part), row)
-        say(
-            f"{' and '.join(map(str, layouts[best]))} tokens: the best of {len(layouts)}, with a "
-            f"pseudo-likelihood of {scores[best]:.3f} nats per token"
-        )
+        record = known(layouts[best], pseudo_likelihood=scores[best], candidates=tried)
+        texts[best].show(job, record, sample)
+        nats = f"a pseudo-likelihood of {scores[best]:.3f} nats per token"
+        lengths = " and ".join(map(str, layouts[best]))
+        say(f"{lengths} tokens: the best of {len(layouts)}, with {nats}")
 
 
 def rewrite(job: "Job", editing: EditingOptions, text: str) -> None:
     """Mask random tokens of a text, fill them, and show what changed."""
     tokenizer, keep = job.writer.tokenizer, editing.keep or []
-    strength = STRENGTH if editing.strength is None else editing.strength
-    (ids,) = prompt_ids(tokenizer, [text], sys.maxsize)
-    check_room("the text to rewrite", len(ids), *_room(job))
-    job.note_unknown([text])
+    _read(job, [text])
 
     def record(step, row: int, written: dict) -> dict:
-        edits = [
-            {
-                **asdict(change),
-                "old": text[change.start : change.end],
-                "new": written["text"][change.new_start : change.new_end],
-            }
-            for change in changes(text, written["text"])
-        ]
         masked = int((~step.frozen[row]).sum())
-        own = {"rewrite": text, "strength": strength, "keep": keep, "masked": masked}
+        own = {"rewrite": text, "strength": editing.strength, "keep": keep, "masked": masked}
+        edits = [change._asdict() for change in changes(text, written["text"])]
         return {**own, **written, "changes": edits}
 
     for some in job.chunks(range(job.script.num_samples)):
         keys = rng.row_keys(job.generation.seed, some)
-        canvas = rewrite_canvas(tokenizer, text, strength, keys, keep, _vocab_size(job))
+        canvas = rewrite_canvas(tokenizer, text, editing.strength, keys, keep)
         job.show(_denoise(job, canvas, some), [record] * len(some), some)
         if not (job.script.json or job.script.output):
             for new in job.last[0]:
@@ -161,16 +140,14 @@ def rewrite(job: "Job", editing: EditingOptions, text: str) -> None:
 
 def interpolate(job: "Job", editing: EditingOptions, texts: list[str]) -> None:
     """Texts on the way from one text to another."""
-    tokenizer, points = job.writer.tokenizer, editing.points or POINTS
-    for text, ids in zip(texts, prompt_ids(tokenizer, texts, sys.maxsize), strict=True):
-        check_room(f"the text {short(text)!r}", len(ids), *_room(job))
-    job.note_unknown(texts)
+    tokenizer, points = job.writer.tokenizer, editing.points
+    _read(job, texts)
     jobs = itertools.product(range(job.script.num_samples), range(points))
     for some in job.chunks(jobs, 1 if job.live else None):  # the live view shows each text
         samples = [sample for sample, _ in some]
         weights = [point / (points - 1) for _, point in some]
         keys = rng.row_keys(job.generation.seed, samples)
-        canvas = interpolation_canvas(tokenizer, tuple(texts), weights, keys, _vocab_size(job))
+        canvas = interpolation_canvas(tokenizer, tuple(texts), weights, keys)
         known = [
             {"interpolate": texts, "point": point, "weight": weight}
             for (_, point), weight in zip(some, weights, strict=True)
@@ -180,22 +157,15 @@ def interpolate(job: "Job", editing: EditingOptions, texts: list[str]) -> None:
 
 def score(job: "Job", editing: EditingOptions, lines: list[tuple[int, str]]) -> None:
     """Bound the likelihood of each line."""
-    if job.writer.soft is not None:
-        say("note: the bounds are those of the two passes of soft-masking")
-    texts, draws = [text for _, text in lines], editing.draws or DRAWS
-    ids = prompt_ids(job.writer.tokenizer, texts, sys.maxsize)
-    for (number, text), tokens in zip(lines, ids, strict=True):
-        check_room(f"line {number} ({short(text)!r})", len(tokens), *_room(job))
-    job.note_unknown(texts)
-    bounds = _bounds(job, ids, [1] * len(ids), draws, texts)
+    texts = [text for _, text in lines]
+    ids = _read(job, texts)
+    bounds = _bounds(job, ids, [1] * len(ids), editing, texts)
     order = range(len(lines))
     if editing.rank:
         order = sorted(order, key=lambda i: bounds[i].nats_per_token)
     if not job.script.json:
-        head = (
-            f"{'line':>5} {'nats':>9} {'±':>7} {'per token':>9} {'per byte':>9} {'tokens':>6}  text"
-        )
-        job.output.write({}, shown=False, line=head)
+        columns = f"{'line':>5} {'nats':>9} {'±':>7} {'per token':>9} {'per byte':>9} {'tokens':>6}"
+        job.output.write({}, shown=False, line=f"{columns}  text")
     for place, i in enumerate(order, 1):
         (number, text), bound = lines[i], bounds[i]
         record = {
@@ -203,7 +173,7 @@ def score(job: "Job", editing: EditingOptions, lines: list[tuple[int, str]]) -> 
             **({"rank": place} if editing.rank else {}),
             "text": text,
             **asdict(bound),
-            "draws": draws,
+            "draws": editing.draws,
             "seed": job.generation.seed,
             "model": job.writer.name,
         }
@@ -228,13 +198,16 @@ MODES = {
 # ---------------------------------------------------------------- what the modes share
 
 
-def _vocab_size(job: "Job") -> int:
-    return job.writer.denoiser.backbone.config.vocab_size
+def _room(job: "Job") -> int:
+    """The most positions of a text that the model has to see whole."""
+    return min(job.generation.max_len, job.writer.positions)
 
 
-def _room(job: "Job") -> tuple[int, int]:
-    """The most positions of a text, and of one that the model sees whole."""
-    return job.generation.max_len, job.writer.positions
+def _read(job: "Job", texts: list[str]) -> list[list[int]]:
+    """The ids of texts that are whole, refused where they are too long."""
+    ids = fitting(job.writer.tokenizer, texts, _room(job))
+    job.note_unknown(texts)
+    return ids
 
 
 def _denoise(job: "Job", canvas: Canvas, samples):
@@ -247,23 +220,25 @@ class _Candidate(NamedTuple):
 
     steps: Sequence[Step]  # of its batch: all if it may be shown on its way, else the last alone
     row: int
-    items: Sequence  # of its batch
+
+    def show(self, job: "Job", known, sample: int) -> None:
+        job.show(iter(self.steps), {self.row: known}, {self.row: sample}, self.row)
 
 
 def _candidates(job: "Job", items: Sequence, begin: Callable) -> list[_Candidate]:
     """Write a text for each item; ``begin`` starts the generation of a batch of items."""
     watched = job.live or job.animated or job.asks
-    places = []
+    texts = []
     for part in job.chunks(items):
         steps = deque(begin(part), maxlen=None if watched else 1)
-        places += [_Candidate(steps, row, part) for row in range(len(part))]
-        progress(len(places), len(items), "candidate")
-    return places
+        texts += [_Candidate(steps, row) for row in range(len(part))]
+        progress(len(texts), len(items), "candidate")
+    return texts
 
 
-def _until_end(job: "Job", place: _Candidate) -> tuple[list[int], int]:
+def _until_end(job: "Job", text: _Candidate) -> tuple[list[int], int]:
     """(the ids of a text up to its written end, how many of them are the prompt's)."""
-    step, row = place.steps[-1], place.row
+    step, row = text.steps[-1], text.row
     ids = written_ids(step, row)
     fixed = int((step.frozen[row] & ~step.padding[row]).sum())
     end = job.writer.tokenizer.eos_token_id
@@ -279,7 +254,7 @@ def _pseudo_likelihood(job: "Job", step: Step) -> list[float]:
 
 
 def _bounds(
-    job: "Job", rows: list[list[int]], fixed: list[int], draws: int, texts: list[str]
+    job: "Job", rows: Sequence, fixed: Sequence[int], editing: EditingOptions, texts: list[str]
 ) -> list[TextBound]:
     """The bound of each text after its first ``fixed`` tokens; see `bounds_of`."""
     return bounds_of(
@@ -287,7 +262,7 @@ def _bounds(
         rows,
         fixed,
         [len(text.encode()) for text in texts],
-        draws=draws,
+        draws=editing.draws,
         batch_size=job.script.batch_size,
         seed=job.generation.seed,
         on_batch=lambda done, total: progress(done, total, "scoring pass"),

@@ -1,27 +1,22 @@
 """The flags of the editing modes, what they conflict with, and the texts and files they name."""
 
 import os
-import re
 from dataclasses import dataclass, field, fields
 from itertools import combinations
 from pathlib import Path
 
 from diffusion.cli.conflicts import Conflict, check_conflicts, clash
-from diffusion.cli.console import say
 from diffusion.cli.files import check_apart, read_bytes
 from diffusion.cli.flags import TEXT, flag
 from diffusion.cli.options import WRITING, WritingOptions
 from diffusion.cli.prompts import check_text
 from diffusion.cli.values import check_values
-from diffusion.editing.templates import BLANK, kept_characters, parse_template
-from diffusion.errors import UserError, printable
+from diffusion.editing.templates import kept_characters, parse_template
+from diffusion.errors import UserError
 from diffusion.options import GenerationOptions
-from diffusion.samplers.catalog import CAUSAL
 
 MODES = ("infill", "rewrite", "interpolate", "score", "best_of", "chat")
-BOTH_SIDES = MODES[:3]  # fixed text may follow what is written
 BRINGS_TEXT = MODES[:4]
-STRENGTH, POINTS, DRAWS = 0.4, 5, 16
 
 
 @dataclass
@@ -36,8 +31,8 @@ class EditingOptions:
     rewrite: str | None = flag(
         None, "Mask random tokens of a text or of a file and fill them.", metavar="TEXT", group=TEXT
     )
-    strength: float | None = flag(
-        None, f"rewrite: probability that a token is masked. Default {STRENGTH}.",
+    strength: float = flag(
+        0.4, "rewrite: probability that a token is masked.",
         range=(0, 1), owners=("rewrite",), group=TEXT,
     )  # fmt: skip
     keep: list[str] | None = field(
@@ -50,8 +45,8 @@ class EditingOptions:
         metadata={"help": "Texts between two texts or files.",
                   "nargs": 2, "metavar": ("A", "B"), "group": TEXT},
     )  # fmt: skip
-    points: int | None = flag(
-        None, f"interpolate: texts, both ends included. Default {POINTS}.",
+    points: int = flag(
+        5, "interpolate: texts, both ends included.",
         range=(2, None), owners=("interpolate",), group=TEXT,
     )  # fmt: skip
     score: str | None = flag(
@@ -65,8 +60,8 @@ class EditingOptions:
         None, "Keep the best of N texts. That is the one with the lowest likelihood bound per token.",
         range=(1, None), group=TEXT,
     )  # fmt: skip
-    draws: int | None = flag(
-        None, f"score, best_of: random mask patterns for each text. Default {DRAWS}.",
+    draws: int = flag(
+        16, "score, best_of: random mask patterns for each text.",
         range=(1, None), owners=("score", "best_of"), rare=True, group=TEXT,
     )  # fmt: skip
     chat: bool = flag(
@@ -81,7 +76,7 @@ class EditingOptions:
     @property
     def mode(self) -> str | None:
         """The one of `MODES` that is asked for, or None."""
-        return next((mode for mode in MODES if _given(getattr(self, mode))), None)
+        return next((mode for mode in MODES if getattr(self, mode) not in (None, False)), None)
 
     @property
     def brings_text(self) -> bool:
@@ -89,14 +84,10 @@ class EditingOptions:
         return self.mode in BRINGS_TEXT
 
     def check(self, script: WritingOptions, generation: GenerationOptions, **more) -> None:
-        """Refuse values out of range, and combinations of options that mean nothing.
-
-        Args:
-            more: the ``prompt`` of the command line, and whether the script ``asks`` for prompts.
-        """
+        """Refuse values out of range, and combinations of options that mean nothing; ``more``: the
+        ``prompt`` of the command line, and whether the script ``asks`` for prompts."""
         check_values(self)
         more |= {"mode": self.mode, "brings_text": self.brings_text}
-        more |= {"sampler_name": generation.sampler_name}
         check_conflicts((*EDITING, *WRITING), self, script, generation, **more)
 
     def read(self, script: WritingOptions):
@@ -105,25 +96,20 @@ class EditingOptions:
             check_text(self.system, "--system")
         if not self.brings_text:
             return None
-        values = getattr(self, self.mode)
-        for name in values if isinstance(values, list) else [values]:
-            check_apart(script.outputs, {f"--{self.mode}": name})
+        flag, values = f"--{self.mode}", getattr(self, self.mode)
+        names = values if isinstance(values, list) else [values]
+        for name in names:
+            check_apart(script.outputs, {flag: name})
         if self.score is not None:
             return score_lines(self.score)
-        if self.interpolate is not None:
-            return [text_or_file(text, "--interpolate") for text in self.interpolate]
-        text = text_or_file(values, f"--{self.mode}")
+        texts = [text_or_file(name, flag) for name in names]
         if self.infill is not None:
-            return parse_template(text)
-        kept_characters(text, self.keep)
-        return text
+            return parse_template(texts[0])
+        kept_characters(texts[0], self.keep)
+        return texts if self.interpolate is not None else texts[0]
 
 
-def _given(value) -> bool:
-    return value is not None and value is not False  # 0.0 is a value, and equals False
-
-
-# What a mode does not go with, and why.
+# What a mode does not go with, and why. Whether the sampler can fill spans is `Writer`'s to check.
 _WRITES = tuple(
     f"no_{option.name}" if option.default is True else option.name
     for option in fields(GenerationOptions)
@@ -132,12 +118,10 @@ _WRITES = tuple(
 _EXCLUDED = (
     (BRINGS_TEXT, ("prompt", "unconditional"), "brings its own text"),
     (BRINGS_TEXT, ("length",), "keeps the length of its text"),
-    (BRINGS_TEXT, ("window_stride",), "needs the model to see the whole text"),
+    (MODES, ("window_stride",), "needs the model to see the whole text"),
     (("score",), (*_WRITES, "num_samples"), "only reads"),
     (("interpolate", "score"), ("save_animation", "show"), "has several texts to animate"),
-    (BOTH_SIDES, ("approximate_cache",), "has fixed text after its masks"),
     (("chat",), ("unconditional",), "answers questions"),
-    (("chat",), ("window_stride",), "needs the model to see the whole conversation"),
     (MODES, ("list_samplers",), "writes or reads texts"),
 )
 EDITING = (
@@ -160,19 +144,6 @@ EDITING = (
         for mode in modes
         for name in names
     ),
-    *(
-        Conflict(
-            f"{flags} with --{mode}",
-            lambda o, mode=mode, applies=applies: o.mode == mode and applies(o),
-            f"--{mode} has fixed text after its masks, and {said} writes from left to right; leave "
-            f"out {said.split()[0]}",
-        )
-        for mode in BOTH_SIDES
-        for flags, said, applies in (
-            ("--sampler causal", "--sampler {sampler}", lambda o: o.sampler_name in CAUSAL),
-            ("--attention block", "--attention block", lambda o: o.attention == "block"),
-        )
-    ),
     Conflict(
         "--num_samples with --chat without PROMPT",
         lambda o: o.chat and o.asks and o.num_samples != 1,
@@ -193,35 +164,24 @@ def text_or_file(value: str, flag: str) -> str:
         UserError: a file that cannot be read, is not UTF-8 or empty; a name that is no file.
     """
     if os.path.exists(value):  # a pipe, too
-        return check_text(read_utf8(value, flag).rstrip("\r\n"), f"{flag} {value!r}")
-    document = Path(value).suffix.lower() in (".txt", ".md")
-    spaces = any(map(str.isspace, value))
-    if document and not spaces:
+        return check_text(_read_utf8(value, flag).rstrip("\r\n"), f"{flag} {value!r}")
+    if Path(value).suffix.lower() in (".txt", ".md") and not any(map(str.isspace, value)):
         raise UserError(f"{flag} {value!r}: there is no such file")
-    one_word = not spaces and ("/" in value or re.search(r"\w\.\w{1,5}$", value))
-    if (document or one_word) and "\n" not in value and not BLANK.search(value):
-        say(f"note: there is no file {printable(value)!r}; it is taken as the text")
     return check_text(value, flag)
-
-
-def read_utf8(path: str, flag: str) -> str:
-    try:
-        return read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{flag} {path!r} is not UTF-8 text (byte {error.start}); re-encode it as UTF-8"
-        ) from None
-    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{flag} {path!r} cannot be read: {reason}") from None
 
 
 def score_lines(path: str) -> list[tuple[int, str]]:
     """(line number, text) of the lines of a file that are not blank."""
-    if not path:
-        raise UserError("--score '' names no file; give one with a text a line")
-    lines = read_utf8(path, "--score").split("\n")
+    lines = _read_utf8(path, "--score").split("\n")
     texts = [(n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
     if not texts:
         raise UserError(f"--score {path!r} has no text; give a file with a text a line")
     return texts
+
+
+def _read_utf8(path: str, flag: str) -> str:
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{flag} {path!r} cannot be read as UTF-8 text: {reason}") from None

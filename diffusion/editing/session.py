@@ -3,37 +3,32 @@
 import re
 import textwrap
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from diffusion.cli.console import say
-from diffusion.cli.options import WritingOptions
 from diffusion.cli.prompts import QUESTION, Quit, ask
 from diffusion.cli.values import check_values
 from diffusion.editing.chat import Chat
 from diffusion.editing.modes import MODES
-from diffusion.editing.options import STRENGTH, EditingOptions, text_or_file
+from diffusion.editing.options import EditingOptions, text_or_file
 from diffusion.editing.templates import BLANK, parse_template
 from diffusion.errors import UserError, printable
-from diffusion.options import SAMPLER_FLAGS, GenerationOptions
+from diffusion.options import SAMPLER_FLAGS
 from diffusion.samplers.catalog import SAMPLERS, STEPPED
 
 if TYPE_CHECKING:
     from diffusion.job import Job
 
-__all__ = ["MODES", "ChatSession", "Session", "note_marks"]
-
-FLAGS = {f.name for options in (EditingOptions, GenerationOptions, WritingOptions)
-         for f in fields(options)}  # fmt: skip
+__all__ = ["MODES", "ChatSession", "Session", "note_blanks"]
 
 
 class Command(NamedTuple):
     """A command of a loop."""
 
-    value: str  # what follows its name, as /help shows it
-    help: str  # a format string over `Session.state`
+    value: str  # what follows its name, as /help shows it; in brackets: may be left out
+    help: str
     run: Callable[["Session", str], None]
-    alone: bool = False  # whether the value may be left out
 
 
 class Session:
@@ -63,70 +58,45 @@ class Session:
                 self.obey(line)
             else:
                 self.write(line, 0)
-        except UserError as error:
-            raise UserError(_as_commands(str(error))) from None
+        except UserError as error:  # its flags are commands here
+            message = re.sub(r"(use|change) --max_len", r"start again with --max_len", str(error))
+            message = message.replace("--n_steps", "/steps")
+            commands = r"--(sampler|seed|strength|keep|length|temperature)\b"
+            raise UserError(re.sub(commands, r"/\1", message)) from None
 
     def obey(self, line: str) -> None:
-        typed, _, value = line[1:].partition(" ")
-        name = typed.lower()
-        command = self.COMMANDS.get(name)
-        if command is None and name in FLAGS:
-            raise UserError(
-                f"/{name} is no command, but a flag: start again with --{name}, or see /help"
-            )
+        name, _, value = line[1:].partition(" ")
+        command = self.COMMANDS.get(name.lower())
         if command is None:
             raise UserError(
-                f"/{printable(typed)} is no command; /help lists them, and a text that begins with "
+                f"/{printable(name)} is no command; /help lists them, and a text that begins with "
                 "a slash can be given on the command line"
             )
-        if not (value.strip() or command.alone or not command.value):
+        if command.value.isalpha() and not value.strip():
             raise UserError(f"/{name} needs a value; /help shows how")
         command.run(self, value)
 
     def write(self, prompt: str, sample: int) -> None:
         """Continue a prompt by the texts from number ``sample`` on."""
         self.prompt, self.sample = prompt, sample
-        note_marks([prompt])
+        note_blanks([prompt])
         if self.editing.best_of:
-            self.modes["best_of"](self.job, self.editing, [prompt])
+            self.work_on("best_of", [prompt])
         else:
             self.modes[None](self.job, self.editing, [prompt], sample)
 
     # ------------------------------------------------------------ commands
 
     def again(self, _: str) -> None:
-        if self.prompt is None:
-            raise UserError("/again needs a text before it; type the beginning of one")
-        if self.editing.best_of:
-            raise UserError(
-                "/again does not go with --best_of, which has tried several; /seed does"
-            )
+        if self.prompt is None or self.editing.best_of:
+            raise UserError("/again needs a text before it, and not --best_of; type a beginning")
         self.write(self.prompt, self.sample + self.job.script.num_samples)
 
-    def infill(self, value: str) -> None:
-        template = parse_template(text_or_file(value, "/infill"))
-        self.modes["infill"](self.job, self.editing, template)
-
-    def rewrite(self, value: str) -> None:
-        self.modes["rewrite"](self.job, self.editing, text_or_file(value, "/rewrite"))
-
-    def save(self, value: str) -> None:
-        self.job.save_last(value.strip())
+    def work_on(self, mode: str, text) -> None:
+        self.modes[mode](self.job, self.editing, text)
 
     def quit(self, _: str) -> None:
         raise Quit
-
-    def set_keep(self, value: str) -> None:
-        """Words, or phrases in double quotes; an apostrophe is part of a word."""
-        words = [phrase or word for phrase, word in re.findall(r'"([^"]*)"|(\S+)', value)]
-        self.editing = replace(self.editing, keep=[word for word in words if word.strip()])
-        say(f"keep {self.state['keep']}")
-
-    def set_strength(self, value: str) -> None:
-        editing = replace(self.editing, strength=_number(float, "/strength", value))
-        check_values(editing)
-        self.editing = editing
-        say(f"strength {self.state['strength']}")
 
     def set_sampler(self, value: str) -> None:
         # Flags that the sampler before took may mean nothing to this one.
@@ -135,90 +105,103 @@ class Session:
             flags.pop("n_steps")
         self.change(**flags, sampler=None if value == "default" else value)
 
-    def set_number(self, command: str, option: str, kind: type, value: str) -> None:
-        self.change(**{option: _number(kind, f"/{command}", value) if value.strip() else None})
-
     def change(self, **options) -> None:
-        """Change options of generation, and say how the next text is written."""
+        """Change options of generation."""
         requested = replace(self.job.requested, **options)
         self.job.writer.check(requested)
         self.job.requested = requested
-        generation = self.job.ready()
-        said = [self.job.writer.method(generation), f"seed {generation.seed}"]
-        said += [f"{n} {self.state[n]}" for n in ("length", "temperature") if n in options]
-        say(", ".join(said))
+        self.job.ready()
+        say(self.settings)
+
+    def edit(self, **options) -> None:
+        """Change options of editing."""
+        editing = replace(self.editing, **options)
+        check_values(editing)
+        self.editing = editing
+        say(self.settings)
 
     @property
-    def state(self) -> dict:
-        """What /help shows of the options."""
-        generation = self.job.generation
-        strength = self.editing.strength
-        return {
-            "strength": STRENGTH if strength is None else strength,
-            "keep": printable(", ".join(map(repr, self.editing.keep or []))) or "no words",
-            "method": self.job.writer.method(generation).removeprefix("sampler "),
-            "samplers": ", ".join(["default", *SAMPLERS]),
-            "stepped": ", ".join(STEPPED),
-            "length": generation.length or "not fixed",
-            "temperature": generation.temperature,
-            "seed": generation.seed,
-        }
+    def settings(self) -> str:
+        """How the next text is written."""
+        generation, editing = self.job.generation, self.editing
+        return ", ".join([
+            self.job.writer.method(generation),
+            f"seed {generation.seed}",
+            f"length {generation.length or 'not fixed'}",
+            f"temperature {generation.temperature}",
+            f"strength {editing.strength}",
+            f"keep {printable(', '.join(map(repr, editing.keep or []))) or 'no words'}",
+        ])  # fmt: skip
 
     def help(self, _: str) -> None:
         lines = [self.FIRST]
         for name, command in self.COMMANDS.items():
-            begin = f"  {f'/{name} {command.value}':19}"
-            text = begin + command.help.format(**self.state)
+            text = f"  {f'/{name} {command.value}':19}{command.help}"
             lines += textwrap.wrap(text, 100, subsequent_indent=" " * 21, drop_whitespace=True)
-        say("\n".join([*lines, "Ctrl-C stops a text and keeps what is written."]))
+        say("\n".join([*lines, "Ctrl-C stops a text and keeps what is written.", self.settings]))
 
     COMMANDS: dict[str, Command] = {}  # noqa: RUF012  (filled below, when the methods are known)
 
 
-def _setter(command: str, option: str, kind: type) -> Callable[[Session, str], None]:
-    return lambda session, value: session.set_number(command, option, kind, value)
+def _number(kind: type, value: str):
+    try:
+        return kind(value) if value.strip() else None
+    except ValueError:
+        raise UserError(f"{value.strip()!r} is no number; give one") from None
 
 
+def _words(value: str) -> list[str]:
+    """Words, or phrases in double quotes; an apostrophe is part of a word."""
+    found = [phrase or word for phrase, word in re.findall(r'"([^"]*)"|(\S+)', value)]
+    return [word for word in found if word.strip()]
+
+
+_EDITING = {
+    "infill": Command(
+        "TEXT", "fill the blanks of a text: /infill The <mask:4> sat on the <mask:2-5>.",
+        lambda s, x: s.work_on("infill", parse_template(text_or_file(x, "/infill"))),
+    ),
+    "rewrite": Command(
+        "TEXT", "mask random tokens of a text, or of a file, and fill them",
+        lambda s, x: s.work_on("rewrite", text_or_file(x, "/rewrite")),
+    ),
+    "strength": Command(
+        "X", "the share of them, from 0 to 1", lambda s, x: s.edit(strength=_number(float, x))
+    ),
+    "keep": Command(
+        "[WORDS]", 'that /rewrite keeps, such as river "old town"; alone: none',
+        lambda s, x: s.edit(keep=_words(x)),
+    ),
+}  # fmt: skip
 _SHARED = {
+    "again": Command("", "the same beginning or question, another text", Session.again),
+    "length": Command(
+        "[N]", "exactly N new tokens; alone: until the text ends",
+        lambda s, x: s.change(length=_number(int, x)),
+    ),
     "sampler": Command(
-        "NAME", "the order of writing, such as remdm:eta=0.02 (now {method}): {samplers}",
+        "NAME", f"the order of writing, such as remdm:eta=0.02: default, {', '.join(SAMPLERS)}",
         Session.set_sampler,
     ),
-    "steps": Command("N", "denoising steps of {stepped}", _setter("steps", "n_steps", int)),
-    "temperature": Command(
-        "X", "0 takes the most probable token (now {temperature})",
-        _setter("temperature", "temperature", float),
+    "steps": Command(
+        "N", f"denoising steps of {', '.join(STEPPED)}",
+        lambda s, x: s.change(n_steps=_number(int, x)),
     ),
-    "seed": Command("N", "another seed, another text (now {seed})", _setter("seed", "seed", int)),
+    "temperature": Command(
+        "X", "0 takes the most probable token",
+        lambda s, x: s.change(temperature=_number(float, x)),
+    ),
+    "seed": Command(
+        "N", "another seed, another text", lambda s, x: s.change(seed=_number(int, x))
+    ),
     "save": Command(
         "FILE", "the last text as .txt, or how it was written as .gif, .html, .mp4 or .png",
-        Session.save,
+        lambda s, x: s.job.save_last(x.strip()),
     ),
     "quit": Command("", "end; so do two empty lines, and Ctrl-D", Session.quit),
     "help": Command("", "this list", Session.help),
 }  # fmt: skip
-Session.COMMANDS = {
-    "again": Command("", "the same beginning, another text", Session.again),
-    "infill": Command(
-        "TEXT", "fill the blanks of a text: /infill The <mask:4> sat on the <mask:2-5>.",
-        Session.infill,
-    ),
-    "rewrite": Command(
-        "TEXT", "mask random tokens of a text, or of a file, and fill them", Session.rewrite
-    ),
-    "strength": Command(
-        "X", "the share of them, from 0 to 1 (now {strength})", Session.set_strength
-    ),
-    "keep": Command(
-        "WORDS", 'that /rewrite keeps, such as river "old town"; alone: none (now {keep})',
-        Session.set_keep, alone=True,
-    ),
-    "length": Command(
-        "N", "exactly N new tokens; alone: until the text ends (now {length})",
-        _setter("length", "length", int), alone=True,
-    ),
-    **_SHARED,
-}  # fmt: skip
+Session.COMMANDS = _EDITING | _SHARED
 
 
 class ChatSession(Session):
@@ -242,39 +225,12 @@ class ChatSession(Session):
 
 
 ChatSession.COMMANDS = {
-    "again": Command("", "the same question, another answer", Session.again),
     "reset": Command("", "begin a new conversation", ChatSession.reset),
-    "length": Command(
-        "N", "N tokens for an answer; alone: what --max_len leaves (now {length})",
-        _setter("length", "length", int), alone=True,
-    ),
     **_SHARED,
-}  # fmt: skip
+}
 
 
-def note_marks(prompts: list[str], commands: bool = False) -> None:
-    """Say so where a prompt holds what looks like a blank or, with ``commands``, like a command."""
+def note_blanks(prompts: list[str]) -> None:
+    """Say so where a prompt holds what looks like a blank."""
     if blank := next(filter(None, map(BLANK.search, prompts)), None):
         say(f"note: {blank[0]} in a prompt is plain text; --infill and /infill fill blanks")
-    starts = (prompt.split(maxsplit=1)[0] for prompt in prompts if prompt.startswith("/"))
-    command = next((word for word in starts if word[1:].lower() in Session.COMMANDS), None)
-    if commands and command:
-        say(
-            f"note: {command} at the beginning of a prompt is plain text; commands work in the "
-            "interactive loop only"
-        )
-
-
-def _as_commands(message: str) -> str:
-    """A message about flags for a person who has commands instead."""
-    message = message.replace("use --max_len", "start again with --max_len")
-    message = message.replace("change --max_len", "start again with another --max_len")
-    message = message.replace("--n_steps", "/steps")
-    return re.sub(r"--(sampler|seed|strength|keep|length|temperature)\b", r"/\1", message)
-
-
-def _number(kind: type, flag: str, value: str):
-    try:
-        return kind(value)
-    except ValueError:
-        raise UserError(f"{flag} {value.strip()!r} is no number; give one") from None

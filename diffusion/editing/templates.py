@@ -1,21 +1,16 @@
-"""Marks in a text and the difference of two texts: what the editing modes read and show, as strings.
-
-Imports nothing heavy: a template that makes no sense is refused before a model is loaded.
-"""
+"""Blanks in a text, words to keep, and the difference of two texts, as strings: what makes no sense is
+refused before a model is loaded."""
 
 import difflib
 import itertools
 import math
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from diffusion.errors import UserError, printable
 
-# ---------------------------------------------------------------- blanks
-
 BLANK = re.compile(r"<mask:([^<>]*)>")
-LIKE_A_BLANK = re.compile(r"<\s*mask\b[^<>\s]*>?", re.IGNORECASE)
-_COUNT = re.compile(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?")
 MAX_LAYOUTS = 256
 
 
@@ -27,16 +22,10 @@ class Template:
     texts: list[str]
     blanks: list[range]
 
-    @property
-    def layouts(self) -> int:
-        """The number of combinations of lengths."""
-        return math.prod(map(len, self.blanks))
-
     def __str__(self) -> str:
-        """The template as it was typed."""
-        sizes = (f"{h[0]}" if len(h) == 1 else f"{h[0]}-{h[-1]}" for h in self.blanks)
-        marks = [f"<mask:{size}>" for size in sizes]
-        return "".join(itertools.chain(*zip(self.texts, [*marks, ""], strict=True)))
+        sizes = (f"{b[0]}" if len(b) == 1 else f"{b[0]}-{b[-1]}" for b in self.blanks)
+        marks = [*(f"<mask:{size}>" for size in sizes), ""]
+        return "".join(itertools.chain(*zip(self.texts, marks, strict=True)))
 
     def fixed(self) -> list[str]:
         """The fixed texts without the space before each blank: in a byte-level BPE a word includes
@@ -53,36 +42,26 @@ def parse_template(text: str) -> Template:
     *parts, last = BLANK.split(text)
     blanks = []
     for size in parts[1::2]:
-        blank = f"blank '<mask:{short(size)}>'"
-        match = _COUNT.fullmatch(size)
-        if not match:
+        match = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", size)
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= low <= high:
             raise UserError(
-                f"{blank} has no number of tokens; write <mask:6> for six, "
-                "<mask:2-8> for two to eight"
+                f"blank '<mask:{short(size)}>' has no number of tokens of at least one; write "
+                "<mask:6> for six, <mask:2-8> for two to eight"
             )
-        if max(map(len, match.groups(""))) > 9:
-            raise UserError(f"{blank} has more tokens than any model sees; give a smaller number")
-        low, high = int(match[1]), int(match[2] or match[1])
-        if low < 1:
-            raise UserError(f"{blank}: a blank has at least one token; write <mask:1> or more")
-        if low > high:
-            raise UserError(f"{blank} has a range from large to small; write <mask:{high}-{low}>")
         blanks.append(range(low, high + 1))
     if not blanks:
         raise UserError(
             f"no blank in {short(text)!r}; mark one with its number of tokens, as in "
             "'The <mask:3> sat.'"
         )
-    template = Template([*parts[::2], last], blanks)
-    if template.layouts > MAX_LAYOUTS:
+    layouts = math.prod(map(len, blanks))
+    if layouts > MAX_LAYOUTS:
         raise UserError(
-            f"the ranges of the blanks have {template.layouts} combinations, and at most "
-            f"{MAX_LAYOUTS} are tried; narrow the ranges"
+            f"the ranges of the blanks have {layouts} combinations, and at most {MAX_LAYOUTS} are "
+            "tried; narrow the ranges"
         )
-    return template
-
-
-# ---------------------------------------------------------------- words to keep
+    return Template([*parts[::2], last], blanks)
 
 
 def kept_characters(text: str, keep: list[str] | None) -> list[tuple[int, int]]:
@@ -94,59 +73,53 @@ def kept_characters(text: str, keep: list[str] | None) -> list[tuple[int, int]]:
     spans = []
     for words in keep or []:
         # A boundary only where the words themselves begin or end with a letter or digit.
-        pattern = re.escape(words.strip())
-        pattern = (r"(?<!\w)" if re.match(r"\w", words.strip()) else "") + pattern
-        pattern += r"(?!\w)" if re.search(r"\w$", words.strip()) else ""
-        found = [match.span() for match in re.finditer(pattern, text)] if words.strip() else []
+        bare = words.strip()
+        before = r"(?<!\w)" if re.match(r"\w", bare) else ""
+        after = r"(?!\w)" if re.search(r"\w$", bare) else ""
+        found = [m.span() for m in re.finditer(before + re.escape(bare) + after, text) if bare]
         if not found:
             raise UserError(f"--keep {words!r} does not occur in the text; give words that do")
         spans += found
     return spans
 
 
-# ---------------------------------------------------------------- what changed
-
-
-@dataclass(frozen=True)
-class Change:
-    """Characters ``old[start:end]`` became ``new[new_start:new_end]``."""
+class Change(NamedTuple):
+    """Characters ``old`` at [start:end] of a text became ``new`` at [new_start:new_end] of another."""
 
     start: int
     end: int
     new_start: int
     new_end: int
+    old: str
+    new: str
 
 
 def changes(old: str, new: str) -> list[Change]:
     """What changed between two texts, in whole words."""
     pieces = [re.findall(r"\s*\S+|\s+", text) for text in (old, new)]
     # Where each word ends, in characters.
-    ends = [[0, *itertools.accumulate(map(len, words))] for words in pieces]
+    ends, new_ends = ([0, *itertools.accumulate(map(len, words))] for words in pieces)
     out = []
-    matcher = difflib.SequenceMatcher(None, *pieces, autojunk=False)
-    for kind, a, b, c, d in matcher.get_opcodes():
+    for kind, *at in difflib.SequenceMatcher(None, *pieces, autojunk=False).get_opcodes():
         if kind == "equal":
             continue
-        (a, b), (c, d) = ((e[i], e[j]) for e, i, j in zip(ends, (a, c), (b, d), strict=True))
+        a, b, c, d = ends[at[0]], ends[at[1]], new_ends[at[2]], new_ends[at[3]]
         # White space that both begin with has not changed.
         while a < b and c < d and old[a] == new[c] and old[a].isspace():
             a, c = a + 1, c + 1
-        out.append(Change(a, b, c, d))
+        out.append(Change(a, b, c, d, old[a:b], new[c:d]))
     return out
 
 
 def marked_changes(old: str, new: str, colour: bool) -> str:
     """The new text with what it replaced: ``[-old-]{+new+}``, or red and green."""
-    before, after = (
-        ("\x1b[31;9m{}\x1b[0m", "\x1b[32m{}\x1b[0m") if colour else ("[-{}-]", "{{+{}+}}")
-    )
+    gone = "\x1b[31;9m{}\x1b[0m" if colour else "[-{}-]"
+    come = "\x1b[32m{}\x1b[0m" if colour else "{{+{}+}}"
     parts, at = [], 0
     for change in changes(old, new):
-        was, now = old[change.start : change.end], new[change.new_start : change.new_end]
         parts.append(printable(new[at : change.new_start]))
-        parts += [
-            mark.format(printable(text)) for mark, text in ((before, was), (after, now)) if text
-        ]
+        parts.append(gone.format(printable(change.old)) if change.old else "")
+        parts.append(come.format(printable(change.new)) if change.new else "")
         at = change.new_end
     return "".join([*parts, printable(new[at:])])
 

@@ -13,9 +13,7 @@ from diffusion.canvas import Canvas, encode, written_ids
 from diffusion.denoise import denoise
 from diffusion.editing.canvases import (
     TO_WRITE,
-    blank_spans,
     canvas_of,
-    edge_rules,
     infill_canvas,
     interpolation_canvas,
     rewrite_canvas,
@@ -26,19 +24,7 @@ from diffusion.models.tokenizers import train_tokenizer
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.unmasking import Ancestral, Confidence, FirstHitting
-from diffusion.text.spelling import Speller
 from diffusion.views.frames import written_text
-
-TEMPLATES = [
-    "The <mask:6> sat on the <mask:3> and slept.",
-    "<mask:4> was built in 1887.",
-    "The river runs <mask:5>",
-    "un<mask:2> the (<mask:3>), “<mask:1>” she said",
-    "<mask:3> <mask:2>,<mask:2><mask:1>",
-    "  odd  <mask:2>  spaces \n\n<mask:3>\n end ",
-    " <mask:1> ",
-    "naïve 河 <mask:2> </s> <s> <mask> <mask:2> <pad>",
-]
 
 
 @pytest.fixture(scope="module")
@@ -55,57 +41,15 @@ def write(writer, canvas, samples, **options):
     return last
 
 
-def infilled(writer, text, samples=(0,), layout=None, **options):
-    """(the last step, the template, lengths of its blanks)"""
-    template = parse_template(text)
-    layout = layout or tuple(blank[0] for blank in template.blanks)
-    canvas = infill_canvas(writer.tokenizer, template, [layout] * len(samples), 320)
-    return write(writer, canvas, samples, **options), template, layout
-
-
 # ---------------------------------------------------------------- blanks
-
-
-@pytest.mark.parametrize("text", TEMPLATES)
-def test_only_holes_change_and_spaces_round_them_are_those_of_the_template(writer, text):
-    samples = range(24)
-    step, template, layout = infilled(writer, text, samples)
-    decode = writer.tokenizer.decode
-    for row in samples:
-        ids = written_ids(step, row)
-        spans = blank_spans(writer.tokenizer, template, layout)
-        blanks = [decode(ids[a:b], clean_up_tokenization_spaces=False) for a, b in spans]
-        given = template.fixed()
-        # The given strings stand in the output byte for byte, with the blanks between them.
-        whole = given[0] + "".join(h + g for h, g in zip(blanks, given[1:], strict=True))
-        assert written_text(writer.tokenizer, step, row) == whole
-        for before, blank in zip(template.texts, blanks, strict=False):
-            white = " \t\n\r\f\v"
-            spaces = blank[: len(blank) - len(blank.lstrip(white))]
-            assert spaces == (" " if before.endswith(" ") else "")
-            assert blank.strip(white) and blank == blank.rstrip(white)
-        assert not any(t in writer.tokenizer.all_special_ids for a, b in spans for t in ids[a:b])
-
-
-def test_the_rules_leave_the_natural_tokens_of_a_text(tiny_model):
-    """Whatever a text is cut into, its own tokens at the cut satisfy the rules."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    rules = edge_rules(Speller(tokenizer), 320)
-    for token in encode(tokenizer, "the old town, and 1887"):
-        spelled = tokenizer.convert_ids_to_tokens(token)
-        assert rules[1, token] == (spelled[0] == "Ġ" and len(spelled) > 1)
-        assert rules[2, token] == (spelled[0] != "Ġ")
-    assert not rules[1:4, tokenizer.convert_tokens_to_ids("Ġ")].any()
 
 
 def test_a_hole_of_another_length_in_the_batch_changes_nothing(writer):
     template = parse_template("The <mask:2-6> sat by <mask:1-3>.")
     layouts = [(2, 1), (6, 3), (4, 2), (3, 3)]
-    together = write(writer, infill_canvas(writer.tokenizer, template, layouts, 320), [0, 1, 2, 0])
+    together = write(writer, infill_canvas(writer.tokenizer, template, layouts), [0, 1, 2, 0])
     for row, (layout, sample) in enumerate(zip(layouts, [0, 1, 2, 0], strict=True)):
-        alone = write(writer, infill_canvas(writer.tokenizer, template, [layout], 320), [sample])
+        alone = write(writer, infill_canvas(writer.tokenizer, template, [layout]), [sample])
         assert written_ids(alone, 0) == written_ids(together, row)
 
 
@@ -142,15 +86,13 @@ def test_a_rule_conditions_the_prediction():
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("The <mask:0> sat", "<mask:0>': a blank has at least one token"),
-        ("The <mask:0-3> sat", "<mask:0-3>': a blank has at least one token"),
+        ("The <mask:0> sat", "<mask:0>' has no number of tokens of at least one"),
+        ("The <mask:0-3> sat", "<mask:0-3>"),
         ("The <mask:-1> sat", "<mask:-1>"),
-        ("The <mask:8-2> sat", "a range from large to small; write <mask:2-8>"),
+        ("The <mask:8-2> sat", "<mask:8-2>"),
         ("The <mask:two> sat", "<mask:two>"),
         ("The <mask:> sat", "<mask:>"),
-        ("The <mask:1.5> sat", "<mask:1.5>"),
-        ("The <mask:99999999999999> sat", "<mask:99999999999999>' has more tokens"),
-        (f"The <mask:{'9' * 5000}> sat", "has more tokens"),
+        (f"The <mask:{'9' * 5000}> sat", "has no number of tokens"),
         ("The <mask> sat", "no blank"),
         ("", "no blank"),
         ("<mask:1-90> and <mask:1-90>", "8100 combinations"),
@@ -166,7 +108,6 @@ def test_ranges_and_spaces_in_blanks():
     assert template.texts == ["a ", " b", ""]
     assert template.blanks == [range(2, 5), range(3, 4)]
     assert template.fixed() == ["a", " b", ""]
-    assert template.layouts == 3
 
 
 # ---------------------------------------------------------------- rewriting
@@ -180,17 +121,9 @@ def keys_of(*samples, seed=0):
 
 
 @pytest.mark.parametrize("sampler", EVERY)
-def test_strength_0_is_the_identity(writer, sampler):
-    canvas = rewrite_canvas(writer.tokenizer, TEXT, 0.0, keys_of(0), None, 320)
-    step = write(writer, canvas, [0], sampler=sampler)
-    assert written_text(writer.tokenizer, step, 0) == TEXT
-    assert step.nfe.item() == 0
-
-
-@pytest.mark.parametrize("sampler", EVERY)
 def test_strength_1_is_writing_from_nothing(writer, sampler):
     text = " " + TEXT[:40]  # a text without a space in front gets none
-    canvas = rewrite_canvas(writer.tokenizer, text, 1.0, keys_of(0, 1), None, 320)
+    canvas = rewrite_canvas(writer.tokenizer, text, 1.0, keys_of(0, 1), None)
     step = write(writer, canvas, [0, 1], sampler=sampler)
     options = GenerationOptions(sampler=sampler, max_len=64, length=canvas.ids.shape[1] - 1)
     options.check()
@@ -200,18 +133,18 @@ def test_strength_1_is_writing_from_nothing(writer, sampler):
 
 def test_a_rewrite_begins_with_a_space_only_if_the_text_does(writer):
     for text, keep in ((TEXT, None), ('"old town"', ["old"])):
-        canvas = rewrite_canvas(writer.tokenizer, text, 1.0, keys_of(*range(60)), keep, 320)
+        canvas = rewrite_canvas(writer.tokenizer, text, 1.0, keys_of(*range(60)), keep)
         step = write(writer, canvas, range(60))
         new = [written_text(writer.tokenizer, step, row) for row in range(60)]
         assert not any(one[0] in " \t\n\r\f\v" for one in new)
         assert keep is None or all(re.search(r"(?<!\w)old(?!\w)", one) for one in new)
-    canvas = rewrite_canvas(writer.tokenizer, " " + TEXT, 1.0, keys_of(0), None, 320)
+    canvas = rewrite_canvas(writer.tokenizer, " " + TEXT, 1.0, keys_of(0), None)
     assert canvas.allowed.kinds[0, 1] == 0  # any token
 
 
 def test_only_masked_tokens_change_and_kept_words_never(writer):
     text, keep = TEXT, ["old town", "1887", ",", "naïve"]
-    canvas = rewrite_canvas(writer.tokenizer, text, 1.0, keys_of(*range(40)), keep, 320)
+    canvas = rewrite_canvas(writer.tokenizer, text, 1.0, keys_of(*range(40)), keep)
     ids = torch.tensor(encode(writer.tokenizer, text))
     step = write(writer, canvas, range(40), sampler="seed", n_steps=3)
     assert torch.equal(
@@ -223,32 +156,15 @@ def test_only_masked_tokens_change_and_kept_words_never(writer):
         assert all(re.search(rf"(?<!\w){words}(?!\w)", new) for words in ("old town", "1887"))
         assert all(words in new for words in keep)
     # "the" in "The" and "through" is no whole word.
-    kept = rewrite_canvas(writer.tokenizer, "then the other", 1.0, keys_of(0), ["the"], 320)
+    kept = rewrite_canvas(writer.tokenizer, "then the other", 1.0, keys_of(0), ["the"])
     pieces = writer.tokenizer.convert_ids_to_tokens(encode(writer.tokenizer, "then the other"))
     shown = [p for p, given in zip(pieces, kept.frozen[0, 1:].tolist(), strict=True) if given]
     assert "".join(shown) == "Ġthe"
 
 
-@pytest.mark.parametrize(
-    ("text", "keep"),
-    [
-        ("The old-town hall and the river/port.", ["old", "town", "river", "port"]),
-        ("a\nb", ["a", "b"]),
-        ("1887,1888", ["1887", "1888"]),
-        ("She said “old” and «river».", ["old", "river"]),
-    ],
-)
-def test_one_token_between_two_kept_words_runs_into_neither(writer, text, keep):
-    canvas = rewrite_canvas(writer.tokenizer, text, 1.0, keys_of(*range(40)), keep, 320)
-    step = write(writer, canvas, range(40))
-    for row in range(40):
-        new = written_text(writer.tokenizer, step, row)
-        assert all(re.search(rf"(?<!\w){word}(?!\w)", new) for word in keep), new
-
-
 def test_protecting_words_does_not_move_the_masks_of_the_others(writer):
-    plain = rewrite_canvas(writer.tokenizer, TEXT, 0.5, keys_of(3), None, 320)
-    kept = rewrite_canvas(writer.tokenizer, TEXT, 0.5, keys_of(3), ["old town"], 320)
+    plain = rewrite_canvas(writer.tokenizer, TEXT, 0.5, keys_of(3), None)
+    kept = rewrite_canvas(writer.tokenizer, TEXT, 0.5, keys_of(3), ["old town"])
     differ = plain.frozen != kept.frozen
     assert kept.frozen[differ].all() and (kept.frozen | ~plain.frozen).all()
 
@@ -257,7 +173,7 @@ def test_masks_grow_with_the_strength_and_have_its_share(writer):
     share = []
     before = None
     for strength in (0.0, 0.3, 0.7, 1.0):
-        canvas = rewrite_canvas(writer.tokenizer, TEXT, strength, keys_of(*range(400)), None, 320)
+        canvas = rewrite_canvas(writer.tokenizer, TEXT, strength, keys_of(*range(400)), None)
         masked = ~canvas.frozen[:, 1:]
         assert before is None or (masked | ~before).all()
         before = masked
@@ -287,7 +203,7 @@ def test_rewriting_follows_the_exact_law(make):
     denoiser, strength, text = TabularDenoiser(4, 3, seed=8), 0.4, "120"
     laws, sampler = ExactLaws(denoiser), make()
     keys = rng.row_keys(1, 20_000)
-    canvas = rewrite_canvas(Characters(), text, strength, keys, None, 320)
+    canvas = rewrite_canvas(Characters(), text, strength, keys, None)
     *_, last = denoise(canvas, denoiser, sampler, Sampling(), keys)
     noisy = laws.independent(
         (0, 1, 2, 0),
@@ -306,12 +222,6 @@ def test_rewriting_follows_the_exact_law(make):
     assert_law(last.ids, law)
 
 
-@pytest.mark.parametrize("keep", ["castle", "ive", "", " ", "old  town"])
-def test_words_that_are_not_there_cannot_be_kept(writer, keep):
-    with pytest.raises(UserError, match="does not occur in the text"):
-        rewrite_canvas(writer.tokenizer, TEXT, 0.5, keys_of(0), [keep], 320)
-
-
 # ---------------------------------------------------------------- between two texts
 
 TEXTS = (
@@ -322,15 +232,11 @@ TEXTS = (
 
 def mixtures(writer, weights, texts=TEXTS, sample=0):
     return interpolation_canvas(
-        writer.tokenizer, texts, weights, keys_of(sample).expand(len(weights)), 320
+        writer.tokenizer,
+        texts,
+        weights,
+        keys_of(sample).expand(len(weights)),
     )
-
-
-def test_the_ends_are_the_two_texts(writer):
-    step = write(writer, mixtures(writer, [0.0, 0.5, 1.0]), [0, 0, 0])
-    assert written_text(writer.tokenizer, step, 0) == TEXTS[0]
-    assert written_text(writer.tokenizer, step, 2) == TEXTS[1]
-    assert step.nfe[0] == step.nfe[2] == 0 < step.nfe[1]
 
 
 def test_words_of_both_texts_in_changing_proportion(writer):
@@ -339,7 +245,7 @@ def test_words_of_both_texts_in_changing_proportion(writer):
     lengths = [len(encode(tokenizer, text)) for text in texts]
     weights = [0.0, 0.25, 0.5, 0.75, 1.0]
     shares = torch.zeros(5, 2, dtype=torch.float64)
-    for sample in range(60):
+    for sample in range(40):
         canvas = mixtures(writer, weights, texts, sample)
         for row, weight in enumerate(weights):
             length = round((1 - weight) * lengths[0] + weight * lengths[1])
@@ -348,7 +254,7 @@ def test_words_of_both_texts_in_changing_proportion(writer):
             for side, text in enumerate(texts):
                 words = text.split()
                 found = [w for w in words if w in given.split()]
-                shares[row, side] += len(found) / len(words) / 60
+                shares[row, side] += len(found) / len(words) / 40
     # Of the first text (1-w)^2, of the second w^2, less what meets.
     for side, order in enumerate((range(5), range(4, -1, -1))):
         along = [shares[row, side].item() for row in order]
@@ -360,11 +266,6 @@ def test_words_of_both_texts_in_changing_proportion(writer):
 def test_between_two_equal_texts_there_is_only_that_text(writer):
     step = write(writer, mixtures(writer, [0.0, 0.3, 0.5, 1.0], (TEXTS[0], TEXTS[0])), [0] * 4)
     assert {written_text(writer.tokenizer, step, row) for row in range(4)} == {TEXTS[0]}
-
-
-def test_one_word_texts_work(writer):
-    for weight in (0.0, 0.3, 0.5, 1.0):
-        assert mixtures(writer, [weight], ("a", TEXTS[1])).ids.shape[1] >= 2
 
 
 def test_a_point_does_not_depend_on_the_other_points(writer):
@@ -381,10 +282,3 @@ def test_padding_is_not_given_text_of_the_row(tiny_model):
     assert canvas.padding.tolist() == [[False] * 3, [False, False, True]]
     assert canvas.frozen.tolist() == [[True, False, True], [True, False, True]]
     assert (canvas.ids[:, 1] == tokenizer.mask_token_id).all()
-
-
-def test_no_space_is_written_in_front_of_a_mixture(writer):
-    for sample in range(5):
-        step = write(writer, mixtures(writer, [0.3, 0.5, 0.7], sample=sample), [sample] * 3)
-        for row in range(3):
-            assert not written_text(writer.tokenizer, step, row)[0].isspace()

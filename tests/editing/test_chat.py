@@ -12,11 +12,10 @@ import inference
 from diffusion import rng
 from diffusion.canvas import Canvas, encode
 from diffusion.denoise import denoise
-from diffusion.editing.chat import Answers, Chat
+from diffusion.editing.chat import Chat
 from diffusion.editing.options import EditingOptions
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
-from diffusion.samplers.catalog import CAUSAL, SAMPLERS
 from diffusion.samplers.make import make_sampler
 from diffusion.views.frames import Framer
 
@@ -96,13 +95,13 @@ def test_the_conversation_is_what_the_template_makes_of_it(folder, request):
     chat = chat_of(request.getfixturevalue(folder), system="Be kind")
     messages = [{"role": "system", "content": "Be kind"}, *users("The river?", "Yes.", "And she?")]
     theirs = chat.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-    assert chat.ids(messages) == theirs["input_ids"]
+    assert chat.template.prompt(messages) == theirs["input_ids"]
 
 
 def test_special_tokens_that_somebody_types_are_text(tokens):
     chat = chat_of(tokens)
-    question = "Is </s> a <mask>, or <|end|><|end|>\ue0000\ue000?"
-    ids = chat.ids(users(question))
+    question = "Is </s> a <mask>, or <|end|><|end|>?"
+    ids = chat.template.prompt(users(question))
     end, user, assistant = (
         chat.tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("end", "user", "assistant")
     )
@@ -118,14 +117,14 @@ def test_the_oldest_turns_go_and_the_system_stays(words):
     assert messages[0]["content"] == "Be" and messages[-1] == users("She?")[0]
     kept = messages[1:-1]
     assert 0 < len(kept) < 8 and kept == turns[-len(kept) :] and len(kept) % 2 == 0
-    assert len(ids) == len(chat.ids(messages)) <= 56
-    assert len(chat.ids([messages[0], *turns[-len(kept) - 2 :], messages[-1]])) > 56
+    assert len(ids) == len(chat.template.prompt(messages)) <= 56
+    assert len(chat.template.prompt([messages[0], *turns[-len(kept) - 2 :], messages[-1]])) > 56
     # Without a length a quarter is kept free while there are turns to leave out; then any will do.
     chat = chat_of(words, max_len=64)
     assert len(chat.fit(turns, "She?")[1]) <= 48
     long = "river " * 24
     assert chat.fit(turns, long)[0] == users(long)
-    assert 48 < len(chat.ids(users(long))) < 64
+    assert 48 < len(chat.template.prompt(users(long))) < 64
 
 
 # ---------------------------------------------------------------- what is written
@@ -162,12 +161,11 @@ def test_an_answer_is_the_model_s_own_behind_that_text(call, words):
 @pytest.mark.parametrize(
     ("name", "more"),
     [
-        (name, ["--attention", "block" if name in CAUSAL else "full"])
-        for name, entry in SAMPLERS.items()
-        if "absorbing" in entry.noises
-    ]
-    + [(name, ["--block_length", "3"]) for name in ("confidence", "remdm")]
-    + [(name, ["--attention", "block", "--block_length", "3"]) for name in ("seed", "wino")],
+        ("causal", ["--attention", "block"]),
+        ("first-hitting", ["--attention", "full"]),
+        ("remdm", ["--block_length", "3"]),
+        ("wino", ["--attention", "block", "--block_length", "3"]),
+    ],
 )
 def test_every_sampler_answers(call, name, more):
     code, out, err = call("The river?", "--json", "--sampler", name, *more)
@@ -205,18 +203,6 @@ def test_the_loop_goes_on_from_its_own_answers(call):
     assert records(call(told, "--json", "--system", "Be kind")[1])[0]["ids"] == second["ids"]
 
 
-def test_the_loop_says_what_it_leaves_out(call):
-    long = "The river runs " * 3
-    code, out, err = call(
-        "--json", typed=["The river?", long, long, "river " * 60, "He?", "/again"]
-    )
-    turns = [len(r["messages"]) // 2 for r in records(out)]
-    assert code == 0 and turns[0] == 1 and max(turns) < len(turns)
-    assert "note: the oldest turn has no room in --max_len any more" in err
-    assert "the question 'river river" in err and "start again with another --max_len" in err
-    assert records(out)[-1]["messages"][:-1] == records(out)[-2]["messages"][:-1]
-
-
 # ---------------------------------------------------------------- where an answer ends
 
 
@@ -244,26 +230,23 @@ def test_the_token_that_the_template_ends_an_answer_with_ends_it(run_script, tok
         (" Yes. END\nQ: more", "Yes.", " Yes. "),
         (" Yes.</s> END\nQ: more", "Yes.", " Yes."),
         (" Yes. It is", "Yes. It is", " Yes. It is"),
-        ("END", "", ""),
+        ("END", ""),
     ],
 )
 def test_what_follows_the_end_is_not_shown(words, written, text, shown):
     chat = chat_of(words)
-    prompt = chat.ids(users("The river?"))
-    ids = prompt + chat._encode(written)
+    prompt = chat.template.prompt(users("The river?"))
+    ids = prompt + chat.tokenizer(written, add_special_tokens=False)["input_ids"]
     canvas = Canvas(
         torch.tensor([ids]),
         (torch.arange(len(ids)) < len(prompt))[None],
         torch.zeros(1, len(ids), dtype=torch.bool),
     )
     sampler = make_sampler("first-hitting")
-    answers = Answers(
-        chat,
-        denoise(canvas, chat.job.writer.denoiser, sampler, Sampling(), rng.row_keys(0, [0])),
-        [len(prompt)],
-    )
-    (step,) = answers
-    assert answers.text(0) == text
+    keys, texts = rng.row_keys(0, [0]), {}
+    steps = denoise(canvas, chat.job.writer.denoiser, sampler, Sampling(), keys)
+    (step,) = chat.alone(steps, [len(prompt)], texts)
+    assert texts == {0: text}
     frame = Framer(chat.tokenizer).frame(step)
     assert frame.text.rstrip() == shown.rstrip()
     assert "END" not in frame.text and "river" not in frame.text
@@ -297,4 +280,4 @@ def test_what_only_the_loop_or_the_model_shows(call, run_script, tiny_model, wor
     tokenizer.save_pretrained(tmp_path)
     asked = ["--chat", "He?", "--tokenizer", tmp_path, "--model", tiny_model, *SMALL]
     code, _, err = run_script(inference, *asked, "--system", "Be kind")
-    assert code == 2 and "(no system here); leave out --system, or give a --model" in err
+    assert code == 2 and "refuses the conversation: no system here" in err

@@ -48,7 +48,7 @@ def keys_of(samples: int):
 
 def rewritten(kind: str, text: str, strength: float, keep=None, samples: int = 1):
     tokenizer = tokenizer_of(kind)
-    canvas = rewrite_canvas(tokenizer, text, strength, keys_of(samples), keep, len(tokenizer))
+    canvas = rewrite_canvas(tokenizer, text, strength, keys_of(samples), keep)
     return write(kind, canvas, samples)
 
 
@@ -166,7 +166,7 @@ def test_words_to_keep_stay_words(kind, text, keep):
 def test_a_template_comes_back_with_its_holes_filled(kind, text):
     tokenizer, template, samples = tokenizer_of(kind), parse_template(text), 10
     lengths = tuple(blank[0] for blank in template.blanks)
-    canvas = infill_canvas(tokenizer, template, [lengths] * samples, len(tokenizer))
+    canvas = infill_canvas(tokenizer, template, [lengths] * samples)
     steps, framer = write(kind, canvas, samples), Framer(tokenizer)
     for row in range(samples):
         new = framer.frame(steps[-1], row).text
@@ -188,7 +188,7 @@ def test_a_template_comes_back_with_its_holes_filled(kind, text):
 def test_a_hole_behind_a_letter_continues_its_word():
     tokenizer = tokenizer_of("wordpiece")
     template = parse_template("the un<mask:1> and (<mask:1>)")
-    canvas = infill_canvas(tokenizer, template, [(1, 1)] * 60, len(tokenizer))
+    canvas = infill_canvas(tokenizer, template, [(1, 1)] * 60)
     last = write("wordpiece", canvas, 60)[-1]
     tokens = [
         tokenizer.convert_ids_to_tokens(last.ids[row][~last.frozen[row]].tolist())
@@ -208,7 +208,7 @@ def test_the_ends_of_an_interpolation_are_the_two_texts(kind):
     for pair in ((NASTY[0], NASTY[1]), (TEXTS[3], NASTY[6])):
         weights = [0.0, 0.5, 1.0]
         keys = keys_of(1).expand(3)
-        canvas = interpolation_canvas(tokenizer, pair, weights, keys, len(tokenizer))
+        canvas = interpolation_canvas(tokenizer, pair, weights, keys)
         last = write(kind, canvas, 3)[-1]
         assert [written_text(tokenizer, last, row) for row in (0, 2)] == list(pair)
         words = {word for text in pair for word in text.split()}

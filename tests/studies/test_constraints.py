@@ -78,9 +78,7 @@ def test_what_each_task_gives(tokenizer):
     text = (
         f"{TEXT} Nobody knows who has built it or why, but on the third day of every May it is lit."
     )
-    end, length, words = (
-        constraints.task(tokenizer, text, name, len(tokenizer)) for name in constraints.TASKS
-    )
+    end, length, words = (constraints.task(tokenizer, text, name) for name in constraints.TASKS)
     total = len(end.ids)
     assert tokenizer.decode(end.ids[1:]) == text and 33 < total < 60
     for passage, last in ((end, 16), (length, 1)):
@@ -91,12 +89,12 @@ def test_what_each_task_gives(tokenizer):
     kept = tokenizer.decode(words.ids[words.fixed][1:])
     assert words.end == 0 and kept == "The In 1887 She It Nobody May"
     for few in ((TEXT[:80], "length"), (TEXT.lower().replace("1887", "may"), "words")):
-        assert constraints.task(tokenizer, *few, len(tokenizer)) is None
+        assert constraints.task(tokenizer, *few) is None
     # An end of 16 tokens that would begin within a word begins with it.
     text = text.removesuffix("lit.") + "unfathomabletownliness."
-    end = constraints.task(tokenizer, text, "end", len(tokenizer))
+    end = constraints.task(tokenizer, text, "end")
     alone = constraints.task(tokenizer, text[: -len(" it is unfathomabletownliness.")] + " so, " + "x" * 40,
-                             "end", len(tokenizer))  # fmt: skip
+                             "end")  # fmt: skip
     for passage in (end, alone):
         said = constraints.end_of(tokenizer, passage)
         assert said[0] == " " and passage.text.endswith(said) and passage.end >= 16
@@ -104,14 +102,14 @@ def test_what_each_task_gives(tokenizer):
 
 
 def test_kept_is_what_stands_in_the_text(tokenizer):
-    passage = constraints.task(tokenizer, f"{TEXT} {TEXT}", "words", len(tokenizer))
+    passage = constraints.task(tokenizer, f"{TEXT} {TEXT}", "words")
     names = "The In 1887 She It The In 1887 She It"
     assert constraints.names(passage.text) == names.split()
     assert constraints.names("Élise ate 3kg of ice, said iPod") == ["Élise", "3kg", "iPod"]
     assert constraints.keeps(tokenizer, passage, f"{names} and more Names")
     assert not constraints.keeps(tokenizer, passage, names.replace("In", "Inn"))
     assert not constraints.keeps(tokenizer, passage, names.removesuffix(" It"))
-    end = constraints.task(tokenizer, f"{TEXT} {TEXT}", "end", len(tokenizer))
+    end = constraints.task(tokenizer, f"{TEXT} {TEXT}", "end")
     said = constraints.end_of(tokenizer, end)
     assert constraints.keeps(tokenizer, end, "Any" + said)
     assert not constraints.keeps(tokenizer, end, said + " ")
@@ -159,7 +157,7 @@ def test_no_token_runs_into_a_kept_word(tokenizer):
         load_causal_writer("gpt2-small-wikitext"),
     )
     texts = [f"{TEXT}\nAlthough He was old, in May it was built again.", f"{TEXT} {TEXT}"]
-    passages = [constraints.task(tokenizer, text, "words", len(tokenizer)) for text in texts]
+    passages = [constraints.task(tokenizer, text, "words") for text in texts]
     for draw in range(3):
         for ids, passage in zip(
             constraints.in_order(baseline, 1.0, passages, draw), passages, strict=True
