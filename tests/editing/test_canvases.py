@@ -142,26 +142,6 @@ def test_a_rewrite_begins_with_a_space_only_if_the_text_does(writer):
     assert canvas.allowed.kinds[0, 1] == 0  # any token
 
 
-def test_only_masked_tokens_change_and_kept_words_never(writer):
-    text, keep = TEXT, ["old town", "1887", ",", "naïve"]
-    canvas = rewrite_canvas(writer.tokenizer, text, 1.0, keys_of(*range(40)), keep)
-    ids = torch.tensor(encode(writer.tokenizer, text))
-    step = write(writer, canvas, range(40), sampler="seed", n_steps=3)
-    assert torch.equal(
-        step.ids[:, 1:][canvas.frozen[:, 1:]], ids.expand(40, -1)[canvas.frozen[:, 1:]]
-    )
-    for row in range(40):
-        new = written_text(writer.tokenizer, step, row)
-        # They stay words: nothing that is written beside them runs into them.
-        assert all(re.search(rf"(?<!\w){words}(?!\w)", new) for words in ("old town", "1887"))
-        assert all(words in new for words in keep)
-    # "the" in "The" and "through" is no whole word.
-    kept = rewrite_canvas(writer.tokenizer, "then the other", 1.0, keys_of(0), ["the"])
-    pieces = writer.tokenizer.convert_ids_to_tokens(encode(writer.tokenizer, "then the other"))
-    shown = [p for p, given in zip(pieces, kept.frozen[0, 1:].tolist(), strict=True) if given]
-    assert "".join(shown) == "Ġthe"
-
-
 def test_protecting_words_does_not_move_the_masks_of_the_others(writer):
     plain = rewrite_canvas(writer.tokenizer, TEXT, 0.5, keys_of(3), None)
     kept = rewrite_canvas(writer.tokenizer, TEXT, 0.5, keys_of(3), ["old town"])
@@ -266,14 +246,6 @@ def test_words_of_both_texts_in_changing_proportion(writer):
 def test_between_two_equal_texts_there_is_only_that_text(writer):
     step = write(writer, mixtures(writer, [0.0, 0.3, 0.5, 1.0], (TEXTS[0], TEXTS[0])), [0] * 4)
     assert {written_text(writer.tokenizer, step, row) for row in range(4)} == {TEXTS[0]}
-
-
-def test_a_point_does_not_depend_on_the_other_points(writer):
-    weights = [0.0, 0.25, 0.5, 0.75, 1.0]
-    together = write(writer, mixtures(writer, weights), [0] * 5)
-    for row, weight in enumerate(weights):
-        alone = write(writer, mixtures(writer, [weight]), [0])
-        assert written_ids(alone, 0) == written_ids(together, row)
 
 
 def test_padding_is_not_given_text_of_the_row(tiny_model):

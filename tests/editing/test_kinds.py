@@ -101,13 +101,6 @@ def test_a_text_longer_than_the_model_sees_keeps_its_prompt():
     assert not steps[-1].masked.any()
 
 
-def test_a_byte_level_tokenizer_has_no_rules_for_prompts():
-    for kind in KINDS:
-        canvas = prompt_canvas(tokenizer_of(kind), ["", "The river "], 30)
-        assert (canvas.allowed is None) == (kind.startswith("byte-level") or kind == "suffixes")
-        assert canvas.left_to_right
-
-
 # ---------------------------------------------------------------- rewriting
 
 
@@ -183,20 +176,6 @@ def test_a_template_comes_back_with_its_holes_filled(kind, text):
         for blank in blanks:
             core = blank.removeprefix(" ") if kind.startswith("byte-level") else blank
             assert core.strip(WHITE) and core == core.strip(WHITE)
-
-
-def test_a_hole_behind_a_letter_continues_its_word():
-    tokenizer = tokenizer_of("wordpiece")
-    template = parse_template("the un<mask:1> and (<mask:1>)")
-    canvas = infill_canvas(tokenizer, template, [(1, 1)] * 60)
-    last = write("wordpiece", canvas, 60)[-1]
-    tokens = [
-        tokenizer.convert_ids_to_tokens(last.ids[row][~last.frozen[row]].tolist())
-        for row in range(60)
-    ]
-    assert all(first.startswith("##") or not first.isalnum() for first, _ in tokens)
-    assert any(first.startswith("##") for first, _ in tokens)
-    assert not any(second.startswith("##") for _, second in tokens)
 
 
 # ---------------------------------------------------------------- between two texts

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from diffusion.editing.templates import changes, marked_changes
+from diffusion.editing.templates import changes, kept_characters, marked_changes
 
 PAIRS = [
     ("the old town", "the new town"),
@@ -41,6 +41,10 @@ def test_the_changes_of_random_texts():
         )
         assert apply(old, new) == new
         assert all(c.start < c.end or c.new_start < c.new_end for c in changes(old, new))
+
+
+def test_kept_words_are_whole_words():
+    assert kept_characters("then the other, the", ["the", ","]) == [(5, 8), (16, 19), (14, 15)]
 
 
 def test_marks():
