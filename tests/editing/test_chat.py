@@ -230,7 +230,7 @@ def test_the_token_that_the_template_ends_an_answer_with_ends_it(run_script, tok
         (" Yes. END\nQ: more", "Yes.", " Yes. "),
         (" Yes.</s> END\nQ: more", "Yes.", " Yes."),
         (" Yes. It is", "Yes. It is", " Yes. It is"),
-        ("END", ""),
+        ("END", "", ""),
     ],
 )
 def test_what_follows_the_end_is_not_shown(words, written, text, shown):
