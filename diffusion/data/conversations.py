@@ -13,8 +13,8 @@ from diffusion.data.packing import ANSWER, CONTEXT, PADDING, Blocks
 from diffusion.errors import UserError, first_line
 
 COLUMN = "messages"
-    """The chat template of a tokenizer. Special tokens that a message spells stay words. An answer is
-    learned up to the ``mark`` of its end: a ``token`` or, if that is None, words.
+_FORM = '{"messages": [{"role": "user", "content": "..."}, ...]}'
+_TYPED, _ANSWER = "\ue000", "\ue001"  # around special tokens in a message; replaces an answer
 
 Messages = list[dict[str, str]]
 

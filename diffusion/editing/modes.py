@@ -64,20 +64,10 @@ def best_of(job: "Job", editing: EditingOptions, prompts: list[str]) -> None:
 
 def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
     """Fill the blanks of a template; of several lengths, keep the best."""
-<<<<<<< HEAD
-    tokenizer = job.writer.tokenizer
-    if template.layouts > 1:
-        check_feature("--infill with a range of lengths", job.writer.noise.name, job.writer.name)
-    framer, layouts = Framer(tokenizer), list(itertools.product(*template.blanks))
-    samples = range(job.script.num_samples)
-    if mark := next(filter(None, map(LIKE_A_BLANK.search, template.texts)), None):
-        say(f"note: {printable(mark[0])} is plain text; <mask:1> is a blank of one token")
-=======
     tokenizer, framer = job.writer.tokenizer, Framer(job.writer.tokenizer)
     samples, layouts = range(job.script.num_samples), list(itertools.product(*template.blanks))
     if len(layouts) > 1:
-        check_feature("infill", job.writer.noise.name, job.writer.name)
->>>>>>> b9a61a3 (Editing: one loop over the segments of a template, candidates without their batch, one chat template for training and chat, commands as a table; fewer checks and notes)
+        check_feature("--infill with a range of lengths", job.writer.noise.name, job.writer.name)
     # Before a canvas is made, which may be huge.
     fixed = sum(len(part.ids) for part in segments(framer.speller, template))
     tokens = sum(blank[-1] for blank in template.blanks)
