@@ -73,9 +73,8 @@ def denoise(
                     logits = canvas.allowed(logits, query_mask)
             else:
                 logits = torch.zeros(0, 2, device=device)
-            proposal = Proposal(
-                logits, query_mask, sampling, state.uniform(TOKENS), sampler.greedy(state)
-            )
+            u = state.uniform(TOKENS) if sampler.draws else None
+            proposal = Proposal(logits, query_mask, sampling, u, sampler.greedy(state))
             write, remask, tokens, noisy = sampler.decide(state, proposal)
             remask = nothing if remask is None else remask
             nfe = nfe + need * denoiser.passes

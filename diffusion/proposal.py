@@ -128,7 +128,7 @@ class Proposal:
         logits: (N, V), from a denoiser; all arithmetic on them is done in float32.
         query_mask: (B, L) bool, the N positions.
         sampling: how tokens are drawn.
-        u: (B, L) uniforms, one for each position.
+        u: (B, L) uniforms, one for each position; None draws nothing.
         best: (B, 1) bool, rows that take the most probable tokens whatever ``sampling`` says.
     """
 
@@ -137,7 +137,7 @@ class Proposal:
         logits: Tensor,
         query_mask: Tensor,
         sampling: Sampling,
-        u: Tensor,
+        u: Tensor | None,
         best: Tensor | None = None,
     ):
         self.query_mask = self._drawn = query_mask
@@ -146,6 +146,14 @@ class Proposal:
         self._greedy = sampling.temperature < MIN_TEMPERATURE
         self._sampling = replace(sampling, temperature=1.0) if self._greedy else sampling
         self._chunk = rows_at_once(logits)
+
+        def normaliser(logits: Tensor) -> tuple[Tensor]:
+            peak, best = logits.max(-1)
+            return (F.cross_entropy(logits, best, reduction="none") + peak,)
+
+        if u is None:
+            (self._total,) = self._map(normaliser)
+            return
 
         def draw(logits: Tensor, u: Tensor, greedily: Tensor) -> tuple[Tensor, ...]:
             short, ids = sampling.shortlist(logits)

@@ -90,6 +90,7 @@ class Sampler:
     # Whether predictions at visible positions must not see the token there. A model that was
     # trained on masks alone just repeats a token it sees, which says nothing about it.
     hides = False
+    draws = True  # whether the proposal has a token for each query; else `decide` draws its own
 
     def planned(self, state: State) -> Tensor:
         """(B, 1) steps of each row's plan: an equal share of ``total``, rounded up."""

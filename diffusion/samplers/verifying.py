@@ -22,6 +22,8 @@ class Speculative(Sampler):
     written, -1 elsewhere, and ``memory["q"]`` (B, K, V) what they were drawn from.
     """
 
+    draws = False
+
     def __init__(
         self,
         draft_length: Annotated[int, Range(1, 64), "tokens of the longest draft"] = 2,
