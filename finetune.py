@@ -29,7 +29,7 @@ from diffusion.training.recipe import read_recipe
 
 def main() -> None:
     answer_help(__doc__)
-    recipe = read_recipe()  # quick: what follows takes seconds to import
+    read_recipe()  # quick: what follows takes seconds to import
     outlive_terminal()
     import transformers
 
@@ -40,7 +40,7 @@ def main() -> None:
     from diffusion.training.trainer import DiffusionTrainer, StopOnSignal
 
     quiet_libraries()
-    run = parse(__doc__, recipe)
+    run = parse(__doc__)
     check(run)
     args = run.args
     if note := hardware.launch_note("finetune.py --use_cpu"):

@@ -18,6 +18,7 @@ rare = partial(flag, rare=True)
 _COUNT = {"range": (1, None)}
 _NONNEGATIVE = {"range": (0, None)}
 _SHARE = {"range": (0, None), "below": 1}
+_ABOVE_0 = {"range": (1e-6, 10**9)}
 _SCALE = {"range": (0.001, 1000)}
 _SIZE = "layers=6,width=256,heads=4,vocab=8192"
 P_U = 0.1  # of hybrid noise
@@ -59,14 +60,11 @@ class DataArguments:
     dataset: list[str] = field(
         default_factory=lambda: ["wikitext-2"],
         metadata={
-            "help": "wikitext-2, a .txt file, a table, a folder, a hub name. Several are joined; "
-            ".txt.xz works, too, and tables are .jsonl, .csv or .parquet."
+            "help": "wikitext-2, .txt, .jsonl, .csv or .parquet files, folders, hub names. Joined."
         },
     )
     dataset_dir: str | None = flag(None, "Folder with local WikiText-2 files.", metavar="DIR")
-    chat: bool = flag(
-        False, 'Learn the answers of conversations, JSON lines of {"messages": [...]}.'
-    )
+    chat: bool = flag(False, 'Learn the answers in JSON lines of {"messages": [...]}.')
     block_size: int = flag(256, "Tokens per training block.", range=(8, None))
     eval_dataset: str | None = flag(None, "Validation text. Default: that of WikiText-2 if it is "
                                     "trained on, else blocks held out from the end.")  # fmt: skip
@@ -105,13 +103,9 @@ class DiffusionArguments:
                          choices=("linear", "log-linear", "cosine-a", "cosine-b"))  # fmt: skip
     mask_schedule: str = rare("stratified", "A mask rate per row, or one per batch out of ten.",
                               choices=("stratified", "batch"))  # fmt: skip
-    shift: str = rare(
-        "auto", "Read token i from the output at slot i-1.", choices=("auto", "yes", "no")
-    )
+    shift: str = rare("auto", "Read token i from slot i-1.", choices=("auto", "yes", "no"))
     p_u: float | None = rare(None, f"hybrid: share of random tokens at half time; {P_U}.", **_SHARE)
-    causal_weight: float = rare(
-        1.67, "Of the causal loss of the text before a block.", **_NONNEGATIVE
-    )
+    causal_weight: float = rare(1.67, "blockN: weight of the causal loss.", **_NONNEGATIVE)
     soft_k: int = rare(3, "soft_masking: tokens that a mask keeps.", **_COUNT)
     soft_share: float = rare(0.8, "soft_masking: share of two-pass batches.", range=(0, 1))
     soft_start: float = rare(0.05, "soft_masking: initial share of predictions.", **_SHARE)
@@ -133,11 +127,9 @@ class TrainerFlags:
     output_dir: str | None = flag("weights/roberta-base-wikitext", "Folder of the model.",
                                   metavar="DIR")  # fmt: skip
     overwrite_output_dir: bool = flag(False, "Allow a non-empty --output_dir.")
-    resume_from_checkpoint: str | None = flag(
-        None, "'last', or a checkpoint folder.", metavar="DIR"
-    )
+    resume_from_checkpoint: str | None = flag(None, "'last', or a folder.", metavar="DIR")
     evaluate_only: bool = flag(False, "Report the bound of --model, and train and write nothing.")
-    num_train_epochs: float = flag(30.0, "Passes over the data.")
+    num_train_epochs: float = flag(30.0, "Passes over the data.", **_ABOVE_0)
     max_steps: int = flag(-1, "Optimiser steps instead, where above 0.")
     per_device_train_batch_size: int = flag(16, "Rows per device.", **_COUNT)
     per_device_eval_batch_size: int = rare(16, "Rows per device.", **_COUNT)
@@ -145,9 +137,7 @@ class TrainerFlags:
     optim: str = flag("adamw_torch", "adamw_torch, muon (for matrices), or others of the Trainer.")
     learning_rate: float = flag(5e-5, "Its highest value.", **_NONNEGATIVE)
     lr_scheduler_type: str = flag("linear", "linear, cosine, constant_with_warmup, ...")
-    warmup_steps: float = flag(
-        0, "Steps of rising learning rate; below 1: a share.", **_NONNEGATIVE
-    )
+    warmup_steps: float = flag(0, "Of the learning rate; below 1: a share.", **_NONNEGATIVE)
     weight_decay: float = rare(0.0, "Of the optimiser.", **_NONNEGATIVE)
     adam_beta1: float = rare(0.9, "Of Adam.", **_SHARE)
     adam_beta2: float = rare(0.999, "Of Adam.", **_SHARE)
@@ -161,13 +151,13 @@ class TrainerFlags:
     use_cpu: bool = flag(False, "Do not use the GPU.")
     dataloader_num_workers: int = rare(0, "Processes that prepare batches.", range=(0, 1000))
     eval_strategy: str = flag("epoch", "no, steps or epoch.")
-    eval_steps: float | None = rare(None, "Of --eval_strategy steps; default: --logging_steps.")
+    eval_steps: float | None = rare(None, "Default: --logging_steps.", **_ABOVE_0)
     load_best_model_at_end: bool = flag(False, "End with the weights of the lowest bound.")
     early_stopping_patience: int | None = rare(None, "Evaluations without a lower bound.", **_COUNT)
     save_strategy: str = flag("epoch", "no, steps or epoch.")
-    save_steps: float = rare(500, "Of --save_strategy steps.")
+    save_steps: float = rare(500, "Of --save_strategy steps.", **_ABOVE_0)
     save_total_limit: int | None = rare(1, "Checkpoints kept.", **_COUNT)
-    logging_steps: float = rare(50, "Steps between two lines of the log.")
+    logging_steps: float = rare(50, "Steps between two lines of the log.", **_ABOVE_0)
     report_to: str = rare("none", "tensorboard, wandb, ... or none.")
     push_to_hub: bool = flag(False, "Upload the final folder. Its name there: --hub_model_id.")
     hub_model_id: str | None = rare(None, "OWNER/NAME; default: the name of --output_dir.")
@@ -247,27 +237,27 @@ def parse_layouts(text: str, longest: int) -> dict[str, float]:
         longest: the largest block there can be.
 
     Raises:
-        UserError: an unknown layout, a weight that is none, a block that is too small or too large.
+        UserError: it is not of that form.
     """
     mix = {}
     for part in text.split(","):
         name, _, weight = part.strip().partition("=")
+        block = re.fullmatch(r"block([0-9]{1,9})", name)
         try:
-            mix[name] = float(weight or "1") if name not in mix else math.nan
+            fine = name not in mix and 0 < float(weight or "1") < math.inf
         except ValueError:
-            mix[name] = math.nan
-        if name not in ("full", "causal") and not re.fullmatch(r"block-?[0-9]+", name):
-            raise UserError(f"--layouts {name!r} is unknown; use full, causal, or blockN (block16)")
-        if name.startswith("block") and not 1 <= int(name[5:]) <= longest:
+            fine = False
+        if not fine or (block is None and name not in ("full", "causal")):
+            raise UserError(
+                f"--layouts {part.strip()!r} is not a layout with a weight above 0; use each of "
+                "full, causal and blockN (such as block16=1) once"
+            )
+        if block and not 1 <= int(block[1]) <= longest:
             raise UserError(
                 f"--layouts {name}: a block has 1 to {longest} tokens (--block_size less "
                 "--prefix_len)"
             )
-        if not 0 < mix[name] < math.inf:
-            raise UserError(
-                f"--layouts {part.strip()!r}: a layout has one weight, a number above 0; leave "
-                "out the others"
-            )
+        mix[name] = float(weight or "1")
     total = math.fsum(mix.values())
     return {name: weight / total for name, weight in mix.items()}
 
@@ -281,22 +271,21 @@ def _pairs(text: str) -> dict[str, str]:
 def parse_size(text: str) -> dict[str, int | str]:
     """``layers=6,width=256,heads=4,vocab=8192`` as a dict, with ``type``: roberta or gpt2."""
     size = {"type": "roberta", **_pairs(text)}
-    most = {"layers": 10_000, "width": 10**9, "heads": 10**9, "vocab": 10**9}
-    fits = size.keys() == {"type", *most} and size["type"] in ("roberta", "gpt2")
-    if not fits or not all(
-        re.fullmatch("[0-9]{1,10}", size[name]) and 1 <= int(size[name]) <= most[name]
-        for name in most
+    numbers = {name: value for name, value in size.items() if name != "type"}
+    if (
+        numbers.keys() != {"layers", "width", "heads", "vocab"}
+        or size["type"] not in ("roberta", "gpt2")
+        or not all(re.fullmatch("0*[1-9][0-9]{0,8}", value) for value in numbers.values())
     ):
         raise UserError(
             f"--config {text!r} must give layers=N,width=N,heads=N,vocab=N, and may give "
             "type=roberta or type=gpt2"
         )
-    size |= {name: int(size[name]) for name in most}
-    if size["width"] % size["heads"]:
-        raise UserError(f"--config: width {size['width']} is not a multiple of the heads")
-    if size["vocab"] < 300:
+    size |= {name: int(value) for name, value in numbers.items()}
+    if size["width"] % size["heads"] or size["vocab"] < 300:
         raise UserError(
-            f"--config: vocab {size['vocab']} must be at least 300 (256 bytes and more)"
+            f"--config {text!r} must have a width that is a multiple of the heads, and a vocab of "
+            "at least 300 (256 bytes and more)"
         )
     return size
 

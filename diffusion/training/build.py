@@ -1,5 +1,6 @@
 """What a run trains with: the text, the tokenizer, the model, the collator."""
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -22,15 +23,15 @@ from diffusion.collator import (
 )
 from diffusion.data import conversations, corpus, packing
 from diffusion.data.packing import Blocks
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError
 from diffusion.models import layouts, loading, tokenizers
 from diffusion.models.backbone import Backbone
 from diffusion.models.families import family
 from diffusion.models.soft import SoftMask, load_soft_mask
 from diffusion.noise import Absorbing
 from diffusion.training import lora
-from diffusion.training.arguments import SOFT_STARTS, DiffusionArguments, ModelArguments, Run
-from diffusion.training.checks import chosen_noise
+from diffusion.training.arguments import ModelArguments, Run
+from diffusion.training.checks import chosen_noise, reported
 
 # ---------------------------------------------------------------- text
 
@@ -41,17 +42,13 @@ def read(run: Run) -> tuple[Iterable, Iterable | None]:
     data, train = run.data, not run.args.evaluate_only
 
     def documents(name: str, split: str) -> Iterable:
-        of_training = name in data.dataset
-        where = {
-            "config": data.dataset_config if of_training else None,
-            "revision": data.dataset_revision if of_training else None,
-            "column": data.column,
-        }
+        where = {"column": data.column, "config": None, "revision": None}
+        if name in data.dataset:
+            where |= {"config": data.dataset_config, "revision": data.dataset_revision}
         if data.chat:
             return conversations.load_conversations(name, split, **where)
-        return corpus.load_documents(
-            name, split, data.dataset_dir, streaming=data.streaming, **where
-        )
+        where |= {"dataset_dir": data.dataset_dir, "streaming": data.streaming}
+        return corpus.load_documents(name, split, **where)
 
     found = itertools.chain(*[documents(name, "train") for name in data.dataset if train])
     if not (train and data.streaming):
@@ -119,7 +116,7 @@ def make_collator(run: Run, model, tokenizer):
     diffusion, args = run.diffusion, run.args
     # GPT-2's beginning is its end, which a model has to learn to write.
     never = {None, tokenizer.eos_token_id}
-    given = {
+    settings = {
         "noise": tokenizers.noise_of(tokenizer, model.config, "the model"),
         "fixed_ids": sorted({tokenizer.bos_token_id, tokenizer.pad_token_id} - never),
         "prefix_len": run.prefix_len,
@@ -128,16 +125,12 @@ def make_collator(run: Run, model, tokenizer):
         "global_batch": args.global_batch,
     }
     if run.mixed:
-        collate = MixCollator(
-            mix=run.mix,
-            shift=Backbone(model).shift,
-            causal_weight=diffusion.causal_weight,
-            micro_batch=args.micro_batch,
-            **given,
-        )
+        settings |= {"mix": run.mix, "shift": Backbone(model).shift}
+        settings |= {"causal_weight": diffusion.causal_weight, "micro_batch": args.micro_batch}
+        collate = MixCollator(**settings)
     else:
-        make = ChatCollator if run.data.chat else DiffusionCollator
-        collate = make(mask_schedule=diffusion.mask_schedule, loss=diffusion.loss, **given)
+        settings |= {"mask_schedule": diffusion.mask_schedule, "loss": diffusion.loss}
+        collate = (ChatCollator if run.data.chat else DiffusionCollator)(**settings)
     if not diffusion.soft_masking:
         return collate
     return TwoPassCollator(collate, diffusion.soft_share, args.seed, args.micro_batch)
@@ -148,27 +141,23 @@ def make_collator(run: Run, model, tokenizer):
 
 @torch.no_grad()
 def check_embeddings(model: torch.nn.Module, noise: Absorbing, name: str) -> None:
-    """Refuse a model whose output for word embeddings differs from that for the ids they stand for:
-    it would not read what is mixed.
+    """Refuse a model that does not read word embeddings as it reads the tokens they stand for.
 
     Raises:
-        UserError: it does, or takes none.
+        UserError: its outputs differ, or it takes none.
     """
-    table, backbone, wrong = model.get_input_embeddings(), Backbone(model), True
-    if isinstance(table, torch.nn.Embedding):
-        was_training = model.training
-        model.eval()
+    table, backbone, equal = model.get_input_embeddings(), Backbone(model), False
+    was_training = model.training
+    model.eval()
+    with contextlib.suppress(TypeError, ValueError, AttributeError):
         ids = torch.full((1, 4), noise.mask_id, device=table.weight.device)
         ids[0, 1:3] = torch.arange(5, 7)
         queried = noise.noisy(ids)
         queried[0, 0] = False  # which a shifted model has no slot for
-        try:
-            plain, mixed = backbone(ids, queried), backbone(ids, queried, inputs_embeds=table(ids))
-            wrong = not torch.allclose(plain.float(), mixed.float(), rtol=1e-2, atol=1e-2)
-        except (TypeError, ValueError):
-            pass
-        model.train(was_training)
-    if wrong:
+        plain, mixed = backbone(ids, queried), backbone(ids, queried, inputs_embeds=table(ids))
+        equal = torch.allclose(plain.float(), mixed.float(), rtol=1e-2, atol=1e-2)
+    model.train(was_training)
+    if not equal:
         raise UserError(
             f"{name} cannot have soft-masking: models of type {model.config.model_type} do not read "
             "word embeddings as they read the tokens they stand for"
@@ -195,14 +184,11 @@ def make_soft_mask(run: Run, model, tokenizer) -> SoftMask | None:
     if "soft" not in loading.diffusion_settings(model.config):
         starts = diffusion.soft_start, diffusion.soft_slope, -diffusion.soft_middle
         return SoftMask(diffusion.soft_k, diffusion.mixing, *starts)
-    say(f"resuming the soft-masking of {options.model}")
+    say(f"resuming the soft-masking of {options.model}, from its --soft_start, _middle and _slope")
     soft = load_soft_mask(model, options.place).requires_grad_(True).train()
-    same = (soft.k, soft.mixing) == (diffusion.soft_k, diffusion.mixing)
-    defaults = DiffusionArguments()
-    if not same or any(getattr(diffusion, x) != getattr(defaults, x) for x in SOFT_STARTS):
+    if (soft.k, soft.mixing) != (diffusion.soft_k, diffusion.mixing):
         raise UserError(
-            f"{options.model} was trained with --soft_k {soft.k} --mixing {soft.mixing}; give the "
-            f"same, and no {', '.join('--' + name for name in SOFT_STARTS)}"
+            f"{options.model} was trained with --soft_k {soft.k} --mixing {soft.mixing}; give the same"
         )
     return soft
 
@@ -229,14 +215,9 @@ def build_model(run: Run, documents) -> tuple:
     _set_attention(model, run)
     adapted = lora.adapt(model, run.adapters) if run.adapters else model
     if args.recomputed:
-        if not model.supports_gradient_checkpointing:
-            raise UserError(
-                f"models of type {model.config.model_type} have no --gradient_checkpointing; leave "
-                "it out"
-            )
-        # As earlier versions of the library call it.
-        earlier = model.gradient_checkpointing_enable
-        getattr(model, "activation_checkpointing_enable", earlier)()
+        earlier = model.gradient_checkpointing_enable  # the name in earlier versions
+        with reported():
+            getattr(model, "activation_checkpointing_enable", earlier)()
     if args.compiled:
         compile_layers(model, args)
     return adapted, tokenizer
@@ -321,10 +302,8 @@ def _set_attention(model, run: Run) -> None:
         attention = layouts.ATTENTION if family(model.config).encoder else "sdpa"
     elif attention == "auto":
         attention = "eager" if run.args.device.type == "cpu" else "sdpa"
-    try:
+    with reported():
         model.set_attn_implementation(attention)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"--attn_implementation {attention}: {first_line(error)}") from None
 
 
 def compile_layers(model, args) -> None:
@@ -334,13 +313,12 @@ def compile_layers(model, args) -> None:
     Raises:
         UserError: a CPU without a C++ compiler.
     """
-    inductor = args.compile_settings.get("backend", "inductor") == "inductor"
     compilers = (os.environ.get("CXX", "g++"), "clang++", "c++")
-    if inductor and args.device.type == "cpu" and not any(map(shutil.which, compilers)):
+    if args.device.type == "cpu" and not any(map(shutil.which, compilers)):
         raise UserError(
             "--torch_compile needs a C++ compiler on a CPU; install one such as g++, or leave it out"
         )
-    model.base_model.compile(**args.compile_settings)
+    model.base_model.compile()
 
 
 def load_base(options: ModelArguments, causal: bool):

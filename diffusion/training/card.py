@@ -1,13 +1,13 @@
 """The final folder of a run, an ordinary model folder with a card, and its place on the hub."""
 
 import json
-import os
 import re
 import shlex
 import sys
 from pathlib import Path
 
 import huggingface_hub
+import jinja2
 
 from diffusion import hardware
 from diffusion.cli import files
@@ -17,25 +17,25 @@ from diffusion.likelihood import perplexity
 from diffusion.models import hub, loading
 from diffusion.training.arguments import Run
 
-_BY_LAYOUT = re.compile("eval_(full|causal|ordered|block[0-9]+)_nats_per_token")
+
+def _layouts(metrics: dict) -> dict[str, list[str]]:
+    """By layout its nats per token and per byte with their errors, where several were measured."""
+    found = [re.fullmatch("eval_([^_]+)_nats_per_token", key) for key in metrics]
+    kinds = ("nats_per_token", "standard_error", "nats_per_byte", "standard_error_per_byte")
+    return {m[1]: [f"{metrics[f'eval_{m[1]}_{k}']:.4f}" for k in kinds] for m in found if m}
 
 
 def summary(metrics: dict, two_pass: bool = False) -> str:
     """The result of an evaluation in one line; ``two_pass``: of a denoiser with soft-masking."""
     layouts = [f"{name} {metrics[f'eval_{name}_nats_per_token']:.3f}" for name in _layouts(metrics)]
     return (
-        f"{metrics['eval_nats_per_token']:.3f} ± {metrics['eval_standard_error']:.3f} nats per "
-        f"token, {metrics['eval_nats_per_byte']:.3f} per byte, perplexity "
-        f"{metrics['eval_perplexity']:.1f} per token, "
+        "{eval_nats_per_token:.3f} ± {eval_standard_error:.3f} nats per token, "
+        "{eval_nats_per_byte:.3f} per byte, perplexity {eval_perplexity:.1f} per token, "
+    ).format(**metrics) + (
         f"{perplexity(metrics['eval_nats_per_byte']):.2f} per byte"
         + ("; of the two passes of soft-masking" if two_pass else "")
         + (f"; nats per token by layout: {', '.join(layouts)}" if layouts else "")
     )
-
-
-def _layouts(metrics: dict) -> list[str]:
-    """The layouts that were measured, where there are several."""
-    return [found[1] for key in metrics if (found := _BY_LAYOUT.match(key))]
 
 
 def save_blocks(path: str, trainer) -> None:
@@ -87,33 +87,43 @@ def command() -> str:
     return shlex.join(kept)
 
 
-def _by_layout(metrics: dict) -> str:
-    """A table of the layouts that were measured; empty where there is one."""
-    lines = ["", "| layout | nats per token | per byte |", "|---|---|---|"]
-    titles = {
-        "causal": "causal (exact)",
-        "full": "full canvas (bound)",
-        "ordered": "full canvas, from left to right (exact)",
-    }
-    for name in _layouts(metrics):
-        token, error, byte, byte_error = (
-            f"{metrics[f'eval_{name}_{kind}']:.4f}"
-            for kind in (
-                "nats_per_token",
-                "standard_error",
-                "nats_per_byte",
-                "standard_error_per_byte",
-            )
-        )
-        title = titles.get(name, f"blocks of {name[5:]} (bound)")
-        lines.append(f"| {title} | {token} ± {error} | {byte} ± {byte_error} |")
-    return "\n".join([*lines, ""]) if len(lines) > 3 else ""
-
-
-_SHIFTED = """
-The prediction for a token stands one slot to its left (`diffusion.shift` in config.json): a fill-mask \
-pipeline would silently read it one slot off. `inference.py --model` reads it correctly; in transformers \
+_TITLES = {
+    "causal": "causal (exact)",
+    "full": "full canvas (bound)",
+    "ordered": "full canvas, from left to right (exact)",
+}
+_CARD = """---
+library_name: transformers
+{%- if not shifted %}
+pipeline_tag: {{ kind }}
+{%- endif %}
+---
+# {{ name }}
+{% if shifted %}
+The prediction for a token stands one slot to its left (`diffusion.shift` in config.json): a fill-mask
+pipeline would silently read it one slot off. `inference.py --model` reads it correctly; in transformers
 `model(ids).logits[:, :-1]` are the predictions of `ids[:, 1:]`, with `<s>` in front.
+{% endif %}
+Trained by `finetune.py` with
+
+```
+{{ command }}
+```
+
+| | |
+|---|---|
+{%- for name, value in rows.items() if value %}
+| {{ name }} | {{ value }} |
+{%- endfor %}
+{% if layouts %}
+| layout | nats per token | per byte |
+|---|---|---|
+{%- for name, (token, error, byte, byte_error) in layouts.items() %}
+| {{ titles.get(name, "blocks of " ~ name[5:] ~ " (bound)") }} | {{ token }} ± {{ error }} | \
+{{ byte }} ± {{ byte_error }} |
+{%- endfor %}
+{% endif %}
+WikiText-2 was detokenised, without headings and without sentences that hold the literal `<unk>`.
 """
 
 
@@ -133,6 +143,7 @@ def model_card(run: Run, model, trainer, metrics: dict, tokens: int, seconds: fl
         if name.startswith("eval_nats_at_")
     )
     text = corpus.WIKITEXT if corpus.WIKITEXT in data.dataset else "held out"
+    bound = "{eval_nats_per_token:.4f} ± {eval_standard_error:.4f} nats per token".format(**metrics)
     rows = {
         "parameters": f"{model.num_parameters():,}",
         "started from": run.model.origin,
@@ -150,34 +161,22 @@ def model_card(run: Run, model, trainer, metrics: dict, tokens: int, seconds: fl
         "wall time of this run": f"{seconds / 60:.0f} minutes",
         f"{data.eval_split} text": f"{data.eval_dataset or text}, {len(trainer.eval_dataset):,} blocks "
         f"of {data.block_size} tokens",
-        "exact NLL" if run.causal else "likelihood bound (NELBO)": "{eval_nats_per_token:.4f} ± "
-        "{eval_standard_error:.4f} nats per token".format(**metrics),
+        "exact NLL" if run.causal else "likelihood bound (NELBO)": bound,
         "per byte": f"{metrics['eval_nats_per_byte']:.4f} nats",
         "perplexity": f"{metrics['eval_perplexity']:.1f} per token, "
         f"{perplexity(metrics['eval_nats_per_byte']):.2f} per byte",
         "nats per token by mask rate": curve,
     }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
     kind = "fill-mask" if loading.is_masked_lm(model.config) else "text-generation"
-    shifted = kind == "fill-mask" and settings["shift"]
-    tag, note = ("", _SHIFTED) if shifted else (f"\npipeline_tag: {kind}", "")
-    return f"""---
-library_name: transformers{tag}
----
-# {Path(args.output_dir).name}
-{note}
-Trained by `finetune.py` with
-
-```
-{command()}
-```
-
-| | |
-|---|---|
-{table}
-{_by_layout(metrics)}
-WikiText-2 was detokenised, without headings and without sentences that hold the literal `<unk>`.
-"""
+    return jinja2.Template(_CARD, keep_trailing_newline=True).render(
+        name=Path(args.output_dir).name,
+        kind=kind,
+        shifted=kind == "fill-mask" and settings["shift"],
+        command=command(),
+        rows=rows,
+        layouts=_layouts(metrics),
+        titles=_TITLES,
+    )
 
 
 # ---------------------------------------------------------------- the hub
@@ -186,12 +185,6 @@ WikiText-2 was detokenised, without headings and without sentences that hold the
 _READ = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
 # Files of a run that are not uploaded with its model.
 _LEFT_OUT = ["checkpoint-*", "runs/*", ".*", "*/.*"]
-
-
-def use_token(token: str | None) -> None:
-    """Set the token of the hub for all libraries of this process; None: that of the machine."""
-    if token is not None:
-        os.environ["HF_TOKEN"] = token
 
 
 def take_revision(model) -> None:
@@ -211,15 +204,8 @@ def take_revision(model) -> None:
         raise hub.unreachable(f"{name} at {model.revision}", "model") from None
 
 
-def check_publishing(args) -> None:
-    """Refuse, before any work, a name or a missing token with which no upload can succeed."""
-    name = _repository(args)
-    try:
-        huggingface_hub.utils.validate_repo_id(name)
-    except huggingface_hub.errors.HFValidationError as error:
-        raise UserError(
-            f"--hub_model_id {name!r} is not a valid name: {first_line(error)}"
-        ) from None
+def check_publishing() -> None:
+    """Refuse, before any work, a run whose upload cannot succeed."""
     if huggingface_hub.get_token() is None:
         raise UserError(
             "--push_to_hub needs a token with write access: run 'hf auth login', or set the variable "
@@ -233,7 +219,7 @@ def publish(folder: Path, args) -> str:
     Raises:
         UserError: it failed; the folder is unchanged.
     """
-    name = _repository(args)
+    name = args.hub_model_id or folder.absolute().name
     try:
         api = huggingface_hub.HfApi()
         name = api.create_repo(name, private=args.hub_private_repo, exist_ok=True).repo_id
@@ -244,7 +230,3 @@ def publish(folder: Path, args) -> str:
             f"'hf upload {name} {folder} --exclude checkpoint-*' later"
         ) from None
     return f"{huggingface_hub.constants.ENDPOINT}/{name}"
-
-
-def _repository(args) -> str:
-    return args.hub_model_id or Path(args.output_dir).absolute().name

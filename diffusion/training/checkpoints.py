@@ -19,7 +19,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 
 from diffusion.cli.console import say
 from diffusion.cli.files import STAGING
-from diffusion.cli.values import MOST
 from diffusion.errors import UserError, first_line
 from diffusion.training import lora
 
@@ -42,62 +41,40 @@ def _read(folder: Path | str, what: str = "", advice: str = _ANEW) -> Iterator[N
 
 
 def find_checkpoint(wanted: str | None, output_dir: str, adapters: bool = False) -> str | None:
-    """The folder that --resume_from_checkpoint names, checked; None without the flag.
+    """The folder that --resume_from_checkpoint names; None without the flag. The Trainer would
+    silently start anew with what is missing in it.
 
     Args:
         adapters: it has to hold those of --lora instead of a model.
+
+    Raises:
+        UserError: there is none, or a file of it is missing or damaged.
     """
     if wanted is None:
         return None
     if wanted in ("last", "true", "True"):
-        last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
-        if last is None:
+        wanted = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+        if wanted is None:
             raise UserError(
-                f"--resume_from_checkpoint {wanted}: {output_dir} has no checkpoint; leave the "
-                "flag out to start anew"
+                f"--resume_from_checkpoint last: {output_dir} has no checkpoint; leave the flag out "
+                "to start anew"
             )
-        wanted = last
-    if not Path(wanted).is_dir():
+    folder, weights = Path(wanted), lora.FILE if adapters else "model.safetensors"
+    if not folder.is_dir():
         raise UserError(f"--resume_from_checkpoint {wanted} is not a folder; try 'last'")
-    check_checkpoint(Path(wanted), lora.FILE if adapters else "model.safetensors")
-    return wanted
-
-
-def check_checkpoint(folder: Path, weights: str) -> None:
-    """Refuse an incomplete checkpoint before any work: the Trainer would silently start anew with
-    what is missing.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
     for name in (TRAINER_STATE_NAME, weights, "optimizer.pt", "scheduler.pt"):
         path = folder / name
         with _read(folder, f"{name}: "):
             if not path.is_file():
                 raise ValueError("it is missing")
             if path.suffix == ".json":
-                _check_state(TrainerState.load_from_json(str(path)))
+                TrainerState.load_from_json(str(path))
             elif path.suffix == ".safetensors":
                 with safe_open(path, "pt"):  # compares the header with the length of the file
                     pass
             elif not zipfile.is_zipfile(path):  # as torch.save writes; their index is at the end
                 raise ValueError("it is damaged")
-
-
-def _check_state(state: TrainerState) -> None:
-    """Refuse values that the Trainer cannot count with."""
-    whole = ("global_step", "max_steps", "train_batch_size")
-    steps = ("logging_steps", "eval_steps", "save_steps")
-    for name in (*whole, "num_train_epochs", "epoch", "total_flos", *steps):
-        value = getattr(state, name)
-        number = type(value) is int or (type(value) is float and name not in whole)
-        in_range = number and 0 <= value < (1e30 if name == "total_flos" else MOST)
-        if not in_range and not (value is None and name in steps):
-            raise ValueError(f"{name} = {str(value)[:50]} is out of range")
-    if not isinstance(state.best_model_checkpoint, str | None):
-        raise ValueError("best_model_checkpoint is not a name")
-    if not all(isinstance(entry, dict) for entry in state.log_history):
-        raise ValueError("log_history is not a list of entries")
+    return wanted
 
 
 # ---------------------------------------------------------------- read
@@ -121,11 +98,10 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
         ignore_mismatched_sizes=True,  # they are reported below
         output_loading_info=True,
     )
-    kinds = {"missing": "is missing", "unexpected": "is not of the model"}
-    kinds["mismatched"] = "has another shape"
-    for kind, wrong in kinds.items():
+    said = {"missing": "is missing", "unexpected": "is not of the model"}
+    for kind, what in {**said, "mismatched": "has another shape"}.items():
         if found := sorted(map(str, report[f"{kind}_keys"])):
-            raise ValueError(f"{found[0]} {wrong}")
+            raise ValueError(f"{found[0]} {what}")
     model.load_state_dict(saved.state_dict())
 
 
@@ -256,14 +232,9 @@ class WholeCheckpoints(Trainer):
         ours = dict(self.raw_model.config.diffusion)
         ours["soft"] = None if self.soft is None else self.soft.settings()
         with _read(folder, "config.json: "):
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            theirs = config.get("diffusion", {})
-            ours, theirs = (
-                [settings.get("noise"), settings.get("p_u"), settings.get("soft") and [
-                    settings["soft"][name] for name in ("k", "mixing")
-                ]] for settings in (ours, theirs)
-            )  # fmt: skip
-        if ours != theirs:
+            theirs = json.loads((folder / "config.json").read_text())["diffusion"]
+            same = _kind(ours) == _kind(theirs)
+        if not same:
             raise UserError(
                 f"cannot resume from {folder}: it was written with other settings of --noise, --p_u, "
                 "--soft_masking, --soft_k or --mixing; give those"
@@ -298,10 +269,6 @@ class WholeCheckpoints(Trainer):
         with _read(checkpoint, "optimizer.pt, scheduler.pt: ", _OTHER):
             super()._load_optimizer_and_scheduler(checkpoint)
 
-    def _load_scaler(self, checkpoint):
-        with _read(checkpoint, "scaler.pt: ", _OTHER):
-            super()._load_scaler(checkpoint)
-
     def _load_rng_state(self, checkpoint):
         if checkpoint is None:
             return
@@ -314,6 +281,12 @@ class WholeCheckpoints(Trainer):
             )
         with _read(checkpoint, f"{name}: ", _OTHER):
             super()._load_rng_state(checkpoint)
+
+
+def _kind(settings: dict) -> tuple:
+    """What has to be the same for a run to be resumed."""
+    soft = settings.get("soft") or {}
+    return *map(settings.get, ("noise", "p_u")), soft.get("k"), soft.get("mixing")
 
 
 _OTHER = "it is damaged, or was written with another --optim"

@@ -9,32 +9,20 @@ from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
-from transformers.integrations import get_available_reporting_integrations
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import SchedulerType
-from transformers.training_args import OptimizerNames
 
 from diffusion import hardware
 from diffusion.cli import files
 from diffusion.cli.conflicts import Conflict, check_conflicts
 from diffusion.cli.flags import parse_flags
-from diffusion.cli.values import MOST, check_values, one_of
-from diffusion.data.corpus import WIKITEXT
+from diffusion.cli.values import MOST, check_values
 from diffusion.errors import UserError
 from diffusion.models import hub, loading
 from diffusion.models.families import max_length
 from diffusion.training import card, lora
-from diffusion.training.arguments import (
-    GROUPS,
-    P_U,
-    SOFT_STARTS,
-    DiffusionArguments,
-    Run,
-    TrainerFlags,
-)
+from diffusion.training.arguments import GROUPS, P_U, SOFT_STARTS, Run, TrainerFlags
 from diffusion.training.checkpoints import find_checkpoint
 from diffusion.training.optimizer import MUON
-from diffusion.training.recipe import expand
 
 # ---------------------------------------------------------------- the Trainer's flags
 
@@ -56,8 +44,12 @@ class RunArguments(TrainerFlags, TrainingArguments):
     )
 
     def __post_init__(self):
-        one_of("--optim", str(self.optim), [MUON, *(name.value for name in OptimizerNames)])
-        check_conflicts(TRAINER_CONFLICTS, self)
+        check_values(self)
+        for option in fields(self):  # what float32 and a counter can hold
+            value = getattr(self, option.name)
+            most = MOST if type(value) is int and "seed" not in option.name else 1e30
+            if isinstance(value, int | float) and not abs(value) <= most:
+                raise UserError(f"--{option.name} {value} must be a finite number up to {most:g}")
         self.muon = self.optim == MUON
         if self.muon:  # which the Trainer does not know
             self.optim = TrainerFlags.optim
@@ -67,17 +59,11 @@ class RunArguments(TrainerFlags, TrainingArguments):
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
         device = hardware.choose_device("cpu" if on_cpu else "auto")
         self.use_cpu = device.type == "cpu"  # TrainingArguments refuses bf16 on CPUs otherwise
-        if self.fp16 and self.use_cpu:
-            raise UserError("--fp16 needs a GPU; leave it out, or use --dtype bfloat16")
-        if not (self.bf16 or self.fp16):
-            self.bf16 = hardware.choose_dtype(self.dtype, device) == torch.bfloat16
+        self.bf16 = self.bf16 or hardware.choose_dtype(self.dtype, device) == torch.bfloat16
         # `build` and `card` do these: the Trainer would do them to its wrapper of the model, and
         # upload what is no model yet.
         self.recomputed, self.gradient_checkpointing = self.gradient_checkpointing, None
-        settings = {"backend": self.torch_compile_backend, "mode": self.torch_compile_mode}
-        self.compiled = self.torch_compile or any(settings.values())
-        self.compile_settings = {name: value for name, value in settings.items() if value}
-        self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = False, None, None
+        self.compiled, self.torch_compile = self.torch_compile, False
         self.published, self.push_to_hub = self.push_to_hub, False
         super().__post_init__()
         # One process drives one device; several are what `accelerate launch` is for.
@@ -85,7 +71,7 @@ class RunArguments(TrainerFlags, TrainingArguments):
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else torch.float32
+        return torch.bfloat16 if self.bf16 else torch.float32
 
     @property
     def micro_batch(self) -> int:
@@ -98,16 +84,14 @@ class RunArguments(TrainerFlags, TrainingArguments):
         return self.micro_batch * self.gradient_accumulation_steps
 
 
-def parse(description: str, recipe: dict) -> Run:
-    """All flags of a recipe and of the command line.
+def parse(description: str) -> Run:
+    """All flags of the command line.
 
     Raises:
         UserError: an unknown flag, or a malformed value.
     """
-    groups = (*GROUPS, RunArguments)
-    expand(recipe, groups)
     with reported():
-        return Run(*parse_flags(groups, description))
+        return Run(*parse_flags((*GROUPS, RunArguments), description))
 
 
 @contextlib.contextmanager
@@ -125,40 +109,18 @@ def reported() -> Iterator[None]:
 
 # ---------------------------------------------------------------- conflicts
 
-# What the pairs below speak of.
-GIVEN = {
-    "--chat": lambda o: o.chat,
-    "--config": lambda o: o.config is not None,
-    "--config type=gpt2": lambda o: o.size is not None and o.size["type"] == "gpt2",
-    "--dataset wikitext-2": lambda o: WIKITEXT in (*o.dataset, o.eval_dataset),
-    "--eval_blocks_file {eval_blocks_file}": lambda o: o.eval_blocks_file is not None,
-    "--evaluate_only": lambda o: o.evaluate_only,
-    "--hub_model_id {hub_model_id}": lambda o: o.hub_model_id is not None,
-    "--layouts causal": lambda o: list(o.mix) == ["causal"],
-    "--layouts {layouts}": lambda o: list(o.mix) != ["full"],
-    "--lora": lambda o: o.lora is not None,
-    "--loss mean": lambda o: o.loss == "mean",
-    "--mask_schedule batch": lambda o: o.mask_schedule == "batch",
-    "--max_train_samples": lambda o: o.max_train_samples is not None,
-    "--noise {noise_name}": lambda o: o.noise_name != "absorbing",
-    "--objective causal": lambda o: o.objective == "causal",
-    "--optim muon": lambda o: o.muon,
-    "--push_to_hub": lambda o: o.published,
-    "--resume_from_checkpoint": lambda o: o.resume_from_checkpoint is not None,
-    "--schedule {schedule}": lambda o: o.schedule != "linear",
-    "--shift no": lambda o: o.shift == "no",
-    "--soft_masking": lambda o: o.soft_masking,
-    "--streaming": lambda o: o.streaming,
-    "--tokenizer": lambda o: o.tokenizer is not None,
-}
-
-
 _OF_SOFT_MASKING = (*SOFT_STARTS, "soft_k", "soft_share", "soft_learning_rate", "mixing")
-_DEFAULTS = DiffusionArguments()
-GIVEN |= {
-    f"--{name} {{{name}}}": lambda o, name=name: getattr(o, name) != getattr(_DEFAULTS, name)
-    for name in _OF_SOFT_MASKING
-}
+
+
+def _given(flag: str):
+    """Whether a flag is given; whether ``--flag value`` has, or lists, that value."""
+    name, _, value = flag.removeprefix("--").partition(" ")
+
+    def given(o) -> bool:
+        found = getattr(o, name)
+        return value in found if isinstance(found, list) else found == value
+
+    return (lambda o: name in o.given) if not value or value.startswith("{") else given
 
 
 def _apart(flag: str, why: str, *others: str) -> list[Conflict]:
@@ -166,7 +128,7 @@ def _apart(flag: str, why: str, *others: str) -> list[Conflict]:
     return [
         Conflict(
             f"{flag} with {other}",
-            lambda o, other=other: GIVEN[flag](o) and GIVEN[other](o),
+            lambda o, other=other: _given(flag)(o) and _given(other)(o),
             f"{flag} {why}; leave out {other}",
         )
         for other in others
@@ -178,59 +140,10 @@ def _needs(flag: str, needed: str, why: str, also: str | None = None) -> Conflic
     both = [flag] if also is None else [flag, also]
     return Conflict(
         f"{' '.join(both)} without {needed}",
-        lambda o: all(GIVEN[name](o) for name in both) and not GIVEN[needed](o),
+        lambda o: all(_given(name)(o) for name in both) and not _given(needed)(o),
         f"{flag} {why}; add {needed}, or leave out {both[-1]}",
     )
 
-
-def _positive(name: str) -> Conflict:
-    return Conflict(
-        f"--{name} 0",
-        lambda o: getattr(o, name) is not None and not getattr(o, name) > 0,
-        f"--{name} {{{name}}} must be above 0; below 1 it is a share of all steps",
-    )
-
-
-TRAINER_CONFLICTS = [  # before the Trainer sees the values
-    Conflict(
-        "--load_best_model_at_end with another --save_strategy",
-        lambda o: (
-            o.load_best_model_at_end
-            and o.eval_strategy != "no"
-            and o.eval_strategy != o.save_strategy
-        ),
-        "--load_best_model_at_end compares checkpoints, so that --eval_strategy {eval_strategy} and "
-        "--save_strategy {save_strategy} must be the same; change one of them",
-    ),
-    Conflict(
-        "--load_best_model_at_end with --eval_strategy no",
-        lambda o: o.load_best_model_at_end and o.eval_strategy == "no",
-        "--load_best_model_at_end compares validation bounds; give an --eval_strategy and the same "
-        "--save_strategy, steps or epoch",
-    ),
-    Conflict(
-        "--early_stopping_patience with --eval_strategy no",
-        lambda o: o.early_stopping_patience is not None and o.eval_strategy == "no",
-        "--early_stopping_patience counts evaluations; give an --eval_strategy, steps or epoch",
-    ),
-    Conflict(
-        "--fsdp",
-        lambda o: o.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"),
-        "FSDP is not supported; leave it out, and start several processes with accelerate launch "
-        "--multi_gpu: each holds the whole model",
-    ),
-    *map(_positive, ("save_steps", "eval_steps", "logging_steps")),
-    Conflict(
-        "--max_steps 0",
-        lambda o: o.max_steps == 0 or o.max_steps < -1,
-        "--max_steps {max_steps} must be 1 or more; leave it out for --num_train_epochs",
-    ),
-    Conflict(
-        "--num_train_epochs 0",
-        lambda o: not (o.max_steps > 0 or o.num_train_epochs > 0),
-        "--num_train_epochs {num_train_epochs} must be above 0",
-    ),
-]
 
 CONFLICTS = [
     Conflict(
@@ -238,6 +151,12 @@ CONFLICTS = [
         lambda o: not o.chat and not 1 <= o.prefix_len < o.block_size,
         "--prefix_len {prefix_len} must be between 1 (<s>) and --block_size - 1",
     ),
+    Conflict(
+        "--fsdp",
+        lambda o: o.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"),
+        "FSDP is not supported; use accelerate launch --multi_gpu, where each process has the model",
+    ),
+    *_apart("--early_stopping_patience", "counts evaluations", "--eval_strategy no"),
     *_apart("--lora", "adapts the weights of a --model", "--config"),
     *_apart(
         "--evaluate_only",
@@ -287,23 +206,17 @@ NOISE_CONFLICTS = [  # when it is known which noise the model was trained for
         "--evaluate_only measures a --model as it was trained, and {model} was trained for "
         "{noise_before}; leave out --noise and --p_u",
     ),
-    Conflict(
-        "--p_u without --noise hybrid",
-        lambda o: o.p_u is not None and o.noise_name != "hybrid",
-        "--p_u {p_u} is an option of --noise hybrid, not of {noise_name}; leave it out, or change "
-        "the noise",
-    ),
-    Conflict(
-        "--loss clipped with --noise absorbing",
-        lambda o: o.noise_name == "absorbing" and o.loss == "clipped",
-        "--loss clipped: absorbing noise has no weights to clip; leave it out, or use --noise "
-        "uniform or hybrid",
-    ),
-    *_apart(
-        "--noise {noise_name}",
-        "is trained on the full canvas with its own loss",
-        *("--objective causal", "--loss mean", "--mask_schedule batch", "--layouts {layouts}"),
-        *("--soft_masking", "--chat"),
+    *_apart("--noise absorbing", "has no random tokens", "--p_u", "--loss clipped"),
+    *_apart("--noise uniform", "has no masks", "--p_u"),
+    *(
+        conflict
+        for noise in ("uniform", "hybrid")
+        for conflict in _apart(
+            f"--noise {noise}",
+            "is trained on the full canvas with its own loss",
+            *("--objective causal", "--loss mean", "--mask_schedule batch", "--layouts {layouts}"),
+            *("--soft_masking", "--chat"),
+        )
     ),
 ]
 
@@ -312,6 +225,7 @@ _FIXED = {
     "activation_checkpointing": (False,),  # --gradient_checkpointing is that
     "auto_find_batch_size": (False,),  # mask rates are stratified over a batch known beforehand
     "average_tokens_across_devices": (True,),
+    "fp16": (False,),
     "hub_always_push": (False,),
     "hub_revision": (None,),
     "hub_strategy": ("every_save",),
@@ -322,8 +236,9 @@ _FIXED = {
     "greater_is_better": (None, False),
     "neftune_noise_alpha": (None,),
     "remove_unused_columns": (False,),
+    "torch_compile_backend": (None,),
+    "torch_compile_mode": (None,),
 }
-_PACKAGES = {"azure_ml": "azureml-core", "flyte": "flytekit"}  # of --report_to, by other names
 
 
 def check(run: Run) -> None:
@@ -334,18 +249,30 @@ def check(run: Run) -> None:
     Raises:
         UserError: the first flag that is wrong.
     """
-    groups = model, data, _, args = run.model, run.data, run.diffusion, run.args
-    for group in groups:
+    groups = model, data, diffusion, args = run.model, run.data, run.diffusion, run.args
+    for group in groups[:3]:
         check_values(group)
-    _check_trainer(args)
-    card.use_token(model.token)
-    more = {"mix": run.mix, "size": run.size, "origin": model.config or model.model}
-    more |= {"muon": args.muon, "published": args.published}
-    check_conflicts(CONFLICTS, *groups, **more)
+    for name, allowed in _FIXED.items():
+        value = getattr(args, name, allowed[0])  # not every version has all of them
+        if value not in allowed:
+            value = "" if name.endswith("token") else f" {value}"
+            raise UserError(f"--{name}{value} is not supported here; leave it out")
+    if model.token is not None:  # for all libraries of this process
+        os.environ["HF_TOKEN"] = model.token
+    if len(run.mix) == 1:
+        (diffusion.layouts,) = run.mix  # without its weight
+    known = {
+        "config": model.config and model.config.split(","),
+        "dataset": [*data.dataset, data.eval_dataset],
+        "optim": MUON if args.muon else args.optim,
+        "push_to_hub": args.published,
+        "origin": model.config or model.model,
+    }
+    check_conflicts(CONFLICTS, *groups, **known)
     if run.adapters:
         lora.need_peft()
     if args.published:
-        card.check_publishing(args)
+        card.check_publishing()
     args.resume_from_checkpoint = find_checkpoint(
         args.resume_from_checkpoint, args.output_dir, model.lora is not None
     )
@@ -361,32 +288,10 @@ def check(run: Run) -> None:
                     "another folder"
                 )
     _check_size(run)
-    noise, before = chosen_noise(run), _noise_before(run)
-    known = {"noise_name": noise["name"], "noise_text": _text(noise), "noise_before": _text(before)}
-    check_conflicts(NOISE_CONFLICTS, *groups, **more, **known)
-
-
-def _check_trainer(args: RunArguments) -> None:
-    """Values of the Trainer's own flags."""
-    for name, allowed in _FIXED.items():
-        value = getattr(args, name, allowed[0])  # not every version has all of them
-        if value not in allowed:
-            value = "" if name.endswith("token") else f" {value}"
-            raise UserError(f"--{name}{value} is not supported here; leave it out")
-    for option in fields(args):
-        value = getattr(args, option.name)
-        if isinstance(value, float) and not abs(value) <= 1e30:  # what float32 can multiply
-            raise UserError(f"--{option.name} {value} must be a finite number up to 1e30")
-        if type(value) is int and abs(value) > MOST and "seed" not in option.name:
-            raise UserError(f"--{option.name} {value} must be at most {MOST}")
-    for name in args.report_to:
-        one_of("--report_to", name, [*INTEGRATION_TO_CALLBACK, "none"])
-        if name not in get_available_reporting_integrations():
-            package = _PACKAGES.get(name, name)
-            raise UserError(f"--report_to {name} needs a package: pip install {package}")
-    # Of the backends for debugging, eager has wrong gradients with --gradient_checkpointing.
-    backends = [*torch.compiler.list_backends(), "aot_eager"]
-    one_of("--torch_compile_backend", args.compile_settings.get("backend", "inductor"), backends)
+    noise = chosen_noise(run)
+    known |= {"noise": noise["name"], "noise_text": _text(noise)}
+    known["noise_before"] = _text(_noise_before(run))
+    check_conflicts(NOISE_CONFLICTS, *groups, **known)
 
 
 def _check_size(run: Run) -> None:
@@ -416,12 +321,11 @@ def _noise_before(run: Run) -> dict:
 
 def chosen_noise(run: Run) -> dict:
     """The ``name`` of the noise to train with and, of hybrid noise, its ``p_u``."""
-    before, wanted = _noise_before(run), run.diffusion
-    name = before["name"] if wanted.noise == "auto" else wanted.noise
+    before, flags = _noise_before(run), run.diffusion
+    name = before["name"] if flags.noise == "auto" else flags.noise
     if name != "hybrid":
         return {"name": name}
-    p_u = before.get("p_u", P_U) if wanted.p_u is None else wanted.p_u
-    return {"name": name, "p_u": float(p_u)}
+    return {"name": name, "p_u": before.get("p_u", P_U) if flags.p_u is None else flags.p_u}
 
 
 def _text(noise: dict) -> str:

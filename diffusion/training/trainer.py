@@ -110,23 +110,11 @@ class Nats(nn.Module):
     Computed inside the forward pass, because accelerate copies to float32 what comes out of it, and
     the logits are large."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        reader: TwoPass | None = None,
-        noise: Interpolating | None = None,
-    ):
+    def __init__(self, backbone: Backbone, reader: TwoPass | None = None, noise=None):
         super().__init__()
         self.backbone, self.reader, self.noise = backbone, reader, noise
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        labels: Tensor,
-        two_pass: bool = False,
-        r: Tensor | None = None,
-        **settings,
-    ) -> Tensor:
+    def forward(self, input_ids, labels, two_pass=False, r=None, **settings) -> Tensor:
         rows = labels != IGNORE
         model = self.reader if two_pass else self.backbone
         logits = model(input_ids, rows, **settings)
@@ -274,9 +262,7 @@ class DiffusionTrainer(WholeCheckpoints):
         """Nats per token, weighted as the collator says. The denominators count the whole global
         batch, so that neither accumulation nor the number of processes changes the loss."""
         labels = inputs["labels"]
-        more = {name: inputs[name] for name in ("attention_mask", "r") if name in inputs}
-        if "two_pass" in inputs:
-            more["two_pass"] = bool(inputs["two_pass"])
+        more = {n: inputs[n] for n in ("attention_mask", "r", "two_pass") if n in inputs}
         if "layout" in inputs:
             more["layout"] = self.slots(inputs["layout"])
         if self.causal:
@@ -294,8 +280,7 @@ class DiffusionTrainer(WholeCheckpoints):
         control = self.control
         if control.should_log or control.should_save or control.should_evaluate:
             self.check_finite("loss", tr_loss)
-            if not self.args.fp16:  # whose scaler skips steps that are too large
-                self.check_finite("gradient", grad_norm)
+            self.check_finite("gradient", grad_norm)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
     def end_processes(self) -> None:

@@ -37,10 +37,9 @@ def bounds(trainer) -> dict[str, likelihood.Bound]:
             )
         else:
             editable = editable_positions(blocks, collator.prefix_len, collator.fixed_ids)
-            if (
-                trainer.eval_dataset.kinds is not None
-            ):  # written on a canvas of the length of a block
-                kinds = trainer.eval_dataset.kinds.to(args.device)
+            kinds = trainer.eval_dataset.kinds
+            if kinds is not None:  # written on a canvas of the length of a block
+                kinds = kinds.to(args.device)
                 editable = kinds == ANSWER
                 blocks = collator.noise.corrupt(blocks, kinds == PADDING)
             found["full"] = likelihood.likelihood_bound(

@@ -247,9 +247,8 @@ class Generator:
             "2",
         ]  # of a run with soft-masking and an average
         last = "checkpoint-1/"
-        states = (*(last + n for n in ("trainer_state.json", "optimizer.pt", "scheduler.pt",
-                  "rng_state.pth", "model.safetensors", "config.json", "ema.safetensors",
-                  "soft.safetensors")),)  # fmt: skip
+        states = (*(last + n for n in ("optimizer.pt", "scheduler.pt", "rng_state.pth",
+                  "model.safetensors", "config.json", "ema.safetensors", "soft.safetensors")),)  # fmt: skip
         return [
             replay, results, settings, text,
             folder("masked models", given["masked"], model_files, "inference", "The river", "--model",

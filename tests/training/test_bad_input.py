@@ -4,18 +4,8 @@ import shutil
 import time
 
 import pytest
-from helpers.training import (
-    RUN,
-    SIZE,
-    files,
-    one_sentence,
-    start,
-)
-from transformers import (
-    AutoTokenizer,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from helpers.training import RUN, SIZE, files, one_sentence, start
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from diffusion.errors import UserError
 from diffusion.training.arguments import parse_size
@@ -23,26 +13,21 @@ from diffusion.training.arguments import parse_size
 BAD_FLAGS = [
     (["--loss", "foo"], ["--loss", "'foo'", "nelbo"]),
     (["--lss", "mean"], ["--lss", "did you mean --loss"]),
-    (["--mask_schedule", "foo"], ["stratified"]),
     (["--config", "type=bert,layers=1,width=16,heads=2,vocab=300"], ["type=bert", "type=gpt2"]),
     (["--dtype", "float16"], ["float16", "bfloat16"]),
-    (["--fp16"], ["--fp16", "GPU"]),
+    (["--fp16"], ["fp16"]),
     (["--block_size", "7"], ["--block_size 7", "8"]),
-    (["--block_size", "x"], ["--block_size", "'x'"]),
     (["--ema", "1"], ["--ema 1.0", "below 1"]),
-    (["--dropout", "-0.1"], ["--dropout -0.1"]),
-    (["--gradient_accumulation_steps", "0"], ["gradient_accumulation_steps"]),
+    (["--save_steps", "0"], ["--save_steps 0.0"]),
+    (["--eval_steps", "nan"], ["--eval_steps nan"]),
+    (["--num_train_epochs", "0"], ["--num_train_epochs 0"]),
+    (["--load_best_model_at_end", "--eval_strategy", "steps"], ["--load_best_model_at_end"]),
     (["--learning_rate", "nan"], ["--learning_rate nan"]),
     (["--learning_rate", "1e39"], ["--learning_rate 1e+39"]),
-    (["--warmup_steps", "-1"], ["warmup_steps"]),
-    (["--save_total_limit", "-3"], ["--save_total_limit -3", "at least 1"]),
-    (["--neftune_noise_alpha", "inf"], ["--neftune_noise_alpha inf"]),
-    (["--lr_scheduler_kwargs", "x"], ["mapping"]),
     (["--optim_args", "x"], ["x"]),
     (["--optim", "adamw_bnb_8bit"], ["bitsandbytes"]),
-    (["--optim", "foo"], ["--optim", "'foo'"]),
+    (["--optim", "foo"], ["foo", "adamw_torch"]),
     (["--save_strategy", "best"], []),
-    (["--adam_beta2=--"], ["--adam_beta2", "'--'"]),
     (["--logging_steps", str(10**30)], ["--logging_steps"]),
     (["--block_size", str(10**30)], ["--block_size"]),
     (["--tokenizer", "~nosuchuser/x"], ["'~nosuchuser/x'"]),
@@ -50,22 +35,16 @@ BAD_FLAGS = [
     (["--seed", "4294967296"], ["--seed 4294967296"]),
     (["--lr_scheduler_type", "foo"], ["'foo'", "cosine"]),
     (["--eval_strategy", "foo"], ["foo", "epoch"]),
-    (["--report_to", "foo"], ["--report_to 'foo'", "none"]),
+    (["--report_to", "foo"], ["foo", "tensorboard"]),
     (["--auto_find_batch_size"], ["--auto_find_batch_size", "leave it out"]),
     (["--metric_for_best_model", "nats_per_byte"], ["--metric_for_best_model nats_per_byte"]),
     (["--attn_implementation", "foo"], ["foo"]),
-    (["--causal_weight", "-1"], ["--causal_weight -1.0"]),
     (["--soft_masking", "--soft_k", "301"], ["--soft_k 301", "300 tokens"]),
-    (["--soft_masking", "--soft_share", "1.1"], ["--soft_share 1.1"]),
     (["--soft_masking", "--mixing", "cubic"], ["--mixing 'cubic'"]),
-    (["--noise", "hybrid", "--p_u", "1"], ["--p_u 1.0", "below 1"]),
-    (["--layouts", "half=1"], ["'half'", "full, causal, or blockN"]),
+    (["--layouts", "half=1"], ["'half=1'", "full, causal and blockN"]),
     (["--resume_from_checkpoint", "last"], ["has no checkpoint"]),
     (["--resume_from_checkpoint", "no/such/folder"], ["no/such/folder", "'last'"]),
-    (
-        ["--config", "layers=9000,width=8192,heads=2,vocab=300"],
-        ["GB of memory"],
-    ),
+    (["--config", "layers=9000,width=8192,heads=2,vocab=300"], ["GB of memory"]),
 ]
 
 
@@ -88,8 +67,8 @@ def test_bad_sizes(config, word):
 
 
 LATE = {
-    *("--attn_implementation", "--save_strategy", "--optim", "--optim_args"),
-    *("--lr_scheduler_kwargs", "--soft_k"),
+    *("--attn_implementation", "--save_strategy", "--optim", "--optim_args", "--report_to"),
+    "--soft_k",
 }
 
 

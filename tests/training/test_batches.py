@@ -2,15 +2,7 @@
 
 import pytest
 import torch
-from helpers.training import (
-    RUN,
-    SIZE,
-    finish,
-    losses,
-    split,
-    start_two,
-    state,
-)
+from helpers.training import RUN, SIZE, finish, losses, split, start_two, state
 from safetensors.torch import load_file
 
 from diffusion.data import packing

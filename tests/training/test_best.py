@@ -4,12 +4,7 @@ import random
 import shutil
 
 import pytest
-from helpers.training import (
-    RUN,
-    SIZE,
-    assert_same_weights,
-    state,
-)
+from helpers.training import RUN, SIZE, assert_same_weights, state
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, TrainerState
 

@@ -3,7 +3,7 @@
 import pytest
 from helpers.training import RUN, SIZE, files, one_sentence
 
-from diffusion.training.checks import CONFLICTS, NOISE_CONFLICTS, TRAINER_CONFLICTS
+from diffusion.training.checks import CONFLICTS, NOISE_CONFLICTS
 
 GPT2 = ["--config", "type=gpt2,layers=1,width=16,heads=2,vocab=300"]
 MODEL = ["--model"]  # with the folder of a tiny one
@@ -12,22 +12,10 @@ UNIFORM = ["--noise", "uniform"]
 
 # Conflict -> (flags, words of the sentence)
 REFUSED = {
-    "--load_best_model_at_end with another --save_strategy": (
-        ["--load_best_model_at_end", "--eval_strategy", "steps", "--save_strategy", "epoch"],
-        ["--eval_strategy steps", "--save_strategy epoch"],
-    ),
-    "--load_best_model_at_end with --eval_strategy no": (
-        ["--load_best_model_at_end"], ["--eval_strategy"]
-    ),
     "--early_stopping_patience with --eval_strategy no": (
         ["--early_stopping_patience", 2], ["--early_stopping_patience", "--eval_strategy"]
     ),
     "--fsdp": (["--fsdp", "full_shard"], ["FSDP", "accelerate launch"]),
-    "--save_steps 0": (["--save_steps", 0], ["--save_steps 0.0"]),
-    "--eval_steps 0": (["--eval_steps", "nan"], ["--eval_steps nan"]),
-    "--logging_steps 0": (["--logging_steps", 0], ["--logging_steps 0.0"]),
-    "--max_steps 0": (["--max_steps", -3], ["--max_steps -3"]),
-    "--num_train_epochs 0": (["--num_train_epochs", 0, "--max_steps", -1], ["--num_train_epochs 0"]),
     "--prefix_len outside a block": (["--prefix_len", 32], ["--prefix_len 32", "between 1"]),
     "--lora with --config": (["--lora", "r=2"], ["--lora", "--config"]),
     "--evaluate_only with --config": (["--evaluate_only"], ["--evaluate_only", "--config"]),
@@ -92,26 +80,29 @@ REFUSED = {
     "--evaluate_only with another --noise": (
         [*MODEL, "--evaluate_only", *UNIFORM], ["absorbing noise", "leave out --noise"]
     ),
-    "--p_u without --noise hybrid": ([*UNIFORM, "--p_u", 0.2], ["--p_u 0.2", "not of uniform"]),
-    "--loss clipped with --noise absorbing": (
-        ["--loss", "clipped"], ["--loss clipped", "--noise uniform"]
-    ),
+    "--noise absorbing with --p_u": (["--p_u", 0.2], ["--noise absorbing", "--p_u"]),
+    "--noise absorbing with --loss clipped": (["--loss", "clipped"], ["--loss clipped"]),
+    "--noise uniform with --p_u": ([*UNIFORM, "--p_u", 0.2], ["--noise uniform", "--p_u"]),
     **{
-        f"--noise {{noise_name}} with {flag}": ([*UNIFORM, *typed], ["--noise uniform", " ".join(typed)])
+        f"--noise {noise} with {flag}": (
+            [*(typed[:1] if typed[:1] == MODEL else []), "--noise", noise, *typed[typed[:1] == MODEL:]],
+            [f"--noise {noise}", *typed[-1:]],
+        )
+        for noise in ("uniform", "hybrid")
         for flag, typed in [
             ("--objective causal", ["--objective", "causal"]),
             ("--loss mean", ["--loss", "mean"]),
             ("--mask_schedule batch", ["--mask_schedule", "batch"]),
             ("--layouts {layouts}", MIX),
             ("--soft_masking", ["--soft_masking"]),
+            ("--chat", [*MODEL, "--chat"]),
         ]
     },
-    "--noise {noise_name} with --chat": ([*MODEL, "--chat", *UNIFORM], ["--chat", "--noise uniform"]),
 }  # fmt: skip
 
 
 def test_every_conflict_is_tried():
-    known = [conflict.flags for conflict in (*TRAINER_CONFLICTS, *CONFLICTS, *NOISE_CONFLICTS)]
+    known = [conflict.flags for conflict in (*CONFLICTS, *NOISE_CONFLICTS)]
     assert sorted(known) == sorted(REFUSED)
 
 

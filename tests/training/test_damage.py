@@ -6,12 +6,7 @@ import resource
 
 import pytest
 import torch
-from helpers.training import (
-    RUN,
-    SIZE,
-    files,
-    one_sentence,
-)
+from helpers.training import RUN, SIZE, files, one_sentence
 from safetensors.torch import load_file, save_file
 
 
@@ -113,7 +108,7 @@ def test_no_pickle_is_run_wherever_one_is_read(train, text, trained, tmp_path, z
             (checkpoint / name).write_bytes(pickle.dumps(Runs(marker)))
         code, err = train(*flags, "--max_steps", 3, "--resume_from_checkpoint", checkpoint)
         assert not marker.exists(), name
-        if name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt"):  # which are read
+        if name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):  # which are read
             assert code == 2 and name in err.splitlines()[-1] and "Traceback" not in err
         else:
             assert code == 0, err

@@ -26,8 +26,7 @@ QUICK = ("esm", "gpt2", "roberta")
 
 
 @pytest.mark.parametrize(
-    "kind",
-    [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in KINDS],
+    "kind", [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in KINDS]
 )
 def test_two_steps_and_a_third_are_three(train, text, tmp_path, kind):
     out, model = tmp_path / "out", save_family(kind, tmp_path / "model")

@@ -51,7 +51,8 @@ def options(monkeypatch):
 
     def options(*words):
         monkeypatch.setattr(sys, "argv", ["finetune.py", *map(str, words)])
-        return parse("", read_recipe())
+        read_recipe()
+        return parse("")
 
     return options
 
@@ -70,19 +71,14 @@ def test_a_recipe_is_the_flags_it_holds_and_what_is_typed_wins(options, tmp_path
 
 
 BAD = [
-    ("a.toml", "max_step = 3", ["'max_step'", "did you mean max_steps?"]),
-    ("a.toml", "[model]\nname = 'x'", ["model", '{"name": "x"}', "text"]),
-    ("a.toml", "zzz = 3", ["'zzz'", "--help_all"]),
-    ("a.yaml", "3: 4", ["has 3", "not a flag"]),
-    ("a.toml", 'block_size = "64"', ['block_size = "64"', "must be a whole number"]),
-    ("a.toml", "block_size = 64.5", ["block_size = 64.5", "a whole number"]),
-    ("a.toml", "block_size = true", ["block_size = true", "a whole number"]),
-    ("a.toml", 'learning_rate = "1e-3"', ['"1e-3"', "must be a number"]),
-    ("a.yaml", "eval_strategy: no", ["eval_strategy = false", "text (in quotes)"]),
-    ("a.toml", "soft_masking = 1", ["soft_masking = 1", "true or false"]),
-    ("a.toml", "dataset = [1]", ["dataset = [1]", "text (in quotes) or a list of texts"]),
-    ("a.toml", "dataset = []", ["dataset = []", "a list"]),
-    ("a.toml", "seed = 2020-01-01", ["seed = 2020-01-01", "a whole number"]),
+    ("a.toml", "max_step = 3", ["--max_step", "did you mean --max_steps?"]),
+    ("a.toml", "[seed]\nname = 'x'", ["--seed", '{"name": "x"}']),
+    ("a.yaml", "3: 4", ["--3"]),
+    ("a.toml", "block_size = 64.5", ["--block_size", "64.5"]),
+    ("a.toml", "block_size = true", ["--block_size", "true"]),
+    ("a.yaml", "eval_strategy: no", ["false"]),
+    ("a.toml", "dataset = []", ["--dataset", "at least one"]),
+    ("a.toml", "seed = 2020-01-01", ["--seed", "2020-01-01"]),
     ("a.toml", "block_size = 7", ["--block_size 7"]),
     ("a.toml", "loss = 'foo'", ["--loss", "'foo'", "nelbo"]),
     ("a.toml", "max_steps 3", ["damaged", "line 1"]),

@@ -6,14 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.training import (
-    RUN,
-    SIZE,
-    files,
-    losses,
-    one_sentence,
-    state,
-)
+from helpers.training import RUN, SIZE, files, losses, one_sentence, state
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,

@@ -5,13 +5,7 @@ import math
 import sys
 
 import pytest
-from helpers.training import (
-    RUN,
-    SIZE,
-    assert_same_weights,
-    losses,
-    split,
-)
+from helpers.training import RUN, SIZE, assert_same_weights, losses, split
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
