@@ -143,7 +143,7 @@ def test_bad_models(train, warm, text, tmp_path):
     AutoTokenizer.from_pretrained(warm).save_pretrained(t5)
     for model, words in [
         (tmp_path / "no", ["does not exist"]),
-        (tmp_path / "empty", ["is empty"]),
+        (tmp_path / "empty", ["has no config.json"]),
         (t5, ["'t5' model"]),
     ]:
         code, err = train(*flags, "--model", model)

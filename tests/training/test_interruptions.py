@@ -94,15 +94,6 @@ def test_a_run_interrupted_twice_equals_the_whole_one(train, text, tmp_path):
     assert [p.name for p in out.glob(".*")] == []
 
 
-def test_a_finished_run_is_finished(train, text, trained):
-    before = (trained / "model.safetensors").read_bytes()
-    code, _ = train(*RUN, *SIZE, "--dataset", text, "--max_steps", 4, "--save_strategy", "steps",
-                    "--save_steps", 2, "--output_dir", trained,
-                    "--resume_from_checkpoint", trained / "checkpoint-4")  # fmt: skip
-    assert code == 0
-    assert (trained / "model.safetensors").read_bytes() == before
-
-
 def test_overwriting_leaves_no_checkpoint_of_the_run_before(train, text, tmp_path):
     """`--resume_from_checkpoint last` would otherwise go on with the other run."""
     flags = [*RUN, *SIZE, "--dataset", text, "--save_strategy", "steps", "--save_steps", 2,

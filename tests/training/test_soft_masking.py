@@ -5,7 +5,7 @@ import math
 import sys
 
 import pytest
-from helpers.training import RUN, SIZE, assert_same_weights, losses, split
+from helpers.training import RUN, SIZE, assert_same_weights, losses
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
@@ -87,18 +87,6 @@ def test_resumed_is_never_stopped(train, text, tmp_path):
     code, err = train(*flags, "--output_dir", tmp_path / "third",
                       "--resume_from_checkpoint", whole / "checkpoint-5")  # fmt: skip
     assert code == 2 and "soft.safetensors" in err.splitlines()[-1]
-
-
-@pytest.mark.slow
-def test_accumulation_changes_nothing(train, text, tmp_path):
-    """Where all batches go through twice: a micro-batch has one or two passes as a whole."""
-    runs = {}
-    for rows, accumulation in ((8, 1), (2, 4)):
-        out = tmp_path / f"{rows}"
-        train(*RUN, *SIZE, *SOFT, "--soft_share", 1, "--dataset", text, "--max_steps", 12,
-              *split(rows, accumulation), "--output_dir", out)  # fmt: skip
-        runs[rows] = losses(out)
-    assert runs[2] == pytest.approx(runs[8], rel=2e-5)
 
 
 def test_training_goes_on_with_the_scalars_of_the_model(train, text, tmp_path):
