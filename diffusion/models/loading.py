@@ -44,7 +44,10 @@ def adapted(name: str) -> str | None:
     if not local or not path.is_file() or Path(where, "config.json").is_file():
         return None
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        if not isinstance(base, str):
+            raise ValueError("it names no base model")
+        return base
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {first_line(error)}; copy the folder anew") from None
 
@@ -58,7 +61,8 @@ def _with_adapters(model, name: str):
     except ImportError:
         raise UserError(f"{name} is a folder of adapters; they need: pip install peft") from None
     except Exception as error:  # the library raises many kinds
-        raise UserError(f"cannot put the adapters of {name} on its model: {error}") from None
+        reason = first_line(error)
+        raise UserError(f"cannot put the adapters of {name} on their model: {reason}") from None
 
 
 def load_config(name: str, access: Access = PLAIN):
