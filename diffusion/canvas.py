@@ -103,8 +103,7 @@ class Feedback:
         cls, rows: int, length: int, k: int, device: torch.device, spherical: bool = False
     ) -> "Feedback":
         """Masks without memory."""
-        weights = torch.zeros(rows, length, k + 1, device=device)
-        weights[..., 0] = 1
+        weights = torch.eye(1, k + 1, device=device).repeat(rows, length, 1)
         ids = torch.zeros(rows, length, k, dtype=torch.int64, device=device)
         return cls(ids, weights, spherical)
 
@@ -121,8 +120,7 @@ class Feedback:
         """That of slots (B, S) which show the positions ``place``; ``fresh`` (B, S): without any."""
         ids = self.ids.gather(1, place[..., None].expand(*place.shape, self.ids.shape[-1]))
         weights = self.weights.gather(1, place[..., None].expand(*place.shape, ids.shape[-1] + 1))
-        plain = torch.zeros_like(weights)
-        plain[..., 0] = 1
+        plain = torch.eye(1, weights.shape[-1], dtype=weights.dtype, device=weights.device)
         return Feedback(ids, torch.where(fresh[..., None], plain, weights), self.spherical)
 
     def put(self, rows, by: "Feedback") -> None:

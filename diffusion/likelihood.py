@@ -60,12 +60,11 @@ def _measured(
     rank, world = shard
     mine = torch.arange(rank, count, world, device=device)
     found = torch.zeros(count, *shape, dtype=rng.double(device), device=device)
-    done = 0
-    for index in mine.split(batch_size) if len(mine) else ():
+    for first in range(0, len(mine), batch_size):
+        index = mine[first : first + batch_size]
         found[index] = measure(index).to(found.dtype)
-        done += len(index)
         if on_batch:
-            on_batch(done, len(mine))
+            on_batch(first + len(index), len(mine))
     # Every index was measured by one process, and is zero in the others.
     return gather(found[None]).sum(0) if world > 1 else found
 
@@ -143,7 +142,6 @@ def likelihood_bound(
 
     found = _measured(len(blocks), (draws, 2), measure, blocks.device, **how)
     values, rates = found.unbind(2)
-    # In the fifths of the mask rates; nan where there is none.
     fifth = (rates * 5).long().clamp(max=4)
     by_rate = [values[fifth == k].mean().item() if (fifth == k).any() else math.nan
                for k in range(5 if masks else 0)]  # fmt: skip

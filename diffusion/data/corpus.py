@@ -54,7 +54,7 @@ def wikitext_documents(text: str) -> list[str]:
 def plain_documents(text: str) -> list[str]:
     """The documents of a text file: two blank lines stand between documents."""
     documents = (re.sub(r"\n\s*\n", "\n", part).strip() for part in text.split("\n\n\n"))
-    return [document for document in documents if document]
+    return list(filter(None, documents))
 
 
 def read_text(path: Path) -> str:
@@ -121,17 +121,17 @@ def _open_table(name, split, config, revision, cache, streaming):
     import datasets
 
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are reported by the caller
-    how, path = {"streaming": streaming}, given_path(name)
+    how, path = {"streaming": streaming, "split": split}, given_path(name)
     if not path.exists():
         ask_hub_once()
         datasets.enable_progress_bars()
-        return datasets.load_dataset(name, config, split=split, revision=revision, **how)
+        return datasets.load_dataset(name, config, revision=revision, **how)
     datasets.disable_progress_bars()
     how |= {"cache_dir": cache} | ({} if streaming else {"keep_in_memory": True})
     if path.is_file():
-        kind = _TABLE_FILES[path.suffix]
-        return datasets.load_dataset(kind, data_files=str(path), split="train", **how)
-    return datasets.load_dataset(str(path), config, split=split, **how)
+        how |= {"data_files": str(path), "split": "train"}
+        return datasets.load_dataset(_TABLE_FILES[path.suffix], **how)
+    return datasets.load_dataset(str(path), config, **how)
 
 
 def _table_documents(rows: Iterable) -> list[str]:
