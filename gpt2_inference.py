@@ -9,10 +9,9 @@ python gpt2_inference.py "The river" --save_animation river.gif
 from dataclasses import dataclass
 from functools import partial
 
-from diffusion.cli.access import Access
 from diffusion.cli.conflicts import check_conflicts
 from diffusion.cli.flags import MODEL, flag, parse_flags
-from diffusion.cli.options import WRITING, WritingOptions
+from diffusion.cli.options import WRITING, Access, WritingOptions
 from diffusion.cli.prompts import PROMPT_HELP, QUESTION, ask, given_prompts
 from diffusion.errors import run
 from diffusion.options import SamplingOptions
@@ -31,7 +30,7 @@ def main() -> None:
     check_conflicts(WRITING, script, generation, prompt=prompt)
     generation.check()
     script.check(prompt)
-    prompts = given_prompts(prompt, script.unconditional, script.skip_bad)
+    prompts = given_prompts(prompt, script.unconditional)
 
     # 2. The model. torch and transformers take seconds to import, and --help needs neither.
     from diffusion.autoregressive import load_causal_writer

@@ -12,9 +12,8 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 
-from diffusion.cli.access import Access
 from diffusion.cli.flags import WRITTEN, flag, parse_flags
-from diffusion.cli.options import WritingOptions
+from diffusion.cli.options import Access, WritingOptions
 from diffusion.cli.prompts import PROMPT_HELP, given_prompts
 from diffusion.editing.options import EditingOptions
 from diffusion.errors import run
@@ -41,7 +40,7 @@ def main() -> None:
     script.check(prompt)
     source = editing.read(script)  # the text that an editing mode works on
     if source is None:
-        source = given_prompts(prompt, script.unconditional, script.skip_bad)
+        source = given_prompts(prompt, script.unconditional)
 
     # 2. The model. torch and transformers take seconds to import, and --help needs neither.
     from diffusion.canvas import prompt_canvas

@@ -16,7 +16,7 @@ from transformers import (
 
 from diffusion import hardware, rng
 from diffusion.canvas import Step, prompt_ids
-from diffusion.cli.access import Access
+from diffusion.cli.options import Access
 from diffusion.errors import UserError
 from diffusion.models import loading, tokenizers
 from diffusion.models.families import max_length

@@ -8,7 +8,7 @@ import torch
 
 from diffusion import rng
 from diffusion.canvas import Canvas, Step, prompt_canvas
-from diffusion.cli.access import Access
+from diffusion.cli.options import Access
 from diffusion.cli.values import within
 from diffusion.errors import UserError
 from diffusion.models import loading, tokenizers

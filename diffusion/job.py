@@ -23,26 +23,19 @@ from diffusion.views.terminal import LiveView, supports_live
 
 
 class Output:
-    """Where texts go: standard output as they come, or one file, written whole each time. That is
-    done less and less often as it grows, and at the end of the ``with`` that is around all."""
+    """Where texts go: standard output as they come, or one file, written whole at the end of the
+    ``with`` that is around all, also where that is an error or Ctrl-C."""
 
     def __init__(self, script: WritingOptions):
         self.json, self.path, self.written = script.json, script.output, []
-        self._kept, self._next, self._separator = 0, 0.0, ""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc) -> None:
-        self._keep()
-
-    def _keep(self) -> None:
-        """Write all texts into the file."""
-        if self._kept < len(self.written):
-            started = time.monotonic()
-            write_text(Path(self.path), self._separator.join(self.written) + "\n")
-            self._kept, now = len(self.written), time.monotonic()
-            self._next = now + 10 * (now - started)  # at most a tenth of the time goes into it
+        if self.written:
+            texts = "".join(self.written)
+            write_text(Path(self.path), texts[:-1] if texts.endswith("\n\n") else texts)
 
     def write(self, record: dict, shown: bool, line: str | None = None) -> None:
         """``shown``: the live view has left this text on the terminal already; ``line``: one line
@@ -50,14 +43,11 @@ class Output:
         text = record["text"] if line is None else line
         text = json.dumps(record, ensure_ascii=False) if self.json else text
         # In a pipe, a blank line ends a text that may have several lines.
-        separator = "\n" if self.json or line is not None else "\n\n"
+        end = "\n" if self.json or line is not None else "\n\n"
         if self.path:
-            self.written.append(text)
-            self._separator = separator
-            if time.monotonic() >= self._next:
-                self._keep()
+            self.written.append(text + end)
         elif not shown:
-            put(text, separator)
+            put(text, end)
 
 
 @dataclass
@@ -112,10 +102,8 @@ class Job:
 
     def used(self) -> str:
         """What takes memory, and what to do."""
-        return (
-            f"--batch_size {self.script.batch_size} and --max_len {self.generation.max_len}; use "
-            "less of either"
-        )
+        sizes = f"--batch_size {self.script.batch_size} and --max_len {self.generation.max_len}"
+        return f"{sizes}; use less of either"
 
     @property
     def live(self) -> bool:
@@ -136,7 +124,7 @@ class Job:
         self, texts: list[str], first: int = 0
     ) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
         """(prompts, sample numbers) of each batch: ``num_samples`` texts for each prompt, numbered
-        from ``first``. A prompt that is too long is refused before the first text is written."""
+        from ``first``; a prompt that is too long is refused before any."""
         self.check_prompts(texts)
         numbers = range(first, first + self.script.num_samples)
         for batch in self.chunks((prompt, n) for prompt in texts for n in numbers):
@@ -163,7 +151,7 @@ class Job:
         if self.script.save_animation:
             self.save(self.script.save_animation)
         if self.script.show:
-            show_film(self.film(frames))
+            show_film(self._film())
 
     def save_last(self, path: str) -> None:
         """Save the last text as .txt, or how it was written as an animation."""
@@ -177,15 +165,16 @@ class Job:
             check_animation_path(path, "/save")
             self.save(path)
 
-    def film(self, frames: list[Frame]):
+    def save(self, path: str) -> None:
+        """Save how the last text was written as an animation."""
+        save_film(self._film(), path, on_progress=progress)
+        say(f"saved {path}")
+
+    def _film(self):
+        frames = self.last[1]
         title = f"{self.script.model}: {self.writer.method(self.generation)}, "
         title += f"{frames[-1].nfe} forward passes"
         return film_of(frames, title, status=status_of(self.writer))
-
-    def save(self, path: str) -> None:
-        """Save how the last text was written as an animation."""
-        save_film(self.film(self.last[1]), path, on_progress=progress)
-        say(f"saved {path}")
 
     def _watch(self, steps: Iterable[Step], row: int) -> tuple[Step, list[Frame]]:
         """(the last step of a generation, the frames of a row if somebody may want them)."""
@@ -194,14 +183,12 @@ class Job:
         with LiveView(sys.stdout, status=status_of(self.writer)) as view:
             try:
                 for step in steps:
-                    if step.index == 0:
-                        view.hold = _frame_time(step)
+                    if step.index == 0:  # a fast model takes some five seconds, to be watched
+                        view.hold = 5.0 / max(20, step.total or int(step.masked.sum(1).max()))
                     if live or kept:
-                        frame = self.framer.frame(step, row)
-                        if live:
-                            view.show(frame)
-                        if kept:
-                            frames.append(frame)
+                        frames.append(self.framer.frame(step, row))
+                    if live:
+                        view.show(frames[-1])
             except KeyboardInterrupt:
                 if step is None or not self.asks:
                     raise
@@ -226,10 +213,3 @@ class Job:
             "device": str(self.writer.device),
             "dtype": str(self.writer.dtype).removeprefix("torch."),
         }
-
-
-def _frame_time(first: Step) -> float:
-    """Least seconds between two live frames, so that a fast model can be watched: some five
-    seconds for the whole text. Not part of any measured time."""
-    steps = first.total or int(first.masked.sum(1).max())
-    return 5.0 / max(20, steps)

@@ -9,8 +9,8 @@ from typing import TypeVar
 from diffusion import hardware
 from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import Step, prompt_ids, written_ids
-from diffusion.cli.access import Access
 from diffusion.cli.console import progress, say
+from diffusion.cli.options import Access
 from diffusion.cli.prompts import note_case
 from diffusion.generate import load_writer
 from diffusion.options import COMPARED_SAMPLER, GenerationOptions

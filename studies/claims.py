@@ -16,14 +16,13 @@ self-BLEU are copied from the scoreboard. ± is half a 95 % interval over texts;
 are taken prompt by prompt.
 """
 
+import importlib.util
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.preprocessing import normalize
 
 from diffusion.cli.console import progress
 from diffusion.errors import UserError, run
@@ -66,6 +65,9 @@ def thirds(text: str) -> tuple[str, str]:
 
 def topic(texts: list[str], references: list[str]) -> np.ndarray:
     """(N,) how much more alike the thirds of a text are than its first and the last of others."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.preprocessing import normalize
+
     # scikit-learn's stop words include some content words, such as "fire" and "mill".
     counter = CountVectorizer(stop_words="english", token_pattern=r"[^\W\d_]{3,}")
     counter.fit([*texts, *references])
@@ -170,6 +172,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the --output_dir of scoreboard.py")
     parser.add_argument("--scorer", default="gpt2-small-books", help="a causal model")
     args = common.read(parser)
+    if importlib.util.find_spec("sklearn") is None:
+        raise UserError('this needs scikit-learn; pip install -e ".[studies]"')
     data, entries = read(args.folder)
     scorer = load_scorer(args.scorer)
     true = next(samples for entry, samples in entries if entry["model"] == REAL)

@@ -29,8 +29,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from diffusion.cli import console
-from diffusion.cli.access import Access
 from diffusion.cli.flags import parse_flags
+from diffusion.cli.options import Access
 from diffusion.errors import run
 from studies.board import report
 from studies.board.options import ScoreOptions

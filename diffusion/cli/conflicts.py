@@ -1,7 +1,7 @@
 """Combinations of options that mean nothing, as tables that scripts, tests and docs share."""
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -13,15 +13,12 @@ class Conflict(NamedTuple):
 
     flags: str  # what the user typed, as docs list it: "--guidance with --unconditional"
     applies: Callable[[SimpleNamespace], object]  # all options by name -> whether it is given
-    sentence: (
-        str  # a format string over the same names: "--guidance {guidance} needs a prompt; ..."
-    )
+    sentence: str  # a format string over the same names: "--guidance {guidance} needs a prompt"
 
 
 def clash(one: str, other: str, sentence: str) -> Conflict:
     """Two options that exclude each other, by the names of their flags; `prompt` is the argument."""
-    names = {"prompt": "PROMPT"}
-    flags = " with ".join(names.get(name, f"--{name}") for name in (one, other))
+    flags = " with ".join("PROMPT" if name == "prompt" else f"--{name}" for name in (one, other))
     return Conflict(flags, lambda o: {one, other} <= o.given, sentence)
 
 
@@ -38,13 +35,14 @@ def check_conflicts(conflicts: Iterable[Conflict], *options, **more) -> None:
     Raises:
         UserError: the sentence of that conflict.
     """
-    values = {f.name: getattr(o, f.name) for o in options for f in fields(o)} | more
     given = {name for name, value in more.items() if value is not None and value is not False}
-    for option in (option for group in options for option in fields(group)):
-        made = option.default_factory is not MISSING
-        default = option.default_factory() if made else option.default
-        if values[option.name] != default:
-            given.add(f"no_{option.name}" if default is True else option.name)
+    values = dict(more)
+    for group in options:
+        defaults = type(group)()
+        for name in (option.name for option in fields(group)):
+            values[name], default = getattr(group, name), getattr(defaults, name)
+            if values[name] != default:
+                given.add(f"no_{name}" if default is True else name)
     found = SimpleNamespace(**values, given=given)
     for conflict in conflicts:
         if conflict.applies(found):
@@ -52,8 +50,8 @@ def check_conflicts(conflicts: Iterable[Conflict], *options, **more) -> None:
 
 
 def alone(name: str, owners: Iterable[type], allowed: Collection[str], why: str) -> list[Conflict]:
-    """One conflict for each option of the dataclasses ``owners`` that does not go with --``name``: all
-    but the ``allowed`` ones."""
+    """One conflict for each option of the dataclasses that does not go with --``name``: all but the
+    ``allowed`` ones."""
     return [
         Conflict(
             f"--{name} with --{option.name}",

@@ -5,10 +5,7 @@ import errno
 import io
 import os
 import signal
-import stat
 import sys
-
-from tqdm import tqdm
 
 from diffusion.errors import printable
 
@@ -19,21 +16,17 @@ STOPS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(
 def prepare_streams() -> None:
     """Any text can be written, and what ends a process leaves the terminal in order."""
     # A text may hold any character, whatever the locale of the pipe.
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(
-            **(
-                {"errors": "replace"}
-                if sys.stdout.isatty()
-                else {"encoding": "utf-8", "errors": "backslashreplace"}
-            )
-        )
+    if sys.stdout.isatty():
+        sys.stdout.reconfigure(errors="replace")
+    else:
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     # An exception, not sudden death: the live view puts the terminal back in order.
     for number in STOPS[1:]:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
-_bar: tqdm | None = None
+_bar = None
 
 
 def progress(done: int, total: int, what: str = "drawing frame") -> None:
@@ -41,6 +34,8 @@ def progress(done: int, total: int, what: str = "drawing frame") -> None:
     when all is done."""
     global _bar
     if _bar is None:
+        from tqdm import tqdm
+
         shown = _is_first() and sys.stderr.isatty()
         _bar = tqdm(total=total, desc=what, leave=False, disable=not shown)
     _bar.set_description(what, refresh=False)
@@ -74,29 +69,18 @@ class _Lasting(io.FileIO):
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            let_go_of_terminal()
             return len(data)
 
 
 def outlive_terminal() -> None:
-    """From here on a terminal that is closed ends nothing, whether its SIGHUP or a message is first to
-    find out. Before anything is imported that keeps a stream."""
+    """From here on writing to a terminal that was closed raises nothing. Before anything is imported
+    that keeps a stream."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream.isatty():
             file = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
             text = io.TextIOWrapper(file, stream.encoding, stream.errors, line_buffering=True)
             setattr(sys, name, text)
-
-
-def let_go_of_terminal() -> None:
-    """What is written to a terminal from here on is lost: it was closed, and would raise errors."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
-                os.dup2(nothing, stream.fileno())
-    os.close(nothing)
 
 
 def _is_first() -> bool:

@@ -1,25 +1,19 @@
 """Files and folders are written whole or not at all."""
 
 import contextlib
-import errno
 import os
-import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from diffusion.errors import UserError, first_line
 
 LOCK, STAGING, MODEL_STAGING = ".lock", ".writing", ".writing-model"
-MOST_BYTES = 2**28  # of a file of JSON, settings or text to work on
 LEFT = {LOCK, STAGING, MODEL_STAGING}  # names that a killed process may leave behind
 
 
-def given_path(name: str) -> Path:
+def given_path(name: str, what: str = "") -> Path:
     """The path that a user gave, with ~ expanded; what it names need not exist.
 
     Raises:
@@ -27,34 +21,12 @@ def given_path(name: str) -> Path:
     """
     try:
         path = Path(name).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{name!r} names no file ({first_line(error)}); give another") from None
-    _check_name(path, repr(name))
-    return path
-
-
-def _check_name(path: Path, said: str) -> None:
-    """Refuse what no file or folder could be called."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        pass
-    except (OSError, ValueError) as error:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            path.stat()
+    except (OSError, ValueError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"{said} names no file ({why}); give another") from None
-
-
-def read_bytes(path: str) -> bytes:
-    """The content of a file that a user names, which may be a pipe, or a device without end.
-
-    Raises:
-        OSError: it cannot be read, or has more than `MOST_BYTES`.
-    """
-    with open(path, "rb") as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise OSError(errno.EFBIG, f"it has more than {MOST_BYTES >> 20} MiB")
-    return content
+        raise UserError(f"{what}{name!r} names no file ({why}); give another") from None
+    return path
 
 
 # ---------------------------------------------------------------- writing
@@ -62,22 +34,14 @@ def read_bytes(path: str) -> bytes:
 
 def check_output_dir(path: str, overwrite: bool, resume: bool, overwrite_flag: str) -> Path:
     """An output folder that can be written to, empty unless the user said otherwise."""
-    folder = Path(path)
-    _check_name(folder, f"--output_dir {path!r}")
-    if len(folder.parts) > 100:
-        raise UserError(f"--output_dir {path} has {len(folder.parts)} folders; give a shorter name")
-    if os.path.isfile(folder):
+    folder = given_path(path, "--output_dir ")
+    if folder.is_file():
         raise UserError(f"--output_dir {path} is a file; give a folder")
     existing = next(p for p in [folder, *folder.absolute().parents] if os.path.lexists(p))
-    try:
-        # Permissions do not tell all (a full or read-only disk, root): try. It has no name on disk.
-        tempfile.TemporaryFile(dir=existing).close()
-        # The rest of a first checkpoint of a killed run cannot be resumed.
-        used = os.path.isdir(folder) and not set(os.listdir(folder)) <= LEFT
-    except OSError as error:
-        raise UserError(
-            f"--output_dir {path} cannot be written to ({error.strerror}); give a folder that can"
-        ) from None
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--output_dir {path} cannot be written to; give a folder that can")
+    # The rest of a first checkpoint of a killed run cannot be resumed.
+    used = folder.is_dir() and not set(os.listdir(folder)) <= LEFT
     if used and not (overwrite or resume):
         raise UserError(
             f"--output_dir {path} exists and is not empty; continue it with "
@@ -89,6 +53,8 @@ def check_output_dir(path: str, overwrite: bool, resume: bool, overwrite_flag: s
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """No two processes in a folder: the system releases the lock when its process dies."""
+    from filelock import FileLock, Timeout
+
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
@@ -101,8 +67,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            (folder / LOCK).unlink()
+        (folder / LOCK).unlink(missing_ok=True)
         lock.release()
 
 
@@ -140,7 +105,7 @@ def write_atomically(target: Path, content: bytes) -> None:
 def unfinished(target: Path) -> Iterator[Path]:
     """A path to write to, which becomes ``target`` when all is written and vanishes otherwise."""
     target = target.resolve()  # a link stays one; what it points to is written
-    temporary = target.with_name(f".{secrets.token_hex(4)}.writing{target.suffix.lower()}")
+    temporary = target.with_name(f".{os.getpid()}.writing{target.suffix.lower()}")
     try:
         if target.exists() and not target.is_file():  # a pipe or a device has no atomic form
             yield target
@@ -156,23 +121,15 @@ def unfinished(target: Path) -> Iterator[Path]:
 
 def check_file(flag: str, path: str) -> None:
     """Refuse a name to which no file can be written, before any work; writes nothing."""
-    file, advice = Path(path), "give a file in a folder that can be written to"
-    try:
-        if not path or path.endswith(("/", os.sep)) or file.is_dir():
-            raise UserError(f"{flag} {path!r} is a folder; give the name of a file")
-        folder = file.absolute().parent
-        if not folder.is_dir():
-            raise UserError(f"{flag} {path!r}: the folder {folder} does not exist; make it first")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise UserError(f"{flag} {path!r}: the folder {folder} is not writable; {advice}")
-        # The folder alone would allow it: a file is replaced whole.
-        if file.exists() and not os.access(file, os.W_OK):
-            raise UserError(f"{flag} {path!r} is read-only; give another, or make it writable")
-        file.resolve()
-    # A name that is too long, a null byte, a loop of links.
-    except (OSError, ValueError, RuntimeError) as error:
-        why = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"{flag} {path!r} cannot be written ({why}); {advice}") from None
+    file = given_path(path, f"{flag} ")
+    folder = file.absolute().parent
+    if not path or path.endswith("/") or file.is_dir():
+        raise UserError(f"{flag} {path!r} is a folder; give the name of a file")
+    if not folder.is_dir():
+        raise UserError(f"{flag} {path!r}: the folder {folder} does not exist; make it first")
+    for place in (folder, file):  # the folder alone would allow it: a file is replaced whole
+        if place.exists() and not os.access(place, os.W_OK):
+            raise UserError(f"{flag} {path!r}: {place} is read-only; give another file")
 
 
 def check_apart(outputs: dict[str, str | None], inputs: dict[str, str | None]) -> None:
@@ -183,23 +140,17 @@ def check_apart(outputs: dict[str, str | None], inputs: dict[str, str | None]) -
         outputs, inputs: flags with their values, None where they are not given. An input may be no
             file, or a device: /dev/stdin may go to /dev/stdout.
     """
-    files, folders = {}, {}
-    for flag, path in inputs.items():
-        if path and os.path.isfile(path):
-            files[Path(path).resolve()] = flag
-        elif path and os.path.isdir(path) and Path(path).resolve() != Path.cwd():
-            folders[Path(path).resolve()] = flag
+    taken = {Path(p).resolve(): flag for flag, p in inputs.items() if p and os.path.exists(p)}
+    folders = {place for place in taken if place.is_dir() and place != Path.cwd()}
     for flag, path in outputs.items():
-        if not path:
-            continue
-        place = Path(path).resolve()
-        for folder in set(place.parents) & set(folders):
+        place = Path(path or os.devnull).resolve()
+        for folder in folders & set(place.parents):
             raise UserError(
-                f"{flag} {path!r} lies in the folder of {folders[folder]}; give another place"
+                f"{flag} {path!r} lies in the folder of {taken[folder]}; give another place"
             )
-        if place in files:
-            raise UserError(f"{files[place]} and {flag} are both {path!r}; give two files")
-        files[place] = flag
+        if place in taken and (place.is_file() or not place.exists()):
+            raise UserError(f"{taken[place]} and {flag} are both {path!r}; give two files")
+        taken[place] = flag
 
 
 ANIMATIONS = (".gif", ".mp4", ".html", ".png")
@@ -215,14 +166,12 @@ def check_animation_path(path: str | os.PathLike, flag: str = "--save_animation"
     check_file(flag, str(path))
     if suffix == ".mp4" and shutil.which("ffmpeg") is None:
         raise UserError(
-            f"{path}: writing MP4 needs the program ffmpeg, which is not installed; "
-            "install it or write a .gif or .html."
+            f"{path}: MP4 needs the program ffmpeg; install it or write a .gif or .html."
         )
 
 
 def check_display() -> None:
-    """Raise `UserError` if there is no display for `show_film`. For the start of a
-    script; imports nothing heavy."""
+    """Raise `UserError` if there is no display for `show_film`."""
     unix = os.name == "posix" and sys.platform != "darwin"
     if unix and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise UserError("There is no display to open a window on; save the animation instead.")

@@ -1,14 +1,13 @@
 """Dataclasses of options -> command-line flags and their help, the same way in every script.
 
 The metadata of a field holds ``help``; ``group``, its heading in the help (else the first line of the
-class); ``rare`` where only ``--help_all`` lists it; ``metavar``, the name of its value; ``nargs``,
-``const`` and ``action`` of argparse; and what `values.check_values` reads.
+class); ``rare`` where only ``--help_all`` lists it; ``off``, the help of ``--no_NAME``; ``metavar``, the
+name of its value; ``nargs``, ``const`` and ``action`` of argparse; and what `values.check_values` reads.
 """
 
 import argparse
 import difflib
 import sys
-import textwrap
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,14 +16,9 @@ from enum import Enum
 
 from diffusion.errors import UserError
 
-TRUTHS = {
-    **dict.fromkeys(("yes", "true", "t", "y", "1"), True),
-    **dict.fromkeys(("no", "false", "f", "n", "0"), False),
-}
+TRUE, FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 # Headings of the help, in their order; those of other classes follow.
 TEXT, WRITTEN, SHOWN, MODEL = "The text", "How it is written", "What is shown", "The model"
-HEADINGS = (TEXT, WRITTEN, SHOWN, MODEL)
-COLUMN, WIDTH = 30, 100  # where the help of a flag begins and ends
 
 
 def flag(default, help: str, **metadata):
@@ -49,29 +43,23 @@ def parse_flags(
         UserError: an unknown flag, a missing or malformed value.
     """
     words = sys.argv[1:]
-    asked = words[: words.index("--")] if "--" in words else words
-    if {"-h", "--help", "--help_all"} & set(asked):
-        print(help_text(classes, description, prompt_help, everything="--help_all" in asked))
+    before = words[: words.index("--")] if "--" in words else words
+    everything = "--help_all" in before
+    parser = _parser(classes, description, prompt_help, everything)
+    if everything or {"-h", "--help"} & set(before):
+        print(parser.format_help().rstrip())
         sys.exit(0)
-    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    truths = set()  # flags that may stand alone, as true
-    for owner in classes:
-        hints = typing.get_type_hints(owner)
-        for option in (option for option in fields(owner) if option.init):
-            if _add(parser, option, kinds_of(hints[option.name])):
-                truths.add(f"--{option.name}")
-    if prompt_help is not None:
-        parser.add_argument("prompt", nargs="?", default=None)
+    flags = parser._option_string_actions
+    truths = {name for name, action in flags.items() if action.type is _truth}
     found, unknown = parser.parse_known_args(list(_spelled(words, truths)))
-    for word in unknown:
-        if (name := word.split("=")[0]) in gone:
-            raise UserError(gone[name])
     if unknown:
-        near = difflib.get_close_matches(unknown[0].split("=")[0], parser.flags, n=1, cutoff=0.8)
+        word = unknown[0].split("=")[0]
+        near = difflib.get_close_matches(word, flags, n=1, cutoff=0.8)
         advice = f"did you mean {near[0]}?" if near else "see --help"
-        if not unknown[0].startswith("-"):
+        if not word.startswith("-"):
             advice = "put a text of several words in quotes"
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}", advice)
+        message = f"unrecognized arguments: {' '.join(unknown)}; {advice}"
+        raise UserError(gone.get(word, message))
     given = vars(found)
     filled = [
         owner(**{f.name: given[f.name] for f in fields(owner) if f.name in given})
@@ -80,29 +68,85 @@ def parse_flags(
     return filled if prompt_help is None else [*filled, found.prompt]
 
 
+def help_text(classes: Iterable[type], description: str) -> str:
+    """What ``--help`` prints."""
+    return _parser(classes, description, None, everything=False).format_help().rstrip()
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=30, width=100)
+
+    def _format_action_invocation(self, action) -> str:
+        metavar = action.metavar or ""
+        metavar = metavar if isinstance(metavar, str) else " ".join(metavar)
+        return (
+            f"{action.option_strings[0]} {metavar}".rstrip() if action.option_strings else "PROMPT"
+        )
+
+
 class _Parser(argparse.ArgumentParser):
-    @property
-    def flags(self) -> list[str]:
-        return [flag for action in self._actions for flag in action.option_strings]
-
-    def error(self, message: str, advice: str = "see --help"):
-        raise UserError(f"{message}; {advice}")
+    def error(self, message: str):
+        raise UserError(f"{message}; see --help")
 
 
-def _add(parser: argparse.ArgumentParser, option: Field, kinds: set[type]) -> bool:
-    """Add the flag of a field; whether it may stand alone, as true."""
-    name = option.name
+def _parser(
+    classes: Iterable[type], description: str | None, prompt_help: str | None, everything: bool
+) -> _Parser:
+    """The parser; ``everything``: its help has rare flags and more than the first sentence of each."""
+    parser = _Parser(
+        add_help=False,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        usage=argparse.SUPPRESS,
+        description=(description or "").strip(),
+        epilog="" if everything else "--help_all lists all flags.",
+        formatter_class=_Help,
+    )
+    groups = {title: parser.add_argument_group(title) for title in (TEXT, WRITTEN, SHOWN, MODEL)}
+    if prompt_help is not None:
+        groups[TEXT].add_argument("prompt", nargs="?", default=None, help=prompt_help)
+    for owner in classes:
+        documented = owner.__doc__ and not owner.__doc__.startswith(f"{owner.__name__}(")
+        heading = owner.__doc__.split("\n")[0].rstrip(".:") if documented else owner.__name__
+        hints = typing.get_type_hints(owner)
+        for option in (option for option in fields(owner) if option.init):
+            title = option.metadata.get("group", heading)
+            if title not in groups:
+                groups[title] = parser.add_argument_group(title)
+            _add(groups[title], option, kinds_of(hints[option.name]), everything)
+    return parser
+
+
+def _add(group, option: Field, kinds: set[type], everything: bool) -> None:
+    """Add the flag of a field; of a truth also ``--no_NAME``, which the help lists if it is on."""
+    default = option.default if option.default_factory is MISSING else option.default_factory()
+    name, text = option.name, option.metadata.get("help", "")
+    text = text if everything or ". " not in text else text.split(". ")[0] + "."
+    if default is True:
+        text = option.metadata.get("off", f"Turn off: {text}")
+    elif default is not False and default not in (None, ""):
+        shown = default if not isinstance(default, list) else " ".join(default)
+        text += f" [{getattr(shown, 'value', shown)}]"
+    hidden = argparse.SUPPRESS
+    text = text.strip().replace("%", "%%")
+    text = text if everything or not option.metadata.get("rare") else hidden
     if bool in kinds:
-        parser.add_argument(f"--no_{name}", action="store_false", dest=name)
-        parser.add_argument(f"--{name}", type=_truth, nargs="?", const=True)
-        return True
+        on, off = (hidden, text) if default is True else (text, hidden)
+        group.add_argument(f"--no_{name}", action="store_false", dest=name, help=off)
+        group.add_argument(f"--{name}", type=_truth, metavar="", help=on)
+        return
     kind = next((kind for kind in (float, int) if kind in kinds), str)
+    names = {float: "X", int: "N", str: "TEXT" if list in kinds else "NAME"}
     how = {"nargs": "+"} if list in kinds and str not in kinds else {}
-    for names in (k for k in kinds if isinstance(k, type) and issubclass(k, Enum)):
-        how["choices"] = [name.value for name in names]
-    how |= {k: option.metadata[k] for k in ("nargs", "const", "action") if k in option.metadata}
-    parser.add_argument(f"--{name}", type=kind, **how)
-    return False
+    for values in (k for k in kinds if isinstance(k, type) and issubclass(k, Enum)):
+        how["choices"] = [value.value for value in values]
+    how |= {
+        k: option.metadata[k]
+        for k in ("nargs", "const", "action", "metavar")
+        if k in option.metadata
+    }
+    group.add_argument(f"--{name}", **{"type": kind, "metavar": names[kind], "help": text, **how})
 
 
 def kinds_of(hint) -> set[type]:
@@ -113,9 +157,9 @@ def kinds_of(hint) -> set[type]:
 
 
 def _truth(word: str) -> bool:
-    if word.lower() not in TRUTHS:
+    if word.lower() not in TRUE + FALSE:
         raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
-    return TRUTHS[word.lower()]
+    return word.lower() in TRUE
 
 
 def _spelled(words: Sequence[str], truths: set[str]) -> Iterator[str]:
@@ -127,63 +171,6 @@ def _spelled(words: Sequence[str], truths: set[str]) -> Iterator[str]:
             return
         if word.startswith("--"):
             name, equals, value = word.partition("=")
-            if value == "--":  # which argparse takes for the end of all flags
-                raise UserError(f"{name} has the value '--', which is none; see --help")
             word = name.replace("-", "_").replace("__", "--", 1) + equals + value
-        bare = word in truths and (i + 1 == len(words) or words[i + 1].lower() not in TRUTHS)
+        bare = word in truths and (i + 1 == len(words) or words[i + 1].lower() not in TRUE + FALSE)
         yield f"{word}=true" if bare else word
-
-
-# ---------------------------------------------------------------- help
-
-
-def help_text(
-    classes: Iterable[type], description: str | None, prompt_help: str | None, everything: bool
-) -> str:
-    """The description, then the flags with their defaults in groups.
-
-    Args:
-        everything: rare flags, too, and all that the help of a flag says, not its first sentence.
-    """
-    groups: dict[str, list[str]] = {heading: [] for heading in HEADINGS}
-    for owner in classes:
-        documented = owner.__doc__ and not owner.__doc__.startswith(f"{owner.__name__}(")
-        title = owner.__doc__.split("\n")[0].rstrip(".:") if documented else owner.__name__
-        hints = typing.get_type_hints(owner)
-        for option in fields(owner):
-            if option.init and (everything or not option.metadata.get("rare")):
-                group = groups.setdefault(option.metadata.get("group", title), [])
-                group += _lines(option, kinds_of(hints[option.name]), everything)
-    if prompt_help is not None:
-        groups[TEXT][:0] = _columns("  PROMPT", prompt_help)
-    lines = [(description or "").strip()]
-    for title, flags in groups.items():
-        lines += ["", f"{title}:", *flags] if flags else []
-    return "\n".join([*lines, "" if everything else "\n--help_all lists all flags."]).rstrip()
-
-
-def _lines(option: Field, kinds: set[type], everything: bool) -> list[str]:
-    """The help of one flag."""
-    default = option.default if option.default_factory is MISSING else option.default_factory()
-    text = option.metadata.get("help", "")
-    text = text if everything or ". " not in text else text.split(". ")[0] + "."
-    if default is True:
-        return _columns(f"  --no_{option.name}", option.metadata.get("off", f"Turn off: {text}"))
-    name = f"  --{option.name}"
-    if bool not in kinds:
-        metavar = option.metadata.get("metavar") or _metavar(kinds)
-        name += f" {' '.join(metavar) if isinstance(metavar, tuple) else metavar}"
-    default = " ".join(default) if isinstance(default, list) else getattr(default, "value", default)
-    shown = "" if default in (None, "") or default is False else f" [{default}]"
-    return _columns(name, text + shown)
-
-
-def _metavar(kinds: set[type]) -> str:
-    return "X" if float in kinds else "N" if int in kinds else "TEXT" if list in kinds else "NAME"
-
-
-def _columns(name: str, text: str) -> list[str]:
-    lines = textwrap.wrap(text, WIDTH - COLUMN, break_on_hyphens=False) or [""]
-    if len(name) > COLUMN - 2:
-        return [name, *(f"{'':{COLUMN}}{line}" for line in lines)]
-    return [f"{name:{COLUMN}}{lines[0]}".rstrip(), *(f"{'':{COLUMN}}{line}" for line in lines[1:])]

@@ -1,4 +1,4 @@
-"""The options of the scripts that write."""
+"""The options that several scripts share."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,34 @@ from diffusion.cli.values import check_values
 
 
 @dataclass
+class Access:
+    """What may be done to get a model, and how it is held."""
+
+    trust_remote_code: bool = flag(
+        False, "Run the Python code that comes with a model: it can do all that you can. Without it "
+        "LLaDA and Dream are read natively, and other models with code of their own are refused.",
+        rare=True, group=MODEL,
+    )  # fmt: skip
+    revision: str | None = flag(
+        None, "Branch, tag or commit of --model on the hub.", rare=True, group=MODEL
+    )
+    device_map: str | None = flag(
+        None, "auto spreads a large model over all devices.",
+        choices=("auto",), rare=True, group=MODEL,
+    )  # fmt: skip
+    quantize: str | None = flag(
+        None, "8bit or 4bit weights by bitsandbytes on CUDA. On a CPU 8bit also computes in eight bits "
+        "by torch: faster and slightly less exact.",
+        choices=("8bit", "4bit"), rare=True, group=MODEL,
+    )  # fmt: skip
+
+
+@dataclass
 class WritingOptions:
     """What to write from and to; a script names its own default model."""
 
     unconditional: bool = flag(False, "Write from an empty prompt.", group=TEXT)
     num_samples: int = flag(1, "Texts for each prompt.", range=(1, 10**6), group=TEXT)
-    skip_bad: bool = flag(
-        False, "Skip piped prompts that are not UTF-8 text.", rare=True, group=TEXT
-    )
     output: str | None = flag(
         None, "Write the texts to this file instead.", metavar="FILE", group=SHOWN
     )
@@ -67,29 +87,23 @@ class WritingOptions:
 
 
 # Beside the options these read `prompt` and whether a flag `brings_text`.
-WRITING = (
+WRITING = [
     clash(
         "prompt", "unconditional",
         "--unconditional writes from an empty prompt; leave out the prompt or the flag",
     ),
-    *(
-        clash(
-            name, "num_samples",
-            f"--{name} animates one text and --num_samples {{num_samples}} writes several; leave out "
-            "one of the two",
-        )
-        for name in ("save_animation", "show")
-    ),
-    *(
+]  # fmt: skip
+for _name in ("save_animation", "show"):
+    WRITING += [
+        clash(_name, "num_samples", f"--{_name} animates one text; leave out --num_samples"),
         Conflict(
-            f"--{name} without PROMPT",
-            lambda o, name=name: name in o.given
-            and not {"prompt", "unconditional", "brings_text"} & o.given,
-            f"--{name} animates one text; give one prompt as an argument, or --unconditional",
-        )
-        for name in ("save_animation", "show")
-    ),
-)  # fmt: skip
+            f"--{_name} without PROMPT",
+            lambda o, name=_name: (
+                name in o.given and not {"prompt", "unconditional", "brings_text"} & o.given
+            ),
+            f"--{_name} animates one text; give one prompt as an argument, or --unconditional",
+        ),
+    ]
 
 
 @dataclass

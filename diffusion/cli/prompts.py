@@ -1,20 +1,17 @@
 """Prompts: from the command line, from a pipe, or asked for in a loop."""
 
-import codecs
 import contextlib
 import sys
 from collections.abc import Callable, Iterable
 
 from diffusion.cli.console import say
-from diffusion.cli.files import MOST_BYTES
-from diffusion.errors import UserError, printable, sentence
+from diffusion.errors import UserError, sentence
 from diffusion.text.reading import folds_case, unknown
 
 with contextlib.suppress(ImportError):  # Windows has none: lines cannot be edited there
     import readline  # noqa: F401  (input() takes it: arrow keys, and the lines typed before)
 
 PROMPT_HELP = "Beginning of the text; else prompts are read from a pipe, or asked for."
-MOST_NAMED = 5  # parts of a text that a note lists
 QUESTION = "Beginning of a text (some {} tokens, or more; two empty lines: quit) > "
 
 
@@ -29,35 +26,22 @@ def check_text(text: str, what: str = "the prompt") -> str:
     return text
 
 
-def given_prompts(
-    prompt: str | None, unconditional: bool, skip_bad: bool = False
-) -> list[str] | None:
+def given_prompts(prompt: str | None, unconditional: bool) -> list[str] | None:
     """The one of the command line, an empty one to write from nothing, the non-empty lines of a
     pipe, or None where somebody sits at a terminal and can be asked."""
-    if unconditional:
-        return [""]
-    if prompt is not None:
-        return [prompt]
-    return None if sys.stdin.isatty() else piped_prompts(skip_bad)
-
-
-def piped_prompts(skip_bad: bool = False) -> list[str]:
-    """The non-empty lines of standard input; ``skip_bad``: without those that are no text."""
-    content = sys.stdin.buffer.read(MOST_BYTES + 1).removeprefix(codecs.BOM_UTF8)
-    if len(content) > MOST_BYTES:
-        raise UserError(f"more than {MOST_BYTES >> 20} MiB on standard input; give it in parts")
-    prompts, bad = [], []
-    for number, line in enumerate(content.split(b"\n"), start=1):
+    if unconditional or prompt is not None:
+        return [prompt or ""]
+    if sys.stdin.isatty():
+        return None
+    prompts = []
+    # Bytes: a prompt may hold any character that ends a line of text but the newline.
+    for number, line in enumerate(sys.stdin.buffer.read().split(b"\n"), start=1):
         try:
-            prompts.append(line.decode("utf-8").removesuffix("\r"))
+            prompts.append(line.decode("utf-8-sig").removesuffix("\r"))
         except UnicodeDecodeError:
-            bad.append(number)
-    if bad:
-        which = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
-        what = f"{len(bad)} lines of standard input are not UTF-8 text (line {which})"
-        if not skip_bad:
-            raise UserError(f"{what}; re-encode them as UTF-8, or leave them out by --skip_bad")
-        say(f"note: {what} and are left out")
+            raise UserError(
+                f"line {number} of standard input is not UTF-8 text; re-encode it as UTF-8"
+            ) from None
     prompts = [prompt for prompt in prompts if prompt.strip()]
     if not prompts:
         raise UserError("no prompt on standard input; give one a line")
@@ -68,10 +52,9 @@ def note_unknown(tokenizer, name: str, texts: Iterable[str]) -> None:
     """Say so where the tokenizer of a model has no tokens for parts of given texts."""
     found = dict.fromkeys(part for text in texts for part in unknown(tokenizer, text))
     if found:
-        some = ", ".join(printable(repr(part)) for part in list(found)[:MOST_NAMED])
-        more = ", ..." if len(found) > MOST_NAMED else ""
+        some = ", ".join(map(repr, list(found)[:5])) + (", ..." if len(found) > 5 else "")
         say(
-            f"note: the tokenizer of {name} does not know {some}{more}; the model reads "
+            f"note: the tokenizer of {name} does not know {some}; the model reads "
             f"{tokenizer.unk_token} there"
         )
 

@@ -1,7 +1,7 @@
 """Values against what the metadata of their options allows."""
 
 import difflib
-from collections.abc import Iterable
+import sys
 from dataclasses import fields
 
 from diffusion.errors import UserError
@@ -9,16 +9,12 @@ from diffusion.errors import UserError
 MOST = 10**9  # of anything that is counted, where an option has no bound of its own
 
 
-def check_values(options, names: Iterable[str] | None = None) -> None:
-    """Refuse values outside the ``range`` or the ``choices`` of their fields; None is no value.
-
-    Args:
-        options: an instance of a dataclass.
-        names: look at these fields alone.
-    """
+def check_values(options) -> None:
+    """Refuse values of a dataclass outside the ``range``, the ``choices`` or not ``below`` what their
+    fields name; None is no value."""
     for option in fields(options):
         value = getattr(options, option.name)
-        if value is None or (names is not None and option.name not in names):
+        if value is None:
             continue
         if "choices" in option.metadata:
             one_of(f"--{option.name}", value, option.metadata["choices"])
@@ -28,18 +24,12 @@ def check_values(options, names: Iterable[str] | None = None) -> None:
             raise UserError(f"--{option.name} {value} must be below {option.metadata['below']}")
 
 
-def at_least(flag: str, value: float, least: float) -> None:
-    if not value >= least or value == float("inf"):  # "not >=" catches nan
-        raise UserError(f"{flag} {value} must be a number of at least {least}")
-
-
 def within(flag: str, value: float, least: float, most: float | None) -> None:
     if most is None and isinstance(value, int) and value > MOST:
         raise UserError(f"{flag} {value} must be at most {MOST}")
-    if most is None:
-        at_least(flag, value, least)
-    elif not least <= value <= most:
-        raise UserError(f"{flag} {value} must be a number from {least} to {most}")
+    if not least <= value <= (sys.float_info.max if most is None else most):  # nor nan
+        allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise UserError(f"{flag} {value} must be a number {allowed}")
 
 
 def one_of(flag: str, value: str, names) -> str:

@@ -6,7 +6,7 @@ from itertools import combinations
 from pathlib import Path
 
 from diffusion.cli.conflicts import Conflict, check_conflicts, clash
-from diffusion.cli.files import check_apart, read_bytes
+from diffusion.cli.files import check_apart
 from diffusion.cli.flags import TEXT, flag
 from diffusion.cli.options import WRITING, WritingOptions
 from diffusion.cli.prompts import check_text
@@ -181,7 +181,7 @@ def score_lines(path: str) -> list[tuple[int, str]]:
 
 def _read_utf8(path: str, flag: str) -> str:
     try:
-        return read_bytes(path).decode("utf-8-sig")
+        return Path(path).read_bytes().decode("utf-8-sig")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{flag} {path!r} cannot be read as UTF-8 text: {reason}") from None

@@ -8,8 +8,8 @@ from pathlib import Path
 import huggingface_hub
 import transformers
 
-from diffusion.cli.access import Access
 from diffusion.cli.files import given_path
+from diffusion.cli.options import Access
 from diffusion.errors import UserError
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from diffusion import hardware
-from diffusion.cli.access import Access
+from diffusion.cli.options import Access
 from diffusion.cli.values import check_values
 from diffusion.errors import UserError, first_line
 from diffusion.models import linear

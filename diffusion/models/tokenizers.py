@@ -9,7 +9,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from diffusion.cli.access import Access
+from diffusion.cli.options import Access
 from diffusion.errors import UserError, first_line
 from diffusion.models.hub import PLAIN, how_to_get, locate, unreachable
 from diffusion.models.loading import adapted, noise_settings

@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
-from diffusion.cli.access import Access
 from diffusion.cli.flags import flag, help_text
+from diffusion.cli.options import Access
 from diffusion.errors import UserError
 
 rare = partial(flag, rare=True)
@@ -171,7 +171,7 @@ def answer_help(description: str) -> None:
     """``--help`` lists the flags people use and ends, without loading anything; ``--help_all`` is
     left for the parser that knows every flag."""
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text((*GROUPS, TrainerFlags), description, None, everything=False))
+        print(help_text((*GROUPS, TrainerFlags), description))
         sys.exit()
 
 

@@ -6,7 +6,7 @@ import tomllib
 
 import yaml
 
-from diffusion.cli.files import given_path, read_bytes
+from diffusion.cli.files import given_path
 from diffusion.errors import UserError
 
 ENDINGS = (".toml", ".yaml", ".yml")
@@ -29,7 +29,7 @@ def read_recipe() -> None:
             f"{', '.join(ENDINGS)}"
         )
     try:
-        text = read_bytes(path).decode()
+        text = Path(path).read_bytes().decode()
         found = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"cannot read the recipe {name}: {error.strerror}") from None

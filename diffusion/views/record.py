@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
+from pathlib import Path
 
-from diffusion.cli.files import read_bytes
 from diffusion.errors import UserError
 from diffusion.views.film import Film, Track, synchronized
 from diffusion.views.frames import Frame, State, changes, token_line
@@ -90,7 +90,7 @@ def load(path: str) -> dict:
     """
     wrote = "give a file that compare.py --output_dir wrote"
     try:
-        record = json.loads(read_bytes(path))
+        record = json.loads(Path(path).read_bytes())
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise UserError(f"--replay {path} is not a comparison; {wrote}")
         if not 1 <= record["version"] <= VERSION:

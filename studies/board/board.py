@@ -16,8 +16,8 @@ import transformers
 
 from diffusion import hardware
 from diffusion.canvas import encode, prompt_ids, written_ids
-from diffusion.cli.access import Access
 from diffusion.cli.console import progress
+from diffusion.cli.options import Access
 from diffusion.data.corpus import load_documents
 from diffusion.errors import UserError
 from diffusion.models import loading

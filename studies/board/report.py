@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 from urllib.parse import quote
 
-from diffusion.cli.files import read_bytes, write_atomically, write_text
+from diffusion.cli.files import write_atomically, write_text
 from diffusion.errors import UserError, printable
 from diffusion.views.tables import aligned, wrapped
 from studies.board.pictures import PICTURES
@@ -33,7 +33,7 @@ def load(path: str) -> dict:
         UserError: it cannot be read, is damaged, or of another format or version.
     """
     try:
-        data = json.loads(read_bytes(path))
+        data = json.loads(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"--results {path} cannot be read ({error.strerror}); give the results.json "
                         "of a scoreboard") from None  # fmt: skip

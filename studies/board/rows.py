@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion.cli.files import read_bytes, write_text
+from diffusion.cli.files import write_text
 from diffusion.errors import UserError, first_line
 from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import OLD_FLAGS
@@ -64,7 +64,7 @@ def read_grid(path: str) -> Grid:
     """A TOML file: ``title`` and ``about``, and ``[[row]]`` tables, each of which gets the
     ``[defaults]`` it does not replace."""
     try:
-        data = tomllib.loads(read_bytes(path).decode("utf-8"))
+        data = tomllib.loads(Path(path).read_bytes().decode("utf-8"))
     except OSError as error:
         raise UserError(f"--settings {path} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, an integer without end

@@ -7,10 +7,9 @@ import pytest
 
 import gpt2_inference
 import inference
-from diffusion.cli.access import Access
 from diffusion.cli.conflicts import Conflict, check_conflicts, clash
 from diffusion.cli.flags import kinds_of
-from diffusion.cli.options import WRITING, WritingOptions
+from diffusion.cli.options import WRITING, Access, WritingOptions
 from diffusion.editing.options import EDITING, EditingOptions
 from diffusion.errors import UserError
 from diffusion.options import GenerationOptions

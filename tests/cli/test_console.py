@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from diffusion import errors
-from diffusion import job as show
+from diffusion import errors, job
 from diffusion.cli import console, prompts
 from diffusion.errors import UserError
 
@@ -39,27 +38,21 @@ def test_a_mistake_is_one_line_however_long_and_odd_the_value(monkeypatch, capsy
     assert "--model a" in said and said.endswith("is wrong\n")
 
 
-def test_piped_prompts_that_are_no_text(monkeypatch, capsys):
-    lines = b"\xef\xbb\xbfone\r\n\xff\xfe\n\ntwo\xe9\nthree"
-    stdin = type("Pipe", (), {"buffer": io.BytesIO(lines)})
+def test_piped_prompts(monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfone\r\n\n  \nthree"))
     monkeypatch.setattr(sys, "stdin", stdin)
-    with pytest.raises(UserError, match=r"2 lines .* \(line 2, 4\); .* --skip_bad"):
-        prompts.piped_prompts()
-    stdin.buffer.seek(0)
-    assert prompts.piped_prompts(skip_bad=True) == ["one", "three"]
-    assert "2 lines" in capsys.readouterr().err
+    assert prompts.given_prompts(None, False) == ["one", "three"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\xe9\n")))
+    with pytest.raises(UserError, match=r"line 2 .* UTF-8"):
+        prompts.given_prompts(None, False)
 
 
-def test_a_file_of_texts_is_whole_at_the_end_and_written_few_times(tmp_path, monkeypatch):
-    """Also where the writing ends early."""
-    script = type("Options", (), {"json": False, "output": str(tmp_path / "out.txt")})
-    times = []
-    write = show.write_text
-    monkeypatch.setattr(show, "write_text", lambda *what: times.append(1) or write(*what))
-    with pytest.raises(KeyboardInterrupt), show.Output(script) as output:
-        for i in range(5000):
-            output.write({"text": f"text {i}"}, shown=False)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_file_of_texts_is_whole_also_where_the_writing_ends_early(tmp_path, as_json):
+    script = type("Options", (), {"json": as_json, "output": str(tmp_path / "out.txt")})
+    with pytest.raises(KeyboardInterrupt), job.Output(script) as output:
+        for text in ("one\n", "two"):
+            output.write({"text": text}, shown=False)
         raise KeyboardInterrupt
-    found = (tmp_path / "out.txt").read_text()
-    assert found == "\n\n".join(f"text {i}" for i in range(5000)) + "\n"
-    assert len(times) < 500
+    expected = '{"text": "one\\n"}\n{"text": "two"}\n' if as_json else "one\n\n\ntwo\n"
+    assert (tmp_path / "out.txt").read_text() == expected

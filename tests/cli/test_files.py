@@ -17,8 +17,8 @@ BAD = {
     "new/": "is a folder",
     ".": "is a folder",
     "no/file": "does not exist",
-    "x" * 5000: "cannot be written",
-    "loop/file": "does not exist",
+    "x" * 300: "names no file",
+    "loop/file": "names no file",
     "sealed": "read-only",
 }
 

@@ -356,9 +356,3 @@ def test_output_folders(tmp_path):
         check(tmp_path)
     check(tmp_path, overwrite=True)
     check(tmp_path, resume=True)
-
-
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody can write to")
-def test_an_output_folder_where_even_root_cannot_write():
-    with pytest.raises(UserError, match=r"/proc/model cannot be written to"):
-        files.check_output_dir("/proc/model", False, False, "")

@@ -20,7 +20,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from diffusion.cli.access import Access
+from diffusion.cli.options import Access
 from diffusion.errors import UserError
 from diffusion.generate import load_writer
 from diffusion.models import loading, tokenizers

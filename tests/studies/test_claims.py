@@ -108,3 +108,9 @@ def test_a_folder_without_texts_is_refused(board, tmp_path):
     (tmp_path / "generations" / "other.jsonl").unlink()
     with pytest.raises(UserError, match=r"has no texts of other: .*; run studies/scoreboard"):
         claims.read(tmp_path)
+
+
+def test_what_to_install(run_script, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, err = run_script(claims, "nowhere")
+    assert (code, err) == (2, 'claims.py: this needs scikit-learn; pip install -e ".[studies]"\n')

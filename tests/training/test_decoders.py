@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from diffusion.cli.access import Access
+from diffusion.cli.options import Access
 from diffusion.data.corpus import load_documents
 from diffusion.generate import load_writer
 from diffusion.models.backbone import Backbone
