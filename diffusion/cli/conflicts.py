@@ -1,7 +1,7 @@
 """Combinations of options that mean nothing, as tables that scripts, tests and docs share."""
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -38,11 +38,12 @@ def check_conflicts(conflicts: Iterable[Conflict], *options, **more) -> None:
     given = {name for name, value in more.items() if value is not None and value is not False}
     values = dict(more)
     for group in options:
-        defaults = type(group)()
-        for name in (option.name for option in fields(group)):
-            values[name], default = getattr(group, name), getattr(defaults, name)
-            if values[name] != default:
-                given.add(f"no_{name}" if default is True else name)
+        for option in fields(group):
+            made = option.default_factory is not MISSING
+            default = option.default_factory() if made else option.default
+            values[option.name] = getattr(group, option.name)
+            if values[option.name] != default:
+                given.add(f"no_{option.name}" if default is True else option.name)
     found = SimpleNamespace(**values, given=given)
     for conflict in conflicts:
         if conflict.applies(found):
