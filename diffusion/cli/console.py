@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import signal
+import stat
 import sys
 
 from diffusion.errors import printable
@@ -69,6 +70,7 @@ class _Lasting(io.FileIO):
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
+            let_go_of_terminal()
             return len(data)
 
 
@@ -81,6 +83,16 @@ def outlive_terminal() -> None:
             file = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
             text = io.TextIOWrapper(file, stream.encoding, stream.errors, line_buffering=True)
             setattr(sys, name, text)
+
+
+def let_go_of_terminal() -> None:
+    """What is written to a terminal from here on is lost: it was closed, and would raise errors."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
+                os.dup2(nothing, stream.fileno())
+    os.close(nothing)
 
 
 def _is_first() -> bool:
