@@ -29,7 +29,7 @@ def read_recipe() -> None:
             f"{', '.join(ENDINGS)}"
         )
     try:
-        text = Path(path).read_bytes().decode()
+        text = path.read_bytes().decode()
         found = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"cannot read the recipe {name}: {error.strerror}") from None
