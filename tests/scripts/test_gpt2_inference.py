@@ -4,7 +4,6 @@ model would draw."""
 import dataclasses
 import functools
 import itertools
-import json
 
 import pytest
 import torch
@@ -226,9 +225,3 @@ def test_the_live_view_in_a_terminal(tiny_gpt2):
     seen = in_a_terminal("gpt2_inference.py", tiny_gpt2, b"The river\n\n\n")
     assert seen.index(b"loading") < seen.index(b"ready in")
     assert b" passes" in seen and b"mask" not in seen
-
-
-def test_in_a_narrow_pipe(call, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    code, out, _ = call("--json", *SMALL, stdin=b"He\n")
-    assert code == 0 and json.loads(out)["text"].startswith("He")

@@ -177,15 +177,6 @@ def test_output_file_has_the_texts_and_standard_output_has_not(call, tmp_path):
     assert os.listdir(tmp_path) == ["texts.jsonl"]
 
 
-def test_a_read_only_file_is_not_replaced(call, tmp_path, monkeypatch):
-    target = tmp_path / "texts.txt"
-    target.write_text("mine")
-    access = os.access  # root may write anything: say that this user may not
-    monkeypatch.setattr(os, "access", lambda p, mode: Path(p) != target and access(p, mode))
-    code, _, err = call("He", "--output", target, *SMALL)
-    assert code == 2 and "is read-only" in err and target.read_text() == "mine"
-
-
 def test_a_text_longer_than_the_model_is_written_in_windows(call):
     flags = ("--dtype", "float32", "--json", "--sampler", "confidence", "--n_steps", "4")
     code, out, _ = call(
