@@ -16,7 +16,7 @@ MOST_FLOORS = 9
 TORCH_FREE = [
     *("errors", "options", "samplers.catalog", "training.arguments", "training.recipe"),
     *(f"cli.{name}" for name in ("console", "files", "flags", "options", "prompts")),
-    *(f"editing.{name}" for name in ("options", "session", "templates")),
+    *(f"editing.{name}" for name in ("options", "templates")),
     *("text.reading", "text.spelling"),
 ]
 BOARD = ["metrics", "options", "pictures", "plotting", "processes", "report", "results", "rows"]
@@ -129,7 +129,7 @@ LATE = {
     *("inference", "gpt2_inference", "finetune", "compare"),
     *("diffusion.__init__", "diffusion.cli.flags", "diffusion.data.corpus", "diffusion.hardware"),
     *("diffusion.models.loading", "diffusion.options", "diffusion.training.lora"),
-    *("diffusion.views.animation", "diffusion.views.stage"),
+    *("diffusion.cli.console", "diffusion.cli.files", "studies.claims"),
     *("studies.scoreboard", "studies.board.metrics", "studies.board.plotting"),
     *("studies.board.processes", "studies.board.rows"),
 }

@@ -36,7 +36,7 @@ def check_conflicts(conflicts: Iterable[Conflict], *options, **more) -> None:
         UserError: the sentence of that conflict.
     """
     given = {name for name, value in more.items() if value is not None and value is not False}
-    values = dict(more)
+    values = {}
     for group in options:
         for option in fields(group):
             made = option.default_factory is not MISSING
@@ -44,6 +44,7 @@ def check_conflicts(conflicts: Iterable[Conflict], *options, **more) -> None:
             values[option.name] = getattr(group, option.name)
             if values[option.name] != default:
                 given.add(f"no_{option.name}" if default is True else option.name)
+    values |= more  # what is known from elsewhere, such as the noise of the model, counts
     found = SimpleNamespace(**values, given=given)
     for conflict in conflicts:
         if conflict.applies(found):

@@ -17,10 +17,11 @@ STOPS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(
 def prepare_streams() -> None:
     """Any text can be written, and what ends a process leaves the terminal in order."""
     # A text may hold any character, whatever the locale of the pipe.
-    if sys.stdout.isatty():
-        sys.stdout.reconfigure(errors="replace")
-    else:
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
+        if sys.stdout.isatty():
+            sys.stdout.reconfigure(errors="replace")
+        else:
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     # An exception, not sudden death: the live view puts the terminal back in order.
     for number in STOPS[1:]:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it

@@ -35,6 +35,6 @@ def within(flag: str, value: float, least: float, most: float | None) -> None:
 def one_of(flag: str, value: str, names) -> str:
     if value in names:
         return value
-    near = difflib.get_close_matches(value, names, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise UserError(f"{flag} {value!r} is unknown; {hint}use one of {', '.join(names)}")

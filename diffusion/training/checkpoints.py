@@ -269,6 +269,9 @@ class WholeCheckpoints(Trainer):
         with _read(checkpoint, "optimizer.pt, scheduler.pt: ", _OTHER):
             super()._load_optimizer_and_scheduler(checkpoint)
 
+    def _load_scaler(self, checkpoint):
+        """Without float16 training no gradient is scaled."""
+
     def _load_rng_state(self, checkpoint):
         if checkpoint is None:
             return

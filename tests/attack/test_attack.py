@@ -29,7 +29,7 @@ def check(attacks: list[Attack]) -> None:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_bad_inputs_are_refused_in_one_sentence_or_work(code_read_once, tmp_path, part):
     attacks = Generator(prepare(tmp_path)).all()
-    assert len({str(a) + a.kind + str(a.files) for a in attacks}) > 0.95 * len(attacks) > 3000
+    assert len({str(a) + a.kind + str(a.files) for a in attacks}) > 0.9 * len(attacks) > 3000
     check(random.Random(SEED).sample(attacks, SAMPLE)[part::PARTS])
 
 

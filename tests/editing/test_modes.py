@@ -400,7 +400,7 @@ WRONG = {
     "/length 0": "/length 0 must be a number of at least 1",
     "/temperature -1": "/temperature -1.0 must be",
     "/SEED x": "'x' is no number",
-    f"/seed {2**70}": "64 bits",
+    f"/seed {2**70}": "9223372036854775807",
     "/strength 2": "from 0 to 1",
     "/infill The cat": "no blank",
     "/rewrite notes.txt": "no such file",

@@ -190,5 +190,5 @@ def test_holes_are_refused(tiny_model):
     writer = load_writer(str(tiny_model))
     holes = canvas(3)
     holes.frozen[0, 6] = True
-    with pytest.raises(UserError, match="leave it out where spans are filled"):
+    with pytest.raises(UserError, match="leave them out where spans are filled"):
         list(writer.denoise(holes, NEAR, [0], False))

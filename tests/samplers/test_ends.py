@@ -12,7 +12,7 @@ from diffusion.denoise import denoise
 from diffusion.errors import UserError
 from diffusion.options import SAMPLER_FLAGS, GenerationOptions
 from diffusion.proposal import Sampling
-from diffusion.samplers.catalog import CAUSAL, SAMPLERS
+from diffusion.samplers.catalog import CAUSAL, SAMPLERS, SCHEDULES
 from diffusion.samplers.make import make_sampler, sampler_class
 from diffusion.samplers.spec import options_of
 
@@ -22,6 +22,8 @@ SHARED = {"block_length": [0, 2**62], "early_commit": [0, 5e-324, 1e-39, 1e39, 1
 
 def extremes(option) -> list:
     """All choices, or the ends of the range and what lies beyond float32."""
+    if option.name == "schedule":
+        return list(SCHEDULES)
     if option.choices:
         return list(option.choices)
     least, most = option.range or (-1e308, None)

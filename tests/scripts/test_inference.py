@@ -276,7 +276,7 @@ BAD = {
         "--guidance -1.0 must be a number of at least",
     ),
     "negative blocks": (["He", "--block_length", "-4"], "--block_length -4"),
-    "stride of a whole window": (["He", "--window_stride", "64"], "below the 64 positions"),
+    "stride of a whole window": (["He", "--window_stride", "64"], "from 1 to 63"),
     "unknown option of a sampler": (
         ["He", "--sampler", "wino:threshold_bak=0.5"],
         "'threshold_back'",

@@ -89,7 +89,7 @@ def test_bad_flags(train, text, tmp_path, flags, words):
     [
         (None, ["does not exist"]),
         (b"", ["has no text"]),
-        ("é".encode("latin-1") * 100, ["is not UTF-8", "iconv"]),
+        ("é".encode("latin-1") * 100, ["is not UTF-8", "convert it"]),
         (b"short", ["too few for one block of 32", "--block_size"]),
         (b"one two six ten " * 20, ["fills only 2 blocks", "--eval_dataset"]),
     ],
