@@ -129,7 +129,8 @@ LATE = {
     *("inference", "gpt2_inference", "finetune", "compare"),
     *("diffusion.__init__", "diffusion.cli.flags", "diffusion.data.corpus", "diffusion.hardware"),
     *("diffusion.models.loading", "diffusion.options", "diffusion.training.lora"),
-    *("diffusion.cli.console", "diffusion.cli.files", "studies.claims"),
+    *("diffusion.cli.console", "diffusion.cli.files", "diffusion.views.animation"),
+    "studies.claims",
     *("studies.scoreboard", "studies.board.metrics", "studies.board.plotting"),
     *("studies.board.processes", "studies.board.rows"),
 }
