@@ -63,8 +63,9 @@ class State:
         """(B, L) bool: written, and free to be masked again."""
         return self.editable & ~self.masked
 
-    def uniform(self, stream: int, n: int | None = None) -> Tensor:
-        """(B, n) uniforms of this step, n = L by default; each ``stream`` number is independent."""
+    def uniform(self, stream: int | Tensor, n: int | None = None) -> Tensor:
+        """(B, n) uniforms of this step, n = L by default; each ``stream`` number is independent, and
+        a column (S, 1) of them gives (S, B, n)."""
         key = rng.fold_in(rng.fold_in(self.keys, self.step), stream)
         return rng.uniform(key, n or self.ids.shape[1])
 

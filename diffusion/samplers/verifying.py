@@ -52,7 +52,8 @@ class Speculative(Sampler):
         q = memory.setdefault("q", torch.zeros_like(p[:1, 1:]).repeat(len(state.ids), 1, 1))
         spots = (here[:, None] + place[:-1]).clamp(max=state.ids.shape[1] - 1)
         draft = memory["draft"][row].gather(1, spots).clamp(min=0)
-        u = [state.uniform(stream, self.draft_length)[row] for stream in (ACCEPT, TOKEN, DRAFT)]
+        streams = torch.tensor([[ACCEPT], [TOKEN], [DRAFT]], device=row.device)
+        u = state.uniform(streams, self.draft_length)[:, row]
         accepted, weights = verify(p, q[row], draft, count, u[ACCEPT])
         token = draw(weights, u[TOKEN][:, 0])[:, None]
         new = torch.cat([draft, token], 1).scatter(1, accepted[:, None], token)
