@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion.cli import console, files, prompts
-from diffusion.cli.conflicts import Conflict, alone, check_conflicts
+from diffusion.cli.checks import Conflict, alone, check_conflicts, check_values
 from diffusion.cli.flags import flag, parse_flags
 from diffusion.cli.options import Access, PairOptions
-from diffusion.cli.values import check_values
 from diffusion.errors import run
 from diffusion.options import COMPARED_SAMPLER, GenerationOptions
 from diffusion.samplers.spec import GONE

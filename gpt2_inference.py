@@ -9,7 +9,7 @@ python gpt2_inference.py "The river" --save_animation river.gif
 from dataclasses import dataclass
 from functools import partial
 
-from diffusion.cli.conflicts import check_conflicts
+from diffusion.cli.checks import check_conflicts
 from diffusion.cli.flags import MODEL, flag, parse_flags
 from diffusion.cli.options import WRITING, Access, WritingOptions
 from diffusion.cli.prompts import PROMPT_HELP, QUESTION, ask, given_prompts

@@ -8,8 +8,8 @@ import torch
 
 from diffusion import rng
 from diffusion.canvas import Canvas, Step, prompt_canvas
+from diffusion.cli.checks import within
 from diffusion.cli.options import Access
-from diffusion.cli.values import within
 from diffusion.errors import UserError
 from diffusion.models import loading, tokenizers
 from diffusion.models.cached import Approximate, InBlocks

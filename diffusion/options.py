@@ -1,16 +1,15 @@
 """The options of generation, once, for every script. Imports nothing heavy: `--help` is quick.
 
 What an option may be stands in the metadata of its field: ``range`` (least, most; None: no bound)
-and ``choices`` (names, with what they mean if it is a dict); `cli.values.check_values` reads them.
+and ``choices`` (names, with what they mean if it is a dict); `cli.checks.check_values` reads them.
 Options of one sampler are parameters of its constructor, see `samplers.spec`.
 """
 
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
-from diffusion.cli.conflicts import Conflict, check_conflicts, clash
+from diffusion.cli.checks import Conflict, check_conflicts, check_values, clash, one_of
 from diffusion.cli.flags import TEXT, WRITTEN, flag
-from diffusion.cli.values import check_values, one_of
 from diffusion.errors import UserError
 from diffusion.samplers import spec
 from diffusion.samplers.catalog import (

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from diffusion import hardware
+from diffusion.cli.checks import within
 from diffusion.cli.console import say
 from diffusion.cli.files import check_file, write_text
-from diffusion.cli.values import within
 
 FLAGS = {
     "model": {"default": "roberta-small-wikitext", "help": "a masked language model"},

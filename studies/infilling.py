@@ -33,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from diffusion.autoregressive import load_causal_writer
+from diffusion.cli.checks import within
 from diffusion.cli.console import progress
-from diffusion.cli.values import within
 from diffusion.data.corpus import load_documents
 from diffusion.editing.canvases import check_room, infill_canvas
 from diffusion.editing.templates import Template

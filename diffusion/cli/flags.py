@@ -2,7 +2,7 @@
 
 The metadata of a field holds ``help``; ``group``, its heading in the help (else the first line of the
 class); ``rare`` where only ``--help_all`` lists it; ``off``, the help of ``--no_NAME``; ``metavar``, the
-name of its value; ``nargs``, ``const`` and ``action`` of argparse; and what `values.check_values` reads.
+name of its value; ``nargs``, ``const`` and ``action`` of argparse; and what `checks.check_values` reads.
 """
 
 import argparse

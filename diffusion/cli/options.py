@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from diffusion.cli.conflicts import Conflict, clash
+from diffusion.cli.checks import Conflict, check_values, clash
 from diffusion.cli.files import check_animation_path, check_apart, check_display, check_file
 from diffusion.cli.flags import MODEL, SHOWN, TEXT, flag
 from diffusion.cli.prompts import check_text
-from diffusion.cli.values import check_values
 
 
 @dataclass

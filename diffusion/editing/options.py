@@ -5,12 +5,11 @@ from dataclasses import dataclass, field, fields
 from itertools import combinations
 from pathlib import Path
 
-from diffusion.cli.conflicts import Conflict, check_conflicts, clash
+from diffusion.cli.checks import Conflict, check_conflicts, check_values, clash
 from diffusion.cli.files import check_apart
 from diffusion.cli.flags import TEXT, flag
 from diffusion.cli.options import WRITING, WritingOptions
 from diffusion.cli.prompts import check_text
-from diffusion.cli.values import check_values
 from diffusion.editing.templates import kept_characters, parse_template
 from diffusion.errors import UserError
 from diffusion.options import GenerationOptions

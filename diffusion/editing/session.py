@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from diffusion.cli.checks import check_values
 from diffusion.cli.console import say
 from diffusion.cli.prompts import QUESTION, Quit, ask
-from diffusion.cli.values import check_values
 from diffusion.editing.chat import Chat
 from diffusion.editing.modes import MODES
 from diffusion.editing.options import EditingOptions, text_or_file

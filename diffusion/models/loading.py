@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from diffusion import hardware
+from diffusion.cli.checks import check_values
 from diffusion.cli.options import Access
-from diffusion.cli.values import check_values
 from diffusion.errors import UserError, first_line
 from diffusion.models import linear
 from diffusion.models.families import NATIVE, family

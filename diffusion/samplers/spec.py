@@ -11,7 +11,7 @@ import inspect
 import typing
 from typing import NamedTuple
 
-from diffusion.cli.values import one_of, within
+from diffusion.cli.checks import one_of, within
 from diffusion.errors import UserError
 from diffusion.samplers.catalog import ALIASES, OLD_FLAGS, SAMPLERS
 

@@ -13,9 +13,8 @@ from transformers.trainer_utils import SchedulerType
 
 from diffusion import hardware
 from diffusion.cli import files
-from diffusion.cli.conflicts import Conflict, check_conflicts
+from diffusion.cli.checks import MOST, Conflict, check_conflicts, check_values
 from diffusion.cli.flags import parse_flags
-from diffusion.cli.values import MOST, check_values
 from diffusion.errors import UserError
 from diffusion.models import hub, loading
 from diffusion.models.families import max_length

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diffusion.cli.checks import check_values
 from diffusion.cli.files import check_apart, check_file, check_output_dir
 from diffusion.cli.flags import flag
 from diffusion.cli.options import PairOptions
-from diffusion.cli.values import check_values
 from diffusion.errors import UserError
 from studies.board.rows import Grid, read_grid
 

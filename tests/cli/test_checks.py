@@ -7,7 +7,7 @@ import pytest
 
 import gpt2_inference
 import inference
-from diffusion.cli.conflicts import Conflict, check_conflicts, clash
+from diffusion.cli.checks import Conflict, check_conflicts, clash
 from diffusion.cli.flags import kinds_of
 from diffusion.cli.options import WRITING, Access, WritingOptions
 from diffusion.editing.options import EDITING, EditingOptions
