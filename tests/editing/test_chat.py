@@ -254,7 +254,7 @@ def test_what_follows_the_end_is_not_shown(words, written, text, shown):
 
 # ---------------------------------------------------------------- mistakes
 
-# Combinations of options are in tests/cli/test_conflicts.py.
+# Combinations of options are in tests/cli/test_checks.py.
 
 
 @pytest.mark.parametrize(

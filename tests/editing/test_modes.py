@@ -241,7 +241,7 @@ def test_one_text_can_be_animated(call, tmp_path, task):
 
 # ---------------------------------------------------------------- mistakes
 
-# Combinations of options are in tests/cli/test_conflicts.py.
+# Combinations of options are in tests/cli/test_checks.py.
 BAD = {
     "template": (["--infill", "The <mask:8-2> sat"], "<mask:8-2>"),
     "blank longer than the room": (["--infill", "The <mask:50> sat"], "of 40 positions; shorten it, or change --max_len"),
