@@ -22,8 +22,7 @@ from diffusion.models import loading, tokenizers
 from diffusion.models.families import max_length
 from diffusion.options import SamplingOptions
 from diffusion.proposal import Sampling
-from diffusion.text.reading import typed_from
-from diffusion.text.spelling import Speller
+from diffusion.text import Speller, typed_from
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.noise import Absorbing
-from diffusion.text.reading import Typed, encode, typed_from
-from diffusion.text.spelling import Speller
+from diffusion.text import Speller, Typed, encode, typed_from
 
 
 @dataclass(frozen=True)

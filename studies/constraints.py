@@ -47,8 +47,7 @@ from diffusion.generate import load_writer
 from diffusion.models.tokenizers import forbidden_ids
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
-from diffusion.text.reading import read
-from diffusion.text.spelling import Speller
+from diffusion.text import Speller, read
 from studies import common
 from studies.board.options import PASSAGES
 from studies.board.scorer import Scorer, load_scorer

@@ -30,7 +30,7 @@ from diffusion.cli.files import write_text
 from diffusion.data.corpus import load_documents
 from diffusion.errors import UserError, run
 from diffusion.models.tokenizers import load_tokenizer
-from diffusion.text.reading import encode, read
+from diffusion.text import encode, read
 from studies import common
 from studies.board.scorer import passages
 from studies.infilling import LENGTHS, MARK, Gap, cut

@@ -41,7 +41,7 @@ from diffusion.editing.templates import Template
 from diffusion.errors import UserError, run
 from diffusion.generate import load_writer
 from diffusion.options import GenerationOptions
-from diffusion.text.reading import encode, read
+from diffusion.text import encode, read
 from diffusion.views.frames import Framer
 from diffusion.views.tables import aligned
 from studies import common

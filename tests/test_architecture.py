@@ -14,10 +14,9 @@ MOST_FLOORS = 9
 
 # These answer --help and refuse mistakes: they never load torch.
 TORCH_FREE = [
-    *("errors", "options", "samplers.catalog", "training.arguments", "training.recipe"),
+    *("errors", "options", "text", "samplers.catalog", "training.arguments", "training.recipe"),
     *(f"cli.{name}" for name in ("console", "files", "flags", "options", "prompts")),
     *(f"editing.{name}" for name in ("options", "templates")),
-    *("text.reading", "text.spelling"),
 ]
 BOARD = ["metrics", "options", "pictures", "plotting", "processes", "report", "results", "rows"]
 

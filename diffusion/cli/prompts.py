@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from diffusion.cli.console import say
 from diffusion.errors import UserError, sentence
-from diffusion.text.reading import folds_case, unknown
+from diffusion.text import folds_case, unknown
 
 with contextlib.suppress(ImportError):  # Windows has none: lines cannot be edited there
     import readline  # noqa: F401  (input() takes it: arrow keys, and the lines typed before)

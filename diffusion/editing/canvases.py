@@ -15,17 +15,20 @@ from diffusion.editing.templates import Template, kept_characters, short
 from diffusion.errors import UserError
 from diffusion.likelihood import TextBound, text_bounds
 from diffusion.noise import Absorbing
-from diffusion.text.reading import (
+from diffusion.text import (
+    IDEOGRAM,
     NOTHING,
+    SPACED,
+    Speller,
     Typed,
     encode,
+    in_word,
     located,
     parts,
     read,
     read_on,
     typed_where,
 )
-from diffusion.text.spelling import IDEOGRAM, SPACED, Speller, in_word
 
 # Random streams of a row beside those of the steps, which count from 0.
 RENOISE, MIX = -1, -2

@@ -279,7 +279,9 @@ class Backbone(nn.Module):
     def logits(self, inputs: dict, at) -> Tensor:
         """Logits (N, V) at N slots, ``at`` being an index of (B, S), which the head alone sees."""
         base = self.model.base_model
-        if base is self.model:  # remote code, which has no model without a head
+        if (
+            base is self.model or family(self.config) is UNKNOWN
+        ):  # remote code, which may have no head
             out = self.model(**{name: x for name, x in inputs.items() if x is not None})
             return (out if isinstance(out, Tensor) else out[0])[at]
         return self.head(base(**inputs).last_hidden_state[at])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion.models.families import family
-from diffusion.models.linear import EightBits, Packed
+from diffusion.models.linear import Packed
 
 
 class Encoder:
@@ -87,10 +87,12 @@ class Encoder:
 
 def _joined(parts: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
     """Several linear maps of the same input as one, their outputs side by side."""
-    if isinstance(parts[0], EightBits | Packed):
-        return type(parts[0]).joined(parts)
-    weight, bias = (torch.cat([getattr(p, name) for p in parts]) for name in ("weight", "bias"))
-    return partial(F.linear, weight=weight.detach(), bias=bias.detach())
+    weight, bias = (
+        torch.cat([getattr(part, name) for part in parts]).detach() for name in ("weight", "bias")
+    )
+    if isinstance(parts[0], Packed):
+        return Packed(weight, bias)
+    return partial(F.linear, weight=weight, bias=bias)
 
 
 def _rows(values: Tensor, read: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from transformers import LlamaConfig, PretrainedConfig, Qwen2Config
-
 
 @dataclass(frozen=True)
 class Names:
@@ -41,7 +39,6 @@ class Family:
             computes all slots that it reads.
         decoder: it reads from left to right unless its attention is set to see both sides.
         alone: padding changes its output, so rows of different lengths are computed apart.
-        refused: why models of this type cannot be used, as the end of a sentence.
     """
 
     head: tuple[str, ...] = ()
@@ -51,7 +48,6 @@ class Family:
     encoder: Names | None = None
     decoder: bool = False
     alone: bool = False
-    refused: str = ""
 
 
 _DISTILBERT = Names(
@@ -73,11 +69,10 @@ _ROWS = {  # names of types, and the row that they share
     "roberta xlm-roberta camembert": Family(
         _HEAD, after_padding=True, places=True, encoder=Names()
     ),
-    "xlm-roberta-xl roberta-prelayernorm data2vec-text ibert": Family(
+    "xlm-roberta-xl roberta-prelayernorm data2vec-text ibert xmod": Family(
         after_padding=True, places=True
     ),
     "luke": Family(_HEAD, after_padding=True, places=True),
-    "xmod": Family(after_padding=True, places=True),
     "esm": Family(after_padding=True),
     "longformer": Family(_HEAD, after_padding=True),
     "mpnet": Family(after_padding=True),
@@ -92,13 +87,7 @@ _ROWS = {  # names of types, and the row that they share
     # DeBERTa-v3 is a DeBERTa-v2.
     "deberta deberta-v2 mobilebert roformer xlm flaubert": Family(),
     "convbert fnet yoso": Family(alone=True),
-    # LLaDA is a Llama and Dream a Qwen2, see `NATIVE`.
     "gpt2 llama qwen2": Family(_HEAD, places=True, decoder=True),
-    "nystromformer": Family(refused="read texts of one fixed length only"),
-    "funnel": Family(refused="shorten a text on its way through the layers"),
-    "reformer": Family(refused="read texts of a few fixed lengths only"),
-    "perceiver": Family(refused="read bytes into a fixed number of slots"),
-    "tapas": Family(refused="read tables, not text"),
 }
 FAMILIES = {name: row for names, row in _ROWS.items() for name in names.split()}
 
@@ -122,58 +111,3 @@ def max_length(config) -> int:
     named = (getattr(config, name, None) for name in _LENGTHS)
     most = next((value for value in named if type(value) is int and value > 0), _UNBOUNDED)
     return most - first_position(config)
-
-
-# ---------------------------------------------------------------- published denoisers
-#
-# Their own code is Llama's or Qwen2's under other names, and is read without it: LLaDA
-# (arXiv:2502.09992) is a Llama, Dream (arXiv:2508.15487) a Qwen2 that predicts each token one slot to
-# the left; both have full attention.
-
-_LLADA = {  # Llama's names of what LLaDA's config calls otherwise
-    "vocab_size": "embedding_size",
-    "hidden_size": "d_model",
-    "intermediate_size": "mlp_hidden_size",
-    "num_hidden_layers": "n_layers",
-    "num_attention_heads": "n_heads",
-    "num_key_value_heads": "n_kv_heads",
-    "max_position_embeddings": "max_sequence_length",
-    "rms_norm_eps": "rms_norm_eps",
-    "tie_word_embeddings": "weight_tying",
-    "attention_bias": "include_qkv_bias",
-}
-_LLADA_LAYER = {  # Llama's names of the parts of a layer, by LLaDA's
-    "q_proj": "self_attn.q_proj",
-    "k_proj": "self_attn.k_proj",
-    "v_proj": "self_attn.v_proj",
-    "attn_out": "self_attn.o_proj",
-    "ff_proj": "mlp.gate_proj",
-    "up_proj": "mlp.up_proj",
-    "ff_out": "mlp.down_proj",
-    "attn_norm": "input_layernorm",
-    "ff_norm": "post_attention_layernorm",
-}
-_LLADA_ENDS = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm_head"}
-_LLADA_WEIGHTS = {
-    rf"^model\.transformer\.{old}\.": f"{new}." for old, new in _LLADA_ENDS.items()
-} | {
-    rf"^model\.transformer\.blocks\.(\d+)\.{old}\.": rf"model.layers.\1.{new}."
-    for old, new in _LLADA_LAYER.items()
-}
-_IDS = ("mask_token_id", "pad_token_id", "eos_token_id", "bos_token_id", "rope_theta")
-
-
-def _llada(raw: dict) -> PretrainedConfig:
-    names = {ours: raw[theirs] for ours, theirs in _LLADA.items() if raw.get(theirs) is not None}
-    names |= {name: raw[name] for name in _IDS if raw.get(name) is not None}
-    return LlamaConfig(**names, diffusion={"objective": "diffusion", "shift": False})
-
-
-def _dream(raw: dict) -> PretrainedConfig:
-    own = ("auto_map", "model_type", "architectures", "transformers_version")
-    more = {key: value for key, value in raw.items() if key not in own}
-    return Qwen2Config(**more, diffusion={"objective": "diffusion", "shift": True})
-
-
-# By ``model_type``: the config of transformers for theirs, and the names of weights.
-NATIVE = {"llada": (_llada, _LLADA_WEIGHTS), "Dream": (_dream, None)}

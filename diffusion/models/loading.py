@@ -1,8 +1,6 @@
 """Load models, safetensors only, and refuse in one sentence what cannot be used."""
 
 import copy
-import importlib.util
-import json
 import sys
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from diffusion.cli.checks import check_values
 from diffusion.cli.options import Access
 from diffusion.errors import UserError, first_line
 from diffusion.models import linear
-from diffusion.models.families import NATIVE, family
+from diffusion.models.families import family
 from diffusion.models.hub import CONVERT, PLAIN, how_to_get, locate, resolve, unreachable
 from diffusion.noise import KINDS
 
@@ -28,7 +26,9 @@ _MASKED, _CAUSAL = "AutoModelForMaskedLM", "AutoModelForCausalLM"
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that cannot hold a safe, complete model, before the library tries."""
     fault = None
-    if not (folder / "config.json").is_file():
+    if (folder / "adapter_config.json").is_file():
+        fault = "has adapters alone; give the folder that finetune.py wrote, where they are merged"
+    elif not (folder / "config.json").is_file():
         fault = "has no config.json; give a folder that finetune.py wrote"
     elif not any(folder.glob("*.safetensors")):
         pickled = any(path for kind in _PICKLES for path in folder.glob(kind))
@@ -37,44 +37,13 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"model folder {folder} {fault}")
 
 
-def adapted(name: str) -> str | None:
-    """The model to which a local folder of adapters (peft) belongs; None: it is another folder."""
-    where, local = resolve(name)
-    path = Path(where, "adapter_config.json")
-    if not local or not path.is_file() or Path(where, "config.json").is_file():
-        return None
-    try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-        if not isinstance(base, str):
-            raise ValueError("it names no base model")
-        return base
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {first_line(error)}; copy the folder anew") from None
-
-
-def _with_adapters(model, name: str):
-    """``model`` with the adapters of the folder ``name`` merged into its weights."""
-    try:
-        from peft import PeftModel  # an optional package
-
-        return PeftModel.from_pretrained(model, resolve(name)[0]).merge_and_unload().eval()
-    except ImportError:
-        raise UserError(f"{name} is a folder of adapters; they need: pip install peft") from None
-    except Exception as error:  # the library raises many kinds
-        reason = first_line(error)
-        raise UserError(f"cannot put the adapters of {name} on their model: {reason}") from None
-
-
 def load_config(name: str, access: Access = PLAIN):
-    """The configuration of a model, local or on the hub; of adapters, that of their model."""
-    check_values(access)
-    if base := adapted(name):
-        return load_config(base, access)
+    """The configuration of a model, local or on the hub."""
     where, local = locate(name)
     if local:
         _check_folder(Path(where))
     try:
-        config, _ = _read_config(where, local, access)
+        config = transformers.AutoConfig.from_pretrained(where, **how_to_get(local, access))
         if not all(isinstance(name, str) for name in config.architectures or []):
             raise ValueError("its architectures are no list of names")
         if local:
@@ -86,17 +55,6 @@ def load_config(name: str, access: Access = PLAIN):
         raise UserError(
             f"cannot read the config of {where}: {first_line(error)}; it may be damaged"
         ) from None
-
-
-def _read_config(where: str, local: bool, access: Access) -> tuple:
-    """(a configuration, how its weights are renamed): natively where that is possible."""
-    how = how_to_get(local, access)
-    code = how.pop("trust_remote_code")
-    raw, _ = transformers.PretrainedConfig.get_config_dict(where, **how)
-    if raw.get("model_type") in NATIVE and not code:
-        convert, renamed = NATIVE[raw["model_type"]]
-        return convert(raw), renamed
-    return transformers.AutoConfig.from_pretrained(where, trust_remote_code=code, **how), None
 
 
 def parameters(layers: int, width: int, inner: int, vocab: int, positions: int) -> int:
@@ -145,7 +103,6 @@ def _check_kind(config, name: str, architectures: list[str], base: bool = False)
     free = row.decoder or _has_code(config)
     causal = getattr(config, "is_decoder", False) or any("ForCausalLM" in a for a in architectures)
     faults = {
-        f"and those {row.refused}": row.refused,
         "which has an encoder and a decoder": getattr(config, "is_encoder_decoder", False),
         "which was not trained to fill masks; train it: python finetune.py --model "
         f"{name}": row.decoder and not base and not masked,
@@ -161,7 +118,7 @@ def _check_kind(config, name: str, architectures: list[str], base: bool = False)
 
 def load_masked_lm(name: str, tokenizer=None, access: Access = PLAIN, base: bool = False):
     """A masked language model, or a decoder that was trained as a denoiser, in evaluation mode and
-    in float32 (see `Access` for large ones).
+    in float32.
 
     Args:
         base: take any decoder, to train it as a denoiser.
@@ -170,8 +127,6 @@ def load_masked_lm(name: str, tokenizer=None, access: Access = PLAIN, base: bool
         UserError: missing, not a masked LM, pickled, truncated, incomplete, with NaN weights, of
             another vocabulary size than ``tokenizer``, or of a type that does not work here.
     """
-    if below := adapted(name):
-        return _with_adapters(load_masked_lm(below, tokenizer, access, base), name)
     config = load_config(name, access)
     _check_kind(config, name, config.architectures or [], base)
     decoder = family(config).decoder
@@ -221,17 +176,14 @@ def load_causal_lm(name: str, tokenizer=None, access: Access = PLAIN):
 def _load_model(auto_class, config, name: str, tokenizer, access: Access):
     """The model ``name`` as ``auto_class`` reads it, checked."""
     where, local = resolve(name)
-    eight_bits = access.quantize == "8bit" and access.device_map is None
-    eight_bits = eight_bits and not torch.cuda.is_available()
     try:
         model, info = auto_class.from_pretrained(
             where,
             config=config,
             use_safetensors=True,
             output_loading_info=True,
-            key_mapping=_read_config(where, local, access)[1],
+            dtype=torch.float32,
             **how_to_get(local, access),
-            **({"dtype": torch.float32} if eight_bits else _held(access)),
         )
     except Exception as error:  # the library raises many kinds; the user needs one sentence
         if not local:
@@ -251,7 +203,7 @@ def _load_model(auto_class, config, name: str, tokenizer, access: Access):
         raise UserError(f"the weights of {name} hold NaN or infinity ({broken}); use others")
     if tokenizer is not None:
         check_vocabulary(model.config, tokenizer, name)
-    return linear.quantize(model.eval()) if eight_bits else model.eval()
+    return model.eval()
 
 
 def check_vocabulary(config, tokenizer, name: str) -> None:
@@ -263,22 +215,6 @@ def check_vocabulary(config, tokenizer, name: str) -> None:
             f"the tokenizer has {len(tokenizer)} tokens and model {name} {config.vocab_size}; use "
             "the tokenizer the model was trained with"
         )
-
-
-def _held(access: Access) -> dict:
-    """In which number format, and where, a model is to be read."""
-    if access.device_map is None and access.quantize is None:
-        return {"dtype": torch.float32}
-    held = {"dtype": torch.bfloat16, "device_map": access.device_map or "cuda"}
-    if access.quantize is not None:
-        if not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None:
-            raise UserError(
-                f"--quantize {access.quantize} needs a CUDA device and the package bitsandbytes; a CPU "
-                "has --quantize 8bit alone"
-            )
-        bits = {f"load_in_{access.quantize}": True}
-        held["quantization_config"] = transformers.BitsAndBytesConfig(**bits)
-    return held
 
 
 # What finetune.py records, and the type of each value.
@@ -344,8 +280,6 @@ _SMALL = 50e6
 def place(model, device: torch.device, dtype: torch.dtype, exact: bool):
     """(the model there, ready to write, its number format); ``exact`` keeps small models in float32.
     Nobody trains or moves it any more."""
-    if getattr(model, "hf_device_map", None) is not None:  # it has its place
-        return model, model.dtype
     if exact and model.num_parameters() < _SMALL:
         dtype = torch.float32
     model = model.to(device, dtype)

@@ -12,9 +12,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from diffusion.cli.options import Access
 from diffusion.errors import UserError, first_line
 from diffusion.models.hub import PLAIN, how_to_get, locate, unreachable
-from diffusion.models.loading import adapted, noise_settings
+from diffusion.models.loading import noise_settings
 from diffusion.noise import Noise, make_noise
-from diffusion.text.spelling import Speller
+from diffusion.text import Speller
 
 _FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")  # the last: SentencePiece
 
@@ -39,8 +39,6 @@ def load_tokenizer(
     """
     where, local = locate(name)
     files = [path for pattern in _FILES for path in Path(where).glob(pattern)]
-    if not files and (base := adapted(name)):
-        return load_tokenizer(base, needs_mask, access, config, add_mask)
     if local and not files:
         raise UserError(
             f"{where} has no tokenizer (tokenizer.json, vocab.txt, vocab.json with merges.txt, or a "

@@ -14,8 +14,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from diffusion.errors import printable
-from diffusion.text.reading import NOTHING
-from diffusion.text.spelling import Slot, Speller
+from diffusion.text import NOTHING, Slot, Speller
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,7 +13,7 @@ from diffusion.likelihood import causal_nll, likelihood_bound
 from diffusion.models import loading, tokenizers
 from diffusion.models.backbone import Backbone
 from diffusion.models.families import max_length
-from diffusion.text.reading import encode, read
+from diffusion.text import encode, read
 from studies.board import metrics
 from studies.board.rows import digest
 

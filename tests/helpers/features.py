@@ -26,7 +26,7 @@ from diffusion.options import GenerationOptions
 from diffusion.samplers import catalog
 from diffusion.samplers.catalog import CAUSAL
 from diffusion.training.build import check_embeddings
-from helpers.families import USABLE, tiny
+from helpers.families import tiny
 from helpers.models import SENTENCES
 
 VOCAB = 280
@@ -58,14 +58,9 @@ Infilling, rewriting, scoring, guidance and sliding windows work with all of the
 - **batch**: texts of different lengths are computed *together*, or *apart* because padding would change the result.
 
 The head computes the queried positions only, and these logits equal the model's own (`tests/models/test_families.py`).
-Other types are tried when they are loaded. A type that reads a few tokens as a masked language model does gets what every
-type can do: no blocks, no shadow copies, texts computed apart. Models with `--trust_remote_code` may compute all positions.
-
-Refused types:
-
-| type | reason |
-|---|---|
-{refused}
+Other types, and models with code of their own, are tried when they are loaded. One that does not read a few tokens as a
+masked language model does is refused; the others compute all positions, and have no blocks, no shadow copies and texts
+computed apart.
 """
 
 
@@ -145,11 +140,10 @@ def abilities(name: str, tokenizer) -> tuple[str, ...]:
 def page(tokenizer) -> str:
     """docs/families.md; types with equal abilities share a row."""
     groups: dict[tuple[str, ...], list[str]] = {}
-    for name in USABLE:
+    for name in FAMILIES:
         groups.setdefault(abilities(name, tokenizer), []).append(f"`{name}`")
     rows = [f"| {', '.join(names)} | {' | '.join(cells)} |" for cells, names in groups.items()]
-    refused = [f"| `{n}` | they {r.refused} |" for n, r in FAMILIES.items() if r.refused]
-    return HEAD.format(samplers=len(SAMPLERS), rows="\n".join(rows), refused="\n".join(refused))
+    return HEAD.format(samplers=len(SAMPLERS), rows="\n".join(rows))
 
 
 def told(text: str) -> dict[str, tuple[str, ...]]:

@@ -3,7 +3,7 @@ can do besides. All weights are random and small, so what is shown is that numbe
 
 import pytest
 import torch
-from helpers.families import USABLE, tiny
+from helpers.families import tiny
 
 from diffusion.canvas import Canvas, Query
 from diffusion.errors import UserError
@@ -15,13 +15,13 @@ from diffusion.models.layouts import arrange
 from diffusion.noise import Absorbing
 
 BOS, PAD, MASK, VOCAB, LENGTH = 0, 1, 4, 60, 11
-PLACES = [name for name in USABLE if FAMILIES[name].places]
+PLACES = [name for name in FAMILIES if FAMILIES[name].places]
 OUTPUTS = {  # the last product, where it is not a module that the model names
     "mobilebert": lambda model: model.cls.predictions.transform,
     "xlm": lambda model: model.pred_layer.proj,
     "flaubert": lambda model: model.pred_layer.proj,
 }
-every_family = pytest.mark.parametrize("name", USABLE)
+every_family = pytest.mark.parametrize("name", FAMILIES)
 those_with_places = pytest.mark.parametrize("name", PLACES)
 
 
@@ -156,7 +156,7 @@ def test_read_from_left_to_right_nothing_is_known_of_what_comes(name):
     assert (backbone(ids, before) - ours).abs().max() > 1e-2  # it does see them otherwise
 
 
-@pytest.mark.parametrize("name", [n for n in USABLE if not FAMILIES[n].places])
+@pytest.mark.parametrize("name", [n for n in FAMILIES if not FAMILIES[n].places])
 def test_models_that_count_between_slots_say_so(name):
     model, ids = tiny(name), some_ids()
     visible = (ids != MASK) & (torch.arange(LENGTH) > 0)

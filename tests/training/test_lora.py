@@ -1,6 +1,5 @@
 """finetune.py --lora: what is trained, what is written, and that it goes on where it was stopped."""
 
-import json
 import shutil
 import sys
 
@@ -12,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
 from diffusion.errors import UserError
-from diffusion.generate import load_writer
 from diffusion.models.backbone import Backbone
 from diffusion.training.arguments import Lora, parse_lora
 
@@ -167,31 +165,3 @@ def test_learned_prompts_are_refused(tiny_model):
     model = AutoModelForMaskedLM.from_pretrained(tiny_model)
     with pytest.raises(UserError, match="learned prompts"):
         Backbone(peft.get_peft_model(model, prompts))
-
-
-def test_a_folder_of_adapters_is_read_with_its_model(tiny_model, tmp_path):
-    """As peft saves it: matrices, and the name of the model that they belong to."""
-    peft = pytest.importorskip("peft")
-    writer = load_writer(str(tiny_model))
-    model, ids = writer.denoiser.backbone.model, torch.randint(5, 300, (2, 9))
-    asked = torch.ones_like(ids, dtype=torch.bool)
-    with torch.no_grad():
-        before = Backbone(model)(ids, asked)
-        config = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
-        adapted = peft.get_peft_model(model, config).eval()
-        adapted.peft_config["default"].base_model_name_or_path = str(tiny_model)
-        expected = Backbone(adapted)(ids, asked)
-        adapted.save_pretrained(tmp_path)
-        ours = load_writer(str(tmp_path)).denoiser.backbone(ids, asked)
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
-    assert (ours - before).abs().max() > 0.01
-
-
-def test_a_damaged_folder_of_adapters(tmp_path, monkeypatch, tiny_model):
-    path = tmp_path / "adapter_config.json"
-    path.write_text("{")
-    with pytest.raises(UserError, match=r"adapter_config\.json"):
-        load_writer(str(tmp_path))
-    path.write_text(json.dumps({"base_model_name_or_path": str(tiny_model)}))
-    with pytest.raises(UserError, match="adapters"):  # they are not there, or peft is not
-        load_writer(str(tmp_path))

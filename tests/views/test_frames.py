@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers import decoders
 
 from diffusion.errors import printable
 from diffusion.views import record
@@ -21,6 +22,7 @@ class ByteTokenizer:
     bos_token_id, pad_token_id, eos_token_id, sep_token_id = BOS, PAD, EOS, EOS
     mask_token_id, unk_token_id = MASK, None
     all_special_ids = (BOS, PAD, EOS, MASK)
+    backend_tokenizer = SimpleNamespace(decoder=decoders.ByteLevel())
 
     def __init__(self):
         from tokenizers.pre_tokenizers import ByteLevel
@@ -37,9 +39,6 @@ class ByteTokenizer:
         self.tokens = {4 + b: letter for b, letter in spelled.items()}
         self.tokens |= {BOS: "<s>", PAD: "<pad>", EOS: "</s>", MASK: "<mask>"}
         self.calls = 0
-
-    def get_vocab(self):
-        return {token: i for i, token in self.tokens.items()}
 
     def convert_ids_to_tokens(self, token_id):
         self.calls += 1

@@ -4,7 +4,7 @@ import pytest
 from helpers.kinds import KINDS, NASTY, TEXTS, tokenizer_of
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
-from diffusion.text.reading import (
+from diffusion.text import (
     Typed,
     encode,
     folds_case,
@@ -86,6 +86,4 @@ def test_a_tokenizer_that_does_not_tell_where_its_tokens_stand(tmp_path):
     for text in [*TEXTS, "It's  5,000 m, 日本 (3 ft) old.", "日本 "]:
         ids, pieces = read(slow, text)
         assert ids == encode(tokenizer_of("wordpiece"), text)
-        assert "".join(pieces) == text
-    known = read(tokenizer_of("wordpiece"), TEXTS[2])[1]
-    assert read(slow, TEXTS[2])[1] == known
+        assert pieces == [""] * (len(ids) - 1) + [text]

@@ -1,39 +1,146 @@
-"""How tokens become text, for all outputs.
+"""Text as tokens, and tokens as text, for all outputs.
 
 A prompt is shown as it was typed. What a model wrote is spelled by the kind of its tokenizer: the bytes
 of a byte-level BPE as they are, "▁" of SentencePiece as a space, and the pieces of WordPiece, which
-have no spaces, as text is printed.
+have no spaces, as text is printed. Tokens of other kinds are what their tokenizer makes of them.
 """
 
 from __future__ import annotations
 
 import codecs
 import functools
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+
+@dataclass(frozen=True)
+class Typed:
+    """The user's own string in one row of a canvas, by position.
+
+    Attributes:
+        pieces: the string at fixed positions; a fixed position that is not here is spelled as its
+            token.
+        after: fixed text after a position that is to be written, which has no token of its own.
+        tight: positions before which the string decides about a space, and not the token.
+    """
+
+    pieces: dict[int, str] = field(default_factory=dict)
+    after: dict[int, str] = field(default_factory=dict)
+    tight: frozenset[int] = frozenset()
+
+
+NOTHING = Typed()
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text, nothing added; ``<mask>`` or ``</s>`` typed by a user stays text."""
+    return _encoded(tokenizer, text)["input_ids"]
+
+
+def located(
+    tokenizer: PreTrainedTokenizerBase, text: str
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """The ids of `encode`, and the span (start, end) of each in the text, in characters."""
+    fast = getattr(tokenizer, "is_fast", True)
+    encoded = _encoded(tokenizer, text, return_offsets_mapping=fast)
+    ids = encoded["input_ids"]
+    # One that does not say where its tokens are has the whole text at the last of them.
+    return ids, encoded["offset_mapping"] if fast else [(0, len(text))] * len(ids)
+
+
+def parts(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
+    """The part of a text that each of its tokens covers: joined, the text.
+
+    White space is part of the token after it, a line break of the one before. A character of several
+    tokens is at the last of them, and the others have nothing.
+    """
+    cuts = [0]
+    for (_, end), (following, _) in itertools.pairwise(spans):
+        rest = re.match(r"\S*(?:.*\n)?", text[end:following], re.DOTALL)
+        cuts.append(max(cuts[-1], min(following, end + rest.end())))
+    return [text[a:b] for a, b in itertools.pairwise([*cuts, len(text)])] if spans else []
+
+
+def read(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[str]]:
+    """The ids of a text, and the `parts` that they cover."""
+    ids, spans = located(tokenizer, text)
+    return ids, parts(text, spans)
+
+
+def read_on(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[str]]:
+    """`read` for a text that continues another one, which is not known: no space before its first
+    token, and a piece that continues a word."""
+    for before in "a.":
+        ids, spans = located(tokenizer, before + text)
+        first = next((i for i, (start, _) in enumerate(spans) if start > 0), 0)
+        if first and spans[first - 1][1] == 1:
+            return ids[first:], parts(text, [(a - 1, b - 1) for a, b in spans[first:]])
+    return read(tokenizer, text)
+
+
+def unknown(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """The parts of a text that a tokenizer has no tokens for."""
+    found, before = [], False
+    for token, part in zip(*read(tokenizer, text), strict=True):
+        here = token == tokenizer.unk_token_id
+        if here and before and not part[:1].isspace():
+            found[-1] += part
+        elif here:
+            found.append(part)
+        before = here
+    return [part.strip() or part for part in found]
+
+
+def typed_from(speller: Speller, text: str, first: int = 1) -> Typed:
+    """The record of a text whose tokens begin at the position ``first``."""
+    ids, pieces = read(speller.tokenizer, text)
+    if not text or speller.spells(ids, text):
+        return NOTHING
+    return Typed(dict(enumerate(pieces, first)) if ids else {first - 1: text})
+
+
+def typed_where(pieces: Sequence[str], given: Sequence[bool], first: int = 1) -> Typed:
+    """The record of the fixed (``given``) tokens among those of a text. A character of several tokens
+    is whole where all of them are fixed, and else spelled by those that are."""
+    kept: dict[int, str] = {}
+    begin = 0
+    for i, piece in enumerate(pieces):
+        if piece:
+            if all(given[begin : i + 1]):
+                kept |= dict(enumerate(pieces[begin : i + 1], first + begin))
+            begin = i + 1
+    return Typed(kept)
+
+
+def folds_case(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether capitals and small letters are the same tokens."""
+    pairs = ([encode(tokenizer, letter) for letter in (c, c.upper())] for c in "aeio")
+    return any(a == b and tokenizer.unk_token_id not in a for a, b in pairs)
+
+
+def _encoded(tokenizer, text: str, **settings) -> dict:
+    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, **settings)
+    if tokenizer.unk_token_id is not None:  # Unigram finds the names of its specials in a text
+        special = set(tokenizer.all_special_ids)
+        ids = [tokenizer.unk_token_id if i in special else i for i in encoded["input_ids"]]
+        encoded["input_ids"] = ids
+    return encoded
+
+
+# ---------------------------------------------------------------- tokens as text
+
 SPACED = ("WordPiece", "Metaspace")  # kinds whose tokens say whether they begin a word
-# What the decoder of a tokenizer says of its kind, and the attribute that holds its mark.
-_DECODERS = {
-    "ByteLevel": ("ByteLevel", ""),
-    "WordPiece": ("WordPiece", "prefix"),
-    "BPEDecoder": ("Suffix", "suffix"),
-    "Metaspace|Replace|ByteFallback": ("Metaspace", ""),
-    "": ("", ""),
-}
-# The same of the tokens of a vocabulary without a decoder.
-_TOKENS = {
-    "Ġ": ("ByteLevel", ""),
-    "##.+": ("WordPiece", "##"),
-    ".+@@": ("Suffix", "@@"),
-    ".+</w>": ("Suffix", "</w>"),
-    ".*▁.*": ("Metaspace", ""),
+_KINDS = {  # and what the decoder of a tokenizer of that kind is called
+    "ByteLevel": "ByteLevel",
+    "WordPiece": "WordPiece",
+    "Metaspace": "Metaspace|Replace|ByteFallback",
 }
 
 
@@ -51,30 +158,15 @@ class Speller:
 
     Attributes:
         kind: "ByteLevel"; "Metaspace", whose tokens contain their space as well; "WordPiece", of
-            whole words and pieces that continue one; "Suffix", of pieces that say whether the
-            word continues; or "", of tokens that are spelled as they are.
-        mark: of a token that continues a word; "Suffix": of one that ends it, or does not.
+            whole words and pieces that continue one; or "", of tokens that the tokenizer decodes.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
-        self.kind, self.mark = self._kind()
+        decoder = repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None))
+        kinds = (kind for kind, names in _KINDS.items() if re.search(names, decoder))
+        self.kind = next(kinds, "")
         self._bytes: dict[int, bytes] = {}
-
-    def _kind(self) -> tuple[str, str]:
-        """(kind, mark)"""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        decoder = getattr(backend, "decoder", None)
-        if decoder is not None:
-            found = (x for pattern, x in _DECODERS.items() if re.search(pattern, repr(decoder)))
-            kind, mark = next(found)
-            return kind, getattr(decoder, mark) if mark else ""
-        vocabulary = self.tokenizer.get_vocab()
-        for pattern, found in _TOKENS.items():
-            if any(re.fullmatch(pattern, token, re.DOTALL) for token in vocabulary):
-                return found
-        # A library tokenizer without a decoder has whole words, and joins them with spaces.
-        return ("" if backend is None else "WordPiece"), ""
 
     # ------------------------------------------------------------ one token
 
@@ -92,18 +184,16 @@ class Speller:
         if self.kind == "ByteLevel" and all(char in _BYTE_OF for char in token):
             return bytes(_BYTE_OF[char] for char in token)
         if self.kind == "WordPiece":
-            continues = self.mark and token.startswith(self.mark) and token != self.mark
-            return (token[len(self.mark) :] if continues else " " + token).encode()
-        if self.kind == "Suffix":
-            return token.removesuffix(self.mark).encode()
+            continues = token.startswith("##") and token != "##"
+            return (token[2:] if continues else " " + token).encode()
+        if self.kind == "":
+            return self._decoded([token_id]).encode()
         if byte := re.fullmatch("<0x([0-9A-F]{2})>", token):  # SentencePiece's byte fallback
             return bytes.fromhex(byte[1])
         return token.replace("▁", " ").encode()
 
-    def continues(self, token_id: int) -> bool:
-        """Whether a token says that its word continues."""
-        token = self.tokenizer.convert_ids_to_tokens(token_id) or ""
-        return token.endswith(self.mark) == (self.mark == "@@")
+    def _decoded(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     def beginnings(self) -> list[bool]:
         """Of every token whether a text, or a word after a space that is no token's, can begin with
@@ -157,43 +247,41 @@ class Speller:
             else:
                 chunks.append(self._given(slot, front))
                 front.fixed |= bool(slot.typed)
-            self._pass(slot, chunks[-1], front)
+            new = chunks[-1].decode("utf-8", "ignore")
+            front.quotes += new.count('"')
+            front.text = ((front.text or "") + new)[-4:] or front.text
+            if slot.token is not None:
+                front.begun = True
+                front.tokens.append(slot.token)
         return _decode(chunks)
 
     def _given(self, slot: Slot, front: _Front) -> bytes:
-        decided = front.fixed or slot.tight or front.joins or slot.token is None
-        if decided or not front.text or not self._begins_word(slot.token):
+        decided = front.fixed or slot.tight or slot.token is None or not front.text
+        if decided or not self._begins_word(slot.token):
             return slot.typed.encode()
         return (space_between(front.text, slot.typed, front.quotes) + slot.typed).encode()
 
     def _written(self, slot: Slot, front: _Front) -> bytes:
+        if self.kind == "":
+            before = self._decoded(front.tokens)
+            return self._decoded([*front.tokens, slot.token])[len(before) :].encode()
         spelled = self.bytes_of(slot.token)
         if self.kind == "Metaspace":
             doubled = front.fixed and front.text and front.text[-1].isspace()
             extra = doubled or (not front.begun and self.prefixed)
             return spelled.removeprefix(b" ") if extra else spelled
-        if self.kind not in ("WordPiece", "Suffix"):
+        if self.kind == "ByteLevel":
             return spelled
         word = spelled.decode().removeprefix(" ")
-        if slot.tight or front.joins or not self._begins_word(slot.token):
+        if slot.tight or not self._begins_word(slot.token):
             return word.encode()
         if front.text is None:  # what comes there is not known yet
             return (" " * (word[:1] not in _CLOSE) + word).encode()
         return (space_between(front.text, word, front.quotes) + word).encode()
 
-    def _pass(self, slot: Slot, chunk: bytes, front: _Front) -> None:
-        new = chunk.decode("utf-8", "ignore")
-        front.quotes += new.count('"')
-        front.text = ((front.text or "") + new)[-4:] or front.text
-        if slot.token is not None:
-            front.begun = True
-            front.joins = self.kind == "Suffix" and self.continues(slot.token)
-
     def _begins_word(self, token_id: int) -> bool:
-        """Whether a token of a kind that can tell does not continue the word before."""
-        if self.kind in SPACED:
-            return self.bytes_of(token_id)[:1] == b" "
-        return self.kind == "Suffix"
+        """Whether a token says that it begins a word."""
+        return self.kind in SPACED and self.bytes_of(token_id)[:1] == b" "
 
 
 @dataclass
@@ -204,7 +292,7 @@ class _Front:
     quotes: int = 0  # straight quotation marks
     fixed: bool = False  # its end
     begun: bool = False  # it has any token
-    joins: bool = False  # its last token says that the word continues
+    tokens: list[int] = field(default_factory=list)  # since the last mask
 
 
 # ---------------------------------------------------------------- spaces as they are printed
