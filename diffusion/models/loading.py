@@ -8,7 +8,6 @@ import torch
 import transformers
 
 from diffusion import hardware
-from diffusion.cli.checks import check_values
 from diffusion.cli.options import Access
 from diffusion.errors import UserError, first_line
 from diffusion.models import linear
