@@ -35,7 +35,7 @@ def main() -> None:
     editing.check(script, generation, prompt=prompt, asks=asks)
     generation.check()
     if script.list_samplers:
-        print(sampler_table(generation))
+        print(sampler_table())
         return
     script.check(prompt)
     source = editing.read(script)  # the text that an editing mode works on

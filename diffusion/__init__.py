@@ -59,7 +59,7 @@ def write(writer, prompts: list[str], **options) -> list[str]:
     """One text for each prompt, the prompt included, all written together; options as in `steps`."""
     from diffusion.views.frames import written_text
 
-    *_, last = writer.record(prompts, _options(writer, options), [0] * len(prompts))
+    *_, last = writer.generate(prompts, _options(writer, options), [0] * len(prompts))
     return [written_text(writer.tokenizer, last, row) for row in range(len(prompts))]
 
 

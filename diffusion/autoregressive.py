@@ -54,12 +54,6 @@ class CausalWriter:
         """Nothing to know before the first text."""
         return iter(())
 
-    def record(
-        self, prompts: Sequence[str], options: SamplingOptions, samples: Sequence[int]
-    ) -> list[Step]:
-        """All the Steps of `generate`."""
-        return list(self.generate(prompts, options, samples))
-
     def generate(
         self, prompts: Sequence[str], options: SamplingOptions, samples: Sequence[int]
     ) -> Iterator[Step]:

@@ -1,15 +1,18 @@
-"""A masked language model ready to write: canvas in, Steps out."""
+"""A masked language model ready to write: canvas in, Steps out; also texts longer than it can see."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from diffusion import rng
 from diffusion.canvas import Canvas, Step, prompt_canvas
 from diffusion.cli.checks import within
 from diffusion.cli.options import Access
+from diffusion.denoise import denoise
 from diffusion.errors import UserError
 from diffusion.models import loading, tokenizers
 from diffusion.models.cached import Approximate, InBlocks
@@ -19,11 +22,10 @@ from diffusion.models.guidance import Guided, Processed
 from diffusion.models.soft import SoftMask, SoftMasked, load_soft_mask
 from diffusion.options import SAMPLER_FLAGS, GenerationOptions
 from diffusion.proposal import Sampling
-from diffusion.samplers.catalog import CAUSAL
+from diffusion.samplers.base import Sampler
+from diffusion.samplers.catalog import CAUSAL, check_noise
 from diffusion.samplers.make import make_sampler
-from diffusion.samplers.noises import check_noise
 from diffusion.speculative import Drafting
-from diffusion.windows import denoise_windows
 
 
 @dataclass(frozen=True)
@@ -120,16 +122,7 @@ class Writer:
         return self.resolve(options).describe()
 
     def notes(self, options: GenerationOptions) -> Iterator[str]:
-        """What a user should know before the first text: flags without effect, models not trained
-        for what they are about to do."""
-        soft = self.soft is not None and options.soft_masking
-        if self.soft is None and not options.soft_masking:
-            yield f"{self.name} has no soft-masking; --no_soft_masking changes nothing"
-        if soft and options.sampler_name in CAUSAL:
-            yield f"--sampler {options.sampler_name} keeps no masks, and so has no soft-masking"
-        for flag in ("forget_remasked", "skip_soft_masking"):
-            if not soft and getattr(options, flag):
-                yield f"without soft-masking --{flag} changes nothing"
+        """What a user should know before the first text: the model was not trained for it."""
         # A model with a chat template was tuned elsewhere.
         if not (self.trained or self.tokenizer.chat_template):
             yield (
@@ -204,11 +197,74 @@ class Writer:
         canvas = prompt_canvas(self.tokenizer, prompts, options.max_len, options.length)
         return self.denoise(canvas, options, samples, may_end=options.length is None)
 
-    def record(
-        self, prompts: Sequence[str], options: GenerationOptions, samples: Sequence[int]
-    ) -> Iterator[Step]:
-        """The Steps of `generate`, for who only measures or wants the last."""
-        return self.generate(prompts, options, samples)
+
+def denoise_windows(
+    canvas: Canvas,
+    denoiser,
+    make_sampler: Callable[[], Sampler],
+    sampling: Sampling,
+    keys: Tensor,
+    window: int,
+    stride: int,
+    end_id: int | None = None,
+) -> Iterator[Step]:
+    """As `denoise`, with a model that sees ``window`` positions (MDLM's semi-autoregressive
+    sampling, arXiv:2406.07524): write the first window, keep its last window - stride positions
+    as the beginning of the next, write the next ``stride``.
+
+    Each window begins with the canvas's own first token, ``<s>``, as in training. The Steps are one
+    stream over the whole canvas. A text that has written ``end_id`` goes no further.
+    """
+    nothing = ended = torch.zeros_like(canvas.frozen)
+    unknown = torch.full(canvas.ids.shape, torch.nan, device=canvas.ids.device)
+    nfe = torch.zeros(len(canvas.ids), dtype=torch.int64, device=canvas.ids.device)
+    last = Step(0, None, nfe, canvas.ids, *(nothing,) * 5, unknown, 0.0, nfe)
+    starts = range(0, max(canvas.ids.shape[1] - window, 0) + stride, stride)
+    for number, start in enumerate(starts):
+        done, here = last, slice(start, start + window)
+        seen, frozen = done.ids[:, here].clone(), (canvas.frozen | ended)[:, here].clone()
+        if number:
+            seen[:, 0] = canvas.ids[:, 0]
+            frozen[:, : window - stride] = True
+        allowed = None if canvas.allowed is None else canvas.allowed.at(here)
+        part = Canvas(seen, frozen, (canvas.padding | ended)[:, here], allowed)
+        part_keys = rng.fold_in(keys, number) if number else keys
+        whole = partial(_whole, start=start, first=int(number > 0))  # not the slot of <s>
+        for step in denoise(part, denoiser, make_sampler(), sampling, part_keys):
+            if number and step.index == 0:
+                continue
+            ids, gone = whole(done.ids, step.ids), ended | whole(nothing, step.padding)
+            if end_id is not None:
+                over = ((ids == end_id) & ~canvas.frozen).any(1) & ~step.masked.any(1)
+                gone[:, start + window :] |= over[:, None]
+            # What was written in an earlier window is frozen in this one, and has no value.
+            confidence = torch.where(frozen, done.confidence[:, here], step.confidence)
+            flags = ("revealed", "remasked", "random", "replaced")
+            flags = {name: getattr(step, name) for name in flags}
+            last = Step(
+                index=done.index + step.index,
+                total=step.total if len(starts) == 1 else None,
+                nfe=done.nfe + step.nfe,
+                ids=ids,
+                frozen=canvas.frozen | gone,
+                padding=canvas.padding | gone,
+                masked=denoiser.noise.noisy(ids) & ~canvas.frozen & ~gone,
+                confidence=whole(done.confidence, confidence),
+                seconds=done.seconds + step.seconds,
+                slots=done.slots + step.slots,
+                guesses=step.guesses and tuple(map(whole, (ids, unknown), step.guesses)),
+                typed=canvas.typed,
+                **{name: None if x is None else whole(nothing, x) for name, x in flags.items()},
+            )
+            yield last
+        ended = last.padding & ~canvas.padding
+
+
+def _whole(base: Tensor, values: Tensor, start: int, first: int) -> Tensor:
+    """``base`` (B, L) with the ``values`` of a window, from its ``first`` on, in their place."""
+    out = base.clone()
+    out[:, start + first : start + values.shape[1]] = values[:, first:]
+    return out
 
 
 def load_writer(

@@ -40,7 +40,7 @@ def measure(
                     f"{max(1, options.length // 2)}, or a smaller model"
                 )
             ):
-                kept = keep(writer.record([prompt], options, [0]))
+                kept = keep(writer.generate([prompt], options, [0]))
             if repeat >= 0:
                 runs[i].append(kept)
             done += 1

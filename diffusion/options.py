@@ -15,6 +15,7 @@ from diffusion.samplers import spec
 from diffusion.samplers.catalog import (
     CAUSAL,
     NOISED,
+    OLD_FLAGS,
     RANDOM,
     SAMPLERS,
     SCHEDULED,
@@ -22,10 +23,8 @@ from diffusion.samplers.catalog import (
     STEPPED,
 )
 
-N_STEPS = 10
-MAX_LEN = 256
+N_STEPS, MAX_LEN = 10, 256
 NOISED_STEPS = 64  # where random tokens are to turn into text
-MAX_STEPS = 100_000
 
 # What reads best on the full canvas at this size: (sampler, block length).
 DEFAULT_SAMPLER = ("first-hitting", 1)
@@ -48,8 +47,8 @@ def _option(default, help: str, group: str = WRITTEN, **metadata):
     return flag(default, help, group=group, **metadata)
 
 
-def _describe(table: dict[str, str]) -> str:
-    return "; ".join(f"{name}: {line}" for name, line in table.items())
+def _described(help: str, table: dict[str, str]) -> str:
+    return help + " " + "; ".join(f"{name}: {line}" for name, line in table.items()) + "."
 
 
 @dataclass
@@ -100,10 +99,8 @@ class SamplingOptions:
         Raises:
             UserError: a name that is neither, or an option of a sampler without a sampler.
         """
-        values = {name: value for name, value in values.items() if value is not None}
-        for name in values:
-            one_of("option", name, [f.name for f in fields(cls)])
-        return cls(**values)
+        known = [f.name for f in fields(cls)]
+        return cls(**{one_of("option", k, known): v for k, v in values.items() if v is not None})
 
     def fitted(self, positions: int) -> Self:
         """The same for a model of so many positions, where no ``max_len`` was given."""
@@ -137,7 +134,7 @@ class GenerationOptions(SamplingOptions):
         None,
         f"Denoising steps; default {N_STEPS}, or {NOISED_STEPS} for models trained for random "
         f"tokens. Only {', '.join(STEPPED)} have it.",
-        range=(1, MAX_STEPS),
+        range=(1, 100_000),
     )
     schedule: str | None = _option(
         None,
@@ -159,7 +156,7 @@ class GenerationOptions(SamplingOptions):
         rare=True,
     )
     attention: str = _option(
-        "auto", "What a position sees. " + _describe(ATTENTION) + ".", choices=ATTENTION
+        "auto", _described("What a position sees.", ATTENTION), choices=ATTENTION
     )
     cache: bool = _option(
         True,
@@ -169,8 +166,11 @@ class GenerationOptions(SamplingOptions):
     )
     approximate_cache: str | None = _option(
         None,
-        "With --attention full and --block_length: keep keys and values although they change, for "
-        "fewer slots and other texts. " + _describe(APPROXIMATE) + ".",
+        _described(
+            "With --attention full and --block_length: keep keys and values although they change, "
+            "for fewer slots and other texts.",
+            APPROXIMATE,
+        ),
         choices=APPROXIMATE,
         rare=True,
     )
@@ -211,18 +211,17 @@ class GenerationOptions(SamplingOptions):
     def from_dict(cls, values: dict) -> Self:
         names = [f.name for f in fields(cls)]
         values = {name: value for name, value in values.items() if value is not None}
-        known = {name: values.pop(name) for name in names if name in values}
-        own = {spec.option_of(name): value for name, value in values.items()}
+        others = [name for name in values if name not in names]
+        own = {OLD_FLAGS.get(name, name).rpartition(":")[2]: values.pop(name) for name in others}
+        if own and "sampler" not in values:
+            raise UserError(
+                f"{next(iter(own))} is an option of a sampler, and none is named; add "
+                f"sampler=..., one of {', '.join(SAMPLERS)}"
+            )
         if own:
-            sampler = known.get("sampler") or (BLOCK_SAMPLER if "draft_length" in own else None)
-            if sampler is None:
-                raise UserError(
-                    f"{next(iter(own))} is an option of a sampler, and none is named; add "
-                    f"sampler=..., one of {', '.join(SAMPLERS)}"
-                )
-            name, written = spec.split(sampler)
-            known["sampler"] = spec.join(name, written | own)
-        return cls(**known)
+            name, written = spec.split(values["sampler"])
+            values["sampler"] = spec.join(name, written | own)
+        return cls(**values)
 
     @property
     def sampler_name(self) -> str | None:
@@ -296,26 +295,22 @@ class GenerationOptions(SamplingOptions):
 SAMPLER_FLAGS = ("n_steps", "schedule", "block_length", "early_commit")
 
 
-def sampler_table(options: GenerationOptions) -> str:
-    """What `--list_samplers` prints: every sampler, for the length and the steps in ``options``."""
+def sampler_table() -> str:
+    """What `--list_samplers` prints: every sampler and its options."""
     from diffusion.samplers.make import sampler_class
 
-    tokens, steps = options.length or options.max_len, options.n_steps or N_STEPS
-    rest = "" if options.length else " less the prompt"
     lines = [
-        f"for {tokens} tokens{rest} (--length, --max_len) and {steps} steps (--n_steps)\n",
-        f"{'sampler':14} {'forward passes':15} {'corrects':9} what it does; source; options",
+        "forward passes are those of N steps (--n_steps) and L tokens (--length, --max_len)\n",
+        f"{'sampler':16}{'forward passes':16}{'corrects':10}what it does; source; options",
     ]
     for name, entry in SAMPLERS.items():
-        nfe = entry.nfe.replace("N + 1", str(steps + 1)).replace("N", str(steps))
-        nfe, corrects = nfe.replace("L", str(tokens)), "yes" if entry.corrects else "no"
-        lines += [f"{name:14} {nfe:15} {corrects:9} {entry.line}", f"{'':41}{entry.source}"]
+        corrects = "yes" if entry.corrects else "no"
+        lines += [f"{name:16}{entry.nfe:16}{corrects:10}{entry.line}", f"{'':42}{entry.source}"]
         for option in spec.options_of(sampler_class(name)).values():
-            if option.name in spec.SHARED:
-                lines.append(f"{'':15}--{option.name}")
-            else:
-                lines.append(f"{'':15}{option.describe()}")
-                lines += [f"{'':19}{value}: {said}" for value, said in option.choices.items()]
+            shared = option.name in spec.SHARED
+            lines.append(f"{'':16}" + (f"--{option.name}" if shared else option.describe()))
+            choices = {} if shared else option.choices
+            lines += [f"{'':20}{value}: {said}" for value, said in choices.items()]
     return "\n".join([
         *lines,
         "",
@@ -341,17 +336,11 @@ def _with_causal(flag: str) -> Conflict:
     )
 
 
-def _with_cache(flag: str) -> Conflict:
-    sentence = f"{_CACHE} does not go with --{flag} {{{flag}}}; leave one of them out"
-    return clash("approximate_cache", flag, sentence)
+def _needs_shadows(o) -> bool:
+    return o.name in ("wino", "saber") or (o.name == "p2" and "released" not in o.own.values())
 
 
 CONFLICTS = [
-    Conflict(
-        "--no_cache with --attention full",
-        lambda o: not o.cache and o.attention == "full",
-        "--no_cache is for block attention, which keeps keys and values exactly; leave it out",
-    ),
     Conflict(
         "--cache_refresh without --approximate_cache",
         lambda o: o.cache_refresh is not None and o.approximate_cache is None,
@@ -377,16 +366,18 @@ CONFLICTS = [
     ),
     Conflict(
         "--approximate_cache with --sampler wino, saber or p2:score=hidden",
-        lambda o: (
-            o.approximate_cache is not None
-            and (
-                o.name in ("wino", "saber") or (o.name == "p2" and "released" not in o.own.values())
-            )
-        ),
+        lambda o: o.approximate_cache is not None and _needs_shadows(o),
         f"{_CACHE} does not go with --sampler {{sampler}}, which needs shadow copies; leave one of "
         "them out",
     ),
-    *map(_with_cache, ("guidance", "early_commit", "window_stride")),
+    *(
+        clash(
+            "approximate_cache",
+            flag,
+            f"{_CACHE} does not go with --{flag} {{{flag}}}; leave one of them out",
+        )
+        for flag in ("guidance", "early_commit", "window_stride")
+    ),
     Conflict(
         "--n_steps with a sampler that has no fixed number of steps",
         lambda o: o.n_steps is not None and o.name not in STEPPED,
@@ -395,22 +386,9 @@ CONFLICTS = [
     ),
     Conflict(
         "--schedule with a sampler that has none",
-        lambda o: (
-            o.schedule is not None and (o.name not in SCHEDULED or o.own.get("remask") == "loop")
-        ),
+        lambda o: o.schedule and (o.name not in SCHEDULED or o.own.get("remask") == "loop"),
         "--schedule {schedule}: --sampler {sampler} has no noise schedule to choose; leave it out, or "
         f"use one of {', '.join(SCHEDULED)}",
-    ),
-    Conflict(
-        "--sampler threshold with a threshold of the wrong sign",
-        lambda o: (
-            o.name == "threshold"
-            and not (
-                o.own.get("threshold", 0.9) * (-1 if o.own.get("score") == "entropy" else 1) >= 0
-            )
-        ),
-        "--sampler {sampler}: threshold must be a number of at least 0, or with score=entropy at most "
-        "0, minus an entropy in nats, such as threshold:score=entropy,threshold=-0.5",
     ),
     Conflict(
         "--sampler remdm with an option that its remask does not have",
@@ -420,11 +398,5 @@ CONFLICTS = [
         ),
         "--sampler {sampler}: eta is an option of remask=cap, rescale and loop, and kappa of psi; leave "
         "it out",
-    ),
-    # Beyond 1/9 a mask would stay one with a negative probability while 90 % are written.
-    Conflict(
-        "--sampler remdm:remask=loop,eta above 1/9",
-        lambda o: o.own.get("remask") == "loop" and o.own.get("eta", 0) > 0.111,
-        "--sampler {sampler}: with remask=loop eta must be a number from 0 to 0.111",
     ),
 ]

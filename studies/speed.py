@@ -79,7 +79,7 @@ def main() -> None:
 
         def seconds(name: str, batch: int = batch, passes: dict = passes) -> float:
             writer, options = writers[name]
-            *_, last = writer.record([args.prompt] * batch, options, list(range(batch)))
+            *_, last = writer.generate([args.prompt] * batch, options, list(range(batch)))
             passes[name] = int(last.nfe.max())
             return last.seconds
 

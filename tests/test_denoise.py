@@ -11,6 +11,7 @@ from diffusion import rng
 from diffusion.canvas import Canvas
 from diffusion.denoise import denoise
 from diffusion.proposal import Sampling
+from diffusion.samplers.make import Blocks, EarlyCommit
 from diffusion.samplers.remasking import P2, RandomRemask, ReMDM, Saber, Wino
 from diffusion.samplers.unmasking import (
     Ancestral,
@@ -21,7 +22,6 @@ from diffusion.samplers.unmasking import (
     Klass,
     Threshold,
 )
-from diffusion.samplers.wrappers import Blocks, EarlyCommit
 
 LENGTH, VOCAB = 5, 4
 M = VOCAB
@@ -30,7 +30,7 @@ ROWS = 60
 MAKERS = {
     "seed": lambda: RandomRemask(4),
     "ancestral": lambda: Ancestral(6),
-    "ancestral, one step": lambda: Ancestral(1, "cosine-a"),
+    "ancestral, one step": lambda: Ancestral(1, schedule="cosine-a"),
     "first-hitting": lambda: FirstHitting(),
     "confidence": lambda: Confidence(3),
     "confidence, random": lambda: Confidence(8, "entropy", alg_temp=0.5),

@@ -60,12 +60,7 @@ def test_an_option_reaches_its_sampler_by_either_spelling(name):
         ]
         assert texts[0] == texts[1]
         assert texts[0].own_options() == {key: value}
-        sampler = make.make_sampler(texts[0].sampler, 3)
-        kept = [
-            *vars(sampler).values(),
-            getattr(getattr(sampler, "rule", None), "temperature", None),
-        ]
-        assert value in kept or (value == "released" and not sampler.hides)
+        assert getattr(make.make_sampler(texts[0].sampler, 3), key) == value
 
 
 @pytest.mark.parametrize("old", OLD_FLAGS)
@@ -83,7 +78,6 @@ def test_names_of_earlier_versions_are_read():
         asked.check()
         assert asked.resolved().sampler == name
         assert type(make.make_sampler(old, 3)) is make.sampler_class(name)
-    assert GenerationOptions.from_dict({"draft_length": 3}).sampler == "speculative:draft_length=3"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +102,6 @@ def test_a_dictionary_with_unknown_names_is_refused(values, said):
         ("remdm:kapa=1", "did you mean 'kappa'"),
         ("remdm:eta", "'eta' is not of the form option=value"),
         ("remdm:", "'' is not of the form option=value"),
-        ("remdm:eta=1,eta=1", "'eta=1' is given twice"),
         ("remdm:n_steps=4", "n_steps is a flag of its own; write --n_steps 4"),
         ("remdmm:eta=0.1", "did you mean 'remdm'"),
         ("first-hitting:eta=0.1", "first-hitting has no options"),
@@ -125,8 +118,6 @@ def test_a_dictionary_with_unknown_names_is_refused(values, said):
         ("causal:draft_length=2", "causal has no options"),
         ("random-remask:clock_delay=1.0", "clock_delay 1.0 must be a number from 0 to"),
         ("random-remask:time_power=0.0", "time_power 0.0 must be a number from 0.01"),
-        ("threshold:threshold=-1", "threshold must be a number of at least 0"),
-        ("threshold:score=entropy", "or with score=entropy at most 0"),
         ("remdm:kappa=0.5", "and kappa of psi"),
     ],
 )
@@ -165,10 +156,6 @@ def test_what_is_out_of_range_is_refused_with_the_range(own, said):
 NEAR = {"approximate_cache": "prefix", "attention": "full", "block_length": 4}
 # One example of each conflict, and words of the sentence.
 EXAMPLES = {
-    "--no_cache with --attention full": (
-        {"attention": "full", "cache": False},
-        "--no_cache is for block attention",
-    ),
     "--cache_refresh without --approximate_cache": (
         {"cache_refresh": 4},
         "--cache_refresh 4 needs --approximate_cache",
@@ -220,17 +207,9 @@ EXAMPLES = {
         {"sampler": "wino", "schedule": "linear"},
         "use one of ancestral, ddim, self-correction, confidence, remdm",
     ),
-    "--sampler threshold with a threshold of the wrong sign": (
-        {"sampler": "threshold:score=entropy,threshold=0.9"},
-        "or with score=entropy at most 0",
-    ),
     "--sampler remdm with an option that its remask does not have": (
         {"sampler": "remdm:remask=conf,eta=0.2"},
         "eta is an option of remask=cap, rescale and loop",
-    ),
-    "--sampler remdm:remask=loop,eta above 1/9": (
-        {"sampler": "remdm:remask=loop,eta=0.2"},
-        "from 0 to 0.111",
     ),
 }
 
@@ -244,14 +223,13 @@ def test_every_conflict_is_refused_in_one_sentence(conflict):
     assert "{" not in str(caught.value) and "None" not in str(caught.value)
 
 
-def test_the_table_has_every_sampler_and_counts_for_the_length():
-    table = sampler_table(GenerationOptions(length=77, n_steps=21))
+def test_the_table_has_every_sampler():
+    table = sampler_table()
     for name, entry in SAMPLERS.items():
         assert name in table and entry.line in table and entry.source in table
         for option in OWN[name].values():
             listed = () if option.name in spec.SHARED else option.choices
             assert option.name in table and all(value in table for value in listed)
-    assert "at most 22" in table and "1 to 77" in table
     assert max(map(len, table.splitlines())) < 140
 
 

@@ -28,7 +28,7 @@ from diffusion.editing.options import EditingOptions
 from diffusion.editing.templates import Template, changes, marked_changes
 from diffusion.errors import printable
 from diffusion.likelihood import TextBound, pseudo_likelihood
-from diffusion.samplers.noises import check_feature
+from diffusion.samplers.catalog import check_feature
 from diffusion.views.frames import Framer
 from diffusion.views.terminal import colour_enabled
 

@@ -5,7 +5,7 @@ each, which are written and which written ones become masks again (`decide`). Wh
 steps are (B, ...) tensors in ``state.memory``, so rows are independent of each other.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Annotated, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from diffusion.proposal import Proposal
 from diffusion.samplers.catalog import SCHEDULES
 from diffusion.samplers.spec import Choices, Range
 
-# Parameters that several samplers share.
+# Options that several samplers share.
 SCORES = {
     "probability": "of the drawn token (LLaDA)",
     "sharpened": "the same after temperature, top-k and top-p (Dream)",
@@ -25,7 +25,8 @@ SCORES = {
     "entropy": "minus the entropy of the prediction",
 }
 Score = Annotated[str, Choices(SCORES), "confidence of a prediction"]
-Schedule = Annotated[str, Choices.fromkeys(SCHEDULES, ""), "noise schedule, a flag of its own"]
+Steps = Annotated[int, "denoising steps, a flag of its own"]
+Schedule = Annotated[str | None, Choices.fromkeys(SCHEDULES, ""), "noise schedule, also a flag"]
 TimePower = Annotated[float, Range(0.01, 100), "step k of N ends at time (1 - k/N) to this power"]
 ClockDelay = Annotated[
     float, Range(0, 0.999), "the rightmost position starts after this share of the time"
@@ -87,15 +88,19 @@ def ranks(score: Tensor) -> Tensor:
 class Sampler:
     """The strategy that predicts every masked position and stops when none is left."""
 
-    total: int | None = None  # planned steps; None when decided as it goes
     # Whether predictions at visible positions must not see the token there. A model that was
     # trained on masks alone just repeats a token it sees, which says nothing about it.
     hides = False
     draws = True  # whether the proposal has a token for each query; else `decide` draws its own
 
+    @property
+    def total(self) -> int | None:
+        """Planned steps; None when decided as it goes."""
+        return getattr(self, "n_steps", None)
+
     def planned(self, state: State) -> Tensor:
-        """(B, 1) steps of each row's plan: an equal share of ``total``, rounded up."""
-        return (self.total + state.parts - 1) // state.parts
+        """(B, 1) steps of each row's plan: an equal share of ``n_steps``, rounded up."""
+        return (self.n_steps + state.parts - 1) // state.parts
 
     def start(self, state: State) -> None:
         """Called once, before the first step; by `Blocks` before that of each block."""
@@ -116,6 +121,7 @@ class Sampler:
         return ~state.masked.any(1)
 
 
+@dataclass
 class Timed(Sampler):
     """A sampler whose N steps lead from time 1, all masks, to time 0.
 
@@ -126,9 +132,10 @@ class Timed(Sampler):
 
     END = 0.0  # the time after the last step
 
-    def __init__(self, n_steps: int, time_power: TimePower = 1.0, clock_delay: ClockDelay = 0.0):
-        self.total = n_steps
-        self.time_power, self.clock_delay = time_power, clock_delay
+    n_steps: Steps
+    _: KW_ONLY
+    time_power: TimePower = 1.0
+    clock_delay: ClockDelay = 0.0
 
     def time(self, state: State, turn: Tensor) -> Tensor:
         """Times after step ``turn`` (B, 1), of shape (B, 1), or (B, L) if clocks differ."""

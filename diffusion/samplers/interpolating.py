@@ -10,13 +10,14 @@ Times run from 1 to 1e-5. The last step writes no random tokens, and masks that 
 filled with the most probable tokens.
 """
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from diffusion.proposal import Sampling
-from diffusion.samplers.base import ClockDelay, Decision, Schedule, TimePower, ranks
+from diffusion.samplers.base import Decision, ranks
 from diffusion.samplers.spec import Range
 from diffusion.samplers.unmasking import Ancestral
 
@@ -87,6 +88,7 @@ class Posterior(Renewing):
         return self.answer(state, proposal, model, random, moved & ~model & ~random)
 
 
+@dataclass
 class Ddim(Renewing):
     """DDIM for categories (arXiv:2010.02502, appendix): from t to s < t a position that holds z
     keeps it with probability sigma, becomes the predicted token with a_s - sigma a_t, and noise with
@@ -98,16 +100,7 @@ class Ddim(Renewing):
     ``sigma``: 1 is ancestral, 0 the loop of `RandomRemask`.
     """
 
-    def __init__(
-        self,
-        n_steps: int,
-        sigma: Annotated[float, Range(0, 1), "1: no fresh noise, 0: all noised anew"] = 1.0,
-        schedule: Schedule = "linear",
-        time_power: TimePower = 1.0,
-        clock_delay: ClockDelay = 0.0,
-    ):
-        super().__init__(n_steps, schedule, time_power, clock_delay)
-        self.sigma = sigma
+    sigma: Annotated[float, Range(0, 1), "1: no fresh noise, 0: all noised anew"] = 1.0
 
     def edges(self, state) -> tuple[Tensor, Tensor, Tensor]:
         """(B, L) where on the way from 0 to 1 the outcomes mask, what stands there, and random token
@@ -145,6 +138,7 @@ class Ddim(Renewing):
         return not state.noise.has_random_tokens and self.sigma == 1
 
 
+@dataclass
 class SelfCorrection(Posterior):
     """`Posterior`, and then as GIDD corrects itself (arXiv:2503.04482): in each step one token is
     drawn for every position at a low temperature, and of those that differ from what stands there the
@@ -156,24 +150,13 @@ class SelfCorrection(Posterior):
     ``agreement``, the largest share so far; ``waited``, steps since; ``done``, finished rows.
     """
 
-    def __init__(
-        self,
-        n_steps: int,
-        corrections: Annotated[int, Range(1, 100_000), "at most so many swaps"] = 128,
-        patience: Annotated[int, Range(0), "swaps without a larger share of best tokens"] = 32,
-        swap_temperature: Annotated[float, Range(0), "of the tokens that are swapped in"] = 0.1,
-        schedule: Schedule = "linear",
-        time_power: TimePower = 1.0,
-        clock_delay: ClockDelay = 0.0,
-    ):
-        super().__init__(n_steps, schedule, time_power, clock_delay)
-        self.total = n_steps + corrections  # at most
-        self.steps, self.corrections, self.patience = n_steps, corrections, patience
-        self.rule = Sampling(swap_temperature)
+    corrections: Annotated[int, Range(1, 100_000), "at most so many swaps"] = 128
+    patience: Annotated[int, Range(0), "swaps without a larger share of best tokens"] = 32
+    swap_temperature: Annotated[float, Range(0), "of the tokens that are swapped in"] = 0.1
 
-    def planned(self, state):
-        """(B, 1) steps of the writing alone."""
-        return (self.steps + state.parts - 1) // state.parts
+    @property
+    def total(self):
+        return self.n_steps + self.corrections  # at most
 
     def start(self, state):
         nothing = torch.zeros_like(state.since)
@@ -187,7 +170,7 @@ class SelfCorrection(Posterior):
     def decide(self, state, proposal):
         memory, correcting = state.memory, state.memory["correcting"]
         write, remask, first, random = super().decide(state, proposal)
-        tokens, chance = proposal.drawn(self.rule, state.uniform(3))
+        tokens, chance = proposal.drawn(Sampling(self.swap_temperature), state.uniform(3))
         judged = proposal.query_mask & correcting
         score = chance.masked_fill(~judged | (tokens == state.ids), -1)
         swap = (score >= 0) & (ranks(score) == 0)

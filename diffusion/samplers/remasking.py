@@ -1,21 +1,14 @@
 """Samplers that can mask again what they wrote."""
 
 import math
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from diffusion import rng
-from diffusion.samplers.base import (
-    ClockDelay,
-    Decision,
-    Sampler,
-    Schedule,
-    Timed,
-    TimePower,
-    ranks,
-)
+from diffusion.samplers.base import Decision, Sampler, Timed, ranks
 from diffusion.samplers.spec import Choices, Range
 from diffusion.samplers.unmasking import Ancestral
 
@@ -39,6 +32,7 @@ class RandomRemask(Timed):
         return (state.turn >= self.planned(state))[:, 0]
 
 
+@dataclass
 class ReMDM(Ancestral):
     """Ancestral sampling that may open written positions again without changing how many are
     masked at any time (ReMDM, arXiv:2503.00307). With a = 1 - r, from t to s a written position
@@ -64,28 +58,21 @@ class ReMDM(Ancestral):
         "psi": "kappa times ancestral, the rest as random-remask",
     })  # fmt: skip
 
-    def __init__(
-        self,
-        n_steps: int,
-        remask: Annotated[str, REMASK, "how the probability of re-masking is chosen"] = "cap",
-        eta: Annotated[
-            float | None, Range(0, 1), "default 0.04 (cap), 0.015 (rescale), 0.02 (loop)"
-        ] = None,
-        kappa: Annotated[float, Range(0, 1), "psi: 1 is ancestral, 0 random-remask"] = 0.9,
-        schedule: Schedule = "linear",
-        time_power: TimePower = 1.0,
-        clock_delay: ClockDelay = 0.0,
-    ):
-        super().__init__(n_steps, schedule, time_power, clock_delay)
-        if eta is None:
-            cap = 0.04 if n_steps < 1024 else 0.008
-            eta = {"cap": cap, "rescale": 0.015, "loop": 0.02}.get(remask, 1.0)
-        self.remask, self.eta, self.kappa = remask, eta, kappa
-        if remask == "loop":
-            self.rate = self._loop_rate
+    remask: Annotated[str, REMASK, "how the probability of re-masking is chosen"] = "cap"
+    eta: Annotated[
+        float | None, Range(0, 1), "default 0.04 (cap), 0.015 (rescale), 0.02 (loop)"
+    ] = None
+    kappa: Annotated[float, Range(0, 1), "psi: 1 is ancestral, 0 random-remask"] = 0.9
 
-    def _loop_rate(self, t: Tensor) -> Tensor:
-        """Masks fall to 10 % at t = ON, stay, and fall to none from t = OFF on."""
+    def __post_init__(self):
+        if self.eta is None:
+            cap = 0.04 if self.n_steps < 1024 else 0.008
+            self.eta = {"cap": cap, "rescale": 0.015, "loop": 0.02}.get(self.remask, 1.0)
+
+    def rate(self, t):
+        if self.remask != "loop":
+            return super().rate(t)
+        # Masks fall to 10 % at t = ON, stay, and fall to none from t = OFF on.
         first = 1 - self.WRITTEN * (1 - t) / (1 - self.ON)
         return first.maximum((1 - self.WRITTEN) * (t / self.OFF).clamp(max=1))
 
@@ -130,6 +117,7 @@ class ReMDM(Ancestral):
         return full if never else full & (state.turn >= self.planned(state))[:, 0]
 
 
+@dataclass
 class P2(Timed):
     """Path planning by self-correction (P2, arXiv:2502.03540): step k of N keeps the best k/N of
     all editable positions, written or just drawn, and masks the others.
@@ -144,15 +132,13 @@ class P2(Timed):
         "released": "of a fresh draw by a model that sees the token",
     })  # fmt: skip
 
-    def __init__(
-        self,
-        n_steps: int,
-        eta: Annotated[float, Range(0), "weight of the scores of written tokens"] = 1.0,
-        score: Annotated[str, SCORES, "score of a written token"] = "hidden",
-        time_power: TimePower = 1.0,
-    ):
-        super().__init__(n_steps, time_power)
-        self.eta, self.hides = eta, score == "hidden"
+    eta: Annotated[float, Range(0), "weight of the scores of written tokens"] = 1.0
+    score: Annotated[str, SCORES, "score of a written token"] = "hidden"
+    clock_delay: float = field(default=0.0, init=False)  # one clock for all
+
+    @property
+    def hides(self):
+        return self.score == "hidden"
 
     def select(self, state):
         over = state.turn > self.planned(state)  # while other rows are being written
@@ -177,6 +163,7 @@ class P2(Timed):
         return (state.turn >= self.planned(state))[:, 0]
 
 
+@dataclass
 class Wino(Sampler):
     """Wide in, narrow out (WINO, arXiv:2507.18578): every mask whose drawn token has a probability
     above ``threshold`` is written, at least one and at most clamp(0.7 n, 5, 20) of n; in the same
@@ -188,12 +175,8 @@ class Wino(Sampler):
     hides = True
     LEAST, MOST, SHARE = 5, 20, 0.7
 
-    def __init__(
-        self,
-        threshold: Annotated[float, Range(0), "least probability of a drafted token"] = 0.6,
-        threshold_back: Annotated[float, Range(0, 1), "of a written token that stays"] = 0.9,
-    ):
-        self.threshold, self.threshold_back = threshold, threshold_back
+    threshold: Annotated[float, Range(0), "least probability of a drafted token"] = 0.6
+    threshold_back: Annotated[float, Range(0, 1), "of a written token that stays"] = 0.9
 
     def start(self, state):
         state.memory["accepted"] = torch.zeros_like(state.since)
@@ -215,6 +198,7 @@ class Wino(Sampler):
         return Decision(write, unlikely)
 
 
+@dataclass
 class Saber(Sampler):
     """Adaptive pace and a way back (Saber, arXiv:2510.18165): every mask more confident than the written
     tokens were on average when they were written, and at least ``min_tokens``; then, of the
@@ -229,12 +213,8 @@ class Saber(Sampler):
 
     hides = True
 
-    def __init__(
-        self,
-        min_tokens: Annotated[int, Range(2), "write at least so many a step"] = 2,
-        mu: Annotated[int, Range(1), "re-mask one token for so many written"] = 8,
-    ):
-        self.min_tokens, self.mu = min_tokens, mu
+    min_tokens: Annotated[int, Range(2), "write at least so many a step"] = 2
+    mu: Annotated[int, Range(1), "re-mask one token for so many written"] = 8
 
     def start(self, state):
         unknown = torch.full_like(state.ids, math.nan, dtype=torch.float32)

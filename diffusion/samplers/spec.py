@@ -1,6 +1,6 @@
 """A sampler and its options in one string, ``remdm:eta=0.02,remask=cap``. Imports no torch.
 
-The options of a sampler are the parameters of its constructor:
+The options of a sampler are the described parameters of its constructor, most often fields:
 
     eta: Annotated[float, Range(0, 1), "probability of re-masking a token"] = 0.02
 
@@ -64,19 +64,18 @@ class Option(NamedTuple):
 
 
 def options_of(kind: type) -> dict[str, Option]:
-    """The options of a sampler class by name: the parameters of its constructor. Those that are
-    keyword-only are none: the program sets them."""
-    hints = typing.get_type_hints(kind.__init__, include_extras=True)
+    """The options of a sampler class by name: the parameters of its constructor that say what they
+    are; the program sets others."""
     found = {}
     for name, parameter in inspect.signature(kind).parameters.items():
-        if parameter.kind is not parameter.KEYWORD_ONLY:
-            value, *notes = typing.get_args(hints[name]) or [hints[name]]
-            notes = {type(note): note for note in notes}
+        notes = {type(note): note for note in getattr(parameter.annotation, "__metadata__", ())}
+        if str in notes:
+            value = parameter.annotation.__origin__
             found[name] = Option(
                 name,
                 next(t for t in (*typing.get_args(value), value) if t is not type(None)),
                 None if parameter.default is parameter.empty else parameter.default,
-                notes.get(str, ""),
+                notes[str],
                 notes.get(Range),
                 notes.get(Choices, {}),
             )
@@ -89,12 +88,11 @@ def split(spec: str) -> tuple[str, dict[str, str]]:
     name = one_of("--sampler", ALIASES.get(name, name), SAMPLERS)
     own: dict[str, str] = {}
     for item in rest.split(",") if colon else ():
-        key, equals, value = (part.strip() for part in item.partition("="))
-        if not (key and equals and value) or key in own:
+        key, _, value = (part.strip() for part in item.partition("="))
+        if not (key and value):
             raise UserError(
-                f"--sampler {spec}: {item!r} "
-                + ("is given twice" if key in own else "is not of the form option=value")
-                + "; write for example --sampler remdm:eta=0.02,remask=cap"
+                f"--sampler {spec}: {item!r} is not of the form option=value; write for example "
+                "--sampler remdm:eta=0.02,remask=cap"
             )
         own[key] = value
     return name, own
@@ -119,11 +117,6 @@ def read_options(name: str, kind: type, own: dict[str, str]) -> dict:
         option = known[one_of(f"--sampler {name} option", key, known)]
         values[key] = option.read(text, flag)
     return values
-
-
-def option_of(old: str) -> str:
-    """The name of an option today, by that or the one of an earlier version."""
-    return OLD_FLAGS.get(old, old).rpartition(":")[2]
 
 
 # Flags of earlier versions: the sentence that names the new spelling.

@@ -1,6 +1,7 @@
 """Samplers that only open masks: what is written stays."""
 
 import itertools
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
@@ -8,19 +9,11 @@ from torch import Tensor
 
 from diffusion import rng
 from diffusion.noise import SCHEDULES
-from diffusion.samplers.base import (
-    ClockDelay,
-    Decision,
-    Sampler,
-    Schedule,
-    Score,
-    Timed,
-    TimePower,
-    ranks,
-)
+from diffusion.samplers.base import Decision, Sampler, Schedule, Score, Steps, Timed, ranks
 from diffusion.samplers.spec import Range
 
 
+@dataclass
 class Ancestral(Timed):
     """The reverse process of masked diffusion (MDLM, arXiv:2406.07524): from t to s < t each mask
     stays one with probability r(s) / r(t), else it is drawn from the denoiser.
@@ -31,16 +24,11 @@ class Ancestral(Timed):
     """
 
     END = 1e-5
+    schedule: Schedule = field(default="linear", kw_only=True)
 
-    def __init__(
-        self,
-        n_steps: int,
-        schedule: Schedule = "linear",
-        time_power: TimePower = 1.0,
-        clock_delay: ClockDelay = 0.0,
-    ):
-        super().__init__(n_steps, time_power, clock_delay)
-        self.rate = SCHEDULES[schedule].rate
+    def rate(self, t: Tensor) -> Tensor:
+        """The mask rate at the time ``t``."""
+        return SCHEDULES[self.schedule].rate(t)
 
     def rates(self, state) -> tuple[Tensor, Tensor]:
         """Mask rates before and after this step."""
@@ -78,6 +66,7 @@ class FirstHitting(Sampler):
         return state.masked & (ranks(state.uniform(0).masked_fill(~state.masked, -1)) == 0)
 
 
+@dataclass
 class Confidence(Sampler):
     """The highest confidence first (LLaDA, arXiv:2502.09992; Dream, arXiv:2508.15487).
 
@@ -87,15 +76,10 @@ class Confidence(Sampler):
     exp(score / alg_temp).
     """
 
-    def __init__(
-        self,
-        n_steps: int,
-        score: Score = "probability",
-        schedule: Schedule | None = None,
-        alg_temp: Annotated[float, Range(0, 1e6), "randomness of the order"] = 0.0,
-    ):
-        self.total = n_steps
-        self.score, self.schedule, self.alg_temp = score, schedule, alg_temp
+    n_steps: Steps
+    score: Score = "probability"
+    schedule: Schedule = None
+    alg_temp: Annotated[float, Range(0, 1e6), "randomness of the order"] = 0.0
 
     def start(self, state):
         masks, steps = state.masked.sum(1), self.planned(state)[:, 0]
@@ -139,29 +123,26 @@ def quotas(masks: Tensor, n_steps: Tensor | int, schedule: str | None) -> Tensor
     return table.gather(1, (table == 0).long().argsort(dim=1, stable=True))
 
 
+@dataclass
 class Threshold(Sampler):
     """Every prediction whose score reaches a threshold; if none does, the one with the highest
     (Fast-dLLM, arXiv:2505.22618)."""
 
-    def __init__(
-        self,
-        threshold: Annotated[float, "least score that is written"] = 0.9,
-        score: Score = "probability",
-    ):
-        self.threshold, self.score = threshold, score
+    threshold: Annotated[float, "least score that is written"] = 0.9
+    score: Score = "probability"
 
     def decide(self, state, proposal):
         score = proposal.score(self.score)
         return Decision(proposal.query_mask & ((score >= self.threshold) | (ranks(score) == 0)))
 
 
+@dataclass
 class Factor(Sampler):
     """The n most confident predictions, n as large as (n + 1) (1 - c_n) < f allows, where c_n is the
     probability of the n-th; at least one (Fast-dLLM's factor rule, arXiv:2505.22618). Where all
     exceed 1 - 1 / (n + 1), drawing the best of each alone draws the best of all together."""
 
-    def __init__(self, factor: Annotated[float, Range(0), "the larger, the more at once"] = 1.0):
-        self.factor = factor
+    factor: Annotated[float, Range(0), "the larger, the more at once"] = 1.0
 
     def decide(self, state, proposal):
         score = proposal.score("probability")
@@ -171,41 +152,35 @@ class Factor(Sampler):
         return Decision(proposal.query_mask & (accepted | (place == 0)))
 
 
+@dataclass
 class EntropyBound(Sampler):
     """Sorted by confidence, the longest prefix of positions whose entropies H satisfy
     sum H - max H <= gamma, at least one (arXiv:2505.24857). The left side bounds, in nats, the
     divergence of independent draws from the joint distribution."""
 
-    def __init__(
-        self,
-        entropy_bound: Annotated[float, Range(0), "bound on the joint error in nats (gamma)"] = 0.1,
-        score: Score = "entropy",
-    ):
-        self.gamma, self.score = entropy_bound, score
+    entropy_bound: Annotated[float, Range(0), "bound on the joint error in nats (gamma)"] = 0.1
+    score: Score = "entropy"
 
     def decide(self, state, proposal):
         order = proposal.score(self.score).argsort(dim=1, descending=True, stable=True)
         entropy = proposal.entropy().nan_to_num(torch.inf).gather(1, order)
         entropy = entropy.to(rng.double(entropy.device))
         excess = entropy.cumsum(1) - entropy.cummax(1).values  # nan where inf - inf: not accepted
-        accepted = excess <= self.gamma
+        accepted = excess <= self.entropy_bound
         accepted[:, 0] = True
         accepted = torch.zeros_like(accepted).scatter(1, order, accepted)
         return Decision(proposal.query_mask & accepted)
 
 
+@dataclass
 class Klass(Sampler):
     """Confident and stable (KLASS, arXiv:2511.05664): every prediction whose token has a
     probability above ``threshold`` and that in each of the last ``history`` steps changed by less than
     ``kl_threshold`` nats, KL(now || before); if there is none, the most confident."""
 
-    def __init__(
-        self,
-        threshold: Annotated[float, Range(0), "least probability of a token"] = 0.9,
-        kl_threshold: Annotated[float, Range(0), "a stable prediction changes less, nats"] = 0.01,
-        history: Annotated[int, Range(1), "steps for which it must be stable"] = 2,
-    ):
-        self.threshold, self.kl_threshold, self.history = threshold, kl_threshold, history
+    threshold: Annotated[float, Range(0), "least probability of a token"] = 0.9
+    kl_threshold: Annotated[float, Range(0), "a stable prediction changes less, nats"] = 0.01
+    history: Annotated[int, Range(1), "steps for which it must be stable"] = 2
 
     def decide(self, state, proposal):
         # Remembered are whole predictions, the one thing that is no (B, ...) tensor. A position

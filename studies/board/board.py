@@ -212,7 +212,7 @@ def write_batch(board: Board, row: Row, indices: range) -> list[dict]:
         return common
     writer = board.writers[row.model]
     tokenizer = writer.tokenizer
-    *_, last = writer.record(given, row.options, list(indices))
+    *_, last = writer.generate(given, row.options, list(indices))
     prefixes = prompt_ids(tokenizer, given, row.options.max_len)
     framer = Framer(tokenizer)
     for number, (sample, prefix) in enumerate(zip(common, prefixes, strict=True)):
@@ -234,7 +234,7 @@ def warm_up(board: Board, row: Row, batch: range) -> None:
     """Discard texts of two tokens, so that what a model does once is not timed."""
     options = dataclasses.replace(row.options, length=2)
     given = [board.prompts(row)[i] for i in batch]
-    for _ in board.writers[row.model].record(given, options, list(batch)):
+    for _ in board.writers[row.model].generate(given, options, list(batch)):
         pass
 
 

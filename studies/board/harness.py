@@ -151,7 +151,7 @@ class DiffusionLM(LM):
         given = 1 + len(encode(self.tokenizer, context))
         most = min(given + room, positions)
         own = GenerationOptions.from_dict({"max_len": most, **self.options, **options})
-        *_, last = self.writer.record([context], own, [number])
+        *_, last = self.writer.generate([context], own, [number])
         return written_ids(last, 0)[given:]
 
 

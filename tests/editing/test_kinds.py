@@ -17,10 +17,10 @@ from diffusion.editing.canvases import (
     rewrite_canvas,
 )
 from diffusion.editing.templates import parse_template
+from diffusion.generate import denoise_windows
 from diffusion.proposal import Sampling
 from diffusion.samplers.unmasking import FirstHitting
 from diffusion.views.frames import Framer, State, written_text
-from diffusion.windows import denoise_windows
 
 TEMPLATES = [
     "The <mask:6> sat on the <mask:3> and slept.",

@@ -77,7 +77,7 @@ def finished(steps) -> torch.Tensor:
 
 def write(writer: Writer, **options) -> torch.Tensor:
     return finished(
-        writer.record(["the cat", ""], GenerationOptions(length=4, max_len=24, **options), [0, 1])
+        writer.generate(["the cat", ""], GenerationOptions(length=4, max_len=24, **options), [0, 1])
     )
 
 
@@ -107,7 +107,7 @@ def edits(writer: Writer) -> None:
     assert bound.nats > 0
     write(writer, sampler="confidence", guidance=0.5)
     window = GenerationOptions(length=70, max_len=90, window_stride=40, sampler="seed", n_steps=2)
-    finished(writer.record(["the"], window, [0]))
+    finished(writer.generate(["the"], window, [0]))
 
 
 def abilities(name: str, tokenizer) -> tuple[str, ...]:

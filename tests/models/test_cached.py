@@ -10,6 +10,7 @@ from helpers.tabular import PLAIN, TabularDenoiser
 from diffusion import rng
 from diffusion.canvas import Canvas, Query
 from diffusion.denoise import denoise
+from diffusion.generate import denoise_windows
 from diffusion.models import cached
 from diffusion.models.cached import InBlocks
 from diffusion.models.denoiser import Denoiser
@@ -18,7 +19,6 @@ from diffusion.models.layouts import arrange
 from diffusion.proposal import Sampling
 from diffusion.samplers.catalog import CAUSAL
 from diffusion.samplers.make import make_sampler
-from diffusion.windows import denoise_windows
 
 END = 2
 

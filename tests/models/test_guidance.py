@@ -13,12 +13,12 @@ from helpers.tabular import PLAIN, TabularDenoiser
 from diffusion import rng
 from diffusion.canvas import Allowed, Canvas, Query
 from diffusion.denoise import denoise
+from diffusion.generate import denoise_windows
 from diffusion.models.guidance import Guided, Processed
 from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler
 from diffusion.samplers.remasking import P2
 from diffusion.samplers.unmasking import Confidence, FirstHitting
-from diffusion.windows import denoise_windows
 
 ROWS = 60_000
 QUICK = ("confidence", "remdm", "wino")  # of the loop; the others are marked slow

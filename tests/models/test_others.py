@@ -43,7 +43,7 @@ def test_a_mask_that_only_the_model_knows(tokenizer, tmp_path):
     path.write_text(json.dumps(config))
     writer = load_writer(str(tmp_path))
     assert writer.tokenizer.mask_token_id == 4 and writer.trained and writer.positions == 64
-    *_, last = writer.record(["The cat"], GenerationOptions(length=5, max_len=20), [0])
+    *_, last = writer.generate(["The cat"], GenerationOptions(length=5, max_len=20), [0])
     assert not last.masked.any()
 
 
@@ -69,7 +69,7 @@ def test_code_of_others_runs_when_it_is_asked_for_and_only_then(of_others):
         expected = F.linear(x, weights["out.weight"], weights["out.bias"])[query_mask]
         torch.testing.assert_close(writer.denoiser.backbone(ids, query_mask), expected)
     options = GenerationOptions(length=5, max_len=20, sampler="confidence")
-    *_, last = writer.record(["The cat"], options, [0])
+    *_, last = writer.generate(["The cat"], options, [0])
     assert not last.masked.any()
 
 

@@ -16,6 +16,7 @@ from diffusion.canvas import Allowed, Canvas, Feedback, Query
 from diffusion.collator import TwoPassCollator
 from diffusion.denoise import denoise
 from diffusion.errors import UserError
+from diffusion.generate import denoise_windows
 from diffusion.models import layouts
 from diffusion.models.backbone import Backbone
 from diffusion.models.cached import InBlocks
@@ -33,7 +34,6 @@ from diffusion.noise import Absorbing
 from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler
 from diffusion.training.build import check_embeddings
-from diffusion.windows import denoise_windows
 
 MASK, VOCAB, BOS = 4, 40, 0
 NOISE = Absorbing(MASK)

@@ -232,8 +232,8 @@ def test_without_random_tokens_the_reverse_process_is_that_of_masks(schedule, cl
     """Bit for bit, and for as many passes."""
     none = TabularDenoiser(length=4, vocab=3, seed=2, noise="hybrid", p_u=0.0)
     same(
-        run(none, Posterior(5, schedule, **clock), rows=300, seed=3),
-        run(SMALL, Ancestral(5, schedule, **clock), rows=300, seed=3),
+        run(none, Posterior(5, schedule=schedule, **clock), rows=300, seed=3),
+        run(SMALL, Ancestral(5, schedule=schedule, **clock), rows=300, seed=3),
     )
 
 
@@ -387,4 +387,4 @@ def test_what_is_swapped_in_has_the_highest_probability_of_those_drawn():
 
 def test_defaults_of_self_correction_are_the_published_ones():
     sampler = SelfCorrection(3)
-    assert (sampler.patience, sampler.rule) == (32, Sampling(0.1))
+    assert (sampler.patience, sampler.swap_temperature) == (32, 0.1)

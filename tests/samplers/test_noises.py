@@ -13,7 +13,7 @@ from diffusion.errors import UserError
 from diffusion.generate import load_writer
 from diffusion.models import loading
 from diffusion.options import GenerationOptions
-from diffusion.samplers import noises
+from diffusion.samplers import catalog
 from diffusion.samplers.catalog import NOISED, NOISES, SAMPLERS, STEPPED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ def writers(folders):
 
 def write(writer, **options):
     options = GenerationOptions(length=5, max_len=16, **options)
-    *_, last = writer.record(["The old"], options, [0])
+    *_, last = writer.generate(["The old"], options, [0])
     return last
 
 
@@ -65,7 +65,7 @@ def test_a_model_says_its_noise(writers, noise):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers_work_or_are_refused_as_the_table_says(writers, noise, name):
     steps = {"n_steps": 3} if name in STEPPED else {}
-    if lack := noises.sampler_lacks(name, noise):
+    if lack := catalog.sampler_lacks(name, noise):
         refused(writers[noise], lack, sampler=name, **steps)
         return
     last = write(writers[noise], sampler=name, **steps)
@@ -89,8 +89,8 @@ def test_features_work_or_are_refused_as_the_table_says(writers, noise, name):
     samplers = ("ancestral", "ddim") if noise == "absorbing" else NOISED
     for sampler in samplers:
         own = {"sampler": sampler, "n_steps": 3, **OPTIONS[name]}
-        if noise in noises.FEATURES[name]:
-            refused(writers[noise], noises.FEATURES[name][noise], **own)
+        if noise in catalog.FEATURES[name]:
+            refused(writers[noise], catalog.FEATURES[name][noise], **own)
         else:
             assert not write(writers[noise], **own).masked.any()
 
@@ -125,7 +125,7 @@ def test_editing_works_or_is_refused_as_the_table_says(run_script, folders, nois
         record = json.loads(out.splitlines()[0])
         assert record["sampler"] == ("first-hitting" if noise == "absorbing" else "ancestral")
     code, out, err = run_script(inference, *begin, "--infill", "The <mask:1-2> runs.")
-    lack = noises.FEATURES["--infill with a range of lengths"].get(noise)
+    lack = catalog.FEATURES["--infill with a range of lengths"].get(noise)
     assert code == (2 if lack else 0)
     assert (lack or "") in err and "Traceback" not in err
 
@@ -206,8 +206,8 @@ def test_a_uniform_canvas_begins_with_noise_where_it_is_to_be_written(writers):
 
 def test_the_docs_hold_the_table():
     """What works with which noise; rows with equal cells are one."""
-    rows = [(f"`{name}`", [noises.sampler_lacks(name, n) for n in NOISES]) for name in SAMPLERS]
-    rows += [(flag, [lacks.get(n) for n in NOISES]) for flag, lacks in noises.FEATURES.items()]
+    rows = [(f"`{name}`", [catalog.sampler_lacks(name, n) for n in NOISES]) for name in SAMPLERS]
+    rows += [(flag, [lacks.get(n) for n in NOISES]) for flag, lacks in catalog.FEATURES.items()]
     alike = {}
     for name, lacks in rows:
         cells = tuple(f"refused: it {lack}" if lack else "works" for lack in lacks)

@@ -123,7 +123,7 @@ def test_remdm_with_the_largest_sigma_leaves_no_mask_as_it_was():
 @pytest.mark.parametrize("own", [{"eta": 0.0}, {"remask": "psi", "kappa": 1.0}])
 def test_remdm_without_sigma_is_ancestral_bitwise(schedule, own):
     ours = run(LARGE, ReMDM(6, schedule=schedule, **own), rows=2000, seed=26)
-    ancestral = run(LARGE, Ancestral(6, schedule), rows=2000, seed=26)
+    ancestral = run(LARGE, Ancestral(6, schedule=schedule), rows=2000, seed=26)
     assert len(ours) == len(ancestral)
     for a, b in zip(ours, ancestral, strict=True):
         assert torch.equal(a.ids, b.ids) and torch.equal(a.nfe, b.nfe)

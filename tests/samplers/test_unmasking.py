@@ -84,7 +84,7 @@ def test_ancestral_follows_its_law(schedule):
     steps = [
         lambda c, stay=s / r: exact.ancestral_step(c, stay) for r, s in itertools.pairwise(rates)
     ]
-    sampler = Ancestral(n, schedule)
+    sampler = Ancestral(n, schedule=schedule)
     sampler.END = end
     ours = run(SMALL, sampler, Sampling(temperature=0.8), seed=2)
     assert len(ours) == n + 2
@@ -324,9 +324,9 @@ def test_quota_one_with_random_scores_is_first_hitting_in_law():
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["linear", "cosine-a", "cosine-b"])
 def test_ancestral_with_many_steps_is_first_hitting_in_law(schedule):
-    steps = run(SMALL, Ancestral(200, schedule), rows=20_000, seed=13)
+    steps = run(SMALL, Ancestral(200, schedule=schedule), rows=20_000, seed=13)
     assert_law(steps[-1].ids, random_order_law(SMALL))
-    shared = run(SMALL, Ancestral(2, schedule), rows=20_000, seed=13)[-1].ids
+    shared = run(SMALL, Ancestral(2, schedule=schedule), rows=20_000, seed=13)[-1].ids
     with pytest.raises(AssertionError):  # few steps are another law, and the test can tell
         assert_law(shared, random_order_law(SMALL))
 
@@ -383,7 +383,7 @@ def test_every_sampler_can_be_made_by_name():
 
 def test_defaults_are_the_published_ones():
     assert make_sampler("threshold", 1).threshold == 0.9
-    assert make_sampler("entropy-bound", 1).gamma == 0.1
+    assert make_sampler("entropy-bound", 1).entropy_bound == 0.1
     assert make_sampler("confidence", 1).alg_temp == 0
 
 

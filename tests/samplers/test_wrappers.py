@@ -15,10 +15,9 @@ from diffusion.canvas import Canvas
 from diffusion.denoise import denoise
 from diffusion.proposal import Sampling
 from diffusion.samplers.catalog import STEPPED
-from diffusion.samplers.make import make_sampler
+from diffusion.samplers.make import Blocks, EarlyCommit, make_sampler
 from diffusion.samplers.remasking import P2, RandomRemask, ReMDM, Saber
 from diffusion.samplers.unmasking import Ancestral, Confidence, FirstHitting
-from diffusion.samplers.wrappers import Blocks, EarlyCommit
 
 DRAWS = 40_000
 

@@ -82,15 +82,15 @@ def test_it_writes_what_a_plain_loop_would(writer, tiny_gpt2, temperature, top_k
 def test_repetition_is_penalised_and_word_pairs_are_not_repeated(writer, tiny_gpt2):
     base = SamplingOptions(length=25, max_len=64, top_k=50, top_p=0.95)
     options = dataclasses.replace(base, repetition_penalty=1.7)
-    last = list(writer.record(["The river"], options, [0]))[-1]
+    last = list(writer.generate(["The river"], options, [0]))[-1]
     expected = by_hand(tiny_gpt2, "The river", 25, 0, 0, 1.0, 50, 0.95, [0, 1, 2, 3, 4], 1.7)
     assert written_ids(last, 0) == expected
     options = dataclasses.replace(base, no_repeat_ngram_size=2, temperature=0.0)
-    ids = written_ids(list(writer.record(["The river"], options, [0]))[-1], 0)
+    ids = written_ids(list(writer.generate(["The river"], options, [0]))[-1], 0)
     pairs = list(itertools.pairwise(ids))
     assert len(set(pairs)) == len(pairs)
     free = written_ids(
-        list(writer.record(["The river"], dataclasses.replace(base, temperature=0.0), [0]))[-1], 0
+        list(writer.generate(["The river"], dataclasses.replace(base, temperature=0.0), [0]))[-1], 0
     )
     assert len(set(itertools.pairwise(free))) < len(free) - 1
 

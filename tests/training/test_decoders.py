@@ -71,7 +71,7 @@ def test_a_gpt2_learns_to_fill_masks_in_every_layout(train, text, gpt2, tmp_path
         {"attention": "full", "sampler": "remdm"},
     ):
         options = GenerationOptions(length=9, max_len=30, **options)
-        *_, last = writer.record(["abc", "abcdefg ab"], options, [0, 1])
+        *_, last = writer.generate(["abc", "abcdefg ab"], options, [0, 1])
         assert not last.masked.any() and not (last.ids == 300).any()
 
 

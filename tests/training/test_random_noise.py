@@ -45,7 +45,7 @@ def test_a_run_notes_its_noise_and_leaves_a_model_that_writes(run, flags, noted)
     assert 0 < settings(folder)["bound_nats_per_token"] < math.log(300)
     writer = load_writer(str(folder), None, "cpu", "float32")
     assert writer.noise.name == noted["noise"]
-    *_, last = writer.record([""], GenerationOptions(max_len=16, length=8), [0])
+    *_, last = writer.generate([""], GenerationOptions(max_len=16, length=8), [0])
     assert not (last.masked | last.random).any()
     noise = " ".join(f"{flag} {value}" for flag, value in noted.items())
     assert (
