@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion.cli import console, files, prompts
+from diffusion.cli import console, files
 from diffusion.cli.checks import Conflict, alone, check_conflicts, check_values
 from diffusion.cli.flags import flag, parse_flags
 from diffusion.cli.options import Access, PairOptions
@@ -19,7 +19,7 @@ from diffusion.errors import run
 from diffusion.options import COMPARED_SAMPLER, GenerationOptions
 from diffusion.samplers.spec import GONE
 from diffusion.views import record, terminal
-from diffusion.views.animation import save_film, show_film
+from diffusion.views.animation import save_film
 
 
 @dataclass
@@ -30,14 +30,13 @@ class CompareOptions(PairOptions):
     slowdown: float = flag(1.0, "Show it so many times slower.", range=(0.01, 1000))
     save_animation: str | None = flag(None, "Save as .gif, .mp4, .html or .png.", metavar="FILE")
     animate: bool = flag(True, "Save compare.gif.", off="Do not save compare.gif.")
-    show: bool = flag(False, "Play the animation in a window.")
     live: bool = flag(True, "Play it in the terminal.", off="Do not play it in the terminal.")
     json: bool = flag(False, "Print the whole measurement, one JSON object a prompt.")
     output_dir: str | None = flag(None, "Keep the JSON and the animation here.", metavar="FOLDER")
     replay: str | None = flag(None, "Show a measurement again, without any model.", metavar="FILE")
 
 
-REPLAYED = {"replay", "slowdown", "save_animation", "animate", "show", "live", "json"}
+REPLAYED = {"replay", "slowdown", "save_animation", "animate", "live", "json"}
 OPTIONS = (GenerationOptions, CompareOptions, Access)
 CONFLICTS = [
     *alone("replay", OPTIONS, REPLAYED, "--replay shows what was measured"),
@@ -47,9 +46,9 @@ CONFLICTS = [
         "--replay shows what was measured; leave out the prompt",
     ),
     Conflict(
-        "--save_animation or --show with several prompts",
-        lambda o: (o.save_animation or o.show) and (o.texts is None or len(o.texts) > 1),
-        "--save_animation and --show need one prompt on the command line; or use --output_dir",
+        "--save_animation with several prompts",
+        lambda o: o.save_animation and (o.texts is None or len(o.texts) > 1),
+        "--save_animation needs one prompt on the command line; or use --output_dir",
     ),
 ]
 SWEEP = {"--sweep": "--sweep is a command of its own: python studies/sweep.py --output_dir FOLDER"}
@@ -57,7 +56,7 @@ SWEEP = {"--sweep": "--sweep is a command of its own: python studies/sweep.py --
 
 def main() -> None:
     generation, args, access, prompt = parse_flags(
-        OPTIONS, __doc__, prompts.PROMPT_HELP, GONE | SWEEP
+        OPTIONS, __doc__, console.PROMPT_HELP, GONE | SWEEP
     )
     texts = check(generation, args, access, prompt)
     if args.replay is not None:
@@ -70,11 +69,11 @@ def main() -> None:
 
     def compare(text: str) -> None:
         for writer in writers:
-            prompts.note_unknown(writer.tokenizer, writer.name, [text])
+            console.note_unknown(writer.tokenizer, writer.name, [text])
         show(measured(writers, generation, args.repeats, text), args)
 
     if texts is None:
-        return prompts.ask(compare, prompts.QUESTION.format(generation.prefix_len))
+        return console.ask(compare, console.QUESTION.format(generation.prefix_len))
     for text in texts:
         options_for(writers, generation, text)  # one that is too long is refused before any work
     for text in texts:
@@ -85,8 +84,8 @@ def check(generation, args, access, prompt: str | None) -> list[str] | None:
     """Refuse all that can be refused without a model; returns the prompts, None: ask for them."""
     console.prepare_streams()
     if prompt is not None:
-        prompts.check_text(prompt)
-    texts = [] if args.replay is not None else prompts.given_prompts(prompt, False)
+        console.check_text(prompt)
+    texts = [] if args.replay is not None else console.given_prompts(prompt, False)
     check_conflicts(CONFLICTS, generation, args, access, prompt=prompt, texts=texts)
     if generation.n_steps is not None and generation.sampler is None:
         generation.sampler = COMPARED_SAMPLER  # the reference loop, on the full canvas
@@ -96,8 +95,6 @@ def check(generation, args, access, prompt: str | None) -> list[str] | None:
     if args.save_animation is not None:
         files.check_animation_path(args.save_animation)
         files.check_apart({"--save_animation": args.save_animation}, {"--replay": args.replay})
-    if args.show:
-        files.check_display()
     if args.output_dir is not None:
         files.check_output_dir(args.output_dir, False, True, "")  # what is there is kept
     return texts
@@ -126,8 +123,6 @@ def show(data: dict, args: CompareOptions) -> None:
     if target is not None:
         save_film(film, target, on_progress=console.progress)
         console.say(f"saved {target}")
-    if args.show:
-        show_film(film)
 
 
 def free_name(folder: Path) -> Path:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from diffusion.cli.checks import check_conflicts
+from diffusion.cli.console import PROMPT_HELP, QUESTION, ask, given_prompts
 from diffusion.cli.flags import MODEL, flag, parse_flags
 from diffusion.cli.options import WRITING, Access, WritingOptions
-from diffusion.cli.prompts import PROMPT_HELP, QUESTION, ask, given_prompts
 from diffusion.errors import run
 from diffusion.options import SamplingOptions
 

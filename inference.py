@@ -12,9 +12,9 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 
+from diffusion.cli.console import PROMPT_HELP, given_prompts
 from diffusion.cli.flags import WRITTEN, flag, parse_flags
 from diffusion.cli.options import Access, WritingOptions
-from diffusion.cli.prompts import PROMPT_HELP, given_prompts
 from diffusion.editing.options import EditingOptions
 from diffusion.errors import run
 from diffusion.options import GenerationOptions, sampler_table
@@ -44,7 +44,8 @@ def main() -> None:
 
     # 2. The model. torch and transformers take seconds to import, and --help needs neither.
     from diffusion.canvas import prompt_canvas
-    from diffusion.editing.session import MODES, ChatSession, Session, note_blanks
+    from diffusion.editing.modes import MODES
+    from diffusion.editing.session import ChatSession, Session
     from diffusion.generate import load_writer
     from diffusion.hardware import memory_told
     from diffusion.job import Job
@@ -59,15 +60,12 @@ def main() -> None:
             steps = job.writer.denoise(canvas, options, samples, may_end=options.length is None)
             job.show(steps, [{"prompt": text} for text in texts], samples)
 
-    modes = {None: write, **MODES}
     with job.output, memory_told(job.used):
         if source is None:
             loop = ChatSession if editing.chat else Session
-            loop(job, editing, modes).run()
+            loop(job, editing, write).run()
         else:
-            if not editing.brings_text:
-                note_blanks(source)
-            modes[editing.mode](job, editing, source)
+            MODES.get(editing.mode, write)(job, editing, source)
 
 
 if __name__ == "__main__":

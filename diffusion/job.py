@@ -1,53 +1,55 @@
 """A stream of Steps -> a live view, lines of text or JSON, a file, an animation."""
 
+import contextlib
 import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
 from diffusion import hardware
 from diffusion.canvas import Step, prompt_ids, written_ids
-from diffusion.cli import prompts
-from diffusion.cli.console import prepare_streams, progress, put, say
-from diffusion.cli.files import check_animation_path, write_text
+from diffusion.cli import console
+from diffusion.cli.console import say
+from diffusion.cli.files import unfinished
 from diffusion.cli.options import WritingOptions
-from diffusion.errors import UserError
 from diffusion.options import SamplingOptions
-from diffusion.views.animation import save_film, show_film
+from diffusion.views.animation import save_film
 from diffusion.views.film import film_of
 from diffusion.views.frames import Frame, Framer, status_of
 from diffusion.views.terminal import LiveView, supports_live
 
 
-class Output:
-    """Where texts go: standard output as they come, or one file, written whole at the end of the
-    ``with`` that is around all, also where that is an error or Ctrl-C."""
+class Output(contextlib.ExitStack):
+    """Where texts go: standard output, or one file. That holds each text as soon as it is finished, and
+    takes its name at the end of the ``with`` that is around all, also where that is an error."""
 
     def __init__(self, script: WritingOptions):
-        self.json, self.path, self.written = script.json, script.output, []
-
-    def __enter__(self) -> Self:
-        return self
+        super().__init__()
+        self.json, self.path, self.file, self.between = script.json, script.output, None, ""
 
     def __exit__(self, *exc) -> None:
-        if self.written:
-            texts = "".join(self.written)
-            write_text(Path(self.path), texts[:-1] if texts.endswith("\n\n") else texts)
+        super().__exit__(None, None, None)
 
     def write(self, record: dict, shown: bool, line: str | None = None) -> None:
         """``shown``: the live view has left this text on the terminal already; ``line``: one line
         of a table, written instead of the text."""
         text = record["text"] if line is None else line
         text = json.dumps(record, ensure_ascii=False) if self.json else text
-        # In a pipe, a blank line ends a text that may have several lines.
-        end = "\n" if self.json or line is not None else "\n\n"
+        # A blank line ends a text that may have several lines.
+        end = "" if self.json or line is not None else "\n"
         if self.path:
-            self.written.append(text + end)
+            if self.file is None:
+                place = self.enter_context(unfinished(Path(self.path)))
+                how = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+                self.file = self.enter_context(open(place, "w", **how))  # noqa: SIM115
+            self.file.write(f"{self.between}{text}\n")
+            self.file.flush()
+            self.between = end
         elif not shown:
-            put(text, end)
+            console.put(text, f"\n{end}")
 
 
 @dataclass
@@ -57,8 +59,7 @@ class Job:
     writer: object
     requested: SamplingOptions  # as the user gave them; `generation` has defaults filled in
     script: WritingOptions
-    asks: bool = False  # a person sits at the loop: Ctrl-C ends a text, and the last one is kept
-    last: tuple[list[str], list[Frame]] = field(default_factory=lambda: ([], []))
+    asks: bool = False  # a person sits at the loop: Ctrl-C ends a text
 
     def __post_init__(self):
         self.output = Output(self.script)
@@ -75,7 +76,7 @@ class Job:
         cls, loader: Callable, requested: SamplingOptions, script: WritingOptions, asks: bool
     ) -> Self:
         """Load the model of ``script``, check the options against it, and say what is going on."""
-        prepare_streams()
+        console.prepare_streams()
         started = time.monotonic()
         say(f"RoBERTa Diffusion: loading {script.model} ...")
         writer = loader(script.model, script.tokenizer, script.device, script.dtype)
@@ -85,14 +86,13 @@ class Job:
         seconds, where = time.monotonic() - started, hardware.describe(writer.device, writer.dtype)
         how = writer.method(job.generation)
         say(f"ready in {seconds:.1f} s on {where}; {how}, seed {job.generation.seed}")
-        prompts.note_case(writer.tokenizer, script.model)
         for note in writer.notes(job.generation):
             say(f"note: {note}")
         return job
 
     def note_unknown(self, texts: Iterable[str]) -> None:
         """Say so where the model's tokenizer does not know parts of fixed texts."""
-        prompts.note_unknown(self.writer.tokenizer, self.writer.name, texts)
+        console.note_unknown(self.writer.tokenizer, self.writer.name, texts)
 
     def check_prompts(self, texts: list[str]) -> None:
         """Refuse prompts that are too long, and name what the tokenizer does not know."""
@@ -111,10 +111,6 @@ class Job:
         aside = self.script.json or self.script.output
         return self.script.live and supports_live(sys.stdout) and not aside
 
-    @property
-    def animated(self) -> bool:
-        return bool(self.script.save_animation or self.script.show)
-
     def chunks(self, items: Iterable, size: int | None = None) -> list:
         """The items in batches."""
         items, size = list(items), size or self.script.batch_size
@@ -132,8 +128,8 @@ class Job:
 
     def show(
         self, steps: Iterable[Step], known: list, samples: Sequence[int], row: int | None = None
-    ) -> None:
-        """Run a generation and put out its texts, or only that of ``row``.
+    ) -> list[str]:
+        """Run a generation, put out its texts, or only that of ``row``, and return them.
 
         Args:
             known: for each text the beginning of its record, or a function (last step, row, facts
@@ -147,45 +143,23 @@ class Job:
             record = known[i](step, i, facts) if callable(known[i]) else {**known[i], **facts}
             self.output.write(record, shown=self.live and i == (row or 0))
             texts.append(record["text"])
-        self.last = texts, frames
-        if self.script.save_animation:
-            self.save(self.script.save_animation)
-        if self.script.show:
-            show_film(self._film())
-
-    def save_last(self, path: str) -> None:
-        """Save the last text as .txt, or how it was written as an animation."""
-        texts, _ = self.last
-        if not texts:
-            raise UserError("there is no text to save yet; type the beginning of one")
-        if Path(path).suffix.lower() == ".txt":
-            write_text(Path(path), "\n\n".join(texts) + "\n")
+        if path := self.script.save_animation:
+            how, nfe = self.writer.method(self.generation), frames[-1].nfe
+            title = f"{self.script.model}: {how}, {nfe} forward passes"
+            film = film_of(frames, title, status=status_of(self.writer))
+            save_film(film, path, on_progress=console.progress)
             say(f"saved {path}")
-        else:
-            check_animation_path(path, "/save")
-            self.save(path)
-
-    def save(self, path: str) -> None:
-        """Save how the last text was written as an animation."""
-        save_film(self._film(), path, on_progress=progress)
-        say(f"saved {path}")
-
-    def _film(self):
-        frames = self.last[1]
-        title = f"{self.script.model}: {self.writer.method(self.generation)}, "
-        title += f"{frames[-1].nfe} forward passes"
-        return film_of(frames, title, status=status_of(self.writer))
+        return texts
 
     def _watch(self, steps: Iterable[Step], row: int) -> tuple[Step, list[Frame]]:
-        """(the last step of a generation, the frames of a row if somebody may want them)."""
-        frames, step = [], None
-        live, kept = self.live, self.animated or self.asks
+        """(the last step of a generation, the frames of a row if they are shown or saved)."""
+        frames, step, live = [], None, self.live
         with LiveView(sys.stdout, status=status_of(self.writer)) as view:
             try:
                 for step in steps:
                     if step.index == 0:  # a fast model takes some five seconds, to be watched
                         view.hold = 5.0 / max(20, step.total or int(step.masked.sum(1).max()))
-                    if live or kept:
+                    if live or self.script.save_animation:
                         frames.append(self.framer.frame(step, row))
                     if live:
                         view.show(frames[-1])

@@ -11,7 +11,6 @@ from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import Step, prompt_ids, written_ids
 from diffusion.cli.console import progress, say
 from diffusion.cli.options import Access
-from diffusion.cli.prompts import note_case
 from diffusion.generate import load_writer
 from diffusion.options import COMPARED_SAMPLER, GenerationOptions
 from diffusion.views import record
@@ -64,8 +63,6 @@ def load_pair(model: str, baseline: str, device: str, dtype: str, access: Access
     writers = load(dtype)
     if writers[0].dtype != writers[1].dtype:  # `auto` goes by the size of a model
         writers = load("float32")
-    for writer in writers:
-        note_case(writer.tokenizer, writer.name)
     return writers
 
 

@@ -119,12 +119,6 @@ def typed_where(pieces: Sequence[str], given: Sequence[bool], first: int = 1) ->
     return Typed(kept)
 
 
-def folds_case(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether capitals and small letters are the same tokens."""
-    pairs = ([encode(tokenizer, letter) for letter in (c, c.upper())] for c in "aeio")
-    return any(a == b and tokenizer.unk_token_id not in a for a, b in pairs)
-
-
 def _encoded(tokenizer, text: str, **settings) -> dict:
     encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, **settings)
     if tokenizer.unk_token_id is not None:  # Unigram finds the names of its specials in a text

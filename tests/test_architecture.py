@@ -15,7 +15,7 @@ MOST_FLOORS = 9
 # These answer --help and refuse mistakes: they never load torch.
 TORCH_FREE = [
     *("errors", "options", "text", "samplers.catalog", "training.arguments", "training.recipe"),
-    *(f"cli.{name}" for name in ("console", "files", "flags", "options", "prompts")),
+    *(f"cli.{name}" for name in ("checks", "console", "files", "flags", "options")),
     *(f"editing.{name}" for name in ("options", "templates")),
 ]
 BOARD = ["metrics", "options", "pictures", "plotting", "processes", "report", "results", "rows"]

@@ -7,7 +7,6 @@ from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegac
 from diffusion.text import (
     Typed,
     encode,
-    folds_case,
     parts,
     read,
     read_on,
@@ -70,11 +69,6 @@ def test_a_text_that_goes_on_has_no_space_and_no_new_word_in_front(kind):
         assert first.startswith("##") == (kind == "wordpiece" and text[0].isalpha())
     # Behind what it cannot be told apart from, it is read alone.
     assert "".join(read_on(tokenizer, "日本")[1]) == "日本"
-
-
-def test_capitals():
-    folding = {kind for kind in KINDS if folds_case(tokenizer_of(kind))}
-    assert folding == {"wordpiece, uncased", "unigram, uncased"}
 
 
 def test_a_tokenizer_that_does_not_tell_where_its_tokens_stand(tmp_path):

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,8 +71,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder atomically, file by file: ``write`` fills a temporary folder beside
-    ``target``, whose files then take their places in it by renaming."""
+    """Fill a folder atomically, file by file: ``write`` fills a temporary folder in ``target``, whose
+    files then take their places by renaming."""
     staging = target / MODEL_STAGING
     try:
         shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed
@@ -90,13 +89,12 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file such that it is there whole or not at all."""
     # A name of a file that is not UTF-8 may stand in it.
     write_atomically(target, text.encode("utf-8", "backslashreplace"))
 
 
 def write_atomically(target: Path, content: bytes) -> None:
-    """Write a file such that it is there whole or not at all."""
     with unfinished(target) as temporary:
         temporary.write_bytes(content)
 
@@ -120,7 +118,7 @@ def unfinished(target: Path) -> Iterator[Path]:
 
 
 def check_file(flag: str, path: str) -> None:
-    """Refuse a name to which no file can be written, before any work; writes nothing."""
+    """Refuse a name to which no file can be written, before any work."""
     file = given_path(path, f"{flag} ")
     folder = file.absolute().parent
     if not path or path.endswith("/") or file.is_dir():
@@ -134,12 +132,8 @@ def check_file(flag: str, path: str) -> None:
 
 def check_apart(outputs: dict[str, str | None], inputs: dict[str, str | None]) -> None:
     """Refuse an output that would replace an input or another output of the command, or lie in a
-    folder that is read, unless that is the current one.
-
-    Args:
-        outputs, inputs: flags with their values, None where they are not given. An input may be no
-            file, or a device: /dev/stdin may go to /dev/stdout.
-    """
+    folder that is read, unless that is the current one. Flags with their values, or None; an input may
+    be no file, or a device: /dev/stdin may go to /dev/stdout."""
     taken = {Path(p).resolve(): flag for flag, p in inputs.items() if p and os.path.exists(p)}
     folders = {place for place in taken if place.is_dir() and place != Path.cwd()}
     for flag, path in outputs.items():
@@ -156,22 +150,14 @@ def check_apart(outputs: dict[str, str | None], inputs: dict[str, str | None]) -
 ANIMATIONS = (".gif", ".mp4", ".html", ".png")
 
 
-def check_animation_path(path: str | os.PathLike, flag: str = "--save_animation") -> None:
-    """Raise `UserError` if no animation can be written to ``path``. For the start of a script,
-    before any work; imports nothing heavy and writes nothing."""
+def check_animation_path(path: str | os.PathLike) -> None:
+    """Refuse a name to which no animation can be written, before any work."""
     suffix = Path(path).suffix.lower()
     if suffix not in ANIMATIONS:
         what = f"the ending {Path(path).suffix!r}" if suffix else "no ending"
         raise UserError(f"{path}: {what}; an animation ends in one of {', '.join(ANIMATIONS)}.")
-    check_file(flag, str(path))
+    check_file("--save_animation", str(path))
     if suffix == ".mp4" and shutil.which("ffmpeg") is None:
         raise UserError(
             f"{path}: MP4 needs the program ffmpeg; install it or write a .gif or .html."
         )
-
-
-def check_display() -> None:
-    """Raise `UserError` if there is no display for `show_film`."""
-    unix = os.name == "posix" and sys.platform != "darwin"
-    if unix and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise UserError("There is no display to open a window on; save the animation instead.")

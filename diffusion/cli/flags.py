@@ -2,7 +2,7 @@
 
 The metadata of a field holds ``help``; ``group``, its heading in the help (else the first line of the
 class); ``rare`` where only ``--help_all`` lists it; ``off``, the help of ``--no_NAME``; ``metavar``, the
-name of its value; ``nargs``, ``const`` and ``action`` of argparse; and what `checks.check_values` reads.
+name of its value; ``nargs`` and ``action`` of argparse; and what `checks.check_values` reads.
 """
 
 import argparse
@@ -49,6 +49,25 @@ def parse_flags(
     if everything or {"-h", "--help"} & set(before):
         print(parser.format_help().rstrip())
         sys.exit(0)
+    given = _read(parser, words, gone)
+    filled = [
+        owner(**{f.name: given[f.name] for f in fields(owner) if f.name in given})
+        for owner in classes
+    ]
+    return filled if prompt_help is None else [*filled, given["prompt"]]
+
+
+def read_flags(classes: Iterable[type], words: Sequence[str]) -> dict:
+    """The values of the flags in ``words``, by name; errors as of `parse_flags`."""
+    return _read(_parser(classes, None, None, everything=True), words, {})
+
+
+def help_text(classes: Iterable[type], description: str) -> str:
+    """What ``--help`` prints."""
+    return _parser(classes, description, None, everything=False).format_help().rstrip()
+
+
+def _read(parser: "_Parser", words: Sequence[str], gone: Mapping[str, str]) -> dict:
     flags = parser._option_string_actions
     truths = {name for name, action in flags.items() if action.type is _truth}
     found, unknown = parser.parse_known_args(list(_spelled(words, truths)))
@@ -60,29 +79,13 @@ def parse_flags(
             advice = "put a text of several words in quotes"
         message = f"unrecognized arguments: {' '.join(unknown)}; {advice}"
         raise UserError(gone.get(word, message))
-    given = vars(found)
-    filled = [
-        owner(**{f.name: given[f.name] for f in fields(owner) if f.name in given})
-        for owner in classes
-    ]
-    return filled if prompt_help is None else [*filled, found.prompt]
-
-
-def help_text(classes: Iterable[type], description: str) -> str:
-    """What ``--help`` prints."""
-    return _parser(classes, description, None, everything=False).format_help().rstrip()
+    return vars(found)
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=30, width=100)
-
     def _format_action_invocation(self, action) -> str:
-        metavar = action.metavar or ""
-        metavar = metavar if isinstance(metavar, str) else " ".join(metavar)
-        return (
-            f"{action.option_strings[0]} {metavar}".rstrip() if action.option_strings else "PROMPT"
-        )
+        words = [action.metavar] if isinstance(action.metavar, str) else action.metavar or []
+        return " ".join([*action.option_strings[:1], *words]).rstrip() or "PROMPT"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -101,14 +104,13 @@ def _parser(
         usage=argparse.SUPPRESS,
         description=(description or "").strip(),
         epilog="" if everything else "--help_all lists all flags.",
-        formatter_class=_Help,
+        formatter_class=lambda prog: _Help(prog, max_help_position=30, width=100),
     )
     groups = {title: parser.add_argument_group(title) for title in (TEXT, WRITTEN, SHOWN, MODEL)}
     if prompt_help is not None:
         groups[TEXT].add_argument("prompt", nargs="?", default=None, help=prompt_help)
     for owner in classes:
-        documented = owner.__doc__ and not owner.__doc__.startswith(f"{owner.__name__}(")
-        heading = owner.__doc__.split("\n")[0].rstrip(".:") if documented else owner.__name__
+        heading = (owner.__doc__ or "").split("\n")[0].rstrip(".:")
         hints = typing.get_type_hints(owner)
         for option in (option for option in fields(owner) if option.init):
             title = option.metadata.get("group", heading)
@@ -125,12 +127,11 @@ def _add(group, option: Field, kinds: set[type], everything: bool) -> None:
     text = text if everything or ". " not in text else text.split(". ")[0] + "."
     if default is True:
         text = option.metadata.get("off", f"Turn off: {text}")
-    elif default is not False and default not in (None, ""):
-        shown = default if not isinstance(default, list) else " ".join(default)
+    elif default not in (None, False, ""):
+        shown = " ".join(default) if isinstance(default, list) else default
         text += f" [{getattr(shown, 'value', shown)}]"
-    hidden = argparse.SUPPRESS
-    text = text.strip().replace("%", "%%")
-    text = text if everything or not option.metadata.get("rare") else hidden
+    hidden, listed = argparse.SUPPRESS, everything or not option.metadata.get("rare")
+    text = text.strip().replace("%", "%%") if listed else hidden
     if bool in kinds:
         on, off = (hidden, text) if default is True else (text, hidden)
         group.add_argument(f"--no_{name}", action="store_false", dest=name, help=off)
@@ -141,11 +142,7 @@ def _add(group, option: Field, kinds: set[type], everything: bool) -> None:
     how = {"nargs": "+"} if list in kinds and str not in kinds else {}
     for values in (k for k in kinds if isinstance(k, type) and issubclass(k, Enum)):
         how["choices"] = [value.value for value in values]
-    how |= {
-        k: option.metadata[k]
-        for k in ("nargs", "const", "action", "metavar")
-        if k in option.metadata
-    }
+    how |= {k: option.metadata[k] for k in ("nargs", "action", "metavar") if k in option.metadata}
     group.add_argument(f"--{name}", **{"type": kind, "metavar": names[kind], "help": text, **how})
 
 
@@ -163,14 +160,10 @@ def _truth(word: str) -> bool:
 
 
 def _spelled(words: Sequence[str], truths: set[str]) -> Iterator[str]:
-    """The words with flags as argparse knows them: ``--num-samples`` is ``--num_samples``, and
-    ``--json PROMPT`` is ``--json=true PROMPT``, since the flag would otherwise take the prompt."""
+    """The words with ``--json PROMPT`` as ``--json=true PROMPT``: the flag would take the prompt."""
     for i, word in enumerate(words):
         if word == "--":
             yield from words[i:]
             return
-        if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            word = name.replace("-", "_").replace("__", "--", 1) + equals + value
         bare = word in truths and (i + 1 == len(words) or words[i + 1].lower() not in TRUE + FALSE)
         yield f"{word}=true" if bare else word

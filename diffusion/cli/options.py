@@ -1,59 +1,51 @@
 """The options that several scripts share."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from diffusion.cli.checks import Conflict, check_values, clash
-from diffusion.cli.files import check_animation_path, check_apart, check_display, check_file
+from diffusion.cli.console import check_text
+from diffusion.cli.files import check_animation_path, check_apart, check_file
 from diffusion.cli.flags import MODEL, SHOWN, TEXT, flag
-from diffusion.cli.prompts import check_text
+
+_text, _shown, _model = (partial(flag, group=group) for group in (TEXT, SHOWN, MODEL))
+_PLACE = "folder, name in weights/, or hub name."
 
 
 @dataclass
 class Access:
     """What may be done to get a model."""
 
-    trust_remote_code: bool = flag(
+    trust_remote_code: bool = _model(
         False, "Run the Python code that comes with a model: it can do all that you can. Without it "
-        "such a model is refused.", rare=True, group=MODEL,
+        "such a model is refused.", rare=True,
     )  # fmt: skip
-    revision: str | None = flag(
-        None, "Branch, tag or commit of --model on the hub.", rare=True, group=MODEL
-    )
+    revision: str | None = _model(None, "Branch, tag or commit of --model on the hub.", rare=True)
 
 
 @dataclass
 class WritingOptions:
     """What to write from and to; a script names its own default model."""
 
-    unconditional: bool = flag(False, "Write from an empty prompt.", group=TEXT)
-    num_samples: int = flag(1, "Texts for each prompt.", range=(1, 10**6), group=TEXT)
-    output: str | None = flag(
-        None, "Write the texts to this file instead.", metavar="FILE", group=SHOWN
+    unconditional: bool = _text(False, "Write from an empty prompt.")
+    num_samples: int = _text(1, "Texts for each prompt.", range=(1, 10**6))
+    output: str | None = _shown(None, "Write the texts to this file instead.", metavar="FILE")
+    json: bool = _shown(False, "One JSON object a text: prompt, text, ids, NFE and more.")
+    save_animation: str | None = _shown(
+        None, "Save how one text is written as .gif, .mp4, .html or .png.", metavar="FILE"
     )
-    json: bool = flag(
-        False, "One JSON object a text: prompt, text, ids, NFE and more.", group=SHOWN
+    live: bool = _shown(
+        True, "Show the canvas while it fills.", off="No live view in the terminal."
     )
-    save_animation: str | None = flag(
-        None, "Save how one text is written as .gif, .mp4, .html or .png.",
-        metavar="FILE", group=SHOWN,
-    )  # fmt: skip
-    show: bool = flag(False, "Play the animation in a window.", group=SHOWN)
-    live: bool = flag(
-        True, "Show the canvas while it fills.", off="No live view in the terminal.", group=SHOWN
+    model: str = _model("roberta-small-wikitext", _PLACE.capitalize())
+    tokenizer: str | None = _model(None, "Default: the model's.", rare=True)
+    batch_size: int = _model(
+        8, "Texts written at once; in float32 it does not change them.", range=(1, None)
     )
-    model: str = flag(
-        "roberta-small-wikitext",
-        "Folder, name in weights/, or hub name.", group=MODEL,
-    )  # fmt: skip
-    tokenizer: str | None = flag(None, "Default: the model's.", rare=True, group=MODEL)
-    batch_size: int = flag(
-        8, "Texts written at once; in float32 it does not change them.",
-        range=(1, None), group=MODEL,
-    )  # fmt: skip
-    device: str = flag("auto", "cuda, mps or cpu; auto takes the first available.", group=MODEL)
-    dtype: str = flag(
+    device: str = _model("auto", "cuda, mps or cpu; auto takes the first available.")
+    dtype: str = _model(
         "auto", "float32, bfloat16 or float16. auto is bfloat16 for large models where the device "
-        "supports it, else float32.", group=MODEL,
+        "supports it, else float32.",
     )  # fmt: skip
 
     @property
@@ -68,8 +60,6 @@ class WritingOptions:
             check_text(prompt)
         if self.save_animation is not None:
             check_animation_path(self.save_animation)
-        if self.show:
-            check_display()
         if self.output is not None:
             check_file("--output", self.output)
         check_apart(self.outputs, {"--model": self.model, "--tokenizer": self.tokenizer})
@@ -81,33 +71,22 @@ WRITING = [
         "prompt", "unconditional",
         "--unconditional writes from an empty prompt; leave out the prompt or the flag",
     ),
+    clash(
+        "save_animation", "num_samples", "--save_animation shows one text; leave out --num_samples"
+    ),
+    Conflict(
+        "--save_animation without PROMPT",
+        lambda o: o.save_animation and not {"prompt", "unconditional", "brings_text"} & o.given,
+        "--save_animation shows one text; give one prompt as an argument, or --unconditional",
+    ),
 ]  # fmt: skip
-for _name in ("save_animation", "show"):
-    WRITING += [
-        clash(_name, "num_samples", f"--{_name} animates one text; leave out --num_samples"),
-        Conflict(
-            f"--{_name} without PROMPT",
-            lambda o, name=_name: (
-                name in o.given and not {"prompt", "unconditional", "brings_text"} & o.given
-            ),
-            f"--{_name} animates one text; give one prompt as an argument, or --unconditional",
-        ),
-    ]
 
 
 @dataclass
 class PairOptions:
     """Two models to compare, and where they compute."""
 
-    model: str = flag(
-        "roberta-small-wikitext",
-        "The masked LM: folder, name in weights/, or hub name.",
-        group=MODEL,
-    )
-    baseline: str = flag(
-        "gpt2-small-wikitext", "The causal LM: folder, name in weights/, or hub name.", group=MODEL
-    )
-    device: str = flag("auto", "cuda, mps or cpu; auto takes the first available.", group=MODEL)
-    dtype: str = flag(
-        "auto", "float32, bfloat16, float16 or auto, as in inference.py.", group=MODEL
-    )
+    model: str = _model("roberta-small-wikitext", f"The masked LM: {_PLACE}")
+    baseline: str = _model("gpt2-small-wikitext", f"The causal LM: {_PLACE}")
+    device: str = _model("auto", "cuda, mps or cpu; auto takes the first available.")
+    dtype: str = _model("auto", "float32, bfloat16, float16 or auto, as in inference.py.")

@@ -289,7 +289,7 @@ def check_room(what: str, needed: int, most: int) -> None:
         )
 
 
-def fitting(tokenizer, texts: list[str], most: int) -> list[list[int]]:
+def token_rows(tokenizer, texts: list[str], most: int) -> list[list[int]]:
     """``<s>`` and the ids of each text.
 
     Raises:
@@ -328,5 +328,5 @@ def score_texts(writer, texts: list[str], **settings) -> list[TextBound]:
     Raises:
         UserError: a text is longer than what the model sees.
     """
-    rows = fitting(writer.tokenizer, texts, writer.positions)
+    rows = token_rows(writer.tokenizer, texts, writer.positions)
     return bounds_of(writer, rows, [1] * len(rows), [len(t.encode()) for t in texts], **settings)

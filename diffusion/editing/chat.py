@@ -61,9 +61,6 @@ class Chat:
         """The messages with the latest of ``turns`` that leave room for an answer, and their ids.
 
         An answer needs ``--length`` tokens, else a quarter of ``--max_len`` if turns can be dropped.
-
-        Raises:
-            UserError: the question alone leaves no room.
         """
         options = self.job.generation
         while True:
@@ -80,15 +77,8 @@ class Chat:
                 )
             turns = turns[2:]
 
-    def answer(
-        self, conversations: Sequence[tuple[list[dict], list[int]]], samples: Sequence[int]
-    ) -> list[str]:
-        """Write and show an answer to each of several conversations.
-
-        Args:
-            conversations: the messages and the ids of each.
-            samples: their numbers.
-        """
+    def answer(self, conversations: Sequence[tuple[list, list]], samples: Sequence) -> list[str]:
+        """Write and show an answer to each of several conversations (messages, their ids)."""
         options = self.job.ready()
         rows = [
             torch.tensor(ids + [TO_WRITE] * (options.length or options.max_len - len(ids)))
@@ -102,17 +92,12 @@ class Chat:
             return {"messages": messages, **facts, "text": texts[row], "ids": facts["ids"][1:]}
 
         answers = self.alone(steps, [len(ids) for _, ids in conversations], texts)
-        self.job.show(answers, [record] * len(rows), samples)
-        return self.job.last[0]
+        return self.job.show(answers, [record] * len(rows), samples)
 
     def alone(self, steps: Iterable[Step], starts: list[int], texts: dict) -> Iterator[Step]:
-        """The Steps with the answers alone: what precedes them, and what follows their ends once
-        they are written, counts as padding.
-
-        Args:
-            starts: of each answer, in tokens.
-            texts: receives each answer as far as it is written, by row.
-        """
+        """The Steps with the answers alone, from the tokens ``starts`` on: what precedes them, and
+        what follows their ends once they are written, counts as padding. ``texts`` receives each
+        answer as far as it is written, by row."""
         for step in steps:
             ids, gone = step.ids.clone(), step.padding.clone()
             ids[:, 0] = self.tokenizer.bos_token_id  # which no view shows
@@ -127,17 +112,13 @@ class Chat:
         """(the text of an answer, how many of its tokens are shown: with the token that ends it, or
         up to a mark in words)."""
         ids = list(itertools.takewhile(lambda token: token not in self.ends, ids))
-        text = self._decode(ids)
+        how = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        text = self.tokenizer.decode(ids, **how)
         answer = text.partition(self.mark)[0] if self.mark else text
         if answer == text:
             return answer.strip(), len(ids) + 1
-        shown = (n for n in range(len(ids)) if len(self._decode(ids[:n])) <= len(answer))
-        return answer.strip(), max(shown)
-
-    def _decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        lengths = [len(self.tokenizer.decode(ids[:n], **how)) for n in range(len(ids))]
+        return answer.strip(), max(n for n, m in enumerate(lengths) if m <= len(answer))
 
 
 def _message(role: str, content: str) -> dict[str, str]:

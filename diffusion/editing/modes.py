@@ -4,11 +4,10 @@ Canvases come from `canvases`, the loop fills them, and a `Job` shows and saves 
 """
 
 import itertools
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from diffusion import rng
 from diffusion.canvas import Canvas, Step, written_ids
@@ -17,11 +16,11 @@ from diffusion.editing.canvases import (
     blank_spans,
     bounds_of,
     check_room,
-    fitting,
     infill_canvas,
     interpolation_canvas,
     rewrite_canvas,
     segments,
+    token_rows,
 )
 from diffusion.editing.chat import Chat
 from diffusion.editing.options import EditingOptions
@@ -29,8 +28,6 @@ from diffusion.editing.templates import Template, changes, marked_changes
 from diffusion.errors import printable
 from diffusion.likelihood import TextBound, pseudo_likelihood
 from diffusion.samplers.catalog import check_feature
-from diffusion.views.frames import Framer
-from diffusion.views.terminal import colour_enabled
 
 if TYPE_CHECKING:
     from diffusion.job import Job
@@ -40,15 +37,14 @@ def best_of(job: "Job", editing: EditingOptions, prompts: list[str]) -> None:
     """Continue each prompt, and keep the best of several texts."""
     writer, generation, n = job.writer, job.generation, editing.best_of
     job.check_prompts(prompts)
-    framer = Framer(writer.tokenizer)
     for prompt, number in itertools.product(prompts, range(job.script.num_samples)):
         # Text 0 is the best of what --num_samples N would write, text 1 of the next N, ...
         samples = range(number * n, number * n + n)
         texts = _candidates(
             job, samples, lambda some, p=prompt: writer.generate([p] * len(some), generation, some)
         )
-        ids, fixed = zip(*(_until_end(job, text) for text in texts), strict=True)
-        added = [framer.frame(text.steps[-1], text.row).added() for text in texts]
+        ids, fixed = zip(*(_until_end(job, steps[-1], row) for steps, row in texts), strict=True)
+        added = [job.framer.frame(steps[-1], row).added() for steps, row in texts]
         bounds = _bounds(job, ids, fixed, editing, added)
         best = min(range(n), key=lambda i: bounds[i].nats_per_token)
         known = {
@@ -57,14 +53,15 @@ def best_of(job: "Job", editing: EditingOptions, prompts: list[str]) -> None:
             "bound": asdict(bounds[best]),
             "candidates": [round(bound.nats_per_token, 4) for bound in bounds],
         }
-        texts[best].show(job, known, samples[best])
+        steps, row = texts[best]
+        job.show(iter(steps), {row: known}, {row: samples[best]}, row)
         nats = f"a likelihood bound of {bounds[best].nats_per_token:.3f} nats per token"
         say(f"sample {samples[best]}: the best of {n}, with {nats}")
 
 
 def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
     """Fill the blanks of a template; of several lengths, keep the best."""
-    tokenizer, framer = job.writer.tokenizer, Framer(job.writer.tokenizer)
+    tokenizer, framer, denoiser = job.writer.tokenizer, job.framer, job.writer.denoiser
     samples, layouts = range(job.script.num_samples), list(itertools.product(*template.blanks))
     if len(layouts) > 1:
         check_feature("--infill with a range of lengths", job.writer.noise.name, job.writer.name)
@@ -94,14 +91,20 @@ def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
         return
     for sample in samples:
         texts = _candidates(job, layouts, lambda part, s=sample: begin(part, [s] * len(part)))
-        scores = [x for t in texts if t.row == 0 for x in _pseudo_likelihood(job, t.steps[-1])]
+        scores = []
+        for step in (steps[-1] for steps, row in texts if row == 0):
+            canvas = Canvas(step.ids, step.frozen, step.padding)
+            scores += pseudo_likelihood(
+                denoiser.reader, canvas, ~step.frozen, denoiser.noise, job.script.batch_size
+            ).tolist()
         best = max(range(len(scores)), key=scores.__getitem__)
         tried = [
             {"lengths": list(lengths), "pseudo_likelihood": round(score, 4)}
             for lengths, score in zip(layouts, scores, strict=True)
         ]
         record = known(layouts[best], pseudo_likelihood=scores[best], candidates=tried)
-        texts[best].show(job, record, sample)
+        steps, row = texts[best]
+        job.show(iter(steps), {row: record}, {row: sample}, row)
         nats = f"a pseudo-likelihood of {scores[best]:.3f} nats per token"
         lengths = " and ".join(map(str, layouts[best]))
         say(f"{lengths} tokens: the best of {len(layouts)}, with {nats}")
@@ -121,11 +124,10 @@ def rewrite(job: "Job", editing: EditingOptions, text: str) -> None:
     for some in job.chunks(range(job.script.num_samples)):
         keys = rng.row_keys(job.generation.seed, some)
         canvas = rewrite_canvas(tokenizer, text, editing.strength, keys, keep)
-        job.show(_denoise(job, canvas, some), [record] * len(some), some)
+        texts = job.show(_denoise(job, canvas, some), [record] * len(some), some)
         if not (job.script.json or job.script.output):
-            for new in job.last[0]:
-                marked = marked_changes(text, new, colour_enabled(sys.stderr))
-                say("nothing changed" if new == text else marked, styled=True)
+            for new in texts:
+                say("nothing changed" if new == text else marked_changes(text, new))
 
 
 def interpolate(job: "Job", editing: EditingOptions, texts: list[str]) -> None:
@@ -195,7 +197,7 @@ def _room(job: "Job") -> int:
 
 def _read(job: "Job", texts: list[str]) -> list[list[int]]:
     """The ids of texts that are whole, refused where they are too long."""
-    ids = fitting(job.writer.tokenizer, texts, _room(job))
+    ids = token_rows(job.writer.tokenizer, texts, _room(job))
     job.note_unknown(texts)
     return ids
 
@@ -205,42 +207,24 @@ def _denoise(job: "Job", canvas: Canvas, samples):
     return job.writer.denoise(canvas, options, samples, may_end=False)
 
 
-class _Candidate(NamedTuple):
-    """One of several texts of which one will be shown."""
-
-    steps: Sequence[Step]  # of its batch: all if it may be shown on its way, else the last alone
-    row: int
-
-    def show(self, job: "Job", known, sample: int) -> None:
-        job.show(iter(self.steps), {self.row: known}, {self.row: sample}, self.row)
-
-
-def _candidates(job: "Job", items: Sequence, begin: Callable) -> list[_Candidate]:
-    """Write a text for each item; ``begin`` starts the generation of a batch of items."""
-    watched = job.live or job.animated or job.asks
+def _candidates(job: "Job", items: Sequence, begin: Callable) -> list[tuple[Sequence[Step], int]]:
+    """Write a text for each item: (the Steps of its batch, the last one alone where nobody watches;
+    its row). ``begin`` starts a batch of items."""
+    watched = job.live or job.script.save_animation
     texts = []
     for part in job.chunks(items):
         steps = deque(begin(part), maxlen=None if watched else 1)
-        texts += [_Candidate(steps, row) for row in range(len(part))]
+        texts += [(steps, row) for row in range(len(part))]
         progress(len(texts), len(items), "candidate")
     return texts
 
 
-def _until_end(job: "Job", text: _Candidate) -> tuple[list[int], int]:
+def _until_end(job: "Job", step: Step, row: int) -> tuple[list[int], int]:
     """(the ids of a text up to its written end, how many of them are the prompt's)."""
-    step, row = text.steps[-1], text.row
     ids = written_ids(step, row)
     fixed = int((step.frozen[row] & ~step.padding[row]).sum())
     end = job.writer.tokenizer.eos_token_id
     return (ids[: ids.index(end, fixed) + 1] if end in ids[fixed:] else ids), fixed
-
-
-def _pseudo_likelihood(job: "Job", step: Step) -> list[float]:
-    """Of the written tokens of each row of a step."""
-    denoiser, canvas = job.writer.denoiser, Canvas(step.ids, step.frozen, step.padding)
-    return pseudo_likelihood(
-        denoiser.reader, canvas, ~step.frozen, denoiser.noise, job.script.batch_size
-    ).tolist()
 
 
 def _bounds(

@@ -2,38 +2,39 @@
 
 import os
 from dataclasses import dataclass, field, fields
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 from diffusion.cli.checks import Conflict, check_conflicts, check_values, clash
+from diffusion.cli.console import check_text
 from diffusion.cli.files import check_apart
 from diffusion.cli.flags import TEXT, flag
 from diffusion.cli.options import WRITING, WritingOptions
-from diffusion.cli.prompts import check_text
 from diffusion.editing.templates import kept_characters, parse_template
 from diffusion.errors import UserError
 from diffusion.options import GenerationOptions
 
 MODES = ("infill", "rewrite", "interpolate", "score", "best_of", "chat")
 BRINGS_TEXT = MODES[:4]
+_flag = partial(flag, group=TEXT)  # ``owners``: the modes that it is an option of
 
 
 @dataclass
 class EditingOptions:
     """What to do instead of continuing a prompt. None: not given."""
 
-    infill: str | None = flag(
+    infill: str | None = _flag(
         None, "Fill the blanks of a text or file: <mask:6> has six tokens. "
         "<mask:2-8> tries each length and keeps the text with the best pseudo-likelihood.",
-        metavar="TEXT", group=TEXT,
+        metavar="TEXT",
     )  # fmt: skip
-    rewrite: str | None = flag(
-        None, "Mask random tokens of a text or of a file and fill them.", metavar="TEXT", group=TEXT
+    rewrite: str | None = _flag(
+        None, "Mask random tokens of a text or of a file and fill them.", metavar="TEXT"
     )
-    strength: float = flag(
-        0.4, "rewrite: probability that a token is masked.",
-        range=(0, 1), owners=("rewrite",), group=TEXT,
-    )  # fmt: skip
+    strength: float = _flag(
+        0.4, "rewrite: probability that a token is masked.", range=(0, 1), owners=("rewrite",)
+    )
     keep: list[str] | None = field(
         default=None,
         metadata={"help": "rewrite: words that are never masked; put phrases in quotes.",
@@ -44,32 +45,30 @@ class EditingOptions:
         metadata={"help": "Texts between two texts or files.",
                   "nargs": 2, "metavar": ("A", "B"), "group": TEXT},
     )  # fmt: skip
-    points: int = flag(
-        5, "interpolate: texts, both ends included.",
-        range=(2, None), owners=("interpolate",), group=TEXT,
-    )  # fmt: skip
-    score: str | None = flag(
-        None, "Bound the likelihood of each line of a file, in nats.", metavar="FILE", group=TEXT
+    points: int = _flag(
+        5, "interpolate: texts, both ends included.", range=(2, None), owners=("interpolate",)
     )
-    rank: bool = flag(
-        False, "score: sort by nats per token, the most likely first.",
-        owners=("score",), group=TEXT,
-    )  # fmt: skip
-    best_of: int | None = flag(
+    score: str | None = _flag(
+        None, "Bound the likelihood of each line of a file, in nats.", metavar="FILE"
+    )
+    rank: bool = _flag(
+        False, "score: sort by nats per token, the most likely first.", owners=("score",)
+    )
+    best_of: int | None = _flag(
         None, "Keep the best of N texts. That is the one with the lowest likelihood bound per token.",
-        range=(1, None), group=TEXT,
+        range=(1, None),
     )  # fmt: skip
-    draws: int = flag(
+    draws: int = _flag(
         16, "score, best_of: random mask patterns for each text.",
-        range=(1, None), owners=("score", "best_of"), rare=True, group=TEXT,
+        range=(1, None), owners=("score", "best_of"), rare=True,
     )  # fmt: skip
-    chat: bool = flag(
+    chat: bool = _flag(
         False, "Answer questions in the form of the tokenizer's chat template. The interactive loop "
-        "continues the conversation.", group=TEXT,
+        "continues the conversation.",
     )  # fmt: skip
-    system: str | None = flag(
+    system: str | None = _flag(
         None, "chat: system message, where the template has one.",
-        metavar="TEXT", owners=("chat",), rare=True, group=TEXT,
+        metavar="TEXT", owners=("chat",), rare=True,
     )  # fmt: skip
 
     @property
@@ -77,26 +76,21 @@ class EditingOptions:
         """The one of `MODES` that is asked for, or None."""
         return next((mode for mode in MODES if getattr(self, mode) not in (None, False)), None)
 
-    @property
-    def brings_text(self) -> bool:
-        """Whether a flag names the text to work on."""
-        return self.mode in BRINGS_TEXT
-
     def check(self, script: WritingOptions, generation: GenerationOptions, **more) -> None:
         """Refuse values out of range, and combinations of options that mean nothing; ``more``: the
         ``prompt`` of the command line, and whether the script ``asks`` for prompts."""
         check_values(self)
-        more |= {"mode": self.mode, "brings_text": self.brings_text}
+        more |= {"mode": self.mode, "brings_text": self.mode in BRINGS_TEXT}
         check_conflicts((*EDITING, *WRITING), self, script, generation, **more)
 
     def read(self, script: WritingOptions):
         """The text to work on, read and checked; None where the mode takes prompts."""
         if self.system is not None:
             check_text(self.system, "--system")
-        if not self.brings_text:
+        if self.mode not in BRINGS_TEXT:
             return None
-        flag, values = f"--{self.mode}", getattr(self, self.mode)
-        names = values if isinstance(values, list) else [values]
+        flag, value = f"--{self.mode}", getattr(self, self.mode)
+        names = value if isinstance(value, list) else [value]
         for name in names:
             check_apart(script.outputs, {flag: name})
         if self.score is not None:
@@ -119,7 +113,7 @@ _EXCLUDED = (
     (BRINGS_TEXT, ("length",), "keeps the length of its text"),
     (MODES, ("window_stride",), "needs the model to see the whole text"),
     (("score",), (*_WRITES, "num_samples"), "only reads"),
-    (("interpolate", "score"), ("save_animation", "show"), "has several texts to animate"),
+    (("interpolate", "score"), ("save_animation",), "has several texts to animate"),
     (("chat",), ("unconditional",), "answers questions"),
     (MODES, ("list_samplers",), "writes or reads texts"),
 )

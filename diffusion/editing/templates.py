@@ -5,10 +5,10 @@ import difflib
 import itertools
 import math
 import re
+from collections import namedtuple
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from diffusion.errors import UserError, printable
+from diffusion.errors import UserError
 
 BLANK = re.compile(r"<mask:([^<>]*)>")
 MAX_LAYOUTS = 256
@@ -83,15 +83,8 @@ def kept_characters(text: str, keep: list[str] | None) -> list[tuple[int, int]]:
     return spans
 
 
-class Change(NamedTuple):
-    """Characters ``old`` at [start:end] of a text became ``new`` at [new_start:new_end] of another."""
-
-    start: int
-    end: int
-    new_start: int
-    new_end: int
-    old: str
-    new: str
+# Characters ``old`` at [start:end] of a text became ``new`` at [new_start:new_end] of another.
+Change = namedtuple("Change", "start end new_start new_end old new")
 
 
 def changes(old: str, new: str) -> list[Change]:
@@ -111,17 +104,15 @@ def changes(old: str, new: str) -> list[Change]:
     return out
 
 
-def marked_changes(old: str, new: str, colour: bool) -> str:
-    """The new text with what it replaced: ``[-old-]{+new+}``, or red and green."""
-    gone = "\x1b[31;9m{}\x1b[0m" if colour else "[-{}-]"
-    come = "\x1b[32m{}\x1b[0m" if colour else "{{+{}+}}"
+def marked_changes(old: str, new: str) -> str:
+    """The new text with what it replaced: ``[-old-]{+new+}``."""
     parts, at = [], 0
     for change in changes(old, new):
-        parts.append(printable(new[at : change.new_start]))
-        parts.append(gone.format(printable(change.old)) if change.old else "")
-        parts.append(come.format(printable(change.new)) if change.new else "")
+        parts.append(new[at : change.new_start])
+        parts.append(f"[-{change.old}-]" if change.old else "")
+        parts.append(f"{{+{change.new}+}}" if change.new else "")
         at = change.new_end
-    return "".join([*parts, printable(new[at:])])
+    return "".join([*parts, new[at:]])
 
 
 def short(text: str) -> str:

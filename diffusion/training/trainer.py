@@ -9,7 +9,7 @@ from torch.optim.swa_utils import AveragedModel
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
 from diffusion import objective
-from diffusion.cli.console import STOPS, let_go_of_terminal, say
+from diffusion.cli.console import STOPS, say
 from diffusion.collator import TwoPassCollator
 from diffusion.data.packing import ANSWER, Blocks, DrawSampler
 from diffusion.models.backbone import Backbone
@@ -46,8 +46,6 @@ class StopOnSignal(TrainerCallback):
             signal.signal(number, handler)
 
     def _receive(self, number, frame):
-        if number == getattr(signal, "SIGHUP", None):
-            let_go_of_terminal()
         if self._received is None:
             self._received = time.monotonic()
             say("\nstopping after this step; its checkpoint is kept")

@@ -1,15 +1,14 @@
-"""A `Film` -> an animation file (GIF, MP4, HTML), a filmstrip (PNG) or a window.
+"""A `Film` -> an animation file (GIF, MP4, HTML) or a filmstrip (PNG).
 
-What draws is imported when something is drawn. Only a window needs a display.
+What draws is imported when something is drawn.
 """
 
-import itertools
 import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from diffusion.cli.files import check_animation_path, check_display, unfinished
+from diffusion.cli.files import check_animation_path, unfinished
 from diffusion.errors import UserError
 from diffusion.views.film import Film, ticks
 
@@ -87,25 +86,3 @@ def _png(film: Film, path: Path, on_progress: Progress) -> None:
 
 
 WRITERS = {".gif": _gif, ".mp4": _mp4, ".html": _html, ".png": _png}
-
-
-def show_film(film: Film) -> None:
-    """Play a film in a window again and again until it is closed; `UserError` without a display."""
-    check_display()
-    import matplotlib.pyplot as plt
-
-    from diffusion.views.drawing import HEIGHT, WIDTH, Stage
-
-    try:
-        figure = plt.figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100)
-        if not hasattr(figure.canvas.manager, "window"):
-            raise RuntimeError(f"matplotlib's backend is {plt.get_backend()}")
-    except Exception as error:  # each window toolkit fails in its own way without a display
-        raise UserError(f"No window can be opened ({error}); save the animation instead.") from None
-    stage = Stage(film)
-    for moment in itertools.cycle(film.moments):
-        if not plt.fignum_exists(figure.number):
-            return
-        figure.clear()
-        figure.figimage(stage.image(moment))
-        plt.pause(max(0.001, moment.hold))

@@ -50,8 +50,8 @@ PATHS = ["", " ", ".", "..", "/", "no/such", "x" * 300, LONG, "~nosuchuser", "~n
 WORK = ("num_samples", "repeats", "max_steps", "num_train_epochs", "draws", "points", "best_of",
         "eval_draws", "slowdown", "max_eval_blocks", "gradient_accumulation_steps", "n_steps",
         "likelihood_blocks", "length", "max_len", "dataloader_num_workers")  # fmt: skip
-# Would reach for the network, another program's settings, or a window.
-LEFT_OUT = ("hub_token", "deepspeed", "fsdp", "fsdp_config", "parallelism_config", "show",
+# Would reach for the network or another program's settings.
+LEFT_OUT = ("hub_token", "deepspeed", "fsdp", "fsdp_config", "parallelism_config",
             "ddp_backend", "local_rank", "debug", "torch_compile", "torch_compile_backend",
             "torch_compile_mode", "report_to", "tpu_num_cores")  # fmt: skip
 

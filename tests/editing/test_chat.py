@@ -1,6 +1,7 @@
 """Conversations of inference.py --chat, with chat templates set on tiny models."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -196,7 +197,7 @@ def test_the_loop_goes_on_from_its_own_answers(call):
     assert again["messages"][:-1] == second["messages"][:-1] and again["sample"] == 1
     assert again["ids"] != second["ids"]
     assert (anew["ids"], anew["messages"]) == (first["ids"], first["messages"])
-    assert "/reset             begin a new conversation" in err and "/rewrite" not in err
+    assert re.search(r"/reset +begin a new conversation", err) and "/rewrite" not in err
     assert "/infill is no command" in err and "/again needs a text before it" in err
     # Written out, the conversation is a question of its own.
     told = f"The river?\nA: {first['text']} END\nQ: And  she?"

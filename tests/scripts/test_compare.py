@@ -250,7 +250,7 @@ def test_no_file_is_replaced(tmp_path):
 
 def test_without_a_prompt_the_beginning_of_a_text_is_asked_for(call, monkeypatch):
     questions = []
-    monkeypatch.setattr(compare.prompts, "ask", lambda answer, question: questions.append(question))
+    monkeypatch.setattr(compare.console, "ask", lambda answer, question: questions.append(question))
     code, _, err = call(*SMALL, typed=[])
     assert code == 0, err
     assert questions[0].startswith("Beginning of a text (some 16 tokens")
@@ -315,7 +315,6 @@ def test_both_models_compute_in_one_number_format(monkeypatch):
 
     monkeypatch.setattr(measuring, "load_writer", loader("float32"))
     monkeypatch.setattr(measuring, "load_causal_writer", loader("bfloat16"))
-    monkeypatch.setattr(measuring, "note_case", lambda *known: None)
     for dtype, expected in (("auto", "float32"), ("bfloat16", "bfloat16")):
         pair = measuring.load_pair("a", "b", "cpu", dtype, None)
         assert [writer.dtype for writer in pair] == [expected] * 2

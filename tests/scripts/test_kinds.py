@@ -73,7 +73,6 @@ def test_a_rewrite_of_nothing_is_the_text_and_unknown_words_are_named_once(call,
     assert out == TEXT + "\n\n"
     assert err.count(UNKNOWN[name].format(folders / name) + "\n") == 1
     assert err.count("does not know") == 1 and "nothing changed" in err
-    assert err.count("small letters only") == (name == "albert")
 
 
 def test_every_way_in_names_what_is_unknown(call, folders, name, tmp_path):
@@ -129,15 +128,14 @@ def test_what_changed_is_told_of_the_text_as_it_was_typed(call):
         assert re.search(r"(?<!\w)old(?!\w)", record["text"])
 
 
-def test_the_loop_and_the_file_it_saves(call, tmp_path):
-    target = tmp_path / "last.txt"
-    typed = ["/length 3", TEXT, "/infill  The  <mask:1> 日本 ", "/strength 0",
-             f"/rewrite {TEXT} ", f"/save {target}"]  # fmt: skip
+def test_the_loop(call):
+    typed = ["/set length 3", TEXT, "/infill  The  <mask:1> 日本 ", "/set strength 0",
+             f"/rewrite {TEXT} "]  # fmt: skip
     out, err = call(typed=typed)
     first, second, third, _ = out.split("\n\n")
     assert first.startswith(TEXT)
     assert second.startswith(" The  ") and second.endswith(" 日本 ")
-    assert third == TEXT + " " and target.read_text("utf-8") == TEXT + " \n"
+    assert third == TEXT + " "
     assert err.count("does not know") == 3
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from diffusion.cli.files import check_animation_path
 from diffusion.errors import UserError
 from diffusion.views import drawing, layout
-from diffusion.views.animation import save_film, show_film
+from diffusion.views.animation import save_film
 from diffusion.views.drawing import STRIP_WIDTH, Stage, filmstrip, strip_moments
 from diffusion.views.film import LAST_HOLD, Film, Moment, Track, film_of, ticks
 from diffusion.views.frames import KINDS, Frame, State, legend
@@ -407,24 +407,3 @@ def test_growing_frames_of_an_autoregressive_model():
     assert changes[0] == [[0, 2, "one", None], [1, -1, "", None], [2, -1, "", None]]
     assert changes[1] == [[0, 3, "one", None], [1, 2, "two", None]]
     assert [mark.text for mark in marks(film.tracks[0].frames)] == ["one"]
-
-
-# The window
-
-
-def test_without_a_display_no_window_is_tried(monkeypatch):
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.delenv("DISPLAY", raising=False)
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    with pytest.raises(UserError, match="no display"):
-        show_film(film_of(generation()))
-
-
-@pytest.mark.slow
-def test_a_backend_without_windows_is_a_user_error(monkeypatch):
-    monkeypatch.setenv("DISPLAY", ":0")
-    before = matplotlib.get_backend()
-    monkeypatch.setattr("matplotlib.pyplot.get_backend", lambda: "agg")
-    with pytest.raises(UserError, match="No window can be opened"):
-        show_film(film_of(generation()))
-    assert matplotlib.get_backend() == before
