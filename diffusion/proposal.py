@@ -39,7 +39,7 @@ MIN_TEMPERATURE = 1e-4  # below, the most probable token is taken
 _GROUP = 64  # tokens
 
 
-def _invert(cdf: Tensor, u: Tensor) -> Tensor:
+def invert(cdf: Tensor, u: Tensor) -> Tensor:
     """The places (N, 1) that the uniforms ``u`` (N,) pick by a distribution function (N, K) that
     need not end at 1; never one without probability."""
     total = cdf[:, -1:].contiguous()
@@ -96,7 +96,7 @@ class Sampling:
         if many and self.top_p == 1 and self.temperature >= MIN_TEMPERATURE:
             return self._choose_from_many(logits, u)
         p = self._probabilities(logits)
-        pick = _invert(p.cumsum(-1), u)
+        pick = invert(p.cumsum(-1), u)
         return pick[:, 0], p.gather(-1, pick)[:, 0]
 
     def _choose_from_many(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,11 +105,11 @@ class Sampling:
         p = (logits - logits.amax(-1, keepdim=True)).div_(self.temperature).exp_()
         p = F.pad(p, (0, -p.shape[-1] % _GROUP)).view(len(p), -1, _GROUP)
         mass = p.sum(-1).to(rng.double(p.device)).cumsum(-1)
-        group = _invert(mass, u)
+        group = invert(mass, u)
         before = F.pad(mass, (1, 0)).gather(-1, group)[:, 0]
         here = mass.gather(-1, group)[:, 0] - before
         cdf = p.gather(1, group[..., None].expand(-1, -1, _GROUP))[:, 0].to(mass.dtype).cumsum(-1)
-        pick = _invert(cdf, (u.to(mass.dtype) * mass[:, -1] - before) / here)
+        pick = invert(cdf, (u.to(mass.dtype) * mass[:, -1] - before) / here)
         chosen = group[:, 0] * _GROUP + pick[:, 0]
         return chosen, p.flatten(1).gather(-1, chosen[:, None])[:, 0] / mass[:, -1]
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from diffusion.proposal import invert
 from diffusion.samplers.base import Decision, Sampler
 from diffusion.samplers.spec import Range
 
@@ -30,7 +31,8 @@ class Speculative(Sampler):
         *,
         end_id: int | None = None,
     ):
-        self.draft_length, self.end_id = draft_length, end_id
+        self.draft_length = draft_length
+        self.end_id = -1 if end_id is None else end_id  # no token is -1
 
     def start(self, state):
         state.memory["draft"] = torch.full_like(state.ids, -1)
@@ -58,9 +60,8 @@ class Speculative(Sampler):
         token = draw(weights, u[TOKEN][:, 0])[:, None]
         new = torch.cat([draft, token], 1).scatter(1, accepted[:, None], token)
         fresh = place <= accepted[:, None]
-        if self.end_id is not None:  # nothing stands after the end
-            over = (new == self.end_id) & fresh
-            fresh = fresh & (over.cumsum(1) - over.long() == 0)
+        over = (new == self.end_id) & fresh
+        fresh = fresh & (over.cumsum(1) - over.long() == 0)  # nothing stands after the end
 
         nexts = state.denoiser.ahead(accepted)
         nexts = proposal.rule.dense(nexts.flatten(0, 1)).view(nexts.shape)
@@ -74,8 +75,7 @@ class Speculative(Sampler):
         return Decision(tokens >= 0, tokens=torch.where(tokens >= 0, tokens, state.ids))
 
     def finished(self, state):
-        ended = state.visible & (state.ids == (-1 if self.end_id is None else self.end_id))
-        return ~state.masked.any(1) | ended.any(1)
+        return ~state.masked.any(1) | (state.visible & (state.ids == self.end_id)).any(1)
 
 
 def laid(ids: Tensor, row: Tensor, first: Tensor, tokens: Tensor, some: Tensor) -> Tensor:
@@ -88,9 +88,7 @@ def laid(ids: Tensor, row: Tensor, first: Tensor, tokens: Tensor, some: Tensor) 
 
 def draw(p: Tensor, u: Tensor) -> Tensor:
     """Tokens (...) from weights (..., V) by the uniforms (...)."""
-    cdf = p.cumsum(-1)
-    pick = torch.searchsorted(cdf, (u.to(cdf.dtype) * cdf[..., -1])[..., None], right=True)
-    return pick[..., 0].clamp(max=p.shape[-1] - 1)
+    return invert(p.flatten(0, -2).cumsum(-1), u.flatten()).view(u.shape)
 
 
 def verify(p: Tensor, q: Tensor, draft: Tensor, count: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
