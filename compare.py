@@ -19,7 +19,7 @@ from diffusion.errors import run
 from diffusion.options import COMPARED_SAMPLER, GenerationOptions
 from diffusion.samplers.spec import GONE
 from diffusion.views import record, terminal
-from diffusion.views.animation import save_film
+from diffusion.views.film import save_film
 
 
 @dataclass

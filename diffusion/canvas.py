@@ -158,8 +158,6 @@ class Step:
     confidence: Tensor  # (B, L) float: probability of the token when it was written, nan elsewhere
     seconds: float  # measured time in model and sampler so far; what readers do is not in it
     slots: Tensor  # (B,) slots of the model computed so far for each row, see `models.denoiser`
-    # (B, L) each: the token that a mask remembers first, and how strongly, from 0 to 1.
-    guesses: tuple[Tensor, Tensor] | None = None
     random: Tensor | None = None  # (B, L) bool: visible tokens that are noise; None: there are none
     replaced: Tensor | None = None  # (B, L) bool: written in this step over another token
     typed: Sequence[Typed] = ()  # see `Canvas`

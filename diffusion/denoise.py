@@ -100,6 +100,6 @@ def denoise(
         seconds += hardware.now(device) - started
         yield Step(
             state.step, sampler.total, nfe, ids, *fixed, masked, revealed, remask, confidence,
-            seconds, slots, denoiser.recall(),
+            seconds, slots,
             random & ~finished[:, None] if noise.has_random_tokens else None, replaced, canvas.typed,
         )  # fmt: skip

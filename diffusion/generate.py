@@ -252,7 +252,6 @@ def denoise_windows(
                 confidence=whole(done.confidence, confidence),
                 seconds=done.seconds + step.seconds,
                 slots=done.slots + step.slots,
-                guesses=step.guesses and tuple(map(whole, (ids, unknown), step.guesses)),
                 typed=canvas.typed,
                 **{name: None if x is None else whole(nothing, x) for name, x in flags.items()},
             )

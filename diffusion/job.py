@@ -16,8 +16,7 @@ from diffusion.cli.console import say
 from diffusion.cli.files import unfinished
 from diffusion.cli.options import WritingOptions
 from diffusion.options import SamplingOptions
-from diffusion.views.animation import save_film
-from diffusion.views.film import film_of
+from diffusion.views.film import film_of, save_film
 from diffusion.views.frames import Frame, Framer, status_of
 from diffusion.views.terminal import LiveView, supports_live
 

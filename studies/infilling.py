@@ -43,7 +43,7 @@ from diffusion.generate import load_writer
 from diffusion.options import GenerationOptions
 from diffusion.text import encode, read
 from diffusion.views.frames import Framer
-from diffusion.views.tables import aligned
+from diffusion.views.terminal import aligned
 from studies import common
 from studies.board import metrics
 from studies.board.options import PASSAGES

@@ -48,9 +48,6 @@ class Recorder:
     def start(self, canvas):
         return self
 
-    def recall(self):
-        return None
-
     def slots(self, query):
         return torch.full_like(query.ids[:, 0], query.ids.shape[1])
 

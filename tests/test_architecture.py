@@ -128,7 +128,7 @@ LATE = {
     *("inference", "gpt2_inference", "finetune", "compare"),
     *("diffusion.__init__", "diffusion.cli.flags", "diffusion.data.corpus", "diffusion.hardware"),
     *("diffusion.models.loading", "diffusion.options", "diffusion.training.lora"),
-    *("diffusion.cli.console", "diffusion.cli.files", "diffusion.views.animation"),
+    *("diffusion.cli.console", "diffusion.cli.files", "diffusion.views.film"),
     "studies.claims",
     *("studies.scoreboard", "studies.board.metrics", "studies.board.plotting"),
     *("studies.board.processes", "studies.board.rows"),

@@ -9,7 +9,6 @@ may be given:
   which may keep state for each row of the canvas; ``forbidding(*ids)`` returns one that never
   writes these ids;
 - ``scope(query)`` is where (R, L) a pass can predict;
-- ``recall()`` is what its masks remember best, for `Step.guesses`; None: nothing;
 - ``slots(query)`` is how many slots of each row (R,) that call would compute;
 - called with a `Query` it returns logits (N, V) at the N queried positions, row-major. The caller
   may write into them; to turn them into probabilities, go through float32 a few rows at a time
@@ -92,10 +91,6 @@ class Denoiser:
         """(R, L) every position that is there."""
         padding = query.padding
         return torch.ones_like(query.query_mask) if padding is None else ~padding
-
-    def recall(self) -> None:
-        """Nothing: a mask is a mask."""
-        return None
 
     def slots(self, query: Query) -> Tensor:
         """(R,) the canvas, and shadows."""

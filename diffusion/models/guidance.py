@@ -35,10 +35,6 @@ class Wrapped:
         """(R, L) where a call can predict."""
         return self.denoiser.scope(query)
 
-    def recall(self) -> tuple[Tensor, Tensor] | None:
-        """What its masks remember best."""
-        return self.denoiser.recall()
-
     def slots(self, query: Query) -> Tensor:
         """(R,) slots that a call computes."""
         return self.denoiser.slots(query)

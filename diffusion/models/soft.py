@@ -233,9 +233,6 @@ class SoftMasked(Wrapped):
         self.feedback.put(rows, feedback.replaced(masks & query_mask, found))
         return _some(logits, query.query_mask[query_mask])
 
-    def recall(self) -> tuple[Tensor, Tensor]:
-        return self.feedback.ids[..., 0].clone(), 1 - self.feedback.weights[..., 0]
-
     def _written(self, tokens: Tensor) -> Feedback:
         """What tokens (N,) would remember as masks: themselves, a prediction of entropy 0."""
         most = self.soft.strength(torch.zeros((), device=tokens.device))

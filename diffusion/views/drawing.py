@@ -5,6 +5,7 @@ lightness before they differ by hue.
 """
 
 import bisect
+import itertools
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -14,22 +15,10 @@ from matplotlib import font_manager
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from diffusion.errors import printable
+from diffusion.views import layout
 from diffusion.views.film import Film, Moment
 from diffusion.views.frames import END_MARK, Frame, State, legend
-from diffusion.views.layout import (
-    BLUE,
-    FAINT,
-    GREY,
-    INK,
-    ORANGE,
-    PAPER,
-    SMALLEST,
-    TINTS,
-    Place,
-    lay_out,
-    reserved,
-    split_piece,
-)
+from diffusion.views.layout import BLUE, FAINT, GREY, INK, ORANGE, PAPER, TINTS, Place
 
 # The block behind a position, (face, edge), and its text colour (default INK), by `frames.KINDS`.
 BLOCKS = {
@@ -38,21 +27,18 @@ BLOCKS = {
     State.REMASKED: (PAPER, ORANGE),  # and hatched
     State.REPLACED: (PAPER, BLUE),
     **{f"doubt{i}": (tint, tint) for i, tint in enumerate(TINTS, start=1)},
-    **{f"guess{i}": (GREY, GREY) for i in (1, 2, 3)},
 }
-COLOURS = {State.FRESH: PAPER, State.NOISE: FAINT,
-           "guess1": "#b8b8b8", "guess2": "#9c9c9c", "guess3": "#7a7a7a"}  # fmt: skip
+COLOURS = {State.FRESH: PAPER, State.NOISE: FAINT}
 
 # The first comes with matplotlib; the others have what it lacks, where they are installed.
-FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans", "Noto Sans Devanagari", "Noto Emoji",
-         "Arial Unicode MS", "Microsoft YaHei", "PingFang SC", "Droid Sans Fallback", "WenQuanYi Zen Hei",
-         "Unifont")  # fmt: skip
+FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans Devanagari", "Arial Unicode MS", "Unifont")
 LINE = 1.45  # ems from one line to the next
 WIDTH, HEIGHT = 1280, 720
 MARGIN, GUTTER = 40, 40
 STATUS_LINE = HEIGHT - 64
 TIME_LINE_HEIGHT, TIME_LINE_LABEL, TIME_LINE_VALUE = 26, 420, 90
-STRIP_WIDTH, STRIP_HEIGHT, STRIP_DPI = 1400, 1900, 200  # 7 inches wide, a page high at most
+STRIP_MOMENTS, STRIP_SIZES = 8, (17, 15, 13, 11)
+STRIP_WIDTH, STRIP_HEIGHT = 1400, 1900  # 7 inches wide at 200 dpi, a page high if that is possible
 STRIP_MARGIN, STRIP_GUTTER, STRIP_HEAD = 20, 50, 40
 
 
@@ -104,21 +90,21 @@ class Sheet:
         text = clip(printable(text).replace("\n", " "), room / size, bold)
         self.pen.text((x, y), text, colour, font(frozenset(text), size, bold), anchor="ls")
 
-    def block(
-        self, x: float, y: float, width: float, height: float, face, edge=None, hatched=False
-    ) -> None:
-        """A rectangle with the top left corner (x, y)."""
-        if width <= 0:
-            return
-        left, top, right, bottom = round(x), round(y), round(x + width), round(y + height)
-        box = (left, top, max(left, right), bottom)
-        if hatched:
-            pattern = Image.new("RGB", (max(1, right - left), bottom - top), face)
-            for k in range(-pattern.height, pattern.width, 6):
-                line = (k, pattern.height, k + pattern.height, 0)
-                ImageDraw.Draw(pattern).line(line, edge)
-            self.image.paste(pattern, (left, top))
-        self.pen.rectangle(box, None if hatched else face, edge)
+    def block(self, x: float, y: float, width: float, height: float, kind: str) -> None:
+        """The rectangle of a kind of position, with the top left corner (x, y)."""
+        face, edge = BLOCKS[kind]
+        box = [round(x), round(y), round(x + width), round(y + height)]
+        self.pen.rectangle(box, face, edge)
+        if kind is State.REMASKED:
+            left, top, right, bottom = box
+            hatched = self.image.crop(box)
+            for k in range(top - bottom, right - left, 6):
+                ImageDraw.Draw(hatched).line((k, bottom - top, k + bottom - top, 0), edge)
+            self.image.paste(hatched, box[:2])
+
+    def bar(self, x: float, y: float, width: float, colour: str) -> None:
+        """A time line ``width`` pixels long."""
+        self.pen.rectangle((x, y, x + width, y + 13), colour)
 
     def legend(self, kinds: set[str], right: float, y: float, size: float) -> None:
         """What the looks of a film mean, in one line that ends at ``right`` on the baseline y."""
@@ -128,16 +114,11 @@ class Sheet:
             label = f"{END_MARK} {label}" if kind == "end" else label
             x -= width_of(label, bold) * size
             self.write(x, y, label, size, bold, colour=FAINT if kind is State.NOISE else INK)
-            if kind == "doubt2":
-                for step in (3, 2, 1):
-                    x -= 0.9 * size
-                    self.block(x - 0.4 * size, top, 0.9 * size, height, *BLOCKS[f"doubt{step}"])
-                x -= 0.4 * size
-            elif kind in BLOCKS:
-                x -= 2 * size
-                self.block(x, top, 1.6 * size, height, *BLOCKS[kind], kind is State.REMASKED)
-                if kind == "guess2":
-                    self.write(x + 0.2 * size, y, "abc", 0.7 * size, colour=COLOURS[kind])
+            if kind in BLOCKS:
+                shades = ("doubt1", "doubt2", "doubt3") if kind == "doubt2" else (kind,)
+                x -= (0.9 * len(shades) + 0.8) * size
+                for k, shade in enumerate(shades):
+                    self.block(x + 0.9 * k * size, top, 1.3 * size, height, shade)
             x -= 1.4 * size
 
 
@@ -172,43 +153,37 @@ class Panel:
     def marks(self, frame: Frame) -> list[Mark]:
         """What is drawn of each position."""
         out = []
-        for i, state in enumerate(frame.states):
-            kind, place = frame.kind(i), self.places[i]
-            shown = frame.drawn(i) if state.open else split_piece(frame.shown(i))[1]
-            need = width_of(shown, kind is State.GIVEN)
-            scale = max(SMALLEST, min(1.0, place.width / max(need, 1e-9)))
-            if need * scale > place.width * 1.02:
-                shown = clip(shown, place.width / scale, kind is State.GIVEN)
-            block = kind in BLOCKS and (state.open or bool(shown.strip()))
-            out.append(Mark(kind, shown, place, scale, block))
+        for i, place in enumerate(self.places[: len(frame.states)]):
+            kind, text = frame.kind(i), layout.split_piece(frame.shown(i))[1]
+            need = width_of(text, kind is State.GIVEN)
+            block = kind in BLOCKS and (frame.states[i].open or bool(text.strip()))
+            out.append(Mark(kind, text, place, min(1.0, place.width / max(need, 1e-9)), block))
         return out
 
     def draw(self, sheet: Sheet, frame: Frame) -> None:
         """Draw a frame on a sheet."""
-        marks = self.marks(frame)
-        for kind, _, place, _, block in marks:
+        for kind, text, place, scale, block in self.marks(frame):
+            x, y = self.left + place.x * self.size, self.top + place.line * LINE * self.size
             if block:
                 # A little short, so that neighbouring tokens stay apart.
-                x, width = self.left + place.x * self.size + 0.5, place.width * self.size - 2
-                y = self.top + (place.line * LINE + 0.15) * self.size
-                hatched = kind is State.REMASKED
-                sheet.block(x, y, width, 1.2 * self.size, *BLOCKS[kind], hatched)
-        for kind, text, place, scale, _ in marks:
-            x, y = place.x * self.size, (place.line * LINE + 1.05) * self.size
+                width = max(1.0, place.width * self.size - 2)
+                sheet.block(x + 0.5, y + 0.15 * self.size, width, 1.2 * self.size, kind)
             bold, colour = kind is State.GIVEN, COLOURS.get(kind, INK)
             size = round(self.size * scale, 1)
-            sheet.write(self.left + x, self.top + y, text, size, bold, colour=colour)
+            sheet.write(x, y + 1.05 * self.size, text, size, bold, colour=colour)
 
 
 def fit(
     frames: Sequence[Frame], width: float, height: float, size: float | None = None
 ) -> tuple[float, list[Place]]:
     """(font size in pixels, places): the given size, or the largest with which all lines fit."""
-    pieces, seen = reserved(frames)
+    pieces, seen = layout.reserved(frames)
     bold = {i for i, state in enumerate(frames[-1].states) if state is State.GIVEN}
-    rooms = [SMALLEST * max(map(width_of, texts), default=0.0) for texts in seen]
+    rooms = [layout.SMALLEST * max(map(width_of, texts), default=0.0) for texts in seen]
     for each in [size] if size else (30 - step / 2 for step in range(55)):
-        places = lay_out(pieces, lambda i, text: width_of(text, i in bold), width / each, rooms)
+        places = layout.lay_out(
+            pieces, lambda i, text: width_of(text, i in bold), width / each, rooms
+        )
         if lines_of(places) * LINE * each <= height:
             break
     return each, places
@@ -250,8 +225,8 @@ class Stage:
         width = longest * self.film.filled(i)
         self.sheet.write(MARGIN, y, self.film.tracks[i].name, 15, room=TIME_LINE_LABEL - 20)
         self.sheet.write(left + width + 8, y, f"{self.film.ends[i]:.2f} s", 15)
-        self.sheet.block(left, y - 12, width, 13, GREY)
-        self.sheet.block(left, y - 12, longest * self.film.filled(i, time), 13, INK)
+        self.sheet.bar(left, y - 12, width, GREY)
+        self.sheet.bar(left, y - 12, longest * self.film.filled(i, time), INK)
 
     def image(self, moment: Moment) -> Image.Image:
         """The moment as an RGB picture."""
@@ -283,10 +258,10 @@ def palette() -> Image.Image:
     return palette
 
 
-def strip_moments(film: Film, count: int) -> list[Moment]:
-    """Up to ``count`` moments with the first and the last: evenly spread, on a time line in time."""
+def strip_moments(film: Film) -> list[Moment]:
+    """Up to 8 moments with the first and the last: evenly spread, on a time line in time."""
     times = [m.time for m in film.moments] if film.ends else range(len(film.moments))
-    even = (k * times[-1] / max(1, count - 1) for k in range(count))
+    even = (k * times[-1] / (STRIP_MOMENTS - 1) for k in range(STRIP_MOMENTS))
     # Half a tick of rounding must not lose the moment that is meant.
     return [
         film.moments[i] for i in sorted({bisect.bisect_right(times, t + 1e-9) - 1 for t in even})
@@ -294,35 +269,31 @@ def strip_moments(film: Film, count: int) -> list[Moment]:
 
 
 def filmstrip(film: Film) -> Image.Image:
-    """A picture for print: 8 moments, or 6 where 8 would be too tall for a page, in reading order;
-    two to a row for one track, a row each for several."""
-    margin, clocked = STRIP_MARGIN, bool(film.ends)
-    across = 2 if len(film.tracks) == 1 else len(film.tracks)
+    """A picture for print: 8 moments in reading order, two to a row for one track, a row each for
+    several, in the largest type with which they fit a page."""
+    margin, moments = STRIP_MARGIN, strip_moments(film)
+    across = max(2, len(film.tracks))
     column = (STRIP_WIDTH - 2 * margin + STRIP_GUTTER) / across - STRIP_GUTTER
-    top = margin + (50 if film.title else 0) + (32 if clocked else 0)
-    for count, size in ((8, 17), (6, 17), (6, 15), (6, 13), (6, 11)):
+    named = any(track.name for track in film.tracks)
+    top = margin + (50 if film.title else 0) + (32 if named else 0)
+    for size in STRIP_SIZES:
         lines = max(lines_of(fit(track.frames, column, 0, size)[1]) for track in film.tracks)
         row = STRIP_HEAD + lines * LINE * size + 2 * size
-        moments = strip_moments(film, count)
         height = math.ceil(top + row * math.ceil(len(moments) * len(film.tracks) / across) + 50)
         if height <= STRIP_HEIGHT:
             break
     sheet = Sheet(STRIP_WIDTH, height)
     sheet.write(margin, margin + 24, film.title, 26, bold=True, room=STRIP_WIDTH - 2 * margin)
-    for i, track in enumerate(film.tracks if clocked else ()):  # the names once, above
-        sheet.write(margin + i * (column + STRIP_GUTTER), top - 8, track.name, 19, room=column)
-    sheet.write(margin, height - 24, film.verdict, 17, bold=True)
-    cells = [
-        (track, frame, f"at {moment.time:.2f} s" if clocked else track.name)
-        for moment in moments
-        for track, frame in zip(film.tracks, film.frames(moment), strict=True)
-    ]
-    for i, (track, frame, name) in enumerate(cells):
+    for i, track in enumerate(film.tracks):
+        left = margin + i * (column + STRIP_GUTTER)
+        sheet.write(left, top - 8, track.name, 19, room=column)
+    shown = (zip(film.tracks, film.frames(moment), strict=True) for moment in moments)
+    for i, (track, frame) in enumerate(itertools.chain(*shown)):
         left = margin + (i % across) * (column + STRIP_GUTTER)
         y = top + (i // across) * row
-        heading = " · ".join(filter(None, (name, track.status(frame))))
-        sheet.write(left, y + 24, heading, 15 if clocked else 18, bold=True, room=column)
+        sheet.write(left, y + 24, track.status(frame), 15, bold=True, room=column)
         sheet.pen.line((left, y + 34, left + column, y + 34), INK)
         Panel((left, y + STRIP_HEAD, column, row), track.frames, size).draw(sheet, frame)
+    sheet.write(margin, height - 24, film.verdict, 17, bold=True)
     sheet.legend(film.kinds, STRIP_WIDTH - margin, height - 24, 17)
     return sheet.image

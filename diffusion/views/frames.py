@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 
 END_MARK = "∎"  # drawn where a written </s> ends the text
-GUESSES = (0.02, 0.1, 0.3)  # the shade of a prediction kept by a mask counts the bounds it reaches
 DOUBTS = (0.3, 0.1, 0.02)  # the tint of a written token counts the bounds it falls below
 
 
@@ -51,9 +50,9 @@ class State(StrEnum):
 
 _WRITTEN = (State.FRESH, State.REPLACED, State.SETTLED)
 
-# How every view draws a position: by its state, by the tint of a settled token (1 to 3: lower and
-# lower confidence), or by the shade of the prediction that a mask keeps (1 to 3: stronger).
-KINDS = (*State, "doubt1", "doubt2", "doubt3", "guess1", "guess2", "guess3")
+# How every view draws a position: by its state, or by the tint of a settled token (1 to 3: lower and
+# lower confidence).
+KINDS = (*State, "doubt1", "doubt2", "doubt3")
 LEGEND = {
     State.GIVEN: "prompt",
     State.SETTLED: "written before",
@@ -62,7 +61,6 @@ LEGEND = {
     State.MASKED: "mask",
     State.REMASKED: "re-masked",
     State.NOISE: "random token",
-    "guess2": "prediction for a mask",
     "doubt2": "low confidence",
     "end": "end",
 }
@@ -80,7 +78,6 @@ class Frame:
         seconds: time spent in model and sampler so far.
         ends: positions of written ``</s>``.
         confidence: the probability of each token when it was written, or None; empty: unknown.
-        guesses: the predictions that masks keep, (text, strength) or None; empty: none.
     """
 
     pieces: list[str]
@@ -92,7 +89,6 @@ class Frame:
     ends: list[int] = field(default_factory=list)
     confidence: list[float | None] = field(default_factory=list)
     slots: int = 0
-    guesses: list[tuple[str, float] | None] = field(default_factory=list)
 
     def __post_init__(self):
         if len(self.pieces) != len(self.states):
@@ -126,26 +122,15 @@ class Frame:
         return sum(state in _WRITTEN for state in self.states)
 
     def shown(self, position: int) -> str:
-        """The string to draw at a written position, with control characters escaped."""
+        """The string to draw at a position, "" for a mask, with control characters escaped."""
         return END_MARK if position in self.ends else printable(self.pieces[position])
 
     def kind(self, position: int) -> str:
         """How a position is drawn, one of `KINDS`."""
         state = self.states[position]
-        if state is State.MASKED and self.guesses and self.guesses[position]:
-            text, strength = self.guesses[position]
-            shade = sum(strength >= bound for bound in GUESSES)
-            return f"guess{shade}" if shade and text.strip() else state
         known = self.confidence[position] if state is State.SETTLED else None
         doubt = 0 if known is None else sum(known < bound for bound in DOUBTS)
         return f"doubt{doubt}" if doubt else state
-
-    def drawn(self, position: int) -> str:
-        """The string to draw at any position: a mask has none, or the prediction that it keeps."""
-        if not self.states[position].open:
-            return self.shown(position)
-        kept = self.kind(position).startswith("guess")
-        return printable(self.guesses[position][0].strip()) if kept else ""
 
     def kinds(self) -> set[str]:
         """The entries of `LEGEND` that explain this frame."""
@@ -260,13 +245,6 @@ class Framer:
             return Slot(ids[place], given, typed.after.get(place, ""), place in typed.tight)
 
         known = step.confidence[row].tolist()
-        guesses = []
-        if step.guesses is not None:
-            tokens, strengths = (part[row].tolist() for part in step.guesses)
-            guesses = [
-                (self._guess(tokens[place]), strengths[place]) if state.open else None
-                for place, state in zip(places, states, strict=True)
-            ]
         return Frame(
             self.speller.pieces([slot(i, place) for i, place in enumerate(places)]),
             states,
@@ -277,7 +255,6 @@ class Framer:
             ends=[i for i in ends if i <= cut],
             confidence=[None if known[p] != known[p] else round(known[p], 4) for p in places],
             slots=int(step.slots[row]),
-            guesses=guesses,
         )
 
     def spans(
@@ -292,11 +269,6 @@ class Framer:
             (ends[a - hidden], ends[b - hidden] - len(typed.after.get(b - 1, "")))
             for a, b in columns
         ]
-
-    def _guess(self, token: int) -> str:
-        if token in self.ends:
-            return END_MARK
-        return self.speller.bytes_of(token).decode("utf-8", "replace")
 
 
 def written_text(tokenizer: PreTrainedTokenizerBase, step: Step, row: int) -> str:

@@ -14,10 +14,8 @@ INK, PAPER, GREY, BLUE, ORANGE = "#1a1a1a", "#ffffff", "#d4d4d4", "#14558f", "#b
 FAINT = "#9c9c9c"  # of random tokens
 TINTS = ("#f6eff9", "#eadbf1", "#dbc0e6")  # of settled tokens: low, lower, lowest confidence
 
-SMALLEST = (
-    0.7  # how far a token that is replaced later may shrink, for its place is the final one's
-)
-UNKNOWN = " word"  # gives its width to a position that never shows text
+SMALLEST = 0.7  # how far a token that is replaced later may shrink: it has the final one's place
+UNKNOWN = " words"  # gives its width to a position that never shows text
 
 
 class Place(NamedTuple):
@@ -38,7 +36,7 @@ def reserved(frames: Sequence[Frame]) -> tuple[list[str], list[set[str]]]:
     for i in range(max(len(frame.pieces) for frame in frames)):
         there = (f for f in frames if i < len(f.pieces))
         texts = [f.shown(i) for f in there if not f.states[i].pending]
-        if i <= cut and i < len(final.pieces) and not final.states[i].open:
+        if i <= cut and i < len(final.pieces) and not final.states[i].pending:
             pieces.append(final.shown(i))
         else:
             pieces.append(next(filter(None, reversed(texts)), UNKNOWN))

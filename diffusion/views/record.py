@@ -8,13 +8,12 @@ import math
 import statistics
 from collections.abc import Sequence
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 
 from diffusion.errors import UserError
 from diffusion.views.film import Film, Track, synchronized
 from diffusion.views.frames import Frame, State, changes, token_line
-from diffusion.views.tables import aligned, wrapped
+from diffusion.views.terminal import aligned, wrapped
 
 FORMAT, VERSION = "roberta-diffusion comparison", 3
 LONGEST = 100_000  # positions of a frame: a damaged number must not fill the memory
@@ -22,11 +21,10 @@ NUMBERS = ("index", "total", "nfe", "slots", "seconds", "ends")  # of a frame, k
 
 
 def pack(frames: Sequence[Frame]) -> list[dict]:
-    """Frames as dicts with ``changes`` [[position, state, piece, confidence, prediction], ...]
-    against the frame before; ``length`` is the number of positions."""
+    """Frames as dicts with ``changes`` [[position, state, piece, confidence], ...] against the frame
+    before; ``length`` is the number of positions."""
     cells = [
-        list(zip_longest(frame.states, frame.pieces, frame.confidence, frame.guesses))
-        for frame in frames
+        list(zip(frame.states, frame.pieces, frame.confidence, strict=True)) for frame in frames
     ]
     return [
         {name: getattr(frame, name) for name in NUMBERS}
@@ -36,35 +34,23 @@ def pack(frames: Sequence[Frame]) -> list[dict]:
 
 
 def unpack(data: Sequence[dict]) -> list[Frame]:
-    """The frames that `pack` described, of any version: version 1 had no confidence, version 2 no
-    predictions; ValueError, TypeError, KeyError or IndexError if it described none."""
+    """The frames that `pack` described; ValueError, TypeError, KeyError or IndexError if it described
+    none."""
     frames, cells = [], []
     for entry in data:
         length = entry["length"]
         if not 0 <= length <= LONGEST:
             raise ValueError(f"{length} positions")
-        cells = cells[:length] + [(State.MASKED, "", None, None)] * (length - len(cells))
-        for i, state, piece, *more in entry["changes"]:
-            confidence, guess, *_ = [*more, None, None]
-            if guess is not None:
-                guess = _text(guess[0]), _number(guess[1])
+        cells = cells[:length] + [(State.MASKED, "", None)] * (length - len(cells))
+        for i, state, piece, confidence, *_ in entry["changes"]:  # some had a fifth cell
             known = None if confidence is None else _number(confidence)
-            cells[i] = State(state), _text(piece), known, guess
-        states, pieces, confidence, guesses = ([cell[k] for cell in cells] for k in range(4))
-        frames.append(
-            Frame(
-                pieces,
-                states,
-                index=int(entry["index"]),
-                total=entry["total"] and int(entry["total"]),
-                nfe=int(entry["nfe"]),
-                seconds=_number(entry["seconds"]),
-                ends=[int(end) for end in entry["ends"]],
-                confidence=confidence,
-                slots=int(entry.get("slots", 0)),
-                guesses=guesses if any(guesses) else [],
-            )
-        )
+            cells[i] = State(state), str(piece), known
+        states, pieces, known = ([cell[k] for cell in cells] for k in range(3))
+        frames.append(Frame(
+            pieces, states, int(entry["index"]), entry["total"] and int(entry["total"]),
+            int(entry["nfe"]), _number(entry["seconds"]), [int(end) for end in entry["ends"]],
+            known, int(entry["slots"]),
+        ))  # fmt: skip
     seconds = [frame.seconds for frame in frames]
     if seconds != sorted(seconds) or seconds[0] < 0:
         raise ValueError("its seconds fall")
@@ -77,38 +63,31 @@ def _number(value) -> float:
     return float(value)
 
 
-def _text(value) -> str:
-    value.encode("utf-8")  # lone surrogates cannot be shown
-    return value
-
-
 def load(path: str) -> dict:
     """A record as compare.py wrote it, with real `Frame`s.
 
     Raises:
-        UserError: it cannot be read, is damaged, or is not such a record or of a later version.
+        UserError: it cannot be read, is damaged, or is not such a record or of another version.
     """
     wrote = "give a file that compare.py --output_dir wrote"
     try:
         record = json.loads(Path(path).read_bytes())
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise UserError(f"--replay {path} is not a comparison; {wrote}")
-        if not 1 <= record["version"] <= VERSION:
+        if record["version"] != VERSION:
             raise UserError(
                 f"--replay {path} is of version {record['version']!r}, and this program reads "
-                f"versions 1 to {VERSION}; {wrote}"
+                f"version {VERSION}; record it anew with compare.py --output_dir"
             )
+        json.dumps(record, ensure_ascii=False).encode()  # half a character cannot be shown
         for side in record["sides"]:
-            side["frames"] = unpack(side["frames"])
-            for name in ("model", "method", "text"):
-                _text(side[name])
-            side["nfe"] = int(side["nfe"])
+            side |= {name: str(side[name]) for name in ("model", "method", "text")}
+            side |= {"frames": unpack(side["frames"]), "nfe": int(side["nfe"])}
             side["seconds"] = [_number(x) for x in side["seconds"]]
         if len(record["sides"]) != 2 or record["unit"] not in ("token", "character"):
             raise ValueError("not two sides of a known unit")
         record["options"]["length"] = int(record["options"]["length"])
-        for name in ("prompt", "hardware", "processor"):
-            _text(record[name])
+        record |= {name: str(record[name]) for name in ("prompt", "hardware", "processor")}
         table(record)
     except OSError as error:
         raise UserError(f"--replay {path} cannot be read ({error.strerror}); {wrote}") from None

@@ -1,13 +1,16 @@
-"""Frames in the terminal: a text that fills in place while it is written, or a film that is played.
+"""What a terminal shows: a text that fills in place while it is written, a film that is played, and
+tables.
 
-Both draw on the alternate screen, as large as the window is at that moment. At the end the whole
-text stays on the normal screen.
+Texts and films are drawn on the alternate screen, as large as the window is at that moment. At the
+end the whole text stays on the normal screen.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import textwrap
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -17,6 +20,9 @@ from typing import Self, TextIO
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from diffusion.errors import printable
@@ -24,8 +30,8 @@ from diffusion.views.film import Film, Moment, Track
 from diffusion.views.frames import END_MARK, Frame, State, legend, status_line
 from diffusion.views.layout import lay_out, reserved, starts_word
 
-# Distinguishable by glyph and weight first, by colour second. Tints and shades are equally light, so
-# that they read on a dark and on a light screen.
+# Distinguishable by glyph and weight first, by colour second. Tints are equally light, so that they
+# read on a dark and on a light screen.
 STYLES = {
     State.GIVEN: "bold",
     State.MASKED: "dim",
@@ -37,17 +43,15 @@ STYLES = {
     "doubt1": "#857391",
     "doubt2": "#9b5fb0",
     "doubt3": "#b13fd0",
-    "guess1": "italic #8f8f8f",
-    "guess2": "italic #7d8a99",
-    "guess3": "italic #6b87a8",
     "end": "dim",
 }
 # An open position takes about the width of a token, so that the text around it moves little.
 GLYPHS = {State.MASKED: " ░░░", State.REMASKED: " ▓▓▓", "end": f" {END_MARK}"}
+NOISE_COLUMNS = 6  # at most, of a random token
 
-WIDEST = 100  # columns of a text: longer lines are hard to read
+WIDTH = 100  # columns of a text or a table: longer lines are hard to read
 GAP = 3
-GUESS_COLUMNS = 6
+NAME = 24  # columns that a name has at least, if it needs them
 
 
 def colour_enabled(stream: TextIO) -> bool:
@@ -66,30 +70,39 @@ def screen_of(stream: TextIO) -> Console:
                    emoji=False, highlight=False)  # fmt: skip
 
 
-class Lines:
-    """Breaks the frames of one generation into lines, between words. While masks are left, each
-    line keeps its positions, so that a token that comes in moves what follows it on its line and
-    nothing else.
+class Pane:
+    """The text of a track in a window. While masks are left, each line keeps its positions, so that a
+    token that comes in moves what follows it on its line and nothing else.
 
     Args:
-        columns: of the window; a wide character that does not fit it is left out.
-        frames: all frames, where they are known: lines then have room for the widest token that
-            each position ever shows. Otherwise a mask is given the room of an average token.
+        track: with all its frames, lines have room for the widest token that each position ever
+            shows, and the finished text has its room from the start; without any it is being
+            written, and a mask has the room of an average token.
     """
 
-    def __init__(self, columns: int, frames: Sequence[Frame] = ()):
-        self.columns = max(1, columns)
-        self.starts = self._break(frames) if frames else []  # the positions at which lines begin
+    def __init__(self, track: Track):
+        self.track, self.top = track, 0
+        self.starts: dict[int, list[int]] = {}  # the positions at which lines begin, by columns
 
-    def rows(self, frame: Frame) -> list[Text]:
-        """The frame as lines of at most ``columns`` columns."""
-        if not self.starts:
-            self.starts = self._break([frame])
-        pieces = [self._piece(frame, i) for i in range(len(frame.pieces))]
+    def text(self, frame: Frame, columns: int, height: int | None = None) -> Text:
+        """As many lines of a frame as there is room for; ``height`` None: all of them."""
+        rows = self.rows(frame, columns)
+        if self.track.frames:
+            rows += [Text()] * (len(self.rows(self.track.frames[-1], columns)) - len(rows))
+        height = min(len(rows), height or len(rows))
+        self.top = scroll(rows, height, self.top)
+        return Text("\n", no_wrap=True).join(rows[self.top : self.top + height])
+
+    def rows(self, frame: Frame, columns: int) -> list[Text]:
+        """All lines of a frame; a wide character that does not fit a line is left out."""
+        if columns not in self.starts:
+            self.starts[columns] = _line_starts(self.track.frames or [frame], columns)
+        pieces = [_piece(frame, i) for i in range(len(frame.pieces))]
         # Where a word began on the line before, its rest stays with it.
         befores = [" ", *pieces]
         words = [i for i, piece in enumerate(pieces) if starts_word(befores[i], piece)]
-        moved = (next((i for i in words if i >= start), len(pieces)) for start in self.starts)
+        starts = self.starts[columns]
+        moved = (next((i for i in words if i >= start), len(pieces)) for start in starts)
         begins = sorted({0, *moved} - {len(pieces)})
         rows: list[Text] = []
         for begin, end in zip(begins, [*begins[1:], len(pieces)], strict=True):
@@ -101,37 +114,36 @@ class Lines:
                 line.append(core, STYLES[frame.kind(i)])
             if line.plain.endswith("\n") and end < len(pieces):
                 line.right_crop()  # the line ends there anyway
-            rows += line.wrap(None, self.columns, overflow="fold") if line else [line]
+            rows += line.wrap(None, columns, overflow="fold") if line else [line]
         for row in rows:
             row.rstrip()
         return rows
 
-    def _piece(self, frame: Frame, position: int) -> str:
-        text, state = frame.drawn(position), frame.states[position]
-        if not state.pending:
-            return text
-        text = text.strip()
-        fits = set_cell_size(text, min(GUESS_COLUMNS, max(3, cell_len(text))))
-        return f" {fits}" if text else GLYPHS.get(state, " ")
 
-    def _break(self, frames: Sequence[Frame]) -> list[int]:
-        """Where lines begin, if every position is as wide as it may become."""
-        pieces, seen = reserved(frames)
-        first = [state.pending for state in frames[0].states]
-        first += [False] * (len(pieces) - len(first))
-        if len(frames) == 1:  # what will stand at a mask is not known yet
-            pieces = [" words" if o else p for o, p in zip(first, pieces, strict=True)]
-        glyphs = [(4 - piece.startswith(" ")) * o for o, piece in zip(first, pieces, strict=True)]
-        rooms = [max([g, *map(cell_len, ts)]) for g, ts in zip(glyphs, seen, strict=True)]
-        places = lay_out(pieces, lambda i, text: cell_len(text), self.columns, rooms)
-        lines = [place.line for place in places]
-        return [i for i, line in enumerate(lines) if not i or line != lines[i - 1]]
+def _piece(frame: Frame, position: int) -> str:
+    text, state = frame.shown(position), frame.states[position]
+    if state is State.NOISE:
+        text = text.strip()
+        return f" {set_cell_size(text, min(NOISE_COLUMNS, max(3, cell_len(text))))}"
+    return GLYPHS[state] if state.open else text
+
+
+def _line_starts(frames: Sequence[Frame], columns: int) -> list[int]:
+    """Where lines begin, if every position is as wide as it may become."""
+    pieces, seen = reserved(frames)
+    pending = dict(enumerate(state.pending for state in frames[0].states))
+    rooms = [
+        max([(4 - piece.startswith(" ")) * pending.get(i, False), *map(cell_len, texts)])
+        for i, (piece, texts) in enumerate(zip(pieces, seen, strict=True))
+    ]
+    places = lay_out(pieces, lambda i, text: cell_len(text), columns, rooms)
+    lines = [place.line for place in places]
+    return [i for i, line in enumerate(lines) if not i or line != lines[i - 1]]
 
 
 def scroll(rows: Sequence[Text], height: int, top: int) -> int:
     """The first row to show in a window of ``height`` rows that showed ``top`` first: it moves as
     little as possible, and only to reach the row nearest to it that changes."""
-
     for kinds in ((State.FRESH, State.REPLACED, State.REMASKED), (State.MASKED, State.NOISE)):
         styles = {STYLES[kind] for kind in kinds}
         busy = [i for i, row in enumerate(rows) if any(s.style in styles for s in row.spans)]
@@ -144,78 +156,53 @@ def scroll(rows: Sequence[Text], height: int, top: int) -> int:
     )
 
 
-class Panes:
-    """Tracks in a window, side by side: a name (if it has one), the text and a status line of each.
-
-    Args:
-        known: the tracks have all their frames; the room of the finished texts is then kept from
-            the start, so that nothing moves.
-    """
-
-    def __init__(self, tracks: Sequence[Track], known: bool = True):
-        self.tracks, self.known = tracks, known
-        self.tops = [0] * len(tracks)
-        self.lines: dict[tuple[int, int], Lines] = {}
-
-    def rows(self, frames: Sequence[Frame], columns: int, lines: int | None, foot: list) -> list:
-        """The rows of a window; ``lines`` None: as many as it takes. ``foot`` stands below."""
-        n = len(self.tracks)
-        width = max(1, (min(columns, n * (WIDEST + GAP) - GAP) - GAP * (n - 1)) // n)
-        around = len(foot) + 2 + any(track.name for track in self.tracks)
-        room = None if lines is None else max(1, lines - around)
-        panes = [self._pane(i, frame, width, room) for i, frame in enumerate(frames)]
-        tallest = max(map(len, panes))
-        for pane in panes:  # names above, status lines below, the same rows between
-            pane[-1:-1] = [Text() for _ in range(tallest + 1 - len(pane))]
-            for row in pane:
-                row.truncate(width, pad=n > 1)
-        body = [Text(" " * GAP).join(parts) for parts in zip(*panes, strict=True)]
-        return (body + foot)[:lines]
-
-    def _pane(self, i: int, frame: Frame, columns: int, room: int | None) -> list[Text]:
-        """The name, as many rows of the text as there is room, and the status line."""
-        track = self.tracks[i]
-        if (i, columns) not in self.lines:
-            self.lines[i, columns] = Lines(columns, track.frames if self.known else ())
-        lines = self.lines[i, columns]
-        text = lines.rows(frame)
-        if self.known:
-            text += [Text() for _ in range(len(lines.rows(track.frames[-1])) - len(text))]
-        height = min(len(text), room or len(text))
-        self.tops[i] = scroll(text, height, self.tops[i])
-        rows = text[self.tops[i] : self.tops[i] + height]
-        if track.name:
-            rows.insert(0, Text(set_cell_size(" " + printable(track.name), columns), "reverse"))
-        status = Text(fit_status(frame, columns, track.status), "dim")
-        left = frame.masks + frame.noise
-        width = min(30, columns - status.cell_len - 2)
-        if not self.known and left and width >= 8:
-            over = round(width * frame.written / (frame.written + left))
-            status = bar(over, width).append("  ").append(status)
-        return [*rows, status]
+def line(text: str, style: str = "") -> Text:
+    """One line, cut where there is no room for it."""
+    return Text(printable(text), style, no_wrap=True, overflow="ellipsis")
 
 
-def bar(over: int, width: int) -> Text:
-    """A line of ``width`` columns, the first ``over`` of them filled."""
-    return Text("━" * over, "green").append("─" * (width - over), "dim")
+def bar(over: float, whole: float, columns: int | None = None) -> ProgressBar:
+    """A line of which a part is over."""
+    return ProgressBar(max(whole, 1e-9), over, columns, style="dim", complete_style="green",
+                       finished_style="green")  # fmt: skip
 
 
-def fit_status(frame: Frame, columns: int, status: Callable[[Frame], str] = status_line) -> str:
+def status_row(track: Track, frame: Frame, columns: int) -> Text:
     """The status line with as many of its parts as fit, the last ones left out first."""
-    line = status(frame)
-    while len(line) > columns and " · " in line:
-        line = line.rpartition(" · ")[0]
-    return line[:columns]
+    status = track.status(frame)
+    while len(status) > columns and " · " in status:
+        status = status.rpartition(" · ")[0]
+    return line(status, "dim")
 
 
-def legend_row(kinds: set[str], columns: int) -> Text:
-    """What styles and signs mean, as far as they fit."""
-    parts = []
+def window(
+    panes: Sequence[Pane], frames: Sequence[Frame], columns: int, lines: int | None, foot: Sequence
+) -> Group:
+    """Tracks side by side: a name (if they have one), the text and a status line of each, with the
+    lines ``foot`` below. ``lines`` None: as many as it takes."""
+    n = len(panes)
+    width = max(1, (min(columns, n * (WIDTH + GAP) - GAP) - GAP * (n - 1)) // n)
+    grid = Table.grid(padding=(0, GAP, 0, 0))
+    for _ in panes:
+        grid.add_column(width=width, no_wrap=True)
+    named = any(pane.track.name for pane in panes)
+    if named:
+        grid.add_row(*(line(f" {pane.track.name} ", "reverse") for pane in panes))
+    room = lines and max(1, lines - len(foot) - 2 - named)
+    shown = list(zip(panes, frames, strict=True))
+    grid.add_row(*(pane.text(frame, width, room) for pane, frame in shown))
+    grid.add_row("")
+    grid.add_row(*(status_row(pane.track, frame, width) for pane, frame in shown))
+    return Group(grid, *foot)
+
+
+def legend_row(kinds: set[str]) -> Text:
+    """What styles and signs mean."""
+    row = line("")
     for kind, label in legend(kinds):
-        part = Text(GLYPHS.get(kind, label).strip(), STYLES[kind])
-        parts.append(part.append(f" {label}", "dim") if kind in GLYPHS else part)
-    row = Text("   ").join(parts)
-    row.truncate(columns, overflow="ellipsis")
+        row.append("   " if row else "").append(GLYPHS.get(kind, label).strip(), STYLES[kind])
+        if kind in GLYPHS:
+            row.append(f" {label}", "dim")
     return row
 
 
@@ -242,14 +229,14 @@ class LiveView:
         hold: float = 0.0,
         status: Callable[[Frame], str] = status_line,
     ):
-        self.stream, self.hold, self.status = stream or sys.stdout, hold, status
+        self.stream, self.hold = stream or sys.stdout, hold
         self.live = supports_live(self.stream)
         self.last: Frame | None = None
         self._kinds: set[str] = set()  # what the legend has to explain
         self._next_draw = 0.0
         self._console: Console | None = None  # once there is something to show
         self._full = ExitStack()  # holds the alternate screen
-        self._panes = Panes([Track((), status=status)], known=False)
+        self._pane = Pane(Track((), status=status))
 
     def __enter__(self) -> Self:
         return self
@@ -270,8 +257,14 @@ class LiveView:
         time.sleep(max(0.0, self._next_draw - time.monotonic()))
         columns, lines = self._console.size
         self._kinds |= frame.kinds()
-        foot = [legend_row(self._kinds, columns)] if lines >= 10 else []
-        self._console.update_screen(Group(*self._panes.rows([frame], columns, lines, foot)))
+        foot = []
+        if lines >= 10:
+            whole = frame.written + frame.masks + frame.noise
+            foot = [
+                Padding(bar(frame.written, whole, min(columns, WIDTH)), 0),
+                legend_row(self._kinds),
+            ]
+        self._console.update_screen(window([self._pane], [frame], columns, lines, foot))
         self._next_draw = time.monotonic() + self.hold
 
     def finish(self) -> None:
@@ -282,36 +275,27 @@ class LiveView:
         self._full.close()
         console, self._console = self._console, None
         last = settled(self.last)
-        status = Text(fit_status(last, console.width, self.status), "dim")
-        console.print(Group(*Lines(min(console.width, WIDEST)).rows(last), status))
+        text = Pane(self._pane.track).text(last, min(console.width, WIDTH))
+        console.print(Group(text, status_row(self._pane.track, last, console.width)))
 
 
-def time_lines(film: Film, moment: Moment, columns: int) -> list[Text]:
-    """A time line for each track on one scale, and the note or the verdict."""
-    if not film.ends:
-        return []
-    label = min(24, columns // 4)
-    whole = max(1, columns - label - 10)
-    out = [Text()]
-    for i, (track, end) in enumerate(zip(film.tracks, film.ends, strict=True)):
-        reach = max(1, round(whole * film.filled(i)))
-        over = round(whole * film.filled(i, moment.time))
-        row = Text(set_cell_size(printable(track.name), label) + " ")
-        out.append(row.append(bar(over, reach)).append(f" {end:.2f} s"))
-    final = moment is film.moments[-1]
-    out.append(Text(printable(film.verdict if final and film.verdict else film.note)))
-    for row in out:
-        row.truncate(columns)
-    return out
-
-
-def film_rows(film: Film, panes: Panes, moment: Moment, columns: int, lines: int | None) -> list:
-    """A moment of a film in a window; ``lines`` None: as many rows as it takes, and no legend."""
-    width = min(columns, WIDEST)
-    foot = time_lines(film, moment, width)
+def film_window(
+    film: Film, panes: Sequence[Pane], moment: Moment, columns: int, lines: int | None
+) -> Group:
+    """A moment of a film on a clock, with a time line for each track on one scale; ``lines`` None:
+    as many rows as it takes, and no legend."""
+    foot, part = [line("")], min(columns, WIDTH) // 4
+    for track, end in zip(film.tracks, film.ends, strict=True):
+        row = Table.grid(padding=(0, 1, 0, 0))
+        for width in (part, 2 * part, 8):
+            row.add_column(width=width, no_wrap=True)
+        over = min(moment.time, end)
+        row.add_row(line(track.name), bar(over, max(film.ends)), f"{end:.2f} s")
+        foot.append(row)
+    foot.append(line(film.verdict if moment is film.moments[-1] else film.note))
     if lines is not None and lines >= 12 + len(foot):
-        foot.append(legend_row(film.kinds, width))
-    return panes.rows(film.frames(moment), columns, lines, foot)
+        foot.append(legend_row(film.kinds))
+    return window(panes, film.frames(moment), columns, lines, foot)
 
 
 def play(
@@ -320,26 +304,61 @@ def play(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Play a film once in a terminal, and leave its last moment on the normal screen. A slow
-    terminal leaves moments out and is never late. Where `supports_live` says no, nothing is done.
+    """Play a film on a clock once in a terminal, and leave its last moment on the normal screen. A
+    slow terminal leaves moments out and is never late. Where `supports_live` says no, nothing is
+    done.
     """
     if not supports_live(stream):
         return
-    console, panes = screen_of(stream), Panes(film.tracks)
+    console, panes = screen_of(stream), [Pane(track) for track in film.tracks]
     final = film.moments[-1]
     with console.screen():
         began, i = clock(), 0
         while True:
-            rows = film_rows(film, panes, film.moments[i], *console.size)
-            console.update_screen(Group(*rows))
+            console.update_screen(film_window(film, panes, film.moments[i], *console.size))
             if film.moments[i] is final:
                 break
             sleep(max(0.0, began + film.starts[i + 1] - clock()))
             i = max(i + 1, bisect_right(film.starts, clock() - began) - 1)
         sleep(min(1.0, final.hold))
     calm = [replace(t, frames=[*t.frames[:-1], settled(t.frames[-1])]) for t in film.tracks]
-    calm_film = replace(film, tracks=calm)
-    rows = film_rows(calm_film, Panes(calm), final, console.width, None)
-    for row in rows:
-        row.rstrip()
-    console.print(Group(*rows))
+    panes = [Pane(track) for track in calm]
+    console.print(film_window(replace(film, tracks=calm), panes, final, console.width, None))
+
+
+# ---------------------------------------------------------------- tables
+
+
+def wrapped(text: str) -> list[str]:
+    """The lines of a text, those that are too long in several parts."""
+    return [part for line in text.splitlines() for part in textwrap.wrap(line, WIDTH) or [""]]
+
+
+def aligned(table: Sequence[Sequence[str]], names: int) -> list[str]:
+    """The lines of a table whose first row is its head; the first ``names`` columns hold words, to
+    the left, the others numbers, to the right. Where it is too wide, long words and heads take
+    several lines, and columns that still do not fit follow below, beside the names again."""
+    columns = list(zip(*table, strict=True))
+    widths = [max(map(cell_len, column)) for column in columns]
+    wide = sum(widths) + 2 * len(widths) > WIDTH + 2
+    if wide:
+        for i, (head, *cells) in enumerate(columns[names:], start=names):
+            widths[i] = max(map(cell_len, [*head.split(), *cells]), default=1)
+    fixed = sum(min(width, NAME) + 2 for width in widths[:names])
+    parts: list[list[int]] = [[]]
+    for i in range(names, len(columns)):
+        if parts[-1] and fixed + sum(widths[j] + 2 for j in [*parts[-1], i]) > WIDTH + 2:
+            parts.append([])
+        parts[-1].append(i)
+    console = Console(file=io.StringIO(), width=WIDTH + 2, color_system=None)
+    for part in parts if table else ():
+        room = (WIDTH + 2 - sum(widths[i] + 2 for i in part)) // max(1, names) - 2
+        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for i in [*range(names), *part]:
+            side = "left" if i < names else "right"
+            width = min(widths[i], room) if wide and i < names else widths[i]
+            grid.add_column(Text(columns[i][0]), justify=side, width=width, overflow="fold")
+        for row in table[1:]:
+            grid.add_row(*(Text(row[i]) for i in [*range(names), *part]))
+        console.print(grid)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]

@@ -76,10 +76,7 @@ def _rows(track: Track) -> list[list[list]]:
 def _cell(frame: Frame, position: int) -> list:
     if position >= len(frame.states):
         return [-1, "", None]
-    kind, text = frame.kind(position), frame.drawn(position)
-    if frame.states[position].open:
-        return [KINDS.index(kind), text, None]
-    text = layout.split_piece(text)[1]
+    kind, text = frame.kind(position), layout.split_piece(frame.shown(position))[1]
     if kind in (State.FRESH, State.REPLACED) and text.isspace():
         kind = State.SETTLED  # as in the pictures: a space has no block
     return [KINDS.index(kind), text, frame.confidence[position]]

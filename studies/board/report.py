@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from diffusion.cli.files import write_atomically, write_text
 from diffusion.errors import UserError, printable
-from diffusion.views.tables import aligned, wrapped
+from diffusion.views.terminal import aligned, wrapped
 from studies.board.pictures import PICTURES
 from studies.board.results import (
     FORMAT,

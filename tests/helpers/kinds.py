@@ -167,9 +167,6 @@ class Anything:
     def start(self, canvas):
         return self
 
-    def recall(self):
-        return None
-
     def slots(self, query):
         return torch.full_like(query.ids[:, 0], query.ids.shape[1])
 

@@ -42,9 +42,6 @@ class TabularDenoiser:
     def start(self, canvas):
         return self
 
-    def recall(self):
-        return None
-
     def slots(self, query):
         return torch.full_like(query.ids[:, 0], query.ids.shape[1])
 

@@ -1,6 +1,7 @@
 """compare.py: two clocks shown truly, a file that shows the same again, and every mistake."""
 
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -16,15 +17,16 @@ import pytest
 import torch
 from helpers.terminals import NASTY, fake_terminals
 from PIL import Image
+from rich.cells import cell_len
+from rich.console import Console
 
 import compare
 from diffusion import measure as measuring
 from diffusion.errors import UserError
 from diffusion.options import GenerationOptions
-from diffusion.views import animation, record, terminal
-from diffusion.views.animation import GIF_TICK
+from diffusion.views import record, terminal
 from diffusion.views.drawing import Stage, strip_moments
-from diffusion.views.film import Track, synchronized, ticks
+from diffusion.views.film import GIF_TICK, Track, save_film, synchronized, ticks
 from diffusion.views.frames import KINDS, Frame, State, token_line
 
 GIVEN, MASKED, FRESH, SETTLED, REMASKED, *_ = State
@@ -95,7 +97,7 @@ def test_the_pictures_of_a_gif_keep_to_the_clocks(tmp_path, monkeypatch):
         Stage, "image", lambda self, moment: drawn.append(moment) or Image.new("RGB", (8, 8))
     )
     shown = film()
-    animation.save_film(shown, tmp_path / "a.gif")
+    save_film(shown, tmp_path / "a.gif")
     tick = 0
     for moment, count in ticks(shown, GIF_TICK):
         assert moment is drawn.pop(0)
@@ -109,7 +111,7 @@ def test_the_pictures_of_a_gif_keep_to_the_clocks(tmp_path, monkeypatch):
 def test_every_form_shows_the_states_of_the_film(tmp_path):
     """HTML, filmstrip, picture and terminal take their frames from the same moments."""
     shown = film()
-    animation.save_film(shown, tmp_path / "a.html")
+    save_film(shown, tmp_path / "a.html")
     html = (tmp_path / "a.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
     for moment, (indices, hold, time) in zip(shown.moments, data["moments"], strict=True):
@@ -130,7 +132,7 @@ def test_every_form_shows_the_states_of_the_film(tmp_path):
                 assert cells[i][0] == -1
     assert data["verdict"] == "right was 8× faster"
 
-    strip = strip_moments(shown, 8)
+    strip = strip_moments(shown)
     assert 6 <= len(strip) <= 8
     assert strip[0] is shown.moments[0] and strip[-1] is shown.moments[-1]
     for moment in strip:
@@ -161,7 +163,7 @@ class FakeWriter:
     def __init__(self, name, log, seconds):
         self.name, self.log, self.seconds = name, log, iter(seconds)
 
-    def record(self, prompts, options, samples):
+    def generate(self, prompts, options, samples):
         self.log.append(self.name)
         end = next(self.seconds)
         for second in (0.0, end / 2, end):
@@ -337,7 +339,7 @@ def test_nasty_pieces_survive_every_form(tmp_path):
     ]
     shown = synchronized(tracks, "</script><script>", verdict="<i>")
     for ending in ("html", "png", "gif"):
-        animation.save_film(shown, tmp_path / f"a.{ending}")
+        save_film(shown, tmp_path / f"a.{ending}")
     html = (tmp_path / "a.html").read_text()
     assert html.count("<script") == 2 and "<b>a" not in html and "</title> $" not in html
 
@@ -403,6 +405,7 @@ DAMAGE = {
     "truncated": (lambda text: text[: len(text) // 2], "damaged"),
     "another kind": (lambda text: '{"a": 1}', "not a comparison"),
     "another version": (lambda text: text.replace('"version": 3,', '"version": 4,'), "version 4"),
+    "an old version": (lambda text: text.replace('"version": 3,', '"version": 2,'), "record it anew"),
     "an unknown state": (lambda text: text.replace('"masked"', '"msked"'), "damaged"),
     "frames missing": (lambda text: re.sub(r'"frames": \[.*?\}\]', '"frames": []', text), "damaged"),
     "a field missing": (lambda text: text.replace('"hardware"', '"hardwear"'), "damaged"),
@@ -469,15 +472,15 @@ def long_film():
     "columns, lines", [(60, 40), (100, 30), (200, 50), (20, 12), (8, 5), (70, 3)]
 )
 def test_rows_fit_the_window_and_do_not_jump(columns, lines):
-    shown = long_film()
-    view = terminal.Panes(shown.tracks)
-    heights = set()
+    shown, heights = long_film(), set()
+    panes = [terminal.Pane(track) for track in shown.tracks]
+    console = Console(file=io.StringIO(), width=columns)
     for moment in shown.moments[::20] + shown.moments[-1:]:
-        rows = terminal.film_rows(shown, view, moment, columns, lines)
+        view = terminal.film_window(shown, panes, moment, columns, lines)
+        rows = console.render_lines(view, pad=False)
         heights.add(len(rows))
-        assert len(rows) <= lines
-        for row in rows:
-            assert row.cell_len <= columns or columns < 20
+        assert len(rows) <= lines or lines < 12
+        assert all(cell_len("".join(part.text for part in row)) <= columns for row in rows)
     assert len(heights) == 1
 
 
@@ -502,9 +505,9 @@ def test_the_whole_texts_are_left_on_the_terminal(tty, columns):
 def test_playing_is_never_late(tty, monkeypatch):
     """Whatever a terminal costs, what it shows is the moment of that time."""
     shown, drawn, now = film(), [], [0.0]
-    real = terminal.film_rows
+    real = terminal.film_window
 
-    def rows(film, panes, moment, columns, lines):
+    def window(film, panes, moment, columns, lines):
         if lines is not None:
             drawn.append((now[0], moment))
             now[0] += 0.07  # drawing is slow
@@ -513,7 +516,7 @@ def test_playing_is_never_late(tty, monkeypatch):
     def sleep(seconds):
         now[0] += seconds
 
-    monkeypatch.setattr(terminal, "film_rows", rows)
+    monkeypatch.setattr(terminal, "film_window", window)
     terminal.play(shown, tty(100, 30), clock=lambda: now[0], sleep=sleep)
     for time, moment in drawn:
         assert moment.shown == tuple(

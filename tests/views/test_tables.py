@@ -9,7 +9,7 @@ import pytest
 
 from diffusion.views import record as records
 from diffusion.views.frames import Frame, State
-from diffusion.views.tables import WIDTH, aligned, wrapped
+from diffusion.views.terminal import WIDTH, aligned, wrapped
 from studies.board import report
 
 RESULTS = sorted((Path(__file__).parents[2] / "studies" / "results").glob("*/results.json"))

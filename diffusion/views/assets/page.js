@@ -16,7 +16,7 @@ const frames = film.tracks.map(track => {
     cells = cells.slice();
     for (const [i, code, text, confidence] of list) {
       const before = cells[i], kind = film.kinds[code] ?? "hidden";
-      const same = before && before[1] === text && text !== "" && !before[0].startsWith("guess");
+      const same = before && before[1] === text && text !== "";
       const again = kind === "fresh" || kind === "replaced" || !same;
       cells[i] = [kind, text, confidence, again ? track.steps[frame] : before[3]];
     }
@@ -41,7 +41,7 @@ function show(moment) {
       const empty = text === "" && !kind.endsWith("masked");
       cell.querySelector("b")?.remove();
       cell.className = (final ? "" : "none ") + (empty ? "hidden" : kind);
-      if (text !== "" && (text !== final || kind.startsWith("guess"))) {
+      if (text !== "" && text !== final) {
         cell.classList.add("over");
         cover(cell, text);
       }
