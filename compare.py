@@ -8,11 +8,11 @@ python compare.py --replay runs/river/compare.json --save_animation river.mp4 --
 
 import itertools
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from diffusion.cli import console, files
-from diffusion.cli.checks import Conflict, alone, check_conflicts, check_values
+from diffusion.cli.checks import Conflict, check_conflicts, check_values
 from diffusion.cli.flags import flag, parse_flags
 from diffusion.cli.options import Access, PairOptions
 from diffusion.errors import run
@@ -39,7 +39,16 @@ class CompareOptions(PairOptions):
 REPLAYED = {"replay", "slowdown", "save_animation", "animate", "live", "json"}
 OPTIONS = (GenerationOptions, CompareOptions, Access)
 CONFLICTS = [
-    *alone("replay", OPTIONS, REPLAYED, "--replay shows what was measured"),
+    *(
+        Conflict(
+            f"--replay with --{option.name}",
+            lambda o, f=option: o.replay is not None and getattr(o, f.name) != f.default,
+            f"--replay shows what was measured; leave out --{option.name} {{{option.name}}}",
+        )
+        for owner in OPTIONS
+        for option in fields(owner)
+        if option.name not in REPLAYED
+    ),
     Conflict(
         "--replay with a prompt",
         lambda o: o.replay is not None and o.prompt is not None,
@@ -68,8 +77,6 @@ def main() -> None:
     writers = load_pair(args.model, args.baseline, args.device, args.dtype, access)
 
     def compare(text: str) -> None:
-        for writer in writers:
-            console.note_unknown(writer.tokenizer, writer.name, [text])
         show(measured(writers, generation, args.repeats, text), args)
 
     if texts is None:

@@ -42,8 +42,7 @@ def main() -> None:
     # 3. Texts: the model writes token by token, the job shows the steps.
     def write(prompts: list[str]) -> None:
         for texts, samples in job.batches(prompts):
-            generate = job.writer.generate if job.live else job.writer.record
-            steps = generate(texts, generation, samples)
+            steps = job.writer.generate(texts, generation, samples)
             job.show(steps, [{"prompt": text} for text in texts], samples)
 
     with job.output, memory_told(job.used):

@@ -45,7 +45,7 @@ def main() -> None:
     # 2. The model. torch and transformers take seconds to import, and --help needs neither.
     from diffusion.canvas import prompt_canvas
     from diffusion.editing.modes import MODES
-    from diffusion.editing.session import ChatSession, Session
+    from diffusion.editing.session import Session
     from diffusion.generate import load_writer
     from diffusion.hardware import memory_told
     from diffusion.job import Job
@@ -62,8 +62,7 @@ def main() -> None:
 
     with job.output, memory_told(job.used):
         if source is None:
-            loop = ChatSession if editing.chat else Session
-            loop(job, editing, write).run()
+            Session(job, editing, write).run()
         else:
             MODES.get(editing.mode, write)(job, editing, source)
 

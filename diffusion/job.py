@@ -32,13 +32,11 @@ class Output(contextlib.ExitStack):
     def __exit__(self, *exc) -> None:
         super().__exit__(None, None, None)
 
-    def write(self, record: dict, shown: bool, line: str | None = None) -> None:
-        """``shown``: the live view has left this text on the terminal already; ``line``: one line
-        of a table, written instead of the text."""
-        text = record["text"] if line is None else line
-        text = json.dumps(record, ensure_ascii=False) if self.json else text
-        # A blank line ends a text that may have several lines.
-        end = "" if self.json or line is not None else "\n"
+    def write(self, record: dict, shown: bool = False, end: str = "\n") -> None:
+        """``shown``: the live view has left this text on the terminal already; ``end``: a blank line
+        after a text, which may have several lines."""
+        text = json.dumps(record, ensure_ascii=False) if self.json else record["text"]
+        end = "" if self.json else end
         if self.path:
             if self.file is None:
                 place = self.enter_context(unfinished(Path(self.path)))
@@ -89,15 +87,10 @@ class Job:
             say(f"note: {note}")
         return job
 
-    def note_unknown(self, texts: Iterable[str]) -> None:
-        """Say so where the model's tokenizer does not know parts of fixed texts."""
-        console.note_unknown(self.writer.tokenizer, self.writer.name, texts)
-
     def check_prompts(self, texts: list[str]) -> None:
-        """Refuse prompts that are too long, and name what the tokenizer does not know."""
+        """Refuse prompts that are too long."""
         options = self.ready()
         prompt_ids(self.writer.tokenizer, texts, options.max_len, options.length)
-        self.note_unknown(texts)
 
     def used(self) -> str:
         """What takes memory, and what to do."""
@@ -115,9 +108,7 @@ class Job:
         items, size = list(items), size or self.script.batch_size
         return [items[i : i + size] for i in range(0, len(items), size)]
 
-    def batches(
-        self, texts: list[str], first: int = 0
-    ) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
+    def batches(self, texts: list[str], first: int = 0) -> Iterator[tuple[Sequence, Sequence]]:
         """(prompts, sample numbers) of each batch: ``num_samples`` texts for each prompt, numbered
         from ``first``; a prompt that is too long is refused before any."""
         self.check_prompts(texts)

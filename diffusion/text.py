@@ -85,19 +85,6 @@ def read_on(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], l
     return read(tokenizer, text)
 
 
-def unknown(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """The parts of a text that a tokenizer has no tokens for."""
-    found, before = [], False
-    for token, part in zip(*read(tokenizer, text), strict=True):
-        here = token == tokenizer.unk_token_id
-        if here and before and not part[:1].isspace():
-            found[-1] += part
-        elif here:
-            found.append(part)
-        before = here
-    return [part.strip() or part for part in found]
-
-
 def typed_from(speller: Speller, text: str, first: int = 1) -> Typed:
     """The record of a text whose tokens begin at the position ``first``."""
     ids, pieces = read(speller.tokenizer, text)

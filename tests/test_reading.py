@@ -11,7 +11,6 @@ from diffusion.text import (
     read,
     read_on,
     typed_where,
-    unknown,
 )
 
 
@@ -39,14 +38,6 @@ def test_the_name_of_a_special_token_is_text():
         tokenizer = tokenizer_of(kind)
         special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         assert not special & set(encode(tokenizer, " ".join(tokenizer.all_special_tokens)))
-
-
-def test_unknown_parts_are_named_whole():
-    text = "日本 the 河 e日"
-    assert unknown(tokenizer_of("wordpiece"), text)[:2] == ["日本", "河"]
-    assert unknown(tokenizer_of("unigram"), text) == ["日本", "河", "日"]
-    assert unknown(tokenizer_of("byte fallback"), text) == []
-    assert unknown(tokenizer_of("byte-level"), text) == []
 
 
 def test_a_character_in_parts_is_spelled_by_those_that_are_given():

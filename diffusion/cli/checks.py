@@ -3,7 +3,7 @@ as tables that scripts, tests and docs share."""
 
 import difflib
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -62,17 +62,11 @@ def clash(one: str, other: str, sentence: str) -> Conflict:
 
 
 def check_conflicts(conflicts: Iterable[Conflict], *options, **more) -> None:
-    """Refuse the first conflict that applies.
+    """Refuse the first conflict that applies, by a `UserError`.
 
-    Beside the values of all options a conflict may read ``given``: the names of the flags whose
-    values are not the defaults, such as ``sampler`` or, for a switch turned off, ``no_cache``.
-
-    Args:
-        options: instances of dataclasses, whose fields the conflicts read by name.
-        more: further values by name, such as the prompt; given unless None or False.
-
-    Raises:
-        UserError: the sentence of that conflict.
+    It may read the values of all options by name (the fields of ``options``, and ``more``, such as the
+    prompt) and ``given``: the names of the flags whose values are not the defaults, such as ``sampler``
+    or, for a switch turned off, ``no_cache``; of ``more`` what is neither None nor False.
     """
     given = {name for name, value in more.items() if value is not None and value is not False}
     values = {}
@@ -88,18 +82,3 @@ def check_conflicts(conflicts: Iterable[Conflict], *options, **more) -> None:
     for conflict in conflicts:
         if conflict.applies(found):
             raise UserError(conflict.sentence.format(**values))
-
-
-def alone(name: str, owners: Iterable[type], allowed: Collection[str], why: str) -> list[Conflict]:
-    """One conflict for each option of the dataclasses that does not go with --``name``: all but the
-    ``allowed`` ones."""
-    return [
-        Conflict(
-            f"--{name} with --{option.name}",
-            lambda o, f=option: getattr(o, name) is not None and getattr(o, f.name) != f.default,
-            f"{why}; leave out --{option.name} {{{option.name}}}",
-        )
-        for owner in owners
-        for option in fields(owner)
-        if option.name not in allowed
-    ]

@@ -7,10 +7,9 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from diffusion.errors import UserError, printable, sentence
-from diffusion.text import unknown
 
 # Ctrl-C, the system's wish that a process ends, and a terminal that is closed (not on Windows).
 STOPS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
@@ -114,30 +113,14 @@ def given_prompts(prompt: str | None, unconditional: bool) -> list[str] | None:
         return [prompt or ""]
     if sys.stdin.isatty():
         return None
-    prompts = []
-    # Bytes: a prompt may hold any character that ends a line of text but the newline.
-    for number, line in enumerate(sys.stdin.buffer.read().split(b"\n"), start=1):
-        try:
-            prompts.append(line.decode("utf-8-sig").removesuffix("\r"))
-        except UnicodeDecodeError:
-            raise UserError(
-                f"line {number} of standard input is not UTF-8 text; re-encode it as UTF-8"
-            ) from None
-    prompts = [prompt for prompt in prompts if prompt.strip()]
+    try:  # bytes: a prompt may hold any character that ends a line of text but the newline
+        lines = sys.stdin.buffer.read().decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not UTF-8 text ({error}); re-encode it") from None
+    prompts = [line.removesuffix("\r") for line in lines if line.strip()]
     if not prompts:
         raise UserError("no prompt on standard input; give one a line")
     return prompts
-
-
-def note_unknown(tokenizer, name: str, texts: Iterable[str]) -> None:
-    """Say so where the tokenizer of a model has no tokens for parts of given texts."""
-    found = dict.fromkeys(part for text in texts for part in unknown(tokenizer, text))
-    if found:
-        some = ", ".join(map(repr, list(found)[:5])) + (", ..." if len(found) > 5 else "")
-        say(
-            f"note: the tokenizer of {name} does not know {some}; the model reads "
-            f"{tokenizer.unk_token} there"
-        )
 
 
 def ask(answer: Callable[[str], None], question: str) -> None:

@@ -28,9 +28,6 @@ def given_path(name: str, what: str = "") -> Path:
     return path
 
 
-# ---------------------------------------------------------------- writing
-
-
 def check_output_dir(path: str, overwrite: bool, resume: bool, overwrite_flag: str) -> Path:
     """An output folder that can be written to, empty unless the user said otherwise."""
     folder = given_path(path, "--output_dir ")

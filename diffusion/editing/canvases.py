@@ -83,9 +83,6 @@ def _allowed(speller: Speller, kinds: Sequence[Tensor]) -> Allowed | None:
     return Allowed(pad_sequence(kinds, batch_first=True), rules)
 
 
-# ---------------------------------------------------------------- blanks
-
-
 @dataclass(frozen=True)
 class Segment:
     """A fixed text of a template."""
@@ -158,9 +155,6 @@ def blank_spans(tokenizer, template: Template, lengths: tuple[int, ...]) -> list
     return spans
 
 
-# ---------------------------------------------------------------- rewriting
-
-
 def rewrite_canvas(
     tokenizer, text: str, strength: float, keys: Tensor, keep: list[str] | None
 ) -> Canvas:
@@ -207,9 +201,6 @@ def rewrite_canvas(
     elif not speller.spells(tokens, text):
         typed = [typed_where(pieces, fixed) for fixed in (~masked[:, 1:]).tolist()]
     return Canvas(rows, ~masked, torch.zeros_like(masked), allowed, typed)
-
-
-# ---------------------------------------------------------------- between two texts
 
 
 def interpolation_canvas(
@@ -266,9 +257,6 @@ def _words(speller: Speller, ids: list[int], pieces: list[str]) -> list[tuple[in
     return list(pairwise([*starts, len(ids)]))
 
 
-# ---------------------------------------------------------------- shared
-
-
 def canvas_of(
     tokenizer, rows: list[Tensor], allowed: Allowed | None = None, typed: Sequence[Typed] = ()
 ) -> Canvas:
@@ -290,36 +278,27 @@ def check_room(what: str, needed: int, most: int) -> None:
 
 
 def token_rows(tokenizer, texts: list[str], most: int) -> list[list[int]]:
-    """``<s>`` and the ids of each text.
-
-    Raises:
-        UserError: a text needs more than ``most`` positions.
-    """
+    """``<s>`` and the ids of each text; one of more than ``most`` positions is refused."""
     rows = [[tokenizer.bos_token_id, *encode(tokenizer, text)] for text in texts]
     for text, row in zip(texts, rows, strict=True):
         check_room(f"the text {short(text)!r}", len(row), most)
     return rows
 
 
-# ---------------------------------------------------------------- how likely a text is
-
-
 def bounds_of(
-    writer, rows: list[list[int]], fixed: list[int], sizes: list[int], **settings
+    writer, rows: list[list[int]], fixed: list[int], texts: list[str], **settings
 ) -> list[TextBound]:
-    """The likelihood bound of each of several token rows after its first ``fixed`` tokens.
-
-    Args:
-        sizes: bytes of the text that they spell.
-        settings: draws, batch_size, seed and on_batch of `likelihood.text_bounds`.
-    """
+    """The likelihood bound of each of several token rows after its first ``fixed`` tokens, which spell
+    a text; settings of `likelihood.text_bounds`."""
     canvas = canvas_of(writer.tokenizer, [torch.tensor(ids) for ids in rows]).to(writer.device)
     start = torch.tensor(fixed, device=writer.device)[:, None]
     after = torch.arange(canvas.ids.shape[1], device=writer.device) >= start
     reader, noise = writer.denoiser.reader, writer.denoiser.noise
     values = text_bounds(reader, canvas, after & ~canvas.padding, noise, **settings)
-    counts = [len(ids) - n for ids, n in zip(rows, fixed, strict=True)]
-    return [TextBound.of(v, n, s) for v, n, s in zip(values, counts, sizes, strict=True)]
+    return [
+        TextBound.of(value, len(ids) - n, len(text.encode()))
+        for value, ids, n, text in zip(values, rows, fixed, texts, strict=True)
+    ]
 
 
 def score_texts(writer, texts: list[str], **settings) -> list[TextBound]:
@@ -329,4 +308,4 @@ def score_texts(writer, texts: list[str], **settings) -> list[TextBound]:
         UserError: a text is longer than what the model sees.
     """
     rows = token_rows(writer.tokenizer, texts, writer.positions)
-    return bounds_of(writer, rows, [1] * len(rows), [len(t.encode()) for t in texts], **settings)
+    return bounds_of(writer, rows, [1] * len(rows), texts, **settings)

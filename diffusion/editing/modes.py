@@ -26,7 +26,7 @@ from diffusion.editing.chat import Chat
 from diffusion.editing.options import EditingOptions
 from diffusion.editing.templates import Template, changes, marked_changes
 from diffusion.errors import printable
-from diffusion.likelihood import TextBound, pseudo_likelihood
+from diffusion.likelihood import pseudo_likelihood
 from diffusion.samplers.catalog import check_feature
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def best_of(job: "Job", editing: EditingOptions, prompts: list[str]) -> None:
         )
         ids, fixed = zip(*(_until_end(job, steps[-1], row) for steps, row in texts), strict=True)
         added = [job.framer.frame(steps[-1], row).added() for steps, row in texts]
-        bounds = _bounds(job, ids, fixed, editing, added)
+        bounds = bounds_of(writer, ids, fixed, added, **_scoring(job, editing))
         best = min(range(n), key=lambda i: bounds[i].nats_per_token)
         known = {
             "prompt": prompt,
@@ -69,7 +69,6 @@ def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
     fixed = sum(len(part.ids) for part in segments(framer.speller, template))
     tokens = sum(blank[-1] for blank in template.blanks)
     check_room(f"the text with {tokens} tokens in its blanks", 1 + fixed + tokens, _room(job))
-    job.note_unknown(template.texts)
 
     def begin(layouts, samples):
         return _denoise(job, infill_canvas(tokenizer, template, layouts), samples)
@@ -151,30 +150,30 @@ def score(job: "Job", editing: EditingOptions, lines: list[tuple[int, str]]) -> 
     """Bound the likelihood of each line."""
     texts = [text for _, text in lines]
     ids = _read(job, texts)
-    bounds = _bounds(job, ids, [1] * len(ids), editing, texts)
+    bounds = bounds_of(job.writer, ids, [1] * len(ids), texts, **_scoring(job, editing))
     order = range(len(lines))
     if editing.rank:
         order = sorted(order, key=lambda i: bounds[i].nats_per_token)
     if not job.script.json:
         columns = f"{'line':>5} {'nats':>9} {'±':>7} {'per token':>9} {'per byte':>9} {'tokens':>6}"
-        job.output.write({}, shown=False, line=f"{columns}  text")
+        job.output.write({"text": f"{columns}  text"}, end="")
     for place, i in enumerate(order, 1):
         (number, text), bound = lines[i], bounds[i]
-        record = {
-            "line": number,
-            **({"rank": place} if editing.rank else {}),
-            "text": text,
-            **asdict(bound),
-            "draws": editing.draws,
-            "seed": job.generation.seed,
-            "model": job.writer.name,
-        }
         error = "-" if bound.standard_error is None else f"{bound.standard_error:.2f}"
         line = (
             f"{number:5} {bound.nats:9.2f} {error:>7} {bound.nats_per_token:9.3f} "
             f"{bound.nats_per_byte:9.3f} {bound.tokens:6}  {printable(text)}"
         )
-        job.output.write(record, shown=False, line=None if job.script.json else line)
+        record = {
+            "line": number,
+            **({"rank": place} if editing.rank else {}),
+            "text": text if job.script.json else line,
+            **asdict(bound),
+            "draws": editing.draws,
+            "seed": job.generation.seed,
+            "model": job.writer.name,
+        }
+        job.output.write(record, end="")
 
 
 MODES = {
@@ -187,9 +186,6 @@ MODES = {
 }
 
 
-# ---------------------------------------------------------------- what the modes share
-
-
 def _room(job: "Job") -> int:
     """The most positions of a text that the model has to see whole."""
     return min(job.generation.max_len, job.writer.positions)
@@ -197,9 +193,7 @@ def _room(job: "Job") -> int:
 
 def _read(job: "Job", texts: list[str]) -> list[list[int]]:
     """The ids of texts that are whole, refused where they are too long."""
-    ids = token_rows(job.writer.tokenizer, texts, _room(job))
-    job.note_unknown(texts)
-    return ids
+    return token_rows(job.writer.tokenizer, texts, _room(job))
 
 
 def _denoise(job: "Job", canvas: Canvas, samples):
@@ -227,17 +221,11 @@ def _until_end(job: "Job", step: Step, row: int) -> tuple[list[int], int]:
     return (ids[: ids.index(end, fixed) + 1] if end in ids[fixed:] else ids), fixed
 
 
-def _bounds(
-    job: "Job", rows: Sequence, fixed: Sequence[int], editing: EditingOptions, texts: list[str]
-) -> list[TextBound]:
-    """The bound of each text after its first ``fixed`` tokens; see `bounds_of`."""
-    return bounds_of(
-        job.writer,
-        rows,
-        fixed,
-        [len(text.encode()) for text in texts],
-        draws=editing.draws,
-        batch_size=job.script.batch_size,
-        seed=job.generation.seed,
-        on_batch=lambda done, total: progress(done, total, "scoring pass"),
-    )
+def _scoring(job: "Job", editing: EditingOptions) -> dict:
+    """The settings of `bounds_of`."""
+    return {
+        "draws": editing.draws,
+        "batch_size": job.script.batch_size,
+        "seed": job.generation.seed,
+        "on_batch": lambda done, total: progress(done, total, "scoring pass"),
+    }

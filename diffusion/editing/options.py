@@ -1,7 +1,7 @@
 """The flags of the editing modes, what they conflict with, and the texts and files they name."""
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -35,21 +35,18 @@ class EditingOptions:
     strength: float = _flag(
         0.4, "rewrite: probability that a token is masked.", range=(0, 1), owners=("rewrite",)
     )
-    keep: list[str] | None = field(
-        default=None,
-        metadata={"help": "rewrite: words that are never masked; put phrases in quotes.",
-                  "action": "extend", "metavar": "WORDS", "owners": ("rewrite",), "group": TEXT},
+    keep: list[str] | None = _flag(  # noqa: RUF009
+        None, "rewrite: words that are never masked; put phrases in quotes.",
+        action="extend", metavar="WORDS", owners=("rewrite",),
     )  # fmt: skip
-    interpolate: list[str] | None = field(
-        default=None,
-        metadata={"help": "Texts between two texts or files.",
-                  "nargs": 2, "metavar": ("A", "B"), "group": TEXT},
-    )  # fmt: skip
+    interpolate: list[str] | None = _flag(  # noqa: RUF009
+        None, "Texts between two texts or files.", nargs=2, metavar=("A", "B")
+    )
     points: int = _flag(
         5, "interpolate: texts, both ends included.", range=(2, None), owners=("interpolate",)
     )
     score: str | None = _flag(
-        None, "Bound the likelihood of each line of a file, in nats.", metavar="FILE"
+        None, "Bound the likelihood of each line of a text or a file, in nats.", metavar="TEXT"
     )
     rank: bool = _flag(
         False, "score: sort by nats per token, the most likely first.", owners=("score",)
@@ -93,9 +90,10 @@ class EditingOptions:
         names = value if isinstance(value, list) else [value]
         for name in names:
             check_apart(script.outputs, {flag: name})
-        if self.score is not None:
-            return score_lines(self.score)
         texts = [text_or_file(name, flag) for name in names]
+        if self.score is not None:
+            lines = enumerate(texts[0].split("\n"), 1)
+            return [(n, line.removesuffix("\r")) for n, line in lines if line.strip()]
         if self.infill is not None:
             return parse_template(texts[0])
         kept_characters(texts[0], self.keep)
@@ -156,25 +154,13 @@ def text_or_file(value: str, flag: str) -> str:
     Raises:
         UserError: a file that cannot be read, is not UTF-8 or empty; a name that is no file.
     """
-    if os.path.exists(value):  # a pipe, too
-        return check_text(_read_utf8(value, flag).rstrip("\r\n"), f"{flag} {value!r}")
-    if Path(value).suffix.lower() in (".txt", ".md") and not any(map(str.isspace, value)):
-        raise UserError(f"{flag} {value!r}: there is no such file")
-    return check_text(value, flag)
-
-
-def score_lines(path: str) -> list[tuple[int, str]]:
-    """(line number, text) of the lines of a file that are not blank."""
-    lines = _read_utf8(path, "--score").split("\n")
-    texts = [(n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
-    if not texts:
-        raise UserError(f"--score {path!r} has no text; give a file with a text a line")
-    return texts
-
-
-def _read_utf8(path: str, flag: str) -> str:
+    if not os.path.exists(value):
+        if Path(value).suffix.lower() in (".txt", ".md") and not any(map(str.isspace, value)):
+            raise UserError(f"{flag} {value!r}: there is no such file")
+        return check_text(value, flag)
     try:
-        return Path(path).read_bytes().decode("utf-8-sig")
+        text = Path(value).read_bytes().decode("utf-8-sig")  # a pipe, too
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{flag} {path!r} cannot be read as UTF-8 text: {reason}") from None
+        raise UserError(f"{flag} {value!r} cannot be read as UTF-8 text: {reason}") from None
+    return check_text(text.rstrip("\r\n"), f"{flag} {value!r}")

@@ -1,4 +1,4 @@
-"""The interactive loops of inference.py and their commands."""
+"""The interactive loop of inference.py and its commands."""
 
 import re
 import textwrap
@@ -25,7 +25,7 @@ SETTABLE |= {o.name: o for o in fields(EditingOptions) if o.name in ("strength",
 
 
 class Command(NamedTuple):
-    """A command of a loop."""
+    """A command of the loop."""
 
     value: str  # what follows its name, as /help shows it
     help: str
@@ -33,23 +33,25 @@ class Command(NamedTuple):
 
 
 class Session:
-    """The prompt loop.
+    """The prompt loop, or that of a conversation.
 
     Args:
         job: /set changes its options of generation.
         write: continues prompts: (job, editing, prompts, number of the first sample) -> None.
     """
 
-    QUESTION, FIRST = QUESTION, "Type the beginning of a text, or"
-
     def __init__(self, job: "Job", editing: EditingOptions, write: Callable):
         self.job, self.editing, self.continue_prompts = job, editing, write
+        self.chat = Chat(job, editing) if editing.chat else None
+        self.turns: list[dict] = []  # of the conversation
         self.prompt: str | None = None  # the last one
         self.sample = 0  # of its last text
+        self.commands = (CHAT if editing.chat else EDITING) | SHARED
 
     def run(self) -> None:
         say("/help lists the commands")
-        ask(self.answer, self.QUESTION.format(self.job.generation.prefix_len))
+        question = QUESTION.format(self.job.generation.prefix_len)
+        ask(self.answer, "You (two empty lines: quit) > " if self.chat else question)
 
     def answer(self, line: str) -> None:
         """One line: a command, or the beginning of a text."""
@@ -57,7 +59,7 @@ class Session:
             self.write(line, 0)
             return
         name, _, value = line[1:].partition(" ")
-        command = self.COMMANDS.get(name)
+        command = self.commands.get(name)
         if command is None:
             raise UserError(
                 f"/{printable(name)} is no command; /help lists them, and a text that begins with "
@@ -68,9 +70,12 @@ class Session:
         command.run(self, value)
 
     def write(self, prompt: str, sample: int) -> None:
-        """Continue a prompt by the texts from number ``sample`` on."""
+        """Continue a prompt, or answer a question, by the texts from number ``sample`` on."""
         self.prompt, self.sample = prompt, sample
-        if self.editing.best_of:
+        if self.chat:  # another sample than the first answers the last question again
+            turns = self.turns[:-2] if sample else self.turns
+            self.turns = self.chat.turn(turns, prompt, sample)
+        elif self.editing.best_of:
             self.edit("best_of", [prompt])
         else:
             self.continue_prompts(self.job, self.editing, [prompt], sample)
@@ -101,33 +106,25 @@ class Session:
             self.job.requested = requested
         generation = self.job.ready()
         how = f"{self.job.writer.method(generation)}, seed {generation.seed}"
-        say(f"{name} {printable(str(given[name]))}; {how}")
+        say(f"{name} {given[name]}; {how}")
+
+    def reset(self, _: str) -> None:
+        self.turns, self.prompt = [], None
+        say("a new conversation")
 
     def quit(self, _: str) -> None:
         raise EOFError
 
     def help(self, _: str) -> None:
-        lines = [self.FIRST]
-        for name, command in self.COMMANDS.items():
+        lines = ["Type the beginning of a text or a question, or"]
+        for name, command in self.commands.items():
             text = f"  {f'/{name} {command.value}':22}{command.help}"
             lines += textwrap.wrap(text, 100, subsequent_indent=" " * 24)
         say("\n".join([*lines, "Ctrl-C stops a text and keeps what is written."]))
 
-    COMMANDS: dict[str, Command] = {}  # noqa: RUF012  (filled below, when the methods are known)
 
-
-_SHARED = {
-    "again": Command("", "the same beginning or question, another text", Session.again),
-    "set": Command(
-        "OPTION [VALUE]",
-        "a flag that says how text is written: /set sampler remdm:eta=0.02, /set length 40; without a "
-        "value its default",
-        Session.set,
-    ),
-    "quit": Command("", "end; so do two empty lines, and Ctrl-D", Session.quit),
-    "help": Command("", "this list", Session.help),
-}
-Session.COMMANDS = {
+CHAT = {"reset": Command("", "begin a new conversation", Session.reset)}
+EDITING = {
     "infill": Command(
         "TEXT",
         "fill the blanks of a text: /infill The <mask:4> sat on the <mask:2-5>.",
@@ -138,27 +135,15 @@ Session.COMMANDS = {
         "mask random tokens of a text, or of a file, and fill them; /set strength and /set keep",
         lambda s, x: s.edit("rewrite", text_or_file(x, "/rewrite")),
     ),
-    **_SHARED,
 }
-
-
-class ChatSession(Session):
-    """The loop of a conversation."""
-
-    QUESTION, FIRST = "You (two empty lines: quit) > ", "Type a question, or"
-
-    def __init__(self, job: "Job", editing: EditingOptions, write: Callable):
-        super().__init__(job, editing, write)
-        self.chat, self.turns = Chat(job, editing), []
-
-    def write(self, prompt: str, sample: int) -> None:
-        """Answer the next question or, with another sample than the first, the last one again."""
-        turns = self.turns[:-2] if sample else self.turns
-        self.turns = self.chat.turn(turns, prompt, sample)
-        self.prompt, self.sample = prompt, sample
-
-    def reset(self, _: str) -> None:
-        self.turns, self.prompt = [], None
-        say("a new conversation")
-
-    COMMANDS = {"reset": Command("", "begin a new conversation", reset), **_SHARED}  # noqa: RUF012
+SHARED = {
+    "again": Command("", "the same beginning or question, another text", Session.again),
+    "set": Command(
+        "OPTION [VALUE]",
+        "a flag that says how text is written: /set sampler remdm:eta=0.02, /set length 40; without a "
+        "value its default",
+        Session.set,
+    ),
+    "quit": Command("", "end; so do two empty lines, and Ctrl-D", Session.quit),
+    "help": Command("", "this list", Session.help),
+}

@@ -62,7 +62,7 @@ def nats(
     """
     if by == "bound":
         settings = {"draws": draws, "batch_size": batch_size, "seed": seed, "on_batch": progress}
-        return [b.nats for b in bounds_of(writer, rows, given, [0] * len(rows), **settings)]
+        return [b.nats for b in bounds_of(writer, rows, given, [""] * len(rows), **settings)]
     alike, found = defaultdict(list), [0.0] * len(rows)
     for number, (ids, first) in enumerate(zip(rows, given, strict=True)):
         alike[len(ids), first].append(number)

@@ -43,7 +43,7 @@ def test_piped_prompts(monkeypatch):
     monkeypatch.setattr(sys, "stdin", stdin)
     assert console.given_prompts(None, False) == ["one", "three"]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\xe9\n")))
-    with pytest.raises(UserError, match=r"line 2 .* UTF-8"):
+    with pytest.raises(UserError, match=r"standard input is not UTF-8"):
         console.given_prompts(None, False)
 
 

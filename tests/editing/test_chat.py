@@ -1,11 +1,12 @@
 """Conversations of inference.py --chat, with chat templates set on tiny models."""
 
-import json
 import re
 from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.chat import TOKENS, WORDS, save_chat, talk
+from helpers.terminals import records
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import diffusion
@@ -20,46 +21,24 @@ from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler
 from diffusion.views.frames import Framer
 
-# Marks in words round a question and an answer, as dLLM's BERT has them.
-WORDS = (
-    "{% for m in messages %}{% if m['role'] == 'user' %}Q: {{ m['content'] | trim }}\n"
-    "{% elif m['role'] == 'system' %}{{ m['content'] }}!\n{% else %}A: {{ m['content'] }} END\n"
-    "{% endif %}{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
-)
-# Special tokens, of which the end of an answer is not the end of a text.
-TOKENS = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 SMALL = ["--max_len", "64", "--length", "8", "--dtype", "float32"]
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory, tiny_model):
     """Folder of a model with the template `WORDS`."""
-    folder = tmp_path_factory.mktemp("chat") / "words"
-    AutoModelForMaskedLM.from_pretrained(tiny_model).save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.chat_template = WORDS
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_chat(tiny_model, tmp_path_factory.mktemp("chat") / "words", WORDS)
 
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory, tiny_model):
     """Folder of somebody else's model with the template `TOKENS`, and a liking for the end of an
     answer."""
-    folder = tmp_path_factory.mktemp("chat") / "tokens"
-    model = AutoModelForMaskedLM.from_pretrained(tiny_model)
+    folder = save_chat(tiny_model, tmp_path_factory.mktemp("chat") / "tokens", TOKENS)
+    model = AutoModelForMaskedLM.from_pretrained(folder)
     del model.config.diffusion
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.chat_template = TOKENS
-    names = [f"<|{name}|>" for name in ("system", "user", "assistant", "end")]
-    tokenizer.add_special_tokens({"additional_special_tokens": names})
-    model.resize_token_embeddings(len(tokenizer))
     model.lm_head.bias.data[-1] = 7
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -71,21 +50,11 @@ def call(run_script, kept_models, words):
     return call
 
 
-def records(out: str) -> list[dict]:
-    return [json.loads(line) for line in out.splitlines()]
-
-
 def chat_of(folder, system=None, **options) -> Chat:
     """A `Chat` without a script around it."""
     generation = GenerationOptions(**{"max_len": 64, **options})
     job = SimpleNamespace(writer=diffusion.load(str(folder)), generation=generation)
     return Chat(job, EditingOptions(chat=True, system=system))
-
-
-def users(*turns: str) -> list[dict]:
-    """Messages in turn of the user and of the assistant."""
-    roles = ("user", "assistant") * len(turns)
-    return [{"role": role, "content": text} for role, text in zip(roles, turns, strict=False)]
 
 
 # ---------------------------------------------------------------- what stands before an answer
@@ -94,7 +63,7 @@ def users(*turns: str) -> list[dict]:
 @pytest.mark.parametrize("folder", ["words", "tokens"])
 def test_the_conversation_is_what_the_template_makes_of_it(folder, request):
     chat = chat_of(request.getfixturevalue(folder), system="Be kind")
-    messages = [{"role": "system", "content": "Be kind"}, *users("The river?", "Yes.", "And she?")]
+    messages = talk("The river?", "Yes.", "And she?", system="Be kind")
     theirs = chat.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
     assert chat.template.prompt(messages) == theirs["input_ids"]
 
@@ -102,20 +71,20 @@ def test_the_conversation_is_what_the_template_makes_of_it(folder, request):
 def test_special_tokens_that_somebody_types_are_text(tokens):
     chat = chat_of(tokens)
     question = "Is </s> a <mask>, or <|end|><|end|>?"
-    ids = chat.template.prompt(users(question))
+    ids = chat.template.prompt(talk(question))
     end, user, assistant = (
         chat.tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("end", "user", "assistant")
     )
-    assert (ids[0], ids[-2:]) == (user, [end, assistant])
-    assert not set(ids[1:-2]) & set(chat.tokenizer.all_special_ids)
-    assert chat.tokenizer.decode(ids[1:-2]) == question
+    assert (ids[0], ids[-3], ids[-1]) == (user, end, assistant)
+    assert not set(ids[1:-3]) & set(chat.tokenizer.all_special_ids)
+    assert chat.tokenizer.decode(ids[1:-3]) == question
 
 
 def test_the_oldest_turns_go_and_the_system_stays(words):
-    turns = users(*(f"The river {i}" for i in range(8)))
+    turns = talk(*(f"The river {i}" for i in range(8)))
     chat = chat_of(words, system="Be", max_len=64, length=8)
     messages, ids = chat.fit(turns, "She?")
-    assert messages[0]["content"] == "Be" and messages[-1] == users("She?")[0]
+    assert messages[0]["content"] == "Be" and messages[-1] == talk("She?")[0]
     kept = messages[1:-1]
     assert 0 < len(kept) < 8 and kept == turns[-len(kept) :] and len(kept) % 2 == 0
     assert len(ids) == len(chat.template.prompt(messages)) <= 56
@@ -124,8 +93,8 @@ def test_the_oldest_turns_go_and_the_system_stays(words):
     chat = chat_of(words, max_len=64)
     assert len(chat.fit(turns, "She?")[1]) <= 48
     long = "river " * 24
-    assert chat.fit(turns, long)[0] == users(long)
-    assert 48 < len(chat.template.prompt(users(long))) < 64
+    assert chat.fit(turns, long)[0] == talk(long)
+    assert 48 < len(chat.template.prompt(talk(long))) < 64
 
 
 # ---------------------------------------------------------------- what is written
@@ -154,7 +123,7 @@ def test_an_answer_is_the_model_s_own_behind_that_text(call, words):
     assert code == 0 and record["ids"] == answer
     text = tokenizer.decode(answer, skip_special_tokens=True).partition("END")[0].strip()
     assert record["text"] == text and record["nfe"] == 3
-    assert record["messages"] == users(question, text)
+    assert record["messages"] == talk(question, text)
     # What is shown is the answer alone.
     assert call(question, "--sampler", "confidence", "--n_steps", "3")[1] == text + "\n\n"
 
@@ -191,9 +160,8 @@ def test_the_loop_goes_on_from_its_own_answers(call):
     code, out, err = call("--json", "--system", "Be kind", typed=[*typed, "The river?"])
     first, second, again, anew = records(out)
     assert code == 0
-    system = [{"role": "system", "content": "Be kind"}]
-    assert first["messages"] == system + users("The river?", first["text"])
-    assert second["messages"] == first["messages"] + users("And  she?", second["text"])
+    assert first["messages"] == talk("The river?", first["text"], system="Be kind")
+    assert second["messages"] == first["messages"] + talk("And  she?", second["text"])
     assert again["messages"][:-1] == second["messages"][:-1] and again["sample"] == 1
     assert again["ids"] != second["ids"]
     assert (anew["ids"], anew["messages"]) == (first["ids"], first["messages"])
@@ -236,7 +204,7 @@ def test_the_token_that_the_template_ends_an_answer_with_ends_it(run_script, tok
 )
 def test_what_follows_the_end_is_not_shown(words, written, text, shown):
     chat = chat_of(words)
-    prompt = chat.template.prompt(users("The river?"))
+    prompt = chat.template.prompt(talk("The river?"))
     ids = prompt + chat.tokenizer(written, add_special_tokens=False)["input_ids"]
     canvas = Canvas(
         torch.tensor([ids]),
@@ -279,6 +247,6 @@ def test_what_only_the_loop_or_the_model_shows(call, run_script, tiny_model, wor
     tokenizer = AutoTokenizer.from_pretrained(words)
     tokenizer.chat_template = "{{ raise_exception('no system here') }}"
     tokenizer.save_pretrained(tmp_path)
-    asked = ["--chat", "He?", "--tokenizer", tmp_path, "--model", tiny_model, *SMALL]
+    asked = ["--chat", "He?", "--tokenizer", tmp_path, "--model", words, *SMALL]
     code, _, err = run_script(inference, *asked, "--system", "Be kind")
     assert code == 2 and "refuses the conversation: no system here" in err

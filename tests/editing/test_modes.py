@@ -255,7 +255,7 @@ BAD = {
     "sampler from left to right": (
         ["--infill", "The <mask:2> sat", "--sampler", "causal"], "leave them out where spans are",
     ),
-    "empty score file": (["--score", "empty"], "no text"),
+    "empty score file": (["--score", "empty"], "--score 'empty' is empty"),
     "score file not utf-8": (["--score", "latin"], "cannot be read as UTF-8"),
     "line too long": (["--score", "long"], "the text 'river"),
     "best of none": (["The river", "--best_of", "0"], "--best_of 0"),

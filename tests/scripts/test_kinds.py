@@ -1,5 +1,4 @@
-"""The scripts with models whose tokenizers are not byte-level: given text comes back, and is named
-where the model cannot read it."""
+"""The scripts with models whose tokenizers are not byte-level: given text comes back."""
 
 import html
 import json
@@ -29,8 +28,6 @@ from diffusion.views.record import unpack
 TEXT = "It's  5,000 m, 日本 (3 ft) old."
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
          "intermediate_size": 32, "max_position_embeddings": 80}  # fmt: skip
-UNKNOWN = {"bert": "note: the tokenizer of {} does not know '日本'; the model reads [UNK] there",
-           "albert": "note: the tokenizer of {} does not know '日本'; the model reads <unk> there"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +65,7 @@ def records(out: str) -> list[dict]:
     return [json.loads(line) for line in out.split("\n") if line]
 
 
-def test_a_rewrite_of_nothing_is_the_text_and_unknown_words_are_named_once(call, folders, name):
-    out, err = call("--rewrite", TEXT, "--strength", "0")
-    assert out == TEXT + "\n\n"
-    assert err.count(UNKNOWN[name].format(folders / name) + "\n") == 1
-    assert err.count("does not know") == 1 and "nothing changed" in err
-
-
-def test_every_way_in_names_what_is_unknown(call, folders, name, tmp_path):
+def test_every_way_in_gives_the_text_back(call, tmp_path):
     lines = tmp_path / "lines.txt"
     lines.write_text(f"{TEXT}\nThe river 日本.\nThe river\n", encoding="utf-8")
     for task in (
@@ -85,10 +75,9 @@ def test_every_way_in_names_what_is_unknown(call, folders, name, tmp_path):
         ["--interpolate", TEXT, "The river.", "--points", "2"],
         ["--score", lines],
     ):
-        out, err = call(*task)
-        assert err.count(UNKNOWN[name].format(folders / name) + "\n") == 1, task
-        assert TEXT in out
-    assert "does not know" not in call("The river", "--length", "3")[1]
+        assert TEXT in call(*task)[0]
+    out, err = call("--rewrite", TEXT, "--strength", "0")
+    assert out == TEXT + "\n\n" and "nothing changed" in err
 
 
 def test_json_page_and_python_show_one_text(call, folders, name, tmp_path):
@@ -116,34 +105,20 @@ def test_holes_say_where_they_are(call):
     assert [text[h["start"] : h["end"]] for h in (first, second)] == [first["text"], second["text"]]
 
 
-def test_what_changed_is_told_of_the_text_as_it_was_typed(call):
-    task = ["--rewrite", TEXT, "--strength", "0.5", "--keep", "old", "--json"]
-    for record in records(call(*task, "--num_samples", "4")[0]):
-        rebuilt, at = "", 0
-        for change in record["changes"]:
-            assert TEXT[change["start"] : change["end"]] == change["old"]
-            rebuilt += TEXT[at : change["start"]] + change["new"]
-            at = change["end"]
-        assert rebuilt + TEXT[at:] == record["text"]
-        assert re.search(r"(?<!\w)old(?!\w)", record["text"])
-
-
 def test_the_loop(call):
     typed = ["/set length 3", TEXT, "/infill  The  <mask:1> 日本 ", "/set strength 0",
              f"/rewrite {TEXT} "]  # fmt: skip
-    out, err = call(typed=typed)
-    first, second, third, _ = out.split("\n\n")
+    first, second, third, _ = call(typed=typed)[0].split("\n\n")
     assert first.startswith(TEXT)
     assert second.startswith(" The  ") and second.endswith(" 日本 ")
     assert third == TEXT + " "
-    assert err.count("does not know") == 3
 
 
 def test_gpt2_keeps_prompts_of_different_lengths(run_script, folders):
     lines = f"{TEXT}\nThe  river\n".encode()
     flags = ["--model", folders / "gpt2", "--length", "4", "--json", "--max_len", "70"]
     code, out, err = run_script(gpt2_inference, *flags, stdin=lines)
-    assert code == 0 and err.count("does not know '日本'") == 1
+    assert code == 0, err
     for record in records(out):
         assert record["text"].startswith(record["prompt"])
         assert len(record["text"]) > len(record["prompt"])
@@ -154,7 +129,7 @@ def test_a_comparison_has_the_prompt_on_both_sides(run_script, folders):
     code, out, err = run_script(
         compare, TEXT, *flags, "--repeats", "1", "--json", "--max_len", "70"
     )
-    assert code == 0 and err.count("does not know '日本'") == 2
+    assert code == 0, err
     for side in json.loads(out)["sides"]:
         frames = unpack(side["frames"])
         assert frames[0].text == TEXT
