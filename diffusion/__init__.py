@@ -45,21 +45,21 @@ def steps(writer, prompt: str = "", sample: int = 0, **options):
         options: the flags of inference.py (`options.GenerationOptions`; of a GPT-2
             `options.SamplingOptions`), and those of the sampler: ``sampler="remdm", eta=0.02``.
     """
-    return writer.generate([prompt], _options(writer, options), [sample])
+    return _generate(writer, [prompt], [sample], options)
 
 
-def _options(writer, values: dict):
+def _generate(writer, prompts: list[str], samples: list[int], options: dict):
     from diffusion.options import GenerationOptions, SamplingOptions
 
-    kind = GenerationOptions if hasattr(writer, "denoiser") else SamplingOptions
-    return kind.from_dict(values)
+    kind = SamplingOptions if writer.autoregressive else GenerationOptions
+    return writer.generate(prompts, kind.from_dict(options), samples)
 
 
 def write(writer, prompts: list[str], **options) -> list[str]:
     """One text for each prompt, the prompt included, all written together; options as in `steps`."""
     from diffusion.views.frames import written_text
 
-    *_, last = writer.generate(prompts, _options(writer, options), [0] * len(prompts))
+    *_, last = _generate(writer, prompts, [0] * len(prompts), options)
     return [written_text(writer.tokenizer, last, row) for row in range(len(prompts))]
 
 

@@ -35,15 +35,15 @@ class Writer:
     denoiser: Denoiser
     tokenizer: object
     name: str
-    device: torch.device
-    dtype: torch.dtype
-    positions: int  # tokens the model can see at once
     trained: bool  # whether finetune.py made it a denoiser
-    blocks: bool = False  # whether it was trained to write from left to right, block by block
+    blocks: bool  # whether it was trained to write from left to right, block by block
     autoregressive: ClassVar = False
 
     noise = property(lambda self: self.denoiser.noise)  # what it was trained to remove
     soft = property(lambda self: self.denoiser.soft)  # what its masks remember, or None
+    device = property(lambda self: self.denoiser.device)
+    dtype = property(lambda self: self.denoiser.backbone.model.dtype)
+    positions = property(lambda self: max_length(self.denoiser.backbone.config))  # seen at once
 
     @classmethod
     def from_model(
@@ -58,8 +58,7 @@ class Writer:
         Args:
             model: any ``AutoModelForMaskedLM``, which is put into evaluation mode, or a PeftModel of
                 one, of which a copy with the adapters merged is taken.
-            tokenizer: its tokenizer; one that names no beginning or end, as BERT's, is given
-                them.
+            tokenizer: its own; one that names no beginning or end, as BERT's, is given them.
             name: what messages and records call it.
             soft: what its masks remember, where it was trained so.
 
@@ -75,16 +74,8 @@ class Writer:
         forbidden = tokenizers.forbidden_ids(tokenizer, model.config.vocab_size)
         denoiser = Denoiser(model, noise, forbidden, soft)
         denoiser.backbone.try_out(name)
-        return cls(
-            denoiser=denoiser,
-            tokenizer=tokenizer,
-            name=name,
-            device=model.device,
-            dtype=model.dtype,
-            positions=max_length(model.config),
-            trained=bool(settings),
-            blocks=any(layout.startswith("block") for layout in settings.get("layouts", ())),
-        )
+        blocks = any(layout.startswith("block") for layout in settings.get("layouts", ()))
+        return cls(denoiser, tokenizer, name, bool(settings), blocks)
 
     def without_soft_masking(self) -> "Writer":
         """The same model whose masks remember nothing."""
@@ -98,18 +89,15 @@ class Writer:
             within("--window_stride", options.window_stride, 1, self.positions - 1)
         else:
             options.check_room(self.positions, self.name, " or less, or --window_stride")
-        reason = None
+        reason, kind = None, self.denoiser.backbone.config.model_type
         if not self.denoiser.backbone.keeps:
-            kind = self.denoiser.backbone.config.model_type
             reason = f"models of type {kind} keep no keys and values; leave it out"
         elif self.noise.has_random_tokens:
             reason = f"it is for models trained for masks, not for {self.noise.name}; leave it out"
         elif self.soft is not None and options.soft_masking:
             reason = "it does not go with soft-masking; add --no_soft_masking"
-        if reason and options.approximate_cache:
-            raise UserError(
-                f"{self.name}: --approximate_cache {options.approximate_cache}: {reason}"
-            )
+        if reason and (asked := options.approximate_cache):
+            raise UserError(f"{self.name}: --approximate_cache {asked}: {reason}")
 
     def resolve(self, options: GenerationOptions, left_to_right: bool = True) -> GenerationOptions:
         """The options with all that this model takes for granted filled in, for a canvas that is
@@ -145,9 +133,8 @@ class Writer:
                 and this number; not on the rest of the batch.
             may_end: whether ``</s>`` may be written. A text of a fixed length does not end before.
         """
-        left_to_right = canvas.left_to_right
-        options = self.resolve(options, left_to_right)
-        if not left_to_right and (options.attention == "block" or options.approximate_cache):
+        o = self.resolve(options, canvas.left_to_right)
+        if not canvas.left_to_right and (o.attention == "block" or o.approximate_cache):
             raise UserError(
                 "--attention block, --sampler causal and speculative, and --approximate_cache write "
                 "from left to right, after the given text; leave them out where spans are filled"
@@ -155,36 +142,32 @@ class Writer:
         denoiser, ends = self.denoiser, None  # the id that ends a text that is read in order
         if not may_end:
             denoiser = denoiser.forbidding(self.tokenizer.eos_token_id)
-        elif options.attention == "block" or options.block_length:
+        elif o.attention == "block" or o.block_length:
             ends = self.tokenizer.eos_token_id
-        canvas, keys = canvas.to(self.device), rng.row_keys(options.seed, samples, self.device)
-        sampling = Sampling(options.temperature, options.top_k, options.top_p)
-        name, o = options.sampler_name, options
+        name = o.sampler_name
         if name == "speculative":
-            drafts = make_sampler(o.sampler).draft_length
-            denoiser = Drafting(denoiser, drafts, o.cache)
+            denoiser = Drafting(denoiser, make_sampler(o.sampler).draft_length, o.cache)
         elif o.attention == "block":
             denoiser = InBlocks(denoiser, o.block_length or 0, o.cache, clean=name == "causal")
         if o.approximate_cache is not None:
             dual = o.approximate_cache == "dual"
             denoiser = Approximate(denoiser, o.block_length, dual, o.cache_refresh)
-        soft = self.soft if o.soft_masking else None
-        if soft is not None and name not in CAUSAL:  # where nothing stays a mask
-            denoiser = SoftMasked(denoiser, soft, o.forget_remasked, o.skip_soft_masking)
+        if self.soft is not None and o.soft_masking and name not in CAUSAL:  # which keep no masks
+            denoiser = SoftMasked(denoiser, self.soft, o.forget_remasked, o.skip_soft_masking)
         if o.guidance:
             denoiser = Guided(denoiser, o.guidance, self.tokenizer.all_special_ids)
         if o.repetition_penalty != 1 or o.no_repeat_ngram_size:
             denoiser = Processed(denoiser, o.repetition_penalty, o.no_repeat_ngram_size)
-        shared = {flag: getattr(options, flag) for flag in SAMPLER_FLAGS}
+        shared = {flag: getattr(o, flag) for flag in SAMPLER_FLAGS}
         shared |= {"noise": self.noise, "end_id": ends, "apart": o.attention == "block"}
         return denoise_windows(
-            canvas,
+            canvas.to(self.device),
             denoiser,
-            lambda: make_sampler(options.sampler, **shared),
-            sampling,
-            keys,
+            lambda: make_sampler(o.sampler, **shared),
+            Sampling(o.temperature, o.top_k, o.top_p),
+            rng.row_keys(o.seed, samples, self.device),
             window=self.positions,
-            stride=options.window_stride or self.positions - 1,
+            stride=o.window_stride or self.positions - 1,
             end_id=ends,
         )
 

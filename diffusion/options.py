@@ -11,17 +11,8 @@ from typing import Self
 from diffusion.cli.checks import Conflict, check_conflicts, check_values, clash, one_of
 from diffusion.cli.flags import TEXT, WRITTEN, flag
 from diffusion.errors import UserError
-from diffusion.samplers import spec
-from diffusion.samplers.catalog import (
-    CAUSAL,
-    NOISED,
-    OLD_FLAGS,
-    RANDOM,
-    SAMPLERS,
-    SCHEDULED,
-    SCHEDULES,
-    STEPPED,
-)
+from diffusion.samplers import catalog, spec
+from diffusion.samplers.catalog import CAUSAL, SAMPLERS, SCHEDULED, SCHEDULES, STEPPED
 
 N_STEPS, MAX_LEN = 10, 256
 NOISED_STEPS = 64  # where random tokens are to turn into text
@@ -56,18 +47,13 @@ class SamplingOptions:
     """The options of generation that a masked and an autoregressive model share."""
 
     max_len: int = _option(
-        MAX_LEN,
-        "Tokens of prompt and new text, with <s>. By default no more than the model can see.",
-        range=(3, 10**6),
-        group=TEXT,
-    )
+        MAX_LEN, "Tokens of prompt and new text, with <s>. By default no more than the model can see.",
+        range=(3, 10**6), group=TEXT,
+    )  # fmt: skip
     prefix_len: int = _option(
-        16,
-        "Prompt tokens the reference model was trained to see; prompts are kept whole anyway.",
-        range=(1, None),
-        group=TEXT,
-        rare=True,
-    )
+        16, "Prompt tokens the reference model was trained to see; prompts are kept whole anyway.",
+        range=(1, None), group=TEXT, rare=True,
+    )  # fmt: skip
     length: int | None = _option(
         None, "Write exactly N new tokens and do not stop at </s>.", range=(1, None), group=TEXT
     )
@@ -81,12 +67,9 @@ class SamplingOptions:
         1.0, "Above 1: tokens of the text become less likely.", range=(0.01, None), rare=True
     )
     no_repeat_ngram_size: int = _option(
-        0,
-        "No n-gram of the text to the left is repeated; 0: off. Strict only where one token is "
-        "written at a time, from left to right.",
-        range=(0, None),
-        rare=True,
-    )
+        0, "No n-gram of the text to the left is repeated; 0: off. Strict only where one token is "
+        "written at a time, from left to right.", range=(0, None), rare=True,
+    )  # fmt: skip
 
     @classmethod
     def from_dict(cls, values: dict) -> Self:
@@ -125,94 +108,70 @@ class GenerationOptions(SamplingOptions):
     """How text is generated. A value of None means: the default of the sampler or the model."""
 
     sampler: str | None = _option(
-        None,
-        "Which positions are written in each step, such as confidence or "
+        None, "Which positions are written in each step, such as confidence or "
         f"remdm:eta=0.02,remask=cap. Default: {BLOCK_SAMPLER} in block attention, ancestral for "
         f"models trained for random tokens, else {DEFAULT_SAMPLER[0]} with --block_length 1.",
-    )
+    )  # fmt: skip
     n_steps: int | None = _option(
-        None,
-        f"Denoising steps; default {N_STEPS}, or {NOISED_STEPS} for models trained for random "
-        f"tokens. Only {', '.join(STEPPED)} have it.",
-        range=(1, 100_000),
-    )
+        None, f"Denoising steps; default {N_STEPS}, or {NOISED_STEPS} for models trained for random "
+        f"tokens. Only {', '.join(STEPPED)} have it.", range=(1, 100_000),
+    )  # fmt: skip
     schedule: str | None = _option(
-        None,
-        f"Noise schedule of {', '.join(SCHEDULED)}: {', '.join(SCHEDULES)}.",
-        choices=SCHEDULES,
-        rare=True,
-    )
+        None, f"Noise schedule of {', '.join(SCHEDULED)}: {', '.join(SCHEDULES)}.",
+        choices=SCHEDULES, rare=True,
+    )  # fmt: skip
     block_length: int | None = _option(
-        None,
-        "Fill blocks of N tokens from left to right. Default 0: the whole canvas at once; in block "
-        f"attention {BLOCK_LENGTH}. The steps are divided among the blocks.",
+        None, "Fill blocks of N tokens from left to right. Default 0: the whole canvas at once; in "
+        f"block attention {BLOCK_LENGTH}. The steps are divided among the blocks.",
         range=(0, None),
-    )
+    )  # fmt: skip
     early_commit: float | None = _option(
-        None,
-        "Write all that is left once the mean gap between the two best logits reaches this, 2/3 and "
-        "1/3 of it in the later thirds of the writing (Prophet: 7.5); default 0: never.",
-        range=(0, None),
-        rare=True,
-    )
+        None, "Write all that is left once the mean gap between the two best logits reaches this, 2/3 "
+        "and 1/3 of it in the later thirds of the writing (Prophet: 7.5); default 0: never.",
+        range=(0, None), rare=True,
+    )  # fmt: skip
     attention: str = _option(
         "auto", _described("What a position sees.", ATTENTION), choices=ATTENTION
     )
     cache: bool = _option(
-        True,
-        "Whether block attention keeps keys and values.",
+        True, "Whether block attention keeps keys and values.", rare=True,
         off="Block attention keeps no keys and values: the same text in more time.",
-        rare=True,
-    )
+    )  # fmt: skip
     approximate_cache: str | None = _option(
-        None,
-        _described(
-            "With --attention full and --block_length: keep keys and values although they change, "
-            "for fewer slots and other texts.",
-            APPROXIMATE,
-        ),
-        choices=APPROXIMATE,
-        rare=True,
-    )
+        None, _described("With --attention full and --block_length: keep keys and values although "
+        "they change, for fewer slots and other texts.", APPROXIMATE),
+        choices=APPROXIMATE, rare=True,
+    )  # fmt: skip
     cache_refresh: int | None = _option(
-        None,
-        "With --approximate_cache: compute the whole canvas in every so-many-th pass over a block; "
-        "default: in the first one alone.",
-        range=(1, None),
-        rare=True,
-    )
+        None, "With --approximate_cache: compute the whole canvas in every so-many-th pass over a "
+        "block; default: in the first one alone.", range=(1, None), rare=True,
+    )  # fmt: skip
     guidance: float = _option(
         0.0, "Weight of classifier-free guidance. It doubles the forward passes.", range=(0, None)
     )
     soft_masking: bool = _option(
-        True,
-        "Whether masks carry earlier predictions, where the model was trained for soft-masking.",
-        off="Masks carry no earlier predictions, in models trained for soft-masking.",
-        rare=True,
-    )
+        True, "Whether masks carry earlier predictions, where the model was trained for soft-masking.",
+        off="Masks carry no earlier predictions, in models trained for soft-masking.", rare=True,
+    )  # fmt: skip
     skip_soft_masking: str | None = _option(
-        None,
-        "No soft-masking while more than 4/5 (first) or fewer than 1/5 (last) are masks.",
-        choices=("first", "last"),
-        rare=True,
-    )
+        None, "No soft-masking while more than 4/5 (first) or fewer than 1/5 (last) are masks.",
+        choices=("first", "last"), rare=True,
+    )  # fmt: skip
     forget_remasked: bool = _option(
         False, "With soft-masking: re-masked tokens carry no earlier predictions.", rare=True
     )
     window_stride: int | None = _option(
-        None,
-        "For --max_len beyond the positions of the model: write N new tokens at a time, after as "
-        "much of the text before as fits.",
-        range=(1, None),
-        rare=True,
-    )
+        None, "For --max_len beyond the positions of the model: write N new tokens at a time, after as "
+        "much of the text before as fits.", range=(1, None), rare=True,
+    )  # fmt: skip
 
     @classmethod
     def from_dict(cls, values: dict) -> Self:
         names = [f.name for f in fields(cls)]
         values = {name: value for name, value in values.items() if value is not None}
         others = [name for name in values if name not in names]
-        own = {OLD_FLAGS.get(name, name).rpartition(":")[2]: values.pop(name) for name in others}
+        today = {name: catalog.OLD_FLAGS.get(name, name).rpartition(":")[2] for name in others}
+        own = {today[name]: values.pop(name) for name in others}
         if own and "sampler" not in values:
             raise UserError(
                 f"{next(iter(own))} is an option of a sampler, and none is named; add "
@@ -252,18 +211,20 @@ class GenerationOptions(SamplingOptions):
         name, own = (None, {}) if self.sampler is None else spec.split(self.sampler)
         if attention == "auto":
             attention = "block" if blocks or name in CAUSAL else "full"
-        if name is None:
+        if name is None and attention == "block":
             # A block length asks for a sampler that fills blocks.
-            drafts = attention == "block" and block_length is None and not self.plain_needed
+            drafts = block_length is None and not self.plain_needed
             name = BLOCK_SAMPLER if drafts else DEFAULT_SAMPLER[0]
-            if noise in RANDOM and attention == "full":
-                name = "ancestral"
-            elif attention == "full" and block_length is None:
-                block_length = DEFAULT_SAMPLER[1]
+        elif name is None and noise in catalog.RANDOM:
+            name = "ancestral"
+        elif name is None:
+            name = DEFAULT_SAMPLER[0]
+            block_length = DEFAULT_SAMPLER[1] if block_length is None else block_length
         if attention == "block" and block_length is None and name not in CAUSAL:
             block_length = BLOCK_LENGTH
         if name in STEPPED and n_steps is None:
-            n_steps = NOISED_STEPS if noise in RANDOM and name in NOISED else N_STEPS
+            noised = noise in catalog.RANDOM and name in catalog.NOISED
+            n_steps = NOISED_STEPS if noised else N_STEPS
         filled = {"attention": attention, "block_length": block_length, "n_steps": n_steps}
         return replace(self, sampler=spec.join(name, own), **filled)
 

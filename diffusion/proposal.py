@@ -36,7 +36,6 @@ def largest(logits: Tensor, k: int, width: int = 64) -> tuple[Tensor, Tensor]:
 
 
 MIN_TEMPERATURE = 1e-4  # below, the most probable token is taken
-_GROUP = 64  # tokens
 
 
 def invert(cdf: Tensor, u: Tensor) -> Tensor:
@@ -57,10 +56,15 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the most probable token is taken."""
+        return self.temperature < MIN_TEMPERATURE
+
     def shortlist(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         """(logits (N, K) of the tokens that may be drawn, before top-p, and their ids (N, K), or
         None when K is the whole vocabulary in its own order)."""
-        if self.temperature < MIN_TEMPERATURE:
+        if self.greedy:
             return logits.max(-1, keepdim=True)
         if 0 < self.top_k < logits.shape[-1]:
             return largest(logits, self.top_k)
@@ -80,7 +84,7 @@ class Sampling:
         """Of a shortlist (N, K), in float64: float32 loses rare tokens, which silently lowers the
         temperature (arXiv:2409.02908)."""
         p = logits.to(rng.double(logits.device))
-        if self.temperature < MIN_TEMPERATURE:
+        if self.greedy:
             return torch.ones_like(p)
         p = (p / self.temperature).softmax(-1)
         if self.top_p < 1:
@@ -92,26 +96,9 @@ class Sampling:
     def choose(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """From a shortlist, the places (N,) in it that the uniforms ``u`` (N,) pick by inverting
         the distribution function, and their probabilities (N,) after all filters."""
-        many = logits.shape[-1] > 4 * _GROUP
-        if many and self.top_p == 1 and self.temperature >= MIN_TEMPERATURE:
-            return self._choose_from_many(logits, u)
         p = self._probabilities(logits)
         pick = invert(p.cumsum(-1), u)
         return pick[:, 0], p.gather(-1, pick)[:, 0]
-
-    def _choose_from_many(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """`choose` for a whole vocabulary, first a group of tokens and then one of them, so that
-        nothing of its size is in float64."""
-        p = (logits - logits.amax(-1, keepdim=True)).div_(self.temperature).exp_()
-        p = F.pad(p, (0, -p.shape[-1] % _GROUP)).view(len(p), -1, _GROUP)
-        mass = p.sum(-1).to(rng.double(p.device)).cumsum(-1)
-        group = invert(mass, u)
-        before = F.pad(mass, (1, 0)).gather(-1, group)[:, 0]
-        here = mass.gather(-1, group)[:, 0] - before
-        cdf = p.gather(1, group[..., None].expand(-1, -1, _GROUP))[:, 0].to(mass.dtype).cumsum(-1)
-        pick = invert(cdf, (u.to(mass.dtype) * mass[:, -1] - before) / here)
-        chosen = group[:, 0] * _GROUP + pick[:, 0]
-        return chosen, p.flatten(1).gather(-1, chosen[:, None])[:, 0] / mass[:, -1]
 
     def draw(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (N,) drawn from logits (N, V) with the uniforms ``u`` (N,), and their
@@ -142,35 +129,24 @@ class Proposal:
     ):
         self.query_mask = self._drawn = query_mask
         self._logits, self.rule = logits, sampling
-        # Confidence has no temperature where the most probable one is taken.
-        self._greedy = sampling.temperature < MIN_TEMPERATURE
-        self._sampling = replace(sampling, temperature=1.0) if self._greedy else sampling
-        self._chunk = rows_at_once(logits)
-
-        def normaliser(logits: Tensor) -> tuple[Tensor]:
-            peak, best = logits.max(-1)
-            return (F.cross_entropy(logits, best, reduction="none") + peak,)
-
         if u is None:
-            (self._total,) = self._map(normaliser)
+            (self._total,) = self._map(lambda logits: (_normaliser(logits, logits.argmax(-1)),))
             return
 
         def draw(logits: Tensor, u: Tensor, greedily: Tensor) -> tuple[Tensor, ...]:
             short, ids = sampling.shortlist(logits)
             best = logits.argmax(-1) if ids is None else ids[:, 0]
-            # log sum exp, as the loss of the best token plus its logit: one fused pass.
-            peak = logits.gather(-1, best[:, None])[:, 0]
-            total = F.cross_entropy(logits, best, reduction="none") + peak
+            total = _normaliser(logits, best)
             pick, sharpened = sampling.choose(short, u)
             # In a sorted shortlist the best token stands first.
             pick = torch.where(greedily, best if ids is None else 0, pick)[:, None]
             token = pick if ids is None else ids.gather(-1, pick)
             probability = (short.gather(-1, pick)[:, 0] - total).exp()
-            return token[:, 0], probability, sharpened, total, peak
+            return token[:, 0], probability, sharpened, total
 
         greedily = torch.zeros_like(query_mask) if best is None else best.expand_as(query_mask)
         drawn = self._map(draw, u[query_mask], greedily[query_mask])
-        self._tokens, self._probability, self._sharpened, self._total, self._peak = drawn
+        self._tokens, self._probability, self._sharpened, self._total = drawn
 
     def only(self, query_mask: Tensor) -> "Proposal":
         """The same proposal as a sampler sees it that queried only ``query_mask`` (B, L)."""
@@ -180,7 +156,8 @@ class Proposal:
 
     def _map(self, function: Callable[..., tuple[Tensor, ...]], *columns: Tensor) -> list[Tensor]:
         """``function`` of the float32 logits and of tensors (N, ...), chunk by chunk."""
-        chunks = zip(*(x.split(self._chunk) for x in (self._logits, *columns)), strict=True)
+        rows = rows_at_once(self._logits)
+        chunks = zip(*(x.split(rows) for x in (self._logits, *columns)), strict=True)
         parts = [function(logits.float(), *rest) for logits, *rest in chunks]
         return [torch.cat(part) for part in zip(*parts, strict=True)]
 
@@ -241,43 +218,44 @@ class Proposal:
         positions ``where`` (B, L); inf elsewhere and where either has no prediction."""
         here = where & self.query_mask & previous.query_mask
         out = torch.full(here.shape, torch.inf, device=here.device)
-        if here.any():
-            own, other = (
-                p.spread(torch.arange(len(p._logits), device=here.device), -1)[here]
-                for p in (self, previous)
-            )
-            chunks = zip(own.split(self._chunk), other.split(self._chunk), strict=True)
-            out[here] = torch.cat([self._divergence(previous, *chunk) for chunk in chunks])
+        if not here.any():
+            return out
+        rows = [
+            p.spread(torch.arange(len(p._logits), device=here.device), -1)[here]
+            for p in (self, previous)
+        ]
+        parts = []
+        for own, other in zip(*(x.split(rows_at_once(self._logits)) for x in rows), strict=True):
+            # sum p (log p - log q); the clamps make the summand of a forbidden token 0.
+            now = self._logits[own].float().clamp(min=-1e4)
+            before = previous._logits[other].float().clamp(min=-1e4)
+            p = (now - self._total[own, None]).exp_()
+            mean = p.mul_(now.sub_(before)).sum(-1)
+            parts.append(mean - self._total[own] + previous._total[other])
+        out[here] = torch.cat(parts)
         return out
-
-    def _divergence(self, previous: "Proposal", own: Tensor, other: Tensor) -> Tensor:
-        """KL (n,) of the predictions ``own`` (n,) from ``other`` (n,) of ``previous``."""
-        # sum p (log p - log q); the clamps make the summand of a forbidden token 0.
-        now = self._logits[own].float().clamp(min=-1e4)
-        before = previous._logits[other].float().clamp(min=-1e4)
-        total = self._total[own]
-        p = (now - total[:, None]).exp_()
-        return p.mul_(now.sub_(before)).sum(-1) - total + previous._total[other]
 
     def entropy(self) -> Tensor:
         """(B, L) entropy in nats at the sampling temperature (at 1 when that is 0); nan elsewhere."""
-        temperature = self._sampling.temperature
+        temperature = 1.0 if self.rule.greedy else self.rule.temperature
 
-        def entropy(logits: Tensor, total: Tensor, peak: Tensor) -> Tensor:
+        def entropy(logits: Tensor, total: Tensor) -> Tensor:
             # H = log sum exp(l) - sum p l, with l = 0 at the best token. The clamp makes the
             # summand of a forbidden token 0.
+            peak = logits.amax(-1)
             scaled = ((logits - peak[:, None]) / temperature).clamp_(min=-1e4)
             total = total - peak if temperature == 1 else scaled.logsumexp(-1)
             p = (scaled - total[:, None]).exp_()
             return total - p.mul_(scaled).sum(-1)
 
-        return self._each(entropy, self._total, self._peak)
+        return self._each(entropy, self._total)
 
     def sharpened(self) -> Tensor:
         """(B, L) probability of the drawn token after temperature, top-k and top-p (at temperature
         1 when that is 0, as Dream's); nan elsewhere."""
-        if self._greedy:
-            return self._each(lambda logits: self._sampling.distribution(logits)[0].amax(-1))
+        if self.rule.greedy:
+            warm = replace(self.rule, temperature=1.0)
+            return self._each(lambda logits: warm.distribution(logits)[0].amax(-1))
         return self.spread(self._sharpened, torch.nan)
 
     def margin(self) -> Tensor:
@@ -297,6 +275,12 @@ class Proposal:
             "entropy": lambda: -self.entropy(),
         }[kind]()
         return score.masked_fill(~self.query_mask, -torch.inf)
+
+
+def _normaliser(logits: Tensor, best: Tensor) -> Tensor:
+    """Log sum exp, as the loss of the best token plus its logit: one fused pass."""
+    loss = F.cross_entropy(logits, best, reduction="none")
+    return loss + logits.gather(-1, best[:, None])[:, 0]
 
 
 def _lead(values: Tensor) -> Tensor:
