@@ -79,7 +79,7 @@ class Writer:
 
     def without_soft_masking(self) -> "Writer":
         """The same model whose masks remember nothing."""
-        return replace(self, denoiser=self.denoiser.without_memory())
+        return replace(self, denoiser=self.denoiser.changed(soft=None))
 
     def check(self, options: GenerationOptions) -> None:
         """Refuse options that mean nothing, or that this model has no room for."""

@@ -60,13 +60,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def describe(device: torch.device, dtype: torch.dtype) -> str:
     """One line for the user: which device, which number format."""
+    name = device.type.upper()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     elif device.type == "cpu":
         threads = torch.get_num_threads()
         name = f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
-    else:
-        name = device.type.upper()
     return f"{name}, {str(dtype).removeprefix('torch.')}"
 
 

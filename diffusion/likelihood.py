@@ -35,10 +35,6 @@ class Bound:
     by_mask_rate: list[float]  # nats per token at mask rates 0-20, 20-40, ..., 80-100 %, or none
     by_block: list[float]  # nats per token of each block
 
-    @property
-    def perplexity(self) -> float:
-        return perplexity(self.nats_per_token)
-
 
 def perplexity(nats: float) -> float:
     """Of ``nats`` per token or byte, at most as large as a float can be."""

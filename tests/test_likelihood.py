@@ -297,7 +297,6 @@ def test_the_evaluated_bound_is_the_exact_bound(text):
     exact = sum_over_counts(text) / LENGTH
     assert bound.nats_per_token == pytest.approx(exact, abs=0.01)
     assert abs(bound.nats_per_token - exact) < 4 * bound.standard_error
-    assert bound.perplexity == pytest.approx(math.exp(bound.nats_per_token))
 
 
 def test_the_evaluated_bound_pools_the_exact_bounds_of_different_texts():

@@ -38,6 +38,7 @@ class Backbone(nn.Module):
         self.model = model
         self.config = model.config
         self.final = final and self.keeps
+        self.timed = "timesteps" in inspect.signature(model.forward).parameters
 
     @torch.no_grad()
     def try_out(self, name: str) -> None:
@@ -109,10 +110,11 @@ class Backbone(nn.Module):
         if self.shift:
             query_mask = torch.cat([query_mask[:, 1:], query_mask.new_zeros(batch, 1)], dim=1)
         if self.final and not causal:
-            seen = None if attention_mask is None else attention_mask.bool()[:, None, None]
+            seen = None if attention_mask is None else attention_mask.bool()[:, None]
             at = query_mask.nonzero().unbind(1)
-            return self._final(input_ids, inputs_embeds, place.expand(batch, -1), seen, at)
-        if causal and not self.left_to_right:
+            return self._logits_at(at, input_ids, inputs_embeds, place.expand(batch, -1), seen)
+        left_to_right = family(self.config).decoder and getattr(self.config, "is_causal", True)
+        if causal and not left_to_right:
             seen = torch.ones(1, length, length, dtype=torch.bool, device=device).tril()
             attention_mask = self._bias(seen.expand(batch, -1, -1), place)
         kwargs = _inputs(input_ids, inputs_embeds) | {"attention_mask": attention_mask}
@@ -120,7 +122,7 @@ class Backbone(nn.Module):
             # RoBERTa's default counts differently for ids and for embeddings; given explicitly,
             # positions are the same on both paths.
             kwargs["position_ids"] = place + first_position(self.config)
-        if self._timed:  # models with a time input that were trained without one take a zero
+        if self.timed:  # models with a time input that were trained without one take a zero
             kwargs["timesteps"] = torch.zeros(batch, device=device)
         return self.logits(kwargs, query_mask)
 
@@ -144,15 +146,13 @@ class Backbone(nn.Module):
             kwargs["token_type_ids"] = torch.zeros_like(input_ids)
         return kwargs
 
-    @functools.cached_property
-    def _timed(self) -> bool:
-        return "timesteps" in inspect.signature(self.model.forward).parameters
-
     def _bias(self, seen: Tensor, place: Tensor):
         """The attention mask for ``seen`` (B, S, S), which slots each slot sees, between slots at
         ``place`` (B or 1, S)."""
-        dtype = self.compute_dtype(seen.device)
-        bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        dtype, device = self.model.dtype, seen.device
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        bias = torch.zeros(seen.shape, dtype=dtype, device=device)
         return self._windowed(bias.masked_fill_(~seen, torch.finfo(dtype).min)[:, None], place)
 
     def _windowed(self, bias: Tensor, place: Tensor):
@@ -171,38 +171,36 @@ class Backbone(nn.Module):
             return kwargs | {"layout": layout}
         return kwargs | {"attention_mask": self._windowed(layout.bias, layout.place[None])}
 
-    def at_slots(
-        self, inputs: dict, place: Tensor, keep, seen: Tensor | None, read: Tensor | None = None
-    ) -> Tensor:
+    def at_slots(self, ids, place, keep=None, seen=None, read=None, embeds=None) -> Tensor:
         """Hidden states (R, S, d), for the head, of a pass over S slots of each of R rows, or
         (R, n, d) of those that are read.
 
         Args:
-            inputs: ``input_ids`` (R, S), and ``inputs_embeds`` (R, S, d) where those are to be used
-                instead.
+            ids: (R, S).
             place: (R, S) positions of the slots on the canvas.
-            keep: see `Encoder`; of no use without `keeps`.
-            seen: (R, S, K) bool, which slots each slot sees; None: all.
-            read: see `Encoder`; of no use without `keeps`.
+            keep, read: see `Encoder`; of no use without `keeps`.
+            seen: (R, S or 1, K) bool, which slots each slot sees; None: all.
+            embeds: (R, S, d) word embeddings to use instead of those of ``ids``.
         """
-        ids, embeds = inputs["input_ids"], inputs.get("inputs_embeds")
         if self.keeps:
             seen = None if seen is None else seen[:, None]
-            return self._encode(ids, embeds, place, seen, read, keep)
+            place = place + first_position(self.config)
+            return self.encoder(_inputs(ids, embeds), place, keep, seen, read)
         self._two_at_a_place("cannot write in blocks; leave --attention full")
         if seen is None:
             seen = torch.ones(*place.shape, place.shape[1], dtype=torch.bool, device=place.device)
         kwargs = self._at_places(ids, embeds, place) | {"attention_mask": self._bias(seen, place)}
         return self.model.base_model(**kwargs).last_hidden_state
 
+    def _logits_at(self, at, ids: Tensor, embeds: Tensor | None, place: Tensor, seen) -> Tensor:
+        """Logits (N, V) at N slots ``at`` (row, slot) of a pass of `at_slots`."""
+        read = None
+        if self.keeps:
+            read, at = read_at(*at, len(ids))
+        return self.head(self.at_slots(ids, place, None, seen, read, embeds)[at])
+
     def shadowed(
-        self,
-        input_ids: Tensor,
-        query_mask: Tensor,
-        shadows: Tensor,
-        noise: Absorbing,
-        padding: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
+        self, input_ids, query_mask, shadows, noise: Absorbing, padding=None, inputs_embeds=None
     ) -> Tensor:
         """Logits (N, V) as those of `forward`, but at the positions ``shadows`` (B, L) from a
         prediction that does not look at the token there, all in one forward pass: see
@@ -226,21 +224,7 @@ class Backbone(nn.Module):
             embeds = torch.where(slots.hidden[..., None], own, inputs_embeds.gather(1, place))
         row = torch.arange(batch, device=device)[:, None].expand(-1, length)
         at = row[query_mask], slots.read[query_mask]
-        if self.final:
-            return self._final(ids, embeds, slots.place, slots.seen[:, None], at)
-        kwargs = self._at_places(ids, embeds, slots.place)
-        kwargs["attention_mask"] = self._bias(slots.seen, slots.place)
-        return self.logits(kwargs, at)
-
-    def _final(self, ids: Tensor, embeds: Tensor | None, place: Tensor, seen, at) -> Tensor:
-        """Logits (N, V) at N slots ``at`` (row, slot) of a pass of `Encoder`."""
-        read, here = read_at(*at, len(ids))
-        return self.head(self._encode(ids, embeds, place, seen, read)[here])
-
-    def _encode(self, ids, embeds, place: Tensor, seen, read, keep=None) -> Tensor:
-        """Hidden states of slots (B, S) at ``place`` (B, S), see `Encoder`."""
-        inputs = {"input_ids": ids if embeds is None else None, "inputs_embeds": embeds}
-        return self.encoder(inputs, place + first_position(self.config), keep, seen, read)
+        return self._logits_at(at, ids, embeds, slots.place, slots.seen)
 
     def _two_at_a_place(self, what: str) -> None:
         """Refuse models for which two slots cannot be at one place."""
@@ -248,14 +232,9 @@ class Backbone(nn.Module):
             raise UserError(f"models of type {self.config.model_type} {what}")
 
     @property
-    def left_to_right(self) -> bool:
-        """Whether the model has causal attention."""
-        return family(self.config).decoder and getattr(self.config, "is_causal", True)
-
-    @property
     def keeps(self) -> bool:
         """Whether keys and values of finished text can be kept."""
-        return family(self.config).encoder is not None
+        return bool(family(self.config).encoder)
 
     @functools.cached_property
     def encoder(self) -> Encoder:
@@ -286,12 +265,7 @@ class Backbone(nn.Module):
             return (out if isinstance(out, Tensor) else out[0])[at]
         return self.head(base(**inputs).last_hidden_state[at])
 
-    def compute_dtype(self, device: torch.device) -> torch.dtype:
-        if torch.is_autocast_enabled(device.type):
-            return torch.get_autocast_dtype(device.type)
-        return self.model.dtype
 
-
-def _inputs(input_ids: Tensor, embeds: Tensor | None) -> dict:
+def _inputs(ids: Tensor, embeds: Tensor | None) -> dict:
     """What a model reads: ids, or word embeddings instead."""
-    return {"input_ids": input_ids} if embeds is None else {"inputs_embeds": embeds}
+    return {"input_ids": ids if embeds is None else None, "inputs_embeds": embeds}

@@ -11,7 +11,6 @@ from torch import Tensor
 from diffusion.canvas import Canvas, Query
 from diffusion.models.backbone import Backbone
 from diffusion.models.encoder import read_at
-from diffusion.models.families import first_position
 from diffusion.models.guidance import Wrapped
 from diffusion.models.layouts import block_slots
 from diffusion.models.soft import blend
@@ -117,10 +116,9 @@ class CleanStream:
             columns = torch.cat([columns, own], 1)
         self._spare = max(self._spare, extra)
         room = self.length + self._spare + 1
-        inputs = {"input_ids": shown}
         if embeds is not None:
             table = self.backbone.model.get_input_embeddings()
-            inputs["inputs_embeds"] = torch.cat([table(shown[:, :count]), embeds], 1)
+            embeds = torch.cat([table(shown[:, :count]), embeds], 1)
         at = []
         if clean_at is not None:
             at.append((clean_at[0], clean_at[1] - begin[clean_at[0]]))
@@ -131,7 +129,8 @@ class CleanStream:
             read, at = read_at(*at, len(rows))
         keep = self._kept.at(rows, columns, width + extra, room)
         place = place.clamp(max=self.length - 1)
-        hidden = self.backbone.at_slots(inputs, place, keep, None if sees.all() else sees, read)
+        sees = None if sees.all() else sees
+        hidden = self.backbone.at_slots(shown, place, keep, sees, read, embeds)
         self.done[rows] = until
         return hidden[at]
 
@@ -286,14 +285,12 @@ class Approximate(Blockwise):
     def _pass(self, ids: Tensor, rows: Tensor, begin: Tensor, end: Tensor, at: tuple) -> Tensor:
         """Hidden states (n, d) at n slots ``at`` (row, slot) of a pass over those from ``begin`` (R,)
         to ``end`` (R,) of R rows."""
-        backbone, total, (row, slot) = self.denoiser.backbone, ids.shape[1], at
+        total, (row, slot) = ids.shape[1], at
         place = begin[:, None] + torch.arange(int((end - begin).max()), device=ids.device)
         columns = torch.where(place < end[:, None], place, -1)  # shorter rows are filled up
         place = place.clamp(max=total - 1)
         seen = torch.arange(total, device=ids.device) < self.length[rows][:, None]
-        seen = None if seen.all() else seen[:, None, None]
+        seen = None if seen.all() else seen[:, None]
         read, at = read_at(row, slot - begin[row], len(rows))
-        inputs = {"input_ids": ids.gather(1, place), "inputs_embeds": None}
         keep = self.kept.at(rows, columns, total, total + 1)
-        positions = place + first_position(backbone.config)
-        return backbone.encoder(inputs, positions, keep, seen, read)[at]
+        return self.denoiser.backbone.at_slots(ids.gather(1, place), place, keep, seen, read)[at]

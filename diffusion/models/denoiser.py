@@ -1,21 +1,15 @@
-"""A masked language model as p(clean token | canvas).
+"""A masked language model as p(clean token | canvas), and the contract of every denoiser: this one,
+those around it (`guidance`), and any other that the loop may be given.
 
-The contract of every denoiser: this one, those around it (`guidance`), and any other that the loop
-may be given:
-
-- ``noise`` (see `noise`) and ``device`` say what it reads and where; ``passes`` is how many
-  forward passes a call costs;
+- ``noise`` and ``device`` say what it reads and where, ``passes`` how many forward passes a call costs;
 - ``start(canvas)`` is called once for each generation and returns the denoiser of that generation,
-  which may keep state for each row of the canvas; ``forbidding(*ids)`` returns one that never
-  writes these ids;
-- ``scope(query)`` is where (R, L) a pass can predict;
-- ``slots(query)`` is how many slots of each row (R,) that call would compute;
-- called with a `Query` it returns logits (N, V) at the N queried positions, row-major. The caller
-  may write into them; to turn them into probabilities, go through float32 a few rows at a time
-  (`proposal.rows_at_once`), since all of them are large;
-- ``<mask>``, padding and other ids that training never supervised have probability 0; a visible
-  token predicts itself (copy-through), so a query at a visible position says whether the token is
-  hidden there, see `Query.shadows`.
+  which may keep state for each row; ``forbidding(*ids)`` returns one that never writes these ids;
+- ``scope(query)`` is where (R, L) a pass can predict, ``slots(query)`` how many slots of each row (R,) a
+  call computes;
+- called with a `Query` it returns logits (N, V) at the N queried positions, row-major, which the caller
+  may overwrite. They are large: `proposal.rows_at_once` says how many to work on in float32.
+  ``<mask>``, padding and other ids that training never supervised have probability 0. A visible token
+  predicts itself, so a query at a visible position says whether the token is hidden there.
 """
 
 import copy
@@ -60,23 +54,20 @@ class Denoiser:
             return self.backbone
         return TwoPass(self.backbone, self.soft, self.noise, self.forbidden.tolist())
 
-    def _with(self, **changes) -> "Denoiser":
+    def changed(self, **changes) -> "Denoiser":
+        """The same denoiser with other attributes; ``soft=None`` is without soft-masking."""
         other = copy.copy(self)
         vars(other).update(changes)
         return other
 
-    def without_memory(self) -> "Denoiser":
-        """The same model without soft-masking."""
-        return self._with(soft=None)
-
     def forbidding(self, *ids: int) -> "Denoiser":
         """The same denoiser with more ids forbidden."""
-        return self._with(forbidden=torch.cat([self.forbidden, self.forbidden.new_tensor(ids)]))
+        return self.changed(forbidden=torch.cat([self.forbidden, self.forbidden.new_tensor(ids)]))
 
     def allowing(self, *ids: int) -> "Denoiser":
         """The same denoiser, which may write these ids."""
         allowed = torch.isin(self.forbidden, self.forbidden.new_tensor(ids))
-        return self._with(forbidden=self.forbidden[~allowed])
+        return self.changed(forbidden=self.forbidden[~allowed])
 
     def start(self, canvas: Canvas) -> "Denoiser":
         """Itself: full attention keeps nothing from one step to the next."""
@@ -108,10 +99,9 @@ class Denoiser:
         if query.feedback is not None:
             memory = query.feedback.take(self.noise.noisy(ids))
             embeds = blend(self.table, ids, self.noise, memory)
-        if query.shadows is not None and query.shadows.any():
-            logits = self.backbone.shadowed(
-                ids, query_mask, query.shadows, self.noise, padding, embeds
-            )
+        shadows = query.shadows
+        if shadows is not None and shadows.any():
+            logits = self.backbone.shadowed(ids, query_mask, shadows, self.noise, padding, embeds)
         else:
             attention_mask = None if padding is None else (~padding).long()
             logits = self.backbone(ids, query_mask, attention_mask, inputs_embeds=embeds)

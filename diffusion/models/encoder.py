@@ -24,30 +24,22 @@ class Encoder:
     It keeps one more copy of the matrices of queries, keys and values, and of the last ones two.
 
     Args:
-        base: the model without its head, of a family that has `families.Names`.
+        base: the model without its head, of a family that names the parts of its `encoder`.
     """
 
     def __init__(self, base: nn.Module):
-        names = family(base.config).encoder
+        layers, *names = map(attrgetter, family(base.config).encoder.split())
         self.heads = base.config.num_attention_heads
         self.width = base.config.hidden_size // self.heads
         self.embeddings = base.embeddings
         self.project = getattr(base, "embeddings_project", None)  # ELECTRA's
-        rest = (names.out, names.norm, names.up, names.activation, names.down, names.last)
         self.layers = []
-        for layer in attrgetter(names.layers)(base):
-            attend = [attrgetter(name)(layer) for name in names.attend]
-            self.layers.append((_joined(attend), *(attrgetter(name)(layer) for name in rest)))
+        for layer in layers(base):
+            *attend, out, norm, up, activation, down, last = (name(layer) for name in names)
+            self.layers.append((_joined(attend), out, norm, up, activation, down, last))
         self.ends = attend[0], _joined(attend[1:])  # of the last layer
 
-    def __call__(
-        self,
-        inputs: dict[str, Tensor],
-        position_ids: Tensor,
-        keep: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
-        seen: Tensor | None = None,
-        read: Tensor | None = None,
-    ) -> Tensor:
+    def __call__(self, inputs, position_ids, keep=None, seen=None, read=None) -> Tensor:
         """Hidden states (R, S, d) of S slots, or (R, n, d) of those that are read.
 
         Args:

@@ -4,27 +4,6 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Names:
-    """Where the parts of an encoder of BERT's kind are, which normalises after each sum.
-
-    Attributes:
-        layers: the list of layers, from the model without its head; the others are within a layer.
-        attend: the maps to queries, keys and values.
-        out, norm: the map after the attention, and the normalisation after that.
-        up, activation, down, last: the same of the two maps with the activation between them.
-    """
-
-    layers: str = "encoder.layer"
-    attend: tuple[str, ...] = tuple(f"attention.self.{part}" for part in ("query", "key", "value"))
-    out: str = "attention.output.dense"
-    norm: str = "attention.output.LayerNorm"
-    up: str = "intermediate.dense"
-    activation: str = "intermediate.intermediate_act_fn"
-    down: str = "output.dense"
-    last: str = "output.LayerNorm"
-
-
-@dataclass(frozen=True)
 class Family:
     """How the models of one ``config.model_type`` differ from others.
 
@@ -35,8 +14,8 @@ class Family:
         places: ``position_ids`` alone say where a token is, so that two slots can be at one place, as
             blocks and shadows need it. Models that count distances between slots cannot do that.
         windows: some layers see the near ones alone, and take a mask of their own for it.
-        encoder: what `encoder` needs to know to keep keys and values exactly; without it every pass
-            computes all slots that it reads.
+        encoder: names of the parts that `Encoder` calls, which keeps keys and values exactly; without
+            them every pass computes all slots that it reads.
         decoder: it reads from left to right unless its attention is set to see both sides.
         alone: padding changes its output, so rows of different lengths are computed apart.
     """
@@ -45,30 +24,25 @@ class Family:
     after_padding: bool = False
     places: bool = False
     windows: bool = False
-    encoder: Names | None = None
+    encoder: str = ""
     decoder: bool = False
     alone: bool = False
 
 
-_DISTILBERT = Names(
-    layers="transformer.layer",
-    attend=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-    out="attention.out_lin",
-    norm="sa_layer_norm",
-    up="ffn.lin1",
-    activation="ffn.activation",
-    down="ffn.lin2",
-    last="output_layer_norm",
-)
+# The list of layers, and within a layer, which normalises after each sum: the maps to queries, keys and
+# values, the map after the attention, a normalisation, two maps around an activation, a normalisation.
+_BERT = """encoder.layer attention.self.query attention.self.key attention.self.value
+attention.output.dense attention.output.LayerNorm
+intermediate.dense intermediate.intermediate_act_fn output.dense output.LayerNorm"""
+_DISTILBERT = """transformer.layer attention.q_lin attention.k_lin attention.v_lin
+attention.out_lin sa_layer_norm ffn.lin1 ffn.activation ffn.lin2 output_layer_norm"""
 _DISTILBERT_HEAD = ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector")
 _ELECTRA_HEAD = ("generator_predictions", "generator_lm_head")
 _HEAD = ("lm_head",)
 UNKNOWN = Family(alone=True)  # what is assumed of a type that has no row
 _ROWS = {  # names of types, and the row that they share
     # DistilRoBERTa is a RoBERTa of few layers.
-    "roberta xlm-roberta camembert": Family(
-        _HEAD, after_padding=True, places=True, encoder=Names()
-    ),
+    "roberta xlm-roberta camembert": Family(_HEAD, after_padding=True, places=True, encoder=_BERT),
     "xlm-roberta-xl roberta-prelayernorm data2vec-text ibert xmod": Family(
         after_padding=True, places=True
     ),
@@ -76,8 +50,8 @@ _ROWS = {  # names of types, and the row that they share
     "esm": Family(after_padding=True),
     "longformer": Family(_HEAD, after_padding=True),
     "mpnet": Family(after_padding=True),
-    "bert": Family(("cls",), places=True, encoder=Names()),
-    "electra": Family(_ELECTRA_HEAD, places=True, encoder=Names()),
+    "bert": Family(("cls",), places=True, encoder=_BERT),
+    "electra": Family(_ELECTRA_HEAD, places=True, encoder=_BERT),
     "distilbert": Family(_DISTILBERT_HEAD, places=True, encoder=_DISTILBERT),
     "modernbert": Family(places=True, windows=True),
     # Positions that are added to tokens, or turn queries and keys by them.

@@ -10,7 +10,7 @@ import transformers
 
 from diffusion.cli.files import given_path
 from diffusion.cli.options import Access
-from diffusion.errors import UserError
+from diffusion.errors import UserError, first_line
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 
@@ -66,20 +66,24 @@ _CAUSES = {
     "--trust_remote_code; add it where you trust the code",
     r"(?i)sentencepiece|tiktoken|protobuf": "needs packages that are not installed: pip install "
     "sentencepiece tiktoken protobuf",  # the library tries one after the other, and names the last
-    r"(?s)safetensors.*does not appear to have a file|does not appear to have a file.*safetensors": (
-        f"has no safetensors on the hub; {CONVERT}"
-    ),
+    r"(?s)no file named model.safetensors|safetensors.*does not appear to have a file|"
+    r"does not appear to have a file.*safetensors": f"has no *.safetensors file; {CONVERT}",
 }
 
 
-def unreachable(name: str, what: str, error: Exception | None = None) -> UserError:
-    """Why something could not be read from the hub, as far as the library's error says."""
-    message = f"{type(error).__name__}: {error}"
+def unreadable(what: str, name: str, local: bool, error: BaseException) -> UserError:
+    """Why the config, weights, tokenizer or a file of a model could not be read, as far as the
+    library's error says."""
     for pattern, cause in _CAUSES.items():
-        if re.search(pattern, message):
-            return UserError(f"{what} {name!r} {cause}")
+        if re.search(pattern, f"{type(error).__name__}: {error}"):
+            return UserError(f"{name!r} {cause}")
+    if local:
+        return UserError(
+            f"cannot read the {what} of {name}: {first_line(error)}; the file may be damaged, or not "
+            "belong to the others of its folder"
+        )
     return UserError(
-        f"cannot get {what} {name!r} from the hub (unreachable, or no such name); give a local "
+        f"cannot get the {what} of {name!r} from the hub (unreachable, or no such name); give a local "
         "folder, or check the connection and the name"
     )
 
@@ -95,17 +99,5 @@ def locate(name: str) -> tuple[str, bool]:
 
 def how_to_get(local: bool, access: Access) -> dict:
     """The arguments of ``from_pretrained`` for a model that is local, or on the hub."""
-    revision = {} if local or access.revision is None else {"revision": access.revision}
-    code = {"trust_remote_code": access.trust_remote_code}
-    return {"local_files_only": local, **code, **revision}
-
-
-def companion(name: str, file: str) -> Path:
-    """The path of a file beside the weights of a model, local or on the hub; it may be missing."""
-    where, local = locate(name)
-    if local:
-        return Path(where, file)
-    try:
-        return Path(huggingface_hub.hf_hub_download(where, file))
-    except Exception as error:  # the library raises many kinds
-        raise unreachable(name, f"{file} of model", error) from None
+    how = {"local_files_only": local, "trust_remote_code": access.trust_remote_code}
+    return how if local or access.revision is None else how | {"revision": access.revision}

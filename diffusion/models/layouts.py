@@ -18,7 +18,7 @@ import functools
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
@@ -82,11 +82,9 @@ def arrange(
     """
     size = block_size(layout)
     starts = list(range(first, length, size)) if size else []
-    ends = [min(start + size, length) for start in starts]
-    # Per block: (first slot, position it shows, position one after its last).
-    blocks, total = [], length
-    for start, end in zip(starts, ends, strict=True):
-        front = max(0, start - int(shift))
+    blocks, total = [], length  # per block: first slot, position it shows, position after its last
+    for start in starts:
+        front, end = max(0, start - int(shift)), min(start + size, length)
         blocks.append((total, front, end))
         total += end - front
 
@@ -94,14 +92,13 @@ def arrange(
     noisy = torch.zeros(total, dtype=torch.bool)
     clean_read = torch.arange(-1, length - 1)
     noisy_read = torch.full((length,), -1)
-    seen = torch.zeros(total, total, dtype=torch.bool)
-    seen[:length, :length] = torch.ones(length, length, dtype=torch.bool).tril()
+    seen = torch.ones(total, total, dtype=torch.bool).tril()
     for (slot, front, end), start in zip(blocks, starts, strict=True):
-        width = end - front
-        noisy[slot + start - front : slot + width] = True
+        own = slice(slot, slot + end - front)
+        noisy[slot + start - front : own.stop] = True
         noisy_read[start:end] = slot + torch.arange(start, end) - front - int(shift)
-        seen[slot : slot + width, :front] = True
-        seen[slot : slot + width, slot : slot + width] = True
+        seen[own, front:] = False
+        seen[own, own] = True
     noisy_read[noisy_read < length] = -1  # position 0 has no slot before it
 
     bias = torch.zeros(total, total, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
@@ -109,7 +106,7 @@ def arrange(
     # Where the blocks are divided into groups: after so many. A plain triangle is fastest whole.
     parts = max(1, round(length / _GROUP)) if blocks else 1
     near = [length * part // parts + (size or 0) // 2 for part in range(1, parts)]
-    cuts = {sum(end <= most for end in ends) for most in near}
+    cuts = {sum(end <= most for _, _, end in blocks) for most in near}
     groups, begin, block = [], 0, 0
     for cut in sorted({*cuts, len(blocks)} - {0}) or [0]:
         end = length if cut == len(blocks) else blocks[cut - 1][2]
@@ -144,15 +141,7 @@ def _join(parts: list[Tensor]) -> Tensor:
 
 
 def layout_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    layout: Slots | None = None,
-    **kwargs,
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, layout=None, **kwargs
 ) -> tuple[Tensor, None]:
     """An attention of transformers, for ``set_attn_implementation``: group by group where the
     forward pass has a ``layout``, else as usual."""

@@ -1,7 +1,6 @@
 """Load models, safetensors only, and refuse in one sentence what cannot be used."""
 
 import copy
-import sys
 from pathlib import Path
 
 import torch
@@ -9,38 +8,27 @@ import transformers
 
 from diffusion import hardware
 from diffusion.cli.options import Access
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError
 from diffusion.models import linear
 from diffusion.models.families import family
-from diffusion.models.hub import CONVERT, PLAIN, how_to_get, locate, resolve, unreachable
+from diffusion.models.hub import PLAIN, how_to_get, locate, resolve, unreadable
 from diffusion.noise import KINDS
 
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MASKED, _CAUSAL = "AutoModelForMaskedLM", "AutoModelForCausalLM"
 
 
 # ---------------------------------------------------------------- configurations
 
 
-def _check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot hold a safe, complete model, before the library tries."""
-    fault = None
-    if (folder / "adapter_config.json").is_file():
-        fault = "has adapters alone; give the folder that finetune.py wrote, where they are merged"
-    elif not (folder / "config.json").is_file():
-        fault = "has no config.json; give a folder that finetune.py wrote"
-    elif not any(folder.glob("*.safetensors")):
-        pickled = any(path for kind in _PICKLES for path in folder.glob(kind))
-        fault = f"has only pickled weights; {CONVERT}" if pickled else "has no *.safetensors file"
-    if fault:
-        raise UserError(f"model folder {folder} {fault}")
-
-
 def load_config(name: str, access: Access = PLAIN):
     """The configuration of a model, local or on the hub."""
     where, local = locate(name)
-    if local:
-        _check_folder(Path(where))
+    if local and Path(where, "adapter_config.json").is_file():
+        raise UserError(
+            f"{where} holds adapters alone; give the final folder of finetune.py, which has them merged"
+        )
+    if local and not Path(where, "config.json").is_file():
+        raise UserError(f"{where} has no config.json; give a folder that finetune.py wrote")
     try:
         config = transformers.AutoConfig.from_pretrained(where, **how_to_get(local, access))
         if not all(isinstance(name, str) for name in config.architectures or []):
@@ -49,11 +37,7 @@ def load_config(name: str, access: Access = PLAIN):
             _check_size(config, Path(where))
         return config
     except Exception as error:  # the library raises many kinds; the user needs one sentence
-        if not local or "trust_remote_code" in str(error):
-            raise unreachable(name, "model", error) from None
-        raise UserError(
-            f"cannot read the config of {where}: {first_line(error)}; it may be damaged"
-        ) from None
+        raise unreadable("config", name, local, error) from None
 
 
 def parameters(layers: int, width: int, inner: int, vocab: int, positions: int) -> int:
@@ -98,17 +82,14 @@ def _has_code(config) -> bool:
 
 def _check_kind(config, name: str, architectures: list[str], base: bool = False) -> None:
     """Refuse what is no masked language model and cannot be one, see `load_masked_lm`."""
-    row, masked = family(config), is_masked_lm(config)
-    free = row.decoder or _has_code(config)
+    fault, decoder, masked = None, family(config).decoder, is_masked_lm(config)
     causal = getattr(config, "is_decoder", False) or any("ForCausalLM" in a for a in architectures)
-    faults = {
-        "which has an encoder and a decoder": getattr(config, "is_encoder_decoder", False),
-        "which was not trained to fill masks; train it: python finetune.py --model "
-        f"{name}": row.decoder and not base and not masked,
-        "which has no masked-language-model head": not row.decoder and not masked,
-        "which is causal": causal and not free,
-    }
-    if fault := next((fault for fault, found in faults.items() if found), None):
+    causal = causal and not _has_code(config)
+    if decoder and not masked and not base:
+        fault = f"which was not trained to fill masks; train it: python finetune.py --model {name}"
+    elif not decoder and (not masked or causal or getattr(config, "is_encoder_decoder", False)):
+        fault = "which is causal, has a decoder, or no head for masks"
+    if fault:
         raise UserError(
             f"{name} is a {config.model_type!r} model, {fault}; diffusion needs a masked LM such as "
             "RoBERTa, or a decoder such as GPT-2 to train"
@@ -184,13 +165,8 @@ def _load_model(auto_class, config, name: str, tokenizer, access: Access):
             dtype=torch.float32,
             **how_to_get(local, access),
         )
-    except Exception as error:  # the library raises many kinds; the user needs one sentence
-        if not local:
-            raise unreachable(name, "model", error) from None
-        raise UserError(
-            f"cannot read the weights of {where}: {first_line(error)}; the file may be truncated "
-            "or not fit config.json"
-        ) from None
+    except Exception as error:
+        raise unreadable("weights", name, local, error) from None
     missing = [key for key in info["missing_keys"] if "position_ids" not in key]
     if missing:
         raise UserError(
@@ -260,11 +236,6 @@ def noise_settings(config, name: str) -> dict:
 
 def prepare(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
     """The device and number format to write with, and a process that is ready to load a model."""
-    if sys.flags.optimize > 1:
-        raise UserError(
-            "transformers needs the docstrings that python -OO removes; leave out -OO, or set "
-            "PYTHONOPTIMIZE to less than 2"
-        )
     hardware.use_all_cores()
     transformers.logging.disable_progress_bar()
     torch_device = hardware.choose_device(device)

@@ -20,21 +20,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.utils import cached_file
 
 from diffusion.canvas import Canvas, Feedback, Query
 from diffusion.errors import UserError, first_line
 from diffusion.models.guidance import Wrapped
-from diffusion.models.hub import companion
+from diffusion.models.hub import resolve
 from diffusion.models.loading import diffusion_settings
 from diffusion.noise import Absorbing
 from diffusion.proposal import largest, rows_at_once
 
 FILE = "soft.safetensors"
-MIXINGS = {
-    "linear": "the weighted mean of embeddings",
-    "spherical": "its direction moves on the arc from the mask to the mean of the tokens, and its "
-    "length from the one's to the others'",
-}
+MIXINGS = ("linear", "spherical")
 LEAST = 1e-6  # of ω_s, ω_a and -ω_b
 
 
@@ -46,7 +43,7 @@ class SoftMask(nn.Module):
 
     Args:
         k: tokens that are mixed in.
-        mixing: see `MIXINGS`.
+        mixing: linear, the weighted mean of embeddings; or spherical, see `_on_the_arc`.
         omega_s, omega_a, omega_b: where the three start; the last two as published.
     """
 
@@ -91,16 +88,17 @@ class SoftMask(nn.Module):
     def save(self, folder: Path) -> None:
         save_file({name: value.cpu() for name, value in self.state_dict().items()}, folder / FILE)
 
-    def load(self, folder: Path) -> None:
-        """Read the three scalars of a folder; `UserError` where they are missing or not finite."""
+    def load(self, folder: Path | str) -> None:
+        """Read the three scalars of a folder, or of a model on the hub; `UserError` where they are
+        missing or not finite."""
         try:
-            values = load_file(folder / FILE)
+            values = load_file(cached_file(folder, FILE))
             for name, parameter in self.named_parameters():
                 if values[name].shape != () or not values[name].isfinite():
                     raise ValueError(f"{name} is not a finite number")
                 parameter.data.copy_(values[name])
         except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise UserError(f"cannot read {folder / FILE}: {first_line(error)}") from None
+            raise UserError(f"cannot read {folder}/{FILE}: {first_line(error)}") from None
 
 
 def _softplus_inverse(x: float) -> float:
@@ -268,5 +266,5 @@ def load_soft_mask(model: nn.Module, folder: str) -> SoftMask | None:
             "the folder that finetune.py wrote"
         ) from None
     soft = SoftMask(k, mixing)
-    soft.load(companion(folder, FILE).parent)
+    soft.load(resolve(folder)[0])
     return soft.to(next(model.parameters()).device).eval().requires_grad_(False)

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from diffusion.cli.options import Access
-from diffusion.errors import UserError, first_line
-from diffusion.models.hub import PLAIN, how_to_get, locate, unreachable
+from diffusion.errors import UserError
+from diffusion.models.hub import PLAIN, how_to_get, locate, unreadable
 from diffusion.models.loading import noise_settings
 from diffusion.noise import Noise, make_noise
 from diffusion.text import Speller
@@ -51,12 +51,7 @@ def load_tokenizer(
         # On a damaged file the library panics, which is no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        cause = unreachable(name, "tokenizer", error)
-        if not local or "unreachable" not in str(cause):
-            raise cause from None
-        raise UserError(
-            f"cannot read the tokenizer in {where}: {first_line(error)}; it may be damaged"
-        ) from None
+        raise unreadable("tokenizer", name, local, error) from None
     _find_mask(tokenizer, config, add_mask)
     name_ends(tokenizer, name, needs_mask)
     return tokenizer

@@ -200,8 +200,8 @@ def take_revision(model) -> None:
         model.place = huggingface_hub.snapshot_download(
             name, revision=model.revision, allow_patterns=_READ
         )
-    except Exception:  # the library raises many kinds
-        raise hub.unreachable(f"{name} at {model.revision}", "model") from None
+    except Exception as error:  # the library raises many kinds
+        raise hub.unreadable("files", f"{name} at {model.revision}", False, error) from None
 
 
 def check_publishing() -> None:

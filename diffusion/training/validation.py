@@ -76,7 +76,7 @@ def metrics(found: dict[str, likelihood.Bound]) -> dict[str, float]:
         "loss": bound.nats_per_token,
         "nats_per_token": bound.nats_per_token,
         "standard_error": bound.standard_error,
-        "perplexity": bound.perplexity,
+        "perplexity": likelihood.perplexity(bound.nats_per_token),
         "nats_per_byte": bound.nats_per_byte,
     }
     for i, value in enumerate(bound.by_mask_rate):

@@ -94,12 +94,12 @@ def test_where_a_token_stands_is_what_its_position_says(name):
     place = order.expand(3, -1)
     seen = torch.ones(3, LENGTH, LENGTH, dtype=torch.bool)
     keep = lambda layer, key, value: (key.transpose(1, 2), value.transpose(1, 2))  # noqa: E731
-    hidden = backbone.at_slots({"input_ids": ids[:, order]}, place, keep, seen)
+    hidden = backbone.at_slots(ids[:, order], place, keep, seen)
     logits = backbone.head(hidden.flatten(0, 1)).view(3, LENGTH, VOCAB)[:, order.argsort()]
     torch.testing.assert_close(logits[:, : plain.shape[1]], plain, rtol=1e-4, atol=1e-4)
     # The test can fail: in the order of the slots the model would say something else.
-    inputs, place = {"input_ids": ids[:, order]}, torch.arange(LENGTH).expand(3, -1)
-    wrong = backbone.head(backbone.at_slots(inputs, place, keep, seen).flatten(0, 1))
+    place = torch.arange(LENGTH).expand(3, -1)
+    wrong = backbone.head(backbone.at_slots(ids[:, order], place, keep, seen).flatten(0, 1))
     assert (wrong.view(3, LENGTH, VOCAB)[:, order.argsort()] - logits).abs().max() > 1e-2
 
 
