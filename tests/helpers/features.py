@@ -110,13 +110,13 @@ def edits(writer: Writer) -> None:
     finished(writer.generate(["the"], window, [0]))
 
 
-def abilities(name: str, tokenizer) -> tuple[str, ...]:
-    """The cells of one type, as tried."""
+def abilities(name: str, tokenizer, samplers=SAMPLERS) -> tuple[str, ...]:
+    """The cells of one type, as tried with some samplers."""
     writer = writer_of(name, tokenizer)
     backbone = writer.denoiser.backbone
     refused = [
         sampler
-        for sampler in SAMPLERS
+        for sampler in samplers
         if sampler not in CAUSAL and not works(write, writer, sampler=sampler)
     ]
     edits(writer)

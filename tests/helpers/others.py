@@ -54,20 +54,22 @@ def save_mdlm(folder: Path, trace: Path) -> str:
               "out.weight": (281, 8), "out.bias": (281,)}  # fmt: skip
     tensors = {n: torch.randn(*shape, generator=generator) for n, shape in shapes.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = {
-        "model_type": "tiny-mdlm",
-        "vocab_size": VOCAB + 1,
-        "model_length": 24,
-        "auto_map": {
-            "AutoConfig": "modeling_tiny.TinyConfig",
-            "AutoModelForMaskedLM": "modeling_tiny.TinyMDLM",
-        },
+    code = {
+        "AutoConfig": "modeling_tiny.TinyConfig",
+        "AutoModelForMaskedLM": "modeling_tiny.TinyMDLM",
     }
+    config = {"model_type": "tiny-mdlm", "vocab_size": 281, "model_length": 24, "auto_map": code}
     (folder / "config.json").write_text(json.dumps(config))
     train_tokenizer([TEXT * 9], VOCAB).save_pretrained(folder)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    del settings["mask_token"]
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    name_no_mask(folder)
     path = folder / "tokenizer.json"
     path.write_text(path.read_text().replace("<mask>", "<other>"))
     return str(folder)
+
+
+def name_no_mask(folder: Path) -> None:
+    """The tokenizer of a folder no longer says which of its tokens is the mask."""
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    del settings["mask_token"]
+    path.write_text(json.dumps(settings))

@@ -104,13 +104,13 @@ def test_blocks_of_any_size_and_family(kind, block):
 @pytest.mark.parametrize("shift", [True, False])
 @pytest.mark.parametrize("name", EVERY)
 def test_texts_are_equal_without_the_cache_and_in_other_batches(name, shift):
-    model, canvas = tiny(shift=shift), prompts(1, 7, 4, 13)
+    model, canvas = tiny(shift=shift), prompts(1, 7, 4, total=12)
     ours = written(model, canvas, name, 3)[-1]
     anew = written(model, canvas, name, 3, keep=False)[-1]
     assert torch.equal(ours.ids, anew.ids) and torch.equal(ours.nfe, anew.nfe)
     assert (anew.slots >= ours.slots).all() and (anew.slots > ours.slots).any()
-    keys = rng.row_keys(0, range(4))
-    for row in (1, 3):
+    keys = rng.row_keys(0, range(3))
+    for row in (0, 1):
         one = canvas.take(slice(row, row + 1))
         denoiser = InBlocks(Denoiser(model, NOISE, [0, 1]), 3, clean=name == "causal")
         own = {} if name == "causal" else {"block_length": 3}

@@ -18,7 +18,7 @@ def tokenizer():
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_page_says_what_a_family_can_do(name, tokenizer):
-    assert PAGE[name] == abilities(name, tokenizer)
+    assert PAGE[name] == abilities(name, tokenizer, ("confidence", "p2", "wino", "saber"))
 
 
 def test_the_page_has_no_other_rows():
