@@ -30,6 +30,7 @@ from helpers.families import tiny
 from helpers.models import SENTENCES
 
 VOCAB = 280
+HIDING = ("p2", "wino", "saber")
 SAMPLERS = [name for name, entry in catalog.SAMPLERS.items() if "absorbing" in entry.noises]
 HEAD = """\
 # Families
@@ -106,20 +107,21 @@ def edits(writer: Writer) -> None:
     (bound,) = score(writer, ["the cat sat"], draws=2)
     assert bound.nats > 0
     write(writer, sampler="confidence", guidance=0.5)
-    window = GenerationOptions(length=70, max_len=90, window_stride=40, sampler="seed", n_steps=2)
+    window = GenerationOptions(length=66, max_len=70, window_stride=40, sampler="seed", n_steps=2)
     finished(writer.generate(["the"], window, [0]))
 
 
-def abilities(name: str, tokenizer, samplers=SAMPLERS) -> tuple[str, ...]:
-    """The cells of one type, as tried with some samplers."""
+def abilities(name: str, tokenizer, whole: bool = True) -> tuple[str, ...]:
+    """The cells of one type, as tried; not ``whole``: with what may be refused alone."""
     writer = writer_of(name, tokenizer)
     backbone = writer.denoiser.backbone
     refused = [
         sampler
-        for sampler in samplers
+        for sampler in (SAMPLERS if whole else HIDING)
         if sampler not in CAUSAL and not works(write, writer, sampler=sampler)
     ]
-    edits(writer)
+    if whole:
+        edits(writer)
     blocks = works(write, writer, attention="block", sampler="confidence", block_length=3)
     for sampler in CAUSAL:
         assert works(write, writer, sampler=sampler) is blocks

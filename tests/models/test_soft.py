@@ -433,10 +433,10 @@ def test_a_block_is_the_two_stream_pass():
 )
 def test_shares_of_batches(share):
     """In any twenty, and of every second, third, ... batch: no micro-batch of a step goes short."""
-    chosen = [TwoPassCollator(None, share, 0, 4).two_pass(n) for n in range(120)]
-    for first in range(0, 120, 20):
+    chosen = [TwoPassCollator(None, share, 0, 4).two_pass(n) for n in range(60)]
+    for first in range(0, 60, 20):
         assert abs(sum(chosen[first : first + 20]) - 20 * share) <= 1
-    others = [TwoPassCollator(None, share, 1, 4).two_pass(n) for n in range(120)]
+    others = [TwoPassCollator(None, share, 1, 4).two_pass(n) for n in range(60)]
     assert (chosen != others) == (0 < share < 1)
     for every in (2, 3, 5):
         for j in range(every):
