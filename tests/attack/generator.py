@@ -49,11 +49,12 @@ PATHS = ["", " ", ".", "..", "/", "no/such", "x" * 300, LONG, "~nosuchuser", "~n
 # More of these is more work, which is no mistake.
 WORK = ("num_samples", "repeats", "max_steps", "num_train_epochs", "draws", "points", "best_of",
         "eval_draws", "slowdown", "max_eval_blocks", "gradient_accumulation_steps", "n_steps",
-        "likelihood_blocks", "length", "max_len", "dataloader_num_workers")  # fmt: skip
-# Would reach for the network or another program's settings.
+        "likelihood_blocks", "length", "max_len")  # fmt: skip
+# Would reach for the network, another program's settings, or processes.
 LEFT_OUT = ("hub_token", "deepspeed", "fsdp", "fsdp_config", "parallelism_config",
             "ddp_backend", "local_rank", "debug", "torch_compile", "torch_compile_backend",
-            "torch_compile_mode", "report_to", "tpu_num_cores")  # fmt: skip
+            "torch_compile_mode", "report_to", "tpu_num_cores",
+            "dataloader_num_workers")  # fmt: skip
 
 INPUTS = ("model", "baseline", "tokenizer", "scorer", "dataset", "eval_dataset", "dataset_dir",
           "replay", "results", "settings", "score", "resume_from_checkpoint")  # fmt: skip
@@ -200,9 +201,8 @@ class Generator:
         def settings(i):
             draw = random.Random(f"toml {i}")
             rows = f'[[row]]\nmodel = "{pair[1]}"\n'
-            lines = [
-                f"{draw.choice(KEYS)} = {draw.choice(TOML)}" for _ in range(draw.randint(1, 3))
-            ]
+            number = draw.randint(1, 3)
+            lines = [f"{draw.choice(KEYS)} = {draw.choice(TOML)}" for _ in range(number)]
             text = draw.choice(["", 'title = "t"\n', "x", "[defaults]\n"]) + rows + "\n".join(lines)
             return Attack("settings files", "scoreboard", self.base["scoreboard"],
                           files={"grid.toml": text.encode(errors="surrogateescape")})  # fmt: skip
@@ -222,10 +222,8 @@ class Generator:
                 copied = {str(Path("copy", p.relative_to(source))): p.read_bytes()
                           for p in source.rglob("*") if p.is_file() and p.name != ".lock"}  # fmt: skip
                 bad = damaged(copied[f"copy/{name}"], f"{kind} {name} {i}")
-                more = self.files(script)
-                return Attack(
-                    kind, script, list(arguments), files={**copied, f"copy/{name}": bad, **more}
-                )
+                files = {**copied, f"copy/{name}": bad, **self.files(script)}
+                return Attack(kind, script, list(arguments), files=files)
 
             return attack
 
@@ -238,14 +236,8 @@ class Generator:
             "model.safetensors",
         )
         steps = self.base["inference"][3:]
-        run = [
-            *self.base["finetune"],
-            *SOFT,
-            "--resume_from_checkpoint",
-            "copy/checkpoint-1",
-            "--max_steps",
-            "2",
-        ]  # of a run with soft-masking and an average
+        run = [*self.base["finetune"], *SOFT, "--resume_from_checkpoint", "copy/checkpoint-1",
+               "--max_steps", "2"]  # fmt: skip
         last = "checkpoint-1/"
         states = (*(last + n for n in ("optimizer.pt", "scheduler.pt", "rng_state.pth",
                   "model.safetensors", "config.json", "ema.safetensors", "soft.safetensors")),)  # fmt: skip
@@ -345,18 +337,10 @@ def damaged(content: bytes, seed: str) -> bytes:
     at = draw.randrange(len(content))
     zipped = io.BytesIO()
     torch.save(_Written(), zipped)
-    return draw.choice(
-        [
-            content[:at],
-            b"",
-            draw.randbytes(500),
-            content[:at] + draw.randbytes(8) + content[at + 8 :],
-            draw.randbytes(8) + content[8:],  # where safetensors has the length of its header
-            b"[" * 9000 + b"]" * 9000,
-            pickle.dumps(_Written()),
-            zipped.getvalue(),
-        ]
-    )
+    # The first eight bytes are where safetensors has the length of its header.
+    return draw.choice([content[:at], b"", draw.randbytes(500), draw.randbytes(8) + content[8:],
+                        content[:at] + draw.randbytes(8) + content[at + 8 :],
+                        b"[" * 9000 + b"]" * 9000, pickle.dumps(_Written()), zipped.getvalue()])  # fmt: skip
 
 
 def _damage(data, draw: random.Random):

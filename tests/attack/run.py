@@ -151,11 +151,8 @@ def attempt(attack: Attack) -> tuple[str, str]:
         # Only what a flag names as an output may be another file than before.
         changed = {name for name in before if kept[name] != before[name]}
         named = {word.split("=", 1)[-1] for word in attack.arguments}
-        stray = {
-            name
-            for name in changed
-            if name.split("/")[0] not in (*named, "trained", "board", "copy")
-        }
+        named |= {"trained", "board", "copy"}
+        stray = {name for name in changed if name.split("/")[0] not in named}
         return ("changed a file", f"{stray} {shown}") if stray else ("works", shown)
     if code != 2:
         return f"exit code {code}", shown
@@ -171,7 +168,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--number", type=int, help="a random sample of so many; default: all")
     parser.add_argument("--seed", type=int, default=0, help="of that sample")
-    parser.add_argument("--share", default="0/1", help="0/2 and 1/2: halves, for two processes")
     parser.add_argument("--kind", help="of this class alone")
     parser.add_argument("--part", type=int, default=0, help="other damages to files in each")
     args = parser.parse_args()
@@ -179,8 +175,6 @@ def main() -> None:
         attacks = Generator(prepare(Path(folder))).all(args.part)
         if args.kind:
             attacks = [a for a in attacks if a.kind == args.kind]
-        which, of = map(int, args.share.split("/"))
-        attacks = attacks[which::of]
         if args.number:
             attacks = random.Random(args.seed).sample(attacks, min(args.number, len(attacks)))
         table = defaultdict(Counter)

@@ -11,8 +11,7 @@ from attack.run import attempt, prepare
 import inference
 from diffusion.errors import UserError
 
-SAMPLE, SEED = 90, 0
-PARTS = 2  # for as many workers
+SAMPLE, SEED = 50, 0
 
 
 def check(attacks: list[Attack]) -> None:
@@ -26,11 +25,11 @@ def check(attacks: list[Attack]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(PARTS))
-def test_bad_inputs_are_refused_in_one_sentence_or_work(code_read_once, tmp_path, part):
+def test_bad_inputs_are_refused_in_one_sentence_or_work(code_read_once, tmp_path):
     attacks = Generator(prepare(tmp_path)).all()
-    assert len({str(a) + a.kind + str(a.files) for a in attacks}) > 0.9 * len(attacks) > 3000
-    check(random.Random(SEED).sample(attacks, SAMPLE)[part::PARTS])
+    different = {(str(a), a.kind, *map(hash, a.files.values())) for a in attacks}
+    assert len(different) > 0.9 * len(attacks) > 3000
+    check(random.Random(SEED).sample(attacks, SAMPLE))
 
 
 def test_bad_values_of_options_are_refused_in_one_sentence_or_work(

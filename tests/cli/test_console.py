@@ -1,7 +1,10 @@
 """What reaches a terminal steers nothing; what goes into a pipe is what was written."""
 
 import io
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,7 @@ from diffusion import errors, job
 from diffusion.cli import console
 from diffusion.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 EVIL = "a\x1b]0;title\x07\x9b2Jb\nc"
 
 
@@ -56,3 +60,39 @@ def test_a_file_of_texts_is_whole_also_where_the_writing_ends_early(tmp_path, as
         raise KeyboardInterrupt
     expected = '{"text": "one\\n"}\n{"text": "two"}\n' if as_json else "one\n\n\ntwo\n"
     assert (tmp_path / "out.txt").read_text() == expected
+
+
+def test_a_full_disk_is_one_sentence():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    code = "from diffusion import errors, cli; from diffusion.cli import console\n"
+    code += "errors.run(lambda: console.put('a text'))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr == "-c: the disk is full; free some space\n"
+
+
+def test_progress_shows_the_time_left(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    console.progress(1, 10, "row")
+    assert capsys.readouterr().err == ""  # a pipe
+    console.progress(10, 10, "row")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    console.progress(0, 10, "row 1/3")
+    now[0] += 60
+    console.progress(2, 10, "row 1/3")
+    said = capsys.readouterr().err
+    assert "row 1/3:  20%" in said and "01:00<04:00" in said
+    console.say("a line")  # instead of the bar, which is drawn again below it
+    assert capsys.readouterr().err.endswith("\ra line\n")
+    console.progress(10, 10, "row 3/3")
+    capsys.readouterr()
+    monkeypatch.setenv("RANK", "1")  # of several processes the first one speaks
+    console.progress(1, 2, "x")
+    console.progress(2, 2, "x")
+    console.say("a line")
+    assert capsys.readouterr().err == ""

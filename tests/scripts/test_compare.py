@@ -8,8 +8,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -283,19 +281,6 @@ def test_both_write_as_many_tokens_and_what_the_scripts_would(call, tiny_model, 
     assert data["hardware"] and data["versions"]["torch"] == torch.__version__
 
 
-@pytest.mark.slow
-def test_replay_needs_no_torch(tmp_path, kept):
-    code = (
-        "import sys, compare; sys.argv[1:] = ['--replay', sys.argv[1], '--save_animation', 'x.html'];"
-        "compare.main(); print('torch' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(kept)], capture_output=True, text=True, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.stdout.strip().endswith("False"), done.stderr
-
-
 def test_the_measurement_is_kept_before_it_is_shown(tmp_path, kept, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
@@ -331,17 +316,10 @@ def test_several_prompts_of_a_pipe(call, tmp_path):
     assert out.count("faster") == 2
 
 
-def test_nasty_pieces_survive_every_form(tmp_path):
-    pieces = [" The", *NASTY]
-    tracks = [
-        Track(diffusion_frames([0.0, 0.1, 0.2], pieces), "<b>a"),
-        Track(diffusion_frames([0.0, 0.2], pieces[::-1]), "</title> $x$"),
-    ]
-    shown = synchronized(tracks, "</script><script>", verdict="<i>")
-    for ending in ("html", "png", "gif"):
-        save_film(shown, tmp_path / f"a.{ending}")
-    html = (tmp_path / "a.html").read_text()
-    assert html.count("<script") == 2 and "<b>a" not in html and "</title> $" not in html
+def test_nasty_pieces_survive_every_picture(tmp_path):
+    tracks = [Track(diffusion_frames([0.0, 0.1, 0.2], [" The", *NASTY]), "</title> $x$")]
+    for ending in ("png", "gif"):  # tests/views has the page
+        save_film(synchronized(tracks, "<b>", verdict="<i>"), tmp_path / f"a.{ending}")
 
 
 @pytest.mark.slow
@@ -366,22 +344,17 @@ def test_models_with_different_tokenizers(call, tiny_gpt2, tmp_path):
     assert "characters/s" in record.table(data)
 
 
+# Ranges of every option are in tests/attack.
 BAD = {
     "empty prompt": ([""], "empty"),
-    "prompt too long": (["river " * 80, "--max_len", "64"], "64 positions"),
     "beyond either model": (["He", "--max_len", "65"], "64 positions"),
     "no room": (["He said", "--length", "60", "--max_len", "62"], "62 positions"),
     "no repeats": (["He", "--repeats", "0"], "--repeats 0"),
-    "slowdown": (["He", "--slowdown", "0"], "--slowdown 0"),
-    "no ending": (["He", "--save_animation", "out"], ".gif"),
     "prompt and replay": (["He", "--replay", "x.json"], "leave out the prompt"),
     "replay with a seed": (["--replay", "x.json", "--seed", "5"], "leave out --seed 5"),
     "an endless film": (["--replay", "KEPT", "--slowdown", "999"], "or less"),
     "sweep": (["--sweep", "--output_dir", "x"], "python studies/sweep.py"),
     "a film of nothing in particular": (["--save_animation", "a.gif"], "--output_dir"),
-    "unknown sampler": (["He", "--sampler", "confidnce"], "'confidence'"),
-    "unknown flag": (["He", "--repeat", "1"], "--repeats"),
-    "top_p": (["He", "--top_p", "0"], "--top_p 0"),
     "a masked baseline": (["He", "--baseline", "MASKED"], "does not write from left to right"),
     "a causal model": (["He", "--model", "CAUSAL"], "was not trained to fill masks"),
 }  # fmt: skip
@@ -401,18 +374,15 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case, kept, tiny_mode
     assert os.listdir() == []
 
 
+# More damage is done to replays in tests/attack.
 DAMAGE = {
     "truncated": (lambda text: text[: len(text) // 2], "damaged"),
     "another kind": (lambda text: '{"a": 1}', "not a comparison"),
     "another version": (lambda text: text.replace('"version": 3,', '"version": 4,'), "version 4"),
-    "an old version": (lambda text: text.replace('"version": 3,', '"version": 2,'), "record it anew"),
     "an unknown state": (lambda text: text.replace('"masked"', '"msked"'), "damaged"),
     "frames missing": (lambda text: re.sub(r'"frames": \[.*?\}\]', '"frames": []', text), "damaged"),
-    "a field missing": (lambda text: text.replace('"hardware"', '"hardwear"'), "damaged"),
     "no seconds": (lambda text: text.replace('"seconds": 0.31,', '"seconds": NaN,'), "damaged"),
     "a frame of a billion": (lambda text: text.replace('"length": 4,', '"length": 1000000000,'), "damaged"),
-    "another unit": (lambda text: text.replace('"unit": "token"', '"unit": "foo"'), "damaged"),
-    "deep nesting": (lambda text: "[" * 200_000, "damaged"),
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 from helpers.exact import sharpen
-from helpers.terminals import in_a_terminal, records
+from helpers.terminals import records
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -218,10 +218,3 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(call, arguments, named):
 def test_a_masked_model_is_refused(call, tiny_model):
     code, _, err = call("He", *SMALL, model=tiny_model)
     assert code == 2 and "'roberta' model, which does not write from left to right" in err
-
-
-@pytest.mark.slow
-def test_the_live_view_in_a_terminal(tiny_gpt2):
-    seen = in_a_terminal("gpt2_inference.py", tiny_gpt2, b"The river\n\n\n")
-    assert seen.index(b"loading") < seen.index(b"ready in")
-    assert b" passes" in seen and b"mask" not in seen
