@@ -3,7 +3,7 @@
     python finetune.py                                  # roberta-base on WikiText-2, from the hub
     python finetune.py --model DIR --dataset FILE.txt --output_dir weights/mine
     python finetune.py --resume_from_checkpoint last    # continue a run that was stopped
-    python finetune.py recipe.toml --max_steps 100      # flags from a file (or .yaml)
+    python finetune.py recipe.toml --max_steps 100      # flags from a file
     accelerate launch finetune.py ...                   # several GPUs
 
 Without a pretrained encoder, begin with a causal warm start: --objective causal --config SIZE.
@@ -23,8 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 from diffusion.cli.console import outlive_terminal, say
 from diffusion.cli.files import locked
 from diffusion.errors import run as run_script
-from diffusion.training.arguments import answer_help
-from diffusion.training.recipe import read_recipe
+from diffusion.training.arguments import answer_help, read_recipe
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ MOST_FLOORS = 9
 
 # These answer --help and refuse mistakes: they never load torch.
 TORCH_FREE = [
-    *("errors", "options", "text", "samplers.catalog", "training.arguments", "training.recipe"),
+    *("errors", "options", "text", "samplers.catalog", "training.arguments"),
     *(f"cli.{name}" for name in ("checks", "console", "files", "flags", "options")),
     *(f"editing.{name}" for name in ("options", "templates")),
 ]

@@ -4,15 +4,18 @@ The first sentence of a flag's help is all that ``--help`` shows; ``rare`` flags
 ones of the Trainer, which `training.checks` adds, are listed by ``--help_all`` alone.
 """
 
+import json
 import math
 import re
 import sys
+import tomllib
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
+from diffusion.cli.files import given_path
 from diffusion.cli.flags import flag, help_text
 from diffusion.cli.options import Access
-from diffusion.errors import UserError
+from diffusion.errors import UserError, first_line
 
 rare = partial(flag, rare=True)
 _COUNT = {"range": (1, None)}
@@ -22,7 +25,6 @@ _ABOVE_0 = {"range": (1e-6, 10**9)}
 _SCALE = {"range": (0.001, 1000)}
 _SIZE = "layers=6,width=256,heads=4,vocab=8192"
 P_U = 0.1  # of hybrid noise
-SOFT_STARTS = ("soft_start", "soft_middle", "soft_slope")  # initial values of the three scalars
 
 
 @dataclass
@@ -40,12 +42,9 @@ class ModelArguments:
     trust_remote_code: bool = rare(False, "Run the Python code that comes with a model.")
     attn_implementation: str = rare("auto", "eager, sdpa, ...; auto: layouts for a mix.")
 
-    def __post_init__(self):
-        self.place = self.model  # where it is: a folder, for a revision of a model on the hub
-
     @property
     def access(self) -> Access:
-        return Access(trust_remote_code=self.trust_remote_code)
+        return Access(trust_remote_code=self.trust_remote_code, revision=self.revision)
 
     @property
     def origin(self) -> str:
@@ -138,10 +137,6 @@ class TrainerFlags:
     learning_rate: float = flag(5e-5, "Its highest value.", **_NONNEGATIVE)
     lr_scheduler_type: str = flag("linear", "linear, cosine, constant_with_warmup, ...")
     warmup_steps: float = flag(0, "Of the learning rate; below 1: a share.", **_NONNEGATIVE)
-    weight_decay: float = rare(0.0, "Of the optimiser.", **_NONNEGATIVE)
-    adam_beta1: float = rare(0.9, "Of Adam.", **_SHARE)
-    adam_beta2: float = rare(0.999, "Of Adam.", **_SHARE)
-    max_grad_norm: float = rare(1.0, "Longer gradients are shortened; 0: never.", **_NONNEGATIVE)
     seed: int = flag(42, "Of all that is random.", range=(0, None), below=2**32)
     dtype: str = flag("auto", "float32 or bfloat16, for computing. Weights stay float32.",
                       choices=("auto", "float32", "bfloat16"))  # fmt: skip
@@ -158,13 +153,38 @@ class TrainerFlags:
     save_steps: float = rare(500, "Of --save_strategy steps.", **_ABOVE_0)
     save_total_limit: int | None = rare(1, "Checkpoints kept.", **_COUNT)
     logging_steps: float = rare(50, "Steps between two lines of the log.", **_ABOVE_0)
-    report_to: str = rare("none", "tensorboard, wandb, ... or none.")
     push_to_hub: bool = flag(False, "Upload the final folder. Its name there: --hub_model_id.")
-    hub_model_id: str | None = rare(None, "OWNER/NAME; default: the name of --output_dir.")
-    disable_tqdm: bool | None = rare(None, "No progress bar.")
 
 
 GROUPS = (ModelArguments, DataArguments, DiffusionArguments)
+
+
+def read_recipe() -> None:
+    """Replace the TOML file that the command line begins with by the flags it holds, which are then
+    read as if they were typed; flags that are typed after it win.
+
+    Raises:
+        UserError: it is no such file, or it cannot be read.
+    """
+    name = sys.argv[1] if len(sys.argv) > 1 else "-"
+    if name.startswith("-"):
+        return
+    if not name.endswith(".toml"):
+        raise UserError(
+            f"{name!r} is neither a flag nor a recipe; a recipe is a file NAME.toml with a flag a line"
+        )
+    try:
+        found = tomllib.loads(given_path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read the recipe {name}: {first_line(error)}") from None
+    words = []
+    for flag_name, value in found.items():
+        if isinstance(value, list):
+            words += [f"--{flag_name}", *map(str, value)]
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            words.append(f"--{flag_name}={text}")
+    sys.argv[1:2] = words
 
 
 def answer_help(description: str) -> None:

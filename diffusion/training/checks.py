@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+import huggingface_hub
 import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
@@ -18,8 +19,7 @@ from diffusion.cli.flags import parse_flags
 from diffusion.errors import UserError
 from diffusion.models import hub, loading
 from diffusion.models.families import max_length
-from diffusion.training import card, lora
-from diffusion.training.arguments import GROUPS, P_U, SOFT_STARTS, Run, TrainerFlags
+from diffusion.training.arguments import GROUPS, P_U, Run, TrainerFlags
 from diffusion.training.checkpoints import find_checkpoint
 from diffusion.training.optimizer import MUON
 
@@ -108,7 +108,10 @@ def reported() -> Iterator[None]:
 
 # ---------------------------------------------------------------- conflicts
 
-_OF_SOFT_MASKING = (*SOFT_STARTS, "soft_k", "soft_share", "soft_learning_rate", "mixing")
+_OF_SOFT_MASKING = (
+    *("soft_start", "soft_middle", "soft_slope", "soft_k", "soft_share", "soft_learning_rate"),
+    "mixing",
+)
 
 
 def _given(flag: str):
@@ -134,9 +137,9 @@ def _apart(flag: str, why: str, *others: str) -> list[Conflict]:
     ]
 
 
-def _needs(flag: str, needed: str, why: str, also: str | None = None) -> Conflict:
+def _needs(flag: str, needed: str, why: str, *also: str) -> Conflict:
     """A flag, or two together, that another one has to stand beside."""
-    both = [flag] if also is None else [flag, also]
+    both = [flag, *also]
     return Conflict(
         f"{' '.join(both)} without {needed}",
         lambda o: all(_given(name)(o) for name in both) and not _given(needed)(o),
@@ -160,7 +163,7 @@ CONFLICTS = [
     *_apart(
         "--evaluate_only",
         "measures a --model as it was trained",
-        *("--config", "--lora", "--resume_from_checkpoint", "--soft_masking"),
+        *("--config", "--lora", "--resume_from_checkpoint", "--soft_masking", "--noise", "--p_u"),
     ),
     *_apart(
         "--chat",
@@ -191,6 +194,12 @@ CONFLICTS = [
     _needs("--hub_model_id {hub_model_id}", "--push_to_hub", "has no effect without --push_to_hub"),
     _needs("--config type=gpt2", "--objective causal", "reads from left to right"),
     Conflict(
+        "--push_to_hub without a token",
+        lambda o: o.push_to_hub and huggingface_hub.get_token() is None,
+        "--push_to_hub needs a token with write access: run 'hf auth login', or set the variable "
+        "HF_TOKEN",
+    ),
+    Conflict(
         "--revision without a model on the hub",
         lambda o: o.revision is not None and (o.config is not None or hub.resolve(o.model)[1]),
         "--revision {revision} is of a --model on the hub, and {origin} is none; leave it out",
@@ -199,12 +208,6 @@ CONFLICTS = [
 
 
 NOISE_CONFLICTS = [  # when it is known which noise the model was trained for
-    Conflict(
-        "--evaluate_only with another --noise",
-        lambda o: o.evaluate_only and o.noise_text != o.noise_before,
-        "--evaluate_only measures a --model as it was trained, and {model} was trained for "
-        "{noise_before}; leave out --noise and --p_u",
-    ),
     *_apart("--noise absorbing", "has no random tokens", "--p_u", "--loss clipped"),
     *_apart("--noise uniform", "has no masks", "--p_u"),
     *(
@@ -225,9 +228,6 @@ _FIXED = {
     "auto_find_batch_size": (False,),  # mask rates are stratified over a batch known beforehand
     "average_tokens_across_devices": (True,),
     "fp16": (False,),
-    "hub_always_push": (False,),
-    "hub_revision": (None,),
-    "hub_strategy": ("every_save",),
     "hub_token": (None,),  # --token is that
     "label_smoothing_factor": (0.0,),
     "logging_nan_inf_filter": (False,),
@@ -242,8 +242,7 @@ _FIXED = {
 
 def check(run: Run) -> None:
     """Refuse everything that can be refused before any work. ``--resume_from_checkpoint last`` becomes
-    the folder it stands for, and a model on the hub at a ``--revision`` a folder; nothing else is
-    changed.
+    the folder it stands for; nothing else is changed.
 
     Raises:
         UserError: the first flag that is wrong.
@@ -268,10 +267,6 @@ def check(run: Run) -> None:
         "origin": model.config or model.model,
     }
     check_conflicts(CONFLICTS, *groups, **known)
-    if run.adapters:
-        lora.need_peft()
-    if args.published:
-        card.check_publishing()
     args.resume_from_checkpoint = find_checkpoint(
         args.resume_from_checkpoint, args.output_dir, model.lora is not None
     )
@@ -287,9 +282,7 @@ def check(run: Run) -> None:
                     "another folder"
                 )
     _check_size(run)
-    noise = chosen_noise(run)
-    known |= {"noise": noise["name"], "noise_text": _text(noise)}
-    known["noise_before"] = _text(_noise_before(run))
+    known["noise"] = chosen_noise(run)["name"]
     check_conflicts(NOISE_CONFLICTS, *groups, **known)
 
 
@@ -302,33 +295,24 @@ def _check_size(run: Run) -> None:
         what = f"--config {model.config} with --block_size {block_size}"
         hardware.check_memory(4 * weights, what)  # with gradients and Adam's two averages
         return
-    card.take_revision(model)
-    positions = max_length(loading.load_config(model.place, model.access))
+    positions = max_length(loading.load_config(model.model, model.access))
     if block_size > positions:
         raise UserError(
             f"--block_size {block_size} exceeds the {positions} positions of {model.model}"
         )
 
 
-def _noise_before(run: Run) -> dict:
-    """What the model was trained for."""
-    if run.model.config is not None:
-        return {"name": "absorbing"}
-    config = loading.load_config(run.model.place, run.model.access)
-    return loading.noise_settings(config, run.model.model)
-
-
 def chosen_noise(run: Run) -> dict:
-    """The ``name`` of the noise to train with and, of hybrid noise, its ``p_u``."""
-    before, flags = _noise_before(run), run.diffusion
+    """The ``name`` of the noise to train with and, of hybrid noise, its ``p_u``: the model's own unless
+    a flag says otherwise."""
+    model, flags, before = run.model, run.diffusion, {"name": "absorbing"}
+    if model.config is None:
+        config = loading.load_config(model.model, model.access)
+        before = loading.noise_settings(config, model.model)
     name = before["name"] if flags.noise == "auto" else flags.noise
     if name != "hybrid":
         return {"name": name}
     return {"name": name, "p_u": before.get("p_u", P_U) if flags.p_u is None else flags.p_u}
-
-
-def _text(noise: dict) -> str:
-    return f"{noise['name']} noise" + (f" with p_u {noise['p_u']}" if "p_u" in noise else "")
 
 
 def check_output_dir(args: RunArguments) -> None:

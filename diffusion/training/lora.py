@@ -1,6 +1,5 @@
 """LoRA, by peft: low-rank adapters are trained instead of the matrices (arXiv:2106.09685)."""
 
-import contextlib
 import warnings
 from pathlib import Path
 
@@ -14,34 +13,25 @@ from diffusion.errors import UserError, first_line
 from diffusion.training.arguments import Lora
 
 FILE = "adapter_model.safetensors"
-_SETTINGS = ("r", "lora_alpha", "lora_dropout")
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Without warnings of names that peft calls in the library and that will change."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
-
-
-def need_peft() -> None:
-    """Refuse a run without the package that it needs."""
-    try:
-        import peft  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"--lora needs a package ({first_line(error)}): pip install peft") from None
+_SETTINGS = ("r", "lora_alpha", "lora_dropout", "target_modules")
 
 
 def adapt(model: PreTrainedModel, lora: Lora):
     """The model with adapters in its layers, as a PeftModel; from now on only they are trained.
 
     Raises:
-        UserError: a target that matches no layer.
+        UserError: peft is missing, or a target matches no layer.
     """
-    import peft
-
-    names = _layers(model)
+    try:
+        import peft
+    except ImportError as error:
+        raise UserError(f"--lora needs a package ({first_line(error)}): pip install peft") from None
+    output = model.get_output_embeddings()  # many models share it with their embeddings
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not output
+    ]
     for target in lora.targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             known = sorted({name.rpartition(".")[2] for name in names})
@@ -49,35 +39,18 @@ def adapt(model: PreTrainedModel, lora: Lora):
                 f"--lora targets={target} matches no layer of {type(model).__name__}; it has "
                 f"{', '.join(known[:12])}"
             )
+    warnings.simplefilter("ignore", FutureWarning)  # peft calls names that its library renames
     config = peft.LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets) or names,
     )
-    with _quiet():
-        return peft.get_peft_model(model, config)
-
-
-def _layers(model: PreTrainedModel) -> list[str]:
-    """The names of all matrices but the output's, which many models share with their embeddings."""
-    output = model.get_output_embeddings()
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not output
-    ]
-
-
-def save(adapted, folder: Path) -> None:
-    """Write the adapters, with the config of the whole model."""
-    with _quiet():
-        adapted.save_pretrained(folder)
-    adapted.get_base_model().config.save_pretrained(folder)
+    return peft.get_peft_model(model, config)
 
 
 def load(adapted, folder: Path) -> None:
-    """Load the adapters that `save` wrote.
+    """Load the adapters of a checkpoint.
 
     Raises:
         ValueError: they are of other settings, or not all there.
@@ -86,8 +59,7 @@ def load(adapted, folder: Path) -> None:
     import peft
 
     ours, theirs = adapted.active_peft_config, peft.PeftConfig.from_pretrained(folder)
-    same = all(getattr(ours, name) == getattr(theirs, name) for name in _SETTINGS)
-    if not same or set(ours.target_modules) != set(theirs.target_modules):
+    if any(getattr(ours, name) != getattr(theirs, name) for name in _SETTINGS):
         raise ValueError("it has other settings of --lora")
     found = peft.set_peft_model_state_dict(adapted, load_file(folder / FILE))
     missing = [name for name in found.missing_keys if "lora_" in name]
@@ -105,5 +77,4 @@ def merged(adapted, weights: PreTrainedModel) -> PreTrainedModel:
     base = adapted.get_base_model()
     for ours, theirs in zip(base.parameters(), weights.parameters(), strict=True):
         ours.copy_(theirs)
-    with _quiet():
-        return adapted.merge_and_unload(safe_merge=True)
+    return adapted.merge_and_unload(safe_merge=True)

@@ -22,20 +22,18 @@ def ema_update(decay: float):
 def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(matrices, all other weights), by name. Embeddings and the output matrix are tables of
     vectors, which Muon was not designed for."""
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    output = next((m.get_output_embeddings() for m in model.modules() if _has_output(m)), None)
-    if output is not None:
-        tables.add(id(output.weight))
+    tables = set()
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            tables.add(id(module.weight))
+        elif hasattr(module, "get_output_embeddings"):
+            tables.add(id(getattr(module.get_output_embeddings(), "weight", None)))
     matrices, others = {}, {}
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             hidden = weight.ndim == 2 and id(weight) not in tables
             (matrices if hidden else others)[name] = weight
     return matrices, others
-
-
-def _has_output(module: nn.Module) -> bool:
-    return hasattr(module, "get_output_embeddings") and (module.get_output_embeddings() is not None)
 
 
 class MuonAndAdam(torch.optim.Optimizer):
@@ -58,15 +56,12 @@ class MuonAndAdam(torch.optim.Optimizer):
             ),
             torch.optim.AdamW([{"params": tables}, {"params": rest, "weight_decay": 0.0}], **adam),
         )
-        super().__init__(self._groups(), {})
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
         self._share()
-
-    def _groups(self) -> list[dict]:
-        return [group for part in self.parts for group in part.param_groups]
 
     def _share(self) -> None:
         """The same groups, not copies: a learning rate that is set here is that of the part."""
-        self.param_groups = self._groups()
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
 
     @torch.no_grad()
     def step(self, closure=None):
