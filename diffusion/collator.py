@@ -33,10 +33,8 @@ def editable_positions(input_ids: Tensor, prefix_len: int, fixed_ids: Tensor) ->
     return editable
 
 
-def _rows(features: list[dict]) -> tuple[Tensor, Tensor]:
-    """The token ids (B, L) of the features, and the numbers (B,) of the samples."""
-    clean = torch.stack([torch.as_tensor(f["input_ids"]) for f in features]).long()
-    return clean, torch.tensor([f.get("draw", 0) for f in features])
+def _tokens(features: list[dict]) -> Tensor:
+    return torch.stack([torch.as_tensor(f["input_ids"]) for f in features]).long()
 
 
 @dataclass
@@ -60,9 +58,12 @@ class Corruption:
     def __post_init__(self):
         self.fixed_ids, self.key = torch.as_tensor(self.fixed_ids), rng.seed_key(self.seed)
 
-    def editable(self, clean: Tensor) -> Tensor:
-        """(B, L) bool: which positions may be masked."""
-        return editable_positions(clean, self.prefix_len, self.fixed_ids)
+    def read(self, features: list[dict]) -> tuple[Tensor, Tensor, Tensor]:
+        """The token ids (B, L) of the features, which of them may be masked (B, L), and the numbers
+        (B,) of the samples."""
+        clean = _tokens(features)
+        editable = editable_positions(clean, self.prefix_len, self.fixed_ids)
+        return clean, editable, torch.tensor([f["draw"] for f in features])
 
 
 @dataclass
@@ -99,8 +100,8 @@ class DiffusionCollator(Corruption):
         return t.clamp(min=MIN_TIME)
 
     def __call__(self, features: list[dict]) -> dict[str, Tensor]:
-        clean, draw = _rows(features)
-        clean, editable, more = self.canvas(clean, draw, features)
+        clean, editable, draw = self.read(features)
+        clean, editable, more = self.canvas(clean, editable, draw, features)
         t, free = self.times(draw), editable.sum(1)
         # This schedule draws a rate, not a time.
         rate = t if self.mask_schedule == "batch" else SCHEDULES[self.schedule].rate(t)
@@ -125,9 +126,9 @@ class DiffusionCollator(Corruption):
         batch = {"input_ids": seen, "labels": labels, "weights": weights}
         return {**batch, "t": t, "editable": free, **more}
 
-    def canvas(self, clean: Tensor, draw: Tensor, features: list[dict]):
+    def canvas(self, clean: Tensor, editable: Tensor, draw: Tensor, features: list[dict]):
         """The tokens and which may be masked, (B, L) both, and what else the batch holds."""
-        return clean, self.editable(clean), {}
+        return clean, editable, {}
 
 
 class ChatCollator(DiffusionCollator):
@@ -138,7 +139,7 @@ class ChatCollator(DiffusionCollator):
     where the canvas does, and no model would learn to stop.
     """
 
-    def canvas(self, clean, draw, features):
+    def canvas(self, clean, editable, draw, features):
         kinds = torch.stack([f["kinds"] for f in features])
         padding = kinds == PADDING
         u = rng.uniform(rng.fold_in(rng.fold_in(self.key, draw), 3), 1)
@@ -154,7 +155,7 @@ class CausalCollator:
     mean = True  # over the tokens
 
     def __call__(self, features: list[dict]) -> dict[str, Tensor]:
-        clean, _ = _rows(features)
+        clean = _tokens(features)
         labels = clean.clone()
         labels[:, 0] = IGNORE
         return {"input_ids": clean, "labels": labels, "weights": torch.ones(clean.shape)}
@@ -212,8 +213,7 @@ class StreamCollator(Corruption):
         return masked, weight
 
     def __call__(self, features: list[dict]) -> dict[str, Tensor]:
-        clean, draw = _rows(features)
-        editable = self.editable(clean)
+        clean, editable, draw = self.read(features)
         masked, weight = torch.zeros_like(editable), None
         if self.size is not None:
             masked, weight = self.masks(draw, editable)
@@ -265,15 +265,14 @@ class MixCollator(Corruption):
 
     def __post_init__(self):
         super().__post_init__()
-        self.collators = {name: self._one(name) for name in self.mix}
-
-    def _one(self, name: str):
-        given = self.noise, self.fixed_ids, self.prefix_len
-        if name == "full":
+        self.collators = {}
+        for name in self.mix:
+            weight = 1.0 if name == "causal" else self.causal_weight
+            self.collators[name] = self.stream(name, weight, self.seed, self.global_batch)
+        if "full" in self.mix:
+            given = self.noise, self.fixed_ids, self.prefix_len
             spread = {"seed": self.seed, "global_batch": self.micro_batch}
-            return DiffusionCollator(*given, schedule=self.schedule, **spread)
-        weight = 1.0 if name == "causal" else self.causal_weight
-        return self.stream(name, weight, self.seed, self.global_batch)
+            self.collators["full"] = DiffusionCollator(*given, schedule=self.schedule, **spread)
 
     def stream(self, layout: str, causal_weight: float, seed: int, batch: int) -> StreamCollator:
         given = self.noise, self.fixed_ids, self.prefix_len, layout, self.shift

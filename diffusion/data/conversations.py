@@ -1,6 +1,5 @@
 """Conversations, by a tokenizer's chat template -> blocks in which only the answers are learned."""
 
-import json
 import re
 from collections.abc import Iterable
 
@@ -8,7 +7,7 @@ import torch
 
 from diffusion.cli.console import say
 from diffusion.cli.files import given_path
-from diffusion.data.corpus import read_text, table_rows
+from diffusion.data.corpus import table_rows
 from diffusion.data.packing import ANSWER, CONTEXT, PADDING, Blocks
 from diffusion.errors import UserError, first_line
 
@@ -38,31 +37,21 @@ def load_conversations(
     path = given_path(name)
     if path.is_file() and path.suffix not in (".jsonl", ".json", ".parquet"):
         raise UserError(f"{name} has no conversations; --chat reads JSON lines of {_FORM}")
-    if path.is_file() and path.suffix == ".jsonl":
-        lines = enumerate(read_text(path).split("\n"), 1)
-        rows = [_parsed(f"line {number} of {name}", x, column) for number, x in lines if x.strip()]
-    else:
-        table = enumerate(table_rows(name, split, config, column, revision), 1)
-        rows = [_checked(f"row {number} of {name}", row) for number, row in table]
+    table = enumerate(table_rows(name, split, config, column, revision), 1)
+    rows = [_checked(f"row {number} of {name}", row) for number, row in table]
     if not rows:
         raise UserError(f"data set {name} has no conversations in its {split} split; give another")
     return rows
 
 
-def _parsed(where: str, line: str, column: str) -> Messages:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not JSON ({first_line(error)}); mend it") from None
-    return _checked(where, row.get(column) if type(row) is dict else None)
-
-
 def _checked(where: str, row) -> Messages:
-    parts = ("role", "content")
-    messages = row if isinstance(row, list) else [None]
-    if not all(isinstance(m, dict) and all(type(m.get(p)) is str for p in parts) for m in messages):
+    try:
+        found = [{part: message[part] for part in ("role", "content")} for message in row]
+    except (TypeError, KeyError):
+        found = [{"role": None}]
+    if not all(type(text) is str for message in found for text in message.values()):
         raise UserError(f"{where} is not a conversation; give {_FORM}")
-    return [{part: message[part] for part in parts} for message in messages]
+    return found
 
 
 class Template:
@@ -143,11 +132,14 @@ class Template:
 
     def _render(self, messages: Messages, where: str, answer_next: bool = False) -> str:
         try:
-            how = {"tokenize": False, "add_generation_prompt": answer_next}
-            return self.tokenizer.apply_chat_template(messages, **how)
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=answer_next
+            )
         except Exception as error:  # a template may raise what it likes
-            said = f"the chat template of {self.name} refuses the conversation: {first_line(error)}"
-            raise UserError(f"{where}: {said}") from None
+            raise UserError(
+                f"{where}: the chat template of {self.name} refuses the conversation: "
+                f"{first_line(error)}"
+            ) from None
 
 
 def pack_conversations(

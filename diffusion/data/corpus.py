@@ -85,28 +85,19 @@ def table_rows(
     Raises:
         UserError: the table does not exist, cannot be read, or has no such column.
     """
-    local = given_path(name).exists()
-
-    def check(columns: list[str]) -> None:
-        if column not in columns:
-            raise UserError(
-                f"data set {name} has no column {column!r} (it has {', '.join(columns)}); "
-                "name the column of the text with --text_column"
-            )
-
     try:
         with tempfile.TemporaryDirectory() as cache:  # for copies and locks of local files
-            table = _open_table(name, split, config, revision, cache, streaming)
-            if not streaming:
-                check(table.column_names)
-                yield from list(table[column])
-            for row in table if streaming else ():
-                check(list(row))
+            for row in _open_table(name, split, config, revision, cache, streaming):
+                if column not in row:
+                    raise UserError(
+                        f"data set {name} has no column {column!r} (it has {', '.join(row)}); "
+                        "name the column of the text with --text_column"
+                    )
                 yield row[column]
     except UserError:
         raise
     except Exception as error:  # the library raises many kinds
-        if local or (isinstance(error, ValueError) and "split" in str(error)):
+        if given_path(name).exists() or (isinstance(error, ValueError) and "split" in str(error)):
             raise UserError(
                 f"cannot read the {split} split of data set {name}: {first_line(error)}; "
                 "check the name and --dataset_config"
@@ -134,20 +125,21 @@ def _open_table(name, split, config, revision, cache, streaming):
     return datasets.load_dataset(str(path), config, **how)
 
 
-def _table_documents(rows: Iterable) -> list[str]:
-    rows = [row for row in rows if isinstance(row, str)]
-    if any(_TITLE.fullmatch(row.strip()) for row in rows):  # WikiText: a row is a line
-        return wikitext_documents("\n".join(row.rstrip("\n") for row in rows))
-    return [row.strip() for row in rows if row.strip()]
-
-
-def _streamed(rows: Iterable, name: str) -> Iterator[str]:
+def _documents(rows: Iterable, name: str) -> Iterator[str]:
+    """The documents of a table in which each row is one."""
     for text in rows:
         text = text.strip() if isinstance(text, str) else ""
         if _TITLE.fullmatch(text):
             raise UserError(f"each row of data set {name} is a line; leave out --streaming")
         if text:
             yield text
+
+
+def _table_documents(rows: Iterable, name: str) -> list[str]:
+    rows = [row for row in rows if isinstance(row, str)]
+    if any(_TITLE.fullmatch(row.strip()) for row in rows):  # WikiText: a row is a line
+        return wikitext_documents("\n".join(row.rstrip("\n") for row in rows))
+    return list(_documents(rows, name))
 
 
 def load_documents(
@@ -185,8 +177,8 @@ def load_documents(
     else:
         rows = table_rows(name, split, config, column, revision, streaming)
         if streaming:
-            return _streamed(rows, name)
-        documents = _table_documents(rows)
+            return _documents(rows, name)
+        documents = _table_documents(rows, name)
     if not documents:
         raise UserError(f"data set {name} has no text in its {split} split; give another")
     return documents
@@ -196,7 +188,7 @@ def _wikitext(split: str, dataset_dir: str | None) -> list[str]:
     """The articles of a split, from a local file under one of its usual names, or the hub."""
     if dataset_dir is None:
         name, config = _HUB_WIKITEXT
-        return _table_documents(table_rows(name, split, config))
+        return _table_documents(table_rows(name, split, config), name)
     folder, stem = given_path(dataset_dir), _SPLIT_FILES[split]
     names = (f"{stem}.txt", f"{stem}.txt.xz", f"wiki.{stem}.tokens", f"wiki.{stem}.raw")
     for path in (base / name for base in (folder / WIKITEXT, folder) for name in names):

@@ -38,7 +38,6 @@ class ModelArguments:
                             "dropout=0.05 and targets=query+value. Needs peft.", metavar="r=N")  # fmt: skip
     dropout: float | None = rare(None, "Dropout rate; 0 with --config.", **_SHARE)
     revision: str | None = rare(None, "Branch, tag or commit of a --model on the hub.")
-    token: str | None = rare(None, "Of the hub; the variable HF_TOKEN is safer. Written nowhere.")
     trust_remote_code: bool = rare(False, "Run the Python code that comes with a model.")
     attn_implementation: str = rare("auto", "eager, sdpa, ...; auto: layouts for a mix.")
 
@@ -156,6 +155,7 @@ class TrainerFlags:
     push_to_hub: bool = flag(False, "Upload the final folder. Its name there: --hub_model_id.")
 
 
+GONE = {"--token": "--token is gone; set the variable HF_TOKEN, or run 'hf auth login'"}
 GROUPS = (ModelArguments, DataArguments, DiffusionArguments)
 
 
@@ -231,23 +231,9 @@ class Run:
         return None if self.model.config is None else parse_size(self.model.config)
 
     @property
-    def adapters(self) -> "Lora | None":
+    def lora(self) -> dict | None:
+        """The settings of peft's adapters."""
         return None if self.model.lora is None else parse_lora(self.model.lora)
-
-
-@dataclass(frozen=True)
-class Lora:
-    """What `parse_lora` reads: rank, strength (times 1 / rank), dropout, and names of layers; none:
-    all."""
-
-    r: int
-    alpha: float
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        layers = f"targets {', '.join(self.targets)}" if self.targets else "all layers"
-        return f"r={self.r}, alpha={self.alpha:g}, dropout={self.dropout:g}, {layers}"
 
 
 def parse_layouts(text: str, longest: int) -> dict[str, float]:
@@ -310,9 +296,9 @@ def parse_size(text: str) -> dict[str, int | str]:
     return size
 
 
-def parse_lora(text: str) -> Lora:
-    """``r=16,alpha=32,dropout=0.05,targets=query+value``; all but the rank may be left out, and alpha
-    is twice the rank then.
+def parse_lora(text: str) -> dict:
+    """``r=16,alpha=32,dropout=0.05,targets=query+value`` as arguments of peft's ``LoraConfig``; all
+    but the rank may be left out, and alpha is twice the rank then, and the targets are all layers.
 
     Raises:
         UserError: it is not of that form.
@@ -321,7 +307,7 @@ def parse_lora(text: str) -> Lora:
     try:
         r = int(given.pop("r"))
         alpha, dropout = float(given.pop("alpha", 2 * r)), float(given.pop("dropout", 0))
-        targets = tuple(given.pop("targets").split("+")) if "targets" in given else ()
+        targets = given.pop("targets").split("+") if "targets" in given else []
         fine = 1 <= r <= 10_000 and 0 < alpha < 1e6 and 0 <= dropout < 1 and all(targets)
     except (ValueError, KeyError):
         fine = False
@@ -330,4 +316,4 @@ def parse_lora(text: str) -> Lora:
             f"--lora {text!r} must give r=N (1 or more), and may give alpha=X (above 0), dropout=X (0 to "
             "below 1) and targets=NAME+NAME, with commas between them"
         )
-    return Lora(r, alpha, dropout, targets)
+    return {"r": r, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": targets}

@@ -2,9 +2,8 @@
 
 import contextlib
 import itertools
-import os
-import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 import transformers
@@ -51,7 +50,7 @@ def read(run: Run) -> tuple[Iterable, Iterable | None]:
         return corpus.load_documents(name, split, **where)
 
     found = itertools.chain(*[documents(name, "train") for name in data.dataset if train])
-    if not (train and data.streaming):
+    if not data.streaming:
         found = list(found)
     evaluated = data.eval_dataset
     if evaluated is None and corpus.WIKITEXT in data.dataset:
@@ -71,13 +70,15 @@ def pack(
     """
     data, most = run.data, run.data.max_eval_blocks
 
-    def packed(documents: Iterable, most: int | None, what: str = "data set") -> Blocks:
+    def packed(documents: Iterable, most: int | None, what: str) -> Blocks:
         given = documents, tokenizer, data.block_size, what, most
         if data.chat:
             return conversations.pack_conversations(*given)
         return Blocks(packing.pack(*given))
 
-    blocks = None if run.args.evaluate_only else packed(documents, data.max_train_samples)
+    blocks = None
+    if not run.args.evaluate_only:
+        blocks = packed(documents, data.max_train_samples, "data set")
     if eval_documents is not None:
         found = packed(eval_documents, most if data.streaming else None, "validation set")
         # Spread over the whole text, not only its beginning.
@@ -99,7 +100,7 @@ def describe(run: Run, model, blocks: Blocks | None, eval_blocks: Blocks) -> str
     if blocks is not None:
         amount = f"{blocks.tokens / 1e6:.2f} M training tokens in {len(blocks)} blocks"
     trained = model.num_parameters(only_trainable=True)
-    some = f", {trained / 1e6:.2f} M of them trained" if run.adapters else ""
+    some = f", {trained / 1e6:.2f} M of them trained" if run.lora else ""
     return (
         f"{model.num_parameters() / 1e6:.1f} M parameters{some}; {amount}; "
         f"{hardware.describe(run.args.device, run.args.compute_dtype)}"
@@ -173,7 +174,7 @@ def make_soft_mask(run: Run, model, tokenizer) -> SoftMask | None:
     """
     options, diffusion = run.model, run.diffusion
     if run.args.evaluate_only:
-        return load_soft_mask(model, options.place)
+        return load_soft_mask(model, options.model)
     if not diffusion.soft_masking:
         return None
     check_embeddings(model, Absorbing.of(tokenizer), options.model)
@@ -185,7 +186,7 @@ def make_soft_mask(run: Run, model, tokenizer) -> SoftMask | None:
         starts = diffusion.soft_start, diffusion.soft_slope, -diffusion.soft_middle
         return SoftMask(diffusion.soft_k, diffusion.mixing, *starts)
     say(f"resuming the soft-masking of {options.model}, from its --soft_start, _middle and _slope")
-    soft = load_soft_mask(model, options.place).requires_grad_(True).train()
+    soft = load_soft_mask(model, options.model).requires_grad_(True).train()
     if (soft.k, soft.mixing) != (diffusion.soft_k, diffusion.mixing):
         raise UserError(
             f"{options.model} was trained with --soft_k {soft.k} --mixing {soft.mixing}; give the same"
@@ -205,21 +206,27 @@ def build_model(run: Run, documents) -> tuple:
     """
     options, args = run.model, run.args
     if run.size is None:
-        model, tokenizer = load_base(options, run.causal)
+        model, tokenizer = _load_base(options, run.causal)
         if options.dropout is not None:
-            set_dropout(model, options.dropout)
+            _set_dropout(model, options.dropout)
     else:
         tokenizer = _tokenizer_for(run, documents)
-        model = random_model(run.size, tokenizer, run.data.block_size, options.dropout or 0.0)
+        model = _random_model(run.size, tokenizer, run.data.block_size, options.dropout or 0.0)
     model.config.diffusion = _settings(run, model.config)
-    _set_attention(model, run)
-    adapted = lora.adapt(model, run.adapters) if run.adapters else model
+    attention = options.attn_implementation
+    if attention == "auto" and run.mixed:
+        attention = layouts.ATTENTION if family(model.config).encoder else "sdpa"
+    elif attention == "auto":
+        attention = "eager" if args.device.type == "cpu" else "sdpa"
+    with reported():
+        model.set_attn_implementation(attention)
+    adapted = lora.adapt(model, run.lora) if run.lora else model
     if args.recomputed:
         earlier = model.gradient_checkpointing_enable  # the name in earlier versions
         with reported():
             getattr(model, "activation_checkpointing_enable", earlier)()
-    if args.compiled:
-        compile_layers(model, args)
+    if args.compiled:  # the code around the layers would be compiled anew for each number of masks
+        model.base_model.compile()
     return adapted, tokenizer
 
 
@@ -250,10 +257,8 @@ def _settings(run: Run, config) -> dict:
 
 def _tokenizer_for(run: Run, documents):
     """The tokenizer of a model from random weights."""
-    if run.model.tokenizer:
-        return tokenizers.load_tokenizer(run.model.tokenizer)
-    if run.args.resume_from_checkpoint:
-        return tokenizers.load_tokenizer(run.args.resume_from_checkpoint)
+    if known := run.model.tokenizer or run.args.resume_from_checkpoint:
+        return tokenizers.load_tokenizer(known)
     vocab = run.size["vocab"]
     say(f"training a byte-level BPE of {vocab} tokens on the training text")
     tokenizer = None
@@ -263,65 +268,38 @@ def _tokenizer_for(run: Run, documents):
     return broadcast_object_list([tokenizer])[0]
 
 
-def random_model(size: dict, tokenizer, block_size: int, dropout: float):
+def _random_model(size: dict, tokenizer, block_size: int, dropout: float):
     """A RoBERTa or a GPT-2 of one body shape, with room for ``block_size`` tokens."""
     # A short text has fewer pieces than asked for; a given tokenizer has its own number.
     ids = {"vocab_size": len(tokenizer)}
     ids |= {f"{x}_token_id": getattr(tokenizer, f"{x}_token_id") for x in ("pad", "bos", "eos")}
+    layers, width, heads = size["layers"], size["width"], size["heads"]
     if size["type"] == "gpt2":
+        rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
         config = GPT2Config(
-            **ids,
-            n_embd=size["width"],
-            n_layer=size["layers"],
-            n_head=size["heads"],
+            **ids | rates,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
             n_positions=block_size,
             activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one fused kernel
-            resid_pdrop=dropout,
-            embd_pdrop=dropout,
-            attn_pdrop=dropout,
         )
         return transformers.AutoModelForCausalLM.from_config(config)
+    rates = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout)
     config = RobertaConfig(
-        **ids,
-        hidden_size=size["width"],
-        num_hidden_layers=size["layers"],
-        num_attention_heads=size["heads"],
-        intermediate_size=4 * size["width"],
+        **ids | rates,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
         max_position_embeddings=block_size + tokenizer.pad_token_id + 1,
         type_vocab_size=1,
         layer_norm_eps=1e-5,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
     )
     return transformers.AutoModelForMaskedLM.from_config(config)
 
 
-def _set_attention(model, run: Run) -> None:
-    attention = run.model.attn_implementation
-    if attention == "auto" and run.mixed:
-        attention = layouts.ATTENTION if family(model.config).encoder else "sdpa"
-    elif attention == "auto":
-        attention = "eager" if run.args.device.type == "cpu" else "sdpa"
-    with reported():
-        model.set_attn_implementation(attention)
-
-
-def compile_layers(model, args) -> None:
-    """Compile the layers in place. The code around them reads a number of masks that differs in each
-    step, and would be compiled anew.
-
-    Raises:
-        UserError: a CPU without a C++ compiler.
-    """
-    compilers = (os.environ.get("CXX", "g++"), "clang++", "c++")
-    if args.device.type == "cpu" and not any(map(shutil.which, compilers)):
-        raise UserError(
-            "--torch_compile needs a C++ compiler on a CPU; install one such as g++, or leave it out"
-        )
-    model.base_model.compile()
-
-
-def load_base(options: ModelArguments, causal: bool):
+def _load_base(options: ModelArguments, causal: bool):
     """(model, tokenizer) of ``--model``. A decoder that is to become a denoiser sees both sides and,
     where its tokenizer has none, gets a ``<mask>`` (DiffuLLaMA, arXiv:2410.17891).
 
@@ -329,13 +307,16 @@ def load_base(options: ModelArguments, causal: bool):
         UserError: as `loading.load_masked_lm`, or a bidirectional model that is to be trained
             causally.
     """
-    name, config = options.model, loading.load_config(options.place, options.access)
-    decoder, place = family(config).decoder, options.tokenizer or options.place
+    name, access = options.model, options.access
+    config = loading.load_config(name, access)
+    decoder, place, allowed = family(config).decoder, name, access
+    if options.tokenizer:
+        place, allowed = options.tokenizer, replace(access, revision=None)
     if decoder and causal:
-        tokenizer = tokenizers.load_tokenizer(place, False, options.access)
-        return loading.load_causal_lm(options.place, tokenizer, options.access), tokenizer
-    tokenizer = tokenizers.load_tokenizer(place, True, options.access, config, add_mask=decoder)
-    model = loading.load_masked_lm(options.place, None, options.access, base=True)
+        tokenizer = tokenizers.load_tokenizer(place, False, allowed)
+        return loading.load_causal_lm(name, tokenizer, access), tokenizer
+    tokenizer = tokenizers.load_tokenizer(place, True, allowed, config, add_mask=decoder)
+    model = loading.load_masked_lm(name, None, access, base=True)
     if decoder and len(tokenizer) > config.vocab_size:
         say(f"{name} gets a {tokenizer.mask_token} token, which starts as the mean of all others")
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -349,7 +330,7 @@ def load_base(options: ModelArguments, causal: bool):
     return model, tokenizer
 
 
-def set_dropout(model, rate: float) -> None:
+def _set_dropout(model, rate: float) -> None:
     names = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # RoBERTa's and its kin's
     for name in (*names, "resid_pdrop", "embd_pdrop", "attn_pdrop"):  # GPT-2's
         if hasattr(model.config, name):

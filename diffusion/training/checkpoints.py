@@ -23,21 +23,21 @@ from diffusion.errors import UserError, first_line
 from diffusion.training import lora
 
 _EMA_FILE = "ema.safetensors"
-_ANEW = "give another checkpoint, or start anew"
+_OTHER = (
+    "it is damaged, or was written with another --model, --config, --lora, --ema, --optim, --noise or "
+    "--soft_masking (--soft_k, --mixing)"
+)
 
 
 @contextlib.contextmanager
-def _read(folder: Path | str, what: str = "", advice: str = _ANEW) -> Iterator[None]:
-    """Whatever a damaged file of a checkpoint makes a library raise is a `UserError`."""
+def _read(folder: Path | str, name: str = "") -> Iterator[None]:
+    """Whatever a file of a checkpoint that is damaged, or of another run, makes a library raise is a
+    `UserError`."""
     try:
         yield
     except Exception as error:  # safetensors, transformers and torch each raise their own kind
-        raise UserError(
-            f"cannot resume from {folder}: {what}{first_line(error)}; {advice}"
-        ) from None
-
-
-# ---------------------------------------------------------------- found and checked
+        where = f"{folder}: {name}: " if name else f"{folder}: "
+        raise UserError(f"cannot resume from {where}{first_line(error)}; {_OTHER}") from None
 
 
 def find_checkpoint(wanted: str | None, output_dir: str, adapters: bool = False) -> str | None:
@@ -59,12 +59,12 @@ def find_checkpoint(wanted: str | None, output_dir: str, adapters: bool = False)
                 f"--resume_from_checkpoint last: {output_dir} has no checkpoint; leave the flag out "
                 "to start anew"
             )
-    folder, weights = Path(wanted), lora.FILE if adapters else "model.safetensors"
-    if not folder.is_dir():
+    if not Path(wanted).is_dir():
         raise UserError(f"--resume_from_checkpoint {wanted} is not a folder; try 'last'")
+    weights = lora.FILE if adapters else "model.safetensors"
     for name in (TRAINER_STATE_NAME, weights, "optimizer.pt", "scheduler.pt"):
-        path = folder / name
-        with _read(folder, f"{name}: "):
+        path = Path(wanted, name)
+        with _read(wanted, name):
             if not path.is_file():
                 raise ValueError("it is missing")
             if path.suffix == ".json":
@@ -77,18 +77,10 @@ def find_checkpoint(wanted: str | None, output_dir: str, adapters: bool = False)
     return wanted
 
 
-# ---------------------------------------------------------------- read
-
-
 @torch.no_grad()
-def load_weights(model: PreTrainedModel, folder: Path) -> None:
+def _load_weights(model: PreTrainedModel, folder: Path) -> None:
     """Load the weights that `save_pretrained` wrote, as transformers reads them: it stores tied
-    weights once, under a name that it chooses, and some models under other names than their own.
-
-    Raises:
-        ValueError: some are missing, have another shape, or are not of the model.
-        Exception: whatever a damaged file makes the library raise.
-    """
+    weights once, under a name that it chooses, and some models under other names than their own."""
     saved, report = type(model).from_pretrained(
         folder,
         config=model.config,
@@ -161,7 +153,7 @@ class WholeCheckpoints(Trainer):
         if self.args.should_save:
             self._discard(target)
             os.replace(staging / target.name, target)
-            self._rotate(keep=self.args.save_total_limit)
+            self._rotate()
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
@@ -171,8 +163,9 @@ class WholeCheckpoints(Trainer):
         steps = {path.name.rsplit("-", 1)[1]: path for path in found}
         return dict(sorted((int(step), path) for step, path in steps.items() if step.isdigit()))
 
-    def _rotate(self, keep: int | None) -> None:
-        found = self._checkpoints()
+    def _rotate(self) -> None:
+        """Delete all but the last --save_total_limit checkpoints and the best one."""
+        found, keep = self._checkpoints(), self.args.save_total_limit
         # One of a later step belongs to another run, of which an earlier checkpoint was resumed.
         later = [step for step in found if step > self.state.global_step]
         earlier = [step for step in found if step <= self.state.global_step]
@@ -215,7 +208,8 @@ class WholeCheckpoints(Trainer):
         if self.adapted is None:
             self.raw_model.save_pretrained(folder)
         else:
-            lora.save(self.adapted, folder)
+            self.adapted.save_pretrained(folder)
+            self.raw_model.config.save_pretrained(folder)
         self.processing_class.save_pretrained(folder)
         if self.ema is not None:
             averages = {name: p.detach().contiguous() for name, p in _trained(self.ema)}
@@ -227,34 +221,26 @@ class WholeCheckpoints(Trainer):
 
     # ------------------------------------------------------------ resumed
 
-    def _load_soft(self, folder: Path) -> None:
-        """Load the scalars of a checkpoint, which has to be of the same kind and the same noise."""
-        ours = dict(self.raw_model.config.diffusion)
-        ours["soft"] = None if self.soft is None else self.soft.settings()
-        with _read(folder, "config.json: "):
-            theirs = json.loads((folder / "config.json").read_text())["diffusion"]
-            same = _kind(ours) == _kind(theirs)
-        if not same:
-            raise UserError(
-                f"cannot resume from {folder}: it was written with other settings of --noise, --p_u, "
-                "--soft_masking, --soft_k or --mixing; give those"
-            )
-        if self.soft is not None:
-            self.soft.load(folder)
-
+    @torch.no_grad()
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         folder = Path(resume_from_checkpoint)
-        self._load_soft(folder)
-        advice = "it was written with another --model, --config, --lora or --ema, or is damaged"
-        with _read(folder, advice=advice):
+        with _read(folder):
+            ours = dict(self.raw_model.config.diffusion)
+            ours["soft"] = None if self.soft is None else self.soft.settings()
+            theirs = json.loads((folder / "config.json").read_text())["diffusion"]
+            if _kind(ours) != _kind(theirs):
+                raise ValueError("it has other settings of diffusion")
             if self.adapted is None:
-                load_weights(self.raw_model, folder)
+                _load_weights(self.raw_model, folder)
             else:
                 lora.load(self.adapted, folder)
+            if self.soft is not None:
+                self.soft.load(folder)
             if self.ema is not None:
                 averages = load_file(folder / _EMA_FILE)
                 self.ema.n_averaged.copy_(averages.pop("n_averaged"))
-                _copy_into(self.ema, averages)
+                for name, parameter in _trained(self.ema):
+                    parameter.copy_(averages[name].view_as(parameter))
 
     def load_best(self) -> None:
         """Take the weights, and their average, of the checkpoint with the lowest validation bound."""
@@ -266,7 +252,7 @@ class WholeCheckpoints(Trainer):
         self._load_from_checkpoint(str(self._checkpoints()[self.best_step]))
 
     def _load_optimizer_and_scheduler(self, checkpoint):
-        with _read(checkpoint, "optimizer.pt, scheduler.pt: ", _OTHER):
+        with _read(checkpoint, "optimizer.pt, scheduler.pt"):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_scaler(self, checkpoint):
@@ -282,25 +268,14 @@ class WholeCheckpoints(Trainer):
                 f"note: {checkpoint} has no {name}: it was written by another number of processes; "
                 "with dropout the result differs from that of the run that was stopped"
             )
-        with _read(checkpoint, f"{name}: ", _OTHER):
+        with _read(checkpoint, name):
             super()._load_rng_state(checkpoint)
 
 
-def _kind(settings: dict) -> tuple:
+def _kind(settings: dict) -> list:
     """What has to be the same for a run to be resumed."""
     soft = settings.get("soft") or {}
-    return *map(settings.get, ("noise", "p_u")), soft.get("k"), soft.get("mixing")
-
-
-_OTHER = "it is damaged, or was written with another --optim"
-
-
-@torch.no_grad()
-def _copy_into(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    for name, parameter in _trained(model):
-        if tensors[name].shape != parameter.shape:  # copy_ would broadcast
-            raise RuntimeError(f"{name} has shape {tuple(tensors[name].shape)}")
-        parameter.copy_(tensors[name])
+    return [settings.get("noise"), settings.get("p_u"), soft.get("k"), soft.get("mixing")]
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -19,7 +19,7 @@ from diffusion.cli.flags import parse_flags
 from diffusion.errors import UserError
 from diffusion.models import hub, loading
 from diffusion.models.families import max_length
-from diffusion.training.arguments import GROUPS, P_U, Run, TrainerFlags
+from diffusion.training.arguments import GONE, GROUPS, P_U, Run, TrainerFlags
 from diffusion.training.checkpoints import find_checkpoint
 from diffusion.training.optimizer import MUON
 
@@ -90,7 +90,7 @@ def parse(description: str) -> Run:
         UserError: an unknown flag, or a malformed value.
     """
     with reported():
-        return Run(*parse_flags((*GROUPS, RunArguments), description))
+        return Run(*parse_flags((*GROUPS, RunArguments), description, gone=GONE))
 
 
 @contextlib.contextmanager
@@ -228,7 +228,7 @@ _FIXED = {
     "auto_find_batch_size": (False,),  # mask rates are stratified over a batch known beforehand
     "average_tokens_across_devices": (True,),
     "fp16": (False,),
-    "hub_token": (None,),  # --token is that
+    "hub_token": (None,),  # it would stand in the list of processes; HF_TOKEN does not
     "label_smoothing_factor": (0.0,),
     "logging_nan_inf_filter": (False,),
     "metric_for_best_model": (None, "loss"),  # the bound
@@ -253,10 +253,7 @@ def check(run: Run) -> None:
     for name, allowed in _FIXED.items():
         value = getattr(args, name, allowed[0])  # not every version has all of them
         if value not in allowed:
-            value = "" if name.endswith("token") else f" {value}"
-            raise UserError(f"--{name}{value} is not supported here; leave it out")
-    if model.token is not None:  # for all libraries of this process
-        os.environ["HF_TOKEN"] = model.token
+            raise UserError(f"--{name} is not supported here; leave it out")
     if len(run.mix) == 1:
         (diffusion.layouts,) = run.mix  # without its weight
     known = {

@@ -10,14 +10,16 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from diffusion.errors import UserError, first_line
-from diffusion.training.arguments import Lora
 
 FILE = "adapter_model.safetensors"
 _SETTINGS = ("r", "lora_alpha", "lora_dropout", "target_modules")
 
 
-def adapt(model: PreTrainedModel, lora: Lora):
+def adapt(model: PreTrainedModel, settings: dict):
     """The model with adapters in its layers, as a PeftModel; from now on only they are trained.
+
+    Args:
+        settings: of `arguments.parse_lora`.
 
     Raises:
         UserError: peft is missing, or a target matches no layer.
@@ -32,7 +34,7 @@ def adapt(model: PreTrainedModel, lora: Lora):
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and module is not output
     ]
-    for target in lora.targets:
+    for target in settings["target_modules"]:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             known = sorted({name.rpartition(".")[2] for name in names})
             raise UserError(
@@ -40,13 +42,8 @@ def adapt(model: PreTrainedModel, lora: Lora):
                 f"{', '.join(known[:12])}"
             )
     warnings.simplefilter("ignore", FutureWarning)  # peft calls names that its library renames
-    config = peft.LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.targets) or names,
-    )
-    return peft.get_peft_model(model, config)
+    settings = {**settings, "target_modules": settings["target_modules"] or names}
+    return peft.get_peft_model(model, peft.LoraConfig(**settings))
 
 
 def load(adapted, folder: Path) -> None:

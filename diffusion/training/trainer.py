@@ -1,5 +1,6 @@
 """The Trainer that both objectives share: loss, evaluation, weight average, callbacks."""
 
+import math
 import signal
 import time
 
@@ -8,17 +9,17 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
-from diffusion import objective
+from diffusion import likelihood, objective
 from diffusion.cli.console import STOPS, say
-from diffusion.collator import TwoPassCollator
-from diffusion.data.packing import ANSWER, Blocks, DrawSampler
+from diffusion.collator import MixCollator, TwoPassCollator, editable_positions
+from diffusion.data.packing import ANSWER, PADDING, Blocks, DrawSampler
 from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import Slots, arrange
 from diffusion.models.soft import TwoPass
 from diffusion.models.tokenizers import forbidden_ids, token_byte_lengths
 from diffusion.noise import Interpolating
 from diffusion.objective import IGNORE
-from diffusion.training import build, lora, validation
+from diffusion.training import build, lora
 from diffusion.training.arguments import Run
 from diffusion.training.checkpoints import WholeCheckpoints
 from diffusion.training.checks import reported
@@ -62,28 +63,6 @@ class StopOnSignal(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-class EarlyStopping(TrainerCallback):
-    """Ends a training after ``patience`` evaluations in a row without a lower validation bound. It
-    has no state but the log, so that a resumed run counts as the one that was stopped."""
-
-    def __init__(self, patience: int):
-        self.patience = patience
-
-    def exhausted(self, state: TrainerState) -> bool:
-        """Whether the log of a run says that it has ended so."""
-        bounds = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
-        before, since = bounds[: -self.patience], bounds[-self.patience :]
-        return bool(before) and min(since) >= min(before)
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        if self.exhausted(state) and not control.should_training_stop:
-            say(
-                f"ending early at step {state.global_step}: no lower validation bound in "
-                f"{self.patience} evaluations"
-            )
-            control.should_training_stop = True
-
-
 class _Upkeep(TrainerCallback):
     """The order of blocks at the beginning of an epoch, the average of weights after each step."""
 
@@ -125,6 +104,94 @@ class Nats(nn.Module):
         return nats
 
 
+# ---------------------------------------------------------------- validation
+
+_SIZES = (2, 4, 8, 16, 64)  # of blocks whose bound is measured where a mix is trained
+_IN_ORDER = 16  # blocks that are read from left to right on the full canvas, at the end
+
+
+def validation_bounds(trainer: "DiffusionTrainer") -> dict[str, likelihood.Bound]:
+    """By layout the bound (or exact NLL, when causal) of the validation blocks under the weights
+    that inference would use. First that of the objective; others where several are trained."""
+    model = trainer.inference_model
+    was_training = model.training
+    backbone = trainer.reader(Backbone(model.eval()))
+    args, collator = trainer.args, trainer.batches
+    blocks = trainer.eval_dataset.blocks.long().to(args.device)
+    draws = trainer.eval_draws
+    spread = {
+        "token_bytes": trainer.token_bytes,
+        "batch_size": args.per_device_eval_batch_size,
+        "shard": (args.process_index, args.world_size),
+        "gather": trainer.accelerator.gather,
+    }
+    found = {}
+    with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
+        if trainer.causal:
+            editable = torch.ones_like(blocks, dtype=torch.bool)
+            editable[:, 0] = False
+            found["causal"] = likelihood.causal_nll(backbone, blocks, editable, **spread)
+        else:
+            editable = editable_positions(blocks, collator.prefix_len, collator.fixed_ids)
+            kinds = trainer.eval_dataset.kinds
+            if kinds is not None:  # written on a canvas of the length of a block
+                kinds = kinds.to(args.device)
+                editable = kinds == ANSWER
+                blocks = collator.noise.corrupt(blocks, kinds == PADDING)
+            found["full"] = likelihood.likelihood_bound(
+                backbone, blocks, editable, collator.noise, draws=draws, **spread
+            )
+        if isinstance(collator, MixCollator):
+            longest = blocks.shape[1] - collator.prefix_len
+            for name in ("causal", *(f"block{size}" for size in _SIZES if size < longest)):
+                weight = float(name == "causal")
+                collate = collator.stream(name, weight, 0, len(blocks) * draws)
+                found[name] = likelihood.stream_bound(
+                    backbone, blocks, collate, trainer.slots(name), draws=draws, **spread
+                )
+            if trainer.ended:  # a pass for each token: once
+                keep = torch.linspace(0, len(blocks) - 1, min(len(blocks), _IN_ORDER)).long()
+                found["ordered"] = likelihood.ordered_nll(
+                    backbone, blocks[keep], editable[keep], collator.noise, **spread
+                )
+    model.train(was_training)
+    return found
+
+
+def exhausted(log: list[dict], patience: int | None) -> bool:
+    """Whether the last ``patience`` evaluations in the log of a run have no lower bound than those
+    before. By the log alone, so that a resumed run counts as the one that was stopped."""
+    bounds = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    if patience is None or len(bounds) <= patience:
+        return False
+    return min(bounds[-patience:]) >= min(bounds[:-patience])
+
+
+def metrics_of(found: dict[str, likelihood.Bound]) -> dict[str, float]:
+    """The numbers to log of what `validation_bounds` has found."""
+    bound = next(iter(found.values()))
+    numbers = {
+        "loss": bound.nats_per_token,
+        "nats_per_token": bound.nats_per_token,
+        "standard_error": bound.standard_error,
+        "perplexity": likelihood.perplexity(bound.nats_per_token),
+        "nats_per_byte": bound.nats_per_byte,
+    }
+    for i, value in enumerate(bound.by_mask_rate):
+        if not math.isnan(value):
+            numbers[f"nats_at_{20 * i}_{20 * i + 20}"] = value
+    for name, other in found.items() if len(found) > 1 else ():
+        per_byte = other.nats_per_byte / other.nats_per_token
+        numbers[f"{name}_nats_per_token"] = other.nats_per_token
+        numbers[f"{name}_standard_error"] = other.standard_error
+        numbers[f"{name}_nats_per_byte"] = other.nats_per_byte
+        numbers[f"{name}_standard_error_per_byte"] = other.standard_error * per_byte
+    return numbers
+
+
+# ---------------------------------------------------------------- the Trainer
+
+
 class DiffusionTrainer(WholeCheckpoints):
     """Trains a model as a denoiser, or on next-token prediction, as the flags of a run say.
 
@@ -139,7 +206,7 @@ class DiffusionTrainer(WholeCheckpoints):
         collator = build.make_collator(run, model, tokenizer)
         # As the objective wants them.
         self.batches = collator.collate if isinstance(collator, TwoPassCollator) else collator
-        self.adapted = model if run.adapters else None
+        self.adapted = model if run.lora else None
         self.causal, self.eval_draws = run.causal, run.diffusion.eval_draws
         self.soft_learning_rate = run.diffusion.soft_learning_rate
         self.soft = build.make_soft_mask(run, model, tokenizer)
@@ -167,10 +234,6 @@ class DiffusionTrainer(WholeCheckpoints):
         if decay := run.diffusion.ema:
             self.ema = AveragedModel(self.raw_model, multi_avg_fn=ema_update(decay))
         self.add_callback(_Upkeep(self))
-        self.stopping = None
-        if args.early_stopping_patience is not None:
-            self.stopping = EarlyStopping(args.early_stopping_patience)
-            self.add_callback(self.stopping)
         self._evaluated: tuple[int, dict] | None = None  # (step, metrics)
 
     # ------------------------------------------------------------ the model
@@ -205,9 +268,8 @@ class DiffusionTrainer(WholeCheckpoints):
         state = None
         if resume_from_checkpoint is not None:
             state = TrainerState.load_from_json(f"{resume_from_checkpoint}/trainer_state.json")
-            *_, state.max_steps = self.set_initial_training_values(
-                self.args, self.get_train_dataloader()
-            )
+            loader = self.get_train_dataloader()
+            *_, state.max_steps = self.set_initial_training_values(self.args, loader)
         if state is not None and self._is_end(state):
             say(f"{resume_from_checkpoint} is the end of the run: nothing is left to train")
             self.state, self.control.should_training_stop = state, True
@@ -216,7 +278,7 @@ class DiffusionTrainer(WholeCheckpoints):
             super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         if self.args.load_best_model_at_end and self.ended:
             self.load_best()
-        if self.args.load_best_model_at_end or self.stopping is not None:
+        if self.args.load_best_model_at_end or self.args.early_stopping_patience is not None:
             self._evaluated = None  # of other weights, or before the end was known
 
     @property
@@ -225,7 +287,7 @@ class DiffusionTrainer(WholeCheckpoints):
         return self._is_end(self.state)
 
     def _is_end(self, state: TrainerState) -> bool:
-        early = self.stopping is not None and self.stopping.exhausted(state)
+        early = exhausted(state.log_history, self.args.early_stopping_patience)
         return early or state.global_step >= state.max_steps
 
     def _get_train_sampler(self, train_dataset=None):
@@ -248,8 +310,8 @@ class DiffusionTrainer(WholeCheckpoints):
             own = list(self.soft.parameters())
             for group in self.optimizer.param_groups:
                 group["params"] = [p for p in group["params"] if all(p is not q for q in own)]
-            rate = self.soft_learning_rate
-            self.optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0})
+            group = {"params": own, "lr": self.soft_learning_rate, "weight_decay": 0.0}
+            self.optimizer.add_param_group(group)
         return self.optimizer
 
     def create_scheduler(self, *args, **kwargs):
@@ -297,12 +359,16 @@ class DiffusionTrainer(WholeCheckpoints):
         step = self.state.global_step
         if self._evaluated and self._evaluated[0] == step:  # the last step's, at the end again
             return self._evaluated[1]
-        self.bounds = validation.bounds(self)
-        found = validation.metrics(self.bounds)
+        self.bounds = validation_bounds(self)
+        found = metrics_of(self.bounds)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
+        patience = self.args.early_stopping_patience
+        if exhausted(self.state.log_history, patience) and not self.control.should_training_stop:
+            say(f"ending early at step {step}: no lower bound in {patience} evaluations")
+            self.control.should_training_stop = True
         self._evaluated = step, metrics
         return metrics

@@ -127,14 +127,18 @@ def test_conversations_are_read_from_lines_and_tables(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.jsonl", '{"messages": [\n', "line 1 of .*a.jsonl is not JSON"),
-        ("a.jsonl", '\n{"text": "x"}\n', "line 2 of .*a.jsonl is not a conversation"),
-        ("a.jsonl", "[1]\n", "line 1 of"),
+        ("a.jsonl", '{"messages": [\n', "cannot read the train split of data set .*a.jsonl"),
+        (
+            "a.jsonl",
+            '{"messages": []}\n{"text": "x"}\n',
+            "row 2 of .*a.jsonl is not a conversation",
+        ),
+        ("a.jsonl", "[1]\n", "no column 'messages'"),
         ("a.jsonl", '{"messages": "hello"}', "is not a conversation"),
         ("a.jsonl", '{"messages": [{"role": "user"}]}', "is not a conversation"),
         ("a.jsonl", '{"messages": [{"role": "user", "content": [1]}]}', "is not a conversation"),
         ("a.jsonl", '{"messages": ["hello"]}', "is not a conversation"),
-        ("a.jsonl", "\n", "has no conversations in its train split"),
+        ("a.jsonl", "", "cannot read|has no conversations in its train split"),
         ("a.txt", "Hello.", r"a.txt has no conversations; --chat reads JSON lines"),
         ("a.json", '[{"text": "x"}]', r"no column 'messages' \(it has text\).*--text_column"),
     ],

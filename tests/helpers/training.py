@@ -1,16 +1,20 @@
 """finetune.py as tests run it: at a size that trains in a second."""
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 import finetune
@@ -28,7 +32,11 @@ RUN = [
 # `accelerate launch --cpu` alone starts one process; --multi_gpu is its way to say several.
 TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
-DOUBLED = Path(__file__).with_name("doubled.py")
+
+
+def train_here(*flags) -> int:
+    AcceleratorState._reset_state(reset_partial_state=True)  # what a new process starts with
+    return exit_code(finetune, flags)
 
 
 def exit_code(script, flags) -> int:
@@ -85,25 +93,60 @@ def start(
     )
 
 
-def start_two(flags, folder: Path, script: Path | None = None) -> list[subprocess.Popen]:
-    """Two processes of one run, as `TWO` starts them, without a third that watches over them."""
+class Fork(multiprocessing.get_context("fork").Process):
+    """A run of finetune.py in a copy of this process, which has all libraries already; it is killed
+    where it is not awaited.
+
+    Args:
+        output: a file, or a terminal, that has what it writes.
+        before: what it does first.
+    """
+
+    def __init__(self, flags, output: Path, before: Callable = lambda: None, **environment: str):
+        super().__init__(daemon=True)
+        self.flags, self.output, self.before = flags, output, before
+        self.environment = environment
+        self.start()
+
+    def run(self):
+        os.environ.update(self.environment)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.before()
+        there = os.open(self.output, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOCTTY)
+        for name, number in (("stdout", 1), ("stderr", 2)):
+            os.dup2(there, number)
+            stream = open(number, "w", buffering=1, closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+        sys.exit(train_here(*self.flags))
+
+    @property
+    def said(self) -> str:
+        return Path(self.output).read_text() if Path(self.output).exists() else ""
+
+    def until(self, fine: Callable[[], object]) -> None:
+        """Wait while it runs for something to be true."""
+        end = time.monotonic() + 60
+        while not fine():
+            assert self.is_alive() and time.monotonic() < end
+            time.sleep(0.01)
+
+    def ends(self) -> int:
+        """Its exit code."""
+        self.join(timeout=60)
+        return self.exitcode
+
+
+def fork_two(flags, folder: Path, before: Callable = lambda: None) -> list[Fork]:
+    """Two processes of one run, as `accelerate launch` starts them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port, "ACCELERATE_MIXED_PRECISION": "no"}  # fmt: skip
     return [
-        start(flags, folder, script=script, env={**told, "RANK": rank, "LOCAL_RANK": rank})
+        Fork(flags, folder / f"said-{rank}", before, **told, RANK=rank, LOCAL_RANK=rank)
         for rank in ("0", "1")
     ]
-
-
-def finish(processes: list[subprocess.Popen]) -> str:
-    """What processes that end well have said on standard error."""
-    said = [process.communicate(timeout=300)[1] for process in processes]
-    for process, err in zip(processes, said, strict=True):
-        assert process.returncode == 0, err
-    return "".join(said)
 
 
 def files(folder: Path) -> list[str]:

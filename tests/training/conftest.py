@@ -1,19 +1,17 @@
 """Texts, runs and models that the tests of training share.
 
-Most runs are in the tests' own process, where the imports cost nothing; what needs a process of its
-own (signals, several processes, nothing but one line on standard error) has one.
+Most runs are in the tests' own process, or in a copy of it, where the imports cost nothing.
 """
 
 import gc
+import multiprocessing
 import random
 import shutil
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from helpers.training import RUN, SIZE, exit_code
+from helpers.training import RUN, SIZE, train_here
 
-import finetune
 from diffusion.training.trainer import DiffusionTrainer
 
 # The Trainer collects garbage before each run. What the libraries have made at import is none, and
@@ -26,9 +24,17 @@ def one_thread(monkeypatch):
     """As OMP_NUM_THREADS=1 does at the start of a process, so that sums are the same there."""
     before = torch.get_num_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")  # its threads are not in a copy
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_copy_stays():
+    yield
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +55,6 @@ def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "train.txt"
     path.write_text("\n\n\n".join(documents))
     return str(path)
-
-
-def train_here(*flags) -> int:
-    AcceleratorState._reset_state(reset_partial_state=True)  # what a new process starts with
-    return exit_code(finetune, flags)
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def test_soft_masking_may_remember_the_end_of_an_answer(train, model, talks, tmp
     ("flags", "words"),
     [
         (["--block_size", 8], ["no conversation with an answer that fits into 8 tokens"]),
-        (["--text_column", "talk"], ["line 1", "is not a conversation"]),
+        (["--text_column", "talk"], ["no column 'talk'"]),
     ],
 )
 def test_what_cannot_be_is_refused(train, model, talks, tmp_path, flags, words):

@@ -1,5 +1,6 @@
 """Each combination of flags that is refused: one sentence that names it, nothing written."""
 
+import huggingface_hub
 import pytest
 from helpers.training import RUN, SIZE, files, one_sentence
 
@@ -27,6 +28,9 @@ REFUSED = {
     "--evaluate_only with --soft_masking": (
         [*MODEL, "--evaluate_only", "--soft_masking"], ["--soft_masking"]
     ),
+    "--evaluate_only with --noise": ([*MODEL, "--evaluate_only", *UNIFORM], ["leave out --noise"]),
+    "--evaluate_only with --p_u": ([*MODEL, "--evaluate_only", "--p_u", 0.2], ["leave out --p_u"]),
+    "--push_to_hub without a token": (["--push_to_hub"], ["--push_to_hub", "hf auth login"]),
     "--chat with --objective causal": ([*MODEL, "--chat", "--objective", "causal"], ["--chat"]),
     "--chat with --layouts {layouts}": ([*MODEL, "--chat", *MIX], [" ".join(MIX)]),
     "--chat with --streaming": ([*MODEL, "--chat", "--streaming"], ["--streaming"]),
@@ -77,9 +81,6 @@ REFUSED = {
     "--revision without a model on the hub": (
         ["--revision", "v1"], ["--revision v1", "layers=1", "is none"]
     ),
-    "--evaluate_only with another --noise": (
-        [*MODEL, "--evaluate_only", *UNIFORM], ["absorbing noise", "leave out --noise"]
-    ),
     "--noise absorbing with --p_u": (["--p_u", 0.2], ["--noise absorbing", "--p_u"]),
     "--noise absorbing with --loss clipped": (["--loss", "clipped"], ["--loss clipped"]),
     "--noise uniform with --p_u": ([*UNIFORM, "--p_u", 0.2], ["--noise uniform", "--p_u"]),
@@ -107,8 +108,9 @@ def test_every_conflict_is_tried():
 
 
 @pytest.mark.parametrize("conflict", REFUSED)
-def test_a_conflict_is_refused(train, text, tiny_model, tmp_path, conflict):
+def test_a_conflict_is_refused(train, text, tiny_model, tmp_path, monkeypatch, conflict):
     flags, words = REFUSED[conflict]
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     if flags[:1] == MODEL:
         flags = ["--model", tiny_model, *flags[1:]]
     elif "--config" not in flags:

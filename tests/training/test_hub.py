@@ -1,12 +1,11 @@
 """What a run asks of the hub, which is not there: the calls are looked at, and their failures."""
 
-import os
-
 import huggingface_hub
 import pytest
 from helpers.training import RUN, SIZE, files, one_sentence
 
 from diffusion.models import hub
+from diffusion.training.arguments import ModelArguments
 
 SECRET = "hf_abcdefghijklmnopqrstuvwxyz"
 
@@ -15,7 +14,7 @@ SECRET = "hf_abcdefghijklmnopqrstuvwxyz"
 def no_hub(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", "/nowhere")
-    monkeypatch.setenv("HF_TOKEN", "")  # restored after the test, whatever a run sets
+    monkeypatch.setenv("HF_TOKEN", SECRET)
 
 
 @pytest.fixture
@@ -23,36 +22,29 @@ def flags(text, tmp_path):
     return [*RUN, *SIZE, "--dataset", text, "--max_steps", 1, "--output_dir", tmp_path / "my-model"]
 
 
-@pytest.fixture
-def uploads(monkeypatch):
-    """Calls of a hub that takes everything."""
+def test_a_finished_model_is_uploaded_with_its_card_and_without_the_token(
+    train, flags, tmp_path, monkeypatch
+):
     calls = []
 
-    def create_repo(self, repo_id, **more):
-        calls.append((repo_id, os.environ["HF_TOKEN"], more))
+    def create_repo(repo_id, **more):
+        calls.append((repo_id, more))
         return huggingface_hub.RepoUrl(f"https://huggingface.co/me/{repo_id}")
 
-    def upload_folder(self, *, repo_id, folder_path, ignore_patterns):
+    def upload_folder(*, repo_id, folder_path, ignore_patterns):
         kept = huggingface_hub.utils.filter_repo_objects(
             files(folder_path), ignore_patterns=ignore_patterns
         )
         calls.append((repo_id, sorted(kept)))
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
-    return calls
-
-
-@pytest.mark.parametrize("typed", [["--token", SECRET], [f"--token={SECRET}"]])
-def test_a_finished_model_is_uploaded_with_its_card_and_without_the_token(
-    train, flags, tmp_path, uploads, typed
-):
-    code, err = train(*flags, *typed, "--push_to_hub", "--hub_private_repo", "true",
+    monkeypatch.setattr(huggingface_hub, "create_repo", create_repo)
+    monkeypatch.setattr(huggingface_hub, "upload_folder", upload_folder)
+    code, err = train(*flags, "--push_to_hub", "--hub_private_repo", "true",
                       "--save_strategy", "steps", "--save_steps", 1)  # fmt: skip
     assert code == 0, err
     assert err.splitlines()[-1] == "uploaded to https://huggingface.co/me/my-model"
-    made, sent = uploads
-    assert made == ("my-model", SECRET, {"private": True, "exist_ok": True})
+    made, sent = calls
+    assert made == ("my-model", {"private": True, "exist_ok": True})
     assert sent == ("me/my-model", ["README.md", "config.json", "model.safetensors",
                                     "tokenizer.json", "tokenizer_config.json",
                                     "trainer_state.json"])  # fmt: skip
@@ -62,8 +54,7 @@ def test_a_finished_model_is_uploaded_with_its_card_and_without_the_token(
     assert "--push_to_hub" in (tmp_path / "my-model" / "README.md").read_text()
 
 
-def test_without_a_hub_the_model_is_there(train, flags, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", SECRET)
+def test_without_a_hub_the_model_is_there(train, flags, tmp_path):
     code, err = train(*flags, "--push_to_hub", "--hub_model_id", "me/other")
     assert code == 2
     *_, saved, failed = err.splitlines(keepends=True)
@@ -75,8 +66,10 @@ def test_without_a_hub_the_model_is_there(train, flags, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--push_to_hub"], ["--push_to_hub", "token", "hf auth login"]),
         (["--hub_token", SECRET], ["--hub_token is not supported"]),
+        (["--token", SECRET], ["HF_TOKEN"]),
+        (["--dataset", "someone/stories"], ["data set", "from the hub", "--dataset_dir"]),
+        (["--dataset", "wikitext-2"], ["data set", "from the hub", "--dataset_dir"]),
     ],
 )
 def test_what_cannot_succeed_is_refused_at_once(train, flags, tmp_path, more, words):
@@ -86,29 +79,22 @@ def test_what_cannot_succeed_is_refused_at_once(train, flags, tmp_path, more, wo
     assert SECRET not in err and files(tmp_path) == []
 
 
-def test_a_revision_is_taken_and_told(train, tiny_model, text, tmp_path, monkeypatch):
-    asked = []
+def test_a_model_of_the_hub_at_a_revision(train, text, tmp_path):
+    pinned = ModelArguments(model="me/model", revision="v1")
+    assert pinned.access.revision == "v1" and pinned.origin == "me/model at v1"
+    code, err = train(*RUN, "--model", "me/model", "--revision", "v2", "--dataset", text,
+                      "--output_dir", tmp_path / "out")  # fmt: skip
+    assert code == 2
+    one_sentence(err, "'me/model' from the hub")
 
-    def snapshot_download(name, revision, allow_patterns):
-        asked.append((name, revision))
-        assert "*.safetensors" in allow_patterns and "*.bin" not in allow_patterns
-        return str(tiny_model)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    out = tmp_path / "out"
-    flags = [*RUN, "--model", "me/model", "--dataset", text, "--max_steps", 1, "--output_dir", out]
-    code, err = train(*flags, "--revision", "v1")
-    assert code == 0, err
-    assert asked == [("me/model", "v1")]
-    assert "| started from | me/model at v1 |" in (out / "README.md").read_text()
-
-    monkeypatch.undo()
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+def test_without_a_hub_the_default_run_says_what_to_do(train, tmp_path, monkeypatch):
+    """One that does not answer, which is asked once."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     hub.ask_hub_once.cache_clear()
-    code, err = train(*flags, "--revision", "v2", "--overwrite_output_dir")
+    code, err = train("--use_cpu")
     assert code == 2
-    one_sentence(err, "'me/model at v2' from the hub")
-    code, err = train(*flags[:len(RUN)], "--model", tiny_model, "--dataset", text, "--revision", "v1",
-                      "--output_dir", tmp_path / "no")  # fmt: skip
-    assert code == 2
-    one_sentence(err, "--revision v1", str(tiny_model), "is none")
+    one_sentence(err, "'roberta-base' from the hub", "local folder")
+    assert files(tmp_path) == []

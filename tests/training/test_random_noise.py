@@ -47,10 +47,8 @@ def test_a_run_notes_its_noise_and_leaves_a_model_that_writes(run, flags, noted)
     assert writer.noise.name == noted["noise"]
     *_, last = writer.generate([""], GenerationOptions(max_len=16, length=8), [0])
     assert not (last.masked | last.random).any()
-    noise = " ".join(f"{flag} {value}" for flag, value in noted.items())
-    assert (
-        noise.replace("noise ", "").replace(" p_u", ", p_u") in (folder / "README.md").read_text()
-    )
+    noise = " ".join(str(value) for value in noted.values())
+    assert f"| noise | {noise} |" in (folder / "README.md").read_text()
 
 
 @pytest.mark.slow
@@ -68,23 +66,11 @@ def test_who_goes_on_without_a_word_keeps_the_noise(run, train, text, tmp_path):
     code, err = train(*evaluate)
     assert code == 0 and "nats per token" in err
     assert "nan" not in err
-    for flags in (["--noise", "uniform"], ["--noise", "hybrid", "--p_u", "0.1"]):
-        code, err = train(*evaluate, *flags)
-        assert code == 2
-        one_sentence(err, "--evaluate_only", "hybrid noise with p_u 0.3", "leave out --noise")
 
 
 def test_a_resumed_run_is_the_whole_one_and_has_its_noise(run):
-    steps = [
-        "--max_steps",
-        4,
-        "--save_strategy",
-        "steps",
-        "--save_steps",
-        2,
-        "--save_total_limit",
-        9,
-    ]
+    steps = ["--max_steps", 4, "--save_strategy", "steps", "--save_steps", 2,
+             "--save_total_limit", 9]  # fmt: skip
     whole, code, _ = run("--noise", "hybrid", *steps)
     assert code == 0
     again = [*steps, "--resume_from_checkpoint", whole / "checkpoint-2"]
@@ -94,4 +80,4 @@ def test_a_resumed_run_is_the_whole_one_and_has_its_noise(run):
     for flags in (["--noise", "uniform"], ["--noise", "hybrid", "--p_u", "0.2"], []):
         _, code, err = run(*flags, *again, name="again")
         assert code == 2
-        one_sentence(err.splitlines(keepends=True)[-1], "other settings of --noise, --p_u")
+        one_sentence(err.splitlines(keepends=True)[-1], "other settings of diffusion", "--noise")

@@ -72,12 +72,11 @@ def test_from_scratch_by_a_causal_warm_start_to_a_denoiser(train, warm, text, tm
     assert settings["tokens_seen"] == seen + before
     card = (final / "README.md").read_text()
     for needed in (
-        f"{last['eval_nats_per_token']:.4f} ± {last['eval_standard_error']:.4f} nats per token",
-        f"{seen:,}",
-        f"{seen + before:,}",
+        f"{last['eval_nats_per_token']:.3f} ± {last['eval_standard_error']:.3f} nats per token",
+        f"| tokens seen | {seen:,} in this run, {seen + before:,} in all |",
         f"--model {warm} --dataset {text}",
         "diffusion (shifted)",
-        "average, decay 0.99, float16",
+        f"| average, decay 0.99, step {steps} of {steps}, float16 |",
         f"| training text | {text} |",
     ):
         assert needed in card
@@ -92,7 +91,7 @@ def test_shift_after_a_causal_warm_start(train, warm, text, tmp_path, flag, shif
     assert model.config.diffusion["shift"] is shift
     # A fill-mask pipeline reads a token at its own slot.
     card = (tmp_path / "out" / "README.md").read_text()
-    assert ("pipeline_tag: fill-mask" in card, "one slot off" in card) == (not shift, shift)
+    assert ("pipeline_tag: fill-mask" in card, "one slot to its left" in card) == (not shift, shift)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     ids = tokenizer("The <mask> is", return_tensors="pt")["input_ids"]
     masked = ids == tokenizer.mask_token_id
