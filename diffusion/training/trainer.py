@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from diffusion import likelihood, objective
 from diffusion.cli.console import STOPS, say
@@ -21,7 +22,7 @@ from diffusion.noise import Interpolating
 from diffusion.objective import IGNORE
 from diffusion.training import build, lora
 from diffusion.training.arguments import Run
-from diffusion.training.checkpoints import WholeCheckpoints
+from diffusion.training.checkpoints import WholeCheckpoints, reading
 from diffusion.training.checks import reported
 from diffusion.training.optimizer import MuonAndAdam, ema_update
 
@@ -149,7 +150,7 @@ def validation_bounds(trainer: "DiffusionTrainer") -> dict[str, likelihood.Bound
                 found[name] = likelihood.stream_bound(
                     backbone, blocks, collate, trainer.slots(name), draws=draws, **spread
                 )
-            if trainer.ended:  # a pass for each token: once
+            if trainer.ended():  # a pass for each token: once
                 keep = torch.linspace(0, len(blocks) - 1, min(len(blocks), _IN_ORDER)).long()
                 found["ordered"] = likelihood.ordered_nll(
                     backbone, blocks[keep], editable[keep], collator.noise, **spread
@@ -267,26 +268,26 @@ class DiffusionTrainer(WholeCheckpoints):
         of a run with the best weights, if --load_best_model_at_end is given."""
         state = None
         if resume_from_checkpoint is not None:
-            state = TrainerState.load_from_json(f"{resume_from_checkpoint}/trainer_state.json")
+            with reading(resume_from_checkpoint, TRAINER_STATE_NAME):
+                state = TrainerState.load_from_json(
+                    f"{resume_from_checkpoint}/{TRAINER_STATE_NAME}"
+                )
             loader = self.get_train_dataloader()
             *_, state.max_steps = self.set_initial_training_values(self.args, loader)
-        if state is not None and self._is_end(state):
+        if state is not None and self.ended(state):
             say(f"{resume_from_checkpoint} is the end of the run: nothing is left to train")
             self.state, self.control.should_training_stop = state, True
             self._load_from_checkpoint(resume_from_checkpoint)
         else:
             super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        if self.args.load_best_model_at_end and self.ended:
+        if self.args.load_best_model_at_end and self.ended():
             self.load_best()
         if self.args.load_best_model_at_end or self.args.early_stopping_patience is not None:
             self._evaluated = None  # of other weights, or before the end was known
 
-    @property
-    def ended(self) -> bool:
+    def ended(self, state: TrainerState | None = None) -> bool:
         """Whether nothing is left to train."""
-        return self._is_end(self.state)
-
-    def _is_end(self, state: TrainerState) -> bool:
+        state = state or self.state
         early = exhausted(state.log_history, self.args.early_stopping_patience)
         return early or state.global_step >= state.max_steps
 

@@ -104,12 +104,6 @@ def test_a_folder_of_text_is_all_its_files_in_order(tmp_path):
     assert corpus.load_documents(str(tmp_path)) == ["text of a.txt", "text of b.txt", "text of c"]
 
 
-def test_a_home_folder_is_understood(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "a.txt").write_text("at home")
-    assert corpus.load_documents("~/a.txt") == ["at home"]
-
-
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
@@ -145,38 +139,25 @@ def cache(tmp_path, monkeypatch):
 
 def test_the_hub_form_of_wikitext_one_line_a_row(tmp_path, cache):
     """Folders of parquet files, one for each split, as `huggingface-cli download` saves them."""
-    folder = tmp_path / "copy"
-    lines = WIKITEXT.splitlines(keepends=True)
-    for config in ("wikitext-2-raw-v1", "wikitext-2-v1"):
-        for split in ("train", "validation", "test"):
+    listed, lines = "", WIKITEXT.splitlines(keepends=True)
+    for config in ("raw", "plain"):
+        listed += f"- config_name: {config}\n  data_files:\n"
+        (tmp_path / config).mkdir()
+        for split in ("train", "test"):
+            listed += f"  - split: {split}\n    path: {config}/{split}-*\n"
             rows = [*lines, f" This is the {split} split of {config} .\n"]
-            (folder / config).mkdir(parents=True, exist_ok=True)
             table = datasets.Dataset.from_dict({"text": rows})
-            table.to_parquet(folder / config / f"{split}-00000-of-00001.parquet")
-    listed = "".join(
-        f"- config_name: {config}\n  data_files:\n"
-        + "".join(
-            f"  - split: {split}\n    path: {config}/{split}-*\n"
-            for split in ("train", "validation", "test")
-        )
-        for config in ("wikitext-2-raw-v1", "wikitext-2-v1")
-    )
-    (folder / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+            table.to_parquet(tmp_path / config / f"{split}-00000-of-00001.parquet")
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
 
-    def expected(split, config):
-        return [DOCUMENTS[0], f"{DOCUMENTS[1]}\nThis is the {split} split of {config}."]
+    def expected(config):
+        return [DOCUMENTS[0], f"{DOCUMENTS[1]}\nThis is the test split of {config}."]
 
-    assert corpus.load_documents(str(folder), "validation", config="wikitext-2-v1") == expected(
-        "validation", "wikitext-2-v1"
-    )
+    assert corpus.load_documents(str(tmp_path), "test", config="plain") == expected("plain")
     # One of the folders alone, without the list.
-    assert corpus.load_documents(str(folder / "wikitext-2-raw-v1"), "test") == expected(
-        "test", "wikitext-2-raw-v1"
-    )
-    with pytest.raises(
-        UserError, match=r"cannot read .*Config name.*--dataset_config"
-    ):  # several, none chosen
-        corpus.load_documents(str(folder))
+    assert corpus.load_documents(str(tmp_path / "raw"), "test") == expected("raw")
+    with pytest.raises(UserError, match=r"cannot read .*Config name.*--dataset_config"):
+        corpus.load_documents(str(tmp_path))  # several, none chosen
 
 
 def test_other_tables_have_one_document_a_row(tmp_path, cache):
@@ -195,8 +176,9 @@ def test_other_tables_have_one_document_a_row(tmp_path, cache):
         corpus.load_documents(str(folder), "validation")
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("ending", "streaming"), [("csv", False), ("jsonl", True), ("parquet", True)]
+)
 def test_the_column_of_the_text_can_be_named(tmp_path, cache, ending, streaming):
     rows = {"title": ["a", "b", "c"], "story": ["One,\nand two.", " ", "Three 日本."]}
     path = tmp_path / f"table.{ending}"
@@ -238,7 +220,6 @@ def test_wikitext_is_not_streamed(tmp_path, cache):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b'{"title": "x"}\n', r"no column 'text' \(it has title\)"),
         ("a.jsonl", b'{"text": 3}\n', "has no text"),
         ("a.jsonl", b"not json", "cannot read"),
         ("a.parquet", b"PAR1 and then nothing", "cannot read"),
@@ -304,7 +285,7 @@ def test_byte_lengths_add_up_to_the_text(tokenizer):
 # ---------------------------------------------------------------- sampler
 
 
-@pytest.mark.parametrize(("blocks", "batch"), [(23, 4), (8, 8), (3, 8), (1, 5), (16, 1)])
+@pytest.mark.parametrize(("blocks", "batch"), [(23, 4), (3, 8), (1, 5), (16, 1)])
 def test_the_sampler_numbers_every_sample_of_the_run(blocks, batch):
     sampler = packing.DrawSampler(blocks, batch, seed=1)
     assert len(sampler) % batch == 0
@@ -321,20 +302,14 @@ def test_the_sampler_numbers_every_sample_of_the_run(blocks, batch):
     assert [draw for _, draw in seen] == list(range(3 * len(sampler)))
 
 
-def test_the_sampler_depends_on_seed_and_epoch_alone():
-    def order(seed, epoch):
-        sampler = packing.DrawSampler(50, 4, seed)
-        sampler.set_epoch(epoch)
-        return [block for block, _ in sampler]
-
-    assert order(1, 2) == order(1, 2)
-    assert order(1, 2) != order(1, 3)
-    assert order(1, 2) != order(2, 2)
-
-
-def test_the_sampler_starts_in_the_epoch_of_a_draw():
-    sampler = packing.DrawSampler(23, 4, seed=0)  # 20 draws an epoch
-    for draw, epoch in ((0, 0), (19, 0), (20, 1), (47, 2)):
+def test_the_sampler_depends_on_the_seed_and_on_the_epoch_of_a_draw_alone():
+    def order(seed, draw):
+        sampler = packing.DrawSampler(23, 4, seed)  # 20 draws an epoch
         sampler.start_at(draw)
-        assert draw in [d for _, d in sampler]
-        assert sampler.epoch == epoch
+        pairs = list(sampler)
+        assert draw in [d for _, d in pairs]
+        return [block for block, _ in pairs]
+
+    assert order(1, 20) == order(1, 39)
+    assert order(1, 19) != order(1, 20) != order(1, 40)
+    assert order(1, 20) != order(2, 20)
