@@ -12,7 +12,6 @@ from diffusion.collator import (
     CausalCollator,
     ChatCollator,
     DiffusionCollator,
-    editable_positions,
 )
 from diffusion.data.packing import ANSWER, CONTEXT, PADDING
 from diffusion.noise import MIN_TIME, Absorbing
@@ -68,13 +67,6 @@ def test_prefix_and_fixed_ids_are_never_masked_but_document_ends_are(kind):
     assert masked[:, PREFIX].any()  # the first position after the prefix can be
     assert masked[ids == EOS].any()
     assert (batch["editable"] == LENGTH - PREFIX - 2).all()
-
-
-def test_editable_positions_are_after_the_prefix_and_not_fixed():
-    ids = torch.tensor([[BOS, 7, 8, BOS, EOS, 9, PAD]])
-    editable = editable_positions(ids, 2, torch.tensor([BOS, PAD]))
-    assert editable.long().tolist() == [[0, 0, 1, 0, 1, 1, 0]]
-    assert editable_positions(ids, 0, torch.tensor([PAD]))[0, :2].all()
 
 
 # ------------------------------------------------------------ how often
@@ -176,14 +168,6 @@ def test_slices_of_a_global_batch_are_the_same_rows(kind, part):
     whole = collate(rows)
     parts = together([collate(rows[i : i + part]) for i in range(0, 64, part)])
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-
-
-@every_kind
-def test_rows_do_not_depend_on_their_order(kind):
-    rows, collate = features(0, 64), collator(mask_schedule=kind, global_batch=16)
-    order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
-    whole, shuffled = collate(rows), collate([rows[i] for i in order])
-    assert all(torch.equal(whole[name][order], shuffled[name]) for name in whole)
 
 
 @every_kind

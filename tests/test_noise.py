@@ -50,15 +50,6 @@ def test_rates_rise_from_zero_to_almost_one(name):
     assert (rate.diff() > 0).all()
 
 
-def test_the_two_cosines_bend_oppositely():
-    t = torch.tensor([0.25, 0.5, 0.9], dtype=torch.float64)
-    assert (SCHEDULES["cosine-a"].rate(t) > t).all()
-    assert (SCHEDULES["cosine-b"].rate(t) < t).all()
-    # Backwards from t = 1, A opens few positions first, B many.
-    first = {n: (s.rate(t.new_ones(1)) - s.rate(t[2:])).item() for n, s in SCHEDULES.items()}
-    assert first["cosine-a"] < first["linear"] < first["cosine-b"]
-
-
 @every_schedule
 def test_single_precision_is_enough_at_the_smallest_time(name):
     t = torch.tensor([MIN_TIME])

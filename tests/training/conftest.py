@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 import torch
-from helpers.training import RUN, SIZE, train_here
+from helpers.training import RUN, SIZE, files, one_sentence, train_here
 
 from diffusion.training.trainer import DiffusionTrainer
 
@@ -66,6 +66,35 @@ def train(capfd):
         return train_here(*flags), capfd.readouterr().err
 
     return train
+
+
+@pytest.fixture
+def run(train, text, tmp_path):
+    """Runs on that text that end well: flags -> (output folder, standard error)."""
+
+    def run(*flags, name="out", start=SIZE):
+        out = tmp_path / name
+        code, err = train(*RUN, *start, "--dataset", text, "--output_dir", out, *flags)
+        assert code == 0, err
+        return out, err
+
+    return run
+
+
+@pytest.fixture
+def refused(train, text, tmp_path):
+    """Runs that are refused: flags, words of the one sentence. They write nothing."""
+
+    def refused(flags, *words, start=SIZE):
+        before = files(tmp_path)
+        flags = [*RUN, *start, "--dataset", text, "--output_dir", tmp_path / "out", *flags]
+        code, err = train(*flags)
+        assert code == 2, err
+        one_sentence(err.splitlines(keepends=True)[-1], *words)
+        assert "Traceback" not in err and files(tmp_path) == before
+        return err
+
+    return refused
 
 
 @pytest.fixture(scope="session")

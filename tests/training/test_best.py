@@ -4,7 +4,7 @@ import random
 import shutil
 
 import pytest
-from helpers.training import RUN, SIZE, assert_same_weights, state
+from helpers.training import assert_same_weights, state
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
@@ -12,7 +12,7 @@ from diffusion.training import trainer
 
 EVERY_TWO = ["--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "steps",
              "--save_steps", 2]  # fmt: skip
-BEST = [*RUN, *SIZE, *EVERY_TWO, "--save_total_limit", 1, "--ema", 0.5, "--dropout", 0.1]
+BEST = [*EVERY_TWO, "--save_total_limit", 1, "--ema", 0.5, "--dropout", 0.1]
 
 
 @pytest.fixture
@@ -35,12 +35,10 @@ def evaluations(folder) -> list[tuple[int, float]]:
     return [(e["step"], e["eval_nats_per_token"]) for e in log if "eval_loss" in e]
 
 
-def test_the_end_has_the_weights_of_the_lowest_bound(train, text, tmp_path, bounds):
-    out = tmp_path / "out"
+def test_the_end_has_the_weights_of_the_lowest_bound(run, bounds):
     bounds += [5.0, 4.0, 4.5, 4.0, 4.2]
-    code, err = train(*BEST, "--dataset", text, "--max_steps", 10, "--load_best_model_at_end",
-                      "--output_dir", out)  # fmt: skip
-    assert code == 0, err
+    flags = [*BEST, "--max_steps", 10, "--load_best_model_at_end"]
+    out, err = run(*flags)
     assert "the weights are those of step 4" in err
     assert sorted(p.name for p in out.glob("check*")) == ["checkpoint-10", "checkpoint-4"]
     average = load_file(out / "checkpoint-4/ema.safetensors")
@@ -57,33 +55,28 @@ def test_the_end_has_the_weights_of_the_lowest_bound(train, text, tmp_path, boun
 
     before = (out / "model.safetensors").read_bytes()
     bounds += [9.0]
-    code, err = train(*BEST, "--dataset", text, "--max_steps", 10, "--load_best_model_at_end",
-                      "--output_dir", out, "--resume_from_checkpoint", "last")  # fmt: skip
-    assert code == 0 and "nothing is left to train" in err
+    out, err = run(*flags, "--resume_from_checkpoint", "last")
+    assert "nothing is left to train" in err
     assert (out / "model.safetensors").read_bytes() == before
 
 
-def test_a_run_ends_early_and_one_that_goes_on_counts_on(train, text, tmp_path, bounds):
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    flags = [*BEST, "--save_total_limit", 9, "--dataset", text, "--max_steps", 40,
-             "--early_stopping_patience", 2]  # fmt: skip
+def test_a_run_ends_early_and_one_that_goes_on_counts_on(run, tmp_path, bounds):
+    flags = [*BEST, "--save_total_limit", 9, "--max_steps", 40, "--early_stopping_patience", 2]
     curve = [5.0, 4.0, 4.1, 3.0, 3.1, 3.0, 2.0]  # of steps 2, 4, ..., the last of them never seen
     bounds += curve
-    code, err = train(*flags, "--output_dir", whole)
-    assert code == 0 and "ending early at step 12" in err
-    assert state(whole)["global_step"] == 12
+    whole, err = run(*flags, name="whole")
+    assert "ending early at step 12" in err and state(whole)["global_step"] == 12
 
-    out.mkdir()
-    shutil.copytree(whole / "checkpoint-10", out / "checkpoint-10")
-    bounds[:] = curve[5:]
-    on = [*flags, "--output_dir", out, "--resume_from_checkpoint", "last"]
-    code, err = train(*on)
-    assert code == 0 and err.count("ending early at step 12") == 1
+    (tmp_path / "out").mkdir()
+    shutil.copytree(whole / "checkpoint-10", tmp_path / "out/checkpoint-10")
+    bounds[:], flags = curve[5:], [*flags, "--resume_from_checkpoint", "last"]
+    out, err = run(*flags)
+    assert err.count("ending early at step 12") == 1
     assert_same_weights(whole / "model.safetensors", out / "model.safetensors")
 
     before, bounds[:] = (out / "model.safetensors").read_bytes(), [1.0]
-    code, err = train(*on)
-    assert code == 0 and "nothing is left to train" in err and "ending early" not in err
+    out, err = run(*flags)
+    assert "nothing is left to train" in err and "ending early" not in err
     assert (out / "model.safetensors").read_bytes() == before
 
 

@@ -6,12 +6,12 @@ import json
 import pytest
 import torch
 from helpers.chat import TOKENS, save_chat, talk, write_jsonl
-from helpers.training import RUN, SIZE, assert_same_weights, files, losses, one_sentence, state
+from helpers.training import SIZE, assert_same_weights, losses, state
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from diffusion.training.trainer import DiffusionTrainer
 
-CHAT = [*RUN, "--chat", "--prefix_len", 16, "--max_eval_blocks", 4]  # of a text, not of answers
+CHAT = ["--chat", "--prefix_len", 16, "--max_eval_blocks", 4]  # of a text, not of answers
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +28,16 @@ def talks(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_sees_and_learns_answers(train, model, talks, tmp_path, monkeypatch):
-    out, batches, compute_loss = tmp_path / "out", [], DiffusionTrainer.compute_loss
+def test_a_run_sees_and_learns_answers(run, model, talks, monkeypatch):
+    batches, compute_loss = [], DiffusionTrainer.compute_loss
 
     def record(self, model, inputs, *args, **kwargs):
         batches.append({name: tensor.clone() for name, tensor in inputs.items()})
         return compute_loss(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(DiffusionTrainer, "compute_loss", record)
-    code, err = train(*CHAT, "--model", model, "--dataset", talks, "--num_train_epochs", 7, "--learning_rate", "1e-2",
-                      "--block_size", 40, "--ema", 0.9, "--output_dir", out)  # fmt: skip
-    assert code == 0, err
+    out, _ = run(*CHAT, "--dataset", talks, "--num_train_epochs", 7, "--learning_rate", "1e-2",
+                 "--block_size", 40, "--ema", 0.9, start=["--model", model])  # fmt: skip
     curve = list(losses(out).values())
     assert sum(curve[-9:]) < 0.7 * sum(curve[:9])
     config = json.loads((out / "config.json").read_text())
@@ -65,31 +64,33 @@ def test_a_run_sees_and_learns_answers(train, model, talks, tmp_path, monkeypatc
     assert masked > 500
 
 
-def test_padding_is_not_attended_to(train, model, talks, tmp_path, monkeypatch):
+def test_padding_is_not_attended_to(run, model, talks, monkeypatch):
     """A run whose padding holds something else is the same run."""
-    one, two, prepare = tmp_path / "one", tmp_path / "two", DiffusionTrainer._prepare_inputs
+    prepare = DiffusionTrainer._prepare_inputs
 
     def spoiled(self, inputs):
         inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, 77)
         return prepare(self, inputs)
 
-    flags = [*CHAT, "--model", model, "--dataset", talks, "--max_steps", 3, "--block_size", 40]
-    assert train(*flags, "--output_dir", one)[0] == 0
+    flags, start = (
+        [*CHAT, "--dataset", talks, "--max_steps", 3, "--block_size", 40],
+        ["--model", model],
+    )
+    one, _ = run(*flags, name="one", start=start)
     monkeypatch.setattr(DiffusionTrainer, "_prepare_inputs", spoiled)
-    assert train(*flags, "--output_dir", two)[0] == 0
+    two, _ = run(*flags, name="two", start=start)
     assert losses(one) == losses(two)
     assert_same_weights(one / "model.safetensors", two / "model.safetensors")
 
 
-def test_the_bound_is_of_answers_on_a_canvas_of_a_block(train, model, tmp_path):
+def test_the_bound_is_of_answers_on_a_canvas_of_a_block(run, model, tmp_path):
     """Against the sum over all mask patterns, with logits of the library's own model."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     talks = [talk("the river", "a"), talk("the old", "b")]
-    path, out = write_jsonl(tmp_path / "talks.jsonl", talks), tmp_path / "out"
-    code, err = train(*CHAT, "--model", model, "--dataset", path, "--eval_dataset", path, "--shift",
-                      "no", "--eval_draws", 64, "--block_size", 24, "--max_steps", 1,
-                      "--learning_rate", 0, "--output_dir", out)  # fmt: skip
-    assert code == 0, err
+    path = write_jsonl(tmp_path / "talks.jsonl", talks)
+    out, _ = run(*CHAT, "--dataset", path, "--eval_dataset", path, "--shift", "no", "--eval_draws", 64,
+                 "--block_size", 24, "--max_steps", 1, "--learning_rate", 0,
+                 start=["--model", model])  # fmt: skip
     network, expected = AutoModelForMaskedLM.from_pretrained(out).eval(), []
     for messages in talks:
         ids = tokenizer.apply_chat_template(messages)["input_ids"][:-1]  # without the last newline
@@ -108,7 +109,7 @@ def test_the_bound_is_of_answers_on_a_canvas_of_a_block(train, model, tmp_path):
     assert found == pytest.approx(sum(expected) / 2, rel=0.02)
 
 
-def test_soft_masking_may_remember_the_end_of_an_answer(train, model, talks, tmp_path, monkeypatch):
+def test_soft_masking_may_remember_the_end_of_an_answer(run, model, talks, monkeypatch):
     seen = []
     reader = DiffusionTrainer.reader
 
@@ -118,9 +119,8 @@ def test_soft_masking_may_remember_the_end_of_an_answer(train, model, talks, tmp
         return found
 
     monkeypatch.setattr(DiffusionTrainer, "reader", record)
-    code, err = train(*CHAT, "--model", model, "--dataset", talks, "--soft_masking", "--max_steps", 2,
-                      "--block_size", 40, "--output_dir", tmp_path / "out")  # fmt: skip
-    assert code == 0, err
+    run(*CHAT, "--dataset", talks, "--soft_masking", "--max_steps", 2, "--block_size", 40,
+        start=["--model", model])  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(model)
     user, end = tokenizer.convert_tokens_to_ids(["<|user|>", "<|end|>"])
     assert all(end not in forbidden and user in forbidden for forbidden in seen)
@@ -133,17 +133,10 @@ def test_soft_masking_may_remember_the_end_of_an_answer(train, model, talks, tmp
         (["--text_column", "talk"], ["no column 'talk'"]),
     ],
 )
-def test_what_cannot_be_is_refused(train, model, talks, tmp_path, flags, words):
-    code, err = train(*CHAT, "--model", model, "--dataset", talks, "--output_dir", tmp_path / "out",
-                      *flags)  # fmt: skip
-    assert code == 2
-    one_sentence(err.splitlines(keepends=True)[-1], *words)
-    assert files(tmp_path) == []
+def test_what_cannot_be_is_refused(refused, model, talks, flags, words):
+    refused([*CHAT, "--dataset", talks, *flags], *words, start=["--model", model])
 
 
-def test_a_tokenizer_without_a_template_is_refused(train, tiny_model, talks, tmp_path):
+def test_a_tokenizer_without_a_template_is_refused(refused, tiny_model, talks):
     for start, said in ((["--model", tiny_model], str(tiny_model)), (SIZE, "--tokenizer")):
-        code, err = train(*CHAT, *start, "--dataset", talks, "--output_dir", tmp_path / "out")
-        assert code == 2
-        one_sentence(err.splitlines(keepends=True)[-1], "chat template", said)
-    assert files(tmp_path) == []
+        refused([*CHAT, "--dataset", talks], "chat template", said, start=start)

@@ -1,12 +1,13 @@
 """A decoder becomes a denoiser: a GPT-2 sees both sides, gets a mask, and writes in blocks."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from helpers.families import tiny
-from helpers.training import RUN, losses
-from safetensors.torch import load_file
+from helpers.training import losses
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -40,11 +41,9 @@ def gpt2(tmp_path_factory, text):
 
 
 @pytest.mark.slow
-def test_a_gpt2_learns_to_fill_masks_in_every_layout(train, text, gpt2, tmp_path):
-    out = tmp_path / "out"
-    code, err = train(*RUN, "--model", gpt2, "--layouts", "causal=1,block4=1,full=1", "--dataset", text,
-                      "--max_steps", 60, "--learning_rate", "1e-2", "--output_dir", out)  # fmt: skip
-    assert code == 0, err
+def test_a_gpt2_learns_to_fill_masks_in_every_layout(run, gpt2):
+    out, err = run("--layouts", "causal=1,block4=1,full=1", "--max_steps", 60, "--learning_rate", "1e-2",
+                   start=["--model", gpt2])  # fmt: skip
     assert "gets a <mask> token" in err
     curve = list(losses(out).values())
     assert sum(curve[-15:]) < 0.9 * sum(curve[:15])  # five of each layout
@@ -75,33 +74,39 @@ def test_a_gpt2_learns_to_fill_masks_in_every_layout(train, text, gpt2, tmp_path
         assert not last.masked.any() and not (last.ids == 300).any()
 
 
-def test_a_mask_begins_as_the_mean_of_all_tokens(train, text, gpt2, tmp_path):
-    out = tmp_path / "out"
-    train(*RUN, "--model", gpt2, "--dataset", text, "--max_steps", 1, "--learning_rate", 0,
-          "--output_dir", out)  # fmt: skip
+def test_next_token_prediction_needs_no_mask(run, gpt2, tmp_path):
+    """Weights of the hub have no prefix, and old buffers beside them."""
+    tensors = load_file(gpt2 / "model.safetensors")
+    old = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    old["h.0.attn.bias"] = torch.ones(1, 1, 32, 32)
+    hub = shutil.copytree(gpt2, tmp_path / "hub")
+    save_file(old, hub / "model.safetensors", metadata={"format": "pt"})
+    run("--objective", "causal", "--max_steps", 1, start=["--model", hub])
+
+
+def test_a_mask_begins_as_the_mean_of_all_tokens(run, gpt2):
+    out, _ = run("--max_steps", 1, "--learning_rate", 0, start=["--model", gpt2])
     before = load_file(gpt2 / "model.safetensors")["transformer.wte.weight"]
     after = load_file(out / "model.safetensors")["transformer.wte.weight"]
     torch.testing.assert_close(after[:300], before)
     torch.testing.assert_close(after[300], before.mean(0))
 
 
-def test_a_model_that_looks_ahead_is_not_trained_causally(train, text, tmp_path):
+def test_a_model_that_looks_ahead_is_not_trained_causally(refused, text, tmp_path):
     tokenizer = train_tokenizer(load_documents(text, "train", None, None), 280)
     for kind in ("fnet", "deberta-v2"):
         folder = tmp_path / kind
         tiny(kind, vocab=len(tokenizer)).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        code, err = train(*RUN, "--model", folder, "--objective", "causal", "--dataset", text,
-                          "--max_steps", 1, "--output_dir", tmp_path / "out")  # fmt: skip
-        assert code == 2 and "cannot read from left to right" in err.splitlines()[-1]
+        flags = ["--objective", "causal", "--max_steps", 1]
+        refused(flags, "cannot read from left to right", start=["--model", folder])
 
 
-def test_code_of_others_is_trained_when_it_is_asked_for(train, text, of_others, tmp_path):
+def test_code_of_others_is_trained_when_it_is_asked_for(run, refused, of_others):
     name, trace = of_others
-    flags = [*RUN, "--model", name, "--dataset", text, "--block_size", 24, "--max_steps", 2]
-    code, err = train(*flags, "--output_dir", tmp_path / "no")
-    assert code == 2 and "--trust_remote_code" in err.splitlines()[-1] and not trace.exists()
-    code, err = train(*flags, "--trust_remote_code", "--output_dir", tmp_path / "out")
-    assert code == 0, err
-    writer = load_writer(str(tmp_path / "out"), access=Access(trust_remote_code=True))
+    flags, start = ["--block_size", 24, "--max_steps", 2], ["--model", name]
+    refused(flags, "--trust_remote_code", start=start)
+    assert not trace.exists()
+    out, _ = run(*flags, "--trust_remote_code", start=start)
+    writer = load_writer(str(out), access=Access(trust_remote_code=True))
     assert writer.trained and writer.denoiser.noise.mask_id == 280

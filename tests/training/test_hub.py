@@ -72,20 +72,14 @@ def test_without_a_hub_the_model_is_there(train, flags, tmp_path):
         (["--dataset", "wikitext-2"], ["data set", "from the hub", "--dataset_dir"]),
     ],
 )
-def test_what_cannot_succeed_is_refused_at_once(train, flags, tmp_path, more, words):
-    code, err = train(*flags, *more)
-    assert code == 2
-    one_sentence(err, *words)
-    assert SECRET not in err and files(tmp_path) == []
+def test_what_cannot_succeed_is_refused_at_once(refused, more, words):
+    assert SECRET not in refused(more, *words)
 
 
-def test_a_model_of_the_hub_at_a_revision(train, text, tmp_path):
+def test_a_model_of_the_hub_at_a_revision(refused):
     pinned = ModelArguments(model="me/model", revision="v1")
     assert pinned.access.revision == "v1" and pinned.origin == "me/model at v1"
-    code, err = train(*RUN, "--model", "me/model", "--revision", "v2", "--dataset", text,
-                      "--output_dir", tmp_path / "out")  # fmt: skip
-    assert code == 2
-    one_sentence(err, "'me/model' from the hub")
+    refused(["--revision", "v2"], "'me/model' from the hub", start=["--model", "me/model"])
 
 
 def test_without_a_hub_the_default_run_says_what_to_do(train, tmp_path, monkeypatch):

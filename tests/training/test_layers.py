@@ -3,10 +3,10 @@
 import pytest
 import torch
 from helpers.families import save_family
-from helpers.training import RUN, SIZE, assert_same_weights, losses, one_sentence
+from helpers.training import assert_same_weights, losses
 from transformers.models.roberta.modeling_roberta import RobertaIntermediate
 
-STEPS = [*RUN, "--max_steps", 3, "--dropout", 0.1, "--max_eval_blocks", 2]
+STEPS = ["--max_steps", 3, "--dropout", 0.1, "--max_eval_blocks", 2]
 MIX = ["--layouts", "causal=1,block4=1,full=1"]
 SOFT = ["--soft_masking", "--soft_share", 1]
 
@@ -26,14 +26,10 @@ def layer_calls(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [MIX, SOFT], ids=["mix", "soft"])
-def test_gradient_checkpointing_computes_twice_and_changes_no_bit(
-    train, text, tmp_path, layer_calls, flags
-):
-    one, two = tmp_path / "one", tmp_path / "two"
-    flags = [*STEPS, *SIZE, *flags, "--dataset", text]
-    assert train(*flags, "--output_dir", one)[0] == 0
+def test_gradient_checkpointing_computes_twice_and_changes_no_bit(run, layer_calls, flags):
+    one, _ = run(*STEPS, *flags, name="one")
     once = len(layer_calls)
-    assert train(*flags, "--gradient_checkpointing", "--output_dir", two)[0] == 0
+    two, _ = run(*STEPS, *flags, "--gradient_checkpointing", name="two")
     # The first pass of soft-masking has no gradient.
     twice = 2 * once if SOFT[0] not in flags else 3 * once // 2
     assert len(layer_calls) - once == twice
@@ -41,21 +37,15 @@ def test_gradient_checkpointing_computes_twice_and_changes_no_bit(
     assert_same_weights(one / "model.safetensors", two / "model.safetensors")
 
 
-def test_a_family_that_cannot_is_told(train, text, tmp_path):
-    model = save_family("albert", tmp_path / "model")
-    code, err = train(*STEPS, "--model", model, "--dataset", text, "--gradient_checkpointing",
-                      "--output_dir", tmp_path / "out")  # fmt: skip
-    assert code == 2
-    one_sentence(err, "Albert", "checkpointing")
+def test_a_family_that_cannot_is_told(refused, tmp_path):
+    start = ["--model", save_family("albert", tmp_path / "model")]
+    refused([*STEPS, "--gradient_checkpointing"], "Albert", "checkpointing", start=start)
 
 
-def test_the_layers_alone_are_compiled(train, text, tmp_path, monkeypatch):
+def test_the_layers_alone_are_compiled(run, refused, monkeypatch):
     """And what is around them is not, whose sizes differ from step to step."""
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda forward: compiled.append(forward) or forward)
-    flags = [*STEPS, *SIZE, "--dataset", text, "--torch_compile", "--output_dir", tmp_path / "out"]
-    assert train(*flags)[0] == 0
+    run(*STEPS, "--torch_compile")
     assert [type(forward.__self__).__name__ for forward in compiled] == ["RobertaModel"]
-    code, err = train(*flags, "--torch_compile_backend", "inductor", "--overwrite_output_dir")
-    assert code == 2
-    one_sentence(err, "--torch_compile_backend is not supported")
+    refused(["--torch_compile_backend", "inductor"], "--torch_compile_backend is not supported")

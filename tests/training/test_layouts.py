@@ -36,11 +36,8 @@ def laid_out(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shift", ["yes", "no"])
-def test_a_mix_is_learned_measured_and_noted(train, text, tmp_path, laid_out, shift):
-    out = tmp_path / "out"
-    code, err = train(*RUN, *SIZE, *MIX, "--dataset", text, "--max_steps", 48, "--shift", shift,
-                      "--learning_rate", "4e-3", "--ema", 0.9, "--output_dir", out)  # fmt: skip
-    assert code == 0, err
+def test_a_mix_is_learned_measured_and_noted(run, laid_out, shift):
+    out, _ = run(*MIX, "--max_steps", 48, "--shift", shift, "--learning_rate", "4e-3", "--ema", 0.9)
     assert all(laid_out.count(name) == 12 for name in ("causal", "block4", "block16", "full"))
     curve = losses(out)
     for name in ("causal", "block4", "block16"):
@@ -71,38 +68,30 @@ def test_a_mix_is_learned_measured_and_noted(train, text, tmp_path, laid_out, sh
     assert "eval_block64_nats_per_token" not in metrics  # longer than the text
 
 
-def test_the_causal_loss_of_a_block_batch_has_its_weight(train, text, tmp_path):
+def test_the_causal_loss_of_a_block_batch_has_its_weight(run):
     first = {}
     for weight in (0, 1, 3):
-        out = tmp_path / str(weight)
-        code, _ = train(*RUN, *SIZE, "--layouts", "block4", "--causal_weight", weight,
-                        "--dataset", text, "--max_steps", 1, "--output_dir", out)  # fmt: skip
-        assert code == 0
-        first[weight] = losses(out)[1]
+        flags = ["--layouts", "block4", "--causal_weight", weight, "--max_steps", 1]
+        first[weight] = losses(run(*flags, name=str(weight))[0])[1]
     assert first[3] - first[0] == pytest.approx(3 * (first[1] - first[0]), rel=1e-4)
     assert 3 < first[1] - first[0] < 6
 
 
-def test_full_alone_is_the_training_of_before(train, text, tmp_path, laid_out):
-    flags = [*RUN, *SIZE, "--dataset", text, "--max_steps", 6]
-    one, two = tmp_path / "one", tmp_path / "two"
-    train(*flags, "--output_dir", one)
-    train(*flags, "--layouts", "full=3", "--output_dir", two)
+def test_full_alone_is_the_training_of_before(run, laid_out):
+    one, _ = run("--max_steps", 6, name="one")
+    two, _ = run("--max_steps", 6, "--layouts", "full=3", name="two")
     assert losses(one) == losses(two) and set(laid_out) == {"full"}
     assert_same_weights(one / "model.safetensors", two / "model.safetensors")
     assert "eval_causal_nats_per_token" not in state(two)["log_history"][-1]
 
 
 @pytest.mark.slow
-def test_a_resumed_mix_is_the_whole_one(train, text, tmp_path):
+def test_a_resumed_mix_is_the_whole_one(run):
     """Stopped within a window of layouts and within an epoch."""
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    flags = [*RUN, *SIZE, *MIX, "--dataset", text, "--max_steps", 17, "--ema", 0.9, "--dropout", 0.1,
-             "--save_strategy", "steps", "--save_steps", 13, "--gradient_accumulation_steps", 2,
-             "--save_total_limit", 9]  # fmt: skip
-    assert train(*flags, "--output_dir", whole)[0] == 0
-    on = ["--resume_from_checkpoint", whole / "checkpoint-13"]
-    assert train(*flags, *on, "--output_dir", out)[0] == 0
+    flags = [*MIX, "--max_steps", 17, "--ema", 0.9, "--dropout", 0.1, "--save_strategy", "steps",
+             "--save_steps", 13, "--gradient_accumulation_steps", 2, "--save_total_limit", 9]  # fmt: skip
+    whole, _ = run(*flags, name="whole")
+    out, _ = run(*flags, "--resume_from_checkpoint", whole / "checkpoint-13")
     for name in ("model.safetensors", "checkpoint-17/ema.safetensors"):
         assert_same_weights(whole / name, out / name)
     assert losses(whole) == losses(out)
@@ -146,15 +135,11 @@ def test_two_processes_with_a_mix_are_one_with_twice_the_batch(train, text, tmp_
      ["--dropout", "0.1", "--attn_implementation", "sdpa", "--dtype", "bfloat16", "--prefix_len", "5"]],
     ids=" ".join,
 )  # fmt: skip
-def test_other_settings_train_a_mix(train, text, tmp_path, flags):
-    out = tmp_path / "out"
-    mix = [*RUN, *SIZE, *MIX, "--dataset", text, "--max_steps", 8]
-    code, err = train(*mix, "--output_dir", out, *flags)
-    assert code == 0, err
+def test_other_settings_train_a_mix(run, flags):
+    out, _ = run(*MIX, "--max_steps", 8, *flags)
     assert all(0 < loss < 40 for loss in losses(out).values())
     if "eager" in flags:
-        reference = tmp_path / "reference"
-        train(*mix, "--output_dir", reference)
+        reference, _ = run(*MIX, "--max_steps", 8, name="reference")
         assert losses(out) == pytest.approx(losses(reference), rel=1e-5)
 
 

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from helpers.training import files, one_sentence
+from helpers.training import one_sentence
 
 from diffusion.training.arguments import read_recipe
 from diffusion.training.checks import parse
@@ -75,8 +75,6 @@ def test_a_bad_recipe_is_refused(train, tmp_path, name, content, words):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content.encode(errors="surrogateescape"))
-    before = files(tmp_path)
     code, err = train(path, "--use_cpu", "--output_dir", tmp_path / "out")
-    assert code == 2
+    assert code == 2 and not (tmp_path / "out").exists()
     one_sentence(err, *words)
-    assert files(tmp_path) == before

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.training import RUN, SIZE, files, losses, one_sentence, state
-from safetensors.torch import load_file, save_file
+from helpers.training import RUN, SIZE, files, losses, state
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -20,18 +20,16 @@ from diffusion.data import corpus, packing
 from diffusion.models.backbone import Backbone
 
 
-def test_from_scratch_by_a_causal_warm_start_to_a_denoiser(train, warm, text, tmp_path):
+def test_from_scratch_by_a_causal_warm_start_to_a_denoiser(run, warm, text):
     curve = list(losses(warm).values())
     assert sum(curve[-5:]) < 0.9 * sum(curve[:5])
     config = json.loads((warm / "config.json").read_text())
     assert config["diffusion"]["objective"] == "causal"
     assert config["diffusion"]["shift"] is True
 
-    final = tmp_path / "final"
-    code, err = train(*RUN, "--model", warm, "--dataset", text, "--output_dir", final,
-                      "--num_train_epochs", 2, "--ema", 0.99, "--eval_strategy", "epoch",
-                      "--save_strategy", "epoch", "--save_dtype", "float16")  # fmt: skip
-    assert code == 0
+    final, err = run("--num_train_epochs", 2, "--ema", 0.99, "--eval_strategy", "epoch",
+                     "--save_strategy", "epoch", "--save_dtype", "float16",
+                     start=["--model", warm])  # fmt: skip
     assert "Writing" not in err and "Loading" not in err  # only what a user wants to know
     assert err.splitlines()[-1].startswith(f"saved {final}: ")
 
@@ -83,16 +81,14 @@ def test_from_scratch_by_a_causal_warm_start_to_a_denoiser(train, warm, text, tm
 
 
 @pytest.mark.parametrize(("flag", "shift"), [("auto", True), ("no", False), ("yes", True)])
-def test_shift_after_a_causal_warm_start(train, warm, text, tmp_path, flag, shift):
-    code, _ = train(*RUN, "--model", warm, "--dataset", text, "--max_steps", 1, "--shift", flag,
-                    "--output_dir", tmp_path / "out")  # fmt: skip
-    assert code == 0
-    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
+def test_shift_after_a_causal_warm_start(run, warm, flag, shift):
+    out, _ = run("--max_steps", 1, "--shift", flag, start=["--model", warm])
+    model = AutoModelForMaskedLM.from_pretrained(out)
     assert model.config.diffusion["shift"] is shift
     # A fill-mask pipeline reads a token at its own slot.
-    card = (tmp_path / "out" / "README.md").read_text()
+    card = (out / "README.md").read_text()
     assert ("pipeline_tag: fill-mask" in card, "one slot to its left" in card) == (not shift, shift)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(out)
     ids = tokenizer("The <mask> is", return_tensors="pt")["input_ids"]
     masked = ids == tokenizer.mask_token_id
     with torch.no_grad():
@@ -101,7 +97,7 @@ def test_shift_after_a_causal_warm_start(train, warm, text, tmp_path, flag, shif
         assert "`model(ids).logits[:, :-1]` are the predictions of `ids[:, 1:]`" in card
         assert torch.allclose(ours, raw[:, :-1][masked[:, 1:]][0].softmax(0))
     else:
-        theirs = pipeline("fill-mask", str(tmp_path / "out"), top_k=5)("The <mask> is")
+        theirs = pipeline("fill-mask", str(out), top_k=5)("The <mask> is")
         assert [guess["token"] for guess in theirs] == ours.topk(5).indices.tolist()
         assert [g["score"] for g in theirs] == pytest.approx(ours.topk(5).values.tolist())
 
@@ -111,34 +107,26 @@ def test_shift_after_a_causal_warm_start(train, warm, text, tmp_path, flag, shif
     "flags",
     [
         ["--loss", "mean", "--mask_schedule", "seed"],
-        ["--schedule", "cosine-a", "--eval_draws", "2"],
-        ["--dtype", "bfloat16", "--dropout", "0.1", "--attn_implementation", "sdpa"],
-        ["--dataloader_num_workers", "2"],
+        ["--schedule", "cosine-a", "--eval_draws", "2", "--dtype", "bfloat16", "--dropout", "0.1",
+         "--attn_implementation", "sdpa"],
     ],
-)
-def test_other_settings_train(train, text, tmp_path, flags):
-    out = tmp_path / "out"
-    code, _ = train(*RUN, *SIZE, "--dataset", text, "--max_steps", 8, "--output_dir", out, *flags)
-    assert code == 0
-    assert all(0 < loss < 30 for loss in losses(out).values())
-    reference = tmp_path / "reference"
-    if "--dataloader_num_workers" in flags:  # the same batches, whoever prepares them
-        train(*RUN, *SIZE, "--dataset", text, "--max_steps", 8, "--output_dir", reference)
-        assert losses(out) == losses(reference)
+    ids=" ".join,
+)  # fmt: skip
+def test_other_settings_train(run, flags):
+    one, _ = run("--max_steps", 8, *flags, name="one")
+    assert all(0 < loss < 30 for loss in losses(one).values())
+    # The same batches, whoever prepares them.
+    two, _ = run("--max_steps", 8, *flags, "--dataloader_num_workers", 1, name="two")
+    assert losses(one) == losses(two)
 
 
 @pytest.mark.slow
-def test_a_short_text_gets_a_model_of_its_own_vocabulary(train, text, tmp_path):
+def test_a_short_text_gets_a_model_of_its_own_vocabulary(run):
     """It has fewer pieces than asked for; the folder must load again all the same."""
-    out = tmp_path / "out"
-    code, _ = train(*RUN, "--config", "layers=1,width=16,heads=2,vocab=9000", "--dataset", text,
-                    "--max_steps", 1, "--output_dir", out)  # fmt: skip
-    assert code == 0
+    out, _ = run("--config", "layers=1,width=16,heads=2,vocab=9000", "--max_steps", 1)
     size = AutoModelForMaskedLM.from_pretrained(out).config.vocab_size
     assert size == len(AutoTokenizer.from_pretrained(out)) < 2000
-    code, _ = train(*RUN, "--model", out, "--dataset", text, "--max_steps", 1,
-                    "--output_dir", tmp_path / "again")  # fmt: skip
-    assert code == 0
+    run("--max_steps", 1, name="again", start=["--model", out])
 
 
 def test_wikitext_by_name_from_a_folder(train, tmp_path):
@@ -156,13 +144,10 @@ def test_wikitext_by_name_from_a_folder(train, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_gpt2_from_scratch_and_further(train, text, tmp_path):
-    first, second = tmp_path / "gpt2", tmp_path / "further"
-    size = "type=gpt2,layers=1,width=16,heads=2,vocab=300"
-    causal = (*RUN, "--objective", "causal", "--dataset", text)
-    code, err = train(*causal, "--config", size, "--num_train_epochs", 3, "--ema", 0.9,
-                      "--output_dir", first)  # fmt: skip
-    assert code == 0, err
+def test_a_gpt2_from_scratch_and_further(run, text):
+    gpt2 = ["--config", "type=gpt2,layers=1,width=16,heads=2,vocab=300"]
+    flags = ["--objective", "causal", "--num_train_epochs", 3, "--ema", 0.9]
+    first, _ = run(*flags, name="first", start=gpt2)
     curve = list(losses(first).values())
     assert sum(curve[-5:]) < 0.9 * sum(curve[:5])
     model = AutoModelForCausalLM.from_pretrained(first)
@@ -179,9 +164,8 @@ def test_a_gpt2_from_scratch_and_further(train, text, tmp_path):
     assert state(first)["log_history"][-1]["eval_nats_per_token"] == pytest.approx(expected, 1e-4)
 
     seen = model.config.diffusion["tokens_seen"]
-    code, err = train(*causal, "--model", first, "--max_steps", 2, "--output_dir", second,
-                      "--dropout", 0.25)  # fmt: skip
-    assert code == 0, err
+    flags = ["--objective", "causal", "--max_steps", 2, "--dropout", 0.25]
+    second, _ = run(*flags, start=["--model", first])
     config = json.loads((second / "config.json").read_text())
     assert config["diffusion"]["tokens_seen"] == seen + 2 * 4 * 32
     assert config["resid_pdrop"] == config["embd_pdrop"] == config["attn_pdrop"] == 0.25
@@ -210,42 +194,5 @@ def test_evaluating_alone_reports_the_same_and_writes_nothing(train, warm, text,
     said = json.loads(each.read_text())["causal"]
     own = torch.nn.functional.cross_entropy(logits, again[rows], reduction="none")
     assert code == 0 and said == pytest.approx(own.view(len(again), -1).mean(1).tolist(), abs=1e-3)
-    code, err = train(*RUN, "--dataset", text, "--eval_blocks_file", each)
-    assert code == 2
-    one_sentence(err, f"--eval_blocks_file {each}", "--evaluate_only")
     code, err = train(*RUN, *only)  # as a denoiser: a bound
     assert code == 0 and "nats per token" in err
-    code, err = train(*RUN, *SIZE, "--evaluate_only", "--dataset", text)
-    assert code == 2
-    one_sentence(err, "--evaluate_only", "--config")
-
-
-def test_a_gpt2_of_the_hub_has_no_mask_token_and_needs_none(train, text, tmp_path):
-    """Its tokenizer has one special token, its weights no prefix, and old buffers beside them."""
-    hub, final = tmp_path / "hub", tmp_path / "final"
-    code, _ = train(*RUN, "--objective", "causal", "--dataset", text, "--max_steps", 1, "--config",
-                    "type=gpt2,layers=1,width=16,heads=2,vocab=300", "--output_dir", hub)  # fmt: skip
-    assert code == 0
-    tensors = {
-        name.removeprefix("transformer."): tensor
-        for name, tensor in load_file(hub / "model.safetensors").items()
-        if not name.startswith("lm_head")
-    }
-    tensors["h.0.attn.bias"] = torch.ones(1, 1, 32, 32)
-    save_file(tensors, hub / "model.safetensors", metadata={"format": "pt"})
-    end = "<|endoftext|>"
-    tokenizer = json.loads((hub / "tokenizer.json").read_text().replace("</s>", end))
-    (hub / "tokenizer.json").write_text(json.dumps(tokenizer))
-    (hub / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "bos_token": end,
-                "eos_token": end,
-                "unk_token": end,
-            }
-        )
-    )
-    code, err = train(*RUN, "--objective", "causal", "--model", hub, "--dataset", text,
-                      "--max_steps", 1, "--output_dir", final)  # fmt: skip
-    assert code == 0, err

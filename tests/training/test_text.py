@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.training import RUN, SIZE, assert_same_weights, files, losses, one_sentence
+from helpers.training import assert_same_weights, losses
 
 from diffusion.data import corpus
 
@@ -16,16 +16,15 @@ def table(text, tmp_path):
     return path
 
 
-def test_a_table_and_a_stream_of_it_are_the_text(train, warm, text, table, tmp_path):
-    flags = [*RUN, "--model", warm, "--max_steps", 4, "--max_eval_blocks", 2]
+def test_a_table_and_a_stream_of_it_are_the_text(run, warm, text, table, tmp_path):
+    flags = ["--max_steps", 4, "--max_eval_blocks", 2, "--max_train_samples", 12]
     ways = {
         "text": ["--dataset", text],
         "table": ["--dataset", table, "--text_column", "story"],
         "stream": ["--dataset", table, "--text_column", "story", "--streaming"],
     }
     for name, way in ways.items():
-        code, err = train(*flags, *way, "--max_train_samples", 12, "--output_dir", tmp_path / name)
-        assert code == 0, err
+        _, err = run(*flags, *way, name=name, start=["--model", warm])
         assert "in 10 blocks" in err  # two of twelve are held out
     for name in ("table", "stream"):
         assert losses(tmp_path / name) == losses(tmp_path / "text")
@@ -34,28 +33,8 @@ def test_a_table_and_a_stream_of_it_are_the_text(train, warm, text, table, tmp_p
         )
 
 
-def test_the_first_blocks_are_those_of_all(train, text, tmp_path, seen):
+def test_the_first_blocks_are_those_of_all(run, text, seen):
     """Which they are, from what is seen in an epoch of them."""
-    out = tmp_path / "out"
-    code, err = train(*RUN, *SIZE, "--dataset", text, "--eval_dataset", text, "--num_train_epochs", 1,
-                      "--max_train_samples", 8, "--output_dir", out)  # fmt: skip
-    assert code == 0, err
+    _, err = run("--eval_dataset", text, "--num_train_epochs", 1, "--max_train_samples", 8)
     assert "in 8 blocks" in err
     assert sum(len(ids) for _, ids in seen) == 8
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--max_train_samples", 0], ["--max_train_samples 0", "at least 1"]),
-        (["--text_column", "story"], ["no column 'story'", "--text_column"]),
-    ],
-)
-def test_what_cannot_be_read_is_refused(train, tmp_path, flags, words):
-    (tmp_path / "table.jsonl").write_text('{"text": "a"}\n')
-    before = files(tmp_path)
-    code, err = train(*RUN, *SIZE, "--dataset", tmp_path / "table.jsonl", "--output_dir",
-                      tmp_path / "out", *flags)  # fmt: skip
-    assert code == 2
-    one_sentence(err, *words)
-    assert files(tmp_path) == before
