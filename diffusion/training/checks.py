@@ -3,6 +3,7 @@ work."""
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -108,45 +109,32 @@ def reported() -> Iterator[None]:
 
 # ---------------------------------------------------------------- conflicts
 
-_OF_SOFT_MASKING = (
-    *("soft_start", "soft_middle", "soft_slope", "soft_k", "soft_share", "soft_learning_rate"),
-    "mixing",
-)
 
-
-def _given(flag: str):
+def _given(flag: str, o) -> bool:
     """Whether a flag is given; whether ``--flag value`` has, or lists, that value."""
     name, _, value = flag.removeprefix("--").partition(" ")
-
-    def given(o) -> bool:
-        found = getattr(o, name)
-        return value in found if isinstance(found, list) else found == value
-
-    return (lambda o: name in o.given) if not value or value.startswith("{") else given
+    if not value or value.startswith("{"):
+        return name in o.given
+    found = getattr(o, name)
+    return value in found if isinstance(found, list) else found == value
 
 
-def _apart(flag: str, why: str, *others: str) -> list[Conflict]:
-    """Others that a flag excludes."""
-    return [
-        Conflict(
-            f"{flag} with {other}",
-            lambda o, other=other: _given(flag)(o) and _given(other)(o),
-            f"{flag} {why}; leave out {other}",
-        )
-        for other in others
-    ]
+def _conflict(flags: str, why: str) -> Conflict:
+    """``--a with --b``, ``--a without --b`` or ``--a --b without --c``, and why, of --a."""
+    left, word, other = re.split(" (with|without) ", flags)
+    ours = [f"--{flag.strip()}" for flag in left.split("--")[1:]]
+    end = f"leave out {other}" if word == "with" else f"add {other}, or leave out {ours[-1]}"
+
+    def applies(o) -> bool:
+        return all(_given(flag, o) for flag in ours) and _given(other, o) == (word == "with")
+
+    return Conflict(flags, applies, f"{ours[0]} {why}; {end}")
 
 
-def _needs(flag: str, needed: str, why: str, *also: str) -> Conflict:
-    """A flag, or two together, that another one has to stand beside."""
-    both = [flag, *also]
-    return Conflict(
-        f"{' '.join(both)} without {needed}",
-        lambda o: all(_given(name)(o) for name in both) and not _given(needed)(o),
-        f"{flag} {why}; add {needed}, or leave out {both[-1]}",
-    )
-
-
+_AS_TRAINED = "measures a --model as it was trained"
+_FULL = "masks answers on the full canvas"
+_BOUNDS = "has the likelihood bound of each layout"
+_SOFT = ("soft_start", "soft_middle", "soft_slope", "soft_k", "soft_share", "soft_learning_rate")
 CONFLICTS = [
     Conflict(
         "--prefix_len outside a block",
@@ -158,41 +146,36 @@ CONFLICTS = [
         lambda o: o.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"),
         "FSDP is not supported; use accelerate launch --multi_gpu, where each process has the model",
     ),
-    *_apart("--early_stopping_patience", "counts evaluations", "--eval_strategy no"),
-    *_apart("--lora", "adapts the weights of a --model", "--config"),
-    *_apart(
-        "--evaluate_only",
-        "measures a --model as it was trained",
-        *("--config", "--lora", "--resume_from_checkpoint", "--soft_masking", "--noise", "--p_u"),
-    ),
-    *_apart(
-        "--chat",
-        "masks answers on the full canvas",
-        *("--objective causal", "--layouts {layouts}", "--streaming"),
-    ),
-    *_apart("--chat", "needs conversations, and that has none", "--dataset wikitext-2"),
-    _needs("--chat", "--tokenizer", "needs a tokenizer with a chat template", "--config"),
-    _needs("--streaming", "--max_train_samples", "reads until it has --max_train_samples blocks"),
-    _needs("--streaming", "--tokenizer", "reads a text only once", "--config"),
-    *_apart("--mask_schedule batch", "draws mask rates itself", "--schedule {schedule}"),
-    *_apart("--objective causal", "predicts the next token", "--shift no"),
-    *_apart("--layouts {layouts}", "is a mix of objectives", "--objective causal"),
-    *_apart(
-        "--layouts {layouts}",
-        "has the likelihood bound of each layout",
-        *("--loss mean", "--mask_schedule batch"),
-    ),
-    *_apart("--soft_masking", "needs masks", "--objective causal", "--layouts causal"),
-    *_apart("--soft_masking", "needs a learning rate of its own", "--optim muon"),
+    _conflict("--early_stopping_patience with --eval_strategy no", "counts evaluations"),
+    _conflict("--lora with --config", "adapts the weights of a --model"),
+    _conflict("--evaluate_only with --config", _AS_TRAINED),
+    _conflict("--evaluate_only with --lora", _AS_TRAINED),
+    _conflict("--evaluate_only with --resume_from_checkpoint", _AS_TRAINED),
+    _conflict("--evaluate_only with --soft_masking", _AS_TRAINED),
+    _conflict("--evaluate_only with --noise", _AS_TRAINED),
+    _conflict("--evaluate_only with --p_u", _AS_TRAINED),
+    _conflict("--chat with --objective causal", _FULL),
+    _conflict("--chat with --layouts {layouts}", _FULL),
+    _conflict("--chat with --streaming", "reads all conversations"),
+    _conflict("--chat with --dataset wikitext-2", "needs conversations, and that has none"),
+    _conflict("--chat --config without --tokenizer", "needs a tokenizer with a chat template"),
+    _conflict("--streaming without --max_train_samples", "reads until it has enough blocks"),
+    _conflict("--streaming --config without --tokenizer", "reads a text only once"),
+    _conflict("--mask_schedule batch with --schedule {schedule}", "draws mask rates itself"),
+    _conflict("--objective causal with --shift no", "predicts the next token"),
+    _conflict("--layouts {layouts} with --objective causal", "is a mix of objectives"),
+    _conflict("--layouts {layouts} with --loss mean", _BOUNDS),
+    _conflict("--layouts {layouts} with --mask_schedule batch", _BOUNDS),
+    _conflict("--soft_masking with --objective causal", "needs masks"),
+    _conflict("--soft_masking with --layouts causal", "needs masks"),
+    _conflict("--soft_masking with --optim muon", "needs a learning rate of its own"),
     *(
-        _needs(f"--{name} {{{name}}}", "--soft_masking", "has no effect without --soft_masking")
-        for name in _OF_SOFT_MASKING
+        _conflict(f"--{name} {{{name}}} without --soft_masking", "belongs to --soft_masking")
+        for name in (*_SOFT, "mixing")
     ),
-    _needs(
-        "--eval_blocks_file {eval_blocks_file}", "--evaluate_only", "is written by --evaluate_only"
-    ),
-    _needs("--hub_model_id {hub_model_id}", "--push_to_hub", "has no effect without --push_to_hub"),
-    _needs("--config type=gpt2", "--objective causal", "reads from left to right"),
+    _conflict("--eval_blocks_file {eval_blocks_file} without --evaluate_only", "needs that"),
+    _conflict("--hub_model_id {hub_model_id} without --push_to_hub", "needs that"),
+    _conflict("--config type=gpt2 without --objective causal", "reads from left to right"),
     Conflict(
         "--push_to_hub without a token",
         lambda o: o.push_to_hub and huggingface_hub.get_token() is None,
@@ -208,19 +191,16 @@ CONFLICTS = [
 
 
 NOISE_CONFLICTS = [  # when it is known which noise the model was trained for
-    *_apart("--noise absorbing", "has no random tokens", "--p_u", "--loss clipped"),
-    *_apart("--noise uniform", "has no masks", "--p_u"),
+    _conflict("--noise absorbing with --p_u", "has no random tokens"),
+    _conflict("--noise absorbing with --loss clipped", "has no random tokens"),
+    _conflict("--noise uniform with --p_u", "has no masks"),
     *(
-        conflict
+        _conflict(f"--noise {noise} with {other}", "is trained on the full canvas with its own loss")
         for noise in ("uniform", "hybrid")
-        for conflict in _apart(
-            f"--noise {noise}",
-            "is trained on the full canvas with its own loss",
-            *("--objective causal", "--loss mean", "--mask_schedule batch", "--layouts {layouts}"),
-            *("--soft_masking", "--chat"),
-        )
+        for other in ("--objective causal", "--loss mean", "--mask_schedule batch",
+                      "--layouts {layouts}", "--soft_masking", "--chat")
     ),
-]
+]  # fmt: skip
 
 # Flags of the Trainer that would have no effect here, or harm, with the values they may have.
 _FIXED = {

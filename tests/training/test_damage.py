@@ -30,7 +30,7 @@ def test_a_damaged_checkpoint_is_refused(refused, trained, name, damage, words):
     else:
         tensors = load_file(path)
         save_file({k: v[..., :8].contiguous() for k, v in tensors.items()}, path, {"format": "pt"})
-    refused(["--max_steps", 4, "--resume_from_checkpoint", "last"], str(checkpoint), *words)
+    refused(["--max_steps", 6, "--resume_from_checkpoint", "last"], str(checkpoint), *words)
 
 
 @contextlib.contextmanager
