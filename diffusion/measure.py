@@ -34,10 +34,7 @@ def measure(
             writer, options = jobs[i]
             gc.collect()
             with hardware.memory_told(
-                lambda options=options: (
-                    f"one text of {options.length} new tokens; try --length "
-                    f"{max(1, options.length // 2)}, or a smaller model"
-                )
+                lambda: "one text; try a smaller --length, or a smaller model"
             ):
                 kept = keep(writer.generate([prompt], options, [0]))
             if repeat >= 0:
@@ -52,17 +49,14 @@ def measure(
 
 def load_pair(model: str, baseline: str, device: str, dtype: str, access: Access) -> list:
     """[the diffusion writer, the autoregressive one], both in one number format."""
-
-    def load(dtype: str) -> list:
-        return [
-            load_writer(model, None, device, dtype, access),
-            load_causal_writer(baseline, None, device, dtype, access),
-        ]
-
     say(f"RoBERTa Diffusion: loading {model} and {baseline} ...")
-    writers = load(dtype)
-    if writers[0].dtype != writers[1].dtype:  # `auto` goes by the size of a model
-        writers = load("float32")
+    for form in (dtype, "float32"):  # `auto` goes by the size of a model
+        writers = [
+            load_writer(model, None, device, form, access),
+            load_causal_writer(baseline, None, device, form, access),
+        ]
+        if writers[0].dtype == writers[1].dtype:
+            break
     return writers
 
 

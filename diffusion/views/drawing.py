@@ -1,4 +1,5 @@
-"""Films drawn with Pillow: a stage that shows them moment by moment, and a filmstrip for print.
+"""Films drawn with Pillow: a stage that shows them moment by moment, for GIF and MP4, and a filmstrip
+for print.
 
 Everything is placed in pixels from the top left corner of the picture. States differ by shape and
 lightness before they differ by hue.
@@ -7,16 +8,17 @@ lightness before they differ by hue.
 import bisect
 import itertools
 import math
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple
+from pathlib import Path
 
 from matplotlib import font_manager
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from diffusion.errors import printable
+from diffusion.errors import UserError, printable
 from diffusion.views import layout
-from diffusion.views.film import Film, Moment
+from diffusion.views.film import Film, Moment, ticks
 from diffusion.views.frames import END_MARK, Frame, State, legend
 from diffusion.views.layout import BLUE, FAINT, GREY, INK, ORANGE, PAPER, TINTS, Place
 
@@ -34,6 +36,8 @@ COLOURS = {State.FRESH: PAPER, State.NOISE: FAINT}
 FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans Devanagari", "Arial Unicode MS", "Unifont")
 LINE = 1.45  # ems from one line to the next
 WIDTH, HEIGHT = 1280, 720
+GIF_TICK = 0.02  # seconds; browsers slow anything shorter down to 0.1
+MP4_FPS = 25
 MARGIN, GUTTER = 40, 40
 STATUS_LINE = HEIGHT - 64
 TIME_LINE_HEIGHT, TIME_LINE_LABEL, TIME_LINE_VALUE = 26, 420, 90
@@ -66,16 +70,6 @@ def width_of(text: str, bold: bool = False) -> float:
     return font(frozenset(text), 100, bold).getlength(text) / 100
 
 
-def clip(text: str, width: float, bold: bool = False) -> str:
-    """``text`` cut to ``width`` ems with an ellipsis."""
-    if width_of(text, bold) <= width:
-        return text
-    fits = bisect.bisect_right(
-        range(len(text)), width, key=lambda n: width_of(text[:n] + "…", bold)
-    )
-    return text[: max(0, fits - 1)] + "…"
-
-
 class Sheet:
     """A white picture, and the pen that draws on it."""
 
@@ -87,7 +81,11 @@ class Sheet:
         self, x: float, y: float, text: str, size: float, bold=False, room=math.inf, colour=INK
     ) -> None:
         """One line of text, cut to ``room`` pixels, with its baseline at (x, y)."""
-        text = clip(printable(text).replace("\n", " "), room / size, bold)
+        text = printable(text).replace("\n", " ")
+        if width_of(text, bold) * size > room:
+            ends = range(1, len(text))
+            fits = bisect.bisect(ends, room / size, key=lambda n: width_of(text[:n] + "…", bold))
+            text = text[:fits] + "…"
         self.pen.text((x, y), text, colour, font(frozenset(text), size, bold), anchor="ls")
 
     def block(self, x: float, y: float, width: float, height: float, kind: str) -> None:
@@ -122,16 +120,6 @@ class Sheet:
             x -= 1.4 * size
 
 
-class Mark(NamedTuple):
-    """What is drawn at a position of a frame, in ems; ``scale`` is that of its text."""
-
-    kind: str
-    text: str
-    place: Place
-    scale: float
-    block: bool
-
-
 class Panel:
     """One generation inside a rectangle of a sheet.
 
@@ -150,25 +138,17 @@ class Panel:
         self.left, self.top, width, height = rect
         self.size, self.places = fit(frames, width, height, size)
 
-    def marks(self, frame: Frame) -> list[Mark]:
-        """What is drawn of each position."""
-        out = []
-        for i, place in enumerate(self.places[: len(frame.states)]):
-            kind, text = frame.kind(i), layout.split_piece(frame.shown(i))[1]
-            need = width_of(text, kind is State.GIVEN)
-            block = kind in BLOCKS and (frame.states[i].open or bool(text.strip()))
-            out.append(Mark(kind, text, place, min(1.0, place.width / max(need, 1e-9)), block))
-        return out
-
     def draw(self, sheet: Sheet, frame: Frame) -> None:
         """Draw a frame on a sheet."""
-        for kind, text, place, scale, block in self.marks(frame):
+        for i, place in enumerate(self.places[: len(frame.states)]):
+            kind, text = frame.kind(i), layout.split_piece(frame.shown(i))[1]
+            bold, colour = kind is State.GIVEN, COLOURS.get(kind, INK)
             x, y = self.left + place.x * self.size, self.top + place.line * LINE * self.size
-            if block:
+            if kind in BLOCKS and (text.strip() or frame.states[i].open):
                 # A little short, so that neighbouring tokens stay apart.
                 width = max(1.0, place.width * self.size - 2)
                 sheet.block(x + 0.5, y + 0.15 * self.size, width, 1.2 * self.size, kind)
-            bold, colour = kind is State.GIVEN, COLOURS.get(kind, INK)
+            scale = min(1.0, place.width / max(width_of(text, bold), 1e-9))
             size = round(self.size * scale, 1)
             sheet.write(x, y + 1.05 * self.size, text, size, bold, colour=colour)
 
@@ -184,14 +164,9 @@ def fit(
         places = layout.lay_out(
             pieces, lambda i, text: width_of(text, i in bold), width / each, rooms
         )
-        if lines_of(places) * LINE * each <= height:
+        if (places[-1].line + 1) * LINE * each <= height:
             break
     return each, places
-
-
-def lines_of(places: Sequence[Place]) -> int:
-    """The number of lines."""
-    return 1 + max(place.line for place in places)
 
 
 class Stage:
@@ -258,6 +233,35 @@ def palette() -> Image.Image:
     return palette
 
 
+def _pictures(film: Film, tick: float, on_progress: Callable[[int, int], None]):
+    """(picture, number of ticks) for each moment that a tick falls on."""
+    stage, paced = Stage(film), ticks(film, tick)
+    for done, (moment, count) in enumerate(paced, start=1):
+        yield stage.image(moment), count
+        on_progress(done, len(paced))
+
+
+def write_gif(film: Film, path: Path, on_progress: Callable[[int, int], None]) -> None:
+    """A GIF, see `film.save_film`."""
+    colours, drawn = palette(), _pictures(film, GIF_TICK, on_progress)
+    pictures = (picture.quantize(palette=colours, dither=0) for picture, _ in drawn)
+    durations = [round(count * GIF_TICK * 1000) for _, count in ticks(film, GIF_TICK)]
+    next(pictures).save(path, save_all=True, append_images=pictures, duration=durations, loop=0)
+
+
+def write_mp4(film: Film, path: Path, on_progress: Callable[[int, int], None]) -> None:
+    """An MP4, see `film.save_film`."""
+    command = ["ffmpeg", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
+    command += ["-s", f"{WIDTH}x{HEIGHT}", "-r", str(MP4_FPS), "-i", "-"]
+    command += ["-pix_fmt", "yuv420p", str(path)]  # the colours that players can show
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as ffmpeg:
+        for picture, count in _pictures(film, 1 / MP4_FPS, on_progress):
+            for _ in range(count):
+                ffmpeg.stdin.write(picture.tobytes())
+    if ffmpeg.returncode:
+        raise UserError("ffmpeg could not write the animation; write a .gif or .html instead")
+
+
 def strip_moments(film: Film) -> list[Moment]:
     """Up to 8 moments with the first and the last: evenly spread, on a time line in time."""
     times = [m.time for m in film.moments] if film.ends else range(len(film.moments))
@@ -277,7 +281,7 @@ def filmstrip(film: Film) -> Image.Image:
     named = any(track.name for track in film.tracks)
     top = margin + (50 if film.title else 0) + (32 if named else 0)
     for size in STRIP_SIZES:
-        lines = max(lines_of(fit(track.frames, column, 0, size)[1]) for track in film.tracks)
+        lines = max(fit(track.frames, column, 0, size)[1][-1].line + 1 for track in film.tracks)
         row = STRIP_HEAD + lines * LINE * size + 2 * size
         height = math.ceil(top + row * math.ceil(len(moments) * len(film.tracks) / across) + 50)
         if height <= STRIP_HEIGHT:

@@ -6,7 +6,6 @@ import bisect
 import itertools
 import math
 import os
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +18,6 @@ from diffusion.views.frames import Frame, status_line
 LAST_HOLD = 3.0  # seconds that the last moment stays
 LONGEST = 600  # seconds of a film on a clock
 CLOCK_STEP = 0.1  # seconds of film after which a time line moves, whether or not a text changes
-GIF_TICK = 0.02  # seconds; browsers slow anything shorter down to 0.1
-MP4_FPS = 25
-Progress = Callable[[int, int], None]  # (pictures done, pictures in all)
 
 
 @dataclass(frozen=True)
@@ -146,66 +142,24 @@ def ticks(film: Film, tick: float) -> list[tuple[Moment, int]]:
     return list(zip(first.values(), counts, strict=True))
 
 
-# ---------------------------------------------------------------- files
-
-
-def save_film(film: Film, path: str | os.PathLike, on_progress: Progress | None = None) -> None:
+def save_film(film: Film, path: str | os.PathLike, on_progress=lambda done, total: None) -> None:
     """Write a film in the format that the ending of ``path`` names; the file appears when it is
     complete, never before.
+
+    Args:
+        on_progress: called with (pictures done, pictures in all) of a GIF or MP4.
 
     Raises:
         UserError: another ending, or a file that cannot be written.
     """
     check_animation_path(path)
+    from diffusion.views import drawing, webpage
+
     with unfinished(Path(path)) as file:
-        WRITERS[file.suffix](film, file, on_progress or (lambda done, total: None))
-
-
-def _pictures(film: Film, tick: float, on_progress: Progress):
-    """(picture, number of ticks) for each moment that a tick falls on."""
-    from diffusion.views.drawing import Stage
-
-    stage, paced = Stage(film), ticks(film, tick)
-    for done, (moment, count) in enumerate(paced, start=1):
-        yield stage.image(moment), count
-        on_progress(done, len(paced))
-
-
-def _gif(film: Film, path: Path, on_progress: Progress) -> None:
-    from diffusion.views.drawing import palette
-
-    colours, drawn = palette(), _pictures(film, GIF_TICK, on_progress)
-    pictures = (picture.quantize(palette=colours, dither=0) for picture, _ in drawn)
-    durations = [round(count * GIF_TICK * 1000) for _, count in ticks(film, GIF_TICK)]
-    next(pictures).save(path, save_all=True, append_images=pictures, duration=durations, loop=0)
-
-
-def _mp4(film: Film, path: Path, on_progress: Progress) -> None:
-    from diffusion.views.drawing import HEIGHT, WIDTH
-
-    command = ["ffmpeg", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
-    command += ["-s", f"{WIDTH}x{HEIGHT}", "-r", str(MP4_FPS), "-i", "-"]
-    command += ["-pix_fmt", "yuv420p", str(path)]  # the colours that players can show
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as ffmpeg:
-        for picture, count in _pictures(film, 1 / MP4_FPS, on_progress):
-            for _ in range(count):
-                ffmpeg.stdin.write(picture.tobytes())
-    if ffmpeg.returncode:
-        raise UserError("ffmpeg could not write the animation; write a .gif or .html instead")
-
-
-def _html(film: Film, path: Path, on_progress: Progress) -> None:
-    from diffusion.views.webpage import page
-
-    path.write_text(page(film), encoding="utf-8")
-    on_progress(1, 1)
-
-
-def _png(film: Film, path: Path, on_progress: Progress) -> None:
-    from diffusion.views.drawing import filmstrip
-
-    filmstrip(film).save(path, dpi=(200, 200), optimize=True)
-    on_progress(1, 1)
-
-
-WRITERS = {".gif": _gif, ".mp4": _mp4, ".html": _html, ".png": _png}
+        if file.suffix == ".html":
+            file.write_text(webpage.page(film), encoding="utf-8")
+        elif file.suffix == ".png":
+            drawing.filmstrip(film).save(file, dpi=(200, 200), optimize=True)
+        else:
+            write = drawing.write_gif if file.suffix == ".gif" else drawing.write_mp4
+            write(film, file, on_progress)

@@ -103,8 +103,8 @@ class Frame:
 
     def added(self, most: int | None = None) -> str:
         """What is written of it, at the first ``most`` positions that are not given."""
-        both = zip(self.pieces, self.states, strict=True)
-        return "".join([piece for piece, state in both if state is not State.GIVEN][:most])
+        new = [i for i, state in enumerate(self.states) if state is not State.GIVEN]
+        return "".join(self.pieces[i] for i in new[:most])
 
     @property
     def masks(self) -> int:
@@ -146,13 +146,11 @@ def legend(kinds: set[str]) -> Iterator[tuple[str, str]]:
 
 def changes(rows: Sequence[Sequence[list]]) -> list[list[list]]:
     """Delta coding: for each row of cells the [position, *cell] that differ from the row before."""
-    out, before = [], []
-    for row in rows:
-        out.append(
-            [[i, *cell] for i, cell in enumerate(row) if i >= len(before) or before[i] != cell]
-        )
-        before = row
-    return out
+    pairs = zip(rows, [[], *rows[:-1]], strict=True)
+    return [
+        [[i, *cell] for i, cell in enumerate(row) if i >= len(before) or before[i] != cell]
+        for row, before in pairs
+    ]
 
 
 def status_line(frame: Frame) -> str:
@@ -203,10 +201,8 @@ class Framer:
         self.speller = Speller(tokenizer)
         self.ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
         # <unk> and a literal <mask> in given text are part of what the user wrote.
-        self.hidden = set(tokenizer.all_special_ids) - {
-            tokenizer.unk_token_id,
-            tokenizer.mask_token_id,
-        }
+        typed = {tokenizer.unk_token_id, tokenizer.mask_token_id}
+        self.hidden = set(tokenizer.all_special_ids) - typed
 
     def frame(self, step: Step, row: int = 0) -> Frame:
         """The frame of one row of a batched step, without padding.

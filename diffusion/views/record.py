@@ -105,57 +105,50 @@ def dump(record: dict) -> str:
 # ---------------------------------------------------------------- as a film, and as numbers
 
 
-def verdict(sides: list[dict], unit: str) -> str:
-    """Which was how much faster, by the medians; in characters a second where tokens differ."""
-    costs = [
-        median(side) / (1 if unit == "token" else max(1, characters(side))) for side in sides
-    ]  # fmt: skip
-    fast, slow = sorted((0, 1), key=lambda i: costs[i])
-    ratio = costs[slow] / max(costs[fast], 1e-9)
-    per = "" if unit == "token" else " per character"
-    return f"{sides[fast]['model']} was {ratio:.2f}× faster{per}"
-
-
 def median(side: dict) -> float:
     """The seconds of the run that is shown, see `measure.median_run`."""
     return statistics.median_low(side["seconds"])
 
 
-def characters(side: dict) -> int:
-    """Characters after the prompt."""
+def count(data: dict, side: dict) -> int:
+    """What a side wrote after the prompt, in the unit of the comparison."""
+    if data["unit"] == "token":
+        return data["options"]["length"]
     return len(side["frames"][-1].added())
+
+
+def verdict(data: dict) -> str:
+    """Which was how much faster, by the medians; in characters a second where tokens differ."""
+    fast, slow = sorted(data["sides"], key=lambda side: median(side) / max(1, count(data, side)))
+    ratio = median(slow) * max(1, count(data, fast)) / max(1, count(data, slow))
+    per = "" if data["unit"] == "token" else " per character"
+    return f"{fast['model']} was {ratio / max(median(fast), 1e-9):.2f}× faster{per}"
 
 
 def film_of_record(data: dict, slowdown: float) -> Film:
     """Both sides on one clock."""
-    unit = data["unit"]
+    line, note = partial(token_line, unit=data["unit"]), data["hardware"]
     tracks = [
-        Track(side["frames"], f"{side['model']}: {side['method']}", partial(token_line, unit=unit))
-        for side in data["sides"]
+        Track(side["frames"], f"{side['model']}: {side['method']}", line) for side in data["sides"]
     ]
     prompt = f"after “{data['prompt']}”" if data["prompt"] else "from nothing"
     title = f"{data['options']['length']} new tokens {prompt}"
-    note = data["hardware"]
-    if unit == "character":
+    if data["unit"] == "character":
         note = f"tokenizers differ: compare characters; {note}"
-    return synchronized(tracks, title, slowdown, note, verdict(data["sides"], unit))
+    return synchronized(tracks, title, slowdown, note, verdict(data))
 
 
 def table(data: dict) -> str:
     """The numbers as plain text."""
-    unit, length, notes = data["unit"], data["options"]["length"], []
-    rows = [["", "seconds (range)", f"{unit}s/s", "passes", "tokens/pass"]]
+    length, notes = data["options"]["length"], []
+    rows = [["", "seconds (range)", f"{data['unit']}s/s", "passes", "tokens/pass"]]
     for side in data["sides"]:
-        seconds = max(median(side), 1e-9)
-        spread = f"{seconds:.3f} ({min(side['seconds']):.3f}-{max(side['seconds']):.3f})"
-        count = length if unit == "token" else characters(side)
-        a_pass = f"{length / max(1, side['nfe']):.2f}"
-        rows.append([side["model"], spread, f"{count / seconds:.1f}", str(side["nfe"]), a_pass])
-        if max(side["seconds"]) > 1.5 * seconds:
-            notes.append(
-                f"note: runs of {side['model']} differ much; was the machine busy with other work?"
-            )
-    repeats = len(data["sides"][0]["seconds"])
+        name, seconds = side["model"], max(median(side), 1e-9)
+        low, high = min(side["seconds"]), max(side["seconds"])
+        rate, a_pass = f"{count(data, side) / seconds:.1f}", f"{length / max(1, side['nfe']):.2f}"
+        rows.append([name, f"{seconds:.3f} ({low:.3f}-{high:.3f})", rate, str(side["nfe"]), a_pass])
+        if high > 1.5 * seconds:
+            notes.append(f"note: runs of {name} differ much; was the machine busy with other work?")
     machine = f"{data['hardware']}, {data.get('processor', '')}"
-    said = f"{verdict(data['sides'], unit)} (medians of {repeats}, {machine})"
+    said = f"{verdict(data)} (medians of {len(data['sides'][0]['seconds'])}, {machine})"
     return "\n".join([*aligned(rows, 1), *wrapped("\n".join([*notes, said]))])

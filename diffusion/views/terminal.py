@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 import textwrap
 import time
 from bisect import bisect_right
@@ -54,14 +53,10 @@ GAP = 3
 NAME = 24  # columns that a name has at least, if it needs them
 
 
-def colour_enabled(stream: TextIO) -> bool:
-    """Whether escape sequences may be written: a terminal, not a dumb one, and no NO_COLOR."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
 def supports_live(stream: TextIO) -> bool:
-    """Whether a `LiveView` on this stream draws; otherwise it is silent."""
-    return colour_enabled(stream) and (os.name == "nt" or bool(os.environ.get("TERM")))
+    """Whether a `LiveView` on this stream draws: a terminal, not a dumb one, and no NO_COLOR."""
+    kind = os.environ.get("TERM") or ("windows" if os.name == "nt" else "dumb")
+    return stream.isatty() and not os.environ.get("NO_COLOR") and kind != "dumb"
 
 
 def screen_of(stream: TextIO) -> Console:
@@ -161,10 +156,10 @@ def line(text: str, style: str = "") -> Text:
     return Text(printable(text), style, no_wrap=True, overflow="ellipsis")
 
 
-def bar(over: float, whole: float, columns: int | None = None) -> ProgressBar:
+def bar(over: float, whole: float, columns: int) -> Padding:
     """A line of which a part is over."""
-    return ProgressBar(max(whole, 1e-9), over, columns, style="dim", complete_style="green",
-                       finished_style="green")  # fmt: skip
+    green = {"style": "dim", "complete_style": "green", "finished_style": "green"}
+    return Padding(ProgressBar(max(whole, 1e-9), over, columns, **green), 0)
 
 
 def status_row(track: Track, frame: Frame, columns: int) -> Text:
@@ -219,17 +214,12 @@ class LiveView:
 
     Args:
         stream: where to draw.
-        hold: least seconds between two frames, for models faster than the eye.
         status: frame -> the line below the text.
     """
 
-    def __init__(
-        self,
-        stream: TextIO | None = None,
-        hold: float = 0.0,
-        status: Callable[[Frame], str] = status_line,
-    ):
-        self.stream, self.hold = stream or sys.stdout, hold
+    def __init__(self, stream: TextIO, status: Callable[[Frame], str] = status_line):
+        self.stream = stream
+        self.hold = 0.0  # least seconds between two frames, for models faster than the eye
         self.live = supports_live(self.stream)
         self.last: Frame | None = None
         self._kinds: set[str] = set()  # what the legend has to explain
@@ -259,11 +249,8 @@ class LiveView:
         self._kinds |= frame.kinds()
         foot = []
         if lines >= 10:
-            whole = frame.written + frame.masks + frame.noise
-            foot = [
-                Padding(bar(frame.written, whole, min(columns, WIDTH)), 0),
-                legend_row(self._kinds),
-            ]
+            over, whole = frame.written, frame.written + frame.masks + frame.noise
+            foot = [bar(over, whole, min(columns, WIDTH)), legend_row(self._kinds)]
         self._console.update_screen(window([self._pane], [frame], columns, lines, foot))
         self._next_draw = time.monotonic() + self.hold
 
@@ -287,10 +274,9 @@ def film_window(
     foot, part = [line("")], min(columns, WIDTH) // 4
     for track, end in zip(film.tracks, film.ends, strict=True):
         row = Table.grid(padding=(0, 1, 0, 0))
-        for width in (part, 2 * part, 8):
-            row.add_column(width=width, no_wrap=True)
-        over = min(moment.time, end)
-        row.add_row(line(track.name), bar(over, max(film.ends)), f"{end:.2f} s")
+        row.add_column(width=part)
+        over = bar(min(moment.time, end), max(film.ends), 2 * part)
+        row.add_row(line(track.name), over, line(f"{end:.2f} s"))
         foot.append(row)
     foot.append(line(film.verdict if moment is film.moments[-1] else film.note))
     if lines is not None and lines >= 12 + len(foot):
@@ -298,29 +284,20 @@ def film_window(
     return window(panes, film.frames(moment), columns, lines, foot)
 
 
-def play(
-    film: Film,
-    stream: TextIO,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
+def play(film: Film, stream: TextIO) -> None:
     """Play a film on a clock once in a terminal, and leave its last moment on the normal screen. A
-    slow terminal leaves moments out and is never late. Where `supports_live` says no, nothing is
-    done.
-    """
-    if not supports_live(stream):
-        return
+    slow terminal leaves moments out and is never late."""
     console, panes = screen_of(stream), [Pane(track) for track in film.tracks]
     final = film.moments[-1]
     with console.screen():
-        began, i = clock(), 0
+        began, i = time.monotonic(), 0
         while True:
             console.update_screen(film_window(film, panes, film.moments[i], *console.size))
             if film.moments[i] is final:
                 break
-            sleep(max(0.0, began + film.starts[i + 1] - clock()))
-            i = max(i + 1, bisect_right(film.starts, clock() - began) - 1)
-        sleep(min(1.0, final.hold))
+            time.sleep(max(0.0, began + film.starts[i + 1] - time.monotonic()))
+            i = max(i + 1, bisect_right(film.starts, time.monotonic() - began) - 1)
+        time.sleep(min(1.0, final.hold))
     calm = [replace(t, frames=[*t.frames[:-1], settled(t.frames[-1])]) for t in film.tracks]
     panes = [Pane(track) for track in calm]
     console.print(film_window(replace(film, tracks=calm), panes, final, console.width, None))

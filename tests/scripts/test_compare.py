@@ -23,8 +23,8 @@ from diffusion import measure as measuring
 from diffusion.errors import UserError
 from diffusion.options import GenerationOptions
 from diffusion.views import record, terminal
-from diffusion.views.drawing import Stage, strip_moments
-from diffusion.views.film import GIF_TICK, Track, save_film, synchronized, ticks
+from diffusion.views.drawing import GIF_TICK, Sheet, Stage, strip_moments
+from diffusion.views.film import Track, save_film, synchronized, ticks
 from diffusion.views.frames import KINDS, Frame, State, token_line
 
 GIVEN, MASKED, FRESH, SETTLED, REMASKED, *_ = State
@@ -106,7 +106,7 @@ def test_the_pictures_of_a_gif_keep_to_the_clocks(tmp_path, monkeypatch):
     assert not drawn
 
 
-def test_every_form_shows_the_states_of_the_film(tmp_path):
+def test_every_form_shows_the_states_of_the_film(tmp_path, monkeypatch):
     """HTML, filmstrip, picture and terminal take their frames from the same moments."""
     shown = film()
     save_film(shown, tmp_path / "a.html")
@@ -138,11 +138,14 @@ def test_every_form_shows_the_states_of_the_film(tmp_path):
     gaps = [b.time - a.time for a, b in itertools.pairwise(strip)]
     assert max(gaps) < 2 * 1.27 / 7 + 0.1  # even in time, not in moments
 
-    stage = Stage(shown)
+    stage, written = Stage(shown), []
+    write = "diffusion.views.drawing.Sheet.write"
+    monkeypatch.setattr(write, lambda self, x, y, text, *_, **__: written.append(text))
     for moment in shown.moments:
         for panel, frame in zip(stage.panels, shown.frames(moment), strict=True):
-            texts = [mark.text for mark in panel.marks(frame) if mark.text]
-            assert texts == [p.strip() for p in frame.pieces if p]
+            written.clear()
+            panel.draw(Sheet(10, 10), frame)
+            assert [text for text in written if text] == [p.strip() for p in frame.pieces if p]
         filled = [shown.filled(i, moment.time) for i in (0, 1)]
         assert filled == [pytest.approx(min(moment.time, end) / 1.27) for end in (1.27, 0.155)]
 
@@ -191,13 +194,16 @@ def side(model, seconds, frames):
 def test_the_verdict():
     a = side("a", [1.0, 2.0, 4.0], diffusion_frames([0.0, 0.5, 1.0, 1.5, 2.0]))
     b = side("b", [0.5], causal_frames([0.0, 0.1, 0.2, 0.5]))
-    assert record.verdict([a, b], "token") == "b was 4.00× faster"
-    assert record.verdict([b, a], "token") == "b was 4.00× faster"
+    data = {"unit": "token", "options": {"length": 4}}
+    assert record.verdict({**data, "sides": [a, b]}) == "b was 4.00× faster"
+    assert record.verdict({**data, "sides": [b, a]}) == "b was 4.00× faster"
     # Of an even number of runs the lower one in the middle is shown, and so it is what counts.
-    assert record.verdict([a, side("c", [9.0, 1.0], b["frames"])], "token") == "c was 2.00× faster"
+    sides = [a, side("c", [9.0, 1.0], b["frames"])]
+    assert record.verdict({**data, "sides": sides}) == "c was 2.00× faster"
     letters = len(" quick brown fox jumps"), len(" lazy dog sleeps")
     ratio = (2.0 / letters[0]) / (0.5 / letters[1])
-    assert record.verdict([a, b], "character") == f"b was {ratio:.2f}× faster per character"
+    data = {"unit": "character", "sides": [a, b]}
+    assert record.verdict(data) == f"b was {ratio:.2f}× faster per character"
 
 
 # ---------------------------------------------------------------- the script
@@ -456,14 +462,15 @@ def test_rows_fit_the_window_and_do_not_jump(columns, lines):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [60, 100])
-def test_the_whole_texts_are_left_on_the_terminal(tty, columns):
+def test_the_whole_texts_are_left_on_the_terminal(tty, monkeypatch, columns):
     stream, shown = tty(columns, 30), long_film()
     now = [0.0]
 
     def sleep(seconds):
         now[0] += 10 * seconds  # and most moments are over before they could be shown
 
-    terminal.play(shown, stream, clock=lambda: now[0], sleep=sleep)
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    terminal.play(shown, stream)
     assert not stream.alternate and stream.cursor
     text = "\n".join(stream.lines())
     for i in range(60):
@@ -487,7 +494,8 @@ def test_playing_is_never_late(tty, monkeypatch):
         now[0] += seconds
 
     monkeypatch.setattr(terminal, "film_window", window)
-    terminal.play(shown, tty(100, 30), clock=lambda: now[0], sleep=sleep)
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    terminal.play(shown, tty(100, 30))
     for time, moment in drawn:
         assert moment.shown == tuple(
             last_by(track.frames, min(time, 1.27) + 1e-9) for track in shown.tracks

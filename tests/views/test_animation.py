@@ -54,9 +54,16 @@ def grey(image):
     return np.asarray(image.convert("L")).astype(int)
 
 
-def marks(frames, k=0):
-    """What is drawn at each position of frame k."""
-    return Stage(film_of(frames)).panels[0].marks(frames[k])
+class Notes(drawing.Sheet):
+    """Keeps what is written on it: (text, its size, (x, y))."""
+
+    def __init__(self, stage, frame):
+        super().__init__(1280, 720)
+        self.written = []
+        stage.panels[0].draw(self, frame)
+
+    def write(self, x, y, text, size, *_, **__):
+        self.written.append((text, size, (x, y)))
 
 
 def labels(frames):
@@ -171,7 +178,7 @@ def test_lines_break_between_words_and_nothing_overlaps():
         if on_line[0]:
             assert pieces[on_line[0]].startswith(" ")  # never inside a word
             assert laid[on_line[0]].x == 0
-    assert len(by_line) == drawing.lines_of(laid) > 2
+    assert len(by_line) == laid[-1].line + 1 > 2
 
 
 def test_breaks_and_long_words():
@@ -187,10 +194,9 @@ def test_breaks_and_long_words():
 def test_the_font_is_as_large_as_fits():
     size, places = drawing.fit([frame(*[" word"] * 256)], 1200, 560)
     assert 16 <= size <= 30  # legible
-    assert drawing.lines_of(places) * drawing.LINE * size <= 560
+    assert (places[-1].line + 1) * drawing.LINE * size <= 560
     larger = layout.lay_out([" word"] * 256, measured, 1200 / (size + 0.5))
-    lines = drawing.lines_of(larger)
-    assert size == 30 or lines * drawing.LINE * (size + 0.5) > 560
+    assert size == 30 or (larger[-1].line + 1) * drawing.LINE * (size + 0.5) > 560
 
 
 def test_places_are_reserved_for_the_final_text():
@@ -224,18 +230,19 @@ def test_special_characters_are_drawn_as_they_are_and_quietly(recwarn, caplog):
     film = film_of([frame(*pieces)], title="$\\alpha")
     stage = Stage(film)
     stage.image(film.moments[0])
-    shown = [mark.text for mark in stage.panels[0].marks(film.tracks[0].frames[0])]
+    shown = [text for text, *_ in Notes(stage, film.tracks[0].frames[0]).written]
     assert shown == [piece.strip() for piece in pieces]
     assert not recwarn.list and not caplog.records
 
 
 def test_a_token_that_is_replaced_is_drawn_whole_and_large_enough():
     frames = [frame(" ab", " extraordinarily", " high", " z"), frame(" ab", " it", " an", "d")]
-    first, last = marks(frames, 0), marks(frames, 1)
-    for mark, text in zip(first[1:3], ("extraordinarily", "high"), strict=True):
-        assert (mark.text, mark.scale) == (text, pytest.approx(layout.SMALLEST, abs=0.02))
-    assert [mark.scale for mark in last] == [1.0] * 4
-    assert [mark.place for mark in first] == [mark.place for mark in last]  # nothing moves
+    stage = Stage(film_of(frames))
+    first, last = (Notes(stage, frame).written for frame in frames)
+    for (text, size, _), expected in zip(first[1:3], ("extraordinarily", "high"), strict=True):
+        assert (text, size) == (expected, pytest.approx(30 * layout.SMALLEST, abs=0.5))
+    assert [size for _, size, _ in last] == [30] * 4
+    assert [place for *_, place in first] == [place for *_, place in last]  # nothing moves
 
 
 def test_settled_tokens_are_tinted_by_doubt_and_the_legend_says_so():
@@ -381,4 +388,5 @@ def test_growing_frames_of_an_autoregressive_model():
     changes = json.loads(Page(page(film)).scripts[0])["tracks"][0]["changes"]
     assert changes[0] == [[0, 2, "one", None], [1, -1, "", None], [2, -1, "", None]]
     assert changes[1] == [[0, 3, "one", None], [1, 2, "two", None]]
-    assert [mark.text for mark in marks(film.tracks[0].frames)] == ["one"]
+    (note,) = Notes(Stage(film), film.tracks[0].frames[0]).written
+    assert note[0] == "one"

@@ -91,7 +91,7 @@ def test_a_comparison_fits(names, unit):
     assert max(map(len, shown.split("\n"))) <= WIDTH
     for said in (*names, "1234.568 (1234.568-9876.543)", f"{unit}s/s", "1024", "tokens/pass"):
         assert squeezed(said) in squeezed(shown)
-    assert squeezed(records.verdict(data["sides"], unit)) in squeezed(shown)
+    assert squeezed(records.verdict(data)) in squeezed(shown)
     assert squeezed(data["processor"]) in squeezed(shown)
     assert shown.count("busy") == 2  # one of each side
 
