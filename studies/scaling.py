@@ -35,21 +35,10 @@ from diffusion.samplers.make import make_sampler
 from studies import common
 from studies.board.plotting import Plot, plain_log, png
 from studies.loop import MASK, canvas_of
-from studies.machine import (
-    SHAPES,
-    Shape,
-    cached_steps,
-    causal_config,
-    masked_config,
-    random_model,
-)
+from studies.machine import SHAPES, Shape, cached_steps, causal_config, masked_config, random_model
 
 # What is varied -> the name of its axis.
-AXES = {
-    "n_steps": "steps of the loop",
-    "batch": "texts at once",
-    "length": "tokens of a text",
-}
+AXES = {"n_steps": "steps of the loop", "batch": "texts at once", "length": "tokens of a text"}
 WHOLE = 128  # passes of GPT-2 that are all timed
 PLACES, SAMPLE = 8, 4  # where longer texts are sampled, and passes that are timed there
 # Name -> in the picture, and its number of a style there.

@@ -93,8 +93,7 @@ class Picture(NamedTuple):
 
 PICTURES = {
     "quality_nfe.png": Picture(
-        "Quality against forward passes",
-        lambda data: _against(data, "nfe", "forward passes (NFE)"),
+        "Quality against forward passes", lambda data: _against(data, "nfe", "forward passes (NFE)")
     ),
     "quality_seconds.png": Picture(
         "Quality against seconds", lambda data: _against(data, "seconds", "seconds a text")

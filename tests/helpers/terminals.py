@@ -59,104 +59,41 @@ def fake_terminals(monkeypatch) -> type:
 
 
 class FakeTerminal(io.StringIO):
-    """A terminal that knows the few sequences the live view may use, and refuses all others."""
+    """Keeps what a live view writes, which may use few sequences: line after line, from the first."""
 
     encoding = "utf-8"
 
     def __init__(self, columns, lines):
         super().__init__()
         self.size = ConsoleDimensions(columns, lines)
-        self.screens = {False: {}, True: {}}  # main and alternate: (line, column) -> (text, style)
-        self.alternate = False
-        self.row = self.column = 0
-        self.style = ""
-        self.cursor = self.wraps = True
-        self.scrolled = 0
 
     def isatty(self):
         return True
 
-    @property
-    def cells(self):
-        return self.screens[self.alternate]
+    def is_on(self, mode: str) -> bool:
+        """Whether the last that was said of a mode, such as 1049 (the alternate screen), is on."""
+        raw = self.getvalue()
+        return raw.rfind(f"\x1b[?{mode}h") > raw.rfind(f"\x1b[?{mode}l")
 
-    def write(self, text):
-        text = text.encode(self.encoding, "replace").decode(self.encoding)
-        for match in re.finditer(r"\x1b\[(\??)([\d;]*)([A-Za-z])|(.)", text, re.DOTALL):
-            private, numbers, letter, char = match.groups()
-            if char is None:
-                self.sequence(private + letter, numbers)
-            else:
-                self.put(char)
-        return len(text)
+    def last(self) -> str:
+        """What was written since the screen was last begun, styles included."""
+        last = re.split(r"\x1b\[1;1H|\x1b\[\?1049[hl]", self.getvalue())[-1]
+        return re.sub(r"\x1b\[\d+;1H", "\n", last)
 
-    def sequence(self, letter, numbers):
-        if letter == "H":
-            row, column = (int(n) for n in (numbers or "1;1").split(";"))
-            self.row, self.column = min(row, self.size.height) - 1, column - 1
-        elif letter == "K" and numbers == "2":
-            for place in [p for p in self.cells if p[0] == self.row]:
-                del self.cells[place]
-        elif letter == "J" and numbers == "":
-            for place in [p for p in self.cells if p >= (self.row, self.column)]:
-                del self.cells[place]
-        elif letter == "m":
-            self.style = "" if numbers in ("", "0") else numbers
-        elif letter in ("?h", "?l"):
-            on = letter == "?h"
-            if numbers == "1049":
-                self.alternate = on
-                if on:
-                    self.cells.clear()
-                    self.saved = self.row, self.column
-                else:
-                    self.row, self.column = self.saved
-            elif numbers == "25":
-                self.cursor = on
-            elif numbers == "7":
-                self.wraps = on
-            else:
-                raise AssertionError(f"unknown mode {numbers}")
-        else:
-            raise AssertionError(f"unknown sequence {letter!r} {numbers!r}")
-
-    def put(self, char):
-        if char == "\n":
-            self.row, self.column = self.row + 1, 0
-            self.scrolled += self.alternate
-            return
-        assert unicodedata.category(char) != "Cc", (
-            f"control character {char!r} reached the terminal"
-        )
-        width = 2 if unicodedata.east_asian_width(char) in "WF" else 1
-        if unicodedata.category(char) in ("Mn", "Me", "Cf"):
-            left = max(p for p in self.cells if p[0] == self.row)
-            self.cells[left] = (self.cells[left][0] + char, self.cells[left][1])
-            return
-        if self.column + width > self.size.width:
-            assert self.wraps, f"{char!r} runs over the right edge in row {self.row}"
-            self.row, self.column = self.row + 1, 0
-        self.cells[self.row, self.column] = (char, self.style)
-        self.column += width
-
-    def lines(self):
+    def lines(self) -> list[str]:
         """What the screen shows, without spaces at the end of lines and empty lines at its end."""
-        last = max((row for row, _ in self.cells), default=-1)
-        out = []
-        for row in range(last + 1):
-            line, column = "", 0
-            for (_, at), (text, _) in sorted(p for p in self.cells.items() if p[0][0] == row):
-                line += " " * (at - column) + text
-                column = at + (2 if unicodedata.east_asian_width(text[0]) in "WF" else 1)
-            out.append(line.rstrip())
-        while out and not out[-1]:
-            out.pop()
-        return out
+        text = re.sub(r"\x1b\[([\d;]*m|\?25[hl])", "", self.last())
+        wrong = [char for char in text if unicodedata.category(char) == "Cc" and char != "\n"]
+        assert not wrong, f"{wrong} reached the terminal"
+        lines = [line.rstrip() for line in text.split("\n")]
+        assert all(cell_len(line) <= self.size.width for line in lines)
+        assert len(lines) <= self.size.height or not self.is_on("1049")  # nothing scrolls
+        while lines and not lines[-1]:
+            lines.pop()
+        return lines
 
-    def style_of(self, word):
-        """The style of the first cell of ``word``."""
-        for row, line in enumerate(self.lines()):
-            if word in line:
-                column = cell_len(line[: line.index(word)])
-                return self.cells[row, column][1]
-        raise AssertionError(f"{word!r} is not on the screen: {self.lines()}")
+    def style_of(self, word) -> str:
+        """The style in which a word begins."""
+        before = self.last().split(word)[0]
+        assert before != self.last(), f"{word!r} is not on the screen"
+        return re.split(r"\x1b\[([\d;]*)m", f"\x1b[m{before}")[-2].removeprefix("0")

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from diffusion.autoregressive import load_causal_writer
 from diffusion.data import packing
-from diffusion.data.corpus import load_documents, plain_documents
+from diffusion.data.corpus import plain_documents
 from diffusion.errors import UserError
 from diffusion.generate import load_writer
 from diffusion.models.tokenizers import load_tokenizer
@@ -65,19 +65,12 @@ def test_a_passage_ends_with_a_sentence(tokenizer):
     first = "The river runs through the old town."
     size = len(tokenizer(first, add_special_tokens=False)["input_ids"])
     assert cut(TEXT[:60], size) == first and cut(TEXT[:60], size + 1) is None
-    for no in (
-        "They met Mr. Brown in the old town",
-        "It cost 2. more",
-        "He left. and came",
-        "He left.",
-    ):
+    for no in ("They met Mr. Brown in town", "It cost 2. more", "He left. and came", "He left."):
         assert cut(no, 2) is None
 
 
 def test_what_each_task_gives(tokenizer):
-    text = (
-        f"{TEXT} Nobody knows who has built it or why, but on the third day of every May it is lit."
-    )
+    text = f"{TEXT} Nobody knows who built it or why, but on the third day of every May it is lit."
     end, length, words = (constraints.task(tokenizer, text, name) for name in constraints.TASKS)
     total = len(end.ids)
     assert tokenizer.decode(end.ids[1:]) == text and 33 < total < 60
@@ -152,20 +145,12 @@ def test_gpt2_keeps_what_is_given_and_continues_from_it(writer, baseline, tiny_g
 @pytest.mark.slow
 def test_no_token_runs_into_a_kept_word(tokenizer):
     """By the embedded models, whose tokens begin with spaces; both keep all words as text."""
-    writer, baseline = (
-        load_writer("roberta-small-wikitext"),
-        load_causal_writer("gpt2-small-wikitext"),
-    )
-    texts = [f"{TEXT}\nAlthough He was old, in May it was built again.", f"{TEXT} {TEXT}"]
-    passages = [constraints.task(tokenizer, text, "words") for text in texts]
-    for draw in range(3):
-        for ids, passage in zip(
-            constraints.in_order(baseline, 1.0, passages, draw), passages, strict=True
-        ):
-            assert constraints.keeps(tokenizer, passage, constraints.text_of(tokenizer, ids))
-    for ids, passage in zip(
-        constraints.by_diffusion(writer, "confidence", 1.0, passages), passages, strict=True
-    ):
+    writer = load_writer("roberta-small-wikitext")
+    baseline = load_causal_writer("gpt2-small-wikitext")
+    passage = constraints.task(tokenizer, f"{TEXT}\nAlthough He was old, in May it burnt.", "words")
+    texts = constraints.in_order(baseline, 1.0, [passage] * 6)
+    texts += constraints.by_diffusion(writer, "confidence", 1.0, [passage] * 2)
+    for ids in texts:
         assert constraints.keeps(tokenizer, passage, constraints.text_of(tokenizer, ids))
 
 
@@ -221,7 +206,7 @@ def test_what_is_measured_of_a_text(writer, baseline, tiny_gpt2):
 
 @pytest.mark.slow
 def test_constraints_from_flags_to_json(monkeypatch, tmp_path, capsys, tiny_model, tiny_gpt2):
-    texts = [" ".join(SENTENCES[n:] + SENTENCES[:n]) for n in range(4)]  # known to the tokenizer
+    texts = [" ".join(SENTENCES[n:] + SENTENCES[:n]) for n in range(3)]  # known to the tokenizer
     monkeypatch.setattr(constraints, "load_documents", lambda *args: texts)
     flags = ("--model", tiny_model, "--baseline", tiny_gpt2, "--scorers", tiny_gpt2,
              "--passage_len", 60)  # fmt: skip
@@ -236,14 +221,13 @@ def test_constraints_from_flags_to_json(monkeypatch, tmp_path, capsys, tiny_mode
         ]  # fmt: skip
         assert [row["numbers"]["kept"][0] for row in rows.values()] == [1] * 7
     assert "tokens to write; more: than confidence at 0" in capsys.readouterr().out
-    for more, said in (
-        (("--passage_len", 64), "--passage_len 64: .* see 63 tokens"),
-        (("--passage_len", 40), "--passage_len 40 must be .*41"),
-        (("--baseline", "gpt2-small-wikitext"), "has another vocabulary than "),
-        (("--passage_len", 41), "--tasks end: [01] of [0-9]+ passages fit it"),
+    for length, said in (
+        (64, "--passage_len 64: .* see 63 tokens"),
+        (40, "--passage_len 40 must be .*41"),
+        (41, "--tasks end: [01] of [0-9]+ passages fit it"),
     ):
         with pytest.raises(UserError, match=said):
-            run(monkeypatch, constraints, tmp_path, *flags, *more)
+            run(monkeypatch, constraints, tmp_path, *flags, "--passage_len", length)
 
 
 # ---------------------------------------------------------------- learning to fill gaps
@@ -268,10 +252,8 @@ def test_a_lesson_is_what_the_model_reads_later(tokenizer):
         ).groups()  # fmt: skip
         # What of the second line is the hole the number says.
         words = (left + span).split(" ")
-        left, span = (
-            " ".join(words[: -int(number)]),
-            "".join(f" {w}" for w in words[-int(number) :]),
-        )
+        left = " ".join(words[: -int(number)])
+        span = "".join(f" {w}" for w in words[-int(number) :])
         assert text.startswith(f"{left}{span} {right}")
         gap = infilling.Gap(left, span, f" {right}", 0)
         start = tokenizer(gap.context(), add_special_tokens=False)["input_ids"]
@@ -282,19 +264,12 @@ def test_a_lesson_is_what_the_model_reads_later(tokenizer):
 
 def test_who_has_learned_to_fill_says_when_the_gap_is_full(monkeypatch, baseline):
     gap = infilling.Gap("She opened", " the old window", " again.", 4)
-    asked, answers = (
-        [],
-        iter([" the door | and", " the big old.|", " a\n| 3", "s all of it and more"]),
-    )
-
-    def written(writer, prompt, temperature, gap, samples):
-        asked.append(prompt)
-        return [next(answers)]
-
-    monkeypatch.setattr(infilling, "written", written)
-    fills = [infilling.filled_in(baseline, 1.0, gap, [0])[0] for _ in range(4)]
+    asked = []
+    answers = [" the door | and", " the big old.|", " a\n| 3", "s all of it and more"]
+    monkeypatch.setattr(infilling, "written", lambda *args: asked.append(args[1]) or answers)
+    fills = infilling.filled_in(baseline, 1.0, gap, [0, 1, 2, 3])
     assert fills == [" the door", " the big old.", " a", "s all of it and more"]
-    assert set(asked) == {"again. | 3\nShe opened"}
+    assert asked == ["again. | 3\nShe opened"]
 
 
 @pytest.mark.slow
@@ -316,13 +291,9 @@ def test_the_text_of_lessons_from_flags(monkeypatch, tmp_path, capsys):
     source.write_text("\n\n\n".join([TEXT + " " + TEXT] * 8))
     flags = [str(source), "--tokens", "40", "--output", str(out)]
     monkeypatch.setattr(sys, "argv", ["fill_in.py", *flags])
-    asked = []
-    monkeypatch.setattr(
-        fill_in, "load_documents", lambda *args: asked.append(args) or load_documents(*args)
-    )
     fill_in.main()
     lessons = plain_documents(out.read_text())
-    assert len(lessons) == 8 and asked == [(str(source), "train", None)]
+    assert len(lessons) == 8
     assert all(lesson.count(" |") == 2 and lesson.endswith(" |") for lesson in lessons)
     assert "8 of 8 passages have a gap (" in capsys.readouterr().err
     source.write_text("abc" * 400)

@@ -119,10 +119,5 @@ def test_a_folder_whose_rows_do_not_belong_together(folder, monkeypatch, tmp_pat
     store = Store(folder)
     row = store.read_row("a-other-1.0-0")
     store.write_row("later", row)
-    refused(
-        "has rows of two runs for other: T 1.0, seed 0; delete",
-        "--scorers",
-        "a",
-        "--baseline",
-        "base",
-    )
+    said = "has rows of two runs for other: T 1.0, seed 0; delete"
+    refused(said, "--scorers", "a", "--baseline", "base")

@@ -133,27 +133,22 @@ def test_a_gpt2_is_read_as_transformers_read_it(tiny_gpt2):
         return -sum(costs(logits, ids, range(first, len(ids))).values())
 
     context = 1 + len(encode(tokenizer, "The river"))
-    pairs = lm.loglikelihood(
-        [asked("", "The river"), asked("The river ", "runs"), asked("The river", " runs")]
-    )
+    parts = ("", "The river"), ("The river ", "runs"), ("The river", " runs")
+    values, same = zip(*lm.loglikelihood([asked(*part) for part in parts]), strict=True)
     texts = exact("The river"), exact(TEXT, context)
-    assert [value for value, _ in pairs] == pytest.approx([*texts, texts[1]], rel=1e-5)
-    assert [same for _, same in pairs] == [False] * 3
+    assert values == pytest.approx([*texts, texts[1]], rel=1e-5) and not any(same)
     # Longer than the model sees: each token once, behind at least half a window.
     long = ("The old river runs under the stone bridge. " * 5)[:-6]
     ids = encode(tokenizer, long)
     assert 63 < len(ids) <= 31 + 63
     parts = [ids[:63], ids[31 : 31 + 63]]
-    with torch.no_grad():
-        logits = [
-            model(torch.tensor([[tokenizer.bos_token_id, *part]])).logits[0] for part in parts
-        ]
-    nll = sum(costs(logits[0][:-1], parts[0], range(63)).values())
-    tail = range(32, len(parts[1]))
-    nll += sum(costs(logits[1][32:-1], parts[1], tail).values())
-    assert lm.loglikelihood_rolling([asked(long), asked(TEXT)]) == pytest.approx(
-        [-nll, exact(TEXT)], rel=1e-5
-    )
+    nll = 0.0
+    for part, first in zip(parts, (0, 32), strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([[tokenizer.bos_token_id, *part]])).logits[0, first:-1]
+        nll += sum(costs(logits, part, range(first, len(part))).values())
+    found = lm.loglikelihood_rolling([asked(long), asked(TEXT)])
+    assert found == pytest.approx([-nll, exact(TEXT)], rel=1e-5)
 
 
 def test_a_long_context_loses_its_beginning(tiny_gpt2):
@@ -161,9 +156,8 @@ def test_a_long_context_loses_its_beginning(tiny_gpt2):
     long = "The river runs through the old town. " * 5
     ids = encode(lm.tokenizer, long + "She")
     kept = lm._pair(long, "She")
-    assert kept[0][1:] == ids[-63:] and len(kept[0]) - kept[1] == len(ids) - len(
-        encode(lm.tokenizer, long[:-1])
-    )
+    new = len(ids) - len(encode(lm.tokenizer, long[:-1]))
+    assert kept[0][1:] == ids[-63:] and len(kept[0]) - kept[1] == new
     assert len(lm.generate_until([asked(long, {"max_gen_toks": 500})])) == 1
     with pytest.raises(UserError, match="does not fit the 64 positions"):
         lm.loglikelihood([asked("He", long)])

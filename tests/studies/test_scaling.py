@@ -50,15 +50,12 @@ def run_small(monkeypatch, tmp_path, *flags):
 def test_from_flags_to_picture(monkeypatch, tmp_path):
     data, picture = run_small(monkeypatch, tmp_path, "--lengths", "150", "8", "--batch_sizes", "1", "2",
                               "--steps", "1", "3", "--length", "8", "--repeats", "2")  # fmt: skip
-    found = [
-        (part["varied"], [(p["n_steps"], p["batch"], p["length"]) for p in part["points"]])
+    found = {
+        part["varied"]: [(p["n_steps"], p["batch"], p["length"]) for p in part["points"]]
         for part in data["series"]
-    ]
-    assert found == [
-        ("n_steps", [(1, 1, 8), (3, 1, 8)]),
-        ("batch", [(10, 1, 8), (10, 2, 8)]),
-        ("length", [(10, 1, 8), (10, 1, 150)]),
-    ]
+    }
+    assert found == {"n_steps": [(1, 1, 8), (3, 1, 8)], "batch": [(10, 1, 8), (10, 2, 8)],
+                     "length": [(10, 1, 8), (10, 1, 150)]}  # fmt: skip
     for part in data["series"]:
         for point in part["points"]:
             assert point["loop_steps_timed"] == point["n_steps"]

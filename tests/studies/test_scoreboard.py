@@ -14,7 +14,6 @@ import pytest
 import torch
 from helpers.models import SENTENCES
 from helpers.training import TWO, exit_code, kill_a_rank, start
-from PIL import Image
 
 from diffusion.autoregressive import CausalWriter
 from diffusion.data import corpus, packing
@@ -141,7 +140,6 @@ def test_a_run_and_all_that_it_leaves(whole, monkeypatch):
         ("tiny", "confidence (n_steps 2)", True), ("tiny", "confidence (n_steps 4)", True),
         ("tiny", "ancestral (n_steps 4)", False),
     ]  # fmt: skip
-    # Real and shuffled text have the same words in another order.
     real, mixed = found["real text", "", True], found["shuffled text", "", True]
     assert real["first"] is None  # it is not ours to show
     assert real["metrics"]["length"] == [8, 8, 8] and mixed["metrics"]["gen_ppl"][0] > 0
@@ -154,9 +152,8 @@ def test_a_run_and_all_that_it_leaves(whole, monkeypatch):
             value, low, high = row["metrics"].get(name, [None] * 3)
             assert value is None or low is None or low <= value <= high, name
     # NFE and lengths are what they must be.
-    two, four = (found["tiny", f"confidence (n_steps {n})", True] for n in (2, 4))
-    assert two["metrics"]["nfe"] == [2, 2, 2] and four["metrics"]["nfe"] == [4, 4, 4]
-    assert 0 < two["metrics"]["length"][0] <= 8
+    two = found["tiny", "confidence (n_steps 2)", True]["metrics"]
+    assert two["nfe"] == [2, 2, 2] and 0 < two["length"][0] <= 8
     assert found["tiny", "ancestral (n_steps 4)", False]["metrics"]["length"][0] <= 12
     likelihoods = [(e["model"], e["estimator"], e["prefix_len"]) for e in data["likelihood"]]
     assert likelihoods == [
@@ -173,12 +170,6 @@ def test_a_run_and_all_that_it_leaves(whole, monkeypatch):
     assert data["paired_with"].startswith("tiny-gpt2") and len(data["paired"]) == 5
     lines = list(csv.DictReader(Path("board/results.csv").read_text().splitlines()))
     assert len(lines) == 9 and float(lines[6]["nfe"]) == 2 and lines[0]["nfe"] == ""
-    for name in ("quality_nfe", "quality_seconds"):
-        with Image.open(f"board/{name}.png") as image:
-            assert image.width >= 900
-            # No series is told by a grey: the second one of each picture is orange.
-            colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 16)}
-            assert any(abs(r - 230) + abs(g - 159) + b < 9 for r, g, b in colours)
     # Shown again from the file alone.
     done = subprocess.run(
         [sys.executable, "-c", "import sys; from studies import scoreboard; sys.argv = ['x', "
@@ -219,19 +210,7 @@ def test_a_stopped_run_resumes_and_equals_one_that_was_not(score, monkeypatch, w
     monkeypatch.setattr(rows, "code_digest", lambda *modules: "new " + digest(*modules))
     monkeypatch.setattr(CausalWriter, "generate", gpt2)
     code, _, err = score("--output_dir", "parts")
-    said = [line for line in err.splitlines() if "do not fit" in line]
-    assert code == 0 and said == [
-        "note: 13 of 13 stored rows in parts do not fit, because the program, its libraries, the "
-        "settings or the machine changed since; 13 are measured again"
-    ]
-    # An emptied file of generations is refused, not taken for a row without texts.
-    monkeypatch.setattr(rows, "code_digest", digest)
-    for path in [*Path("parts/generations").iterdir()]:
-        path.write_text("")
-    for path in [*Path("parts/rows").iterdir()]:
-        path.unlink()
-    code, _, err = score("--output_dir", "parts")
-    assert code == 2 and "is empty" in err
+    assert code == 0 and "note: 13 of 13 stored rows in parts do not fit" in err
 
 
 @pytest.mark.slow
@@ -355,20 +334,14 @@ def test_likelihoods_are_compared_block_by_block():
 
 BAD = {
     "two sources of rows": (["--quick", "--settings", "x"], "--quick"),
-    "no such settings": (["--settings", "nothing.toml"], "nothing.toml"),
     "one text": (["--num_samples", "1"], "--num_samples 1"),
     "one block": (["--likelihood_blocks", "1"], "--likelihood_blocks 1"),
     "a page in no folder": (["--markdown", "no/such/R.md"], "no/such/R.md"),
-    "no prompt": (["--prompt_len", "0"], "--prompt_len 0"),
-    "no batch": (["--batch_size", "0"], "--batch_size 0"),
     "prompt beyond the block": (["--prompt_len", "32"], "--block_size 32"),
     "more texts than passages": (["--num_samples", "500"], "--num_samples 500"),
     "beyond the positions": (["--length", "100", "--num_samples", "2"], "64 positions"),
-    "unknown flag": (["--num_sample", "3"], "--num_samples"),
-    "no results": (["--results", "nothing.json"], "nothing.json"),
     "results and quick": (["--results", "x.json", "--quick"], "--results"),
     "a masked scorer": (["--scorer", "MASKED"], "--scorer FOLDER"),
-    "a scorer that is nowhere": (["--scorer", "./nowhere"], "nowhere"),
 }
 
 
@@ -388,7 +361,7 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case, text, grid, tin
 BAD_ROWS = {
     "unknown sampler": ("sampler = 'confidnce'", "'confidence'"),
     "an option of another sampler": ("sampler = 'seed'\nthreshold = 0.5", "'threshold'"),
-    "unknown field": ("temprature = 1.0", "'temperature'"),
+    "an option of diffusion": ("model = 'GPT2'\nn_steps = 4", "name options of diffusion"),
     "two rows with one key": ("temperature = [1.0, 1.0]", "rows 1 and 2 of the settings"),
     "two names of one thing": ("sampler = 'seed'\nn_steps = [10, 10]", "are the same"),
 }
@@ -397,16 +370,12 @@ BAD_ROWS = {
 @pytest.mark.parametrize("case", BAD_ROWS)
 def test_a_bad_row_gets_one_sentence_before_any_work(call, case, text, tiny_model, tiny_gpt2):
     settings, named = BAD_ROWS[case]
-    Path("grid.toml").write_text(f"[[row]]\nmodel = '{tiny_model}'\n{settings}\n")
+    if "model = " not in settings:
+        settings = f"model = '{tiny_model}'\n{settings}"
+    Path("grid.toml").write_text(f"[[row]]\n{settings.replace('GPT2', str(tiny_gpt2))}\n")
     code, _, err = call("--dataset", text, "--settings", "grid.toml", "--scorer", tiny_gpt2, *SIZE)
     assert code == 2 and named in err.splitlines()[-1] and "Traceback" not in err
     assert not os.path.exists("runs/scoreboard/generations")
-
-
-def test_diffusion_options_on_gpt2_are_refused(call, text, tiny_gpt2):
-    Path("grid.toml").write_text(f"[[row]]\nmodel = '{tiny_gpt2}'\nn_steps = 4\n")
-    code, _, err = call("--dataset", text, "--settings", "grid.toml", "--scorer", tiny_gpt2, *SIZE)
-    assert code == 2 and "name options of diffusion" in err
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_samplers_the_loop_and_a_sweep_small(
     assert len(table) == 2 + len(load("samplers").SAMPLERS) and "| `remdm` |" in "\n".join(table)
 
     monkeypatch.setattr(load("loop"), "product_rates", lambda *_: {"square": 1e11})
-    flags = ["--batch_sizes", 2, "--repeats", 2, "--dtype", "float32"]
+    flags = ["--batch_sizes", 2, "--repeats", 1, "--dtype", "float32"]
     for more in ([], ["--soft_masking"]):
         found, said = run_study("loop", *small, "--samplers", "confidence", *flags, *more)
         (row,) = found["results"]
@@ -98,9 +98,6 @@ def test_seeds_are_pooled_and_prompts_paired(monkeypatch, tmp_path, capsys):
     flags = [str(tmp_path), "--model", "a", "--against", "b"]
     monkeypatch.setattr(sys, "argv", ["paired.py", *flags])
     with pytest.raises(UserError, match="judged by one and other; choose one by --scorer"):
-        load("paired").main()
-    monkeypatch.setattr(sys, "argv", ["paired.py", *flags, "--scorer", "third"])
-    with pytest.raises(UserError, match="no rows of a-1 and so on by third"):
         load("paired").main()
     monkeypatch.setattr(sys, "argv", ["paired.py", *flags, "--scorer", "runs/one"])
     load("paired").main()
@@ -143,9 +140,7 @@ def test_a_gap_stands_between_words(tiny_model):
 
 
 def test_a_sentence_stands_between_full_stops():
-    text = (
-        'He met Dr. Brown in 1946. She left the U.S. in May! They slept. 33 came. "No." It rained.'
-    )
+    text = 'He met Dr. Brown in 1946. She left the U.S. in May! They slept. 33 came. "No." It did.'
     infilling = load("infilling")
     pieces = re.findall(r" ?\S+", text)
     found = ["".join(pieces[i:j]) for i, j in infilling.sentences(pieces)]
@@ -175,12 +170,10 @@ def test_what_is_measured_of_a_fill(tiny_model, tiny_gpt2):
     sizes = [len(baseline.tokenizer(fill, add_special_tokens=False)["input_ids"]) for fill in fills]
     assert found["tokens"] == sizes
     # By differences of whole texts, each read by itself.
-    texts = [("She opened the", f"{fill}", " listened to the rain.") for fill in fills]
-    each = [
-        (nats(left + fill) - nats(left)) / n
-        for (left, fill, _), n in zip(texts, sizes, strict=True)
-    ]
-    behind = [nats(left + fill + right) - nats(left + fill) for left, fill, right in texts]
+    lefts = [nats(gap.left + fill) for fill in fills]
+    each = [(left - nats(gap.left)) / n for left, n in zip(lefts, sizes, strict=True)]
+    whole = [nats(gap.left + fill + gap.right) for fill in fills]
+    behind = [both - left for both, left in zip(whole, lefts, strict=True)]
     assert found[f"a token by {tiny_gpt2}"] == pytest.approx(each, rel=1e-3)
     assert found[f"right side by {tiny_gpt2}"] == pytest.approx(behind, rel=1e-3)
     # The best of several is the likeliest of what was written, and as long as the gap.
@@ -228,17 +221,8 @@ def test_the_recipe_it_began_with_is_timed_beside_the_layouts(run_study, monkeyp
 
 @pytest.mark.slow
 def test_blocks_are_timed_against_a_cached_model(run_study, tiny_model, tiny_gpt2):
-    flags = [
-        "--model",
-        tiny_model,
-        "--baseline",
-        tiny_gpt2,
-        "--prompt",
-        "The river",
-        "--length",
-        32,
-    ]
-    data, _ = run_study("speed", *flags, "--batch_sizes", 1, 2, "--repeats", 2)
+    data, _ = run_study("speed", "--model", tiny_model, "--baseline", tiny_gpt2, "--prompt",
+        "The river", "--length", 32, "--batch_sizes", 1, 2, "--repeats", 1)  # fmt: skip
     found = {(int(n), r["way"]): r for n, some in data["results"].items() for r in some}
     assert len(found) == 14
     for batch in (1, 2):
@@ -254,20 +238,15 @@ def test_blocks_are_timed_against_a_cached_model(run_study, tiny_model, tiny_gpt
 
 def test_what_is_timed_is_packed_as_what_writes_is_and_the_other_is_not():
     writer = load_causal_writer("gpt2-small-wikitext", dtype="float32")
-    made = load("machine").random_model(
-        AutoModelForCausalLM, writer.model.config, writer.device, torch.float32
-    )
+    cpu = writer.device, torch.float32
+    made = load("machine").random_model(AutoModelForCausalLM, writer.model.config, *cpu)
     plain = load("speed").unpacked(writer).model
-    count = [
-        sum(isinstance(part, Packed) for part in model.modules())
-        for model in (writer.model, made, plain)
-    ]
-    assert count == [25 * packs(writer.device, torch.float32)] * 2 + [0]
+    for model, packed in ((writer.model, packs(*cpu)), (made, packs(*cpu)), (plain, False)):
+        assert sum(isinstance(part, Packed) for part in model.modules()) == 25 * packed
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():
-        torch.testing.assert_close(
-            writer.model(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-4
-        )
+        found = plain(ids).logits
+        torch.testing.assert_close(writer.model(ids).logits, found, rtol=1e-4, atol=1e-4)
 
 
 # ---------------------------------------------------------------- memory

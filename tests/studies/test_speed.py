@@ -4,13 +4,9 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import (
-    AutoModelForMaskedLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    ModernBertConfig,
-    RobertaConfig,
-)
+from transformers import AutoModelForMaskedLM, GPT2Config, GPT2LMHeadModel
+
+from transformers import ModernBertConfig, RobertaConfig  # isort: skip
 
 from diffusion.models import layouts
 from diffusion.models.backbone import Backbone
@@ -64,18 +60,12 @@ def test_operations_of_gpt2_are_those_that_torch_counts():
 @pytest.mark.parametrize("layout", ["full", "causal", "block4"])
 def test_operations_of_a_training_step_are_three_times_a_pass(layout):
     model = AutoModelForMaskedLM.from_config(ROBERTA, attn_implementation=layouts.ATTENTION)
-    nats, ids, labels, own, pairs = (
-        Nats(Backbone(model)),
-        IDS,
-        IDS.masked_fill(~ASKED, -100),
-        {},
-        None,
-    )
+    ids, labels, own, pairs = IDS, IDS.masked_fill(~ASKED, -100), {}, None
     if layout != "full":
         slots = layouts.arrange(layout, 14)
         ids, own, pairs = torch.full((2, len(slots.place)), 5), {"layout": slots}, pairs_of(slots)
         labels = torch.full_like(ids, -100)
         labels[:, 1:9] = 5
+    nats = Nats(Backbone(model))
     found = counted(lambda: nats(ids, labels, **own).sum().backward())
-    rows = 16
-    assert found == 3 * Shape.of(ROBERTA).flops(*ids.shape, rows, pairs)
+    assert found == 3 * Shape.of(ROBERTA).flops(*ids.shape, 16, pairs)
