@@ -39,8 +39,7 @@ WIDTH, HEIGHT = 1280, 720
 GIF_TICK = 0.02  # seconds; browsers slow anything shorter down to 0.1
 MP4_FPS = 25
 MARGIN, GUTTER = 40, 40
-STATUS_LINE = HEIGHT - 64
-TIME_LINE_HEIGHT, TIME_LINE_LABEL, TIME_LINE_VALUE = 26, 420, 90
+TIME_LINE, TIME_LEFT, TIME_LENGTH = 26, 460, 690
 STRIP_MOMENTS, STRIP_SIZES = 8, (17, 15, 13, 11)
 STRIP_WIDTH, STRIP_HEIGHT = 1400, 1900  # 7 inches wide at 200 dpi, a page high if that is possible
 STRIP_MARGIN, STRIP_GUTTER, STRIP_HEAD = 20, 50, 40
@@ -77,9 +76,7 @@ class Sheet:
         self.image = Image.new("RGB", (width, height), PAPER)
         self.pen = ImageDraw.Draw(self.image)
 
-    def write(
-        self, x: float, y: float, text: str, size: float, bold=False, room=math.inf, colour=INK
-    ) -> None:
+    def write(self, x, y, text: str, size: float, bold=False, room=math.inf, colour=INK) -> None:
         """One line of text, cut to ``room`` pixels, with its baseline at (x, y)."""
         text = printable(text).replace("\n", " ")
         if width_of(text, bold) * size > room:
@@ -99,10 +96,6 @@ class Sheet:
             for k in range(top - bottom, right - left, 6):
                 ImageDraw.Draw(hatched).line((k, bottom - top, k + bottom - top, 0), edge)
             self.image.paste(hatched, box[:2])
-
-    def bar(self, x: float, y: float, width: float, colour: str) -> None:
-        """A time line ``width`` pixels long."""
-        self.pen.rectangle((x, y, x + width, y + 13), colour)
 
     def legend(self, kinds: set[str], right: float, y: float, size: float) -> None:
         """What the looks of a film mean, in one line that ends at ``right`` on the baseline y."""
@@ -173,49 +166,42 @@ class Stage:
     """A picture of 1280 x 720 pixels for each moment of a film."""
 
     def __init__(self, film: Film):
-        self.film, self.sheet = film, Sheet(WIDTH, HEIGHT)
+        self.film, self.sheet, self.panels = film, Sheet(WIDTH, HEIGHT), []
+        write, count = self.sheet.write, len(film.tracks)
         note = WIDTH - MARGIN - width_of(printable(film.note)) * 18
-        self.sheet.write(MARGIN, 46, film.title, 22, bold=True, room=note - MARGIN - 30)
-        self.sheet.write(note, 46, film.note, 18)
-        named = any(track.name for track in film.tracks)
-        top = (64 if film.title else 24) + (40 if named else 0)
-        width = (WIDTH - 2 * MARGIN + GUTTER) / len(film.tracks) - GUTTER
-        self.status_line = STATUS_LINE
-        if film.ends:
-            self.status_line -= 8 + TIME_LINE_HEIGHT * len(film.tracks)
-        self.panels = []
+        write(MARGIN, 46, film.title, 22, bold=True, room=note - MARGIN - 30)
+        write(note, 46, film.note, 18)
+        self.status_line = HEIGHT - (72 + TIME_LINE * count if film.ends else 64)
+        top = (64 if film.title else 24) + (40 if any(track.name for track in film.tracks) else 0)
+        width = (WIDTH - 2 * MARGIN + GUTTER) / count - GUTTER
         for i, track in enumerate(film.tracks):
             left = MARGIN + i * (width + GUTTER)
-            self.sheet.write(left, top - 12, track.name, 19, room=width)
+            write(left, top - 12, track.name, 19, room=width)
             rect = (left, top, width, self.status_line - 36 - top)
             self.panels.append(Panel(rect, track.frames))
+        for i, end in enumerate(film.ends):
+            y = self.status_line + 32 + TIME_LINE * i
+            write(MARGIN, y, film.tracks[i].name, 15, room=TIME_LEFT - MARGIN - 20)
+            write(TIME_LEFT + TIME_LENGTH * film.filled(i) + 8, y, f"{end:.2f} s", 15)
         # Smaller beside the verdict.
         self.sheet.legend(film.kinds, WIDTH - MARGIN, HEIGHT - 26, 13 if film.ends else 16)
         self._empty = self.sheet.image.copy()
 
-    def _draw_time_line(self, i: int, time: float) -> None:
-        """A line for a track, with its end in seconds; that of the slowest is the longest."""
-        left, y = MARGIN + TIME_LINE_LABEL, self.status_line + 32 + TIME_LINE_HEIGHT * i
-        longest = WIDTH - MARGIN - TIME_LINE_VALUE - left
-        width = longest * self.film.filled(i)
-        self.sheet.write(MARGIN, y, self.film.tracks[i].name, 15, room=TIME_LINE_LABEL - 20)
-        self.sheet.write(left + width + 8, y, f"{self.film.ends[i]:.2f} s", 15)
-        self.sheet.bar(left, y - 12, width, GREY)
-        self.sheet.bar(left, y - 12, longest * self.film.filled(i, time), INK)
-
     def image(self, moment: Moment) -> Image.Image:
         """The moment as an RGB picture."""
-        self.sheet.image.paste(self._empty)
-        tracks, frames = self.film.tracks, self.film.frames(moment)
-        for track, panel, frame in zip(tracks, self.panels, frames, strict=True):
-            panel.draw(self.sheet, frame)
-            size = 19 if len(tracks) == 1 else 16
-            self.sheet.write(panel.left, self.status_line, track.status(frame), size)
-        for i in range(len(self.film.ends)):
-            self._draw_time_line(i, moment.time)
-        if moment is self.film.moments[-1]:
-            self.sheet.write(MARGIN, HEIGHT - 24, self.film.verdict, 18, bold=True)
-        return self.sheet.image.copy()
+        film, sheet = self.film, self.sheet
+        sheet.image.paste(self._empty)
+        for track, panel, frame in zip(film.tracks, self.panels, film.frames(moment), strict=True):
+            panel.draw(sheet, frame)
+            sheet.write(panel.left, self.status_line, track.status(frame), 16)
+        for i, end in enumerate(film.ends):  # on one scale: the line of the slowest is the longest
+            y = self.status_line + 20 + TIME_LINE * i
+            for time, colour in ((end, GREY), (moment.time, INK)):
+                right = TIME_LEFT + TIME_LENGTH * film.filled(i, time)
+                sheet.pen.rectangle((TIME_LEFT, y, right, y + 13), colour)
+        if moment is film.moments[-1]:
+            sheet.write(MARGIN, HEIGHT - 24, film.verdict, 18, bold=True)
+        return sheet.image.copy()
 
 
 def palette() -> Image.Image:

@@ -90,20 +90,13 @@ def film_of(
     return Film([Track(frames, status=status)], moments, title)
 
 
-def synchronized(
-    tracks: Sequence[Track],
-    title: str = "",
-    slowdown: float = 1.0,
-    note: str = "",
-    verdict: str = "",
-) -> Film:
+def synchronized(tracks: Sequence[Track], slowdown: float = 1.0, note: str = "", **said) -> Film:
     """A film in which all tracks run on one true clock: at every time each shows the last frame
     that it had by then, and nothing between two frames.
 
     Args:
         slowdown: one factor for all: the film takes so many times longer than the models did.
-        note: shown all the time.
-        verdict: shown with the last moment.
+        note, said: see `Film`.
 
     Raises:
         UserError: a slowdown that makes the film too long.
@@ -121,13 +114,13 @@ def synchronized(
     steps = (k * step for k in range(math.ceil(max(ends) / step)))
     times = sorted({0.0, *itertools.chain(*clocks, steps)})
     speed = "true time" if slowdown == 1 else f"time slowed {slowdown:g}×"
-    note = ", ".join(filter(None, (speed, note)))
+    note = f"{speed}, {note}" if note else speed
     moments = []
     for now, then in itertools.pairwise([*times, math.inf]):
         shown = tuple(max(0, bisect.bisect_right(clock, now) - 1) for clock in clocks)
         hold = LAST_HOLD if then == math.inf else (then - now) * slowdown
         moments.append(Moment(shown, hold, now))
-    return Film(tracks, moments, title, note, ends, verdict)
+    return Film(tracks, moments, note=note, ends=ends, **said)
 
 
 def ticks(film: Film, tick: float) -> list[tuple[Moment, int]]:

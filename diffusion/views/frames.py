@@ -91,8 +91,6 @@ class Frame:
     slots: int = 0
 
     def __post_init__(self):
-        if len(self.pieces) != len(self.states):
-            raise ValueError(f"{len(self.pieces)} pieces but {len(self.states)} states")
         if not self.confidence:
             object.__setattr__(self, "confidence", [None] * len(self.pieces))
 
@@ -179,8 +177,7 @@ def token_line(frame: Frame, unit: str = "token") -> str:
         parts.append(f"{count / frame.seconds:.0f}/s")
     parts.append(_counted(frame.nfe, "pass"))
     if frame.nfe:
-        each = "a pass" if unit == "token" else "tokens a pass"
-        parts.append(f"{frame.written / frame.nfe:.1f} {each}")
+        parts.append(f"{frame.written / frame.nfe:.1f} tokens a pass")
     return " · ".join(parts)
 
 

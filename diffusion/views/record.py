@@ -135,7 +135,7 @@ def film_of_record(data: dict, slowdown: float) -> Film:
     title = f"{data['options']['length']} new tokens {prompt}"
     if data["unit"] == "character":
         note = f"tokenizers differ: compare characters; {note}"
-    return synchronized(tracks, title, slowdown, note, verdict(data))
+    return synchronized(tracks, slowdown, note, title=title, verdict=verdict(data))
 
 
 def table(data: dict) -> str:

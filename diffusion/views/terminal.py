@@ -46,7 +46,7 @@ STYLES = {
 }
 # An open position takes about the width of a token, so that the text around it moves little.
 GLYPHS = {State.MASKED: " ░░░", State.REMASKED: " ▓▓▓", "end": f" {END_MARK}"}
-NOISE_COLUMNS = 6  # at most, of a random token
+NOISE_COLUMNS = 4  # of a random token
 
 WIDTH = 100  # columns of a text or a table: longer lines are hard to read
 GAP = 3
@@ -118,8 +118,7 @@ class Pane:
 def _piece(frame: Frame, position: int) -> str:
     text, state = frame.shown(position), frame.states[position]
     if state is State.NOISE:
-        text = text.strip()
-        return f" {set_cell_size(text, min(NOISE_COLUMNS, max(3, cell_len(text))))}"
+        return f" {set_cell_size(text.strip(), NOISE_COLUMNS)}"
     return GLYPHS[state] if state.open else text
 
 
@@ -312,29 +311,25 @@ def wrapped(text: str) -> list[str]:
 
 
 def aligned(table: Sequence[Sequence[str]], names: int) -> list[str]:
-    """The lines of a table whose first row is its head; the first ``names`` columns hold words, to
-    the left, the others numbers, to the right. Where it is too wide, long words and heads take
-    several lines, and columns that still do not fit follow below, beside the names again."""
-    columns = list(zip(*table, strict=True))
-    widths = [max(map(cell_len, column)) for column in columns]
-    wide = sum(widths) + 2 * len(widths) > WIDTH + 2
-    if wide:
-        for i, (head, *cells) in enumerate(columns[names:], start=names):
-            widths[i] = max(map(cell_len, [*head.split(), *cells]), default=1)
-    fixed = sum(min(width, NAME) + 2 for width in widths[:names])
+    """The lines of a table whose first row is its head: the first ``names`` columns hold words, to
+    the left, the others numbers, to the right. Long words and heads take several lines, and columns
+    that still do not fit follow below, beside the names again."""
+    widths = []
+    for i, (head, *cells) in enumerate(zip(*table, strict=True)):
+        words = [head] if i < names else head.split()
+        widths.append(2 + max(map(cell_len, [*words, *cells]), default=1))
+    room = WIDTH + 2 - sum(min(width, NAME + 2) for width in widths[:names])
     parts: list[list[int]] = [[]]
-    for i in range(names, len(columns)):
-        if parts[-1] and fixed + sum(widths[j] + 2 for j in [*parts[-1], i]) > WIDTH + 2:
+    for i in range(names, len(widths)):
+        if parts[-1] and sum(widths[j] for j in [*parts[-1], i]) > room:
             parts.append([])
         parts[-1].append(i)
-    console = Console(file=io.StringIO(), width=WIDTH + 2, color_system=None)
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
     for part in parts if table else ():
-        room = (WIDTH + 2 - sum(widths[i] + 2 for i in part)) // max(1, names) - 2
         grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for i in [*range(names), *part]:
-            side = "left" if i < names else "right"
-            width = min(widths[i], room) if wide and i < names else widths[i]
-            grid.add_column(Text(columns[i][0]), justify=side, width=width, overflow="fold")
+            number = {"justify": "right", "width": widths[i] - 2} if i in part else {}
+            grid.add_column(Text(table[0][i]), overflow="fold", **number)
         for row in table[1:]:
             grid.add_row(*(Text(row[i]) for i in [*range(names), *part]))
         console.print(grid)

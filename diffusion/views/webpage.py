@@ -19,16 +19,15 @@ from diffusion.views.frames import END_MARK, KINDS, Frame, State, changes, legen
 EM = 0.6  # of a letter, about
 ASSETS = Path(__file__).parent / "assets"
 _COLOURS = {
-    **{name: getattr(layout, name.upper()) for name in ("ink", "paper", "grey", "blue", "orange")},
-    **{f"tint{i}": tint for i, tint in enumerate(layout.TINTS, start=1)},
+    name: getattr(layout, name.upper()) for name in ("ink", "paper", "grey", "blue", "orange")
 }
+_COLOURS |= {f"tint{i}": tint for i, tint in enumerate(layout.TINTS, start=1)}
 
 
 def page(film: Film) -> str:
     """The HTML document of a film."""
     data = {
         "kinds": KINDS,
-        "labels": dict(legend(film.kinds)),
         "tracks": [
             {
                 "changes": changes(_rows(track)),
@@ -70,12 +69,12 @@ def _rows(track: Track) -> list[list[list]]:
     """For each frame the cells [number of the kind, text, probability]; -1 is a position that is
     not there yet."""
     length = max(len(frame.pieces) for frame in track.frames)
-    return [[_cell(frame, i) for i in range(length)] for frame in track.frames]
+    later = [[-1, "", None]] * length
+    sizes = [(frame, len(frame.pieces)) for frame in track.frames]
+    return [[_cell(frame, i) for i in range(n)] + later[n:] for frame, n in sizes]
 
 
 def _cell(frame: Frame, position: int) -> list:
-    if position >= len(frame.states):
-        return [-1, "", None]
     kind, text = frame.kind(position), layout.split_piece(frame.shown(position))[1]
     if kind in (State.FRESH, State.REPLACED) and text.isspace():
         kind = State.SETTLED  # as in the pictures: a space has no block

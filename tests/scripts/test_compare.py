@@ -62,7 +62,8 @@ def film(slowdown=1.0, **more):
         Track(diffusion_frames([0.0, 0.31, 0.62, 0.9, 1.27]), "left", token_line),
         Track(causal_frames([0.0, 0.055, 0.1001, 0.155]), "right", token_line),
     ]
-    return synchronized(tracks, "two clocks", slowdown, "a machine", "right was 8× faster", **more)
+    said = {"title": "two clocks", "verdict": "right was 8× faster", **more}
+    return synchronized(tracks, slowdown, "a machine", **said)
 
 
 # ---------------------------------------------------------------- the clock
@@ -325,7 +326,7 @@ def test_several_prompts_of_a_pipe(call, tmp_path):
 def test_nasty_pieces_survive_every_picture(tmp_path):
     tracks = [Track(diffusion_frames([0.0, 0.1, 0.2], [" The", *NASTY]), "</title> $x$")]
     for ending in ("png", "gif"):  # tests/views has the page
-        save_film(synchronized(tracks, "<b>", verdict="<i>"), tmp_path / f"a.{ending}")
+        save_film(synchronized(tracks, title="<b>", verdict="<i>"), tmp_path / f"a.{ending}")
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 const film = JSON.parse(document.getElementById("data").textContent);
 const sections = [...document.querySelectorAll("section")];
 const cells = sections.map(s => [...s.querySelectorAll(".word > span")]);
-const play = document.getElementById("play"), scrub = document.getElementById("scrub");
+const [play, scrub, verdict] = ["play", "scrub", "verdict"].map(id => document.getElementById(id));
 const starts = [];  // seconds of the film at which each moment begins
 film.moments.reduce((start, moment) => { starts.push(start); return start + moment[1]; }, 0);
 const last = starts.length - 1;
@@ -51,7 +51,7 @@ function show(moment) {
   document.querySelectorAll(".filled").forEach((bar, t) => {
     bar.style.width = 100 * Math.min(1, time / (film.ends[t] || 1)) + "%";
   });
-  document.getElementById("verdict").textContent = moment === last ? film.verdict : "";
+  verdict.textContent = moment === last ? film.verdict : "";
 }
 
 function at(seconds) {  // the last moment that has begun by then
@@ -87,8 +87,7 @@ function tell(event) {  // the confidence and the step of the token under the po
   const [kind, text, confidence, step] = frames[t][film.moments[now][0][t]][cells[t].indexOf(cell)];
   const written = /^(fresh|replaced|settled|doubt.)$/.test(kind);
   const known = confidence === null ? "" : "p " + confidence.toPrecision(2) + " · ";
-  const about = written ? known + "step " + step : film.labels[kind.replace(/\d/, "2")] ?? "";
-  cell.title = about;
+  cell.title = written ? known + "step " + step : "";
 }
 
 play.onclick = () => {
