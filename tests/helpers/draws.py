@@ -22,12 +22,17 @@ def start(denoiser) -> tuple[int, ...]:
     return tuple(2 if i == 1 else M for i in range(denoiser.length))
 
 
-def run(denoiser, sampler, sampling=None, rows=ROWS, seed=0, limit=None) -> list:
-    """All steps of ``rows`` texts."""
+def masks(rows: int, length: int) -> torch.Tensor:
+    """Texts of which all is to be written."""
+    return torch.full((rows, length), M)
+
+
+def run(denoiser, sampler, sampling=None, rows=ROWS, seed=0, limit=None, ids=None) -> list:
+    """All steps of ``rows`` texts, or of the rows of ``ids``, in which nothing but masks is written."""
     table = getattr(denoiser, "denoiser", denoiser)  # inside a wrapper
-    ids = torch.tensor(start(table)).repeat(rows, 1)
+    ids = torch.tensor(start(table)).repeat(rows, 1) if ids is None else ids
     canvas = Canvas(ids, ids != M, torch.zeros_like(ids, dtype=torch.bool))
-    keys = rng.row_keys(seed, rows)
+    keys = rng.row_keys(seed, len(ids))
     stream = denoise(canvas, denoiser, sampler, sampling or Sampling(), keys)
     # The canvas before the first step, and a final argmax.
     limit = (sampler.total or table.length - 1) + 2 if limit is None else limit

@@ -100,10 +100,8 @@ class ExactLaws:
 
     def argmax_step(self, canvas):
         p = self.p(canvas)
-        out = list(canvas)
-        for i in self.holes(canvas):
-            out[i] = max(range(len(p[i])), key=lambda t: p[i][t])
-        return {tuple(out): 1.0}
+        best = {i: max(range(len(p[i])), key=p[i].__getitem__) for i in self.holes(canvas)}
+        return {self.replace(canvas, best): 1.0}
 
     def random_order_step(self, canvas):
         """One hole, chosen uniformly, is drawn."""
@@ -112,65 +110,64 @@ class ExactLaws:
             return {canvas: 1.0}
         for i in holes:
             for token, x in self.choices(canvas, i):
-                law[(*canvas[:i], token, *canvas[i + 1 :])] += x / len(holes)
+                law[self.replace(canvas, {i: token})] += x / len(holes)
         return law
 
     def chosen_step(self, canvas, commit):
         """One token is drawn for every hole; ``commit`` ({hole: token}) -> [(holes, probability)]
         says which are written."""
-        law, holes = defaultdict(float), self.holes(canvas)
-        for joint in itertools.product(*(self.choices(canvas, i) for i in holes)):
-            drawn = dict(zip(holes, (token for token, _ in joint), strict=True))
+        law = defaultdict(float)
+        for drawn, x in self.draws(canvas, self.holes(canvas)):
             for written, probability in commit(drawn):
-                out = list(canvas)
-                for i in written:
-                    out[i] = drawn[i]
-                law[tuple(out)] += probability * math.prod(x for _, x in joint)
+                law[self.replace(canvas, {i: drawn[i] for i in written})] += probability * x
         return law
 
-    def confidence_step(self, canvas, quota, kind, alg_temp=0.0):
+    def scores(self, canvas, drawn, kind):
+        return {i: self.score(canvas, i, token, kind) for i, token in drawn.items()}
+
+    def best_step(self, canvas, kind, count):
+        """The ``count`` (holes by descending score, scores) first are written."""
+
         def commit(drawn):
-            scores = {i: self.score(canvas, i, t, kind) for i, t in drawn.items()}
-            if alg_temp == 0:
-                return [(sorted(scores, key=lambda i: -scores[i])[:quota], 1.0)]
-            return without_replacement(
-                {i: math.exp(s / alg_temp) for i, s in scores.items()}, quota
-            )
+            scores = self.scores(canvas, drawn, kind)
+            order = sorted(scores, key=lambda i: -scores[i])
+            return [(order[: count(order, scores)], 1.0)]
+
+        return self.chosen_step(canvas, commit)
+
+    def confidence_step(self, canvas, quota, kind, alg_temp=0.0):
+        if alg_temp == 0:
+            return self.best_step(canvas, kind, lambda order, scores: quota)
+
+        def commit(drawn):
+            scores = self.scores(canvas, drawn, kind)
+            weights = {i: math.exp(s / alg_temp) for i, s in scores.items()}
+            return without_replacement(weights, quota)
 
         return self.chosen_step(canvas, commit)
 
     def threshold_step(self, canvas, threshold, kind):
-        def commit(drawn):
-            scores = {i: self.score(canvas, i, t, kind) for i, t in drawn.items()}
-            sure = [i for i, s in scores.items() if s >= threshold]
-            return [(sure or sorted(scores, key=lambda i: -scores[i])[:1], 1.0)]
+        def count(order, scores):
+            return max(1, sum(s >= threshold for s in scores.values()))
 
-        return self.chosen_step(canvas, commit)
+        return self.best_step(canvas, kind, count)
 
     def entropy_bound_step(self, canvas, gamma, kind="entropy"):
-        def commit(drawn):
-            order = sorted(drawn, key=lambda i: -self.score(canvas, i, drawn[i], kind))
+        def count(order, scores):
             entropies = [self.entropy(canvas, i) for i in order]
-            n = max(
-                n
-                for n in range(1, len(order) + 1)
-                if n == 1 or sum(entropies[:n]) - max(entropies[:n]) <= gamma
-            )
-            return [(order[:n], 1.0)]
+            bounds = [sum(entropies[:n]) - max(entropies[:n]) for n in range(1, len(order) + 1)]
+            return max(1, sum(bound <= gamma for bound in bounds))  # they grow along the order
 
-        return self.chosen_step(canvas, commit)
+        return self.best_step(canvas, kind, count)
 
     def factor_step(self, canvas, factor):
-        def commit(drawn):
-            order = sorted(drawn, key=lambda i: -self.p(canvas)[i][drawn[i]])
+        def count(order, scores):
             n = 1
-            while n < len(order):
-                if (n + 2) * (1 - self.p(canvas)[order[n]][drawn[order[n]]]) >= factor:
-                    break
+            while n < len(order) and (n + 2) * (1 - scores[order[n]]) < factor:
                 n += 1
-            return [(order[:n], 1.0)]
+            return n
 
-        return self.chosen_step(canvas, commit)
+        return self.best_step(canvas, "probability", count)
 
     # ------------------------------------------------------------ steps that remember or take back
     #

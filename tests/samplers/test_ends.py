@@ -3,20 +3,16 @@
 import itertools
 
 import pytest
-import torch
-from helpers.tabular import TabularDenoiser
+from helpers.draws import SMALL, run
 
-from diffusion import rng
-from diffusion.canvas import Canvas
-from diffusion.denoise import denoise
 from diffusion.errors import UserError
 from diffusion.options import SAMPLER_FLAGS, GenerationOptions
 from diffusion.proposal import Sampling
-from diffusion.samplers.catalog import CAUSAL, SAMPLERS, SCHEDULES
+from diffusion.samplers.catalog import CAUSAL, SAMPLERS, SCHEDULES, STEPPED
 from diffusion.samplers.make import make_sampler, sampler_class
 from diffusion.samplers.spec import options_of
 
-TOKENS, MOST = 4, 40  # on the canvas, and steps that the slowest sampler takes for them
+MOST = 50  # steps that the slowest sampler takes for three tokens
 SHARED = {"block_length": [0, 2**62], "early_commit": [0, 5e-324, 1e-39, 1e39, 1e308]}
 
 
@@ -34,27 +30,23 @@ def extremes(option) -> list:
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in CAUSAL])
 def test_the_loop_ends_at_both_ends_of_every_option(name):
-    denoiser = TabularDenoiser(TOKENS + 1, 4)
-    ids = torch.full((2, TOKENS + 1), denoiser.mask_id)
-    ids[:, 0] = 0
-    frozen = ids != denoiser.mask_id
-    canvas, keys = Canvas(ids, frozen, torch.zeros_like(frozen)), rng.row_keys(0, range(2))
     own = options_of(sampler_class(name))
     own.pop("n_steps", None)
     choices = SHARED | {key: extremes(option) for key, option in own.items()}
+    few = {"n_steps": 3 if name in STEPPED else None}
+    few |= {"corrections": 4} if "corrections" in own else {}
     tried = 0
     for key, values in choices.items():
         for value, temperature in itertools.product(values, (1.0, 0.0)):
-            asked = GenerationOptions.from_dict({"sampler": name, "attention": "full", key: value})
+            asked = {"sampler": name, "attention": "full", **few, key: value}
+            asked = GenerationOptions.from_dict(asked)
             try:
                 asked.check()
             except UserError:
                 continue
-            asked = asked.resolved()
             shared = {flag: getattr(asked, flag) for flag in SAMPLER_FLAGS}
             sampler = make_sampler(asked.sampler, **shared)
-            steps = denoise(canvas, denoiser, sampler, Sampling(temperature), keys)
-            last = list(itertools.islice(steps, MOST))[-1]
+            *_, last = run(SMALL, sampler, Sampling(temperature), rows=2, limit=MOST)
             assert not last.masked.any(), f"{key} {value}"
             tried += 1
     assert tried > 8

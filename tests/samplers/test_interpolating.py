@@ -140,15 +140,20 @@ def follow(steps, laws) -> None:
 # ------------------------------------------------------------ what must not pass
 
 
-class Blind(Posterior):
+class Unseen:
     """Takes what stands there for noise, however probable it is."""
 
     def decide(self, state, proposal):
-        class Never(type(proposal)):
-            chance_of = staticmethod(lambda tokens: torch.zeros(tokens.shape))
-
-        proposal.__class__ = Never
+        proposal.chance_of = lambda tokens: torch.zeros(tokens.shape)
         return super().decide(state, proposal)
+
+
+class Blind(Unseen, Posterior):
+    pass
+
+
+class Stale(Unseen, Ddim):
+    pass
 
 
 class Mean(Posterior):
@@ -158,34 +163,22 @@ class Mean(Posterior):
         return super().answer(state, proposal, model | random, random & False, masked)
 
 
-class Stale(Ddim):
-    """Takes the prediction for the true token, as if it had not seen what stands there."""
-
-    def decide(self, state, proposal):
-        class Never(type(proposal)):
-            chance_of = staticmethod(lambda tokens: torch.zeros(tokens.shape))
-
-        proposal.__class__ = Never
-        return super().decide(state, proposal)
-
-
 @pytest.mark.slow
 @every_kind
-@pytest.mark.parametrize("mutant", [Blind, Mean])
-def test_a_wrong_reverse_process_is_seen(kind, mutant):
-    laws, sampler = Laws(kind), late(mutant(3))
+@pytest.mark.parametrize("mutant", [Blind(3), Mean(3), Stale(3, 0.4)], ids=repr)
+def test_a_wrong_process_is_seen(kind, mutant):
+    laws, sampler = Laws(kind), late(mutant)
     ours = run(TABLES[kind], sampler, rows=ROWS, seed=1)
-    with pytest.raises(AssertionError, match=r"law|impossible"):
-        follow(ours, trajectory(laws, sampler, laws.posterior))
 
+    def step(*times):
+        return (
+            laws.ddim(*times[:2], 0.4, times[2])
+            if type(mutant) is Stale
+            else laws.posterior(*times)
+        )
 
-@pytest.mark.slow
-@every_kind
-def test_a_wrong_ddim_is_seen(kind):
-    laws, sampler = Laws(kind), late(Stale(3, 0.4))
-    ours = run(TABLES[kind], sampler, rows=ROWS, seed=2)
     with pytest.raises(AssertionError, match=r"law|impossible"):
-        follow(ours, trajectory(laws, sampler, lambda s, r, last: laws.ddim(s, r, 0.4, last)))
+        follow(ours, trajectory(laws, sampler, step))
 
 
 # ------------------------------------------------------------ posteriors
@@ -207,15 +200,6 @@ def test_a_prediction_of_a_token_gives_the_posterior_of_that_token(kind):
                 assert law.sum().item() == pytest.approx(1)
 
 
-def test_masks_alone_have_the_absorbing_posterior():
-    """A mask stays one with s / r, and a token stays what it is."""
-    for kind, p_u in (("absorbing", 0.0), ("hybrid", 0.0)):
-        forward, p = Forward(kind, 3, p_u), torch.tensor([0.5, 0.3, 0.2]).double()
-        law = forward.posterior(0.2, 0.5, 3, p)
-        assert law.tolist() == pytest.approx([0.3, 0.18, 0.12, 0.4])
-        assert forward.posterior(0.2, 0.5, 1, p).tolist() == pytest.approx([0, 1, 0, 0])
-
-
 # ------------------------------------------------------------ what must be the same
 
 
@@ -226,7 +210,7 @@ def same(a, b) -> None:
             assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
-@pytest.mark.parametrize("clock", [{}, {"time_power": 2.0}, {"clock_delay": 0.5}])
+@pytest.mark.parametrize("clock", [{"time_power": 2.0}, {"clock_delay": 0.5}])
 @pytest.mark.parametrize("schedule", RATES)
 def test_without_random_tokens_the_reverse_process_is_that_of_masks(schedule, clock):
     """Bit for bit, and for as many passes."""
@@ -311,10 +295,6 @@ def test_steps_tell_noise_and_what_takes_its_place(kind):
     assert not (steps[-1].random | steps[-1].masked).any()
 
 
-def test_masks_have_no_noise_to_tell():
-    assert all(step.random is None for step in run(SMALL, Ancestral(3), rows=5))
-
-
 # ------------------------------------------------------------ self-correction
 
 
@@ -363,21 +343,14 @@ def test_what_is_swapped_in_has_the_highest_probability_of_those_drawn():
     exact = ExactLaws(table)
     sampler = SelfCorrection(1, corrections=1, swap_temperature=1.0)
     before, after = run(table, sampler, rows=rows, seed=11)[-2:]
-    text = before.ids.unique(dim=0, return_counts=True)
-    text = tuple(text[0][text[1].argmax()].tolist())
+    texts, counts = before.ids.unique(dim=0, return_counts=True)
+    text = tuple(texts[counts.argmax()].tolist())
     here = (before.ids == torch.tensor(text)).all(1)
     law, p = defaultdict(float), exact.p(text)
-    for tokens in itertools.product(range(3), repeat=len(EDITABLE)):
-        drawn = dict(zip(EDITABLE, tokens, strict=True))
+    for drawn, chance in exact.draws(text, EDITABLE):
         differing = [i for i in EDITABLE if drawn[i] != text[i]]
-        new = {}
-        if differing:
-            i = max(differing, key=lambda i: p[i][drawn[i]])
-            new = {i: drawn[i]}
-        chance = 1.0
-        for i in EDITABLE:
-            chance *= p[i][drawn[i]]
-        law[exact.replace(text, new)] += chance
+        best = sorted(differing, key=lambda i: -p[i][drawn[i]])[:1]
+        law[exact.replace(text, {i: drawn[i] for i in best})] += chance
     assert here.sum() > 1000
     assert_law(after.ids[here], dict(law))
     law = {exact.replace(text, {0: (text[0] + 1) % 3}): 1.0}

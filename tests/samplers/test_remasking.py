@@ -85,8 +85,9 @@ def test_remdm_conf_follows_its_law():
     assert_trajectory(ours, canvases(exact.trajectory((start(SMALL), (1.0,) * 4), steps)))
 
 
-@pytest.mark.parametrize("remask", ["cap", "rescale", "loop", "psi"])
-@pytest.mark.parametrize("schedule", ["linear", "cosine-a"])
+@pytest.mark.parametrize(
+    ("remask", "schedule"), [("cap", "linear"), ("loop", "linear"), ("psi", "cosine-a")]
+)
 def test_remdm_keeps_the_expected_share_of_masks(remask, schedule):
     """a_t (1 - sigma) + (1 - a_t) reveal = a_s, whatever sigma."""
     n, rows = 12, 30_000
@@ -99,24 +100,6 @@ def test_remdm_keeps_the_expected_share_of_masks(remask, schedule):
         rate = 1 - loop_alpha(t) if remask == "loop" else RATES[schedule](t)
         share = steps[k].masked.double().sum(1).mean().item() / 4
         assert share == pytest.approx(rate, abs=4 * math.sqrt(0.25 / 4 / rows) + 1e-4)
-
-
-@pytest.mark.slow
-def test_remdm_loop_writes_a_fixed_share_of_masks_anew():
-    """With 10 % masks and sigma 0.02, a mask opens with probability 0.18."""
-    sampler = ReMDM(40, "loop", eta=0.02)
-    steps = run(LARGE, sampler, rows=60_000, seed=24)
-    inside = range(20, 36)  # t from 0.5 to 0.1
-    opened = sum(int(steps[k + 1].revealed.sum()) for k in inside)
-    masked = sum(int(steps[k].masked.sum()) for k in inside)
-    assert opened / masked == pytest.approx(0.18, abs=0.004)
-
-
-def test_remdm_with_the_largest_sigma_leaves_no_mask_as_it_was():
-    sampler = ReMDM(8, "rescale", eta=1.0)
-    steps = run(LARGE, sampler, rows=3000, seed=25)
-    for k in range(5, 8):  # sigma_max < 1 there: (1 - a_s) / a_t
-        assert steps[k + 1].revealed[steps[k].masked].all()
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine-a"])
@@ -145,8 +128,14 @@ def test_remdm_defaults_are_the_published_ones():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("p2_score", ["hidden", "released"])
-@pytest.mark.parametrize(("eta", "own"), [(1.0, {}), (2.0, {"temperature": 0.7}), (0.4, {})])
+@pytest.mark.parametrize(
+    ("p2_score", "eta", "own"),
+    [
+        ("hidden", 1.0, {}),
+        ("hidden", 0.4, {"temperature": 0.7}),
+        ("released", 2.0, {"temperature": 0.7}),
+    ],
+)
 def test_p2_follows_its_law(p2_score, eta, own):
     exact, n = ExactLaws(SMALL, **own), 4
     steps = [
@@ -205,7 +194,7 @@ def test_p2_without_doubt_never_masks_again_and_looks_at_masks_only():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("threshold", "back", "own"),
-    [(0.4, 0.6, {}), (0.3, 0.45, {"temperature": 0.7}), (0.6, 0.9, {"temperature": 1.4})],
+    [(0.3, 0.45, {"temperature": 0.7}), (0.6, 0.9, {"temperature": 1.4})],
 )
 def test_wino_follows_its_law(threshold, back, own):
     exact = ExactLaws(LARGE, **own)
@@ -243,28 +232,27 @@ def test_wino_that_doubts_nothing_is_the_threshold_rule():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("least", "mu", "own"), [(2, 1, {}), (2, 8, {"temperature": 0.6})])
-def test_saber_follows_its_law(least, mu, own):
+@pytest.mark.parametrize(("mu", "own"), [(1, {}), (8, {"temperature": 0.6})])
+def test_saber_follows_its_law(mu, own):
     exact = ExactLaws(LARGE, **own)
-    step = exact.until_full_state(lambda s: exact.saber_step(s, least, mu))
+    step = exact.until_full_state(lambda s: exact.saber_step(s, 2, mu))
     nothing = (None,) * 5
-    ours = run(LARGE, Saber(least, mu), Sampling(**own), rows=ROWS, seed=51, limit=10)
+    ours = run(LARGE, Saber(2, mu), Sampling(**own), rows=ROWS, seed=51, limit=10)
     assert any(s.remasked.any() for s in ours)
     laws = exact.trajectory((start(LARGE), nothing, nothing), [step] * 5)
     assert_trajectory(ours, canvases(laws))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mu", [1, 2])
-def test_saber_follows_its_law_where_a_token_is_judged_twice(mu):
+def test_saber_follows_its_law_where_a_token_is_judged_twice():
     """Five masks: the third step compares with the second, and the mean decides who is written."""
     exact, nothing = ExactLaws(LARGE), (None,) * 5
-    step = exact.until_full_state(lambda s: exact.saber_step(s, 2, mu))
+    step = exact.until_full_state(lambda s: exact.saber_step(s, 2, 1))
     laws = exact.trajectory(((M,) * 5, nothing, nothing), [step] * 4)
     ids = torch.full((60_000, 5), M)
     nowhere = torch.zeros_like(ids, dtype=torch.bool)
     stream = denoise(
-        Canvas(ids, nowhere, nowhere), LARGE, Saber(2, mu), Sampling(), rng.row_keys(52, 60_000)
+        Canvas(ids, nowhere, nowhere), LARGE, Saber(2, 1), Sampling(), rng.row_keys(52, 60_000)
     )
     assert_trajectory(list(itertools.islice(stream, 7)), canvases(laws))
 
@@ -305,7 +293,7 @@ def test_klass_waits_as_long_as_its_history():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("factor", "own"), [(1.0, {}), (1.8, {}), (1.2, {"temperature": 0.6})])
+@pytest.mark.parametrize(("factor", "own"), [(1.8, {}), (1.2, {"temperature": 0.6})])
 def test_factor_follows_its_law(factor, own):
     exact = ExactLaws(LARGE, **own)
     step = exact.until_full(lambda c: exact.factor_step(c, factor))
@@ -364,17 +352,11 @@ def test_left_positions_run_on_an_earlier_clock(kind):
 
 
 def test_the_latest_clock_writes_from_left_to_right():
-    steps = run(LARGE, Ancestral(1500, clock_delay=0.999), rows=40, seed=83, limit=1502)
+    steps = run(LARGE, Ancestral(100, clock_delay=0.999), rows=40, seed=83)
     for s in steps:  # what is masked is a suffix
         masked = s.masked[:, [0, 2, 3, 4]].long()
         assert (masked.diff(dim=1) >= 0).all()
     assert not steps[-1].masked.any()
-
-
-def test_one_clock_for_all_is_no_clock():
-    for kind in (Ancestral, RandomRemask, ReMDM):
-        a, b = (run(LARGE, x, rows=500, seed=84) for x in (kind(5), kind(5, clock_delay=0.0)))
-        assert all(torch.equal(x.ids, y.ids) for x, y in zip(a, b, strict=True))
 
 
 @pytest.mark.slow

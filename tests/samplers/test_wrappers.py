@@ -5,14 +5,10 @@ from collections import Counter
 
 import pytest
 import torch
-from helpers.draws import LARGE, SMALL, assert_trajectory, start
-from helpers.draws import run as run_draws
+from helpers.draws import LARGE, SMALL, assert_trajectory, masks, run, start
 from helpers.exact import ExactLaws, canvases
 from helpers.tabular import PLAIN, TabularDenoiser
 
-from diffusion import rng
-from diffusion.canvas import Canvas
-from diffusion.denoise import denoise
 from diffusion.proposal import Sampling
 from diffusion.samplers.catalog import STEPPED
 from diffusion.samplers.make import Blocks, EarlyCommit, make_sampler
@@ -20,21 +16,15 @@ from diffusion.samplers.remasking import P2, RandomRemask, ReMDM, Saber
 from diffusion.samplers.unmasking import Ancestral, Confidence, FirstHitting
 
 DRAWS = 40_000
-
-
-def run(denoiser, rows, name, **own):
-    ids = torch.full((rows, denoiser.length), denoiser.mask_id)
-    nothing = torch.zeros_like(ids, dtype=torch.bool)
-    sampler = make_sampler(name, 1, **own)
-    keys = rng.row_keys(3, rows)
-    return list(denoise(Canvas(ids, nothing, nothing), denoiser, sampler, Sampling(), keys))
+FIVE = TabularDenoiser(length=5, vocab=3)
 
 
 @pytest.mark.parametrize("length", [1, 2])
 def test_blocks_are_written_in_order_and_inside_in_random_order(length):
     """p(x) is a mean over orders of the product of p(x_i | written, masks), enumerated here."""
     denoiser = TabularDenoiser(length=3, vocab=3, seed=length - 1)
-    written = run(denoiser, DRAWS, "first-hitting", block_length=length)[-1].ids
+    sampler = Blocks(FirstHitting(), length)
+    written = run(denoiser, sampler, seed=3, limit=5, ids=masks(DRAWS, 3))[-1].ids
     counts, chi_square = Counter(map(tuple, written.tolist())), 0.0
     for text in denoiser.texts():
         p, orders = 0.0, list(itertools.permutations(range(length)))
@@ -48,17 +38,6 @@ def test_blocks_are_written_in_order_and_inside_in_random_order(length):
     assert chi_square < 54.1  # 26 degrees of freedom, p = 0.001
 
 
-@pytest.mark.parametrize("name", PLAIN)
-def test_a_block_is_full_before_the_next_changes(name):
-    denoiser = TabularDenoiser(length=5, vocab=3)
-    steps = run(denoiser, 200, name, block_length=2)
-    for before, after in itertools.pairwise(steps):
-        for left in (0, 2):
-            open_before = before.masked[:, left : left + 2].any(1)
-            assert not (after.revealed[:, left + 2 :].any(1) & open_before).any()
-    assert not steps[-1].masked.any()
-
-
 # Options under which each sampler shows what is its own.
 LIVELY = {
     "threshold": {"threshold": 0.5},
@@ -70,24 +49,29 @@ LIVELY = {
     "factor": {"factor": 1.5},
     "entropy-bound": {"entropy_bound": 0.5},
     "ddim": {"sigma": 0.5},
+    "self-correction": {"corrections": 4},
 }
-PLANNED = dict.fromkeys(STEPPED, 6) | {"self-correction": 6 + 128}  # of six steps
+PLANNED = dict.fromkeys(STEPPED, 6) | {"self-correction": 6 + 4}  # of six steps
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_block_is_full_before_the_next_changes(name):
+    sampler = make_sampler(name, 1, block_length=2, **LIVELY.get(name, {}))
+    steps = run(FIVE, sampler, seed=3, limit=600, ids=masks(200, 5))
+    for before, after in itertools.pairwise(steps):
+        for left in (0, 2):
+            open_before = before.masked[:, left : left + 2].any(1)
+            assert not (after.revealed[:, left + 2 :].any(1) & open_before).any()
+    assert not steps[-1].masked.any()
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_one_block_of_everything_is_the_sampler_itself(name):
-    denoiser, own = TabularDenoiser(length=4, vocab=3), LIVELY.get(name, {})
-    runs = []
-    for more in ({}, {"block_length": 4}, {"block_length": 100}, {"early_commit": 1e9}):
-        sampler = make_sampler(name, 6, **own, **more)
-        ids = torch.full((300, 4), 3)
-        nothing = torch.zeros_like(ids, dtype=torch.bool)
-        keys = rng.row_keys(3, 300)
-        runs.append(
-            list(denoise(Canvas(ids, nothing, nothing), denoiser, sampler, Sampling(), keys))
-        )
+    denoiser = TabularDenoiser(length=4, vocab=3)
+    around = ({}, {"block_length": 4}, {"block_length": 100}, {"early_commit": 1e9})
+    samplers = [make_sampler(name, 6, **LIVELY.get(name, {}), **more) for more in around]
+    runs = [run(denoiser, sampler, seed=3, limit=200, ids=masks(300, 4)) for sampler in samplers]
     for other in runs[1:]:
-        assert len(other) == len(runs[0])
         for a, b in zip(runs[0], other, strict=True):
             for field in ("ids", "nfe", "revealed", "remasked"):
                 assert torch.equal(getattr(a, field), getattr(b, field))
@@ -96,12 +80,8 @@ def test_one_block_of_everything_is_the_sampler_itself(name):
 
 def test_given_tokens_count_for_no_block():
     """Blocks are counted over editable positions: prefix, then blocks of two."""
-    denoiser = TabularDenoiser(length=5, vocab=3)
     ids = torch.tensor([[1, 3, 3, 3, 3]]).repeat(50, 1)
-    frozen = ids != 3
-    sampler = make_sampler("first-hitting", 1, block_length=2)
-    canvas = Canvas(ids, frozen, torch.zeros_like(frozen))
-    steps = list(denoise(canvas, denoiser, sampler, Sampling(), rng.row_keys(0, 50)))
+    steps = run(FIVE, Blocks(FirstHitting(), 2), ids=ids)
     written = [set(s.revealed.nonzero()[:, 1].tolist()) for s in steps[1:]]
     assert written == [{1, 2}, {1, 2}, {3, 4}, {3, 4}]
 
@@ -110,31 +90,31 @@ def test_given_tokens_count_for_no_block():
 @pytest.mark.parametrize("name", [name for name in STEPPED if name != "self-correction"])
 def test_steps_are_divided_among_the_blocks_and_rounded_up(name, length):
     """Five tokens, seven steps; rows with fewer tokens have fewer blocks, of more steps."""
-    ids = torch.full((3, 6), 3)
+    ids = masks(3, 6)
     ids[:, 0], ids[1, 1:3], ids[2, 1:] = 1, 2, 2
-    frozen = ids != 3
-    canvas = Canvas(ids, frozen, torch.zeros_like(frozen))
-    denoiser = TabularDenoiser(length=6, vocab=3)
     sampler = make_sampler(name, 7, block_length=length, **LIVELY.get(name, {}))
-    steps = list(denoise(canvas, denoiser, sampler, Sampling(), rng.row_keys(0, 3)))
+    steps = run(TabularDenoiser(length=6, vocab=3), sampler, ids=ids, limit=100)
     blocks = [-(-n // length) for n in (5, 3)]
     each = [-(-7 // n) for n in blocks]
-    last = [
-        max(i for i, s in enumerate(steps) if (s.revealed | s.remasked)[row].any())
-        for row in (0, 1)
-    ]
     for row in (0, 1):
+        last = max(i for i, s in enumerate(steps) if (s.revealed | s.remasked)[row].any())
         spare = blocks[row] if name in ("ancestral", "remdm") else 0  # fills of what is left
-        assert last[row] <= blocks[row] * each[row] + spare
+        assert last <= blocks[row] * each[row] + spare
         assert steps[-1].nfe[row] <= blocks[row] * each[row] + spare
     if name in ("random-remask", "p2"):
         assert len(steps) - 1 == max(b * e for b, e in zip([*blocks, 1], [*each, 7], strict=True))
 
 
-@pytest.mark.slow
-def test_blocks_of_confidence_follow_their_law():
-    """Blocks of two of four masks, three steps: two for each block, one token a step."""
-    exact = ExactLaws(LARGE)
+def seed_loop(exact):
+    return [
+        lambda c, block=block, k=k: exact.seed_step(c, block, 1 - k / 2)
+        for block in ((0, 2), (3, 4))
+        for k in (1, 2)
+    ]
+
+
+def confidence(exact):
+    """Three steps: two for each block, one token a step."""
 
     def step(canvas):
         block = [i for i in exact.holes(canvas) if i in (0, 2)] or exact.holes(canvas)
@@ -144,21 +124,26 @@ def test_blocks_of_confidence_follow_their_law():
 
         return exact.chosen_step(canvas, commit)
 
-    sampler = Blocks(Confidence(3, "margin"), 2)
-    ours = run_draws(LARGE, sampler, rows=60_000, seed=91)
-    assert_trajectory(ours, exact.trajectory(start(LARGE), [step] * 4))
+    return [step] * 4
+
+
+def p2(exact):
+    return [
+        lambda c, block=block, keep=keep: exact.p2_step(c, block, keep, 1.7, True)
+        for block in ((0, 2), (3, 4))
+        for keep in (1, 2)
+    ]
 
 
 @pytest.mark.slow
-def test_blocks_of_the_seed_loop_follow_their_law():
+@pytest.mark.parametrize(
+    ("inner", "rule"),
+    [(RandomRemask(4), seed_loop), (Confidence(3, "margin"), confidence), (P2(4, 1.7), p2)],
+)
+def test_blocks_of_two_follow_the_law_of_their_sampler(inner, rule):
     exact = ExactLaws(LARGE)
-    steps = [
-        lambda c, block=block, k=k: exact.seed_step(c, block, 1 - k / 2)
-        for block in ((0, 2), (3, 4))
-        for k in (1, 2)
-    ]
-    ours = run_draws(LARGE, Blocks(RandomRemask(4), 2), rows=60_000, seed=92)
-    assert_trajectory(ours, exact.trajectory(start(LARGE), steps))
+    ours = run(LARGE, Blocks(inner, 2), rows=60_000, seed=91)
+    assert_trajectory(ours, exact.trajectory(start(LARGE), rule(exact)))
 
 
 @pytest.mark.slow
@@ -175,53 +160,33 @@ def test_blocks_of_remdm_follow_their_law():
                 lambda c, b=block, t=t, s=s, x=sigma: exact.remdm_step(c, b, 1 - t, 1 - s, x)
             )
     sampler = Blocks(ReMDM(4, "rescale", eta=0.7), 2)
-    ours = run_draws(SMALL, sampler, rows=60_000, seed=93, limit=8)
+    ours = run(SMALL, sampler, rows=60_000, seed=93, limit=8)
     assert_trajectory(ours, exact.trajectory(start(SMALL), steps))
-
-
-@pytest.mark.slow
-def test_blocks_of_p2_follow_their_law():
-    exact = ExactLaws(LARGE)
-    steps = [
-        lambda c, block=block, keep=keep: exact.p2_step(c, block, keep, 1.7, True)
-        for block in ((0, 2), (3, 4))
-        for keep in (1, 2)
-    ]
-    ours = run_draws(LARGE, Blocks(P2(4, 1.7), 2), rows=60_000, seed=94)
-    assert_trajectory(ours, exact.trajectory(start(LARGE), steps))
 
 
 @pytest.mark.slow
 def test_memory_begins_anew_with_each_block():
     """Saber in blocks: nothing of an earlier block is taken back or counted in the mean."""
-    exact = ExactLaws(LARGE)
+    exact, nothing = ExactLaws(LARGE), (None,) * 5
 
     def step(state):
         canvas = state[0]
-        block = (0, 2, 3) if set(exact.holes(canvas)) - {4} else (4,)
         if not exact.holes(canvas):
             return {state: 1.0}
-        fresh = block == (4,)
-        first, last = ((None,) * 5,) * 2 if fresh else state[1:]
+        fresh = not set(exact.holes(canvas)) - {4}
+        first, last = (nothing, nothing) if fresh else state[1:]
         part = ExactLaws(LARGE)
-        part.holes = lambda c: [i for i in exact.holes(c) if i in block]
+        part.holes = lambda c: [i for i in exact.holes(c) if i in ((4,) if fresh else (0, 2, 3))]
         return part.saber_step((canvas, first, last), 2, 1)
 
-    ours = run_draws(LARGE, Blocks(Saber(2, 1), 3), rows=60_000, seed=95, limit=9)
-    nothing = (None,) * 5
-    assert_trajectory(
-        ours, canvases(exact.trajectory((start(LARGE), nothing, nothing), [step] * 6))
-    )
+    ours = run(LARGE, Blocks(Saber(2, 1), 3), rows=60_000, seed=95, limit=9)
+    laws = exact.trajectory((start(LARGE), nothing, nothing), [step] * 6)
+    assert_trajectory(ours, canvases(laws))
 
 
 def test_the_quotas_of_a_block_are_those_of_its_own_masks():
     """Five masks, four steps, blocks of three: two and one, then one and one."""
-    denoiser = TabularDenoiser(length=5, vocab=3)
-    ids = torch.full((50, 5), 3)
-    nothing = torch.zeros_like(ids, dtype=torch.bool)
-    sampler = Blocks(Confidence(4), 3)
-    keys = rng.row_keys(0, 50)
-    steps = list(denoise(Canvas(ids, nothing, nothing), denoiser, sampler, Sampling(), keys))
+    steps = run(FIVE, Blocks(Confidence(4), 3), ids=masks(50, 5))
     for step, written in zip(steps, (0, 2, 1, 1, 1), strict=True):
         assert (step.revealed.sum(1) == written).all()
 
@@ -229,43 +194,38 @@ def test_the_quotas_of_a_block_are_those_of_its_own_masks():
 # ------------------------------------------------------------ early commit
 
 
+def leftmost(exact, canvas):
+    i = exact.holes(canvas)[0]
+    return {exact.replace(canvas, {i: t}): x for t, x in exact.choices(canvas, i)}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("gap", [1.2, 1.8])
-def test_early_commit_follows_its_law(gap):
+@pytest.mark.parametrize(
+    ("inner", "gap", "rule"),
+    [
+        (Confidence(4), 1.8, lambda exact, c: exact.confidence_step(c, 1, "probability")),
+        (Blocks(FirstHitting(), 1), 1.5, leftmost),  # it fills beyond the block
+    ],
+)
+def test_early_commit_follows_its_law(inner, gap, rule):
     exact = ExactLaws(LARGE, temperature=0.8)
-    editable = (0, 2, 3, 4)
-    step = lambda c: exact.committing(  # noqa: E731
-        c, editable, gap, lambda c: exact.confidence_step(c, 1, "probability")
-    )
-    sampler = EarlyCommit(Confidence(4), gap)
-    ours = run_draws(LARGE, sampler, Sampling(0.8), rows=60_000, seed=96)
+
+    def step(canvas):
+        return exact.committing(canvas, (0, 2, 3, 4), gap, lambda c: rule(exact, c))
+
+    ours = run(LARGE, EarlyCommit(inner, gap), Sampling(0.8), rows=60_000, seed=96)
     assert (ours[-1].nfe < 4).any() and (ours[-1].nfe > 1).any()
-    assert_trajectory(ours, exact.trajectory(start(LARGE), [step] * 4))
-
-
-@pytest.mark.slow
-def test_early_commit_around_blocks_fills_beyond_the_block():
-    exact = ExactLaws(LARGE)
-
-    def left(canvas):
-        i = exact.holes(canvas)[0]
-        return {exact.replace(canvas, {i: t}): x for t, x in exact.choices(canvas, i)}
-
-    step = lambda c: exact.committing(c, (0, 2, 3, 4), 1.5, left)  # noqa: E731
-    sampler = EarlyCommit(Blocks(FirstHitting(), 1), 1.5)
-    ours = run_draws(LARGE, sampler, rows=60_000, seed=97)
     assert_trajectory(ours, exact.trajectory(start(LARGE), [step] * 4))
 
 
 def test_early_commit_ends_samplers_that_would_go_on():
     for inner in (RandomRemask(6), ReMDM(6, "rescale", eta=1.0), P2(6, 2.0)):
-        steps = run_draws(LARGE, EarlyCommit(inner, 1e-9), rows=500, seed=98)
+        steps = run(LARGE, EarlyCommit(inner, 1e-9), rows=500, seed=98)
         assert len(steps) <= 7 and not steps[-1].masked.any()
-        seen = [s.nfe for s in steps]
-        assert (seen[-1] == 1).all()  # the first forward pass decides
+        assert (steps[-1].nfe == 1).all()  # the first forward pass decides
 
 
 def test_early_commit_makes_no_forward_pass_of_its_own():
-    ours = run_draws(LARGE, EarlyCommit(Ancestral(9), 1e9), rows=500, seed=99)
-    plain = run_draws(LARGE, Ancestral(9), rows=500, seed=99)
+    ours = run(LARGE, EarlyCommit(Ancestral(9), 1e9), rows=500, seed=99)
+    plain = run(LARGE, Ancestral(9), rows=500, seed=99)
     assert torch.equal(ours[-1].nfe, plain[-1].nfe)
