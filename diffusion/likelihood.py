@@ -51,8 +51,7 @@ def _measured(
     count, shape, measure, device, batch_size=16, shard=(0, 1), gather=None, on_batch=None
 ) -> Tensor:
     """(count, *shape): ``measure`` of the indices below ``count``, in batches, every world-size-th in
-    a ``shard`` (rank, world size). ``gather`` joins (M, ...) over processes; ``on_batch`` gets (done,
-    to do)."""
+    a ``shard`` (rank, world size); ``gather`` joins (M, ...), ``on_batch`` gets (done, to do)."""
     rank, world = shard
     mine = torch.arange(rank, count, world, device=device)
     found = torch.zeros(count, *shape, dtype=rng.double(device), device=device)
@@ -199,12 +198,8 @@ def stream_bound(
     **how,
 ) -> Bound:
     """The bound of ``blocks`` (N, L) written from block to block, or in the layout ``causal`` their
-    exact negative log-likelihood.
-
-    Args:
-        collate: for a global batch of N * draws; with a causal weight of 0, or 1 if causal.
-        slots: of its layout, on the device and in the dtype of the model's attention.
-    """
+    exact negative log-likelihood; ``collate`` is for a global batch of N * draws, with a causal weight
+    of 0, or 1 if causal, and ``slots`` are those of its layout for the model's attention."""
     device = blocks.device
 
     def once(index: Tensor, draw: int) -> Tensor:
@@ -221,10 +216,10 @@ def stream_bound(
         return torch.stack([once(index, draw) for draw in range(draws)], 1)
 
     values = _measured(len(blocks), (draws,), measure, device, **how)
-    prefix_len, fixed = collate.prefix_len, collate.fixed_ids
     if collate.size is None:
-        prefix_len, fixed = 1, fixed[:0]
-    editable = editable_positions(blocks, prefix_len, fixed)
+        editable = editable_positions(blocks, 1, collate.fixed_ids[:0])
+    else:
+        editable = editable_positions(blocks, collate.prefix_len, collate.fixed_ids)
     return _summary(values.mean(1), blocks, editable, token_bytes)
 
 
@@ -253,8 +248,7 @@ def pseudo_likelihood(
 ) -> Tensor:
     """Mean over the positions ``hidden`` (B, L) of log p(token | all other tokens), in nats (B,), each
     masked alone (arXiv:1910.14659, who sum). It favours text whose tokens predict each other."""
-    how = {"padding": canvas.padding, "batch_size": batch_size}
-    return -_one_by_one(backbone, canvas.ids, hidden, noise, **how)
+    return -_one_by_one(backbone, canvas.ids, hidden, noise, canvas.padding, batch_size=batch_size)
 
 
 @torch.no_grad()
@@ -268,14 +262,9 @@ def text_bounds(
     seed: int = 0,
     **how,
 ) -> Tensor:
-    """Draws (B, D) of the likelihood bound of each text, in nats per token, as `likelihood_bound` has
-    them for that text alone with the same seed.
-
-    Args:
-        canvas: (B, L), written.
-        editable: (B, L) bool, the tokens whose likelihood is measured, at least one a row.
-        how: see `likelihood_bound`; ``on_batch`` counts forward passes.
-    """
+    """Draws (B, D) of the likelihood bound of the tokens ``editable`` (B, L), at least one a row, in
+    nats per token, as `likelihood_bound` has them for each text alone with the same seed; ``how``: see
+    there."""
     device = canvas.ids.device
     key = rng.seed_key(seed, device)
     estimate = _noise_draws if isinstance(noise, Interpolating) else _fixed_count_draws

@@ -17,11 +17,9 @@ from diffusion.noise import Absorbing
 
 
 class Backbone(nn.Module):
-    """A Hugging Face language model whose forward computes logits at queried positions only: the
-    vocabulary projection is the largest matrix product of a small model.
-
-    This is also the one place that knows whether a model is *shifted*: predicts token i at slot
-    i - 1, as causal models and models adapted from them do (DiffuLLaMA, arXiv:2410.17891).
+    """A Hugging Face language model whose forward computes logits at queried positions only. This is
+    also the one place that knows whether a model is *shifted*: predicts token i at slot i - 1, as
+    causal models and models adapted from them do (DiffuLLaMA, arXiv:2410.17891).
 
     Args:
         model: any ``AutoModelForMaskedLM``, with adapters of peft or without, or a decoder such as a
@@ -204,11 +202,7 @@ class Backbone(nn.Module):
     ) -> Tensor:
         """Logits (N, V) as those of `forward`, but at the positions ``shadows`` (B, L) from a
         prediction that does not look at the token there, all in one forward pass: see
-        `layouts.block_slots`.
-
-        Raises:
-            UserError: a model that counts distances between slots cannot have shadows.
-        """
+        `layouts.block_slots`. `UserError` where a model cannot have shadows."""
         self._two_at_a_place(
             "cannot judge what is written without seeing it; use a sampler without shadow copies, "
             "see --list_samplers"

@@ -27,15 +27,9 @@ class Kept:
         self.layers: list[Tensor] = []
 
     def at(self, rows: Tensor, columns: Tensor, last: int, room: int) -> Callable:
-        """What `Encoder` calls in each layer of a pass over R of the rows.
-
-        Args:
-            rows: (R,) their numbers.
-            columns: (R, S) where the keys and values of the slots are kept; the last column, -1, takes
-                those that nobody reads.
-            last: the number of columns that are attended to.
-            room: the number of columns that are there.
-        """
+        """What `Encoder` calls in each layer of a pass over the R ``rows``, which keeps the keys and
+        values of the slots at ``columns`` (R, S) of ``room``, -1 being for those that nobody reads, and
+        attends to the first ``last``."""
         some = slice(None) if len(rows) == self.rows else rows  # a view, where it can be one
 
         def keep(layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,7 +229,7 @@ class Approximate(Blockwise):
     computed; between that, the block alone (*dual*), or the block and everything after it (*prefix*).
 
     Args:
-        denoiser: a `Denoiser` whose backbone has `Backbone.keeps`; it writes after the prompt.
+        denoiser: a `Denoiser` whose backbone has `Backbone.keeps`.
         dual: keep what is after the block, too.
         refresh: passes over a block from one of the whole canvas to the next; None: one a block.
     """

@@ -3,7 +3,7 @@ those around it (`guidance`), and any other that the loop may be given.
 
 - ``noise`` and ``device`` say what it reads and where, ``passes`` how many forward passes a call costs;
 - ``start(canvas)`` is called once for each generation and returns the denoiser of that generation,
-  which may keep state for each row; ``forbidding(*ids)`` returns one that never writes these ids;
+  which may keep state for each row;
 - ``scope(query)`` is where (R, L) a pass can predict, ``slots(query)`` how many slots of each row (R,) a
   call computes;
 - called with a `Query` it returns logits (N, V) at the N queried positions, row-major, which the caller

@@ -8,14 +8,13 @@ class Family:
     """How the models of one ``config.model_type`` differ from others.
 
     Attributes:
-        head: names of the parts that turn hidden states (..., d) into logits (..., V), applied one
-            after the other. Without them the model's own forward does that, for the queried rows.
+        head: names of the parts that turn hidden states into logits, one after the other; without
+            them the model's own forward does.
         after_padding: positions are numbered from pad_id + 1, as in RoBERTa; else from 0.
         places: ``position_ids`` alone say where a token is, so that two slots can be at one place, as
-            blocks and shadows need it. Models that count distances between slots cannot do that.
+            blocks and shadows need it.
         windows: some layers see the near ones alone, and take a mask of their own for it.
-        encoder: names of the parts that `Encoder` calls, which keeps keys and values exactly; without
-            them every pass computes all slots that it reads.
+        encoder: names of the parts that `Encoder` calls, which keeps keys and values exactly.
         decoder: it reads from left to right unless its attention is set to see both sides.
         alone: padding changes its output, so rows of different lengths are computed apart.
     """

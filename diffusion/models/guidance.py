@@ -23,13 +23,11 @@ class Wrapped:
         self.denoiser = denoiser
         self.noise, self.device, self.passes = denoiser.noise, denoiser.device, denoiser.passes
 
-    def forbidding(self, *ids: int) -> "Wrapped":
-        """The same denoiser with more ids forbidden."""
-        return self._around(self.denoiser.forbidding(*ids))
-
     def start(self, canvas: Canvas) -> "Wrapped":
         """The denoiser of one generation, see `models.denoiser`."""
-        return self._around(self.denoiser.start(canvas))
+        other = copy.copy(self)
+        other.denoiser = self.denoiser.start(canvas)
+        return other
 
     def scope(self, query: Query) -> Tensor:
         """(R, L) where a call can predict."""
@@ -39,20 +37,10 @@ class Wrapped:
         """(R,) slots that a call computes."""
         return self.denoiser.slots(query)
 
-    def _around(self, denoiser) -> "Wrapped":
-        other = copy.copy(self)
-        other.denoiser = denoiser
-        return other
-
 
 class Guided(Wrapped):
     """Classifier-free guidance without training (arXiv:2410.18514): with c the logits and u those
-    of a canvas whose prompt is masked, c + weight (c - u). Two forward passes a call.
-
-    Args:
-        weight: 0 changes nothing.
-        kept: tokens of the prompt that stay in u: ``<s>`` and other specials.
-    """
+    of a canvas whose prompt is masked, but for the ids ``kept``, c + weight (c - u)."""
 
     def __init__(self, denoiser, weight: float, kept: list[int]):
         super().__init__(denoiser)
@@ -86,11 +74,10 @@ class Guided(Wrapped):
 class Processed(Wrapped):
     """transformers' repetition processors, which expect the tokens before the one to be written.
 
-    On a canvas these are, for ``repetition_penalty``, all visible tokens of the row but the one
-    at the position itself, on both sides and in the prompt. For ``no_repeat_ngram_size`` they are
-    the tokens to the left, where a mask or the edge of the canvas matches nothing. Tokens written in
-    the same step do not see each other, so n-grams can still repeat unless one token is written at a
-    time from left to right. Where every token would be banned, none is.
+    For ``repetition_penalty`` these are all visible tokens of the row but the one at the position
+    itself. For ``no_repeat_ngram_size`` they are the tokens to the left, where a mask matches nothing;
+    tokens written in the same step do not see each other, so n-grams can still repeat unless one token
+    is written at a time from left to right. Where every token would be banned, none is.
     """
 
     def __init__(self, denoiser, repetition_penalty: float = 1.0, no_repeat_ngram_size: int = 0):

@@ -9,9 +9,9 @@ A canvas of L tokens, ``<s>`` first, can be read in three layouts:
   block, and all slots of its block (BD3-LM, arXiv:2503.09573). Keys and values of the clean stream
   depend on no block size, and are what a cache may keep.
 
-The clean stream predicts token i at slot i - 1, whatever the model. In the noisy stream a *shifted*
-model (see `Backbone`) does so, too: there a block of tokens s..e-1 has slots for s-1..e-1, of which
-the first holds the true token s - 1. A model that predicts at the token's own slot has s..e-1.
+The clean stream predicts token i at slot i - 1. In the noisy stream a *shifted* model (see `Backbone`)
+does so, too: a block of tokens s..e-1 has slots for s-1..e-1, of which the first holds the true token
+s - 1. Other models have slots for s..e-1.
 """
 
 import functools
@@ -195,15 +195,11 @@ def block_slots(
     """Slots of the positions ``first`` (R,) to ``end`` (R,) - 1 of a canvas of L, which see each
     other, and those of their shadows (WINO, arXiv:2507.18578).
 
-    After the block follows, for each position of ``shadows`` (R, L), a mask with the same position
-    id. It sees itself and the block without that one slot; nothing sees it, so the other predictions
-    do not change. A shifted model predicts token i at slot i - 1, which sees slot i: there a shadow is
-    a pair, the token of slot i - 1 and a mask for slot i, which see each other and the block without
-    those two slots.
-
-    The first layer of a shadow is that of a canvas with a mask at the position. In deeper layers the
-    other slots have seen the token, and pass it on to the shadow (two hops); without that, each
-    position would need its own forward pass.
+    After the block follows, for each position of ``shadows`` (R, L), a mask with the same position id,
+    which sees itself and the block without that one slot, and is seen by nothing. Of a shifted model a
+    shadow is a pair, the token of slot i - 1 and a mask for slot i, which see each other and the block
+    without those two. In deeper layers than the first the other slots have seen the token, and pass it
+    on to the shadow (two hops); without that, each position would need its own forward pass.
     """
     device, rows = first.device, len(first)
     width = int((end - first).max())

@@ -121,12 +121,9 @@ def load_masked_lm(name: str, tokenizer=None, access: Access = PLAIN, base: bool
 
 
 def masked_lm(model: torch.nn.Module, name: str) -> torch.nn.Module:
-    """A masked language model that is in memory already, in evaluation mode. Of one with adapters of
-    peft it is a copy with the adapters merged into the weights: writing in blocks reads those alone.
-
-    Raises:
-        UserError: a causal model, or adapters that cannot be merged, such as learned prompts.
-    """
+    """A masked language model that is in memory already, in evaluation mode; of one with adapters of
+    peft a copy with the adapters merged into the weights. `UserError` for a causal model, or adapters
+    that cannot be merged, such as learned prompts."""
     if hasattr(model, "get_base_model") or getattr(model, "_hf_peft_config_loaded", False):
         if not hasattr(model, "merge_and_unload"):
             raise UserError(
@@ -198,14 +195,9 @@ _SETTINGS = {"objective": str, "shift": bool, "prefix_len": int, "layouts": dict
 
 
 def diffusion_settings(config) -> dict:
-    """What finetune.py recorded in the config (empty for a model it never trained).
-
-    Raises:
-        UserError: a value of another type.
-    """
-    settings = getattr(config, "diffusion", None)
-    if settings is None:
-        return {}
+    """What finetune.py recorded in the config (empty for a model it never trained); `UserError` for a
+    value of another type."""
+    settings = getattr(config, "diffusion", None) or {}
     if not isinstance(settings, dict) or any(
         type(settings[name]) is not kind for name, kind in _SETTINGS.items() if name in settings
     ):
@@ -216,11 +208,8 @@ def diffusion_settings(config) -> dict:
 
 
 def noise_settings(config, name: str) -> dict:
-    """The noise that a model was trained to remove, its ``name`` and, of hybrid noise, its ``p_u``.
-
-    Raises:
-        UserError: it is unknown.
-    """
+    """The noise that a model was trained to remove, its ``name`` and, of hybrid noise, its ``p_u``;
+    `UserError` where it is unknown."""
     settings = diffusion_settings(config)
     kind, p_u = settings.get("noise", "absorbing"), settings.get("p_u")
     if kind not in KINDS or (kind == "hybrid") != (p_u is not None) or not 0 <= (p_u or 0) < 1:

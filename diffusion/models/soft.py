@@ -1,14 +1,13 @@
 """Soft-masking: masks that remember what was predicted for them (Soft-Masked Diffusion Language
 Models, 2025).
 
-A step of masked diffusion discards every prediction that it does not write. Here the word embedding
-of a mask is mixed with those of the k tokens that were most probable there in the forward pass
-before, weighted by their probabilities π:
+The word embedding of a mask is mixed with those of the k tokens that were most probable there in the
+forward pass before, weighted by their probabilities π:
 
     e = (1 - λ) W[mask] + λ Σ π_v W[v],    λ = ω_s sigmoid(ω_a (-H - ω_b)),
 
-where H is the entropy of that prediction in nats: the lower, the more is fed back. Three scalars are
-learned; ω_s = 0 is the model without soft-masking.
+where H is the entropy of that prediction in nats. Three scalars are learned; ω_s = 0 is the model
+without soft-masking.
 """
 
 import math
@@ -121,12 +120,8 @@ def summary(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def blend(table: nn.Embedding, ids: Tensor, noise: Absorbing, feedback: Feedback) -> Tensor:
-    """Word embeddings (B, L, d) of ``ids`` (B, L), with a memory at the masks.
-
-    Args:
-        table: the word embeddings of the model.
-        feedback: (M,), of the M masks in row-major order.
-    """
+    """Word embeddings (B, L, d) of ``ids`` (B, L) from those of the model, ``table``, with a memory at
+    the masks: ``feedback`` (M,) in row-major order."""
     # In float32: in fewer digits a small λ would be none.
     weights = feedback.weights  # (M, k + 1)
     tokens = F.embedding(feedback.ids, table.weight).to(weights.dtype)  # (M, k, d)
@@ -155,12 +150,8 @@ def _on_the_arc(mask: Tensor, tokens: Tensor, weights: Tensor, mixed: Tensor) ->
 
 class TwoPass(nn.Module):
     """A `Backbone` as it is trained and evaluated with soft-masking, called the same way: a first
-    pass without gradient, then one whose masks remember its predictions. (A text is written with the
-    predictions of an earlier state of the canvas instead.)
-
-    Args:
-        forbidden: ids that are never written, as those of `Denoiser`.
-    """
+    pass without gradient, then one whose masks remember its predictions. ``forbidden``: as that of
+    `Denoiser`."""
 
     def __init__(self, backbone: nn.Module, soft: SoftMask, noise: Absorbing, forbidden: list[int]):
         super().__init__()
@@ -185,14 +176,12 @@ class TwoPass(nn.Module):
 
 
 class SoftMasked(Wrapped):
-    """A denoiser whose masks remember the predictions of the step before.
-
-    All masks that a pass can predict are queried, since all are fed back. A token that is masked again
-    remembers itself, as in the published code, unless ``forget``.
+    """A denoiser, `Denoiser` or `InBlocks`, whose masks remember the predictions of the step before.
+    All masks that a pass can predict are queried, since all are fed back.
 
     Args:
-        denoiser: `Denoiser` or `InBlocks`.
-        forget: a mask that was a token since the last pass over its row remembers nothing.
+        forget: a mask that was a token since the last pass over its row remembers nothing; else
+            itself, as in the published code.
         skip: ``first`` or ``last``: no mask of a row remembers anything while more than four fifths
             of what is to be written are masks, or fewer than one fifth. For ablations.
     """
@@ -247,24 +236,18 @@ def _some(logits: Tensor, rows: Tensor) -> Tensor:
 
 
 def load_soft_mask(model: nn.Module, folder: str) -> SoftMask | None:
-    """The soft-masking that finetune.py recorded in the config of a model and wrote beside it; None
-    where it has none.
-
-    Raises:
-        UserError: invalid settings, or scalars that cannot be read.
-    """
+    """The soft-masking that finetune.py recorded in the config of a model and wrote beside it, or None;
+    `UserError` where it is damaged."""
     settings = diffusion_settings(model.config).get("soft")
     if settings is None:
         return None
-    try:
-        k, mixing = settings["k"], settings["mixing"]
-        if mixing not in MIXINGS or type(k) is not int or not 1 <= k <= model.config.vocab_size:
-            raise ValueError("k or mixing is out of its range")
-    except (KeyError, TypeError, ValueError) as error:
+    known = settings if isinstance(settings, dict) else {}
+    k, mixing = known.get("k"), known.get("mixing")
+    if mixing not in MIXINGS or type(k) is not int or not 1 <= k <= model.config.vocab_size:
         raise UserError(
-            f"the config of {folder} has invalid settings of soft-masking ({first_line(error)}); copy "
-            "the folder that finetune.py wrote"
-        ) from None
+            f"the config of {folder} has invalid settings of soft-masking, k {k} and mixing {mixing}; "
+            "copy the folder that finetune.py wrote"
+        )
     soft = SoftMask(k, mixing)
     soft.load(resolve(folder)[0])
     return soft.to(next(model.parameters()).device).eval().requires_grad_(False)

@@ -228,20 +228,6 @@ def test_padding_is_no_repetition():
     assert torch.equal(logits[:, 1:], plain[:, 1:]) and not torch.equal(logits, plain)
 
 
-def test_wrappers_pass_on_what_is_forbidden():
-    class Forbidding(TabularDenoiser):
-        more = ()
-
-        def forbidding(self, *ids):
-            self.more = ids
-            return self
-
-    wrapped = Processed(Guided(Forbidding(4, 3), 1.0, []), 1.2)
-    assert wrapped.passes == 2
-    again = wrapped.forbidding(7)
-    assert again.denoiser.denoiser.more == (7,) and again.passes == 2
-
-
 # ------------------------------------------------------------ windows
 
 
