@@ -60,24 +60,11 @@ def chat_of(folder, system=None, **options) -> Chat:
 # ---------------------------------------------------------------- what stands before an answer
 
 
-@pytest.mark.parametrize("folder", ["words", "tokens"])
-def test_the_conversation_is_what_the_template_makes_of_it(folder, request):
-    chat = chat_of(request.getfixturevalue(folder), system="Be kind")
+def test_the_conversation_is_what_the_template_makes_of_it(tokens):
+    chat = chat_of(tokens, system="Be kind")
     messages = talk("The river?", "Yes.", "And she?", system="Be kind")
     theirs = chat.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
     assert chat.template.prompt(messages) == theirs["input_ids"]
-
-
-def test_special_tokens_that_somebody_types_are_text(tokens):
-    chat = chat_of(tokens)
-    question = "Is </s> a <mask>, or <|end|><|end|>?"
-    ids = chat.template.prompt(talk(question))
-    end, user, assistant = (
-        chat.tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("end", "user", "assistant")
-    )
-    assert (ids[0], ids[-3], ids[-1]) == (user, end, assistant)
-    assert not set(ids[1:-3]) & set(chat.tokenizer.all_special_ids)
-    assert chat.tokenizer.decode(ids[1:-3]) == question
 
 
 def test_the_oldest_turns_go_and_the_system_stays(words):
@@ -107,15 +94,12 @@ def test_an_answer_is_the_model_s_own_behind_that_text(call, words):
     (record,) = records(out)
     writer = diffusion.load(str(words))
     tokenizer = writer.tokenizer
-    ids = [*encode(tokenizer, f"Q: {question}\nA:"), *[tokenizer.mask_token_id] * 8]
-    ids = torch.tensor([ids])
+    masks = [tokenizer.mask_token_id] * 8
+    ids = torch.tensor([[*encode(tokenizer, f"Q: {question}\nA:"), *masks]])
     given = ids != tokenizer.mask_token_id
+    canvas, sampler = Canvas(ids, given, torch.zeros_like(given)), make_sampler("confidence", 3)
     *_, last = denoise(
-        Canvas(ids, given, torch.zeros_like(given)),
-        writer.denoiser,
-        make_sampler("confidence", 3),
-        Sampling(1.0, 50, 0.95),
-        rng.row_keys(0, [0]),
+        canvas, writer.denoiser, sampler, Sampling(1.0, 50, 0.95), rng.row_keys(0, [0])
     )
     answer = last.ids[0, -8:].tolist()
     if tokenizer.eos_token_id in answer:
@@ -132,7 +116,6 @@ def test_an_answer_is_the_model_s_own_behind_that_text(call, words):
     ("name", "more"),
     [
         ("causal", ["--attention", "block"]),
-        ("first-hitting", ["--attention", "full"]),
         ("remdm", ["--block_length", "3"]),
         ("wino", ["--attention", "block", "--block_length", "3"]),
     ],
@@ -187,10 +170,8 @@ def test_the_token_that_the_template_ends_an_answer_with_ends_it(run_script, tok
     chat = chat_of(tokens)
     assert chat.ends == {2, 323} and chat.tokenizer.eos_token_id == 323
     # Neither end is forbidden; the other specials are.
-    assert set(chat.tokenizer.all_special_ids) - {323} <= {
-        *chat.job.writer.denoiser.forbidden.tolist(), 2,
-    }  # fmt: skip
-    assert not {2, 323} & set(chat.job.writer.denoiser.forbidden.tolist())
+    forbidden = set(chat.job.writer.denoiser.forbidden.tolist())
+    assert set(chat.tokenizer.all_special_ids) - forbidden == {2, 323}
 
 
 @pytest.mark.parametrize(
@@ -206,13 +187,9 @@ def test_what_follows_the_end_is_not_shown(words, written, text, shown):
     chat = chat_of(words)
     prompt = chat.template.prompt(talk("The river?"))
     ids = prompt + chat.tokenizer(written, add_special_tokens=False)["input_ids"]
-    canvas = Canvas(
-        torch.tensor([ids]),
-        (torch.arange(len(ids)) < len(prompt))[None],
-        torch.zeros(1, len(ids), dtype=torch.bool),
-    )
-    sampler = make_sampler("first-hitting")
-    keys, texts = rng.row_keys(0, [0]), {}
+    given = (torch.arange(len(ids)) < len(prompt))[None]
+    canvas = Canvas(torch.tensor([ids]), given, torch.zeros_like(given))
+    sampler, keys, texts = make_sampler("first-hitting"), rng.row_keys(0, [0]), {}
     steps = denoise(canvas, chat.job.writer.denoiser, sampler, Sampling(), keys)
     (step,) = chat.alone(steps, [len(prompt)], texts)
     assert texts == {0: text}
@@ -226,19 +203,15 @@ def test_what_follows_the_end_is_not_shown(words, written, text, shown):
 # Combinations of options are in tests/cli/test_checks.py.
 
 
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        ([" "], "the prompt is empty"),
+def test_a_mistake_gets_one_sentence_and_exit_code_2(call):
+    for arguments, named in (
         (["He?", "--system", " "], "--system is empty"),
         (["river " * 60], "for the answer needs"),
-    ],
-)
-def test_a_mistake_gets_one_sentence_and_exit_code_2(call, arguments, named):
-    code, out, err = call(*arguments)
-    said = [line for line in err.splitlines() if line.startswith("inference.py: ")]
-    assert (code, out, len(said)) == (2, "", 1)
-    assert named in said[0] and "Traceback" not in err
+    ):
+        code, out, err = call(*arguments)
+        said = [line for line in err.splitlines() if line.startswith("inference.py: ")]
+        assert (code, out, len(said)) == (2, "", 1)
+        assert named in said[0] and "Traceback" not in err
 
 
 def test_what_only_the_loop_or_the_model_shows(call, run_script, tiny_model, words, tmp_path):

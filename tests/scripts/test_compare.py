@@ -20,7 +20,10 @@ from rich.console import Console
 
 import compare
 from diffusion import measure as measuring
+from diffusion.autoregressive import load_causal_writer
+from diffusion.canvas import written_ids
 from diffusion.errors import UserError
+from diffusion.generate import Writer, load_writer
 from diffusion.options import GenerationOptions
 from diffusion.views import record, terminal
 from diffusion.views.drawing import GIF_TICK, Sheet, Stage, strip_moments
@@ -264,10 +267,6 @@ def test_without_a_prompt_the_beginning_of_a_text_is_asked_for(call, monkeypatch
 
 
 def test_both_write_as_many_tokens_and_what_the_scripts_would(call, tiny_model, tiny_gpt2):
-    from diffusion.autoregressive import load_causal_writer
-    from diffusion.canvas import written_ids
-    from diffusion.generate import load_writer
-
     code, out, _ = call("The river", *SMALL, "--json", "--seed", "5", "--temperature", "0.8")
     data = json.loads(out)
     assert code == 0 and os.listdir() == []
@@ -421,8 +420,6 @@ def test_a_damaged_replay_gets_one_sentence(call, kept, case):
 
 
 def test_out_of_memory_says_what_to_change(call, monkeypatch):
-    from diffusion.generate import Writer
-
     def full(self, *arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -445,9 +442,7 @@ def long_film():
     return synchronized([Track(left, "left", token_line), Track(right, "right", token_line)])
 
 
-@pytest.mark.parametrize(
-    "columns, lines", [(60, 40), (100, 30), (200, 50), (20, 12), (8, 5), (70, 3)]
-)
+@pytest.mark.parametrize("columns, lines", [(60, 40), (200, 50), (20, 12), (8, 5)])
 def test_rows_fit_the_window_and_do_not_jump(columns, lines):
     shown, heights = long_film(), set()
     panes = [terminal.Pane(track) for track in shown.tracks]
@@ -462,9 +457,8 @@ def test_rows_fit_the_window_and_do_not_jump(columns, lines):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("columns", [60, 100])
-def test_the_whole_texts_are_left_on_the_terminal(tty, monkeypatch, columns):
-    stream, shown = tty(columns, 30), long_film()
+def test_the_whole_texts_are_left_on_the_terminal(tty, monkeypatch):
+    stream, shown = tty(60, 30), long_film()
     now = [0.0]
 
     def sleep(seconds):

@@ -8,13 +8,11 @@ import torch
 
 from diffusion import likelihood
 from diffusion.autoregressive import load_causal_writer
-from diffusion.canvas import written_ids
 from diffusion.data import packing
 from diffusion.generate import load_writer
 from diffusion.models import hub, tokenizers
 from diffusion.models.layouts import arrange
 from diffusion.options import GenerationOptions
-from diffusion.samplers.catalog import SAMPLERS
 from diffusion.views.frames import written_text
 
 TEXT = (
@@ -48,11 +46,6 @@ def test_it_is_small_and_without_pickles(name):
     assert sum(files.values()) <= 30e6
     assert "model.safetensors" in files and "README.md" in files
     assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in files)
-
-
-def test_it_has_at_most_14_million_parameters(writer):
-    model = writer.denoiser.backbone.model
-    assert sum(p.numel() for p in model.parameters()) <= 14e6
 
 
 def test_its_bound_on_new_text_is_far_below_the_unigram_entropy(writer):
@@ -93,20 +86,12 @@ def test_its_default_is_causal_text_in_fewer_passes(writer):
     assert last.nfe.double().mean() < 0.9 * 64
 
 
-@pytest.mark.parametrize("sampler", ["causal", "speculative", "confidence"])
-def test_its_texts_are_equal_without_the_cache(writer, sampler):
-    options = GenerationOptions(length=40, sampler=sampler, attention="block")
+def test_its_texts_are_equal_without_the_cache(writer):
+    options = GenerationOptions(length=40, sampler="speculative", attention="block")
     *_, ours = writer.generate(["The town", "She opened the window"], options, [0, 1])
     options.cache = False
     *_, anew = writer.generate(["The town", "She opened the window"], options, [0, 1])
     assert torch.equal(ours.ids, anew.ids) and torch.equal(ours.nfe, anew.nfe)
-
-
-def test_the_nll_of_gpt2_on_new_text_is_far_below_the_unigram_entropy(gpt2):
-    ids = torch.tensor([[0, *gpt2.tokenizer(TEXT, add_special_tokens=False)["input_ids"]]])
-    with torch.no_grad():
-        nll = gpt2.model(ids, labels=ids).loss.item()
-    assert nll < 4.5
 
 
 def test_the_scorer_is_larger_and_has_read_other_text(gpt2):
@@ -126,6 +111,7 @@ def test_the_two_have_one_shape(writer, gpt2):
     """What the cards claim: the same tokenizer, body, number of parameters, and compute."""
     masked, causal = writer.denoiser.backbone.model, gpt2.model
     count = [sum(p.numel() for p in model.parameters()) for model in (masked, causal)]
+    assert count[0] <= 14e6
     assert abs(count[0] / count[1] - 1) < 0.03
     assert writer.tokenizer.get_vocab() == gpt2.tokenizer.get_vocab()
     a, b = masked.config, causal.config
@@ -163,19 +149,10 @@ def test_its_card_says_what_its_config_says(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "sampler", [name for name, entry in SAMPLERS.items() if "absorbing" in entry.noises]
-)
+@pytest.mark.parametrize("sampler", ["speculative", "first-hitting", "remdm"])
 def test_the_same_text_alone_and_in_a_batch(writer, sampler):
     options = GenerationOptions(sampler=sampler, max_len=48)
     *_, together = writer.generate(["The town", "The river", "In 1887"], options, [0, 3, 1])
     *_, alone = writer.generate(["The river"], options, [3])
     assert together.ids[1].tolist() == alone.ids[0].tolist()
     assert written_text(writer.tokenizer, alone, 0).startswith("The river")
-
-
-def test_gpt2_writes_the_same_text_alone_and_in_a_batch(gpt2):
-    options = GenerationOptions(max_len=64)
-    *_, together = gpt2.generate(["The town of", "The river", "In 1887"], options, [0, 3, 1])
-    *_, alone = gpt2.generate(["The river"], options, [3])
-    assert written_ids(together, 1) == written_ids(alone, 0)

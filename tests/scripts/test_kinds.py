@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.kinds import tokenizer_of
 from helpers.models import save_model
+from helpers.terminals import records
 from transformers import (
     AlbertConfig,
     AlbertForMaskedLM,
@@ -22,8 +23,11 @@ import compare
 import diffusion
 import gpt2_inference
 import inference
+from diffusion.generate import load_writer
+from diffusion.options import GenerationOptions
 from diffusion.views.frames import written_text
 from diffusion.views.record import unpack
+from studies.board.board import write_batch
 
 TEXT = "It's  5,000 m, 日本 (3 ft) old."
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -59,10 +63,6 @@ def call(run_script, kept_models, folders, name):
         return out, err
 
     return call
-
-
-def records(out: str) -> list[dict]:
-    return [json.loads(line) for line in out.split("\n") if line]
 
 
 def test_every_way_in_gives_the_text_back(call, tmp_path):
@@ -137,10 +137,6 @@ def test_a_comparison_has_the_prompt_on_both_sides(run_script, folders):
 
 
 def test_the_texts_of_a_scoreboard_are_what_stands_behind_the_prompt(folders):
-    from diffusion.generate import load_writer
-    from diffusion.options import GenerationOptions
-    from studies.board.board import write_batch
-
     writer, prompts = load_writer(str(folders / "bert"), dtype="float32"), [TEXT, "The  river "]
     options = GenerationOptions(length=8, max_len=60, sampler="confidence")
     row = SimpleNamespace(options=options, model="bert")
@@ -159,9 +155,6 @@ def test_the_texts_of_a_scoreboard_are_what_stands_behind_the_prompt(folders):
 
 def test_a_model_that_writes_in_order_begins_a_text_with_a_word(folders):
     """Speculation reads the rule of the first token, too."""
-    from diffusion.generate import load_writer
-    from diffusion.options import GenerationOptions
-
     tokenizer = tokenizer_of("wordpiece")
     writer = load_writer(str(folders / "bert"), dtype="float32")
     pieces = [t.startswith("##") for t in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
