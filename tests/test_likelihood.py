@@ -354,14 +354,6 @@ def test_masks_of_an_evaluation_are_uniform_over_positions():
         assert chi_square_p(counts, [len(chosen) / len(counts)] * len(counts)) > 1e-3
 
 
-def test_a_constant_loss_is_returned_exactly_by_every_draw():
-    uniform = lambda ids, rows, *_: torch.zeros(int(rows.sum()), VOCAB + 1)  # noqa: E731
-    bound = evaluate(uniform, texts(50), draws=3)
-    assert bound.nats_per_token == pytest.approx(math.log(VOCAB + 1), abs=1e-6)
-    assert bound.standard_error < 1e-6
-    assert bound.by_mask_rate[4] == pytest.approx(math.log(VOCAB + 1), abs=1e-6)
-
-
 def test_batch_size_and_processes_do_not_change_the_evaluation():
     blocks, settings, reported = texts(11), {"draws": 2, "seed": 9}, []
     whole = evaluate(

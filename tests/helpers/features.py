@@ -1,9 +1,10 @@
 """What each family can do: everything is tried on a small random model, and printed as
-docs/families.md.
+docs/families.md, of which it makes the table.
 
-    python tests/helpers/features.py > docs/families.md
+    page=$(python tests/helpers/features.py) && echo "$page" > docs/families.md
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -32,37 +33,7 @@ from helpers.models import SENTENCES
 VOCAB = 280
 HIDING = ("p2", "wino", "saber")
 SAMPLERS = [name for name, entry in catalog.SAMPLERS.items() if "absorbing" in entry.noises]
-HEAD = """\
-# Families
-
-What works with which type of masked language model. `python tests/helpers/features.py` tries everything on small
-random models and prints this page, and `tests/models/test_features.py` repeats the trial. The page therefore says what
-runs; it does not say how well published weights write.
-
-```sh
-python inference.py "The river" --model microsoft/deberta-v3-base --sampler confidence
-python finetune.py --model answerdotai/ModernBERT-base --output_dir weights/modern
-```
-
-| types | samplers | blocks | causal | soft | batch |
-|---|---|---|---|---|---|
-{rows}
-
-Infilling, rewriting, scoring, guidance and sliding windows work with all of them.
-
-- **samplers**: which of {samplers} run. `p2`, `wino` and `saber` score written tokens by shadow copies, which need
-  absolute or rotary positions that can be set for each slot.
-- **blocks**: generation from left to right in blocks, and training for it. *cached*: keys and values of finished text are
-  kept exactly; *uncached*: each pass computes the text anew.
-- **causal**: training with `--objective causal`.
-- **soft**: training with soft-masking.
-- **batch**: texts of different lengths are computed *together*, or *apart* because padding would change the result.
-
-The head computes the queried positions only, and these logits equal the model's own (`tests/models/test_families.py`).
-Other types, and models with code of their own, are tried when they are loaded. One that does not read a few tokens as a
-masked language model does is refused; the others compute all positions, and have no blocks, no shadow copies and texts
-computed apart.
-"""
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
 
 
 def writer_of(name: str, tokenizer) -> Writer:
@@ -140,12 +111,12 @@ def abilities(name: str, tokenizer, whole: bool = True) -> tuple[str, ...]:
 
 
 def page(tokenizer) -> str:
-    """docs/families.md; types with equal abilities share a row."""
+    """docs/families.md with the rows of its table anew; types with equal abilities share one."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in FAMILIES:
         groups.setdefault(abilities(name, tokenizer), []).append(f"`{name}`")
-    rows = [f"| {', '.join(names)} | {' | '.join(cells)} |" for cells, names in groups.items()]
-    return HEAD.format(samplers=len(SAMPLERS), rows="\n".join(rows))
+    rows = [f"| {', '.join(names)} | {' | '.join(cells)} |\n" for cells, names in groups.items()]
+    return re.sub(r"(^\| `.*\n)+", "".join(rows), PAGE.read_text(), count=1, flags=re.MULTILINE)
 
 
 def told(text: str) -> dict[str, tuple[str, ...]]:

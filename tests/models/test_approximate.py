@@ -136,12 +136,10 @@ def test_a_block_that_is_the_whole_canvas_is_exact():
 @pytest.mark.parametrize("dual", [False, True])
 def test_other_rows_change_nothing(dual):
     denoiser, rows = Approximate(tiny(), SIZE, dual, 3), canvas(3, 7, 5)
-    keys = rng.row_keys(0, range(3), torch.device("cpu"))
-    together = texts(denoiser, rows, "threshold", {"threshold": 0.3}, keys)
+    keys, own = rng.row_keys(0, range(3), torch.device("cpu")), ("threshold", {"threshold": 0.3})
+    together = texts(denoiser, rows, *own, keys)
     for row in range(3):
-        alone = texts(
-            denoiser, rows.take([row]), "threshold", {"threshold": 0.3}, keys[row : row + 1]
-        )
+        alone = texts(denoiser, rows.take([row]), *own, keys[row : row + 1])
         assert torch.equal(alone.ids[0], together.ids[row])
         assert alone.slots[0] == together.slots[row]
 
@@ -165,22 +163,17 @@ NEAR = GenerationOptions(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("name", "value", "said"),
     [
-        (
-            {"noise": make_noise("hybrid", MASK, [1], VOCAB)},
-            "is for models trained for masks, not for hybrid",
-        ),
-        ({"soft": SoftMask()}, "does not go with soft-masking; add --no_soft_masking"),
-        ({"keeps": False}, "models of type roberta keep no keys and values"),
+        ("noise", make_noise("hybrid", MASK, [1], VOCAB), "for masks, not for hybrid"),
+        ("soft", SoftMask(), "does not go with soft-masking; add --no_soft_masking"),
+        ("keeps", False, "models of type roberta keep no keys and values"),
     ],
 )
-def test_models_that_it_is_not_for_are_refused(tiny_model, monkeypatch, change, said):
+def test_models_that_it_is_not_for_are_refused(tiny_model, monkeypatch, name, value, said):
     writer = load_writer(str(tiny_model))
     writer.check(NEAR)
-    for name, value in change.items():
-        owner = Backbone if name == "keeps" else writer.denoiser  # the one is a property
-        monkeypatch.setattr(owner, name, value)
+    monkeypatch.setattr(Backbone if name == "keeps" else writer.denoiser, name, value)
     with pytest.raises(UserError, match=said):
         writer.check(NEAR)
     writer.check(replace(NEAR, approximate_cache=None))

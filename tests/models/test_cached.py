@@ -83,10 +83,10 @@ def test_every_logit_is_that_of_the_two_stream_pass(name, shift):
     """Rows at different blocks, with different prompts and room, some done before others."""
     model = tiny(shift=shift)
     Checked.worst, Checked.answers = 0.0, 0
-    for canvas in (prompts(1, 7, 4, 13), prompts(3, 9, 5, new=6)):
+    for canvas in (prompts(1, 7, 4, total=14), prompts(3, 9, 5, new=6)):
         *_, last = written(model, canvas, name, 4, kind=Checked)
         assert not last.masked.any()
-    assert Checked.answers > 60 and Checked.worst < 1e-5
+    assert Checked.answers > 40 and Checked.worst < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["roberta", "bert", "electra", "distilbert"])

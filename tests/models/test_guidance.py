@@ -326,8 +326,3 @@ def test_what_is_allowed_holds_in_every_window():
     *_, last = denoise_windows(canvas, SMALL, FirstHitting, Sampling(), keys, 4, 2)
     for place in range(1, 9):
         assert (last.ids[:, place] == 2).any() == (place % 2 == 0)
-
-
-def test_steps_of_confidence_are_spent_in_each_window():
-    _, steps = write(SMALL, (2, M, M, M, M, M), 4, 2, 10, lambda: Confidence(2))
-    assert len(steps) == 5 and (steps[-1].nfe == 4).all()

@@ -62,16 +62,6 @@ def test_a_packed_model_says_what_it_said(name):
         assert all(torch.equal(weights[key], kept[key]) for key in weights)
 
 
-class Own(nn.Linear):
-    """A map of a model's own class, as Falcon's."""
-
-
-@packing
-def test_maps_of_a_class_of_their_own():
-    """Are not packed: nobody knows what else they do."""
-    assert isinstance(pack(nn.Sequential(Own(4, 4)), least=1)[0], Own)
-
-
 def large() -> nn.Module:
     """A model whose output alone is worth packing."""
     config = RobertaConfig(vocab_size=2048, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,

@@ -514,7 +514,9 @@ def test_guidance_keeps_two_memories():
 
 
 @pytest.mark.parametrize(
-    "name", ["remdm", "p2", "wino", "confidence", "random-remask", "saber", "klass"]
+    "name",
+    ["remdm", "wino", "confidence"]
+    + [pytest.param(n, marks=pytest.mark.slow) for n in ("p2", "random-remask", "saber", "klass")],
 )
 @pytest.mark.parametrize(
     "where", ["full", "blocks", pytest.param("windows", marks=pytest.mark.slow)]
