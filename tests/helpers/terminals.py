@@ -13,10 +13,20 @@ from pathlib import Path
 from rich.cells import cell_len
 from rich.console import Console, ConsoleDimensions
 
+from diffusion.views.frames import Frame, State
+
 ROOT = Path(__file__).resolve().parents[2]
 
 NASTY = [" <script>alert(1)</script>", " $x_1^2$", " 100%", " a\\b", " \"&amp;'", " </script>", "\n",
          " @@DATA@@", " \x1b[31m", " \ud800", " \\frac{"]  # fmt: skip
+
+
+def frame(*cells, index=1, total=10, seconds=0.25, **other) -> Frame:
+    """A frame from (piece, state) pairs; a bare string is a settled piece, None a mask."""
+    pairs = [("", State.MASKED) if cell is None else cell if isinstance(cell, tuple)
+             else (cell, State.SETTLED) for cell in cells]  # fmt: skip
+    pieces, states = [p for p, _ in pairs], [s for _, s in pairs]
+    return Frame(pieces, states, index, total, index, seconds, **other)
 
 
 def records(out: str) -> list[dict]:

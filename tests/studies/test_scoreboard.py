@@ -5,8 +5,6 @@ import csv
 import io
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from time import sleep
 
@@ -170,13 +168,9 @@ def test_a_run_and_all_that_it_leaves(whole, monkeypatch):
     assert data["paired_with"].startswith("tiny-gpt2") and len(data["paired"]) == 5
     lines = list(csv.DictReader(Path("board/results.csv").read_text().splitlines()))
     assert len(lines) == 9 and float(lines[6]["nfe"]) == 2 and lines[0]["nfe"] == ""
-    # Shown again from the file alone.
-    done = subprocess.run(
-        [sys.executable, "-c", "import sys; from studies import scoreboard; sys.argv = ['x', "
-         "'--results', 'board/results.json']; scoreboard.main(); assert 'torch' not in sys.modules"],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0 and done.stdout == out, done.stderr
+    with contextlib.redirect_stdout(io.StringIO()) as again:  # from the file alone
+        assert exit_code(scoreboard, ["--results", "board/results.json"]) == 0
+    assert again.getvalue() == out
 
 
 @pytest.mark.slow
@@ -293,8 +287,7 @@ def test_a_table_shows_no_digit_too_many():
 
 
 def test_a_page_has_no_html_of_a_text_or_a_name():
-    data = tiny_results(about="<script>",
-                        hardware="<i>", command="python `x` \x1b]0;t\x07")  # fmt: skip
+    data = tiny_results(about="<script>", hardware="<i>", command="python `x` \x1b]0;t\x07")
     data["rows"][0]["model"] = "<b>m"
     data["rows"][0]["first"]["text"] = " <img src=x>\x1b]0;t\x07"
     page = report.markdown({"r.json": report.json.loads(report.dump(data))})

@@ -9,7 +9,7 @@ from itertools import pairwise
 import matplotlib
 import numpy as np
 import pytest
-from helpers.terminals import NASTY
+from helpers.terminals import NASTY, frame
 from matplotlib.colors import to_rgb
 from PIL import Image
 
@@ -17,35 +17,21 @@ from diffusion.cli.files import check_animation_path
 from diffusion.errors import UserError
 from diffusion.views import drawing, layout
 from diffusion.views.drawing import STRIP_WIDTH, Stage, filmstrip, strip_moments
-from diffusion.views.film import LAST_HOLD, Film, Moment, Track, film_of, save_film, ticks
-from diffusion.views.frames import KINDS, Frame, State, legend
+from diffusion.views.film import LAST_HOLD, Film, Moment, Track, film_of, save_film
+from diffusion.views.frames import KINDS, State, legend
 from diffusion.views.webpage import page
 
 GIVEN, MASKED, FRESH, SETTLED, REMASKED, REPLACED, NOISE = State
 
 
-def save_animation(frames, path, on_progress=None, **film):
-    save_film(film_of(frames, **film), path, on_progress)
-
-
-def frame(*cells, index=0, seconds=0.0, ends=()):
-    """A frame from (piece, state) pairs; a bare string is a settled piece, None a mask."""
-    pairs = [("", MASKED) if cell is None else cell if isinstance(cell, tuple) else (cell, SETTLED)
-             for cell in cells]  # fmt: skip
-    pieces, states = [p for p, _ in pairs], [s for _, s in pairs]
-    return Frame(pieces, states, index, 3, index, seconds, list(ends))
-
-
 def generation(pieces=(" The", " quick", " fox", "es", " jump")):
     """Four frames: all masks, half written, one re-masked, the whole text."""
-    n = len(pieces)
-    given = (pieces[0], GIVEN)
-    half = [(p, FRESH) if i % 2 else None for i, p in enumerate(pieces)][1:]
-    third = [p if i % 2 else None for i, p in enumerate(pieces)][1:]
-    third[0] = ("", REMASKED)
-    last = [(p, FRESH if i % 2 == 0 else SETTLED) for i, p in enumerate(pieces)][1:]
-    rows = [[None] * (n - 1), half, third, last]
-    return [frame(given, *row, index=k, seconds=k * 0.1) for k, row in enumerate(rows)]
+    first, *rest = pieces
+    half = [None if i % 2 else (piece, FRESH) for i, piece in enumerate(rest)]
+    third = [("", REMASKED), *(None if i % 2 else rest[i] for i in range(1, len(rest)))]
+    last = [(piece, FRESH if i % 2 else SETTLED) for i, piece in enumerate(rest)]
+    rows = [[None] * len(rest), half, third, last]
+    return [frame((first, GIVEN), *row, index=k, seconds=k * 0.1) for k, row in enumerate(rows)]
 
 
 def grey(image):
@@ -110,7 +96,7 @@ def test_a_bad_name_is_refused_before_any_work(tmp_path, name):
         check_animation_path(tmp_path / name)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(UserError):
-        save_animation(generation(), tmp_path / name)
+        save_film(film_of(generation()), tmp_path / name)
     assert os.listdir(tmp_path) == ["folder.gif"]
 
 
@@ -122,7 +108,7 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        save_animation(generation(), path, on_progress=fail)
+        save_film(film_of(generation()), path, on_progress=fail)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["out.gif"]
 
@@ -135,20 +121,6 @@ def test_even_pacing_holds_the_last_frame(count, hold):
     film = film_of([frame("a")] * count)
     assert [m.shown for m in film.moments] == [(k,) for k in range(count)]
     assert [m.hold for m in film.moments] == [hold] * (count - 1) + [LAST_HOLD]
-
-
-def test_at_each_tick_stands_the_last_moment_that_has_begun():
-    holds = [0.013, 0.004, 0.0, 0.1, 0.033, 0.009, 0.05]
-    moments = [Moment((i,), hold) for i, hold in enumerate(holds)]
-    starts = np.cumsum([0, *holds[:-1]])
-    paced = ticks(Film([], moments), 0.02)
-    timeline = [m.shown[0] for m, count in paced for _ in range(count)]
-    for k, shown in enumerate(timeline[:-1]):
-        assert shown == max(i for i, start in enumerate(starts) if start <= k * 0.02 + 1e-9)
-    assert timeline[-1] == 6
-    assert len(timeline) == np.ceil(sum(holds) / 0.02)
-    still = Film([], [Moment((0,), 0.0), Moment((1,), 0.0)])
-    assert ticks(still, 0.02) == [(Moment((1,), 0.0), 1)]
 
 
 # Where it stands
@@ -173,16 +145,6 @@ def test_lines_break_between_words_and_nothing_overlaps():
             assert pieces[on_line[0]].startswith(" ")  # never inside a word
             assert laid[on_line[0]].x == 0
     assert len(by_line) == laid[-1].line + 1 > 2
-
-
-def test_breaks_and_long_words():
-    pieces = ["x" * 10] * 8 + ["\n\n", " y", "", "", "😀", "=" * 300]
-    places = layout.lay_out(pieces, measured, 20)
-    assert all(p.x + p.width <= 20 + 1e-9 for p in places[:8])
-    assert places[7].line > places[0].line
-    assert places[9].line == places[7].line + 2 and places[8].line == places[7].line
-    assert len({(place.line, place.x) for place in places[10:13]}) == 1  # one character
-    assert places[13].width == 20
 
 
 def test_the_font_is_as_large_as_fits():
@@ -282,7 +244,7 @@ def test_a_filmstrip_shows_eight_moments_with_first_and_last(tmp_path, monkeypat
     frames = [frame(f" {k}", index=k) for k in range(40)]
     shown = [m.shown[0] for m in strip_moments(film_of(frames))]
     assert len(shown) == 8 and shown[0] == 0 and shown[-1] == 39 and shown == sorted(set(shown))
-    save_animation(frames, tmp_path / "out.png")
+    save_film(film_of(frames), tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.width == STRIP_WIDTH and grey(picture).min() < 60
     drawn = []
@@ -296,7 +258,7 @@ def test_a_filmstrip_shows_eight_moments_with_first_and_last(tmp_path, monkeypat
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
 def test_mp4_is_written(tmp_path):
-    save_animation(generation()[2:], tmp_path / "out.mp4")
+    save_film(film_of(generation()[2:]), tmp_path / "out.mp4")
     assert (tmp_path / "out.mp4").read_bytes()[4:8] == b"ftyp"
     assert os.listdir(tmp_path) == ["out.mp4"]
 

@@ -3,28 +3,19 @@ import random
 import re
 
 import pytest
-from helpers.terminals import fake_terminals
+from helpers.terminals import fake_terminals, frame
 from rich.cells import cell_len
 from rich.console import ConsoleDimensions
 
 from diffusion.views import terminal
 from diffusion.views.film import Track
-from diffusion.views.frames import Frame, State
+from diffusion.views.frames import State
 from diffusion.views.terminal import GLYPHS, LiveView, Pane, scroll
 
 GIVEN, MASKED, FRESH, SETTLED, REMASKED, REPLACED, NOISE = State
 
 
 screen = pytest.fixture(fake_terminals)
-
-
-def frame(*cells, index=1, ends=(), **other):
-    """A frame from (piece, state) pairs; a bare string is a settled piece, None a mask."""
-    pairs = [("", MASKED) if cell is None else cell if isinstance(cell, tuple) else (cell, SETTLED)
-             for cell in cells]  # fmt: skip
-    pieces, states = [p for p, _ in pairs], [s for _, s in pairs]
-    fields = {"total": 10, "nfe": index, "seconds": 0.25} | other
-    return Frame(pieces, states, index, ends=list(ends), **fields)
 
 
 def words(text):
