@@ -122,12 +122,7 @@ class Panel:
         size: font size in pixels; None for the largest, up to 30, with which all lines fit.
     """
 
-    def __init__(
-        self,
-        rect: tuple[float, float, float, float],
-        frames: Sequence[Frame],
-        size: float | None = None,
-    ):
+    def __init__(self, rect: tuple, frames: Sequence[Frame], size: float | None = None):
         self.left, self.top, width, height = rect
         self.size, self.places = fit(frames, width, height, size)
 

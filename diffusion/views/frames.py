@@ -238,21 +238,14 @@ class Framer:
             return Slot(ids[place], given, typed.after.get(place, ""), place in typed.tight)
 
         known = step.confidence[row].tolist()
-        return Frame(
-            self.speller.pieces([slot(i, place) for i, place in enumerate(places)]),
-            states,
-            index=step.index,
-            total=step.total,
-            nfe=int(step.nfe[row]),
-            seconds=float(step.seconds),
-            ends=[i for i in ends if i <= cut],
-            confidence=[None if known[p] != known[p] else round(known[p], 4) for p in places],
-            slots=int(step.slots[row]),
-        )
+        pieces = self.speller.pieces([slot(i, place) for i, place in enumerate(places)])
+        known = [None if known[p] != known[p] else round(known[p], 4) for p in places]
+        ends = [i for i in ends if i <= cut]
+        counts = {"nfe": int(step.nfe[row]), "slots": int(step.slots[row])}
+        return Frame(pieces, states, step.index, step.total, seconds=float(step.seconds),
+                     ends=ends, confidence=known, **counts)  # fmt: skip
 
-    def spans(
-        self, step: Step, row: int, columns: Sequence[tuple[int, int]]
-    ) -> list[tuple[int, int]]:
+    def spans(self, step: Step, row: int, columns: Sequence[tuple]) -> list[tuple[int, int]]:
         """Where in the text of a row that hides nothing but its first token the positions from a to b
         of each (a, b) stand, in characters."""
         typed = step.typed[row] if step.typed else NOTHING

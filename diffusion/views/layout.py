@@ -51,17 +51,14 @@ def starts_word(previous: str, piece: str) -> bool:
 
 
 def lay_out(
-    pieces: list[str],
-    measure: Callable[[int, str], float],
-    width: float,
-    rooms: Sequence[float] = (),
+    pieces: list[str], measure: Callable[[int, str], float], width: float, rooms: Sequence[float]
 ) -> list[Place]:
     """Break ``pieces`` (L) into lines of ``width`` ems: between words, inside one only if it is
     wider than a line.
 
     Args:
         measure: (position, text) -> ems.
-        rooms: the least ems of each piece (L), or none.
+        rooms: the least ems of each piece (L).
     """
     words: list[list[int]] = []
     previous = ""
@@ -77,7 +74,7 @@ def lay_out(
         parts = []  # (gap before it, its own room, line breaks after it) of each piece
         for i in word:
             lead, core, breaks = split_piece(pieces[i])
-            room = max(measure(i, core), rooms[i] if rooms else 0.0) if core else 0.0
+            room = max(measure(i, core), rooms[i]) if core else 0.0
             parts.append((measure(i, lead) if i > 0 else 0.0, room, breaks))
         wrapped = x > 0 and x + sum(gap + room for gap, room, _ in parts) > width
         for gap, room, breaks in parts:

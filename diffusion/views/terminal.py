@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Self, TextIO
+from typing import TextIO
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
@@ -207,7 +207,7 @@ def settled(frame: Frame) -> Frame:
     return replace(frame, states=states)
 
 
-class LiveView:
+class LiveView(ExitStack):
     """Shows frames in place while they are made, as a context, and leaves the finished text and its
     status line on the normal screen. Where ``live`` is False (see `supports_live`) it is silent.
 
@@ -217,6 +217,7 @@ class LiveView:
     """
 
     def __init__(self, stream: TextIO, status: Callable[[Frame], str] = status_line):
+        super().__init__()  # which holds the alternate screen
         self.stream = stream
         self.hold = 0.0  # least seconds between two frames, for models faster than the eye
         self.live = supports_live(self.stream)
@@ -224,16 +225,12 @@ class LiveView:
         self._kinds: set[str] = set()  # what the legend has to explain
         self._next_draw = 0.0
         self._console: Console | None = None  # once there is something to show
-        self._full = ExitStack()  # holds the alternate screen
         self._pane = Pane(Track((), status=status))
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind, *exc) -> None:
         if kind is None:
             self.finish()
-        self._full.close()
+        super().__exit__(kind, *exc)
 
     def show(self, frame: Frame) -> None:
         """Draw a frame in the window as large as it is now."""
@@ -242,7 +239,7 @@ class LiveView:
             return
         if self._console is None:
             self._console = screen_of(self.stream)
-            self._full.enter_context(self._console.screen())
+            self.enter_context(self._console.screen())
         time.sleep(max(0.0, self._next_draw - time.monotonic()))
         columns, lines = self._console.size
         self._kinds |= frame.kinds()
@@ -258,8 +255,8 @@ class LiveView:
         if self._console is None:
             return
         time.sleep(max(0.0, self._next_draw - time.monotonic()))
-        self._full.close()
         console, self._console = self._console, None
+        self.close()
         last = settled(self.last)
         text = Pane(self._pane.track).text(last, min(console.width, WIDTH))
         console.print(Group(text, status_row(self._pane.track, last, console.width)))
@@ -269,7 +266,7 @@ def film_window(
     film: Film, panes: Sequence[Pane], moment: Moment, columns: int, lines: int | None
 ) -> Group:
     """A moment of a film on a clock, with a time line for each track on one scale; ``lines`` None:
-    as many rows as it takes, and no legend."""
+    as it stays, in as many rows as it takes, and without a legend."""
     foot, part = [line("")], min(columns, WIDTH) // 4
     for track, end in zip(film.tracks, film.ends, strict=True):
         row = Table.grid(padding=(0, 1, 0, 0))
@@ -278,9 +275,12 @@ def film_window(
         row.add_row(line(track.name), over, line(f"{end:.2f} s"))
         foot.append(row)
     foot.append(line(film.verdict if moment is film.moments[-1] else film.note))
-    if lines is not None and lines >= 12 + len(foot):
+    frames = film.frames(moment)
+    if lines is None:
+        frames = [settled(frame) for frame in frames]
+    elif lines >= 12 + len(foot):
         foot.append(legend_row(film.kinds))
-    return window(panes, film.frames(moment), columns, lines, foot)
+    return window(panes, frames, columns, lines, foot)
 
 
 def play(film: Film, stream: TextIO) -> None:
@@ -297,9 +297,7 @@ def play(film: Film, stream: TextIO) -> None:
             time.sleep(max(0.0, began + film.starts[i + 1] - time.monotonic()))
             i = max(i + 1, bisect_right(film.starts, time.monotonic() - began) - 1)
         time.sleep(min(1.0, final.hold))
-    calm = [replace(t, frames=[*t.frames[:-1], settled(t.frames[-1])]) for t in film.tracks]
-    panes = [Pane(track) for track in calm]
-    console.print(film_window(replace(film, tracks=calm), panes, final, console.width, None))
+    console.print(film_window(film, panes, final, console.width, None))
 
 
 # ---------------------------------------------------------------- tables

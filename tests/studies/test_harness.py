@@ -181,10 +181,8 @@ def test_what_is_written_ends_at_the_stop_strings(tiny_model):
 
 def test_greedy_continuations_are_checked_on_request(tiny_model):
     lm = DiffusionLM(str(tiny_model), by="order", greedy=True)
-    written = lm._write("The river", 4, temperature=0, length=4)
-    same = lm.tokenizer.decode(written)
-    if encode(lm.tokenizer, "The river" + same) == encode(lm.tokenizer, "The river") + written:
-        assert lm.loglikelihood([asked("The river", same)])[0][1] is True
+    same = lm.tokenizer.decode(lm._write("The river", 2, temperature=0, length=2))
+    assert lm.loglikelihood([asked("The river", same)])[0][1] is True
     assert lm.loglikelihood([asked("The river", " runs on")])[0][1] is False
 
 

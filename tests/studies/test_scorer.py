@@ -123,13 +123,9 @@ PROMPT, TEXT = "The river runs", " through the old town."
 def test_the_scorer_scores_the_continuation_alone(scorer):
     (said,) = scorer.read([(PROMPT, TEXT, False)])
     prompt, whole = (encode(scorer.tokenizer, t) for t in (PROMPT, PROMPT + TEXT))
-    assert whole[: len(prompt)] == prompt
-    ids = [scorer.tokenizer.bos_token_id, *whole]
-    assert said.tokens == len(whole) - len(prompt)
-    true = plain(scorer, ids, 1 + len(prompt))
-    assert said.each == pytest.approx(true, rel=1e-4)
-    assert said.nats == pytest.approx(sum(true), rel=1e-5)
-    assert not said.windowed
+    true = plain(scorer, [scorer.tokenizer.bos_token_id, *whole], 1 + len(prompt))
+    assert said.tokens == len(true) and said.each == pytest.approx(true, rel=1e-4)
+    assert said.nats == pytest.approx(sum(true), rel=1e-5) and not said.windowed
 
 
 def test_from_nothing_the_first_token_is_not_scored_and_an_end_is(scorer):
@@ -143,10 +139,10 @@ def test_from_nothing_the_first_token_is_not_scored_and_an_end_is(scorer):
 
 def test_a_prompt_whose_last_token_grows_is_scored_from_there(scorer):
     """The cut in "und|er" is inside a token of the whole: that token is not of the prompt."""
-    cut = next(i for i in range(1, len(TEXT))
-               if encode(scorer.tokenizer, TEXT[:i]) != encode(scorer.tokenizer, TEXT)[: len(encode(scorer.tokenizer, TEXT[:i]))])  # fmt: skip
+    whole = encode(scorer.tokenizer, TEXT)
+    starts = ((i, encode(scorer.tokenizer, TEXT[:i])) for i in range(1, len(TEXT)))
+    cut, alone = next((i, ids) for i, ids in starts if ids != whole[: len(ids)])
     (said,) = scorer.read([(TEXT[:cut], TEXT[cut:], False)])
-    whole, alone = (encode(scorer.tokenizer, t) for t in (TEXT, TEXT[:cut]))
     shared = next(i for i, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b)
     assert said.tokens == len(whole) - shared
 

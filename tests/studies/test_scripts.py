@@ -185,14 +185,16 @@ def test_what_is_measured_of_a_fill(tiny_model, tiny_gpt2):
 
 @pytest.mark.slow
 def test_infilling_from_flags_to_json(run_study, tiny_model, tiny_gpt2):
-    found, said = run_study("infilling", "--model", tiny_model, "--baseline", tiny_gpt2,
-        "--scorers", tiny_gpt2, "--lengths", 2, "--passages", 6, "--passage_len", 40,
-        "--candidates", 2)  # fmt: skip
+    flags = ("--model", tiny_model, "--baseline", tiny_gpt2, "--filler", tiny_gpt2, "--scorers",
+             tiny_gpt2, "--lengths", 2, "--passages", 3, "--candidates", 2, "--passage_len")  # fmt: skip
+    found, said = run_study("infilling", *flags, 30)
     assert found["text"] == "passages.txt"
     (rows,) = found["tokens"].values()
     assert [row["method"] for row in rows] == [
         "confidence at 0", "confidence at 1", "left to right at 0", "left to right at 1",
-        "ancestral at 0", "ancestral at 1", "GPT-2 at 0", "GPT-2 at 1", "GPT-2, best of 2", "what was cut out",
+        "ancestral at 0", "ancestral at 1", "GPT-2 at 0", "GPT-2 at 1", "GPT-2, best of 2",
+        "GPT-2 that fills in at 0", "GPT-2 that fills in at 1", "GPT-2 that fills in, best of 2",
+        "what was cut out",
     ]  # fmt: skip
     assert rows[-1]["numbers"]["ROUGE-L"] == [1, 1, 1] and rows[-1]["numbers"]["exact"][0] == 1
     nats = f"right side by {tiny_gpt2}"
@@ -200,6 +202,8 @@ def test_infilling_from_flags_to_json(run_study, tiny_model, tiny_gpt2):
     difference = rows[7]["numbers"][nats][0] - rows[0]["numbers"][nats][0]
     assert rows[7]["more"][nats][0] == pytest.approx(difference)
     assert "gaps of 2 tokens; more: than confidence at 0" in said
+    with pytest.raises(UserError, match=r"has 64 positions, .* use a smaller --passage_len"):
+        run_study("infilling", *flags, 58)
 
 
 # ---------------------------------------------------------------- training

@@ -4,9 +4,13 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForMaskedLM, GPT2Config, GPT2LMHeadModel
-
-from transformers import ModernBertConfig, RobertaConfig  # isort: skip
+from transformers import (
+    AutoModelForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    ModernBertConfig,
+    RobertaConfig,
+)
 
 from diffusion.models import layouts
 from diffusion.models.backbone import Backbone

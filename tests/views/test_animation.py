@@ -133,7 +133,7 @@ def measured(position, text):
 def test_lines_break_between_words_and_nothing_overlaps():
     pieces = ["", "The", "quick", "brown", "foxes,", "unbeliev", "ably", "jump"]
     pieces = [" " + p for p in pieces[1:]] + ["ing", "ly", ",", " over"]
-    laid = layout.lay_out(pieces, measured, 12)
+    laid = layout.lay_out(pieces, measured, 12, [0] * len(pieces))
     by_line = {}
     for i, place in enumerate(laid):
         assert place.x + place.width <= 12 + 1e-9
@@ -151,7 +151,7 @@ def test_the_font_is_as_large_as_fits():
     size, places = drawing.fit([frame(*[" word"] * 256)], 1200, 560)
     assert 16 <= size <= 30  # legible
     assert (places[-1].line + 1) * drawing.LINE * size <= 560
-    larger = layout.lay_out([" word"] * 256, measured, 1200 / (size + 0.5))
+    larger = layout.lay_out([" word"] * 256, measured, 1200 / (size + 0.5), [0] * 256)
     assert size == 30 or (larger[-1].line + 1) * drawing.LINE * (size + 0.5) > 560
 
 
