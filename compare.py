@@ -18,8 +18,6 @@ from diffusion.cli.options import Access, PairOptions
 from diffusion.errors import run
 from diffusion.options import COMPARED_SAMPLER, GenerationOptions
 from diffusion.samplers.spec import GONE
-from diffusion.views import record, terminal
-from diffusion.views.film import save_film
 
 
 @dataclass
@@ -69,6 +67,8 @@ def main() -> None:
     )
     texts = check(generation, args, access, prompt)
     if args.replay is not None:
+        from diffusion.views import record
+
         return show(record.load(args.replay), args)
 
     # torch and transformers take seconds to import; --help and mistakes need neither.
@@ -109,6 +109,9 @@ def check(generation, args, access, prompt: str | None) -> list[str] | None:
 
 def show(data: dict, args: CompareOptions) -> None:
     """Keep a measurement, play its film in the terminal, print its numbers, save the film."""
+    from diffusion.views import record, terminal
+    from diffusion.views.film import save_film
+
     film, target = record.film_of_record(data, args.slowdown), args.save_animation
     if args.replay is None:
         name = free_name(Path(args.output_dir or "."))

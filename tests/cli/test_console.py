@@ -56,7 +56,9 @@ def test_a_file_of_texts_is_whole_also_where_the_writing_ends_early(tmp_path, as
     script = type("Options", (), {"json": as_json, "output": str(tmp_path / "out.txt")})
     with pytest.raises(KeyboardInterrupt), job.Output(script) as output:
         for text in ("one\n", "two"):
-            output.write({"text": text}, shown=False)
+            output.write({"text": text})
+            (unfinished,) = tmp_path.iterdir()  # what SIGKILL would leave
+            assert text.strip() in unfinished.read_text()
         raise KeyboardInterrupt
     expected = '{"text": "one\\n"}\n{"text": "two"}\n' if as_json else "one\n\n\ntwo\n"
     assert (tmp_path / "out.txt").read_text() == expected

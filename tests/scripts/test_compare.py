@@ -241,7 +241,7 @@ def test_one_prompt_is_compared_kept_and_replayed(call, tmp_path, monkeypatch):
     code, again, err = call("--replay", kept / "compare.json", "--save_animation", "b.html")
     assert code == 0 and again == out, err
     films = []
-    monkeypatch.setattr(compare, "save_film", lambda film, *a, **k: films.append(film))
+    monkeypatch.setattr("diffusion.views.film.save_film", lambda film, *a, **k: films.append(film))
     for slowdown in ("1", "3"):
         replay = ("--replay", kept / "compare.json", "--slowdown", slowdown)
         assert call(*replay, "--save_animation", "c.png")[0] == 0
