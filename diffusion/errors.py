@@ -22,12 +22,8 @@ _STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\
 def printable(text: str) -> str:
     """The text with tabs as spaces and every character that could steer a terminal or reorder a
     line written as a backslash escape. Newlines stay."""
-
-    def escape(found) -> str:
-        code = ord(found[0])
-        return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
-
-    return _STEERING.sub(escape, text.replace("\r\n", "\n").expandtabs(4))
+    text = text.replace("\r\n", "\n").expandtabs(4)
+    return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def sentence(message: str, most: int = 1000) -> str:

@@ -44,9 +44,6 @@ def one_of(flag: str, value: str, names) -> str:
     raise UserError(f"{flag} {value!r} is unknown; {hint}use one of {', '.join(names)}")
 
 
-# ---------------------------------------------------------------- combinations
-
-
 class Conflict(NamedTuple):
     """One combination that is refused."""
 

@@ -89,8 +89,6 @@ def _is_first() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-# ---------------------------------------------------------------- prompts
-
 PROMPT_HELP = "Beginning of the text; else prompts are read from a pipe, or asked for."
 QUESTION = "Beginning of a text (some {} tokens, or more; two empty lines: quit) > "
 
@@ -124,14 +122,8 @@ def given_prompts(prompt: str | None, unconditional: bool) -> list[str] | None:
 
 
 def ask(answer: Callable[[str], None], question: str) -> None:
-    """Ask a question until two empty lines or Ctrl-D (EOFError), and answer what is typed.
-
-    Ctrl-C ends an answer, or empties the line; what is wrong with a line ends nothing.
-
-    Args:
-        answer: called with each line that is not empty.
-        question: shown before each line, such as `QUESTION.format(prefix_len)`.
-    """
+    """Ask a question until two empty lines or Ctrl-D (EOFError), and answer each line that is not empty.
+    Ctrl-C ends an answer, or empties the line; what is wrong with a line ends nothing."""
     with contextlib.suppress(ImportError):  # Windows has none: lines cannot be edited there
         import readline  # noqa: F401  (input() takes it: arrow keys, and the lines typed before)
 

@@ -13,11 +13,8 @@ LEFT = {LOCK, STAGING, MODEL_STAGING}  # names that a killed process may leave b
 
 
 def given_path(name: str, what: str = "") -> Path:
-    """The path that a user gave, with ~ expanded; what it names need not exist.
-
-    Raises:
-        UserError: no file could have that name: too long, a null byte, an unknown user.
-    """
+    """The path that a user gave, with ~ expanded; a name that no file could have is refused: too long,
+    a null byte, an unknown user."""
     try:
         path = Path(name).expanduser()
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
@@ -151,10 +148,7 @@ def check_animation_path(path: str | os.PathLike) -> None:
     """Refuse a name to which no animation can be written, before any work."""
     suffix = Path(path).suffix.lower()
     if suffix not in ANIMATIONS:
-        what = f"the ending {Path(path).suffix!r}" if suffix else "no ending"
-        raise UserError(f"{path}: {what}; an animation ends in one of {', '.join(ANIMATIONS)}.")
+        raise UserError(f"{path}: an animation ends in one of {', '.join(ANIMATIONS)}")
     check_file("--save_animation", str(path))
     if suffix == ".mp4" and shutil.which("ffmpeg") is None:
-        raise UserError(
-            f"{path}: MP4 needs the program ffmpeg; install it or write a .gif or .html."
-        )
+        raise UserError(f"{path}: MP4 needs the program ffmpeg; install it, or write a .gif")

@@ -56,8 +56,7 @@ class Session:
     def answer(self, line: str) -> None:
         """One line: a command, or the beginning of a text."""
         if not line.startswith("/"):
-            self.write(line, 0)
-            return
+            return self.write(line, 0)
         name, _, value = line[1:].partition(" ")
         command = self.commands.get(name)
         if command is None:
@@ -76,12 +75,9 @@ class Session:
             turns = self.turns[:-2] if sample else self.turns
             self.turns = self.chat.turn(turns, prompt, sample)
         elif self.editing.best_of:
-            self.edit("best_of", [prompt])
+            MODES["best_of"](self.job, self.editing, [prompt])
         else:
             self.continue_prompts(self.job, self.editing, [prompt], sample)
-
-    def edit(self, mode: str, text) -> None:
-        MODES[mode](self.job, self.editing, text)
 
     def again(self, _: str) -> None:
         if self.prompt is None or self.editing.best_of:
@@ -128,12 +124,12 @@ EDITING = {
     "infill": Command(
         "TEXT",
         "fill the blanks of a text: /infill The <mask:4> sat on the <mask:2-5>.",
-        lambda s, x: s.edit("infill", parse_template(text_or_file(x, "/infill"))),
+        lambda s, x: MODES["infill"](s.job, s.editing, parse_template(text_or_file(x, "/infill"))),
     ),
     "rewrite": Command(
         "TEXT",
         "mask random tokens of a text, or of a file, and fill them; /set strength and /set keep",
-        lambda s, x: s.edit("rewrite", text_or_file(x, "/rewrite")),
+        lambda s, x: MODES["rewrite"](s.job, s.editing, text_or_file(x, "/rewrite")),
     ),
 }
 SHARED = {

@@ -65,11 +65,8 @@ def parse_template(text: str) -> Template:
 
 
 def kept_characters(text: str, keep: list[str] | None) -> list[tuple[int, int]]:
-    """(start, end) of every place where the words to keep stand in a text, as whole words.
-
-    Raises:
-        UserError: words that are not there.
-    """
+    """(start, end) of every place where the words to keep are in a text, as whole words; a `UserError`
+    for those that are not there."""
     spans = []
     for words in keep or []:
         # A boundary only where the words themselves begin or end with a letter or digit.
@@ -107,11 +104,9 @@ def changes(old: str, new: str) -> list[Change]:
 def marked_changes(old: str, new: str) -> str:
     """The new text with what it replaced: ``[-old-]{+new+}``."""
     parts, at = [], 0
-    for change in changes(old, new):
-        parts.append(new[at : change.new_start])
-        parts.append(f"[-{change.old}-]" if change.old else "")
-        parts.append(f"{{+{change.new}+}}" if change.new else "")
-        at = change.new_end
+    for _, _, start, end, gone, come in changes(old, new):
+        parts += [new[at:start], gone and f"[-{gone}-]", come and f"{{+{come}+}}"]
+        at = end
     return "".join([*parts, new[at:]])
 
 

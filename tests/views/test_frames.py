@@ -186,7 +186,7 @@ def test_status_lines():
 def test_printable_disarms_what_steers_and_keeps_what_is_text():
     assert printable("a\x1b[31m\x07\x00\x9bb") == "a\\x1b[31m\\x07\\x00\\x9bb"
     assert printable("a\u202eb\u2066c\u2028d\ud800") == "a\\u202eb\\u2066c\\u2028d\\ud800"
-    assert printable("x\r\ny\rz") == "x\ny\\x0dz"
+    assert printable("x\r\ny\rz") == "x\ny\\rz"
     assert printable("\ta") == "    a"
     text = "naïve 東京 👩\u200d👧 हिन्दी e\u0301 $x_1$ \\n 100%\n"
     assert printable(text) == text

@@ -165,7 +165,7 @@ def test_tiny_windows_are_survived(screen, size):
 
 def test_escape_sequences_in_the_text_are_shown_not_obeyed(screen):
     tty = screen(60, 10)
-    expected = "a\\x1b[2J\\x1b]0;title\\x07\\x9b\\u202eb\\x0dc"
+    expected = "a\\x1b[2J\\x1b]0;title\\x07\\x9b\\u202eb\\rc"
     with LiveView(tty) as view:
         view.show(frame(" a\x1b[2J\x1b]0;title\x07", "\x9b", "\u202eb\rc"))
         assert tty.lines()[0] == expected
