@@ -10,6 +10,7 @@ Without a pretrained encoder, begin with a causal warm start: --objective causal
 """
 
 import atexit
+import json
 import os
 import shutil
 import sys
@@ -21,7 +22,7 @@ from pathlib import Path
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 from diffusion.cli.console import outlive_terminal, say
-from diffusion.cli.files import locked
+from diffusion.cli.files import locked, write_text
 from diffusion.errors import run as run_script
 from diffusion.training.arguments import answer_help, read_recipe
 
@@ -64,8 +65,9 @@ def main() -> None:
     two_pass = trainer.soft is not None
     if args.evaluate_only:
         say(f"{run.model.model}: {card.summary(trainer.evaluate(), two_pass)}")
-        if run.data.eval_blocks_file:
-            card.save_blocks(run.data.eval_blocks_file, trainer)
+        if run.data.eval_blocks_file and args.should_save:
+            found = {name: bound.by_block for name, bound in trainer.bounds.items()}
+            write_text(Path(run.data.eval_blocks_file), json.dumps(found) + "\n")
         return
 
     # 5. Train; a signal ends the training after its step. 6. Evaluate and save.

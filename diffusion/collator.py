@@ -59,8 +59,7 @@ class Corruption:
         self.fixed_ids, self.key = torch.as_tensor(self.fixed_ids), rng.seed_key(self.seed)
 
     def read(self, features: list[dict]) -> tuple[Tensor, Tensor, Tensor]:
-        """The token ids (B, L) of the features, which of them may be masked (B, L), and the numbers
-        (B,) of the samples."""
+        """The token ids (B, L), which of them may be masked (B, L), and the samples' numbers (B,)."""
         clean = _tokens(features)
         editable = editable_positions(clean, self.prefix_len, self.fixed_ids)
         return clean, editable, torch.tensor([f["draw"] for f in features])
@@ -116,8 +115,7 @@ class DiffusionCollator(Corruption):
             seen = self.noise.corrupt(clean, learned)
         t, labels = t.float(), clean.masked_fill(~learned, IGNORE)
         if "r" in more:
-            most = LARGEST_WEIGHT if self.loss == "clipped" else None
-            how = self.schedule, self.noise, most
+            how = self.schedule, self.noise, LARGEST_WEIGHT if self.loss == "clipped" else None
             weights = noise_weights(labels, seen, t, more["r"], free, *how)
         elif self.mean:
             weights = learned.float()

@@ -6,15 +6,10 @@ import pytest
 import torch
 from helpers.exact import RATES, assert_uniform, chi_square_p
 
-from diffusion.collator import (
-    IGNORE,
-    SEED_RATES,
-    CausalCollator,
-    ChatCollator,
-    DiffusionCollator,
-)
+from diffusion.collator import SEED_RATES, CausalCollator, ChatCollator, DiffusionCollator
 from diffusion.data.packing import ANSWER, CONTEXT, PADDING
 from diffusion.noise import MIN_TIME, Absorbing
+from diffusion.objective import IGNORE
 
 BOS, PAD, EOS, MASK = 0, 1, 2, 4
 LENGTH, PREFIX = 40, 6

@@ -8,17 +8,11 @@ import torch
 from helpers.exact import chi_square_p
 from helpers.tabular import TabularDenoiser
 
-from diffusion.collator import (
-    IGNORE,
-    CausalCollator,
-    DiffusionCollator,
-    MixCollator,
-    StreamCollator,
-)
+from diffusion.collator import CausalCollator, DiffusionCollator, MixCollator, StreamCollator
 from diffusion.likelihood import stream_bound
 from diffusion.models.layouts import arrange
 from diffusion.noise import Absorbing
-from diffusion.objective import cross_entropy
+from diffusion.objective import IGNORE, cross_entropy
 
 BOS, PAD, MASK = 0, 1, 2
 LENGTH = 31
@@ -38,10 +32,8 @@ def features(first: int, n: int, length: int = LENGTH) -> list[dict]:
 
 
 def blocks(size: int, shift=True, causal=0.0, prefix=1, seed=0, batch=16) -> StreamCollator:
-    layout = f"block{size}" if size else "causal"
-    return StreamCollator(
-        Absorbing(MASK), [BOS, PAD], prefix, layout, shift, causal, seed=seed, global_batch=batch
-    )
+    layout, spread = f"block{size}" if size else "causal", {"seed": seed, "global_batch": batch}
+    return StreamCollator(Absorbing(MASK), [BOS, PAD], prefix, layout, shift, causal, **spread)
 
 
 def clean_of(rows) -> torch.Tensor:
@@ -117,18 +109,10 @@ def test_the_bound_is_the_same_in_parts():
     slots = arrange("block4", LENGTH, 1, True)
     table = torch.randn(50, 50, generator=torch.Generator().manual_seed(0))
     model = lambda ids, query_mask, layout: table[ids[query_mask]]  # noqa: E731
-    whole = stream_bound(model, rows, collate, slots, sizes)
-    parts = []
-
-    def share(rank):
-        def gather(values):
-            parts.append(values)
-            return values
-
-        return stream_bound(model, rows, collate, slots, sizes, batch_size=3, shard=(rank, 2),
-                            gather=gather)  # fmt: skip
-
-    share(0), share(1)
+    whole, parts = stream_bound(model, rows, collate, slots, sizes), []
+    for rank in (0, 1):
+        spread = {"shard": (rank, 2), "gather": lambda values: parts.append(values) or values}
+        stream_bound(model, rows, collate, slots, sizes, batch_size=3, **spread)
     total = torch.cat(parts).sum(0)[:, 0]
     assert total.tolist() == pytest.approx(whole.by_block, rel=1e-12)
 
@@ -240,17 +224,8 @@ def test_the_same_seed_repeats_and_another_does_not():
 
 
 def mix(shares=EVEN, seed=0, micro=4, batch=16) -> MixCollator:
-    return MixCollator(
-        Absorbing(MASK),
-        [BOS, PAD],
-        1,
-        shares,
-        True,
-        1.67,
-        seed=seed,
-        global_batch=batch,
-        micro_batch=micro,
-    )
+    spread = {"seed": seed, "global_batch": batch, "micro_batch": micro}
+    return MixCollator(Absorbing(MASK), [BOS, PAD], 1, shares, True, 1.67, **spread)
 
 
 @pytest.mark.slow
@@ -278,13 +253,11 @@ def test_a_micro_batch_has_the_layout_of_its_number():
         for half in (rows[start : start + 2], rows[start + 2 : start + 4]):  # two processes
             assert collate(half).get("layout", "full") == name
         if name == "full":
-            expected = DiffusionCollator(Absorbing(MASK), [BOS, PAD], 1, global_batch=4)(
-                rows[start : start + 4]
-            )
+            own = DiffusionCollator(Absorbing(MASK), [BOS, PAD], 1, global_batch=4)
         else:
             weight = 1.0 if name == "causal" else 1.67
-            size = None if name == "causal" else int(name[5:])
-            expected = blocks(size, causal=weight)(rows[start : start + 4])
+            own = blocks(None if name == "causal" else int(name[5:]), causal=weight)
+        expected = own(rows[start : start + 4])
         for key in expected:
             same = batch[key] == expected[key]
             assert same if isinstance(same, bool) else same.all(), key

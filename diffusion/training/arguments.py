@@ -134,7 +134,6 @@ class TrainerFlags:
     gradient_accumulation_steps: int = flag(1, "Batches per optimiser step.", **_COUNT)
     optim: str = flag("adamw_torch", "adamw_torch, muon (for matrices), or others of the Trainer.")
     learning_rate: float = flag(5e-5, "Its highest value.", **_NONNEGATIVE)
-    lr_scheduler_type: str = flag("linear", "linear, cosine, constant_with_warmup, ...")
     warmup_steps: float = flag(0, "Of the learning rate; below 1: a share.", **_NONNEGATIVE)
     seed: int = flag(42, "Of all that is random.", range=(0, None), below=2**32)
     dtype: str = flag("auto", "float32 or bfloat16, for computing. Weights stay float32.",
@@ -161,11 +160,7 @@ GROUPS = (ModelArguments, DataArguments, DiffusionArguments)
 
 def read_recipe() -> None:
     """Replace the TOML file that the command line begins with by the flags it holds, which are then
-    read as if they were typed; flags that are typed after it win.
-
-    Raises:
-        UserError: it is no such file, or it cannot be read.
-    """
+    read as if they were typed; flags that are typed after it win."""
     name = sys.argv[1] if len(sys.argv) > 1 else "-"
     if name.startswith("-"):
         return
@@ -178,12 +173,12 @@ def read_recipe() -> None:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read the recipe {name}: {first_line(error)}") from None
     words = []
-    for flag_name, value in found.items():
+    for name, value in found.items():
         if isinstance(value, list):
-            words += [f"--{flag_name}", *map(str, value)]
+            words += [f"--{name}", *map(str, value)]
         else:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
-            words.append(f"--{flag_name}={text}")
+            words.append(f"--{name}={text}")
     sys.argv[1:2] = words
 
 

@@ -32,6 +32,9 @@ from diffusion.training import lora
 from diffusion.training.arguments import ModelArguments, Run
 from diffusion.training.checks import chosen_noise, reported
 
+_ROBERTA_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+_GPT2_DROPOUT = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+
 # ---------------------------------------------------------------- text
 
 
@@ -41,7 +44,7 @@ def read(run: Run) -> tuple[Iterable, Iterable | None]:
     data, train = run.data, not run.args.evaluate_only
 
     def documents(name: str, split: str) -> Iterable:
-        where = {"column": data.column, "config": None, "revision": None}
+        where = {"column": data.column}
         if name in data.dataset:
             where |= {"config": data.dataset_config, "revision": data.dataset_revision}
         if data.chat:
@@ -142,19 +145,12 @@ def make_collator(run: Run, model, tokenizer):
 
 @torch.no_grad()
 def check_embeddings(model: torch.nn.Module, noise: Absorbing, name: str) -> None:
-    """Refuse a model that does not read word embeddings as it reads the tokens they stand for.
-
-    Raises:
-        UserError: its outputs differ, or it takes none.
-    """
-    table, backbone, equal = model.get_input_embeddings(), Backbone(model), False
-    was_training = model.training
-    model.eval()
+    """Refuse a model that does not read word embeddings as it reads the tokens they stand for."""
+    table, was_training, equal = model.get_input_embeddings(), model.training, False
+    backbone = Backbone(model.eval())
     with contextlib.suppress(TypeError, ValueError, AttributeError):
-        ids = torch.full((1, 4), noise.mask_id, device=table.weight.device)
-        ids[0, 1:3] = torch.arange(5, 7)
+        ids = torch.tensor([[5, 6, 7, noise.mask_id]], device=table.weight.device)
         queried = noise.noisy(ids)
-        queried[0, 0] = False  # which a shifted model has no slot for
         plain, mixed = backbone(ids, queried), backbone(ids, queried, inputs_embeds=table(ids))
         equal = torch.allclose(plain.float(), mixed.float(), rtol=1e-2, atol=1e-2)
     model.train(was_training)
@@ -231,8 +227,7 @@ def build_model(run: Run, documents) -> tuple:
 
 
 def _settings(run: Run, config) -> dict:
-    """The settings of diffusion for the config of a model, from the flags and from its training
-    before."""
+    """The settings of diffusion for a model's config, from the flags and its training before."""
     before, causal = loading.diffusion_settings(config), run.causal
     shift = before.get("shift", family(config).decoder)
     shift = {"yes": True, "no": False}.get(run.diffusion.shift, shift)
@@ -275,7 +270,7 @@ def _random_model(size: dict, tokenizer, block_size: int, dropout: float):
     ids |= {f"{x}_token_id": getattr(tokenizer, f"{x}_token_id") for x in ("pad", "bos", "eos")}
     layers, width, heads = size["layers"], size["width"], size["heads"]
     if size["type"] == "gpt2":
-        rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
+        rates = dict.fromkeys(_GPT2_DROPOUT, dropout)
         config = GPT2Config(
             **ids | rates,
             n_embd=width,
@@ -285,7 +280,7 @@ def _random_model(size: dict, tokenizer, block_size: int, dropout: float):
             activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one fused kernel
         )
         return transformers.AutoModelForCausalLM.from_config(config)
-    rates = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout)
+    rates = dict.fromkeys(_ROBERTA_DROPOUT, dropout)
     config = RobertaConfig(
         **ids | rates,
         hidden_size=width,
@@ -301,12 +296,7 @@ def _random_model(size: dict, tokenizer, block_size: int, dropout: float):
 
 def _load_base(options: ModelArguments, causal: bool):
     """(model, tokenizer) of ``--model``. A decoder that is to become a denoiser sees both sides and,
-    where its tokenizer has none, gets a ``<mask>`` (DiffuLLaMA, arXiv:2410.17891).
-
-    Raises:
-        UserError: as `loading.load_masked_lm`, or a bidirectional model that is to be trained
-            causally.
-    """
+    where its tokenizer has none, gets a ``<mask>`` (DiffuLLaMA, arXiv:2410.17891)."""
     name, access = options.model, options.access
     config = loading.load_config(name, access)
     decoder, place, allowed = family(config).decoder, name, access
@@ -331,8 +321,7 @@ def _load_base(options: ModelArguments, causal: bool):
 
 
 def _set_dropout(model, rate: float) -> None:
-    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # RoBERTa's and its kin's
-    for name in (*names, "resid_pdrop", "embd_pdrop", "attn_pdrop"):  # GPT-2's
+    for name in (*_ROBERTA_DROPOUT, *_GPT2_DROPOUT):
         if hasattr(model.config, name):
             setattr(model.config, name, rate)
     for module in model.modules():

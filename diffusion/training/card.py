@@ -1,6 +1,5 @@
 """The final folder of a run, an ordinary model folder with a card, and its place on the hub."""
 
-import json
 import re
 import shlex
 import sys
@@ -34,14 +33,6 @@ def summary(metrics: dict, two_pass: bool = False) -> str:
         + ("; of the two passes of soft-masking" if two_pass else "")
         + (f"; nats per token by layout: {', '.join(layouts)}" if layouts else "")
     )
-
-
-def save_blocks(path: str, trainer) -> None:
-    """``--eval_blocks_file``: by layout the nats per token of each validation block, of ``ordered``
-    those of the few that are measured so (`trainer.validation_bounds`)."""
-    if trainer.args.should_save:
-        found = {name: bound.by_block for name, bound in trainer.bounds.items()}
-        files.write_text(Path(path), json.dumps(found) + "\n")
 
 
 def save(run: Run, trainer, tokenizer, metrics: dict, seconds: float) -> None:
@@ -156,11 +147,7 @@ def model_card(run: Run, model, trainer, metrics: dict, tokens: int, seconds: fl
 
 
 def publish(folder: Path, args) -> str:
-    """Upload a finished model folder with its card; returns its address.
-
-    Raises:
-        UserError: it failed; the folder is unchanged.
-    """
+    """Upload a finished model folder with its card; returns its address."""
     name = args.hub_model_id or folder.absolute().name
     try:
         address = huggingface_hub.create_repo(name, private=args.hub_private_repo, exist_ok=True)

@@ -69,8 +69,7 @@ def find_checkpoint(wanted: str | None, output_dir: str, adapters: bool = False)
 
 @torch.no_grad()
 def _load_weights(model: PreTrainedModel, folder: Path) -> None:
-    """Load the weights that `save_pretrained` wrote, as transformers reads them: it stores tied
-    weights once, under a name that it chooses, and some models under other names than their own."""
+    """Load what `save_pretrained` wrote, which has names of its own for tied and for some weights."""
     saved, report = type(model).from_pretrained(
         folder,
         config=model.config,
@@ -165,8 +164,7 @@ class WholeCheckpoints(Trainer):
                 self._discard(found[step])
 
     def _best(self) -> int | None:
-        """The step of the checkpoint with the lowest validation bound; None where no checkpoint was
-        evaluated."""
+        """The step of the checkpoint with the lowest validation bound; None: none was evaluated."""
         bounds = {e["step"]: e["eval_loss"] for e in self.state.log_history if "eval_loss" in e}
         known = (step for step in self._checkpoints() if step in bounds)
         return min(known, key=bounds.get, default=None)

@@ -5,13 +5,12 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import huggingface_hub
 import torch
 from transformers import TrainingArguments
-from transformers.trainer_utils import SchedulerType
 
 from diffusion import hardware
 from diffusion.cli import files
@@ -30,18 +29,6 @@ from diffusion.training.optimizer import MUON
 @dataclass
 class RunArguments(TrainerFlags, TrainingArguments):
     """`TrainerFlags` and everything else that the Trainer has."""
-
-    # As the Trainer has it, so that its names are the ones allowed.
-    lr_scheduler_type: SchedulerType | str = field(
-        default=TrainerFlags.lr_scheduler_type, metadata={"help": "Course of the learning rate."}
-    )
-    # What is not finite would be left out of the loss that is logged, and so would its warning.
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must stay false."})
-    adam_epsilon: float = field(default=1e-8, metadata={"help": "Of Adam.", "range": (0, None)})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Needed by models that do not use all their weights."}
-    )
 
     def __post_init__(self):
         check_values(self)
@@ -65,6 +52,9 @@ class RunArguments(TrainerFlags, TrainingArguments):
         self.recomputed, self.gradient_checkpointing = self.gradient_checkpointing, None
         self.compiled, self.torch_compile = self.torch_compile, False
         self.published, self.push_to_hub = self.push_to_hub, False
+        self.remove_unused_columns = False  # of batches; collators make all of them
+        self.logging_nan_inf_filter = False  # it leaves out of the logged loss what is not finite
+        self.ddp_find_unused_parameters = bool(self.ddp_find_unused_parameters)
         super().__post_init__()
         # One process drives one device; several are what `accelerate launch` is for.
         self._n_gpu = min(self.n_gpu, 1)
@@ -85,11 +75,7 @@ class RunArguments(TrainerFlags, TrainingArguments):
 
 
 def parse(description: str) -> Run:
-    """All flags of the command line.
-
-    Raises:
-        UserError: an unknown flag, or a malformed value.
-    """
+    """All flags of the command line; `UserError` where one is unknown or malformed."""
     with reported():
         return Run(*parse_flags((*GROUPS, RunArguments), description, gone=GONE))
 
@@ -210,11 +196,9 @@ _FIXED = {
     "fp16": (False,),
     "hub_token": (None,),  # it would stand in the list of processes; HF_TOKEN does not
     "label_smoothing_factor": (0.0,),
-    "logging_nan_inf_filter": (False,),
     "metric_for_best_model": (None, "loss"),  # the bound
     "greater_is_better": (None, False),
     "neftune_noise_alpha": (None,),
-    "remove_unused_columns": (False,),
     "torch_compile_backend": (None,),
     "torch_compile_mode": (None,),
 }
@@ -222,11 +206,7 @@ _FIXED = {
 
 def check(run: Run) -> None:
     """Refuse everything that can be refused before any work. ``--resume_from_checkpoint last`` becomes
-    the folder it stands for; nothing else is changed.
-
-    Raises:
-        UserError: the first flag that is wrong.
-    """
+    the folder it stands for; nothing else is changed."""
     groups = model, data, diffusion, args = run.model, run.data, run.diffusion, run.args
     for group in groups[:3]:
         check_values(group)
@@ -252,8 +232,8 @@ def check(run: Run) -> None:
     if not args.evaluate_only:
         check_output_dir(args)
         inputs = [model.model, model.tokenizer, data.dataset_dir, data.eval_dataset, *data.dataset]
-        for name in inputs if args.resume_from_checkpoint is None else ():
-            if name and _lies_in(name, args.output_dir):
+        for name in filter(None, inputs if args.resume_from_checkpoint is None else ()):
+            if _lies_in(name, args.output_dir):
                 raise UserError(
                     f"{name} lies in --output_dir {args.output_dir}, whose files are replaced; give "
                     "another folder"
@@ -265,18 +245,16 @@ def check(run: Run) -> None:
 
 def _check_size(run: Run) -> None:
     """Whether the model fits into memory, and the blocks into the model."""
-    model, block_size = run.model, run.data.block_size
-    if size := run.size:
-        width, rest = size["width"], (size["vocab"], block_size)
-        weights = 4 * loading.parameters(size["layers"], width, 4 * width, *rest)
-        what = f"--config {model.config} with --block_size {block_size}"
-        hardware.check_memory(4 * weights, what)  # with gradients and Adam's two averages
+    model, length, size = run.model, run.data.block_size, run.size
+    if size is not None:
+        width = size["width"]
+        count = loading.parameters(size["layers"], width, 4 * width, size["vocab"], length)
+        # In float32, with gradients and Adam's two averages.
+        hardware.check_memory(16 * count, f"--config {model.config} with --block_size {length}")
         return
     positions = max_length(loading.load_config(model.model, model.access))
-    if block_size > positions:
-        raise UserError(
-            f"--block_size {block_size} exceeds the {positions} positions of {model.model}"
-        )
+    if length > positions:
+        raise UserError(f"--block_size {length} exceeds the {positions} positions of {model.model}")
 
 
 def chosen_noise(run: Run) -> dict:

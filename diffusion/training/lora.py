@@ -19,10 +19,7 @@ def adapt(model: PreTrainedModel, settings: dict):
     """The model with adapters in its layers, as a PeftModel; from now on only they are trained.
 
     Args:
-        settings: of `arguments.parse_lora`.
-
-    Raises:
-        UserError: peft is missing, or a target matches no layer.
+        settings: of `arguments.parse_lora`; `UserError` where a target matches no layer.
     """
     try:
         import peft
@@ -47,12 +44,7 @@ def adapt(model: PreTrainedModel, settings: dict):
 
 
 def load(adapted, folder: Path) -> None:
-    """Load the adapters of a checkpoint.
-
-    Raises:
-        ValueError: they are of other settings, or not all there.
-        Exception: whatever a damaged file makes the library raise.
-    """
+    """Load the adapters of a checkpoint; ValueError where they are of other settings, or not all there."""
     import peft
 
     ours, theirs = adapted.active_peft_config, peft.PeftConfig.from_pretrained(folder)

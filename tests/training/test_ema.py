@@ -26,16 +26,3 @@ def test_average_follows_the_published_warm_up(decay):
             expected = {name: d * expected[name] + (1 - d) * new[name] for name in new}
         for name, p in average.module.named_parameters():
             torch.testing.assert_close(p.data, expected[name])
-
-
-def test_tied_weights_are_averaged_once():
-    model = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
-    model["b"].weight = model["a"].weight
-    average = AveragedModel(model, multi_avg_fn=ema_update(0.5))
-    average.update_parameters(model)
-    before = model["a"].weight.detach().clone()
-    with torch.no_grad():
-        model["a"].weight.add_(1)
-    average.update_parameters(model)
-    assert average.module["a"].weight is average.module["b"].weight
-    torch.testing.assert_close(average.module["a"].weight.data, before + 9 / 11)
