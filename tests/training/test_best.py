@@ -60,6 +60,7 @@ def test_the_end_has_the_weights_of_the_lowest_bound(run, bounds):
     assert (out / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_ends_early_and_one_that_goes_on_counts_on(run, tmp_path, bounds):
     flags = [*BEST, "--save_total_limit", 9, "--max_steps", 40, "--early_stopping_patience", 2]
     curve = [5.0, 4.0, 4.1, 3.0, 3.1, 3.0, 2.0]  # of steps 2, 4, ..., the last of them never seen

@@ -83,6 +83,7 @@ def test_padding_is_not_attended_to(run, model, talks, monkeypatch):
     assert_same_weights(one / "model.safetensors", two / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_the_bound_is_of_answers_on_a_canvas_of_a_block(run, model, tmp_path):
     """Against the sum over all mask patterns, with logits of the library's own model."""
     tokenizer = AutoTokenizer.from_pretrained(model)

@@ -43,6 +43,7 @@ def test_two_steps_and_a_third_are_three(run, tmp_path, kind):
     torch.testing.assert_close(ours, expected.flatten(0, 1), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["esm", "xlm-roberta"])  # saved under other names than their own
 def test_weights_that_are_not_all_there_are_refused(run, refused, tmp_path, kind):
     start = ["--model", save_family(kind, tmp_path / "model")]

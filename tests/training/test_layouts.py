@@ -68,6 +68,7 @@ def test_a_mix_is_learned_measured_and_noted(run, laid_out, shift):
     assert "eval_block64_nats_per_token" not in metrics  # longer than the text
 
 
+@pytest.mark.slow
 def test_the_causal_loss_of_a_block_batch_has_its_weight(run):
     first = {}
     for weight in (0, 1, 3):

@@ -50,6 +50,7 @@ def test_who_goes_on_without_a_word_keeps_the_noise(run, train, text):
     assert code == 0 and "nats per token" in err and "nan" not in err
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_whole_one_and_has_its_noise(run, refused):
     steps = ["--max_steps", 4, "--save_strategy", "steps", "--save_steps", 2,
              "--save_total_limit", 9]  # fmt: skip

@@ -65,6 +65,7 @@ def test_resumed_is_never_stopped(run, refused):
     refused([*flags, *SOFT], "soft.safetensors")
 
 
+@pytest.mark.slow
 def test_training_goes_on_with_the_scalars_of_the_model(run, refused, train, text):
     first, _ = run("--max_steps", 6, *SOFT, name="first")
     start = ["--model", first]
