@@ -132,9 +132,7 @@ class Query:
 
     ids: Tensor  # (B, L) int64 as far as they are written
     query_mask: Tensor  # (B, L) bool, the N positions that are predicted
-    rows: Tensor | None = (
-        None  # (B,) int64, rows of the canvas, for state kept; None: all, in order
-    )
+    rows: Tensor | None = None  # (B,) int64, their numbers in the canvas; None: all, in order
     padding: Tensor | None = None  # (B, L) bool, positions that do not exist
     # (B, L) bool, visible queried positions, predicted without the token there (`Backbone.shadowed`).
     shadows: Tensor | None = None

@@ -18,23 +18,6 @@ def rows_at_once(logits: Tensor) -> int:
     return max(1, 2 ** (20 if logits.is_cpu else 26) // logits.shape[1])
 
 
-def largest(logits: Tensor, k: int, width: int = 64) -> tuple[Tensor, Tensor]:
-    """``logits.topk(k)`` of (N, V), faster on a CPU: the k largest values lie in the k groups of
-    ``width`` columns with the largest maxima."""
-    groups = logits.shape[1] // width
-    if not logits.is_cpu or groups < 4 * k:
-        return logits.topk(k)
-    whole = groups * width  # columns; after them less than a group is left
-    table = logits[:, :whole].view(-1, groups, width)
-    best = table.amax(-1).topk(k).indices  # (N, k) groups
-    row = torch.arange(len(logits), device=logits.device)[:, None]
-    values, place = torch.cat([table[row, best].flatten(1), logits[:, whole:]], 1).topk(k)
-    group = best.gather(1, (place // width).clamp(max=k - 1))
-    return values, torch.where(
-        place < k * width, group * width + place % width, place - k * width + whole
-    )
-
-
 MIN_TEMPERATURE = 1e-4  # below, the most probable token is taken
 
 
@@ -67,7 +50,7 @@ class Sampling:
         if self.greedy:
             return logits.max(-1, keepdim=True)
         if 0 < self.top_k < logits.shape[-1]:
-            return largest(logits, self.top_k)
+            return logits.topk(self.top_k)
         return logits.sort(descending=True) if self.top_p < 1 else (logits, None)
 
     def distribution(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -11,7 +11,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from diffusion.proposal import Proposal, Sampling, largest
+from diffusion.proposal import Proposal, Sampling
 
 VOCAB = 30
 LOGITS = torch.randn(200, VOCAB, generator=torch.Generator().manual_seed(0)) * 2
@@ -97,20 +97,6 @@ def test_rare_tokens_of_a_large_vocabulary_are_not_lost():
     tokens, _ = Sampling().draw(logits.expand(n, -1), u)
     assert len(tokens.unique()) > 0.99 * n
     assert tokens.min() > 0
-
-
-@pytest.mark.parametrize("vocab", [5000, 6400, 4097])
-@pytest.mark.parametrize("k", [1, 7, 15])
-def test_the_largest_are_those_of_topk(vocab, k):
-    logits = torch.randn(300, vocab, generator=torch.Generator().manual_seed(k))
-    logits[:, -1] += 3 * (torch.arange(300) % 2)  # also in the columns beyond the last group
-    logits[:100, 9:] = -torch.inf
-    values, ids = largest(logits, k)
-    expected = logits.topk(k)
-    assert torch.equal(values, expected.values)
-    assert torch.equal(logits.gather(1, ids), values)
-    finite = values.isfinite()
-    assert torch.equal(ids[finite], expected.indices[finite])
 
 
 # ------------------------------------------------------------ the confidence of a proposal

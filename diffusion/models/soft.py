@@ -27,7 +27,7 @@ from diffusion.models.guidance import Wrapped
 from diffusion.models.hub import resolve
 from diffusion.models.loading import diffusion_settings
 from diffusion.noise import Absorbing
-from diffusion.proposal import largest, rows_at_once
+from diffusion.proposal import rows_at_once
 
 FILE = "soft.safetensors"
 MIXINGS = ("linear", "spherical")
@@ -114,7 +114,7 @@ def summary(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         log_p = some.log_softmax(-1)
         # 0 log 0 = 0: what is forbidden has the logit -inf.
         entropy = -(log_p.exp() * log_p.clamp(min=-1e30)).sum(-1)
-        best, ids = largest(some, k)
+        best, ids = some.topk(k)
         found.append((entropy, ids, best.softmax(-1)))
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
