@@ -160,20 +160,10 @@ def load_causal_writer(
     access: Access = loading.PLAIN,
 ) -> CausalWriter:
     """Load an autoregressive model for generation; `UserError` as `loading.load_causal_lm`."""
-    torch_device, torch_dtype = loading.prepare(device, dtype)
-    tokenizer = tokenizers.load_tokenizer(
-        tokenizer_name or model_name, needs_mask=False, access=access
-    )
-    model = loading.load_causal_lm(model_name, tokenizer, access)
+    how = tokenizer_name, device, dtype, access
+    model, tokenizer = tokenizers.load_with_model(model_name, *how, causal=True)
     if cache_name(model) is None:
         kind = model.config.model_type
         raise UserError(f"{model_name}: models of type {kind} keep no keys and values; use another")
-    model, torch_dtype = loading.place(model, torch_device, torch_dtype, exact=dtype == "auto")
-    return CausalWriter(
-        model=model,
-        tokenizer=tokenizer,
-        name=model_name,
-        device=torch_device,
-        dtype=torch_dtype,
-        positions=max_length(model.config),
-    )
+    size = max_length(model.config)
+    return CausalWriter(model, tokenizer, model_name, model.device, model.dtype, size)

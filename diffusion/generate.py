@@ -261,17 +261,11 @@ def load_writer(
     Raises:
         UserError: see `loading.load_masked_lm`; also a model trained causally.
     """
-    torch_device, torch_dtype = loading.prepare(device, dtype)
-    config = loading.load_config(model_name, access)
-    settings = loading.diffusion_settings(config)
-    if settings.get("objective") == "causal" and loading.is_masked_lm(config):
+    how = tokenizer_name, device, dtype, access
+    model, tokenizer = tokenizers.load_with_model(model_name, *how, causal=False)
+    if loading.diffusion_settings(model.config).get("objective") == "causal":
         raise UserError(
             f"{model_name} was trained with --objective causal, as a start for a denoiser; train "
             f"it further with finetune.py --model {model_name}"
         )
-    tokenizer = tokenizers.load_tokenizer(
-        tokenizer_name or model_name, access=access, config=config
-    )
-    model = loading.load_masked_lm(model_name, tokenizer, access)
-    model, _ = loading.place(model, torch_device, torch_dtype, exact=dtype == "auto")
     return Writer.from_model(model, tokenizer, model_name, load_soft_mask(model, model_name))

@@ -140,7 +140,7 @@ def main() -> None:
     device, dtype = common.chosen(args)
     torch.manual_seed(0)
     if args.model:
-        model, _ = place(load_masked_lm(args.model), device, dtype, exact=False)
+        model = place(load_masked_lm(args.model), device, dtype, exact=False)
     else:  # random weights
         config = masked_config("roberta-base", 512)
         model = random_model(AutoModelForMaskedLM, config, device, dtype)

@@ -139,7 +139,7 @@ def random_model(kind, config, device: torch.device, dtype: torch.dtype):
     Args:
         kind: ``AutoModelForMaskedLM`` or ``AutoModelForCausalLM``.
     """
-    return loading.place(kind.from_config(config).eval(), device, dtype, exact=False)[0]
+    return loading.place(kind.from_config(config).eval(), device, dtype, exact=False)
 
 
 @torch.inference_mode()

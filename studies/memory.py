@@ -72,7 +72,7 @@ def measure(shape: str, way: str, batch: int, length: int, n_steps: int, device,
     config = masked_config(shape, length)
     model = AutoModelForMaskedLM.from_config(config, dtype=dtype)
     weights = sum(p.numel() * p.itemsize for p in model.parameters())
-    model, _ = place(model.eval(), device, dtype, exact=False)
+    model = place(model.eval(), device, dtype, exact=False)
     sampler, weight = WAYS[way]
     options = GenerationOptions()
     denoiser = counted = Counted(Denoiser(model, Absorbing(MASK), [0, 1, 3]))

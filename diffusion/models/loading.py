@@ -237,9 +237,9 @@ _SMALL = 50e6
 
 
 def place(model, device: torch.device, dtype: torch.dtype, exact: bool):
-    """(the model there, ready to write, its number format); ``exact`` keeps small models in float32.
-    Nobody trains or moves it any more."""
+    """The model there, ready to write; ``exact`` keeps small models in float32. Nobody trains or moves
+    it any more."""
     if exact and model.num_parameters() < _SMALL:
         dtype = torch.float32
     model = model.to(device, dtype)
-    return linear.pack(model) if linear.packs(device, dtype) else model, dtype
+    return linear.pack(model) if linear.packs(device, dtype) else model

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from diffusion.cli.options import Access
 from diffusion.errors import UserError
+from diffusion.models import loading
 from diffusion.models.hub import PLAIN, how_to_get, locate, unreadable
-from diffusion.models.loading import noise_settings
 from diffusion.noise import Noise, make_noise
 from diffusion.text import Speller
 
@@ -57,6 +57,18 @@ def load_tokenizer(
     return tokenizer
 
 
+def load_with_model(
+    name: str, tokenizer: str | None, device: str, dtype: str, access: Access, causal: bool
+):
+    """(a masked or causal model, its tokenizer), ready to write."""
+    torch_device, torch_dtype = loading.prepare(device, dtype)
+    config = None if causal else loading.load_config(name, access)  # it may know the mask
+    found = load_tokenizer(tokenizer or name, not causal, access, config)
+    load = loading.load_causal_lm if causal else loading.load_masked_lm
+    model = load(name, found, access)
+    return loading.place(model, torch_device, torch_dtype, exact=dtype == "auto"), found
+
+
 def name_ends(tokenizer, name: str, needs_mask: bool = True) -> None:
     """Name the beginning and end of a tokenizer that calls them [CLS] and [SEP], as BERT's; raise
     `UserError` where it has none, or no mask."""
@@ -96,7 +108,7 @@ def noise_of(tokenizer, config, name: str) -> Noise:
     """The noise that the model ``name`` was trained to remove, with the ids of its tokenizer;
     `UserError` where it is unknown."""
     size = config.vocab_size
-    settings = noise_settings(config, name)
+    settings = loading.noise_settings(config, name)
     ids = {"mask_id": tokenizer.mask_token_id, "forbidden": forbidden_ids(tokenizer, size)}
     return make_noise(**settings, **ids, vocab_size=size)
 

@@ -240,14 +240,12 @@ class Scorer:
 def load_scorer(name: str, device: str = "auto", dtype: str = "auto") -> Scorer:
     """Load a causal LM as a scorer; `UserError` as `loading.load_causal_lm`, and with the way
     out where there is no hub."""
-    torch_device, torch_dtype = loading.prepare(device, dtype)
+    how = None, device, dtype, loading.PLAIN
     try:
-        tokenizer = tokenizers.load_tokenizer(name, needs_mask=False)
-        model = loading.load_causal_lm(name, tokenizer)
+        model, tokenizer = tokenizers.load_with_model(name, *how, causal=True)
     except UserError as error:
         raise UserError(
             f"the scorer cannot be used: {error}; without the hub use --scorer gpt2-small-books, "
             "or name a local causal model by --scorer FOLDER"
         ) from None
-    model, _ = loading.place(model, torch_device, torch_dtype, exact=dtype == "auto")
     return Scorer(model, tokenizer, name)

@@ -18,8 +18,7 @@ BOS, PAD, MASK, VOCAB, LENGTH = 0, 1, 4, 60, 11
 PLACES = [name for name in FAMILIES if FAMILIES[name].places]
 OUTPUTS = {  # the last product, where it is not a module that the model names
     "mobilebert": lambda model: model.cls.predictions.transform,
-    "xlm": lambda model: model.pred_layer.proj,
-    "flaubert": lambda model: model.pred_layer.proj,
+    **dict.fromkeys(("xlm", "flaubert"), lambda model: model.pred_layer.proj),
 }
 every_family = pytest.mark.parametrize("name", FAMILIES)
 those_with_places = pytest.mark.parametrize("name", PLACES)
