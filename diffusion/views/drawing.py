@@ -46,21 +46,20 @@ STRIP_MARGIN, STRIP_GUTTER, STRIP_HEAD = 20, 50, 40
 
 
 @cache
-def _font_files() -> list[tuple[str, frozenset[int]]]:
-    """(path, characters) of each of `FONTS` that is installed."""
+def _characters() -> dict[str, frozenset[int]]:
+    """Those of each of `FONTS` that is installed."""
     installed = {entry.name for entry in font_manager.fontManager.ttflist}
-    paths = [font_manager.findfont(name) for name in FONTS if name in installed]
-    return [(path, frozenset(font_manager.get_font(path).get_charmap())) for path in paths]
+    found = {name: font_manager.findfont(name) for name in FONTS if name in installed}
+    return {name: frozenset(font_manager.get_font(p).get_charmap()) for name, p in found.items()}
 
 
 @cache
 def font(characters: frozenset[str], size: float, bold: bool = False) -> ImageFont.FreeTypeFont:
     """The font that has most of some characters, ``size`` pixels high."""
-    codes = {ord(char) for char in characters}
-    path, has = min(_font_files(), key=lambda entry: len(codes - entry[1]))
-    if bold and has is _font_files()[0][1]:
-        path = font_manager.findfont(font_manager.FontProperties(family=FONTS[0], weight="bold"))
-    return ImageFont.truetype(path, size)
+    codes, has = {ord(char) for char in characters}, _characters()
+    name = min(has, key=lambda name: len(codes - has[name]))
+    style = font_manager.FontProperties(family=name, weight="bold" if bold else "normal")
+    return ImageFont.truetype(font_manager.findfont(style), size)
 
 
 @cache

@@ -138,14 +138,11 @@ def _line_starts(frames: Sequence[Frame], columns: int) -> list[int]:
 def scroll(rows: Sequence[Text], height: int, top: int) -> int:
     """The first row to show in a window of ``height`` rows that showed ``top`` first: it moves as
     little as possible, and only to reach the row nearest to it that changes."""
-    for kinds in ((State.FRESH, State.REPLACED, State.REMASKED), (State.MASKED, State.NOISE)):
-        styles = {STYLES[kind] for kind in kinds}
-        busy = [i for i, row in enumerate(rows) if any(s.style in styles for s in row.spans)]
-        if busy:
-            break
+    new = {STYLES[kind] for kind in (State.FRESH, State.REPLACED, State.REMASKED)}
+    busy = [i for i, row in enumerate(rows) if any(span.style in new for span in row.spans)]
     limit = max(0, len(rows) - height)
     return min(
-        (min(max(top, row - height + 1), row, limit) for row in busy or [len(rows) - 1]),
+        (min(max(top, row - height + 1), row, limit) for row in busy or [top]),
         key=lambda moved: abs(moved - top),
     )
 

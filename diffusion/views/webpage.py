@@ -43,24 +43,13 @@ def page(film: Film) -> str:
     # "<" would let a text close the script element; the escape is the same string to JSON.
     encoded = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True)
+    environment.filters["printable"] = printable
     return environment.get_template("page.html.jinja").render(
-        title=printable(film.title),
-        note=printable(film.note),
-        ends=film.ends,
-        tracks=[
-            {
-                "name": printable(track.name),
-                "words": _words(track),
-                "share": 100 * film.filled(i) if film.ends else 0,
-            }
-            for i, track in enumerate(film.tracks)
-        ],
-        last=film.starts[-1],
+        film=film,
+        words=_words,
         legend=list(legend(film.kinds)),
         end_mark=END_MARK,
         style=Markup("".join(f"--{name}: {colour}; " for name, colour in _COLOURS.items())),
-        css=Markup((ASSETS / "page.css").read_text(encoding="utf-8")),
-        script=Markup((ASSETS / "page.js").read_text(encoding="utf-8")),
         data=Markup(encoded),
     )
 

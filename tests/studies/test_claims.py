@@ -87,16 +87,13 @@ def test_claims_from_a_scoreboard_to_json(board, monkeypatch, capsys, tmp_path, 
     last = [np.array_split(nats, 4)[3] for nats in each]
     perplexity = math.exp(np.concatenate(last).mean())
     assert other["numbers"]["ppl_4"][0] == pytest.approx(perplexity, rel=1e-4)
-    more = [
-        nats.mean() - np.array_split(part, 4)[0].mean()
-        for nats, part in zip(last, each, strict=True)
-    ]
-    assert other["numbers"]["growth"][0] == pytest.approx(np.mean(more), rel=1e-4)
+    first = [np.array_split(nats, 4)[0] for nats in each]
+    grown = [a.mean() - b.mean() for a, b in zip(last, first, strict=True)]
+    assert other["numbers"]["growth"][0] == pytest.approx(np.mean(grown), rel=1e-4)
     # Row "other" has the texts of "real" two by two exchanged, so what it is more is known.
-    true = [opinion.each for opinion in load_scorer(str(tiny_gpt2)).read(
-        [(s["prompt"], s["text"], False) for s in Store(folder).read_texts("real", 4)])]  # fmt: skip
-    grown = [np.array_split(nats, 4)[3].mean() - np.array_split(nats, 4)[0].mean() for nats in true]
-    more = (grown[1] + grown[0] + grown[2] - grown[0] - grown[1] - grown[3]) / 3
+    (real_4th,) = load_scorer(str(tiny_gpt2)).read([("He saw", samples[2]["text"], False)])
+    parts = np.array_split(real_4th.each, 4)
+    more = (grown[2] - (parts[3].mean() - parts[0].mean())) / 3
     assert other["more"]["growth"][0] == pytest.approx(more, rel=1e-3)
     said = capsys.readouterr().out
     assert "| real text |" in said and said.count("| ended: ") == 2 and "| - | - |" in said

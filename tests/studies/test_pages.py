@@ -65,21 +65,3 @@ what stood here
     assert lines[:8] == text.splitlines()[:8] and lines[12:] == ["<!-- end -->"]
     with pytest.raises(UserError, match="names what does not exist: 'three'"):
         pages.filled(text.replace("= one at 0", "= three"))
-
-    timed = [
-        {"way": "fast", "x": 2.0, "x_range": [1.5, 2.25]},
-        {"sampler": "base", "x": 1, "x_range": [1, 1]},
-    ]
-    (tmp_path / "timed.json").write_text(json.dumps({"results": {"16": timed}}))
-    text = "<!-- rows from timed.json\ncolumn X = results/16: median: x\n{}-->\n<!-- end -->"
-    lines = pages.filled(text.format("a = fast\nb = base\n")).splitlines()
-    assert lines[5:9] == ["| | X |", "|---|---|", "| a | 2.00 (1.50-2.25) |", "| b | 1.00 |"]
-
-    books = {"RoBERTa": {"block4": {"per_token": [4.567, 0.1], "more": [0.5, 0.01]}},
-             "GPT-2": {"causal": {"per_token": [4.0, 0.1]}}}  # fmt: skip
-    (tmp_path / "likelihood.json").write_text(json.dumps({"texts": {"books": books}}))
-    text = "<!-- nats from likelihood.json: books per_token, books more\na = GPT-2: causal\nb = RoBERTa: block4\n-->\n<!-- end -->"
-    assert pages.filled(text).splitlines()[4:8] == [
-        "| | books, per token | books, minus GPT-2, per token |", "|---|---|---|",
-        "| a | 4.000 ± 0.100 | - |", "| b | 4.567 ± 0.100 | 0.500 ± 0.010 |",
-    ]  # fmt: skip

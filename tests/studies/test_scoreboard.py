@@ -326,9 +326,7 @@ def test_likelihoods_are_compared_block_by_block():
 
 
 BAD = {
-    "two sources of rows": (["--quick", "--settings", "x"], "--quick"),
     "one text": (["--num_samples", "1"], "--num_samples 1"),
-    "one block": (["--likelihood_blocks", "1"], "--likelihood_blocks 1"),
     "a page in no folder": (["--markdown", "no/such/R.md"], "no/such/R.md"),
     "prompt beyond the block": (["--prompt_len", "32"], "--block_size 32"),
     "more texts than passages": (["--num_samples", "500"], "--num_samples 500"),
@@ -355,7 +353,6 @@ BAD_ROWS = {
     "unknown sampler": ("sampler = 'confidnce'", "'confidence'"),
     "an option of another sampler": ("sampler = 'seed'\nthreshold = 0.5", "'threshold'"),
     "an option of diffusion": ("model = 'GPT2'\nn_steps = 4", "name options of diffusion"),
-    "two rows with one key": ("temperature = [1.0, 1.0]", "rows 1 and 2 of the settings"),
     "two names of one thing": ("sampler = 'seed'\nn_steps = [10, 10]", "are the same"),
 }
 
