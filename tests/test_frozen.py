@@ -43,13 +43,10 @@ def denoiser_of(kind: str):
     """A table for one of the noises, or a ``model`` with causal attention."""
     if kind == "model":
         torch.manual_seed(0)
-        shape = {
-            "vocab_size": VOCAB,
-            "hidden_size": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-        }
-        config = RobertaConfig(**shape, intermediate_size=32, max_position_embeddings=64)
+        config = RobertaConfig(
+            vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=32, max_position_embeddings=64,
+        )  # fmt: skip
         config.diffusion = {"shift": True}
         model = RobertaForMaskedLM(config).double().eval()
         for weight in model.parameters():  # predictions that differ from each other

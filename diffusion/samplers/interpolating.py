@@ -145,9 +145,6 @@ class SelfCorrection(Posterior):
     one with the highest probability takes its place. A text is done when none differs, when for more
     than ``patience`` steps no larger share of its tokens has been the most probable, or after
     ``corrections`` steps.
-
-    In ``memory``, (B, 1) each: ``correcting``, rows that are written; ``swapped``, their steps;
-    ``agreement``, the largest share so far; ``waited``, steps since; ``done``, finished rows.
     """
 
     corrections: Annotated[int, Range(1, 100_000), "at most so many swaps"] = 128
@@ -160,8 +157,13 @@ class SelfCorrection(Posterior):
 
     def start(self, state):
         nothing = torch.zeros_like(state.since)
-        state.memory |= {"swapped": nothing, "waited": nothing, "agreement": nothing.float()}
-        state.memory |= {"correcting": nothing.bool(), "done": nothing.bool()}
+        state.memory |= {
+            "correcting": nothing.bool(),  # rows that are written
+            "swapped": nothing,  # steps of their correction
+            "agreement": nothing.float(),  # the largest share so far
+            "waited": nothing,  # steps since
+            "done": nothing.bool(),
+        }
 
     def select(self, state):
         judged = state.editable & ~state.memory["done"]

@@ -65,9 +65,6 @@ class Blocks(Sampler):
     editable positions at a time, left to right, while the model sees the masks further right. A fixed
     number of steps is divided among the blocks of a row, equally and rounded up. With ``end_id`` a
     row is finished when it has written that token in a block that is done.
-
-    ``memory["block"]`` (B, 1) is each row's block, ``memory["since"]`` (B, 1) the step before it
-    began.
     """
 
     inner: Sampler
@@ -93,8 +90,8 @@ class Blocks(Sampler):
         )
 
     def start(self, state):
-        state.memory["block"] = torch.zeros_like(state.since)
-        state.memory["since"] = state.since
+        state.memory["block"] = torch.zeros_like(state.since)  # each row's block
+        state.memory["since"] = state.since  # the step before it began
         self.inner.start(self._block(state))
 
     def select(self, state):

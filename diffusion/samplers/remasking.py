@@ -206,9 +206,7 @@ class Saber(Sampler):
     again: one for each ``mu`` written now, rounded up, and fewer than were written.
 
     Probabilities of written tokens come from shadow copies, which do not see them; the authors'
-    code reads the visible position. Only tokens that did fall are taken back. ``memory["first"]``
-    (B, L) is the probability of a token when it was written, ``memory["last"]`` the latest one;
-    nan where nothing was written.
+    code reads the visible position. Only tokens that did fall are taken back.
     """
 
     hides = True
@@ -217,6 +215,7 @@ class Saber(Sampler):
     mu: Annotated[int, Range(1), "re-mask one token for so many written"] = 8
 
     def start(self, state):
+        # Probabilities when a token was written, and the latest; nan where nothing was.
         unknown = torch.full_like(state.ids, math.nan, dtype=torch.float32)
         state.memory["first"] = state.memory["last"] = unknown
 
