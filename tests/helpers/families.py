@@ -56,8 +56,11 @@ _OWN = {
 _LAYERS = {"distilbert": "n_layers", "xlm": "n_layers", "flaubert": "n_layers", "gpt2": "n_layer"}
 _POSITIONS = {"gpt2": "n_positions"}
 _QUICK = ("roberta", "distilbert", "modernbert", "mpnet", "convbert", "gpt2")
-# For what takes long in every family.
-EVERY = [n if n in _QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES]
+
+
+def marked(names) -> list:
+    """Families for ``parametrize``, most of them marked slow."""
+    return [n if n in _QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
 def tiny(name: str, vocab: int = 60, layers: int = 2, attention: str | None = None, **diffusion):

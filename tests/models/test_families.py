@@ -3,7 +3,7 @@ can do besides. All weights are random and small, so what is shown is that numbe
 
 import pytest
 import torch
-from helpers.families import tiny
+from helpers.families import marked, tiny
 
 from diffusion.canvas import Canvas, Query
 from diffusion.errors import UserError
@@ -20,8 +20,8 @@ OUTPUTS = {  # the last product, where it is not a module that the model names
     "mobilebert": lambda model: model.cls.predictions.transform,
     **dict.fromkeys(("xlm", "flaubert"), lambda model: model.pred_layer.proj),
 }
-every_family = pytest.mark.parametrize("name", FAMILIES)
-those_with_places = pytest.mark.parametrize("name", PLACES)
+every_family = pytest.mark.parametrize("name", marked(FAMILIES))
+those_with_places = pytest.mark.parametrize("name", marked(PLACES))
 
 
 @pytest.fixture(autouse=True)
@@ -155,7 +155,7 @@ def test_read_from_left_to_right_nothing_is_known_of_what_comes(name):
     assert (backbone(ids, before) - ours).abs().max() > 1e-2  # it does see them otherwise
 
 
-@pytest.mark.parametrize("name", [n for n in FAMILIES if not FAMILIES[n].places])
+@pytest.mark.parametrize("name", marked(n for n in FAMILIES if not FAMILIES[n].places))
 def test_models_that_count_between_slots_say_so(name):
     model, ids = tiny(name), some_ids()
     visible = (ids != MASK) & (torch.arange(LENGTH) > 0)

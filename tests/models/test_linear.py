@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
-from helpers.families import EVERY, tiny
+from helpers.families import marked, tiny
 from torch import nn
 from transformers import RobertaConfig, RobertaForMaskedLM
 from transformers.pytorch_utils import Conv1D
 
 from diffusion.models.backbone import Backbone
+from diffusion.models.families import FAMILIES
 from diffusion.models.linear import Packed, pack, packs
 from diffusion.models.loading import place
 
@@ -41,7 +42,7 @@ def test_a_packed_product_is_that_of_float64(dtype, rows, bias):
 
 
 @packing
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", marked(FAMILIES))
 def test_a_packed_model_says_what_it_said(name):
     """Of every family, some of which read a matrix instead of calling its map."""
     for dtype in FORMATS if name in ("roberta", "gpt2") else FORMATS[:1]:
