@@ -14,7 +14,8 @@ import inference
 from diffusion.editing import modes
 from diffusion.editing.options import text_or_file
 from diffusion.errors import UserError
-from diffusion.generate import Writer
+from diffusion.generate import Writer, load_writer
+from diffusion.likelihood import likelihood_bound
 
 SMALL = ["--max_len", "40", "--dtype", "float32"]
 SHORT = ["--length", "6"]
@@ -133,25 +134,15 @@ def test_interpolation_begins_and_ends_with_the_two_texts(call):
 
 
 def test_score_is_the_bound_of_evaluation_for_each_line(call, lines, tiny_model):
-    from diffusion.generate import load_writer
-    from diffusion.likelihood import likelihood_bound
-
     got = records(call("--score", lines, "--draws", "5", "--json", "--seed", "2")[1])
     assert [r["line"] for r in got] == [1, 3, 4]
     writer = load_writer(str(tiny_model), dtype="float32")
+    backbone, noise = writer.denoiser.backbone, writer.denoiser.noise
+    sizes = torch.ones(320, dtype=torch.int64)
     for record in got:
         tokens = writer.tokenizer(record["text"], add_special_tokens=False)["input_ids"]
         ids = torch.tensor([[0, *tokens]])
-        editable = ids.bool()
-        bound = likelihood_bound(
-            writer.denoiser.backbone,
-            ids,
-            editable,
-            writer.denoiser.noise,
-            torch.ones(320, dtype=torch.int64),
-            draws=5,
-            seed=2,
-        )
+        bound = likelihood_bound(backbone, ids, ids.bool(), noise, sizes, draws=5, seed=2)
         assert record["tokens"] == len(tokens)
         assert record["nats_per_token"] == pytest.approx(bound.nats_per_token, abs=1e-4)
         assert record["nats"] == pytest.approx(bound.nats_per_token * len(tokens), abs=1e-2)

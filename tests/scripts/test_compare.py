@@ -235,6 +235,7 @@ def test_one_prompt_is_compared_kept_and_replayed(call, tmp_path, monkeypatch):
     assert sorted(os.listdir(kept)) == ["compare.gif", "compare.json"] and os.listdir() == []
     with Image.open(kept / "compare.gif") as image:
         assert image.size == (1280, 720) and image.n_frames >= 2
+    load = measuring.load_pair
     monkeypatch.setattr(measuring, "load_pair", None)
     code, again, err = call("--replay", kept / "compare.json", "--save_animation", "b.html")
     assert code == 0 and again == out, err
@@ -246,14 +247,13 @@ def test_one_prompt_is_compared_kept_and_replayed(call, tmp_path, monkeypatch):
     assert films[0].moments[-1].time == films[1].moments[-1].time
     assert "slowed 3×" in films[1].note
     assert os.listdir() == ["b.html"]
-
-
-def test_no_file_is_replaced(tmp_path):
-    assert compare.free_name(tmp_path) == tmp_path / "compare"
-    (tmp_path / "compare.gif").touch()
-    assert compare.free_name(tmp_path) == tmp_path / "compare-2"
-    (tmp_path / "compare-2.json").touch()
-    assert compare.free_name(tmp_path) == tmp_path / "compare-3"
+    # Several prompts of a pipe, and no file is replaced.
+    monkeypatch.setattr(measuring, "load_pair", load)
+    more = ("--no_animate", "--output_dir", kept)
+    code, out, err = call(*SMALL, *more, stdin=b"The river\nHe said\n")
+    assert code == 0 and out.count("faster") == 2, err
+    names = ["compare-2.json", "compare-3.json", "compare.gif", "compare.json"]
+    assert sorted(os.listdir(kept)) == names
 
 
 def test_without_a_prompt_the_beginning_of_a_text_is_asked_for(call, monkeypatch):
@@ -269,11 +269,8 @@ def test_both_write_as_many_tokens_and_what_the_scripts_would(call, tiny_model, 
     data = json.loads(out)
     assert code == 0 and os.listdir() == []
     length = data["options"]["length"]
-    for part, writer in zip(
-        data["sides"],
-        (load_writer(str(tiny_model)), load_causal_writer(str(tiny_gpt2))),
-        strict=True,
-    ):
+    writers = load_writer(str(tiny_model)), load_causal_writer(str(tiny_gpt2))
+    for part, writer in zip(data["sides"], writers, strict=True):
         assert len(part["ids"]) == 24 and 2 not in part["ids"]
         options = GenerationOptions(length=length, max_len=24, seed=5, temperature=0.8)
         if part is data["sides"][0]:
@@ -309,15 +306,6 @@ def test_both_models_compute_in_one_number_format(monkeypatch):
     for dtype, expected in (("auto", "float32"), ("bfloat16", "bfloat16")):
         pair = measuring.load_pair("a", "b", "cpu", dtype, None)
         assert [writer.dtype for writer in pair] == [expected] * 2
-
-
-@pytest.mark.slow
-def test_several_prompts_of_a_pipe(call, tmp_path):
-    more = ("--no_animate", "--output_dir", tmp_path / "k")
-    code, out, err = call(*SMALL, *more, stdin=b"The river\nHe said\n")
-    assert code == 0, err
-    assert sorted(os.listdir(tmp_path / "k")) == ["compare-2.json", "compare.json"]
-    assert out.count("faster") == 2
 
 
 def test_nasty_pieces_survive_every_picture(tmp_path):
