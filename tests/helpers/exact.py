@@ -208,11 +208,8 @@ class ExactLaws:
         sigma = {i: largest * w / sum(weight.values()) for i, w in weight.items()}
         law, p = defaultdict(float), self.p(canvas)
         for after, x in self.remdm_step(canvas, editable, a_t, a_s, {**sigma, None: 0.0}).items():
-            new = {
-                i: p[i][after[i]]
-                for i in editable
-                if canvas[i] == self.mask and after[i] != self.mask
-            }
+            filled = [i for i in editable if canvas[i] == self.mask != after[i]]
+            new = {i: p[i][after[i]] for i in filled}
             law[(after, self.replace(sureness, new))] += x
         return law
 
@@ -280,9 +277,8 @@ class ExactLaws:
             write = [i for n, i in enumerate(order) if n < least or score[i] > mean]
             revert = fallen[: min(math.ceil(len(write) / mu), len(write) - 1)]
             new = {i: score[i] for i in write} | {i: None for i in revert}
-            after = self.replace(
-                canvas, {i: drawn[i] for i in write} | {i: self.mask for i in revert}
-            )
+            changes = {i: drawn[i] for i in write} | {i: self.mask for i in revert}
+            after = self.replace(canvas, changes)
             law[(after, self.replace(first, new), self.replace(last, now | new))] += x
         return law
 
@@ -304,10 +300,9 @@ class ExactLaws:
         """The law after each of ``steps``, functions canvas (or state) -> law."""
         laws = [{tuple(start): 1.0}]
         for step in steps:
-            law, known = defaultdict(float), {}
+            law = defaultdict(float)
             for canvas, probability in laws[-1].items():
-                known[canvas] = step(canvas)
-                for after, x in known[canvas].items():
+                for after, x in step(canvas).items():
                     law[after] += probability * x
             laws.append(dict(law))
         return laws
@@ -402,15 +397,10 @@ class Forward:
 
 def chi_square_p(observed, expected) -> float:
     """p-value of Pearson's test; cells that expect fewer than 5 are joined."""
-    small = [e < 5 for e in expected]
-    cells = [(o, e) for o, e, s in zip(observed, expected, small, strict=True) if not s]
-    if any(small):
-        cells.append(
-            tuple(
-                sum(x for x, s in zip(xs, small, strict=True) if s) for xs in (observed, expected)
-            )
-        )
-    cells = [(o, e) for o, e in cells if e > 0 or o > 0]
+    pairs = list(zip(observed, expected, strict=True))
+    rare = [pair for pair in pairs if pair[1] < 5]
+    cells = [pair for pair in pairs if pair[1] >= 5] + [tuple(map(sum, zip(*rare, strict=True)))]
+    cells = [cell for cell in cells if any(cell)]
     if any(e < 1e-6 for _, e in cells):
         return 0.0  # something impossible happened
     statistic = sum((o - e) ** 2 / e for o, e in cells)

@@ -181,25 +181,6 @@ def test_a_wrong_process_is_seen(kind, mutant):
         follow(ours, trajectory(laws, sampler, step))
 
 
-# ------------------------------------------------------------ posteriors
-
-
-@pytest.mark.parametrize("kind", TABLES)
-def test_a_prediction_of_a_token_gives_the_posterior_of_that_token(kind):
-    """Rows sum to 1, and what leads to z adds up to what q says of z."""
-    forward = Forward(kind, 3, P_U)
-    for s, r in ((0.0, 0.3), (0.2, 0.7), (0.6, 0.99)):
-        between = forward.between(s, r)
-        assert torch.allclose(between.sum(1), torch.ones(4).double())
-        assert (between > -1e-12).all()
-        for x, z in itertools.product(range(3), range(4)):
-            if forward.until(r)[x, z] > 0:
-                law = forward.posterior(s, r, z, torch.eye(3)[x])
-                by_hand = forward.until(s)[x] * between[:, z] / forward.until(r)[x, z]
-                assert torch.allclose(law, by_hand)
-                assert law.sum().item() == pytest.approx(1)
-
-
 # ------------------------------------------------------------ what must be the same
 
 

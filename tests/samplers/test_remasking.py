@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from helpers.draws import LARGE, SMALL, M, assert_trajectory, run, start
-from helpers.exact import RATES, ExactLaws, assert_law, canvases
+from helpers.exact import RATES, ExactLaws, canvases
 from helpers.tabular import TabularDenoiser
 
 from diffusion import rng
@@ -357,14 +357,3 @@ def test_the_latest_clock_writes_from_left_to_right():
         masked = s.masked[:, [0, 2, 3, 4]].long()
         assert (masked.diff(dim=1) >= 0).all()
     assert not steps[-1].masked.any()
-
-
-@pytest.mark.slow
-def test_the_laws_of_remasking_samplers_differ_from_each_other():
-    """So that the tests above could tell them apart."""
-    law = ExactLaws(SMALL)
-    steps = [lambda c, s=s / t: law.ancestral_step(c, s) for t, s in ((1, 0.5), (0.5, 1e-5))]
-    ancestral = law.trajectory(start(SMALL), [*steps, law.argmax_step])[-1]
-    for other in (P2(2), Wino(0.4, 0.6), Saber(2, 1)):
-        with pytest.raises(AssertionError):
-            assert_law(run(SMALL, other, rows=30_000, seed=85, limit=10)[-1].ids, ancestral)
