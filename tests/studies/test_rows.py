@@ -5,8 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from diffusion.errors import UserError
+from diffusion.models.loading import load_causal_lm
+from diffusion.models.tokenizers import load_tokenizer
 from diffusion.options import GenerationOptions
 from studies.board import rows
 from studies.board.rows import Row, Store, expand
@@ -98,11 +101,6 @@ def test_a_digest_of_code_follows_its_imports(tmp_path, monkeypatch):
 
 
 def test_a_model_is_known_by_its_weights(tiny_gpt2):
-    import torch
-
-    from diffusion.models.loading import load_causal_lm
-    from diffusion.models.tokenizers import load_tokenizer
-
     tokenizer = load_tokenizer(str(tiny_gpt2), needs_mask=False)
     model = load_causal_lm(str(tiny_gpt2))
     before = rows.model_digest(model, tokenizer)

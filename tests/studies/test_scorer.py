@@ -173,11 +173,6 @@ def test_a_text_longer_than_the_scorer_is_read_in_windows(scorer):
     assert said.nats == pytest.approx(sum(true), rel=1e-5)
 
 
-def test_a_masked_model_is_no_scorer(tiny_model):
-    with pytest.raises(UserError, match="--scorer FOLDER"):
-        scoring.load_scorer(str(tiny_model))
-
-
 def test_without_the_hub_the_error_names_the_flag(monkeypatch):
     import huggingface_hub
 

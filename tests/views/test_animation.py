@@ -17,7 +17,7 @@ from diffusion.cli.files import check_animation_path
 from diffusion.errors import UserError
 from diffusion.views import drawing, layout
 from diffusion.views.drawing import STRIP_WIDTH, Stage, filmstrip, strip_moments
-from diffusion.views.film import LAST_HOLD, Film, Moment, Track, film_of, save_film
+from diffusion.views.film import LAST_HOLD, Moment, film_of, save_film
 from diffusion.views.frames import KINDS, State, legend
 from diffusion.views.webpage import page
 
@@ -57,33 +57,6 @@ def block_of(stage, position):
     y = panel.top + (line * drawing.LINE + 0.15) * panel.size
     left, right = panel.left + x * panel.size, panel.left + (x + width) * panel.size - 1.5
     return round(y), round(y + 1.2 * panel.size), round(left), round(right)
-
-
-def test_random_tokens_are_faint_text_and_what_replaces_has_an_outline():
-    frames = [frame((" The", GIVEN), (" cat", NOISE), (" dog", NOISE)),
-              frame((" The", GIVEN), (" fox", REPLACED), (" dog", FRESH), index=1),
-              frame((" The", GIVEN), (" fox", SETTLED), (" dog", SETTLED), index=2)]  # fmt: skip
-    film = film_of(frames)
-    stage = Stage(film)
-    shown = [grey(stage.image(moment)) for moment in film.moments]
-
-    def darkest(picture, position):
-        top, bottom, left, right = block_of(stage, position)
-        return picture[top + 4 : bottom - 4, left + 4 : right - 4].min()
-
-    assert darkest(shown[0], 1) > 120  # faint
-    assert darkest(shown[1], 1) < 60  # ink
-    top, bottom, left, right = block_of(stage, 1)
-    middle = (top + bottom) // 2
-    assert shown[1][middle, left - 2 : left + 3].min() < 160  # the outline
-    assert shown[2][middle, left - 2 : left + 3].min() > 200  # of which nothing stays
-    assert shown[1][top + 3, left + 3 : right - 3].min() > 200  # paper inside it
-    named = ["prompt", "written before", "written now", "replaced now", "random token"]
-    assert [label for _, label in legend(film.kinds)] == named
-    html = page(film)
-    assert '<span class="noise">random token</span>' in html and "re-masked" not in html
-    assert "re-masked" in page(film_of(generation()))
-    assert "noise" not in film_of(generation()).kinds
 
 
 # Where it is written
@@ -164,21 +137,30 @@ def test_places_are_reserved_for_the_final_text():
 
 
 def test_each_state_has_its_own_look_in_grey():
-    cells = [("  word", GIVEN), None, (" word", FRESH), " word", ("", REMASKED)]
-    final = frame(*[(" word", GIVEN), *[" word"] * 4])
-    stage = Stage(Film([Track([frame(*cells), final])], [Moment((0,), 1)]))
-    image = grey(stage.image(Moment((0,), 1)))
-    patches = []
-    for i in range(5):
+    first = frame(*(("" if state.open else " word", state) for state in State))
+    film = film_of([first, frame((" word", GIVEN), *[" word"] * 6)])
+    stage = Stage(film)
+    image, patches = grey(stage.image(film.moments[0])), []
+    for i in range(7):
         top, bottom, left, right = block_of(stage, i)
         patches.append(image[top + 3 : bottom - 3, left + 3 : right - 3])
-    given, masked, fresh, settled, remasked = patches
+    given, masked, fresh, settled, remasked, replaced, noise = patches
     assert masked.min() == masked.max() and 190 < masked.mean() < 230  # flat and light
     assert fresh.mean() < 150 and fresh.max() > 240  # light on dark
     assert np.median(settled) == 255 and settled.min() < 60  # dark on light
     assert given.mean() < settled.mean() - 5  # heavier
     assert 60 < remasked.min() < 140 and remasked.max() > 240  # hatched
     assert (np.abs(np.diff(remasked, axis=1)) > 50).sum() > 5 * remasked.shape[0] / 2
+    assert np.median(replaced) == 255 and replaced.min() < 60  # and an outline
+    assert noise.min() > 120  # faint
+    for place, outlined in ((3, False), (5, True)):
+        top, bottom, left, _ = block_of(stage, place)
+        assert (image[(top + bottom) // 2, left - 2 : left + 3].min() < 160) == outlined
+    names = ["prompt", "written before", "written now", "replaced now", "mask", "re-masked"]
+    assert [label for _, label in legend(film.kinds)] == [*names, "random token"]
+    html, other = page(film), page(film_of([frame(" word")]))
+    assert all(f"{name}</span>" in html or f"</span>{name}" in html for name in names)
+    assert "re-masked" not in other and "random token" not in other
 
 
 def test_special_characters_are_drawn_as_they_are_and_quietly(recwarn, caplog):
@@ -189,6 +171,13 @@ def test_special_characters_are_drawn_as_they_are_and_quietly(recwarn, caplog):
     shown = [text for text, *_ in Notes(stage, film.tracks[0].frames[0]).written]
     assert shown == [piece.strip() for piece in pieces]
     assert not recwarn.list and not caplog.records
+
+
+def test_what_is_too_long_for_its_room_is_cut():
+    sheet = drawing.Sheet(600, 40)
+    sheet.write(0, 30, "word " * 50, 20, room=300)
+    columns = np.nonzero(grey(sheet.image).min(0) < 200)[0]
+    assert 280 < columns.max() <= 300
 
 
 def test_a_token_that_is_replaced_is_drawn_whole_and_large_enough():

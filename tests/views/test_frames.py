@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import torch
 from tokenizers import decoders
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from diffusion.errors import printable
 from diffusion.views import record
@@ -24,18 +25,7 @@ class ByteTokenizer:
     backend_tokenizer = SimpleNamespace(decoder=decoders.ByteLevel())
 
     def __init__(self):
-        from tokenizers.pre_tokenizers import ByteLevel
-
-        # A word never splits characters here: the pre-tokenizer only spells bytes as characters.
-        spell = ByteLevel(add_prefix_space=False, use_regex=False)
-        spelled = {b: spell.pre_tokenize_str(chr(b))[0][0] for b in range(128)}
-        for char in map(chr, range(128, 0x800)):
-            for byte, letter in zip(char.encode(), spell.pre_tokenize_str(char)[0][0], strict=True):
-                spelled[byte] = letter
-        for char in ("ࠀ", "က", "京", "퀀", "\ue000", "\uf000", "😀", "\U000c0000", "\U00100000"):
-            for byte, letter in zip(char.encode(), spell.pre_tokenize_str(char)[0][0], strict=True):
-                spelled[byte] = letter
-        self.tokens = {4 + b: letter for b, letter in spelled.items()}
+        self.tokens = {4 + byte: letter for byte, letter in bytes_to_unicode().items()}
         self.tokens |= {BOS: "<s>", PAD: "<pad>", EOS: "</s>", MASK: "<mask>"}
         self.calls = 0
 
