@@ -87,7 +87,7 @@ def test_its_default_is_causal_text_in_fewer_passes(writer):
 
 
 def test_its_texts_are_equal_without_the_cache(writer):
-    options = GenerationOptions(length=40, sampler="speculative", attention="block")
+    options = GenerationOptions(length=24, sampler="speculative", attention="block")
     *_, ours = writer.generate(["The town", "She opened the window"], options, [0, 1])
     options.cache = False
     *_, anew = writer.generate(["The town", "She opened the window"], options, [0, 1])
@@ -151,7 +151,7 @@ def test_its_card_says_what_its_config_says(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["speculative", "first-hitting", "remdm"])
 def test_the_same_text_alone_and_in_a_batch(writer, sampler):
-    options = GenerationOptions(sampler=sampler, max_len=48)
+    options = GenerationOptions(sampler=sampler, max_len=32)
     *_, together = writer.generate(["The town", "The river", "In 1887"], options, [0, 3, 1])
     *_, alone = writer.generate(["The river"], options, [3])
     assert together.ids[1].tolist() == alone.ids[0].tolist()
