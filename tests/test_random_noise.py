@@ -177,9 +177,8 @@ def levels(n: int):
     """Nodes and weights of an integral over r from 0 to 1; square roots at the ends are smoothed."""
     nodes, weights = numpy.polynomial.legendre.leggauss(n)
     angle = (nodes + 1) / 2 * math.pi / 2
-    return list(
-        zip(numpy.sin(angle) ** 2, weights * math.pi / 4 * numpy.sin(2 * angle), strict=True)
-    )
+    weights = weights * math.pi / 4 * numpy.sin(2 * angle)
+    return list(zip(numpy.sin(angle) ** 2, weights, strict=True))
 
 
 def canvases(forward: Forward, r: float, text=TEXT):
@@ -337,21 +336,15 @@ def test_a_token_that_noise_never_is_has_a_bound_too(kind):
 @every_kind
 def test_a_text_has_the_bound_of_itself_alone_and_in_a_batch(kind):
     model, draws = table(kind), 4000
-    canvas = Canvas(
-        torch.tensor([TEXT, (1, 0)]),
-        torch.ones(2, 2).bool(),
-        torch.tensor([[False] * 2, [False, True]]),
-    )
-    values = text_bounds(
-        model.backbone, canvas, ~canvas.padding, model.noise, draws=draws, batch_size=1000
-    )
+    padding = torch.tensor([[False] * 2, [False, True]])
+    canvas = Canvas(torch.tensor([TEXT, (1, 0)]), torch.ones(2, 2).bool(), padding)
+    how = {"draws": draws, "batch_size": 1000}
+    values = text_bounds(model.backbone, canvas, ~padding, model.noise, **how)
     exact = integral(kind, tabular(kind)) / LENGTH
     assert values[0].mean().item() == pytest.approx(exact, abs=0.1)
-    alone = text_bounds(
-        model.backbone,
-        Canvas(canvas.ids[:1], canvas.frozen[:1], canvas.padding[:1]),
-        torch.ones(1, 2).bool(), model.noise, draws=draws, batch_size=700,
-    )  # fmt: skip
+    first = Canvas(canvas.ids[:1], canvas.frozen[:1], canvas.padding[:1])
+    how = {"draws": draws, "batch_size": 700}
+    alone = text_bounds(model.backbone, first, ~first.padding, model.noise, **how)
     assert torch.equal(values[:1], alone)
 
 

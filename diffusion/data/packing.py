@@ -97,9 +97,6 @@ class DrawSampler(torch.utils.data.Sampler):
     def __len__(self) -> int:
         return self.length
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
     def start_at(self, draw: int) -> None:
         """Choose the epoch that holds a draw."""
         self.epoch = draw // self.length

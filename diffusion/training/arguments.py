@@ -140,7 +140,6 @@ class TrainerFlags:
                       choices=("auto", "float32", "bfloat16"))  # fmt: skip
     save_dtype: str = rare("float32", "Of the final weights.", choices=("float32", "float16"))
     gradient_checkpointing: bool = rare(False, "Compute activations again instead of storing them.")
-    torch_compile: bool = rare(False, "Compile the layers; the first steps take minutes.")
     use_cpu: bool = flag(False, "Do not use the GPU.")
     dataloader_num_workers: int = rare(0, "Processes that prepare batches.", range=(0, 1000))
     eval_strategy: str = flag("epoch", "no, steps or epoch.")

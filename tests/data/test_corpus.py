@@ -292,7 +292,7 @@ def test_the_sampler_numbers_every_sample_of_the_run(blocks, batch):
     assert len(sampler) == max(1, blocks // batch) * batch
     seen = []
     for epoch in range(3):
-        sampler.set_epoch(epoch)
+        sampler.start_at(epoch * len(sampler))
         pairs = list(sampler)
         assert len(pairs) == len(sampler)
         used = torch.bincount(torch.tensor([block for block, _ in pairs]), minlength=blocks)

@@ -4,15 +4,8 @@ import re
 from functools import cache
 
 import torch
-from tokenizers import (
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers.processors import RobertaProcessing
 from transformers import PreTrainedTokenizerFast
 
 from diffusion.models.tokenizers import forbidden_ids, train_tokenizer
@@ -98,14 +91,8 @@ def byte_fallback() -> PreTrainedTokenizerFast:
     ]
     own = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True))
     own.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    own.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
+    steps = [decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    own.decoder = decoders.Sequence([decoders.Replace("▁", " "), *steps])
     return _wrapped(own, ROBERTA)
 
 
@@ -139,7 +126,7 @@ MAKERS = {
     "byte-level, another spelling": lambda: byte_level(normalizer=normalizers.NFC()),
     "byte-level, a space in front": lambda: byte_level(
         pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True),
-        post_processor=processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=True),
+        post_processor=RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=True),
     ),
     "suffixes": suffixed,
 }
