@@ -92,6 +92,13 @@ def test_models_that_cannot_be_used_say_why(kind, more, words, tokenizer, tmp_pa
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_start_for_a_denoiser_is_no_denoiser(tokenizer, tmp_path):
+    families.tiny("roberta", VOCAB, objective="causal", shift=True).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="was trained with --objective causal"):
+        load_writer(str(tmp_path))
+
+
 def test_a_type_without_a_row_reads_what_its_own_model_does(tokenizer):
     """All positions, by its own forward."""
     model = families.tiny("fnet", VOCAB)
