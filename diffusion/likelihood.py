@@ -162,9 +162,8 @@ def causal_nll(
 def ordered_nll(
     backbone: Model, blocks: Tensor, editable: Tensor, noise: Absorbing, token_bytes: Tensor, **how
 ) -> Bound:
-    """The exact negative log-likelihood of ``blocks`` (N, L) under what a denoiser writes on the
-    full canvas from left to right (arXiv:2603.01367), in one forward pass per token; ``how``: see
-    `likelihood_bound`."""
+    """The same under what a denoiser writes on the full canvas from left to right (arXiv:2603.01367),
+    in one forward pass per token."""
     values = _one_by_one(backbone, blocks, editable, noise, after=True, **how)
     return _summary(values, blocks, editable, token_bytes)
 

@@ -22,18 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Typed:
-    """The user's own string in one row of a canvas, by position.
+    """The user's own string in one row of a canvas, by position."""
 
-    Attributes:
-        pieces: the string at fixed positions; a fixed position that is not here is spelled as its
-            token.
-        after: fixed text after a position that is to be written, which has no token of its own.
-        tight: positions before which the string decides about a space, and not the token.
-    """
-
+    # At fixed positions; one that is not here is spelled as its token.
     pieces: dict[int, str] = field(default_factory=dict)
+    # Fixed text after a position that is to be written, which has no token of its own.
     after: dict[int, str] = field(default_factory=dict)
-    tight: frozenset[int] = frozenset()
+    tight: frozenset[int] = frozenset()  # where the string decides about a space, not the token
 
 
 NOTHING = Typed()
@@ -56,11 +51,8 @@ def located(
 
 
 def parts(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
-    """The part of a text that each of its tokens covers: joined, the text.
-
-    White space is part of the token after it, a line break of the one before. A character of several
-    tokens is at the last of them, and the others have nothing.
-    """
+    """The part of a text that each of its tokens covers: joined, the text. White space is part of the
+    token after it, a line break of the one before, a character of several tokens of the last."""
     cuts = [0]
     for (_, end), (following, _) in itertools.pairwise(spans):
         rest = re.match(r"\S*(?:.*\n)?", text[end:following], re.DOTALL)
@@ -209,12 +201,9 @@ class Speller:
     # ------------------------------------------------------------ a row
 
     def pieces(self, slots: Sequence[Slot]) -> list[str]:
-        """The string of each position.
-
-        "" where it is masked, or has nothing to show: the first bytes of a character whose last
-        byte comes later. A fixed piece is as it was typed, with a space before it where another word
-        was written there and the tokens say that a new one begins.
-        """
+        """The string of each position, "" where it is masked, or shows the first bytes of a character
+        whose last byte comes later. A fixed piece is as it was typed, with a space before it where
+        another word was written there and the tokens say that a new one begins."""
         chunks: list[bytes | None] = []
         front = _Front()
         for slot in slots:
@@ -294,12 +283,8 @@ def in_word(character: str) -> bool:
 
 def space_between(before: str, after: str, quotes: int = 0) -> str:
     """The space, or "", between a text and the word or sign after it, which a WordPiece tokenizer
-    cuts off: ``It ' s 5 , 000 m ( 3 ft )`` was ``It's 5,000 m (3 ft)``.
-
-    Args:
-        before: the end of the text, two characters of it or more.
-        quotes: number of straight quotation marks in the whole text: every other one closes.
-    """
+    cuts off: ``It ' s 5 , 000 m ( 3 ft )`` was ``It's 5,000 m (3 ft)``. Of the ``quotes``, straight
+    quotation marks in the whole text, every other one closes."""
     last, first, further = before[-1:], after[:1], before[-2:-1]
     number = further.isdigit() and first.isdigit()
     joined = (
@@ -336,11 +321,8 @@ _CONTINUATION = bytes(range(0x80, 0xC0))
 
 
 def _decode(chunks: list[bytes | None]) -> list[str]:
-    """The string of each position; None is a mask.
-
-    A character appears at its last byte. Bytes that cannot become a character show as the replacement
-    character; those beside a mask may still become one and show as nothing.
-    """
+    """The string of each position; None is a mask. A character appears at its last byte; bytes that
+    cannot become one show as the replacement character, but as nothing beside a mask."""
     utf8 = codecs.getincrementaldecoder("utf-8")("replace")
     pieces = [""] * len(chunks)
     pending = None  # position of the last byte of an unfinished character

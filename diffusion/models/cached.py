@@ -131,12 +131,8 @@ class CleanStream:
 
 class Blockwise(Wrapped):
     """A masked LM that writes block by block: the same contract as `Denoiser`. Rows may be at
-    different blocks; all queried positions of one row are in one block.
-
-    Args:
-        denoiser: a `Denoiser`.
-        block_length: tokens of a block, counted from the first one to be written; 0: all of them.
-    """
+    different blocks; all queried positions of one row are in one block of ``block_length`` tokens,
+    counted from the first one to be written; 0: all of them."""
 
     def __init__(self, denoiser, block_length: int):
         super().__init__(denoiser)

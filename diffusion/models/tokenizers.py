@@ -28,14 +28,12 @@ FILLER = re.compile(
 def load_tokenizer(
     name: str, needs_mask: bool = True, access: Access = PLAIN, config=None, add_mask: bool = False
 ):
-    """A tokenizer that has a beginning, an end and, unless it is for GPT-2, ``<mask>``.
+    """A tokenizer that has a beginning, an end and, unless it is for GPT-2, ``<mask>``; `UserError`
+    where it cannot be read, or lacks one of them.
 
     Args:
         config: of its model, which may know which of its tokens is the mask.
         add_mask: give it a ``<mask>`` after its last token where it has none.
-
-    Raises:
-        UserError: it cannot be read, or lacks one of those tokens.
     """
     where, local = locate(name)
     files = [path for pattern in _FILES for path in Path(where).glob(pattern)]
