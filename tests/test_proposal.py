@@ -235,3 +235,21 @@ def test_rows_that_take_the_best_token_are_told_apart():
         assert mixed.tokens[1, 2] == drawn.tokens[1, 2] != LOGITS[3].argmax()
         p = LOGITS[:3].softmax(-1).amax(-1)
         torch.testing.assert_close(mixed.probability[0][ROWS[0]], p)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 3.0])
+def test_a_draw_from_many_tokens_inverts_the_same_function(temperature):
+    """A vocabulary that is searched in groups, the last of which is not full, with groups and
+    both ends forbidden, against one distribution function in float64."""
+    n, vocabulary = 20_000, 1000
+    logits = 3 * torch.randn(vocabulary, generator=torch.Generator().manual_seed(2))
+    logits[[0, 1, -1]] = logits[64:192] = logits[700::3] = -torch.inf
+    u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    u[:2], u[-1] = 0, 1 - 2**-53
+    tokens, probability = Sampling(temperature).draw(logits.expand(n, vocabulary), u)
+    p = (logits.double() / temperature).softmax(-1)
+    cdf = p.cumsum(-1)
+    assert (p[tokens] > 0).all()
+    # Within a few digits of float32 of the token's own part of [0, 1).
+    assert (u < cdf[tokens] + 1e-6).all() and (u >= cdf[tokens] - p[tokens] - 1e-6).all()
+    torch.testing.assert_close(probability, p[tokens], rtol=2e-6, atol=0)

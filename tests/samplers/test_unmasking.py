@@ -281,7 +281,7 @@ def random_order_law(denoiser) -> dict:
 
 @pytest.mark.slow
 def test_ancestral_with_many_steps_is_first_hitting_in_law():
-    many, few = (run(SMALL, Ancestral(n), rows=10_000, seed=13)[-1].ids for n in (200, 2))
+    many, few = (run(SMALL, Ancestral(n), rows=20_000, seed=13)[-1].ids for n in (200, 2))
     assert_law(many, random_order_law(SMALL))
     with pytest.raises(AssertionError):  # few steps are another law, and the test can tell
         assert_law(few, random_order_law(SMALL))
