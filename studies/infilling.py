@@ -43,10 +43,10 @@ from diffusion.generate import load_writer
 from diffusion.options import GenerationOptions
 from diffusion.text import encode, read
 from diffusion.views.frames import Framer
-from diffusion.views.terminal import aligned
 from studies import common
 from studies.board import metrics
 from studies.board.options import PASSAGES
+from studies.board.report import aligned
 from studies.board.scorer import Scorer, estimate_json, load_scorer, passages
 
 TEMPERATURES = (0.0, 1.0)

@@ -31,8 +31,8 @@ from diffusion.noise import Absorbing
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler
-from diffusion.views.terminal import aligned
 from studies import common
+from studies.board.report import aligned
 from studies.loop import MASK, canvas_of
 from studies.machine import SIZES, masked_config
 

@@ -19,14 +19,14 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from diffusion.errors import UserError, printable
 from diffusion.views import layout
 from diffusion.views.film import Film, Moment, ticks
-from diffusion.views.frames import END_MARK, Frame, State, legend
-from diffusion.views.layout import BLUE, FAINT, GREY, INK, ORANGE, PAPER, TINTS, Place
+from diffusion.views.frames import Frame, State, legend
+from diffusion.views.layout import BLUE, FAINT, GREY, INK, ORANGE, PAPER, TINTS
 
 # The block behind a position, (face, edge), and its text colour (default INK), by `frames.KINDS`.
 BLOCKS = {
     State.MASKED: (GREY, GREY),
     State.FRESH: (BLUE, BLUE),
-    State.REMASKED: (PAPER, ORANGE),  # and hatched
+    State.REMASKED: (PAPER, ORANGE),  # and empty
     State.REPLACED: (PAPER, BLUE),
     **{f"doubt{i}": (tint, tint) for i, tint in enumerate(TINTS, start=1)},
 }
@@ -40,9 +40,10 @@ GIF_TICK = 0.02  # seconds; browsers slow anything shorter down to 0.1
 MP4_FPS = 25
 MARGIN, GUTTER = 40, 40
 TIME_LINE, TIME_LEFT, TIME_LENGTH = 26, 460, 690
+SIZES = [30 - step / 2 for step in range(55)]  # of the type, from the largest
 STRIP_MOMENTS, STRIP_SIZES = 8, (17, 15, 13, 11)
 STRIP_WIDTH, STRIP_HEIGHT = 1400, 1900  # 7 inches wide at 200 dpi, a page high if that is possible
-STRIP_MARGIN, STRIP_GUTTER, STRIP_HEAD = 20, 50, 40
+STRIP_HEAD = 40  # pixels of a status line above each moment
 
 
 @cache
@@ -69,11 +70,16 @@ def width_of(text: str, bold: bool = False) -> float:
 
 
 class Sheet:
-    """A white picture, and the pen that draws on it."""
+    """A white picture in columns, and the pen that draws on it."""
 
-    def __init__(self, width: int, height: int):
+    def __init__(self, width: int, height: int, columns: int = 1):
         self.image = Image.new("RGB", (width, height), PAPER)
         self.pen = ImageDraw.Draw(self.image)
+        self.columns, self.column = columns, (width - 2 * MARGIN + GUTTER) / columns - GUTTER
+
+    def left(self, i: int) -> float:
+        """Where the column of the i-th of the things that fill rows begins."""
+        return MARGIN + i % self.columns * (self.column + GUTTER)
 
     def write(self, x, y, text: str, size: float, bold=False, room=math.inf, colour=INK) -> None:
         """One line of text, cut to ``room`` pixels, with its baseline at (x, y)."""
@@ -86,51 +92,55 @@ class Sheet:
 
     def block(self, x: float, y: float, width: float, height: float, kind: str) -> None:
         """The rectangle of a kind of position, with the top left corner (x, y)."""
-        face, edge = BLOCKS[kind]
         box = [round(x), round(y), round(x + width), round(y + height)]
-        self.pen.rectangle(box, face, edge)
-        if kind is State.REMASKED:
-            left, top, right, bottom = box
-            hatched = self.image.crop(box)
-            for k in range(top - bottom, right - left, 6):
-                ImageDraw.Draw(hatched).line((k, bottom - top, k + bottom - top, 0), edge)
-            self.image.paste(hatched, box[:2])
+        self.pen.rectangle(box, *BLOCKS[kind], width=2)
 
-    def legend(self, kinds: set[str], right: float, y: float, size: float) -> None:
-        """What the looks of a film mean, in one line that ends at ``right`` on the baseline y."""
-        x, top, height = right, y - 0.9 * size, 1.1 * size
+    def names(self, film: Film, y: float) -> None:
+        """The names of the tracks above their columns."""
+        for i, track in enumerate(film.tracks):
+            self.write(self.left(i), y, track.name, 19, room=self.column)
+
+    def legend(self, kinds: set[str], size: float) -> None:
+        """What the looks of a film mean, in one line that ends in the corner at the bottom right."""
+        width, height = self.image.size
+        x, y = width - MARGIN - 0.4 * size, height - 26
         for kind, label in reversed(list(legend(kinds))):
             bold = kind is State.GIVEN
-            label = f"{END_MARK} {label}" if kind == "end" else label
-            x -= width_of(label, bold) * size
-            self.write(x, y, label, size, bold, colour=FAINT if kind is State.NOISE else INK)
+            room = width_of(label, bold) * size
+            x -= room
             if kind in BLOCKS:
-                shades = ("doubt1", "doubt2", "doubt3") if kind == "doubt2" else (kind,)
-                x -= (0.9 * len(shades) + 0.8) * size
-                for k, shade in enumerate(shades):
-                    self.block(x + 0.9 * k * size, top, 1.3 * size, height, shade)
-            x -= 1.4 * size
+                self.block(x - 0.4 * size, y - 1.1 * size, room + 0.8 * size, 1.5 * size, kind)
+            self.write(x, y, label, size, bold, colour=COLOURS.get(kind, INK))
+            x -= 1.5 * size
 
 
 class Panel:
-    """One generation inside a rectangle of a sheet.
+    """The layout of one generation in a rectangle.
 
     Args:
-        rect: (left, top, width, height) in pixels.
         frames: all frames of the generation; they decide the layout.
-        size: font size in pixels; None for the largest, up to 30, with which all lines fit.
+        width, height: of the rectangle, in pixels.
+        sizes: font sizes in pixels; the first with which all lines fit is taken, or the last.
     """
 
-    def __init__(self, rect: tuple, frames: Sequence[Frame], size: float | None = None):
-        self.left, self.top, width, height = rect
-        self.size, self.places = fit(frames, width, height, size)
+    def __init__(self, frames: Sequence[Frame], width: float, height: float, sizes=SIZES):
+        pieces, seen = layout.reserved(frames)
+        bold = {i for i, state in enumerate(frames[-1].states) if state is State.GIVEN}
+        rooms = [layout.SMALLEST * max(map(width_of, texts), default=0.0) for texts in seen]
+        for self.size in sizes:
+            self.places = layout.lay_out(
+                pieces, lambda i, text: width_of(text, i in bold), width / self.size, rooms
+            )
+            self.height = (self.places[-1].line + 1) * LINE * self.size
+            if self.height <= height:
+                break
 
-    def draw(self, sheet: Sheet, frame: Frame) -> None:
-        """Draw a frame on a sheet."""
+    def draw(self, sheet: Sheet, frame: Frame, left: float, top: float) -> None:
+        """Draw a frame on a sheet, its top left corner at (left, top)."""
         for i, place in enumerate(self.places[: len(frame.states)]):
             kind, text = frame.kind(i), layout.split_piece(frame.shown(i))[1]
             bold, colour = kind is State.GIVEN, COLOURS.get(kind, INK)
-            x, y = self.left + place.x * self.size, self.top + place.line * LINE * self.size
+            x, y = left + place.x * self.size, top + place.line * LINE * self.size
             if kind in BLOCKS and (text.strip() or frame.states[i].open):
                 # A little short, so that neighbouring tokens stay apart.
                 width = max(1.0, place.width * self.size - 2)
@@ -140,54 +150,34 @@ class Panel:
             sheet.write(x, y + 1.05 * self.size, text, size, bold, colour=colour)
 
 
-def fit(
-    frames: Sequence[Frame], width: float, height: float, size: float | None = None
-) -> tuple[float, list[Place]]:
-    """(font size in pixels, places): the given size, or the largest with which all lines fit."""
-    pieces, seen = layout.reserved(frames)
-    bold = {i for i, state in enumerate(frames[-1].states) if state is State.GIVEN}
-    rooms = [layout.SMALLEST * max(map(width_of, texts), default=0.0) for texts in seen]
-    for each in [size] if size else (30 - step / 2 for step in range(55)):
-        places = layout.lay_out(
-            pieces, lambda i, text: width_of(text, i in bold), width / each, rooms
-        )
-        if (places[-1].line + 1) * LINE * each <= height:
-            break
-    return each, places
-
-
 class Stage:
     """A picture of 1280 x 720 pixels for each moment of a film."""
 
     def __init__(self, film: Film):
-        self.film, self.sheet, self.panels = film, Sheet(WIDTH, HEIGHT), []
-        write, count = self.sheet.write, len(film.tracks)
+        self.film, self.sheet = film, Sheet(WIDTH, HEIGHT, len(film.tracks))
+        sheet, write = self.sheet, self.sheet.write
         note = WIDTH - MARGIN - width_of(printable(film.note)) * 18
         write(MARGIN, 46, film.title, 22, bold=True, room=note - MARGIN - 30)
         write(note, 46, film.note, 18)
-        self.status_line = HEIGHT - (72 + TIME_LINE * count if film.ends else 64)
-        top = (64 if film.title else 24) + (40 if any(track.name for track in film.tracks) else 0)
-        width = (WIDTH - 2 * MARGIN + GUTTER) / count - GUTTER
-        for i, track in enumerate(film.tracks):
-            left = MARGIN + i * (width + GUTTER)
-            write(left, top - 12, track.name, 19, room=width)
-            rect = (left, top, width, self.status_line - 36 - top)
-            self.panels.append(Panel(rect, track.frames))
+        self.status_line = HEIGHT - (72 + TIME_LINE * len(film.ends))
+        self.top = (64 if film.title else 24) + (40 if any(t.name for t in film.tracks) else 0)
+        sheet.names(film, self.top - 12)
+        room = sheet.column, self.status_line - 36 - self.top
+        self.panels = [Panel(track.frames, *room) for track in film.tracks]
         for i, end in enumerate(film.ends):
             y = self.status_line + 32 + TIME_LINE * i
             write(MARGIN, y, film.tracks[i].name, 15, room=TIME_LEFT - MARGIN - 20)
             write(TIME_LEFT + TIME_LENGTH * film.filled(i) + 8, y, f"{end:.2f} s", 15)
-        # Smaller beside the verdict.
-        self.sheet.legend(film.kinds, WIDTH - MARGIN, HEIGHT - 26, 13 if film.ends else 16)
-        self._empty = self.sheet.image.copy()
+        sheet.legend(film.kinds, 13 if film.ends else 16)  # smaller beside the verdict
+        self._empty = sheet.image.copy()
 
     def image(self, moment: Moment) -> Image.Image:
         """The moment as an RGB picture."""
         film, sheet = self.film, self.sheet
         sheet.image.paste(self._empty)
-        for track, panel, frame in zip(film.tracks, self.panels, film.frames(moment), strict=True):
-            panel.draw(sheet, frame)
-            sheet.write(panel.left, self.status_line, track.status(frame), 16)
+        for i, frame in enumerate(film.frames(moment)):
+            self.panels[i].draw(sheet, frame, sheet.left(i), self.top)
+            sheet.write(sheet.left(i), self.status_line, film.tracks[i].status(frame), 16)
         for i, end in enumerate(film.ends):  # on one scale: the line of the slowest is the longest
             y = self.status_line + 20 + TIME_LINE * i
             for time, colour in ((end, GREY), (moment.time, INK)):
@@ -199,17 +189,14 @@ class Stage:
 
 
 def palette() -> Image.Image:
-    """The colours of the drawings and their blends with the paper: a fixed palette keeps still
+    """The colours of the drawings, those of text blended with the paper: a fixed palette keeps still
     parts identical from frame to frame, which is what makes a GIF small."""
-    colours = []
-    for colour, shades in ((INK, 16), (BLUE, 12), (ORANGE, 8)):
-        for k in range(shades):
-            rgb = ImageColor.getrgb(colour)
-            colours += [round(c + (255 - c) * k / shades) for c in rgb]
-    for colour in (GREY, *TINTS, PAPER):
-        colours += ImageColor.getrgb(colour)
+    colours = [ImageColor.getrgb(colour) for colour in (GREY, ORANGE, *TINTS)]
+    for colour in (INK, BLUE):
+        rgb = ImageColor.getrgb(colour)
+        colours += [[round(c + (255 - c) * k / 15) for c in rgb] for k in range(16)]
     palette = Image.new("P", (1, 1))
-    palette.putpalette(colours)
+    palette.putpalette([*itertools.chain(*colours)])
     return palette
 
 
@@ -255,29 +242,25 @@ def strip_moments(film: Film) -> list[Moment]:
 def filmstrip(film: Film) -> Image.Image:
     """A picture for print: 8 moments in reading order, two to a row for one track, a row each for
     several, in the largest type with which they fit a page."""
-    margin, moments = STRIP_MARGIN, strip_moments(film)
-    across = max(2, len(film.tracks))
-    column = (STRIP_WIDTH - 2 * margin + STRIP_GUTTER) / across - STRIP_GUTTER
-    named = any(track.name for track in film.tracks)
-    top = margin + (50 if film.title else 0) + (32 if named else 0)
+    moments = strip_moments(film)
+    sheet = Sheet(STRIP_WIDTH, STRIP_HEIGHT, max(2, len(film.tracks)))
+    rows = math.ceil(len(moments) * len(film.tracks) / sheet.columns)
+    top = MARGIN + (40 if film.title else 0) + (32 if any(t.name for t in film.tracks) else 0)
     for size in STRIP_SIZES:
-        lines = max(fit(track.frames, column, 0, size)[1][-1].line + 1 for track in film.tracks)
-        row = STRIP_HEAD + lines * LINE * size + 2 * size
-        height = math.ceil(top + row * math.ceil(len(moments) * len(film.tracks) / across) + 50)
+        panels = [Panel(track.frames, sheet.column, 0, [size]) for track in film.tracks]
+        row = STRIP_HEAD + max(panel.height for panel in panels) + 2 * size
+        height = math.ceil(top + row * rows + 50)
         if height <= STRIP_HEIGHT:
             break
-    sheet = Sheet(STRIP_WIDTH, height)
-    sheet.write(margin, margin + 24, film.title, 26, bold=True, room=STRIP_WIDTH - 2 * margin)
-    for i, track in enumerate(film.tracks):
-        left = margin + i * (column + STRIP_GUTTER)
-        sheet.write(left, top - 8, track.name, 19, room=column)
-    shown = (zip(film.tracks, film.frames(moment), strict=True) for moment in moments)
-    for i, (track, frame) in enumerate(itertools.chain(*shown)):
-        left = margin + (i % across) * (column + STRIP_GUTTER)
-        y = top + (i // across) * row
-        sheet.write(left, y + 24, track.status(frame), 15, bold=True, room=column)
-        sheet.pen.line((left, y + 34, left + column, y + 34), INK)
-        Panel((left, y + STRIP_HEAD, column, row), track.frames, size).draw(sheet, frame)
-    sheet.write(margin, height - 24, film.verdict, 17, bold=True)
-    sheet.legend(film.kinds, STRIP_WIDTH - margin, height - 24, 17)
+    sheet = Sheet(STRIP_WIDTH, height, sheet.columns)
+    sheet.write(MARGIN, MARGIN + 14, film.title, 26, bold=True, room=STRIP_WIDTH - 2 * MARGIN)
+    sheet.names(film, top - 8)
+    shown = (zip(film.tracks, panels, film.frames(m), strict=True) for m in moments)
+    for i, (track, panel, frame) in enumerate(itertools.chain(*shown)):
+        left, y = sheet.left(i), top + i // sheet.columns * row
+        sheet.write(left, y + 24, track.status(frame), 14, room=sheet.column)
+        sheet.pen.line((left, y + 34, left + sheet.column, y + 34), INK)
+        panel.draw(sheet, frame, left, y + STRIP_HEAD)
+    sheet.write(MARGIN, height - 24, film.verdict, 17, bold=True)
+    sheet.legend(film.kinds, 15)
     return sheet.image

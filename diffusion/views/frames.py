@@ -62,7 +62,7 @@ LEGEND = {
     State.REMASKED: "re-masked",
     State.NOISE: "random token",
     "doubt2": "low confidence",
-    "end": "end",
+    "end": f"{END_MARK} end",
 }
 
 
@@ -90,10 +90,6 @@ class Frame:
     confidence: list[float | None] = field(default_factory=list)
     slots: int = 0
 
-    def __post_init__(self):
-        if not self.confidence:
-            object.__setattr__(self, "confidence", [None] * len(self.pieces))
-
     @property
     def text(self) -> str:
         """The text as far as it is written."""
@@ -103,16 +99,6 @@ class Frame:
         """What is written of it, at the first ``most`` positions that are not given."""
         new = [i for i, state in enumerate(self.states) if state is not State.GIVEN]
         return "".join(self.pieces[i] for i in new[:most])
-
-    @property
-    def masks(self) -> int:
-        """Positions still to be written."""
-        return sum(state.open for state in self.states)
-
-    @property
-    def noise(self) -> int:
-        """Random tokens."""
-        return self.states.count(State.NOISE)
 
     @property
     def written(self) -> int:
@@ -126,7 +112,7 @@ class Frame:
     def kind(self, position: int) -> str:
         """How a position is drawn, one of `KINDS`."""
         state = self.states[position]
-        known = self.confidence[position] if state is State.SETTLED else None
+        known = self.confidence[position] if self.confidence and state is State.SETTLED else None
         doubt = 0 if known is None else sum(known < bound for bound in DOUBTS)
         return f"doubt{doubt}" if doubt else state
 
@@ -152,18 +138,19 @@ def changes(rows: Sequence[Sequence[list]]) -> list[list[list]]:
 
 
 def status_line(frame: Frame) -> str:
-    """Step, forward passes, measured seconds, masks and random tokens left, written tokens a second
-    and a pass."""
+    """Step, forward passes, measured seconds, masks and random tokens left, written tokens per second
+    and per forward pass."""
     parts = [f"step {frame.index}" + (f"/{frame.total}" if frame.total is not None else "")]
     parts.append(f"NFE {frame.nfe}" + (f" ({frame.slots} slots)" if frame.slots else ""))
     parts.append(f"{frame.seconds:.2f} s")
-    if frame.masks or not frame.noise:
-        parts.append(_counted(frame.masks, "mask"))
-    if frame.noise:
-        parts.append(f"{frame.noise} random")
+    masks, noise = sum(state.open for state in frame.states), frame.states.count(State.NOISE)
+    if masks or not noise:
+        parts.append(_counted(masks, "mask"))
+    if noise:
+        parts.append(f"{noise} random")
     if frame.written and frame.seconds > 0 and frame.nfe:
         parts.append(f"{frame.written / frame.seconds:.0f} tokens/s")
-        parts.append(f"{frame.written / frame.nfe:.1f} a pass")
+        parts.append(f"{frame.written / frame.nfe:.1f} tokens/pass")
     return " · ".join(parts)
 
 
@@ -177,7 +164,7 @@ def token_line(frame: Frame, unit: str = "token") -> str:
         parts.append(f"{count / frame.seconds:.0f}/s")
     parts.append(_counted(frame.nfe, "pass"))
     if frame.nfe:
-        parts.append(f"{frame.written / frame.nfe:.1f} tokens a pass")
+        parts.append(f"{frame.written / frame.nfe:.1f} tokens/pass")
     return " · ".join(parts)
 
 

@@ -3,17 +3,22 @@
 Frames are kept as what changes from one to the next, which is small for any number of steps.
 """
 
+import io
+import itertools
 import json
-import math
 import statistics
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from diffusion.errors import UserError
 from diffusion.views.film import Film, Track, synchronized
 from diffusion.views.frames import Frame, State, changes, token_line
-from diffusion.views.terminal import aligned, wrapped
+from diffusion.views.terminal import WIDTH
 
 FORMAT, VERSION = "roberta-diffusion comparison", 3
 LONGEST = 100_000  # positions of a frame: a damaged number must not fill the memory
@@ -23,44 +28,33 @@ NUMBERS = ("index", "total", "nfe", "slots", "seconds", "ends")  # of a frame, k
 def pack(frames: Sequence[Frame]) -> list[dict]:
     """Frames as dicts with ``changes`` [[position, state, piece, confidence], ...] against the frame
     before; ``length`` is the number of positions."""
-    cells = [
-        list(zip(frame.states, frame.pieces, frame.confidence, strict=True)) for frame in frames
-    ]
+    rows = [list(itertools.zip_longest(f.states, f.pieces, f.confidence)) for f in frames]
     return [
-        {name: getattr(frame, name) for name in NUMBERS}
-        | {"length": len(frame.pieces), "changes": changed}
-        for frame, changed in zip(frames, changes(cells), strict=True)
+        {name: getattr(frame, name) for name in NUMBERS} | {"length": len(row), "changes": changed}
+        for frame, row, changed in zip(frames, rows, changes(rows), strict=True)
     ]
 
 
 def unpack(data: Sequence[dict]) -> list[Frame]:
-    """The frames that `pack` described; ValueError, TypeError, KeyError or IndexError if it described
-    none."""
+    """The frames that `pack` described; ValueError, TypeError or LookupError if it described none."""
     frames, cells = [], []
     for entry in data:
         length = entry["length"]
-        if not 0 <= length <= LONGEST:
+        if length > LONGEST:
             raise ValueError(f"{length} positions")
         cells = cells[:length] + [(State.MASKED, "", None)] * (length - len(cells))
         for i, state, piece, confidence, *_ in entry["changes"]:  # some had a fifth cell
-            known = None if confidence is None else _number(confidence)
-            cells[i] = State(state), str(piece), known
+            cells[i] = State(state), str(piece), confidence and float(confidence)
         states, pieces, known = ([cell[k] for cell in cells] for k in range(3))
         frames.append(Frame(
             pieces, states, int(entry["index"]), entry["total"] and int(entry["total"]),
-            int(entry["nfe"]), _number(entry["seconds"]), [int(end) for end in entry["ends"]],
+            int(entry["nfe"]), float(entry["seconds"]), [int(end) for end in entry["ends"]],
             known, int(entry["slots"]),
         ))  # fmt: skip
-    seconds = [frame.seconds for frame in frames]
-    if seconds != sorted(seconds) or seconds[0] < 0:
+    times = [0.0, *(frame.seconds for frame in frames)]
+    if not all(before <= after for before, after in itertools.pairwise(times)):
         raise ValueError("its seconds fall")
     return frames
-
-
-def _number(value) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"{value} is no such number")
-    return float(value)
 
 
 def load(path: str) -> dict:
@@ -79,16 +73,11 @@ def load(path: str) -> dict:
                 f"--replay {path} is of version {record['version']!r}, and this program reads "
                 f"version {VERSION}; record it anew with compare.py --output_dir"
             )
-        json.dumps(record, ensure_ascii=False).encode()  # half a character cannot be shown
         for side in record["sides"]:
             side |= {name: str(side[name]) for name in ("model", "method", "text")}
-            side |= {"frames": unpack(side["frames"]), "nfe": int(side["nfe"])}
-            side["seconds"] = [_number(x) for x in side["seconds"]]
-        if len(record["sides"]) != 2 or record["unit"] not in ("token", "character"):
-            raise ValueError("not two sides of a known unit")
-        record["options"]["length"] = int(record["options"]["length"])
-        record |= {name: str(record[name]) for name in ("prompt", "hardware", "processor")}
+            side["frames"] = unpack(side["frames"])
         table(record)
+        film_of_record(record, 0.01)
     except OSError as error:
         raise UserError(f"--replay {path} cannot be read ({error.strerror}); {wrote}") from None
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
@@ -112,9 +101,8 @@ def median(side: dict) -> float:
 
 def count(data: dict, side: dict) -> int:
     """What a side wrote after the prompt, in the unit of the comparison."""
-    if data["unit"] == "token":
-        return data["options"]["length"]
-    return len(side["frames"][-1].added())
+    written = {"token": data["options"]["length"], "character": len(side["frames"][-1].added())}
+    return written[data["unit"]]
 
 
 def verdict(data: dict) -> str:
@@ -141,14 +129,19 @@ def film_of_record(data: dict, slowdown: float) -> Film:
 def table(data: dict) -> str:
     """The numbers as plain text."""
     length, notes = data["options"]["length"], []
-    rows = [["", "seconds (range)", f"{data['unit']}s/s", "passes", "tokens/pass"]]
+    grid = Table("", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for head in ("seconds (range)", f"{data['unit']}s/s", "passes", "tokens/pass"):
+        grid.add_column(head, justify="right", no_wrap=True)
     for side in data["sides"]:
         name, seconds = side["model"], max(median(side), 1e-9)
         low, high = min(side["seconds"]), max(side["seconds"])
         rate, a_pass = f"{count(data, side) / seconds:.1f}", f"{length / max(1, side['nfe']):.2f}"
-        rows.append([name, f"{seconds:.3f} ({low:.3f}-{high:.3f})", rate, str(side["nfe"]), a_pass])
+        times = f"{seconds:.3f} ({low:.3f}-{high:.3f})"
+        grid.add_row(Text(name, overflow="fold"), times, rate, str(side["nfe"]), a_pass)
         if high > 1.5 * seconds:
             notes.append(f"note: runs of {name} differ much; was the machine busy with other work?")
     machine = f"{data['hardware']}, {data.get('processor', '')}"
     said = f"{verdict(data)} (medians of {len(data['sides'][0]['seconds'])}, {machine})"
-    return "\n".join([*aligned(rows, 1), *wrapped("\n".join([*notes, said]))])
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
+    console.print(grid, *map(Text, [*notes, said]), sep="\n")
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())

@@ -1,5 +1,4 @@
-"""What a terminal shows: a text that fills in place while it is written, a film that is played, and
-tables.
+"""What a terminal shows: a text that fills in place while it is written, and a film that is played.
 
 Texts and films are drawn on the alternate screen, as large as the window is at that moment. At the
 end the whole text stays on the normal screen.
@@ -7,9 +6,7 @@ end the whole text stays on the normal screen.
 
 from __future__ import annotations
 
-import io
 import os
-import textwrap
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -26,7 +23,7 @@ from rich.text import Text
 
 from diffusion.errors import printable
 from diffusion.views.film import Film, Moment, Track
-from diffusion.views.frames import END_MARK, Frame, State, legend, status_line
+from diffusion.views.frames import Frame, State, legend, status_line
 from diffusion.views.layout import lay_out, reserved, starts_word
 
 # Distinguishable by glyph and weight first, by colour second. Tints are equally light, so that they
@@ -45,12 +42,11 @@ STYLES = {
     "end": "dim",
 }
 # An open position takes about the width of a token, so that the text around it moves little.
-GLYPHS = {State.MASKED: " ░░░", State.REMASKED: " ▓▓▓", "end": f" {END_MARK}"}
+GLYPHS = {State.MASKED: " ░░░", State.REMASKED: " ▓▓▓"}
 NOISE_COLUMNS = 4  # of a random token
 
-WIDTH = 100  # columns of a text or a table: longer lines are hard to read
+WIDTH = 100  # columns of a text: longer lines are hard to read
 GAP = 3
-NAME = 24  # columns that a name has at least, if it needs them
 
 
 def supports_live(stream: TextIO) -> bool:
@@ -77,7 +73,7 @@ class Pane:
 
     def __init__(self, track: Track):
         self.track, self.top = track, 0
-        self.starts: dict[int, list[int]] = {}  # the positions at which lines begin, by columns
+        self.lines: dict[int, list[int]] = {}  # the line of each position, by columns
 
     def text(self, frame: Frame, columns: int, height: int | None = None) -> Text:
         """As many lines of a frame as there is room for; ``height`` None: all of them."""
@@ -90,29 +86,26 @@ class Pane:
 
     def rows(self, frame: Frame, columns: int) -> list[Text]:
         """All lines of a frame; a wide character that does not fit a line is left out."""
-        if columns not in self.starts:
-            self.starts[columns] = _line_starts(self.track.frames or [frame], columns)
-        pieces = [_piece(frame, i) for i in range(len(frame.pieces))]
-        # Where a word began on the line before, its rest stays with it.
-        befores = [" ", *pieces]
-        words = [i for i, piece in enumerate(pieces) if starts_word(befores[i], piece)]
-        starts = self.starts[columns]
-        moved = (next((i for i in words if i >= start), len(pieces)) for start in starts)
-        begins = sorted({0, *moved} - {len(pieces)})
-        rows: list[Text] = []
-        for begin, end in zip(begins, [*begins[1:], len(pieces)], strict=True):
-            line = Text()
-            for i in range(begin, end):
-                core = pieces[i].lstrip(" ")
-                if line:  # spaces have no style, so that neighbouring new words stay apart
-                    line.append(pieces[i][: len(pieces[i]) - len(core)])
-                line.append(core, STYLES[frame.kind(i)])
-            if line.plain.endswith("\n") and end < len(pieces):
-                line.right_crop()  # the line ends there anyway
-            rows += line.wrap(None, columns, overflow="fold") if line else [line]
+        if columns not in self.lines:
+            self.lines[columns] = _lines(self.track.frames or [frame], columns)
+        lines = self.lines[columns]
+        text, line, previous = Text(), 0, "\n"
+        for i in range(len(frame.pieces)):
+            piece, own = _piece(frame, i), lines[i] if i < len(lines) else line
+            if own > line and starts_word(previous, piece):  # the rest of a word stays with it
+                line = own
+                if not previous.endswith("\n"):
+                    text.append("\n")
+                    previous = "\n"
+            core = piece.lstrip(" ")
+            if not previous.endswith("\n"):
+                text.append(" " * (len(piece) - len(core)))  # without a style, between new words
+            text.append(core, STYLES[frame.kind(i)])
+            previous = piece or previous
+        rows = text.wrap(None, columns, overflow="fold")
         for row in rows:
             row.rstrip()
-        return rows
+        return list(rows)
 
 
 def _piece(frame: Frame, position: int) -> str:
@@ -122,17 +115,15 @@ def _piece(frame: Frame, position: int) -> str:
     return GLYPHS[state] if state.open else text
 
 
-def _line_starts(frames: Sequence[Frame], columns: int) -> list[int]:
-    """Where lines begin, if every position is as wide as it may become."""
-    pieces, seen = reserved(frames)
-    pending = dict(enumerate(state.pending for state in frames[0].states))
+def _lines(frames: Sequence[Frame], columns: int) -> list[int]:
+    """The line of each position, if each is as wide as it may become."""
+    pieces, _ = reserved(frames)
     rooms = [
-        max([(4 - piece.startswith(" ")) * pending.get(i, False), *map(cell_len, texts)])
-        for i, (piece, texts) in enumerate(zip(pieces, seen, strict=True))
+        max(cell_len(_piece(f, i)) for f in frames if i < len(f.pieces)) - piece.startswith(" ")
+        for i, piece in enumerate(pieces)
     ]
     places = lay_out(pieces, lambda i, text: cell_len(text), columns, rooms)
-    lines = [place.line for place in places]
-    return [i for i, line in enumerate(lines) if not i or line != lines[i - 1]]
+    return [place.line for place in places]
 
 
 def scroll(rows: Sequence[Text], height: int, top: int) -> int:
@@ -158,14 +149,6 @@ def bar(over: float, whole: float, columns: int) -> Padding:
     return Padding(ProgressBar(max(whole, 1e-9), over, columns, **green), 0)
 
 
-def status_row(track: Track, frame: Frame, columns: int) -> Text:
-    """The status line with as many of its parts as fit, the last ones left out first."""
-    status = track.status(frame)
-    while len(status) > columns and " · " in status:
-        status = status.rpartition(" · ")[0]
-    return line(status, "dim")
-
-
 def window(
     panes: Sequence[Pane], frames: Sequence[Frame], columns: int, lines: int | None, foot: Sequence
 ) -> Group:
@@ -183,7 +166,7 @@ def window(
     shown = list(zip(panes, frames, strict=True))
     grid.add_row(*(pane.text(frame, width, room) for pane, frame in shown))
     grid.add_row("")
-    grid.add_row(*(status_row(pane.track, frame, width) for pane, frame in shown))
+    grid.add_row(*(line(pane.track.status(frame), "dim") for pane, frame in shown))
     return Group(grid, *foot)
 
 
@@ -225,9 +208,11 @@ class LiveView(ExitStack):
         self._pane = Pane(Track((), status=status))
 
     def __exit__(self, kind, *exc) -> None:
-        if kind is None:
-            self.finish()
         super().__exit__(kind, *exc)
+        if kind is None and self._console is not None:
+            last, columns = settled(self.last), min(self._console.width, WIDTH)
+            text = Pane(self._pane.track).text(last, columns)
+            self._console.print(Group(text, line(self._pane.track.status(last), "dim")))
 
     def show(self, frame: Frame) -> None:
         """Draw a frame in the window as large as it is now."""
@@ -242,21 +227,10 @@ class LiveView(ExitStack):
         self._kinds |= frame.kinds()
         foot = []
         if lines >= 10:
-            over, whole = frame.written, frame.written + frame.masks + frame.noise
-            foot = [bar(over, whole, min(columns, WIDTH)), legend_row(self._kinds)]
+            whole = len(frame.states) - frame.states.count(State.GIVEN)
+            foot = [bar(frame.written, whole, min(columns, WIDTH)), legend_row(self._kinds)]
         self._console.update_screen(window([self._pane], [frame], columns, lines, foot))
         self._next_draw = time.monotonic() + self.hold
-
-    def finish(self) -> None:
-        """Back to the normal screen, and leave the last frame there. A second call does nothing."""
-        if self._console is None:
-            return
-        time.sleep(max(0.0, self._next_draw - time.monotonic()))
-        console, self._console = self._console, None
-        self.close()
-        last = settled(self.last)
-        text = Pane(self._pane.track).text(last, min(console.width, WIDTH))
-        console.print(Group(text, status_row(self._pane.track, last, console.width)))
 
 
 def film_window(
@@ -295,37 +269,3 @@ def play(film: Film, stream: TextIO) -> None:
             i = max(i + 1, bisect_right(film.starts, time.monotonic() - began) - 1)
         time.sleep(min(1.0, final.hold))
     console.print(film_window(film, panes, final, console.width, None))
-
-
-# ---------------------------------------------------------------- tables
-
-
-def wrapped(text: str) -> list[str]:
-    """The lines of a text, those that are too long in several parts."""
-    return [part for line in text.splitlines() for part in textwrap.wrap(line, WIDTH) or [""]]
-
-
-def aligned(table: Sequence[Sequence[str]], names: int) -> list[str]:
-    """The lines of a table whose first row is its head: the first ``names`` columns hold words, to
-    the left, the others numbers, to the right. Long words and heads take several lines, and columns
-    that still do not fit follow below, beside the names again."""
-    widths = []
-    for i, (head, *cells) in enumerate(zip(*table, strict=True)):
-        words = [head] if i < names else head.split()
-        widths.append(2 + max(map(cell_len, [*words, *cells]), default=1))
-    room = WIDTH + 2 - sum(min(width, NAME + 2) for width in widths[:names])
-    parts: list[list[int]] = [[]]
-    for i in range(names, len(widths)):
-        if parts[-1] and sum(widths[j] for j in [*parts[-1], i]) > room:
-            parts.append([])
-        parts[-1].append(i)
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
-    for part in parts if table else ():
-        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for i in [*range(names), *part]:
-            number = {"justify": "right", "width": widths[i] - 2} if i in part else {}
-            grid.add_column(Text(table[0][i]), overflow="fold", **number)
-        for row in table[1:]:
-            grid.add_row(*(Text(row[i]) for i in [*range(names), *part]))
-        console.print(grid)
-    return [line.rstrip() for line in console.file.getvalue().splitlines()]

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from diffusion.errors import printable
 from diffusion.views import layout
 from diffusion.views.film import Film, Track
-from diffusion.views.frames import END_MARK, KINDS, Frame, State, changes, legend
+from diffusion.views.frames import KINDS, Frame, State, changes, legend
 
 EM = 0.6  # of a letter, about
 ASSETS = Path(__file__).parent / "assets"
@@ -30,8 +30,7 @@ def page(film: Film) -> str:
         "kinds": KINDS,
         "tracks": [
             {
-                "changes": changes(_rows(track)),
-                "steps": [frame.index for frame in track.frames],
+                "changes": changes([_cells(frame) for frame in track.frames]),
                 "status": [track.status(frame) for frame in track.frames],
             }
             for track in film.tracks
@@ -47,27 +46,21 @@ def page(film: Film) -> str:
     return environment.get_template("page.html.jinja").render(
         film=film,
         words=_words,
-        legend=list(legend(film.kinds)),
-        end_mark=END_MARK,
+        legend=legend(film.kinds),
         style=Markup("".join(f"--{name}: {colour}; " for name, colour in _COLOURS.items())),
         data=Markup(encoded),
     )
 
 
-def _rows(track: Track) -> list[list[list]]:
-    """For each frame the cells [number of the kind, text, probability]; -1 is a position that is
-    not there yet."""
-    length = max(len(frame.pieces) for frame in track.frames)
-    later = [[-1, "", None]] * length
-    sizes = [(frame, len(frame.pieces)) for frame in track.frames]
-    return [[_cell(frame, i) for i in range(n)] + later[n:] for frame, n in sizes]
-
-
-def _cell(frame: Frame, position: int) -> list:
-    kind, text = frame.kind(position), layout.split_piece(frame.shown(position))[1]
-    if kind in (State.FRESH, State.REPLACED) and text.isspace():
-        kind = State.SETTLED  # as in the pictures: a space has no block
-    return [KINDS.index(kind), text, frame.confidence[position]]
+def _cells(frame: Frame) -> list[list]:
+    """[number of the kind, text] of each position."""
+    cells = []
+    for i in range(len(frame.pieces)):
+        kind, text = frame.kind(i), layout.split_piece(frame.shown(i))[1]
+        if kind in (State.FRESH, State.REPLACED) and text.isspace():
+            kind = State.SETTLED  # as in the pictures: a space has no block
+        cells.append([KINDS.index(kind), text])
+    return cells
 
 
 def _words(track: Track) -> list[dict]:

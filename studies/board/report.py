@@ -6,12 +6,18 @@ import json
 import os
 import re
 import shlex
+import textwrap
 from pathlib import Path
 from urllib.parse import quote
 
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from diffusion.cli.files import write_atomically, write_text
 from diffusion.errors import UserError, printable
-from diffusion.views.terminal import aligned, wrapped
+from diffusion.views.terminal import WIDTH
 from studies.board.pictures import PICTURES
 from studies.board.results import (
     FORMAT,
@@ -34,24 +40,19 @@ def load(path: str) -> dict:
     """
     try:
         data = json.loads(Path(path).read_bytes())
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise UserError(f"--results {path} is not of a scoreboard; give a results.json")
+        if data.get("version") != VERSION:
+            raise UserError(
+                f"--results {path} is of version {data.get('version')!r}, and this program reads "
+                f"version {VERSION}; run the scoreboard again"
+            )
+        for shown in (markdown({path: data}), as_csv(data), plain_text(data)):
+            shown.encode("utf-8")  # lone surrogates cannot be shown
     except OSError as error:
         raise UserError(f"--results {path} cannot be read ({error.strerror}); give the results.json "
                         "of a scoreboard") from None  # fmt: skip
-    except (ValueError, RecursionError):
-        raise UserError(
-            f"--results {path} is not complete JSON; run the scoreboard again"
-        ) from None
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise UserError(f"--results {path} is not of a scoreboard; give a results.json")
-    if data.get("version") != VERSION:
-        raise UserError(
-            f"--results {path} is of version {data.get('version')!r}, and this program reads "
-            f"version {VERSION}; run the scoreboard again"
-        )
-    try:
-        for shown in (markdown({path: data}), as_csv(data), plain_text(data)):
-            shown.encode("utf-8")  # lone surrogates cannot be shown
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
         raise UserError(f"--results {path} is damaged; run the scoreboard again") from None
     return data
 
@@ -166,6 +167,37 @@ def examples(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
                 (title, [f"Number 0 of each row, {what}; (end): it ended by itself."], table)
             )
     return out
+
+
+def wrapped(text: str) -> list[str]:
+    """The lines of a text, those that are too long in several parts."""
+    return [part for line in text.splitlines() for part in textwrap.wrap(line, WIDTH) or [""]]
+
+
+def aligned(table: list[list[str]], names: int) -> list[str]:
+    """The lines of a table whose first row is its head: the first ``names`` columns hold words, to
+    the left, the others numbers, to the right. Long heads and names, of 24 columns or more, take
+    several lines, and columns that still do not fit follow below, beside the names again."""
+    widths = []
+    for i, (head, *cells) in enumerate(zip(*table, strict=True)):
+        words = [head] if i < names else head.split()
+        widths.append(2 + max(map(cell_len, [*words, *cells]), default=1))
+    room = WIDTH + 2 - sum(min(width, 26) for width in widths[:names])
+    parts: list[list[int]] = [[]]
+    for i in range(names, len(widths)):
+        if parts[-1] and sum(widths[j] for j in [*parts[-1], i]) > room:
+            parts.append([])
+        parts[-1].append(i)
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
+    for part in parts if table else ():
+        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for i in [*range(names), *part]:
+            number = {"justify": "right", "width": widths[i] - 2} if i in part else {}
+            grid.add_column(Text(table[0][i]), overflow="fold", **number)
+        for row in table[1:]:
+            grid.add_row(*(Text(row[i]) for i in [*range(names), *part]))
+        console.print(grid)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
 def plain_text(data: dict) -> str:

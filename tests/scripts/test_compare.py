@@ -124,14 +124,13 @@ def test_every_form_shows_the_states_of_the_film(tmp_path, monkeypatch):
         for frame, changes, status in zip(
             track.frames, entry["changes"], entry["status"], strict=True
         ):
-            cells |= {i: (code, text) for i, code, text, _ in changes}
+            cells |= {i: (code, text) for i, code, text in changes}
             assert status == token_line(frame)
             for i, state in enumerate(frame.states):
                 code, text = cells[i]
                 assert KINDS[code] == state
                 assert text == ("" if state.open else frame.pieces[i].strip())
-            for i in range(len(frame.states), len(cells)):
-                assert cells[i][0] == -1
+            assert len(cells) == len(frame.states)
     assert data["verdict"] == "right was 8× faster"
 
     strip = strip_moments(shown)
@@ -148,7 +147,7 @@ def test_every_form_shows_the_states_of_the_film(tmp_path, monkeypatch):
     for moment in shown.moments:
         for panel, frame in zip(stage.panels, shown.frames(moment), strict=True):
             written.clear()
-            panel.draw(Sheet(10, 10), frame)
+            panel.draw(Sheet(10, 10), frame, 0, 0)
             assert [text for text in written if text] == [p.strip() for p in frame.pieces if p]
         filled = [shown.filled(i, moment.time) for i in (0, 1)]
         assert filled == [pytest.approx(min(moment.time, end) / 1.27) for end in (1.27, 0.155)]
@@ -204,7 +203,7 @@ def test_the_verdict():
     assert record.verdict({**data, "sides": sides}) == "c was 2.00× faster"
     letters = len(" quick brown fox jumps"), len(" lazy dog sleeps")
     ratio = (2.0 / letters[0]) / (0.5 / letters[1])
-    data = {"unit": "character", "sides": [a, b]}
+    data |= {"unit": "character", "sides": [a, b]}
     assert record.verdict(data) == f"b was {ratio:.2f}× faster per character"
 
 

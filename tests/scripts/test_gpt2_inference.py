@@ -184,7 +184,7 @@ def test_animation_is_saved(call, tmp_path):
     assert code == 0 and out.startswith("The river")
     assert f"saved {target}" in err
     said = target.read_text()  # of a frame: what is written by then, and its passes
-    assert " 6 tokens \\u00b7 " in said and " 6 passes \\u00b7 1.0 tokens a pass" in said
+    assert " 6 tokens \\u00b7 " in said and " 6 passes \\u00b7 1.0 tokens/pass" in said
 
 
 def test_a_mistake_gets_one_sentence_and_exit_code_2(call, tiny_model):

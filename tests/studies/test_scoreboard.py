@@ -375,7 +375,7 @@ def test_bad_results(call, tmp_path):
     assert call("--results", path)[0] == 0
     for changed, named in (
         (text.replace('"version": 2', '"version": 7'), "version 7"),
-        (text[:100], "not complete JSON"),
+        (text[:100], "damaged"),
         ("[]", "not of a scoreboard"),
         (text.replace('"batch_size"', '"patch_size"'), "damaged"),
         (text.replace("123.4", '"x"'), "damaged"),

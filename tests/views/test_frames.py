@@ -76,7 +76,6 @@ def test_a_step_becomes_pieces_and_states_of_the_asked_row():
     assert frame.pieces == ["a", "b", "", " ", "c", ""]
     assert frame.states == [GIVEN, SETTLED, MASKED, FRESH, SETTLED, REMASKED]
     assert (frame.index, frame.total, frame.nfe, frame.slots, frame.seconds) == (1, 4, 1, 0, 0.5)
-    assert frame.masks == 2
     assert frame.ends == []  # the given </s> closes the canvas; nothing was written there
     assert frame.kinds() == {GIVEN, MASKED, FRESH, REMASKED, "doubt2"}
 
@@ -88,7 +87,7 @@ def test_random_tokens_and_replaced_ones_are_distinct_from_text():
     assert frame.states == states[1:]
     assert frame.pieces == ["a", "b", "c", "d", ""]
     assert frame.ends == []  # a random </s> ends no text
-    assert (frame.masks, frame.noise, frame.written) == (0, 2, 2)
+    assert frame.written == 2
     assert "· 2 random ·" in status_line(frame) and "mask" not in status_line(frame)
     assert "0 masks" in status_line(build(ids, [GIVEN, GIVEN, FRESH, FRESH, FRESH, FRESH]))
 
@@ -135,10 +134,12 @@ def test_an_end_before_given_text_hides_nothing_given():
 
 def test_frames_survive_delta_coding_and_json():
     frames = [
-        Frame([" é", "", ""], [GIVEN, MASKED, MASKED], 0, None, 0, 0.0),
+        Frame([" é", "", ""], [GIVEN, MASKED, MASKED], 0, None, 0, 0.0, [], [None] * 3),
         Frame([" é", " a", ""], [GIVEN, FRESH, MASKED], 1, None, 1, 0.5, [], [None, 0.25, None]),
         Frame([" é", "", ""], [GIVEN, REMASKED, SETTLED], 2, None, 2, 0.75, [2], [None, None, 1.0]),
-        Frame([" é", "x", "", "!"], [GIVEN, FRESH, SETTLED, FRESH], 3, None, 3, 0.75),
+        Frame(
+            [" é", "x", "", "!"], [GIVEN, FRESH, SETTLED, FRESH], 3, None, 3, 0.75, [], [None] * 4
+        ),
     ]
     packed = json.loads(json.dumps(record.pack(frames)))
     assert [len(entry["changes"]) for entry in packed] == [3, 1, 2, 3]
@@ -162,12 +163,12 @@ def test_tints_follow_the_probability_of_settled_tokens():
 
 def test_status_lines():
     frame = build([MASK, *ids_of("a")], [MASKED, FRESH], slots=torch.tensor([0, 9]))
-    said = "step 1/4 · NFE 1 (9 slots) · 0.50 s · 1 mask · 2 tokens/s · 1.0 a pass"
+    said = "step 1/4 · NFE 1 (9 slots) · 0.50 s · 1 mask · 2 tokens/s · 1.0 tokens/pass"
     assert status_line(frame) == said
     assert status_line(build(ids_of("a"), [FRESH], total=None)).startswith("step 1 ·")
-    assert token_line(frame) == "0.50 s · 1 token · 2/s · 1 pass · 1.0 tokens a pass"
+    assert token_line(frame) == "0.50 s · 1 token · 2/s · 1 pass · 1.0 tokens/pass"
     frame = build([*ids_of("aé"), EOS], [GIVEN, FRESH, FRESH, FRESH])
-    expected = "0.50 s · 1 character · 2/s · 1 pass · 3.0 tokens a pass"
+    expected = "0.50 s · 1 character · 2/s · 1 pass · 3.0 tokens/pass"
     assert token_line(frame, unit="character") == expected
     start = build(ids_of("a"), [GIVEN], seconds=0.0, nfe=torch.tensor([0, 0]))
     assert token_line(start) == "0.00 s · 0 tokens · 0 passes"

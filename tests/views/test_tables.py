@@ -8,8 +8,9 @@ import pytest
 
 from diffusion.views import record as records
 from diffusion.views.frames import Frame, State
-from diffusion.views.terminal import WIDTH, aligned, wrapped
+from diffusion.views.terminal import WIDTH
 from studies.board import report
+from studies.board.report import aligned, wrapped
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "blocks" / "results.json"
 LONG = "gpt2-medium-of-a-person-with-a-long-name-finetuned-on-wikitext-103-raw-v1"

@@ -31,7 +31,7 @@ def test_states_differ_without_colour_and_the_legend_says_what_they_are(screen):
     assert tty.lines() == [
         "Old new calm ░░░ ▓▓▓",
         "",
-        "step 1/10 · NFE 1 · 0.25 s · 2 masks · 8 tokens/s · 2.0 a pass",
+        "step 1/10 · NFE 1 · 0.25 s · 2 masks · 8 tokens/s · 2.0 tokens/pass",
         "━" * 40 + "╺" + "━" * 39,
         "prompt   written before   written now   ░░░ mask   ▓▓▓ re-masked",
     ]
@@ -44,9 +44,9 @@ def test_frames_replace_one_another_and_a_resize_is_followed(screen):
     view = LiveView(tty)
     view.show(frame(*[None] * 256, index=10, seconds=12.25))
     assert tty.lines()[0] == " ".join(["░░░"] * 6)
-    assert tty.lines()[-3] == "step 10/10 · NFE 10 · 12.25 s"
+    assert tty.lines()[-3] == "step 10/10 · NFE 10 · 12.25 s · 256 mas…"
     view.show(frame(" done", ends=[0]))
-    assert tty.lines()[:3] == ["∎", "", "step 1/10 · NFE 1 · 0.25 s · 0 masks"]
+    assert tty.lines()[:3] == ["∎", "", "step 1/10 · NFE 1 · 0.25 s · 0 masks · …"]
     text = (
         " A bridge of stone over the river Ouse was built in 1842 by 東京の会社が作った橋です。 It"
     )
@@ -172,16 +172,17 @@ def test_escape_sequences_in_the_text_are_shown_not_obeyed(screen):
     assert tty.lines()[0] == expected
 
 
-def test_finish_leaves_the_text_and_a_sane_terminal(screen):
+def test_the_end_leaves_the_text_and_a_sane_terminal(screen):
     tty = screen(60, 10)
     with LiveView(tty) as view:
         view.show(frame((" Old", GIVEN), None, index=0))
         assert tty.is_on("1049") and not tty.is_on("25")  # the alternate screen, without cursor
         view.show(frame((" Old", GIVEN), (" new", FRESH)))
-        view.finish()
-        view.finish()
     assert not tty.is_on("1049") and tty.is_on("25")
-    assert tty.lines() == ["Old new", "step 1/10 · NFE 1 · 0.25 s · 0 masks · 4 tokens/s"]
+    assert tty.lines() == [
+        "Old new",
+        "step 1/10 · NFE 1 · 0.25 s · 0 masks · 4 tokens/s · 1.0 tok…",
+    ]
     assert tty.style_of("new") == ""
 
 

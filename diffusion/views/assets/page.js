@@ -8,18 +8,12 @@ film.moments.reduce((start, moment) => { starts.push(start); return start + mome
 const last = starts.length - 1;
 let now = 0, timer = null;
 
-// Frames as full lists of [kind, text, probability, step it was written in], built once from what
-// changes.
+// Frames as full lists of [kind, text], built once from what changes.
 const frames = film.tracks.map(track => {
   let cells = [];
-  return track.changes.map((list, frame) => {
+  return track.changes.map(list => {
     cells = cells.slice();
-    for (const [i, code, text, confidence] of list) {
-      const before = cells[i], kind = film.kinds[code] ?? "hidden";
-      const same = before && before[1] === text && text !== "";
-      const again = kind === "fresh" || kind === "replaced" || !same;
-      cells[i] = [kind, text, confidence, again ? track.steps[frame] : before[3]];
-    }
+    for (const [i, code, text] of list) cells[i] = [film.kinds[code], text];
     return cells;
   });
 });
@@ -37,7 +31,8 @@ function show(moment) {
   const [shown, , time] = film.moments[moment];
   shown.forEach((frame, t) => {
     cells[t].forEach((cell, i) => {
-      const [kind, text] = frames[t][frame][i], final = cell.firstChild.textContent;
+      const [kind, text] = frames[t][frame][i] ?? ["hidden", ""];
+      const final = cell.firstChild.textContent;
       const empty = text === "" && !kind.endsWith("masked");
       cell.querySelector("b")?.remove();
       cell.className = (final ? "" : "none ") + (empty ? "hidden" : kind);
@@ -55,9 +50,7 @@ function show(moment) {
 }
 
 function at(seconds) {  // the last moment that has begun by then
-  let moment = 0;
-  while (moment < last && starts[moment + 1] <= seconds + 1e-3) moment++;  // 1e-3: rounding
-  return moment;
+  return Math.max(0, starts.findLastIndex(start => start <= seconds + 1e-3));  // 1e-3: rounding
 }
 
 function stop() {
@@ -80,16 +73,6 @@ function run(from) {  // on the clock: a slow browser leaves moments out and is 
   tick();
 }
 
-function tell(event) {  // the confidence and the step of the token under the pointer
-  const cell = event.target.closest?.(".word > span");
-  const t = cells.findIndex(list => list.includes(cell));
-  if (t < 0) return;
-  const [kind, text, confidence, step] = frames[t][film.moments[now][0][t]][cells[t].indexOf(cell)];
-  const written = /^(fresh|replaced|settled|doubt.)$/.test(kind);
-  const known = confidence === null ? "" : "p " + confidence.toPrecision(2) + " · ";
-  cell.title = written ? known + "step " + step : "";
-}
-
 play.onclick = () => {
   if (timer !== null) return stop();
   const from = now === last ? 0 : Number(scrub.value);
@@ -97,6 +80,5 @@ play.onclick = () => {
   run(from);
 };
 scrub.oninput = () => { stop(); show(at(Number(scrub.value))); };
-document.querySelector("main").addEventListener("pointerover", tell);
 show(0);
 run(0);
