@@ -25,23 +25,18 @@ def measure(
     """What ``keep`` makes of the Steps of every run, [job][repeat].
 
     Each job (writer, options) runs alone; nothing is decoded, drawn or printed meanwhile; the order
-    alternates. One run of each comes before, to warm up, and is not kept.
+    alternates. One run of each comes before, to warm up, and is left out.
     """
     runs: list[list[Kept]] = [[] for _ in jobs]
-    order, done = list(range(len(jobs))), 0
-    for repeat in range(-1, repeats):
-        for i in order if repeat % 2 == 0 else reversed(order):
-            writer, options = jobs[i]
-            gc.collect()
-            with hardware.memory_told(
-                lambda: "one text; try a smaller --length, or a smaller model"
-            ):
-                kept = keep(writer.generate([prompt], options, [0]))
-            if repeat >= 0:
-                runs[i].append(kept)
-            done += 1
-            progress(done, len(jobs) * (repeats + 1), "run")
-    return runs
+    forth = list(range(len(jobs)))
+    order = [i for repeat in range(repeats + 1) for i in (forth if repeat % 2 else forth[::-1])]
+    for done, i in enumerate(order, start=1):
+        writer, options = jobs[i]
+        gc.collect()
+        with hardware.memory_told(lambda: "one text; try a smaller --length, or a smaller model"):
+            runs[i].append(keep(writer.generate([prompt], options, [0])))
+        progress(done, len(order), "run")
+    return [kept[1:] for kept in runs]
 
 
 # ---------------------------------------------------------------- two models after one prompt

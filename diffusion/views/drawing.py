@@ -234,9 +234,8 @@ def strip_moments(film: Film) -> list[Moment]:
     times = [m.time for m in film.moments] if film.ends else range(len(film.moments))
     even = (k * times[-1] / (STRIP_MOMENTS - 1) for k in range(STRIP_MOMENTS))
     # Half a tick of rounding must not lose the moment that is meant.
-    return [
-        film.moments[i] for i in sorted({bisect.bisect_right(times, t + 1e-9) - 1 for t in even})
-    ]
+    chosen = {bisect.bisect_right(times, t + 1e-9) - 1 for t in even}
+    return [film.moments[i] for i in sorted(chosen)]
 
 
 def filmstrip(film: Film) -> Image.Image:

@@ -5,7 +5,6 @@ filmstrip (PNG). What draws is imported when something is drawn.
 import bisect
 import itertools
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,10 +113,9 @@ def synchronized(tracks: Sequence[Track], slowdown: float = 1.0, note: str = "",
     speed = "true time" if slowdown == 1 else f"time slowed {slowdown:g}×"
     note = f"{speed}, {note}" if note else speed
     moments = []
-    for now, then in itertools.pairwise([*times, math.inf]):
+    for now, then in itertools.pairwise([*times, times[-1] + LAST_HOLD / slowdown]):
         shown = tuple(max(0, bisect.bisect_right(clock, now) - 1) for clock in clocks)
-        hold = LAST_HOLD if then == math.inf else (then - now) * slowdown
-        moments.append(Moment(shown, hold, now))
+        moments.append(Moment(shown, (then - now) * slowdown, now))
     return Film(tracks, moments, note=note, ends=ends, **said)
 
 
@@ -133,7 +131,7 @@ def ticks(film: Film, tick: float) -> list[tuple[Moment, int]]:
     return list(zip(first.values(), counts, strict=True))
 
 
-def save_film(film: Film, path: str | os.PathLike, on_progress=lambda done, total: None) -> None:
+def save_film(film: Film, path: str | Path, on_progress=lambda done, total: None) -> None:
     """Write a film in the format that the ending of ``path`` names; the file appears when it is
     complete, never before.
 

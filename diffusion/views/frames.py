@@ -228,9 +228,8 @@ class Framer:
         pieces = self.speller.pieces([slot(i, place) for i, place in enumerate(places)])
         known = [None if known[p] != known[p] else round(known[p], 4) for p in places]
         ends = [i for i in ends if i <= cut]
-        counts = {"nfe": int(step.nfe[row]), "slots": int(step.slots[row])}
-        return Frame(pieces, states, step.index, step.total, seconds=float(step.seconds),
-                     ends=ends, confidence=known, **counts)  # fmt: skip
+        return Frame(pieces, states, step.index, step.total, int(step.nfe[row]),
+                     float(step.seconds), ends, known, int(step.slots[row]))  # fmt: skip
 
     def spans(self, step: Step, row: int, columns: Sequence[tuple]) -> list[tuple[int, int]]:
         """Where in the text of a row that hides nothing but its first token the positions from a to b

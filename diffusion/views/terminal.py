@@ -76,7 +76,11 @@ class Pane:
         self.lines: dict[int, list[int]] = {}  # the line of each position, by columns
 
     def text(self, frame: Frame, columns: int, height: int | None = None) -> Text:
-        """As many lines of a frame as there is room for; ``height`` None: all of them."""
+        """As many lines of a frame as there is room for; ``height`` None: all, and nothing is new."""
+        if height is None:
+            new = (State.FRESH, State.REPLACED)
+            settled = [State.SETTLED if state in new else state for state in frame.states]
+            frame = replace(frame, states=settled)
         rows = self.rows(frame, columns)
         if self.track.frames:
             rows += [Text()] * (len(self.rows(self.track.frames[-1], columns)) - len(rows))
@@ -128,14 +132,11 @@ def _lines(frames: Sequence[Frame], columns: int) -> list[int]:
 
 def scroll(rows: Sequence[Text], height: int, top: int) -> int:
     """The first row to show in a window of ``height`` rows that showed ``top`` first: it moves as
-    little as possible, and only to reach the row nearest to it that changes."""
+    little as possible, and only to reach the first row that changes."""
     new = {STYLES[kind] for kind in (State.FRESH, State.REPLACED, State.REMASKED)}
-    busy = [i for i, row in enumerate(rows) if any(span.style in new for span in row.spans)]
-    limit = max(0, len(rows) - height)
-    return min(
-        (min(max(top, row - height + 1), row, limit) for row in busy or [top]),
-        key=lambda moved: abs(moved - top),
-    )
+    busy = (i for i, row in enumerate(rows) if any(span.style in new for span in row.spans))
+    changed = next(busy, top)
+    return min(max(top, changed - height + 1), changed, max(0, len(rows) - height))
 
 
 def line(text: str, style: str = "") -> Text:
@@ -174,22 +175,14 @@ def legend_row(kinds: set[str]) -> Text:
     """What styles and signs mean."""
     row = line("")
     for kind, label in legend(kinds):
-        row.append("   " if row else "").append(GLYPHS.get(kind, label).strip(), STYLES[kind])
-        if kind in GLYPHS:
-            row.append(f" {label}", "dim")
+        sign = f"{GLYPHS.get(kind, '')} {label}".strip()
+        row.append("   " if row else "").append(sign, STYLES[kind])
     return row
-
-
-def settled(frame: Frame) -> Frame:
-    """The frame as it stays: nothing in it is new any more."""
-    new = (State.FRESH, State.REPLACED)
-    states = [State.SETTLED if s in new else s for s in frame.states]
-    return replace(frame, states=states)
 
 
 class LiveView(ExitStack):
     """Shows frames in place while they are made, as a context, and leaves the finished text and its
-    status line on the normal screen. Where ``live`` is False (see `supports_live`) it is silent.
+    status line on the normal screen. Where a stream does not support that it is silent.
 
     Args:
         stream: where to draw.
@@ -198,30 +191,27 @@ class LiveView(ExitStack):
 
     def __init__(self, stream: TextIO, status: Callable[[Frame], str] = status_line):
         super().__init__()  # which holds the alternate screen
-        self.stream = stream
         self.hold = 0.0  # least seconds between two frames, for models faster than the eye
-        self.live = supports_live(self.stream)
-        self.last: Frame | None = None
+        self._console = screen_of(stream) if supports_live(stream) else None
+        self._last: Frame | None = None
         self._kinds: set[str] = set()  # what the legend has to explain
         self._next_draw = 0.0
-        self._console: Console | None = None  # once there is something to show
         self._pane = Pane(Track((), status=status))
 
     def __exit__(self, kind, *exc) -> None:
         super().__exit__(kind, *exc)
-        if kind is None and self._console is not None:
-            last, columns = settled(self.last), min(self._console.width, WIDTH)
-            text = Pane(self._pane.track).text(last, columns)
-            self._console.print(Group(text, line(self._pane.track.status(last), "dim")))
+        if kind is None and self._last is not None:
+            track, columns = self._pane.track, min(self._console.width, WIDTH)
+            text, status = Pane(track).text(self._last, columns), track.status(self._last)
+            self._console.print(Group(text, line(status, "dim")))
 
     def show(self, frame: Frame) -> None:
         """Draw a frame in the window as large as it is now."""
-        self.last = frame
-        if not self.live:
-            return
         if self._console is None:
-            self._console = screen_of(self.stream)
+            return
+        if self._last is None:
             self.enter_context(self._console.screen())
+        self._last = frame
         time.sleep(max(0.0, self._next_draw - time.monotonic()))
         columns, lines = self._console.size
         self._kinds |= frame.kinds()
@@ -246,12 +236,9 @@ def film_window(
         row.add_row(line(track.name), over, line(f"{end:.2f} s"))
         foot.append(row)
     foot.append(line(film.verdict if moment is film.moments[-1] else film.note))
-    frames = film.frames(moment)
-    if lines is None:
-        frames = [settled(frame) for frame in frames]
-    elif lines >= 12 + len(foot):
+    if lines and lines >= 12 + len(foot):
         foot.append(legend_row(film.kinds))
-    return window(panes, frames, columns, lines, foot)
+    return window(panes, film.frames(moment), columns, lines, foot)
 
 
 def play(film: Film, stream: TextIO) -> None:

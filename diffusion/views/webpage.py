@@ -18,10 +18,6 @@ from diffusion.views.frames import KINDS, Frame, State, changes, legend
 
 EM = 0.6  # of a letter, about
 ASSETS = Path(__file__).parent / "assets"
-_COLOURS = {
-    name: getattr(layout, name.upper()) for name in ("ink", "paper", "grey", "blue", "orange")
-}
-_COLOURS |= {f"tint{i}": tint for i, tint in enumerate(layout.TINTS, start=1)}
 
 
 def page(film: Film) -> str:
@@ -35,7 +31,8 @@ def page(film: Film) -> str:
             }
             for track in film.tracks
         ],
-        "moments": [[m.shown, round(m.hold, 6), m.time] for m in film.moments],
+        "moments": [[m.shown, m.time] for m in film.moments],
+        "starts": film.starts,
         "ends": film.ends,
         "verdict": printable(film.verdict),
     }
@@ -47,7 +44,7 @@ def page(film: Film) -> str:
         film=film,
         words=_words,
         legend=legend(film.kinds),
-        style=Markup("".join(f"--{name}: {colour}; " for name, colour in _COLOURS.items())),
+        layout=layout,
         data=Markup(encoded),
     )
 

@@ -3,9 +3,7 @@ const film = JSON.parse(document.getElementById("data").textContent);
 const sections = [...document.querySelectorAll("section")];
 const cells = sections.map(s => [...s.querySelectorAll(".word > span")]);
 const [play, scrub, verdict] = ["play", "scrub", "verdict"].map(id => document.getElementById(id));
-const starts = [];  // seconds of the film at which each moment begins
-film.moments.reduce((start, moment) => { starts.push(start); return start + moment[1]; }, 0);
-const last = starts.length - 1;
+const starts = film.starts, last = starts.length - 1;
 let now = 0, timer = null;
 
 // Frames as full lists of [kind, text], built once from what changes.
@@ -28,7 +26,7 @@ function cover(cell, text) {  // another token than the final one, squeezed into
 
 function show(moment) {
   now = moment;
-  const [shown, , time] = film.moments[moment];
+  const [shown, time] = film.moments[moment];
   shown.forEach((frame, t) => {
     cells[t].forEach((cell, i) => {
       const [kind, text] = frames[t][frame][i] ?? ["hidden", ""];
