@@ -110,7 +110,7 @@ def check(generation, args, access, prompt: str | None) -> list[str] | None:
 def show(data: dict, args: CompareOptions) -> None:
     """Keep a measurement, play its film in the terminal, print its numbers, save the film."""
     from diffusion.views import record, terminal
-    from diffusion.views.film import save_film
+    from diffusion.views.animation import save_film
 
     film, target = record.film_of_record(data, args.slowdown), args.save_animation
     if args.replay is None:

@@ -74,7 +74,8 @@ def animate(writer, steps, path: str, row: int = 0) -> None:
     """Save how text ``row`` of the batch was written, from all its ``steps``, as .gif, .html, .mp4 or
     .png (a filmstrip)."""
     from diffusion.cli.files import check_animation_path
-    from diffusion.views.film import film_of, save_film
+    from diffusion.views.animation import save_film
+    from diffusion.views.film import film_of
     from diffusion.views.frames import Framer, status_of
 
     check_animation_path(path)

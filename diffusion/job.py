@@ -16,7 +16,7 @@ from diffusion.cli.console import say
 from diffusion.cli.files import unfinished
 from diffusion.cli.options import WritingOptions
 from diffusion.options import SamplingOptions
-from diffusion.views.film import film_of, save_film
+from diffusion.views.film import film_of
 from diffusion.views.frames import Frame, Framer, status_of
 from diffusion.views.terminal import LiveView, supports_live
 
@@ -134,6 +134,8 @@ class Job:
             self.output.write(record, shown=self.live and i == (row or 0))
             texts.append(record["text"])
         if path := self.script.save_animation:
+            from diffusion.views.animation import save_film  # matplotlib takes a second
+
             how, nfe = self.writer.method(self.generation), frames[-1].nfe
             title = f"{self.script.model}: {how}, {nfe} forward passes"
             film = film_of(frames, title, status=status_of(self.writer))

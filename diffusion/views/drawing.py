@@ -8,17 +8,15 @@ lightness before they differ by hue.
 import bisect
 import itertools
 import math
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 from matplotlib import font_manager
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
-from diffusion.errors import UserError, printable
+from diffusion.errors import printable
 from diffusion.views import layout
-from diffusion.views.film import Film, Moment, ticks
+from diffusion.views.film import Film, Moment
 from diffusion.views.frames import Frame, State, legend
 from diffusion.views.layout import BLUE, FAINT, GREY, INK, ORANGE, PAPER, TINTS
 
@@ -36,8 +34,6 @@ COLOURS = {State.FRESH: PAPER, State.NOISE: FAINT}
 FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans Devanagari", "Arial Unicode MS", "Unifont")
 LINE = 1.45  # ems from one line to the next
 WIDTH, HEIGHT = 1280, 720
-GIF_TICK = 0.02  # seconds; browsers slow anything shorter down to 0.1
-MP4_FPS = 25
 MARGIN, GUTTER = 40, 40
 TIME_LINE, TIME_LEFT, TIME_LENGTH = 26, 460, 690
 SIZES = [30 - step / 2 for step in range(55)]  # of the type, from the largest
@@ -186,47 +182,6 @@ class Stage:
         if moment is film.moments[-1]:
             sheet.write(MARGIN, HEIGHT - 24, film.verdict, 18, bold=True)
         return sheet.image.copy()
-
-
-def palette() -> Image.Image:
-    """The colours of the drawings, those of text blended with the paper: a fixed palette keeps still
-    parts identical from frame to frame, which is what makes a GIF small."""
-    colours = [ImageColor.getrgb(colour) for colour in (GREY, ORANGE, *TINTS)]
-    for colour in (INK, BLUE):
-        rgb = ImageColor.getrgb(colour)
-        colours += [[round(c + (255 - c) * k / 15) for c in rgb] for k in range(16)]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([*itertools.chain(*colours)])
-    return palette
-
-
-def _pictures(film: Film, tick: float, on_progress: Callable[[int, int], None]):
-    """(picture, number of ticks) for each moment that a tick falls on."""
-    stage, paced = Stage(film), ticks(film, tick)
-    for done, (moment, count) in enumerate(paced, start=1):
-        yield stage.image(moment), count
-        on_progress(done, len(paced))
-
-
-def write_gif(film: Film, path: Path, on_progress: Callable[[int, int], None]) -> None:
-    """A GIF, see `film.save_film`."""
-    colours, drawn = palette(), _pictures(film, GIF_TICK, on_progress)
-    pictures = (picture.quantize(palette=colours, dither=0) for picture, _ in drawn)
-    durations = [round(count * GIF_TICK * 1000) for _, count in ticks(film, GIF_TICK)]
-    next(pictures).save(path, save_all=True, append_images=pictures, duration=durations, loop=0)
-
-
-def write_mp4(film: Film, path: Path, on_progress: Callable[[int, int], None]) -> None:
-    """An MP4, see `film.save_film`."""
-    command = ["ffmpeg", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
-    command += ["-s", f"{WIDTH}x{HEIGHT}", "-r", str(MP4_FPS), "-i", "-"]
-    command += ["-pix_fmt", "yuv420p", str(path)]  # the colours that players can show
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as ffmpeg:
-        for picture, count in _pictures(film, 1 / MP4_FPS, on_progress):
-            for _ in range(count):
-                ffmpeg.stdin.write(picture.tobytes())
-    if ffmpeg.returncode:
-        raise UserError("ffmpeg could not write the animation; write a .gif or .html instead")
 
 
 def strip_moments(film: Film) -> list[Moment]:

@@ -1,6 +1,4 @@
-"""Films: which frame of which generation is shown when; as an animation file (GIF, MP4, HTML) or a
-filmstrip (PNG). What draws is imported when something is drawn.
-"""
+"""Films: which frame of which generation is shown when."""
 
 import bisect
 import itertools
@@ -8,9 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
-from diffusion.cli.files import check_animation_path, unfinished
 from diffusion.errors import UserError
 from diffusion.views.frames import Frame, status_line
 
@@ -129,26 +125,3 @@ def ticks(film: Film, tick: float) -> list[tuple[Moment, int]]:
     bounds = [*first, max(math.ceil(end / tick - 1e-6), max(first) + 1)]
     counts = (b - a for a, b in itertools.pairwise(bounds))
     return list(zip(first.values(), counts, strict=True))
-
-
-def save_film(film: Film, path: str | Path, on_progress=lambda done, total: None) -> None:
-    """Write a film in the format that the ending of ``path`` names; the file appears when it is
-    complete, never before.
-
-    Args:
-        on_progress: called with (pictures done, pictures in all) of a GIF or MP4.
-
-    Raises:
-        UserError: another ending, or a file that cannot be written.
-    """
-    check_animation_path(path)
-    from diffusion.views import drawing, webpage
-
-    with unfinished(Path(path)) as file:
-        if file.suffix == ".html":
-            file.write_text(webpage.page(film), encoding="utf-8")
-        elif file.suffix == ".png":
-            drawing.filmstrip(film).save(file, dpi=(200, 200), optimize=True)
-        else:
-            write = drawing.write_gif if file.suffix == ".gif" else drawing.write_mp4
-            write(film, file, on_progress)

@@ -26,8 +26,9 @@ from diffusion.errors import UserError
 from diffusion.generate import Writer, load_writer
 from diffusion.options import GenerationOptions
 from diffusion.views import record, terminal
-from diffusion.views.drawing import GIF_TICK, Sheet, Stage, strip_moments
-from diffusion.views.film import Track, save_film, synchronized, ticks
+from diffusion.views.animation import GIF_TICK, save_film
+from diffusion.views.drawing import Sheet, Stage, strip_moments
+from diffusion.views.film import Track, synchronized, ticks
 from diffusion.views.frames import KINDS, Frame, State, token_line
 
 GIVEN, MASKED, FRESH, SETTLED, REMASKED, *_ = State
@@ -239,7 +240,9 @@ def test_one_prompt_is_compared_kept_and_replayed(call, tmp_path, monkeypatch):
     code, again, err = call("--replay", kept / "compare.json", "--save_animation", "b.html")
     assert code == 0 and again == out, err
     films = []
-    monkeypatch.setattr("diffusion.views.film.save_film", lambda film, *a, **k: films.append(film))
+    monkeypatch.setattr(
+        "diffusion.views.animation.save_film", lambda film, *a, **k: films.append(film)
+    )
     for slowdown in ("1", "3"):
         replay = ("--replay", kept / "compare.json", "--slowdown", slowdown)
         assert call(*replay, "--save_animation", "c.png")[0] == 0

@@ -16,8 +16,9 @@ from PIL import Image
 from diffusion.cli.files import check_animation_path
 from diffusion.errors import UserError
 from diffusion.views import drawing, layout
+from diffusion.views.animation import save_film
 from diffusion.views.drawing import STRIP_WIDTH, Stage, filmstrip, strip_moments
-from diffusion.views.film import LAST_HOLD, Moment, film_of, save_film
+from diffusion.views.film import LAST_HOLD, Moment, film_of
 from diffusion.views.frames import KINDS, State, legend
 from diffusion.views.webpage import page
 
