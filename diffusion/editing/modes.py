@@ -1,16 +1,16 @@
-"""The editing modes of inference.py: infill, rewrite, interpolate, score, the best of several.
+"""The editing modes of inference.py: infill, rewrite, interpolate, score.
 
 Canvases come from `canvases`, the loop fills them, and a `Job` shows and saves the texts.
 """
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from diffusion import rng
-from diffusion.canvas import Canvas, Step, written_ids
+from diffusion.canvas import Canvas
 from diffusion.cli.console import progress, say
 from diffusion.editing.canvases import (
     blank_spans,
@@ -31,32 +31,6 @@ from diffusion.samplers.catalog import check_feature
 
 if TYPE_CHECKING:
     from diffusion.job import Job
-
-
-def best_of(job: "Job", editing: EditingOptions, prompts: list[str]) -> None:
-    """Continue each prompt, and keep the best of several texts."""
-    writer, generation, n = job.writer, job.generation, editing.best_of
-    job.check_prompts(prompts)
-    for prompt, number in itertools.product(prompts, range(job.script.num_samples)):
-        # Text 0 is the best of what --num_samples N would write, text 1 of the next N, ...
-        samples = range(number * n, number * n + n)
-        texts = _candidates(
-            job, samples, lambda some, p=prompt: writer.generate([p] * len(some), generation, some)
-        )
-        ids, fixed = zip(*(_until_end(job, steps[-1], row) for steps, row in texts), strict=True)
-        added = [job.framer.frame(steps[-1], row).added() for steps, row in texts]
-        bounds = bounds_of(writer, ids, fixed, added, **_scoring(job, editing))
-        best = min(range(n), key=lambda i: bounds[i].nats_per_token)
-        known = {
-            "prompt": prompt,
-            "best_of": n,
-            "bound": asdict(bounds[best]),
-            "candidates": [round(bound.nats_per_token, 4) for bound in bounds],
-        }
-        steps, row = texts[best]
-        job.show(iter(steps), {row: known}, {row: samples[best]}, row)
-        nats = f"a likelihood bound of {bounds[best].nats_per_token:.3f} nats per token"
-        say(f"sample {samples[best]}: the best of {n}, with {nats}")
 
 
 def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
@@ -89,7 +63,12 @@ def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
             job.show(begin(layouts * len(some), some), [known(layouts[0])] * len(some), some)
         return
     for sample in samples:
-        texts = _candidates(job, layouts, lambda part, s=sample: begin(part, [s] * len(part)))
+        texts = []  # of each layout (the Steps of its batch, its row in them)
+        for part in job.chunks(layouts):
+            watched = job.live or job.script.save_animation
+            steps = deque(begin(part, [sample] * len(part)), maxlen=None if watched else 1)
+            texts += [(steps, row) for row in range(len(part))]
+            progress(len(texts), len(layouts), "candidate")
         scores = []
         for step in (steps[-1] for steps, row in texts if row == 0):
             canvas = Canvas(step.ids, step.frozen, step.padding)
@@ -150,15 +129,15 @@ def score(job: "Job", editing: EditingOptions, lines: list[tuple[int, str]]) -> 
     """Bound the likelihood of each line."""
     texts = [text for _, text in lines]
     ids = _read(job, texts)
-    bounds = bounds_of(job.writer, ids, [1] * len(ids), texts, **_scoring(job, editing))
-    order = range(len(lines))
-    if editing.rank:
-        order = sorted(order, key=lambda i: bounds[i].nats_per_token)
+    bounds = bounds_of(
+        job.writer, ids, [1] * len(ids), texts, draws=editing.draws,
+        batch_size=job.script.batch_size, seed=job.generation.seed,
+        on_batch=lambda done, total: progress(done, total, "scoring pass"),
+    )  # fmt: skip
     if not job.script.json:
         columns = f"{'line':>5} {'nats':>9} {'±':>7} {'per token':>9} {'per byte':>9} {'tokens':>6}"
         job.output.write({"text": f"{columns}  text"}, end="")
-    for place, i in enumerate(order, 1):
-        (number, text), bound = lines[i], bounds[i]
+    for (number, text), bound in zip(lines, bounds, strict=True):
         error = "-" if bound.standard_error is None else f"{bound.standard_error:.2f}"
         line = (
             f"{number:5} {bound.nats:9.2f} {error:>7} {bound.nats_per_token:9.3f} "
@@ -166,7 +145,6 @@ def score(job: "Job", editing: EditingOptions, lines: list[tuple[int, str]]) -> 
         )
         record = {
             "line": number,
-            **({"rank": place} if editing.rank else {}),
             "text": text if job.script.json else line,
             **asdict(bound),
             "draws": editing.draws,
@@ -181,7 +159,6 @@ MODES = {
     "rewrite": rewrite,
     "interpolate": interpolate,
     "score": score,
-    "best_of": best_of,
     "chat": lambda job, editing, questions: Chat(job, editing).run(questions),
 }
 
@@ -199,33 +176,3 @@ def _read(job: "Job", texts: list[str]) -> list[list[int]]:
 def _denoise(job: "Job", canvas: Canvas, samples):
     options = job.ready(canvas.left_to_right)
     return job.writer.denoise(canvas, options, samples, may_end=False)
-
-
-def _candidates(job: "Job", items: Sequence, begin: Callable) -> list[tuple[Sequence[Step], int]]:
-    """Write a text for each item: (the Steps of its batch, the last one alone where nobody watches;
-    its row). ``begin`` starts a batch of items."""
-    watched = job.live or job.script.save_animation
-    texts = []
-    for part in job.chunks(items):
-        steps = deque(begin(part), maxlen=None if watched else 1)
-        texts += [(steps, row) for row in range(len(part))]
-        progress(len(texts), len(items), "candidate")
-    return texts
-
-
-def _until_end(job: "Job", step: Step, row: int) -> tuple[list[int], int]:
-    """(the ids of a text up to its written end, how many of them are the prompt's)."""
-    ids = written_ids(step, row)
-    fixed = int((step.frozen[row] & ~step.padding[row]).sum())
-    end = job.writer.tokenizer.eos_token_id
-    return (ids[: ids.index(end, fixed) + 1] if end in ids[fixed:] else ids), fixed
-
-
-def _scoring(job: "Job", editing: EditingOptions) -> dict:
-    """The settings of `bounds_of`."""
-    return {
-        "draws": editing.draws,
-        "batch_size": job.script.batch_size,
-        "seed": job.generation.seed,
-        "on_batch": lambda done, total: progress(done, total, "scoring pass"),
-    }

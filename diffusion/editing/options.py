@@ -15,7 +15,7 @@ from diffusion.editing.templates import kept_characters, parse_template
 from diffusion.errors import UserError
 from diffusion.options import GenerationOptions
 
-MODES = ("infill", "rewrite", "interpolate", "score", "best_of", "chat")
+MODES = ("infill", "rewrite", "interpolate", "score", "chat")
 BRINGS_TEXT = MODES[:4]
 _flag = partial(flag, group=TEXT)  # ``owners``: the modes that it is an option of
 
@@ -48,16 +48,9 @@ class EditingOptions:
     score: str | None = _flag(
         None, "Bound the likelihood of each line of a text or a file, in nats.", metavar="TEXT"
     )
-    rank: bool = _flag(
-        False, "score: sort by nats per token, the most likely first.", owners=("score",)
-    )
-    best_of: int | None = _flag(
-        None, "Keep the best of N texts. That is the one with the lowest likelihood bound per token.",
-        range=(1, None),
-    )  # fmt: skip
     draws: int = _flag(
-        16, "score, best_of: random mask patterns for each text.",
-        range=(1, None), owners=("score", "best_of"), rare=True,
+        16, "score: random mask patterns for each text.",
+        range=(1, None), owners=("score",), rare=True,
     )  # fmt: skip
     chat: bool = _flag(
         False, "Answer questions in the form of the tokenizer's chat template. The interactive loop "

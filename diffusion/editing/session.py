@@ -74,14 +74,12 @@ class Session:
         if self.chat:  # another sample than the first answers the last question again
             turns = self.turns[:-2] if sample else self.turns
             self.turns = self.chat.turn(turns, prompt, sample)
-        elif self.editing.best_of:
-            MODES["best_of"](self.job, self.editing, [prompt])
         else:
             self.continue_prompts(self.job, self.editing, [prompt], sample)
 
     def again(self, _: str) -> None:
-        if self.prompt is None or self.editing.best_of:
-            raise UserError("/again needs a text before it, and not --best_of; type a beginning")
+        if self.prompt is None:
+            raise UserError("/again needs a text before it; type a beginning")
         self.write(self.prompt, self.sample + self.job.script.num_samples)
 
     def set(self, value: str) -> None:

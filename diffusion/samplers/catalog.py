@@ -124,8 +124,7 @@ FEATURES: dict[str, dict[str, str]] = {
     "--early_commit": {"uniform": f"{_FIRST}, so no masks are left to write at once"},
     "--guidance": {"uniform": "has no masks to hide the prompt with"},
     "--infill with a range of lengths": {"uniform": "has no masks, by which lengths are compared"},
-    "--infill with one length, --rewrite, --interpolate": {},
-    "--score, --best_of": {},
+    "--infill with one length, --rewrite, --interpolate, --score": {},
     "--window_stride, --repetition_penalty, --no_repeat_ngram_size, --temperature, --top_k, --top_p": {},
     "finetune.py with --loss mean, --mask_schedule batch, --layouts, --soft_masking or "
     "--objective causal": dict.fromkeys(RANDOM, "contains random tokens"),

@@ -47,7 +47,7 @@ PATHS = ["", " ", ".", "..", "/", "no/such", "x" * 300, LONG, "~nosuchuser", "~n
          "-", "https://example.invalid/x", "a:b", "[x]", "owner/name/more", "prompts.txt"]  # fmt: skip
 
 # More of these is more work, which is no mistake.
-WORK = ("num_samples", "repeats", "max_steps", "num_train_epochs", "draws", "points", "best_of",
+WORK = ("num_samples", "repeats", "max_steps", "num_train_epochs", "draws", "points",
         "eval_draws", "slowdown", "max_eval_blocks", "gradient_accumulation_steps", "n_steps",
         "likelihood_blocks", "length", "max_len")  # fmt: skip
 # Would reach for the network, another program's settings, or processes.
@@ -265,7 +265,7 @@ CHOICES = {
     "objective": ["causal", "diffusion"], "optim": ["muon", "sgd", "adafactor"], "loss": ["mean"],
     "mask_schedule": ["seed"], "eval_strategy": ["epoch", "steps"], "save_strategy": ["epoch", "best"],
     "soft_masking": ["true"], "mixing": ["spherical"], "ema": ["0.9"], "metric_for_best_model": ["x"],
-    "json": ["true"], "best_of": ["2"], "num_samples": ["2"], "unconditional": ["true"],
+    "json": ["true"], "num_samples": ["2"], "unconditional": ["true"],
     "lr_scheduler_type": ["cosine", "polynomial", "reduce_lr_on_plateau", "cosine_with_min_lr"],
     "output": ["prompts.txt", "empty"], "dtype": ["bfloat16", "float16"], "cache": ["false"],
 }  # fmt: skip

@@ -117,13 +117,13 @@ def test_editing_works_or_is_refused_as_the_table_says(run_script, folders, nois
         ["--infill", "The <mask:2> runs through the <mask:3> town."],
         ["--rewrite", text, "--strength", "0.5"],
         ["--interpolate", text, "She opened the window.", "--points", "2"],
-        ["Old", "--best_of", "2", "--draws", "2"],
     ]
     for task in tasks:
         code, out, err = run_script(inference, *begin, *task, "--json")
         assert code == 0, err
         record = json.loads(out.splitlines()[0])
         assert record["sampler"] == ("first-hitting" if noise == "absorbing" else "ancestral")
+    assert run_script(inference, *begin, "--score", text, "--draws", "2")[0] == 0
     code, out, err = run_script(inference, *begin, "--infill", "The <mask:1-2> runs.")
     lack = catalog.FEATURES["--infill with a range of lengths"].get(noise)
     assert code == (2 if lack else 0)

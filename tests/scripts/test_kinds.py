@@ -70,7 +70,6 @@ def test_every_way_in_gives_the_text_back(call, tmp_path):
     lines.write_text(f"{TEXT}\nThe river 日本.\nThe river\n", encoding="utf-8")
     for task in (
         [TEXT, "--length", "3"],
-        [TEXT, "--length", "3", "--best_of", "2"],
         ["--infill", TEXT + " <mask:2>"],
         ["--interpolate", TEXT, "The river.", "--points", "2"],
         ["--score", lines],
