@@ -87,11 +87,6 @@ class Job:
             say(f"note: {note}")
         return job
 
-    def check_prompts(self, texts: list[str]) -> None:
-        """Refuse prompts that are too long."""
-        options = self.ready()
-        prompt_ids(self.writer.tokenizer, texts, options.max_len, options.length)
-
     def used(self) -> str:
         """What takes memory, and what to do."""
         sizes = f"--batch_size {self.script.batch_size} and --max_len {self.generation.max_len}"
@@ -111,7 +106,8 @@ class Job:
     def batches(self, texts: list[str], first: int = 0) -> Iterator[tuple[Sequence, Sequence]]:
         """(prompts, sample numbers) of each batch: ``num_samples`` texts for each prompt, numbered
         from ``first``; a prompt that is too long is refused before any."""
-        self.check_prompts(texts)
+        options = self.ready()
+        prompt_ids(self.writer.tokenizer, texts, options.max_len, options.length)
         numbers = range(first, first + self.script.num_samples)
         for batch in self.chunks((prompt, n) for prompt in texts for n in numbers):
             yield tuple(zip(*batch, strict=True))

@@ -147,7 +147,7 @@ class GenerationOptions(SamplingOptions):
         "block; default: in the first one alone.", range=(1, None), rare=True,
     )  # fmt: skip
     guidance: float = _option(
-        0.0, "Weight of classifier-free guidance. It doubles the forward passes.", range=(0, None)
+        0.0, "Weight of classifier-free guidance. It doubles the forward passes.", range=(0, 1000)
     )
     soft_masking: bool = _option(
         True, "Whether masks carry earlier predictions, where the model was trained for soft-masking.",

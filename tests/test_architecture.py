@@ -131,7 +131,7 @@ def test_what_answers_help_loads_no_torch():
     names += [f"diffusion.{name}" for name in TORCH_FREE] + [
         f"studies.board.{name}" for name in BOARD
     ]
-    names += ["diffusion.__init__", "inference", "gpt2_inference", "compare"]
+    names += ["diffusion.__init__", "inference", "gpt2_inference", "compare", "finetune"]
     seen: set[str] = set()
     while names:
         name = names.pop()

@@ -137,7 +137,7 @@ def test_a_bad_option_of_a_sampler_is_refused(sampler, said):
         ({"cache_refresh": 0, "approximate_cache": "dual"}, "--cache_refresh 0 must be"),
         ({"block_length": -1}, "--block_length -1 must be a number of at least 0"),
         ({"early_commit": -1.0}, "--early_commit"),
-        ({"guidance": -0.5}, "--guidance -0.5 must be a number of at least 0"),
+        ({"guidance": -0.5}, "--guidance -0.5 must be a number from 0 to 1000"),
         ({"guidance": float("inf")}, "--guidance inf"),
         ({"repetition_penalty": 0.0}, "--repetition_penalty 0.0"),
         ({"no_repeat_ngram_size": -1}, "--no_repeat_ngram_size -1"),

@@ -47,6 +47,7 @@ def load(path: str) -> dict:
                 f"--results {path} is of version {data.get('version')!r}, and this program reads "
                 f"version {VERSION}; run the scoreboard again"
             )
+        data = json.loads(dump(data))  # no NaN, which a page would not show
         for shown in (markdown({path: data}), as_csv(data), plain_text(data)):
             shown.encode("utf-8")  # lone surrogates cannot be shown
     except OSError as error:

@@ -42,15 +42,6 @@ def test_a_mistake_is_one_line_however_long_and_odd_the_value(monkeypatch, capsy
     assert "--model a" in said and said.endswith("is wrong\n")
 
 
-def test_piped_prompts(monkeypatch):
-    stdin = io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfone\r\n\n  \nthree"))
-    monkeypatch.setattr(sys, "stdin", stdin)
-    assert console.given_prompts(None, False) == ["one", "three"]
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\xe9\n")))
-    with pytest.raises(UserError, match=r"standard input is not UTF-8"):
-        console.given_prompts(None, False)
-
-
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_file_of_texts_is_whole_also_where_the_writing_ends_early(tmp_path, as_json):
     script = type("Options", (), {"json": as_json, "output": str(tmp_path / "out.txt")})

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 import compare
+import finetune
 import gpt2_inference
 import inference
 from diffusion.cli.flags import flag, parse_flags
@@ -71,7 +72,7 @@ def test_help_in_groups(monkeypatch, capsys):
     shown = {}
     for name in ("--help", "--help_all"):
         with pytest.raises(SystemExit) as end:
-            parse(monkeypatch, name)
+            parse(monkeypatch, "--num_samples", "many", name)  # whatever else is wrong
         shown[name] = capsys.readouterr().out
         assert not end.value.code
     assert shown["--help"] == (
@@ -88,10 +89,17 @@ def test_help_in_groups(monkeypatch, capsys):
     assert "Texts. More of them take longer. [1]" in shown["--help_all"]
 
 
-@pytest.mark.parametrize("script", [inference, gpt2_inference, compare])
+@pytest.mark.parametrize("script", [inference, gpt2_inference, compare, finetune])
 def test_help_fits_a_screen(run_script, script):
     """`tests/test_architecture.py`: it loads no library."""
     code, out, _ = run_script(script, "--help")
     lines = out.splitlines()
-    assert code == 0 and len(lines) <= 60 and max(map(len, lines)) <= 100
-    assert "--help_all" in lines[-1]
+    assert not code and len(lines) <= 60 and max(map(len, lines)) <= 100
+    assert out.startswith(script.__doc__.strip()) and "--help_all" in lines[-1]
+
+
+def test_help_of_all_flags_has_those_of_the_trainer(run_script):
+    code, out, _ = run_script(finetune, "--help_all")
+    assert code == 0
+    for name in ("--ema", "--lr_scheduler_kwargs", "--optim", "--adam_epsilon", "--soft_k"):
+        assert f"  {name}" in out

@@ -9,19 +9,15 @@ from helpers.exact import ExactLaws, assert_law
 from helpers.tabular import TabularDenoiser
 
 from diffusion import rng
-from diffusion.canvas import Allowed, Canvas, encode, written_ids
+from diffusion.canvas import Allowed, Canvas, encode
 from diffusion.denoise import denoise
 from diffusion.editing.canvases import (
-    TO_WRITE,
-    canvas_of,
-    infill_canvas,
     interpolation_canvas,
     rewrite_canvas,
 )
 from diffusion.editing.templates import parse_template
 from diffusion.errors import UserError
 from diffusion.generate import load_writer
-from diffusion.models.tokenizers import train_tokenizer
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.unmasking import Ancestral, Confidence, FirstHitting
@@ -41,15 +37,6 @@ def write(writer, canvas, samples, **options):
 
 
 # ---------------------------------------------------------------- blanks
-
-
-def test_a_hole_of_another_length_in_the_batch_changes_nothing(writer):
-    template = parse_template("The <mask:2-6> sat by <mask:1-3>.")
-    layouts = [(2, 1), (6, 3), (4, 2), (3, 3)]
-    together = write(writer, infill_canvas(writer.tokenizer, template, layouts), [0, 1, 2, 0])
-    for row, (layout, sample) in enumerate(zip(layouts, [0, 1, 2, 0], strict=True)):
-        alone = write(writer, infill_canvas(writer.tokenizer, template, [layout]), [sample])
-        assert written_ids(alone, 0) == written_ids(together, row)
 
 
 def test_infilling_follows_the_exact_law(tiny_model):
@@ -229,11 +216,3 @@ def test_words_of_both_texts_in_changing_proportion(writer):
 def test_between_two_equal_texts_there_is_only_that_text(writer):
     step = write(writer, mixtures(writer, [0.0, 0.3, 0.5, 1.0], (TEXTS[0], TEXTS[0])), [0] * 4)
     assert {written_text(writer.tokenizer, step, row) for row in range(4)} == {TEXTS[0]}
-
-
-def test_padding_is_not_given_text_of_the_row(tiny_model):
-    tokenizer = train_tokenizer(["a b"], 270)
-    canvas = canvas_of(tokenizer, [torch.tensor([0, TO_WRITE, 7]), torch.tensor([0, TO_WRITE])])
-    assert canvas.padding.tolist() == [[False] * 3, [False, False, True]]
-    assert canvas.frozen.tolist() == [[True, False, True], [True, False, True]]
-    assert (canvas.ids[:, 1] == tokenizer.mask_token_id).all()

@@ -21,7 +21,9 @@ def test_the_changes_turn_the_old_text_into_the_new_one():
         rebuilt, at = "", 0
         for change in changes(old, new):
             assert change.start < change.end or change.new_start < change.new_end
-            rebuilt += old[at : change.start] + new[change.new_start : change.new_end]
+            assert change.old == old[change.start : change.end]
+            assert change.new == new[change.new_start : change.new_end]
+            rebuilt += old[at : change.start] + change.new
             at = change.end
         assert rebuilt + old[at:] == new
 

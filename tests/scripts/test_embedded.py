@@ -13,7 +13,6 @@ from diffusion.generate import load_writer
 from diffusion.models import hub, tokenizers
 from diffusion.models.layouts import arrange
 from diffusion.options import GenerationOptions
-from diffusion.views.frames import written_text
 
 TEXT = (
     "The town lies on the northern bank of the river, about ten miles from the sea. It was first "
@@ -86,14 +85,6 @@ def test_its_default_is_causal_text_in_fewer_passes(writer):
     assert last.nfe.double().mean() < 0.9 * 64
 
 
-def test_its_texts_are_equal_without_the_cache(writer):
-    options = GenerationOptions(length=24, sampler="speculative", attention="block")
-    *_, ours = writer.generate(["The town", "She opened the window"], options, [0, 1])
-    options.cache = False
-    *_, anew = writer.generate(["The town", "She opened the window"], options, [0, 1])
-    assert torch.equal(ours.ids, anew.ids) and torch.equal(ours.nfe, anew.nfe)
-
-
 def test_the_scorer_is_larger_and_has_read_other_text(gpt2):
     scorer = load_causal_writer("gpt2-small-books", dtype="float32")
     small, large = (sum(x.numel() for x in w.model.state_dict().values()) for w in (gpt2, scorer))
@@ -146,13 +137,3 @@ def test_its_card_says_what_its_config_says(name):
     assert f"{settings['tokens_seen']:,}" in card
     assert f"{settings['bound_nats_per_token']:.4f} ±" in card
     assert "python finetune.py" in card
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["speculative", "first-hitting", "remdm"])
-def test_the_same_text_alone_and_in_a_batch(writer, sampler):
-    options = GenerationOptions(sampler=sampler, max_len=32)
-    *_, together = writer.generate(["The town", "The river", "In 1887"], options, [0, 3, 1])
-    *_, alone = writer.generate(["The river"], options, [3])
-    assert together.ids[1].tolist() == alone.ids[0].tolist()
-    assert written_text(writer.tokenizer, alone, 0).startswith("The river")

@@ -108,16 +108,6 @@ def test_filters_mean_the_same_for_both_kinds_of_models():
         assert set(gpt2.tolist()) == {i for i, x in enumerate(expected) if x > 0}
 
 
-def test_a_text_does_not_depend_on_what_else_is_written(call):
-    lines = b"The river\nShe opened the window\nHe\n"
-    both = ("--json", "--num_samples", "2", "--max_len", "24")
-    together = records(call(*both, "--batch_size", "6", stdin=lines)[1])
-    alone = records(call(*both, "--batch_size", "1", stdin=lines)[1])
-    assert [r["ids"] for r in together] == [r["ids"] for r in alone]
-    assert [r["nfe"] for r in together] == [r["nfe"] for r in alone]
-    assert len({tuple(r["ids"]) for r in together}) == 6
-
-
 def test_a_text_ends_at_its_own_end_of_text(writer, monkeypatch):
     """Rows of a batch end at different steps; what is drawn after them does not exist."""
     ends = torch.tensor([[2, 9, 9, 9], [9, 9, 2, 9], [9, 9, 9, 9]])
@@ -176,15 +166,6 @@ def test_a_full_row_waits_for_a_shorter_prompt_up_to_the_last_position(writer):
         *_, alone = writer.generate([prompt], options, [row])
         assert written_ids(together, row) == written_ids(alone, 0)
         assert len(written_ids(alone, 0)) == writer.positions  # it has not ended before
-
-
-def test_animation_is_saved(call, tmp_path):
-    target = tmp_path / "river.html"
-    code, out, err = call("The river", *SMALL, "--length", "6", "--save_animation", target)
-    assert code == 0 and out.startswith("The river")
-    assert f"saved {target}" in err
-    said = target.read_text()  # of a frame: what is written by then, and its passes
-    assert " 6 tokens \\u00b7 " in said and " 6 passes \\u00b7 1.0 tokens/pass" in said
 
 
 def test_a_mistake_gets_one_sentence_and_exit_code_2(call, tiny_model):

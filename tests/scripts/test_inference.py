@@ -209,29 +209,20 @@ def test_what_a_model_was_not_trained_for_is_said(call, tiny_model, tmp_path):
 # Ranges of every option are in tests/attack, combinations in tests/cli/test_checks.py.
 BAD = {
     "blank prompt": (["  "], "empty"),
-    "prompt not utf-8": (["caf\udce9"], "UTF-8"),
     "prompt too long": (["river " * 80, "--max_len", "64"], "64 positions"),
     "length too long": (["He", "--length", "63", "--max_len", "64"], "64 positions"),
     "max_len beyond the model": (["He", "--max_len", "65"], "64 positions"),
     "too many steps": (["He", "--sampler", "seed", "--n_steps", "1000000"], "100000"),
     "steps of a sampler without": (["He", "--n_steps", "5"], "use one of random-remask, ancestral"),
-    "temperature nan": (["He", "--temperature", "nan"], "--temperature nan"),
     "unknown sampler": (["He", "--sampler", "confidnce"], "'confidence'"),
-    "unknown score": (["He", "--sampler", "confidence:score=margn"], "'margin'"),
-    "option of another sampler": (["He", "--sampler", "p2:threshold=0.5"], "'threshold'"),
-    "unknown option of a sampler": (["He", "--sampler", "wino:threshold_bak=0.5"], "'threshold_back'"),
-    "eta out of range": (["He", "--sampler", "remdm:eta=2"], "eta 2.0 must be a number from"),
     "flag of earlier versions": (["He", "--eta", "0.02"], "write --sampler remdm:eta="),
-    "unknown flag": (["He", "--smapler", "seed"], "--sampler"),
     "unknown device": (["He", "--device", "toaster"], "toaster"),
     "unknown dtype": (["He", "--dtype", "int8"], "int8"),
     "unknown animation": (["He", "--save_animation", "out.avi"], ".avi"),
-    "animation into nothing": (["He", "--save_animation", "no/such/a.gif"], "no/such"),
     "two results in one file": (
         ["He", "--output", "a.html", "--save_animation", "./a.html"], "--output and --save_animation",
     ),
     "stride of a whole window": (["He", "--window_stride", "64"], "from 1 to 63"),
-    "huge seed": (["He", "--seed", str(2**70)], "--seed"),
 }  # fmt: skip
 
 

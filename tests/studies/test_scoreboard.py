@@ -380,6 +380,7 @@ def test_bad_results(call, tmp_path):
         (text.replace('"batch_size"', '"patch_size"'), "damaged"),
         (text.replace("123.4", '"x"'), "damaged"),
         (text.replace("123.4", "9" * 400), "damaged"),
+        (text.replace('"prompt_len": 2', '"prompt_len": NaN'), "damaged"),
     ):
         path.write_text(changed)
         code, out, err = call("--results", path)
