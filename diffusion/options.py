@@ -6,9 +6,10 @@ Options of one sampler are parameters of its constructor, see `samplers.spec`.
 """
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Self
 
-from diffusion.cli.checks import Conflict, check_conflicts, check_values, clash, one_of
+from diffusion.cli.checks import Conflict, check_conflicts, check_values, conflict, one_of
 from diffusion.cli.flags import TEXT, WRITTEN, flag
 from diffusion.errors import UserError
 from diffusion.samplers import catalog, spec
@@ -34,8 +35,7 @@ APPROXIMATE = {
 }
 
 
-def _option(default, help: str, group: str = WRITTEN, **metadata):
-    return flag(default, help, group=group, **metadata)
+_option = partial(flag, group=WRITTEN)
 
 
 def _described(help: str, table: dict[str, str]) -> str:
@@ -286,6 +286,7 @@ def sampler_table() -> str:
 # Besides the options by their names: ``name`` is the sampler that will write, ``own`` its options.
 
 _CACHE = "--approximate_cache {approximate_cache}"
+_NOT_CAUSAL = ("attention", "block_length", "early_commit", "guidance", "approximate_cache")
 
 
 def _with_causal(flag: str) -> Conflict:
@@ -302,24 +303,15 @@ def _needs_shadows(o) -> bool:
 
 
 CONFLICTS = [
-    Conflict(
-        "--cache_refresh without --approximate_cache",
-        lambda o: o.cache_refresh is not None and o.approximate_cache is None,
-        "--cache_refresh {cache_refresh} needs --approximate_cache; add it, or leave this out",
-    ),
-    *map(_with_causal, ("attention", "block_length", "early_commit", "guidance")),
-    _with_causal("approximate_cache"),
+    conflict("--cache_refresh {cache_refresh} without --approximate_cache", "needs a cache"),
+    *map(_with_causal, _NOT_CAUSAL),
     Conflict(
         "--sampler speculative with --repetition_penalty, --no_repeat_ngram_size or --window_stride",
         lambda o: o.name == "speculative" and GenerationOptions.plain_needed.fget(o),
         "--sampler speculative verifies drafts by the model alone; use --sampler causal with "
         "--repetition_penalty, --no_repeat_ngram_size and --window_stride",
     ),
-    Conflict(
-        "--approximate_cache without --attention full",
-        lambda o: o.approximate_cache is not None and o.attention != "full",
-        f"{_CACHE} needs full attention; add --attention full",
-    ),
+    conflict(f"{_CACHE} without --attention full", "needs full attention"),
     Conflict(
         "--approximate_cache without --block_length of 2 or more",
         lambda o: o.approximate_cache is not None and (o.block_length or 0) < 2,
@@ -332,11 +324,7 @@ CONFLICTS = [
         "them out",
     ),
     *(
-        clash(
-            "approximate_cache",
-            flag,
-            f"{_CACHE} does not go with --{flag} {{{flag}}}; leave one of them out",
-        )
+        conflict(f"{_CACHE} with --{flag} {{{flag}}}", "is for plain passes over one canvas")
         for flag in ("guidance", "early_commit", "window_stride")
     ),
     Conflict(

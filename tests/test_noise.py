@@ -17,11 +17,7 @@ WEIGHTS = {
 }
 TIMES = torch.linspace(MIN_TIME, 1, 1000, dtype=torch.float64)
 
-every_schedule = pytest.mark.parametrize("name", SCHEDULES)
-
-
-def test_the_four_schedules_are_there():
-    assert set(SCHEDULES) == set(RATES)
+every_schedule = pytest.mark.parametrize("name", RATES)
 
 
 @every_schedule
@@ -39,15 +35,6 @@ def test_weights_are_the_slope_of_the_log_rate(name):
     t = TIMES[10:-1]
     slope = (schedule.rate(t + h).log() - schedule.rate(t - h).log()) / (2 * h)
     torch.testing.assert_close(schedule.weight(t), slope, rtol=1e-5, atol=1e-6)
-
-
-@every_schedule
-def test_rates_rise_from_zero_to_almost_one(name):
-    schedule = SCHEDULES[name]
-    rate = schedule.rate(torch.linspace(0, 1, 1001, dtype=torch.float64))
-    assert rate[0] == 0
-    assert 1 - 1e-3 - 1e-12 <= rate[-1] <= 1
-    assert (rate.diff() > 0).all()
 
 
 @every_schedule

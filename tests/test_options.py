@@ -156,7 +156,7 @@ def test_what_is_out_of_range_is_refused_with_the_range(own, said):
 NEAR = {"approximate_cache": "prefix", "attention": "full", "block_length": 4}
 # An example of each conflict, in the order of the table, and words of the sentence.
 EXAMPLES = [
-    ({"cache_refresh": 4}, "--cache_refresh 4 needs --approximate_cache"),
+    ({"cache_refresh": 4}, "--cache_refresh 4 needs a cache; add --approximate_cache"),
     ({"sampler": "causal", "attention": "full"}, "full does not go with --sampler causal"),
     ({"sampler": "causal", "block_length": 4}, "causal, which writes from left to right"),
     ({"sampler": "speculative", "early_commit": 7.5}, "--early_commit 7.5"),
@@ -166,7 +166,7 @@ EXAMPLES = [
     ({"approximate_cache": "dual"}, "add --attention full"),
     (NEAR | {"block_length": 1}, "add --block_length of 2 or more"),
     (NEAR | {"sampler": "p2:eta=2"}, "--sampler p2:eta=2, which needs shadow copies"),
-    (NEAR | {"guidance": 1.0}, "with --guidance 1.0"),
+    (NEAR | {"guidance": 1.0}, "leave out --guidance 1.0"),
     (NEAR | {"early_commit": 7.5}, "--early_commit 7.5"),
     (NEAR | {"window_stride": 4}, "--window_stride 4"),
     ({"n_steps": 3}, "--sampler first-hitting takes as many steps as it needs"),

@@ -2,6 +2,7 @@
 as tables that scripts, tests and docs share."""
 
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
@@ -56,6 +57,27 @@ def clash(one: str, other: str, sentence: str) -> Conflict:
     """Two options that exclude each other, by the names of their flags; `prompt` is the argument."""
     flags = " with ".join("PROMPT" if name == "prompt" else f"--{name}" for name in (one, other))
     return Conflict(flags, lambda o: {one, other} <= o.given, sentence)
+
+
+def _given(flag: str, o) -> bool:
+    """Whether a flag is given; whether ``--flag value`` has, or lists, that value."""
+    name, _, value = flag.removeprefix("--").partition(" ")
+    if not value or value.startswith("{"):
+        return name in o.given
+    found = getattr(o, name)
+    return value in found if isinstance(found, list) else found == value
+
+
+def conflict(flags: str, why: str) -> Conflict:
+    """``--a with --b``, ``--a without --b`` or ``--a --b without --c``, and why, of --a."""
+    left, word, other = re.split(" (with|without) ", flags)
+    ours = [f"--{flag.strip()}" for flag in left.split("--")[1:]]
+    end = f"leave out {other}" if word == "with" else f"add {other}, or leave out {ours[-1]}"
+
+    def applies(o) -> bool:
+        return all(_given(flag, o) for flag in ours) and _given(other, o) == (word == "with")
+
+    return Conflict(flags, applies, f"{ours[0]} {why}; {end}")
 
 
 def check_conflicts(conflicts: Iterable[Conflict], *options, **more) -> None:

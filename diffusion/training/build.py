@@ -266,31 +266,17 @@ def _tokenizer_for(run: Run, documents):
 def _random_model(size: dict, tokenizer, block_size: int, dropout: float):
     """A RoBERTa or a GPT-2 of one body shape, with room for ``block_size`` tokens."""
     # A short text has fewer pieces than asked for; a given tokenizer has its own number.
-    ids = {"vocab_size": len(tokenizer)}
-    ids |= {f"{x}_token_id": getattr(tokenizer, f"{x}_token_id") for x in ("pad", "bos", "eos")}
-    layers, width, heads = size["layers"], size["width"], size["heads"]
+    shape = {"vocab_size": len(tokenizer), "hidden_size": size["width"]}
+    shape |= {"num_hidden_layers": size["layers"], "num_attention_heads": size["heads"]}
+    shape |= {f"{x}_token_id": getattr(tokenizer, f"{x}_token_id") for x in ("pad", "bos", "eos")}
     if size["type"] == "gpt2":
-        rates = dict.fromkeys(_GPT2_DROPOUT, dropout)
-        config = GPT2Config(
-            **ids | rates,
-            n_embd=width,
-            n_layer=layers,
-            n_head=heads,
-            n_positions=block_size,
-            activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one fused kernel
-        )
+        shape |= {"max_position_embeddings": block_size} | dict.fromkeys(_GPT2_DROPOUT, dropout)
+        # The activation is GPT-2's own, in one fused kernel.
+        config = GPT2Config(**shape, activation_function="gelu_pytorch_tanh")
         return transformers.AutoModelForCausalLM.from_config(config)
-    rates = dict.fromkeys(_ROBERTA_DROPOUT, dropout)
-    config = RobertaConfig(
-        **ids | rates,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        max_position_embeddings=block_size + tokenizer.pad_token_id + 1,
-        type_vocab_size=1,
-        layer_norm_eps=1e-5,
-    )
+    shape |= {"max_position_embeddings": block_size + tokenizer.pad_token_id + 1}
+    shape |= {"intermediate_size": 4 * size["width"]} | dict.fromkeys(_ROBERTA_DROPOUT, dropout)
+    config = RobertaConfig(**shape, type_vocab_size=1, layer_norm_eps=1e-5)
     return transformers.AutoModelForMaskedLM.from_config(config)
 
 

@@ -3,7 +3,6 @@ work."""
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,7 +13,7 @@ from transformers import TrainingArguments
 
 from diffusion import hardware
 from diffusion.cli import files
-from diffusion.cli.checks import MOST, Conflict, check_conflicts, check_values
+from diffusion.cli.checks import MOST, Conflict, check_conflicts, check_values, conflict
 from diffusion.cli.flags import parse_flags
 from diffusion.errors import UserError
 from diffusion.models import hub, loading
@@ -96,27 +95,6 @@ def reported() -> Iterator[None]:
 # ---------------------------------------------------------------- conflicts
 
 
-def _given(flag: str, o) -> bool:
-    """Whether a flag is given; whether ``--flag value`` has, or lists, that value."""
-    name, _, value = flag.removeprefix("--").partition(" ")
-    if not value or value.startswith("{"):
-        return name in o.given
-    found = getattr(o, name)
-    return value in found if isinstance(found, list) else found == value
-
-
-def _conflict(flags: str, why: str) -> Conflict:
-    """``--a with --b``, ``--a without --b`` or ``--a --b without --c``, and why, of --a."""
-    left, word, other = re.split(" (with|without) ", flags)
-    ours = [f"--{flag.strip()}" for flag in left.split("--")[1:]]
-    end = f"leave out {other}" if word == "with" else f"add {other}, or leave out {ours[-1]}"
-
-    def applies(o) -> bool:
-        return all(_given(flag, o) for flag in ours) and _given(other, o) == (word == "with")
-
-    return Conflict(flags, applies, f"{ours[0]} {why}; {end}")
-
-
 _AS_TRAINED = "measures a --model as it was trained"
 _FULL = "masks answers on the full canvas"
 _BOUNDS = "has the likelihood bound of each layout"
@@ -132,36 +110,36 @@ CONFLICTS = [
         lambda o: o.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"),
         "FSDP is not supported; use accelerate launch --multi_gpu, where each process has the model",
     ),
-    _conflict("--early_stopping_patience with --eval_strategy no", "counts evaluations"),
-    _conflict("--lora with --config", "adapts the weights of a --model"),
-    _conflict("--evaluate_only with --config", _AS_TRAINED),
-    _conflict("--evaluate_only with --lora", _AS_TRAINED),
-    _conflict("--evaluate_only with --resume_from_checkpoint", _AS_TRAINED),
-    _conflict("--evaluate_only with --soft_masking", _AS_TRAINED),
-    _conflict("--evaluate_only with --noise", _AS_TRAINED),
-    _conflict("--evaluate_only with --p_u", _AS_TRAINED),
-    _conflict("--chat with --objective causal", _FULL),
-    _conflict("--chat with --layouts {layouts}", _FULL),
-    _conflict("--chat with --streaming", "reads all conversations"),
-    _conflict("--chat with --dataset wikitext-2", "needs conversations, and that has none"),
-    _conflict("--chat --config without --tokenizer", "needs a tokenizer with a chat template"),
-    _conflict("--streaming without --max_train_samples", "reads until it has enough blocks"),
-    _conflict("--streaming --config without --tokenizer", "reads a text only once"),
-    _conflict("--mask_schedule batch with --schedule {schedule}", "draws mask rates itself"),
-    _conflict("--objective causal with --shift no", "predicts the next token"),
-    _conflict("--layouts {layouts} with --objective causal", "is a mix of objectives"),
-    _conflict("--layouts {layouts} with --loss mean", _BOUNDS),
-    _conflict("--layouts {layouts} with --mask_schedule batch", _BOUNDS),
-    _conflict("--soft_masking with --objective causal", "needs masks"),
-    _conflict("--soft_masking with --layouts causal", "needs masks"),
-    _conflict("--soft_masking with --optim muon", "needs a learning rate of its own"),
+    conflict("--early_stopping_patience with --eval_strategy no", "counts evaluations"),
+    conflict("--lora with --config", "adapts the weights of a --model"),
+    conflict("--evaluate_only with --config", _AS_TRAINED),
+    conflict("--evaluate_only with --lora", _AS_TRAINED),
+    conflict("--evaluate_only with --resume_from_checkpoint", _AS_TRAINED),
+    conflict("--evaluate_only with --soft_masking", _AS_TRAINED),
+    conflict("--evaluate_only with --noise", _AS_TRAINED),
+    conflict("--evaluate_only with --p_u", _AS_TRAINED),
+    conflict("--chat with --objective causal", _FULL),
+    conflict("--chat with --layouts {layouts}", _FULL),
+    conflict("--chat with --streaming", "reads all conversations"),
+    conflict("--chat with --dataset wikitext-2", "needs conversations, and that has none"),
+    conflict("--chat --config without --tokenizer", "needs a tokenizer with a chat template"),
+    conflict("--streaming without --max_train_samples", "reads until it has enough blocks"),
+    conflict("--streaming --config without --tokenizer", "reads a text only once"),
+    conflict("--mask_schedule batch with --schedule {schedule}", "draws mask rates itself"),
+    conflict("--objective causal with --shift no", "predicts the next token"),
+    conflict("--layouts {layouts} with --objective causal", "is a mix of objectives"),
+    conflict("--layouts {layouts} with --loss mean", _BOUNDS),
+    conflict("--layouts {layouts} with --mask_schedule batch", _BOUNDS),
+    conflict("--soft_masking with --objective causal", "needs masks"),
+    conflict("--soft_masking with --layouts causal", "needs masks"),
+    conflict("--soft_masking with --optim muon", "needs a learning rate of its own"),
     *(
-        _conflict(f"--{name} {{{name}}} without --soft_masking", "belongs to --soft_masking")
+        conflict(f"--{name} {{{name}}} without --soft_masking", "belongs to --soft_masking")
         for name in (*_SOFT, "mixing")
     ),
-    _conflict("--eval_blocks_file {eval_blocks_file} without --evaluate_only", "needs that"),
-    _conflict("--hub_model_id {hub_model_id} without --push_to_hub", "needs that"),
-    _conflict("--config type=gpt2 without --objective causal", "reads from left to right"),
+    conflict("--eval_blocks_file {eval_blocks_file} without --evaluate_only", "needs that"),
+    conflict("--hub_model_id {hub_model_id} without --push_to_hub", "needs that"),
+    conflict("--config type=gpt2 without --objective causal", "reads from left to right"),
     Conflict(
         "--push_to_hub without a token",
         lambda o: o.push_to_hub and huggingface_hub.get_token() is None,
@@ -177,11 +155,11 @@ CONFLICTS = [
 
 
 NOISE_CONFLICTS = [  # when it is known which noise the model was trained for
-    _conflict("--noise absorbing with --p_u", "has no random tokens"),
-    _conflict("--noise absorbing with --loss clipped", "has no random tokens"),
-    _conflict("--noise uniform with --p_u", "has no masks"),
+    conflict("--noise absorbing with --p_u", "has no random tokens"),
+    conflict("--noise absorbing with --loss clipped", "has no random tokens"),
+    conflict("--noise uniform with --p_u", "has no masks"),
     *(
-        _conflict(f"--noise {noise} with {other}", "is trained on the full canvas with its own loss")
+        conflict(f"--noise {noise} with {other}", "is trained on the full canvas with its own loss")
         for noise in ("uniform", "hybrid")
         for other in ("--objective causal", "--loss mean", "--mask_schedule batch",
                       "--layouts {layouts}", "--soft_masking", "--chat")

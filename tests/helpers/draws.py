@@ -45,3 +45,10 @@ def assert_trajectory(steps, laws) -> None:
     """The canvas after each step follows its law; when steps or laws run out, the last counts."""
     for i in range(1, max(len(steps), len(laws))):
         assert_law(steps[min(i, len(steps) - 1)].ids, laws[min(i, len(laws) - 1)])
+
+
+def same(a, b) -> None:
+    """The Steps of two runs are the same, bit for bit."""
+    for one, other in zip(a, b, strict=True):
+        for name in ("ids", "nfe", "masked", "revealed", "remasked"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name

@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import pytest
 import torch
-from helpers.draws import SMALL, M, assert_trajectory, run, start
+from helpers.draws import SMALL, M, assert_trajectory, run, same, start
 from helpers.exact import RATES, ExactLaws, Forward, assert_law
 from helpers.tabular import TabularDenoiser
 
@@ -184,13 +184,6 @@ def test_a_wrong_process_is_seen(kind, mutant):
 # ------------------------------------------------------------ what must be the same
 
 
-def same(a, b) -> None:
-    assert len(a) == len(b)
-    for one, other in zip(a, b, strict=True):
-        for name in ("ids", "nfe", "masked", "revealed", "remasked"):
-            assert torch.equal(getattr(one, name), getattr(other, name)), name
-
-
 @pytest.mark.parametrize("clock", [{"time_power": 2.0}, {"clock_delay": 0.5}])
 @pytest.mark.parametrize("schedule", RATES)
 def test_without_random_tokens_the_reverse_process_is_that_of_masks(schedule, clock):
@@ -337,8 +330,3 @@ def test_what_is_swapped_in_has_the_highest_probability_of_those_drawn():
     law = {exact.replace(text, {0: (text[0] + 1) % 3}): 1.0}
     with pytest.raises(AssertionError):
         assert_law(after.ids[here], law)
-
-
-def test_defaults_of_self_correction_are_the_published_ones():
-    sampler = SelfCorrection(3)
-    assert (sampler.patience, sampler.swap_temperature) == (32, 0.1)

@@ -12,15 +12,15 @@ from helpers.draws import LARGE, SMALL, assert_trajectory, run, start
 from helpers.exact import RATES, ExactLaws, assert_law, assert_uniform, chi_square_p
 from helpers.tabular import TabularDenoiser
 
-from diffusion import rng
 from diffusion.proposal import Sampling
-from diffusion.samplers.base import State, ranks
-from diffusion.samplers.make import make_sampler
-from diffusion.samplers.remasking import RandomRemask
+from diffusion.samplers.base import ranks
+from diffusion.samplers.interpolating import SelfCorrection
+from diffusion.samplers.remasking import RandomRemask, ReMDM
 from diffusion.samplers.unmasking import (
     Ancestral,
     Confidence,
     EntropyBound,
+    Factor,
     FirstHitting,
     Threshold,
     quotas,
@@ -74,15 +74,6 @@ def test_ancestral_follows_its_law(schedule):
     ours = run(SMALL, sampler, Sampling(temperature=0.8), seed=2)
     assert len(ours) == n + 2
     assert_trajectory(ours, exact.trajectory(start(SMALL), [*steps, exact.argmax_step]))
-
-
-def test_ancestral_clock_runs_evenly_from_one_to_almost_zero():
-    sampler = Ancestral(8)
-    nothing = torch.zeros(1, 3, dtype=torch.bool)
-    state = State(torch.zeros(1, 3), nothing, nothing, rng.row_keys(0, 1))
-    times = [sampler.time(state, torch.tensor([[k]])).item() for k in range(9)]
-    assert times == pytest.approx([1 - k / 8 * (1 - 1e-5) for k in range(9)], abs=1e-15)
-    assert times[0] == 1 and times[-1] == pytest.approx(1e-5)
 
 
 @pytest.mark.slow
@@ -246,16 +237,16 @@ def test_entropy_bound_follows_its_law(gamma, kind, own):
 
 
 @pytest.mark.parametrize(
-    ("make", "kind", "levels"),
+    ("make", "own", "levels"),
     [
-        *((Threshold, kind, [1.1, 0.9, 0.6, 0.3, 0.0]) for kind in ("probability", "sharpened")),
-        (Threshold, "margin", [1.1, 0.9, 0.6, 0.3, 0.0]),
-        (EntropyBound, "probability", [0.0, 0.3, 0.8, 1.5, math.inf]),
+        *((Threshold, [k], [1.1, 0.9, 0.6, 0.3, 0.0]) for k in ("probability", "sharpened", "margin")),
+        (EntropyBound, ["probability"], [0.0, 0.3, 0.8, 1.5, math.inf]),
+        (Factor, [], [0, 0.5, 1, 2, 99]),
     ],
 )
-def test_sets_are_nested_from_one_to_all(make, kind, levels):
+def test_sets_are_nested_from_one_to_all(make, own, levels):
     """Which positions are written in the first step, for the same predictions and draws."""
-    sets = [run(LARGE, make(level, kind), Sampling(), rows=2000)[1].revealed for level in levels]
+    sets = [run(LARGE, make(level, *own), rows=2000)[1].revealed for level in levels]
     assert (sets[0].sum(1) == 1).all()
     assert all((small <= large).all() for small, large in itertools.pairwise(sets))
     assert (sets[-1].sum(1) == 4).all()
@@ -308,6 +299,12 @@ def test_ranks_are_places_in_descending_order_and_ties_keep_theirs():
 
 
 def test_defaults_are_the_published_ones():
-    assert make_sampler("threshold", 1).threshold == 0.9
-    assert make_sampler("entropy-bound", 1).entropy_bound == 0.1
-    assert make_sampler("confidence", 1).alg_temp == 0
+    assert (Threshold().threshold, EntropyBound().entropy_bound, Confidence(1).alg_temp) == (
+        0.9,
+        0.1,
+        0,
+    )
+    assert Ancestral.END == 1e-5 and ReMDM(10).eta == 0.04 and ReMDM(1024).eta == 0.008
+    assert ReMDM(10, "rescale").eta == 0.015 and ReMDM(10, "loop").eta == 0.02
+    correction = SelfCorrection(3)
+    assert (correction.patience, correction.swap_temperature) == (32, 0.1)
