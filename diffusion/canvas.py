@@ -36,11 +36,8 @@ class Allowed:
         logits[some] = known
         return logits
 
-    def take(self, rows) -> "Allowed":
-        return replace(self, kinds=self.kinds[rows])
-
-    def at(self, columns: slice) -> "Allowed":
-        return replace(self, kinds=self.kinds[:, columns])
+    def __getitem__(self, index) -> "Allowed":
+        return replace(self, kinds=self.kinds[index])
 
     def to(self, device: torch.device) -> "Allowed":
         return replace(self, kinds=self.kinds.to(device), tokens=self.tokens.to(device))
@@ -75,7 +72,7 @@ class Canvas:
     def take(self, rows: slice | list[int]) -> "Canvas":
         numbers = range(len(self.typed))[rows] if isinstance(rows, slice) else rows
         typed = [self.typed[i] for i in numbers] if self.typed else ()
-        allowed = self.allowed and self.allowed.take(rows)
+        allowed = self.allowed and self.allowed[rows]
         return Canvas(self.ids[rows], self.frozen[rows], self.padding[rows], allowed, typed)
 
     def to(self, device: torch.device) -> "Canvas":

@@ -209,7 +209,7 @@ def denoise_windows(
         if number:
             seen[:, 0] = canvas.ids[:, 0]
             frozen[:, : window - stride] = True
-        allowed = None if canvas.allowed is None else canvas.allowed.at(here)
+        allowed = None if canvas.allowed is None else canvas.allowed[:, here]
         part = Canvas(seen, frozen, (canvas.padding | ended)[:, here], allowed)
         part_keys = rng.fold_in(keys, number) if number else keys
         whole = partial(_whole, start=start, first=int(number > 0))  # not the slot of <s>

@@ -23,7 +23,10 @@ TEXT, WRITTEN, SHOWN, MODEL = "The text", "How it is written", "What is shown", 
 
 def flag(default, help: str, **metadata):
     """A field of a dataclass of options."""
-    return field(default=default, metadata={"help": help, **metadata})
+    metadata = {"help": help, **metadata}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def parse_flags(

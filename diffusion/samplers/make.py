@@ -49,7 +49,7 @@ def make_sampler(
     if name == "ancestral" and noise is not None and noise.has_random_tokens:
         kind = import_module("diffusion.samplers.interpolating").Posterior
     if name == "speculative":
-        own["end_id"] = end_id
+        own["end_id"] = -1 if end_id is None else end_id
     sampler = kind(**own)
     if name == "causal" and end_id is not None:
         block_length = 1

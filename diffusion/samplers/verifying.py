@@ -1,5 +1,6 @@
 """The sampler that verifies what it drafted."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -13,6 +14,7 @@ from diffusion.samplers.spec import Range
 ACCEPT, TOKEN, DRAFT = range(3)
 
 
+@dataclass
 class Speculative(Sampler):
     """Drafts of the noisy stream, verified by the clean one (arXiv:2211.17192), with a denoiser that
     does both (see `diffusion.speculative`). Draft y is accepted with probability min(1, p(y) / q(y)),
@@ -25,14 +27,8 @@ class Speculative(Sampler):
 
     draws = False
 
-    def __init__(
-        self,
-        draft_length: Annotated[int, Range(1, 64), "tokens of the longest draft"] = 2,
-        *,
-        end_id: int | None = None,
-    ):
-        self.draft_length = draft_length
-        self.end_id = -1 if end_id is None else end_id  # no token is -1
+    draft_length: Annotated[int, Range(1, 64), "tokens of the longest draft"] = 2
+    end_id: int = -1  # no token is that
 
     def start(self, state):
         state.memory["draft"] = torch.full_like(state.ids, -1)

@@ -9,7 +9,7 @@ import math
 import re
 import sys
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 from diffusion.cli.files import given_path
@@ -55,11 +55,9 @@ class ModelArguments:
 class DataArguments:
     """The text"""
 
-    dataset: list[str] = field(
-        default_factory=lambda: ["wikitext-2"],
-        metadata={
-            "help": "wikitext-2, .txt, .jsonl, .csv or .parquet files, folders, hub names. Joined."
-        },
+    dataset: list[str] = flag(  # noqa: RUF009
+        ["wikitext-2"],
+        "wikitext-2, .txt, .jsonl, .csv or .parquet files, folders, hub names. Joined.",
     )
     dataset_dir: str | None = flag(None, "Folder with local WikiText-2 files.", metavar="DIR")
     chat: bool = flag(False, 'Learn the answers in JSON lines of {"messages": [...]}.')

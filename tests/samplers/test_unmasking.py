@@ -239,7 +239,10 @@ def test_entropy_bound_follows_its_law(gamma, kind, own):
 @pytest.mark.parametrize(
     ("make", "own", "levels"),
     [
-        *((Threshold, [k], [1.1, 0.9, 0.6, 0.3, 0.0]) for k in ("probability", "sharpened", "margin")),
+        *(
+            (Threshold, [k], [1.1, 0.9, 0.6, 0.3, 0.0])
+            for k in ("probability", "sharpened", "margin")
+        ),
         (EntropyBound, ["probability"], [0.0, 0.3, 0.8, 1.5, math.inf]),
         (Factor, [], [0, 0.5, 1, 2, 99]),
     ],

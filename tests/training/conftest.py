@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 import torch
-from helpers.training import RUN, SIZE, files, one_sentence, train_here
+from helpers.training import RUN, SIZE, assert_same_weights, files, losses, one_sentence, train_here
 
 from diffusion.training.trainer import DiffusionTrainer
 
@@ -79,6 +79,26 @@ def run(train, text, tmp_path):
         return out, err
 
     return run
+
+
+@pytest.fixture
+def resumed(run):
+    """A run, and its steps from ``at`` on anew from the checkpoint there, which are the same bit for
+    bit: flags -> (the folders of both, the flags of the second)."""
+
+    def resumed(*flags, at, steps, start=SIZE):
+        flags = [*flags, "--max_steps", steps, "--save_strategy", "steps", "--save_steps", at,
+                 "--save_total_limit", 9]  # fmt: skip
+        whole, _ = run(*flags, name="whole", start=start)
+        more = ["--resume_from_checkpoint", whole / f"checkpoint-{at}"]
+        rest, _ = run(*flags, *more, name="rest", start=start)
+        assert losses(whole) == losses(rest)
+        last = whole / f"checkpoint-{steps}"
+        for path in (whole / "model.safetensors", *last.glob("*.safetensors")):
+            assert_same_weights(path, rest / path.relative_to(whole))
+        return whole, rest, [*flags, *more]
+
+    return resumed
 
 
 @pytest.fixture

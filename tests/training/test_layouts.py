@@ -87,16 +87,11 @@ def test_full_alone_is_the_training_of_before(run, laid_out):
 
 
 @pytest.mark.slow
-def test_a_resumed_mix_is_the_whole_one(run):
+def test_a_resumed_mix_is_the_whole_one(resumed):
     """Stopped within a window of layouts and within an epoch."""
-    flags = [*MIX, "--max_steps", 17, "--ema", 0.9, "--dropout", 0.1, "--save_strategy", "steps",
-             "--save_steps", 13, "--gradient_accumulation_steps", 2, "--save_total_limit", 9]  # fmt: skip
-    whole, _ = run(*flags, name="whole")
-    out, _ = run(*flags, "--resume_from_checkpoint", whole / "checkpoint-13")
-    for name in ("model.safetensors", "checkpoint-17/ema.safetensors"):
-        assert_same_weights(whole / name, out / name)
-    assert losses(whole) == losses(out)
-    a, b = (state(f)["log_history"][-1] for f in (whole, out))
+    flags = [*MIX, "--ema", 0.9, "--dropout", 0.1, "--gradient_accumulation_steps", 2]
+    whole, rest, _ = resumed(*flags, at=13, steps=17)
+    a, b = (state(f)["log_history"][-1] for f in (whole, rest))
     assert a["eval_block4_nats_per_token"] == b["eval_block4_nats_per_token"]
 
 

@@ -51,18 +51,13 @@ def test_no_share_is_a_run_without(run):
     assert_same_weights(out / "model.safetensors", plain / "model.safetensors")
 
 
-def test_resumed_is_never_stopped(run, refused):
-    flags = [*MIX, "--max_steps", 7, "--ema", "0.9", "--dropout", "0.1", "--save_strategy", "steps",
-             "--save_steps", 5, "--save_total_limit", 5]  # fmt: skip
-    whole, _ = run(*flags, *SOFT, name="whole")
-    flags += ["--resume_from_checkpoint", whole / "checkpoint-5"]
-    again, _ = run(*flags, *SOFT, name="again")
-    assert_same_weights(whole / "model.safetensors", again / "model.safetensors")
-    assert scalars(whole) == scalars(again)
-    for changed in ([], ["--soft_masking", "--soft_k", 3]):
-        refused([*flags, *changed], "--soft_k")
+def test_resumed_is_never_stopped(resumed, refused):
+    whole, rest, flags = resumed(*MIX, "--ema", "0.9", "--dropout", 0.1, *SOFT, at=5, steps=7)
+    assert scalars(whole) == scalars(rest)
+    refused([*flags, "--soft_k", 3], "--soft_k")
+    refused([flag for flag in flags if flag not in SOFT], "--soft_k")
     (whole / "checkpoint-5" / "soft.safetensors").unlink()
-    refused([*flags, *SOFT], "soft.safetensors")
+    refused(flags, "soft.safetensors")
 
 
 @pytest.mark.slow
