@@ -43,8 +43,6 @@ def main() -> None:
     run = parse(__doc__)
     check(run)
     args = run.args
-    if note := hardware.launch_note("finetune.py --use_cpu"):
-        say(note)
     hardware.use_all_cores()
     hardware.keep_memory()
     transformers.set_seed(args.seed)

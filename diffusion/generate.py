@@ -56,15 +56,14 @@ class Writer:
         """A model that is in memory already, where it is and in its number format.
 
         Args:
-            model: any ``AutoModelForMaskedLM``, which is put into evaluation mode, or a PeftModel of
-                one, of which a copy with the adapters merged is taken.
+            model: any ``AutoModelForMaskedLM``, which is put into evaluation mode.
             tokenizer: its own; one that names no beginning or end, as BERT's, is given them.
             name: what messages and records call it.
             soft: what its masks remember, where it was trained so.
 
         Raises:
-            UserError: a causal model, adapters that cannot be merged, a tokenizer without a mask or of
-                another vocabulary.
+            UserError: a causal model, adapters of peft that are not merged, a tokenizer without a mask
+                or of another vocabulary.
         """
         model = loading.masked_lm(model, name)
         tokenizers.name_ends(tokenizer, name)

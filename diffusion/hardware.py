@@ -93,20 +93,6 @@ def check_memory(needed: float, what: str) -> None:
             )
 
 
-def launch_note(command: str) -> str | None:
-    """A note where `accelerate launch` was to start several processes, or on CPUs, and has started
-    this one alone, as it does without --multi_gpu; ``command``: the script with its flag for CPUs."""
-    ours = os.environ
-    meant = ours.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") or "MASTER_PORT" in ours
-    several = {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"} & set(ours)
-    if "ACCELERATE_MIXED_PRECISION" not in ours or several or not meant:
-        return None
-    return (
-        "note: accelerate launch has started one process; several on CPUs: accelerate launch "
-        f"--multi_gpu --num_processes 2 {command} ..."
-    )
-
-
 def use_all_cores() -> None:
     """One thread for each core this process may run on (containers often allow fewer than exist)."""
     if hasattr(os, "sched_getaffinity") and "OMP_NUM_THREADS" not in os.environ:

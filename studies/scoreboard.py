@@ -50,13 +50,11 @@ def main() -> None:
     # torch and transformers' models take seconds to import; --help and mistakes need neither.
     from diffusion.autoregressive import load_causal_writer
     from diffusion.generate import load_writer
-    from diffusion.hardware import launch_note, memory_told
+    from diffusion.hardware import memory_told
     from studies.board.board import check_rows, load_board, measure
 
     check_rows(rows, access)
     processes = Processes(args.device)
-    if note := launch_note("studies/scoreboard.py --device cpu"):
-        console.say(note)
     with memory_told(lambda: f"--batch_size {args.batch_size}; use a smaller one"):
         board = load_board(args, rows, processes, access, load_writer, load_causal_writer)
         measured = measure(board, rows)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import pytest
@@ -51,38 +52,6 @@ def test_a_model_in_memory_writes_what_its_folder_writes(writer, tiny_model):
     assert texts[0] == texts[1]
 
 
-class Adapted(torch.nn.Module):
-    """What peft puts around a model, as far as it is asked: an adapter that adds to one matrix."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-        self.more = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
-
-    def get_base_model(self):
-        return self.model
-
-    def merge_and_unload(self):
-        self.model.roberta.encoder.layer[0].attention.self.query.weight.data += self.more
-        return self.model
-
-
-def test_adapters_count_and_the_model_with_them_stays_as_it_is(tiny_model):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-
-    def texts(model):
-        writer = Writer.from_model(model, tokenizer)
-        return diffusion.write(writer, ["The river"], attention="block", **OPTIONS)
-
-    model, fresh = (AutoModelForMaskedLM.from_pretrained(tiny_model) for _ in range(2))
-    adapted, plain = texts(Adapted(model)), texts(model)
-    assert plain == texts(fresh)
-    assert adapted == texts(Adapted(model).merge_and_unload()) != plain
-    model._hf_peft_config_loaded = True  # by transformers' own add_adapter
-    with pytest.raises(UserError, match="the adapters of mine cannot be merged"):
-        Writer.from_model(model, tokenizer, name="mine")
-
-
 def test_a_model_in_memory_that_cannot_write_is_refused(tiny_model, tiny_gpt2):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     for kind, folder, said in (
@@ -92,6 +61,9 @@ def test_a_model_in_memory_that_cannot_write_is_refused(tiny_model, tiny_gpt2):
         with pytest.raises(UserError, match=said):
             Writer.from_model(kind.from_pretrained(folder), tokenizer, name="mine")
     model = AutoModelForMaskedLM.from_pretrained(tiny_model)
+    for adapted in ("get_base_model", "_hf_peft_config_loaded"):  # a PeftModel, or add_adapter
+        with pytest.raises(UserError, match="mine has adapters that are not merged"):
+            Writer.from_model(SimpleNamespace(**{adapted: True}), tokenizer, name="mine")
     tokenizer.add_tokens(["one more"])
     with pytest.raises(UserError, match="the tokenizer has 321 tokens and model mine 320"):
         Writer.from_model(model, tokenizer, name="mine")

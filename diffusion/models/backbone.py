@@ -30,8 +30,6 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module, final: bool = False):
         super().__init__()
         if hasattr(model, "get_base_model"):  # a PeftModel: its adapters are in the layers
-            if model.active_peft_config.is_prompt_learning:
-                raise UserError("adapters that are learned prompts are not read; use LoRA")
             model = model.get_base_model()
         self.model = model
         self.config = model.config
@@ -252,9 +250,8 @@ class Backbone(nn.Module):
     def logits(self, inputs: dict, at) -> Tensor:
         """Logits (N, V) at N slots, ``at`` being an index of (B, S), which the head alone sees."""
         base = self.model.base_model
-        if (
-            base is self.model or family(self.config) is UNKNOWN
-        ):  # remote code, which may have no head
+        # Remote code may have no head.
+        if base is self.model or family(self.config) is UNKNOWN:
             out = self.model(**{name: x for name, x in inputs.items() if x is not None})
             return (out if isinstance(out, Tensor) else out[0])[at]
         return self.head(base(**inputs).last_hidden_state[at])

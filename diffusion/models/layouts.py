@@ -136,10 +136,6 @@ def _attend(query, key, value, bias, scaling: float, dropout: float) -> Tensor:
         return F.dropout(weights, dropout) @ value
 
 
-def _join(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
-
-
 def layout_attention(
     module, query, key, value, attention_mask, scaling=None, dropout=0.0, layout=None, **kwargs
 ) -> tuple[Tensor, None]:
@@ -151,7 +147,7 @@ def layout_attention(
     clean, noisy = [], []
     for group in layout.groups:
         q, k, v = (
-            _join([states[:, :, part] for part in parts])
+            torch.cat([states[:, :, part] for part in parts], 2)
             for states, parts in ((query, group.queries), (key, group.keys), (value, group.keys))
         )
         out = _attend(q, k, v, group.bias, scaling, dropout)

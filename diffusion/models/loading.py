@@ -1,12 +1,10 @@
 """Load models, safetensors only, and refuse in one sentence what cannot be used."""
 
-import copy
 from pathlib import Path
 
 import torch
 import transformers
 
-from diffusion import hardware
 from diffusion.cli.options import Access
 from diffusion.errors import UserError
 from diffusion.models import linear
@@ -33,36 +31,11 @@ def load_config(name: str, access: Access = PLAIN):
         config = transformers.AutoConfig.from_pretrained(where, **how_to_get(local, access))
         if not all(isinstance(name, str) for name in config.architectures or []):
             raise ValueError("its architectures are no list of names")
-        if local:
-            _check_size(config, Path(where))
+        if huge := [n for n, value in vars(config).items() if type(value) is int and value > 10**8]:
+            raise ValueError(f"its {huge[0]} is larger than any model's")
         return config
     except Exception as error:  # the library raises many kinds; the user needs one sentence
         raise unreadable("config", name, local, error) from None
-
-
-def parameters(layers: int, width: int, inner: int, vocab: int, positions: int) -> int:
-    """About how many parameters a transformer has, whose feed-forward layers are ``inner`` wide."""
-    return layers * width * (4 * width + 2 * inner) + (vocab + positions) * width
-
-
-def _check_size(config, folder: Path) -> None:
-    """Refuse a configuration of far more parameters than the weights beside it hold, before a
-    library allocates them."""
-
-    def number(*names: str) -> int:
-        found = (getattr(config, name, None) for name in names)
-        return next((value for value in found if type(value) is int), 0)
-
-    layers, width = number("num_hidden_layers"), number("hidden_size")
-    inner = number("intermediate_size", "n_inner") or 4 * width
-    tables = number("max_position_embeddings") + number("type_vocab_size")
-    described = parameters(layers, width, inner, number("vocab_size"), tables)
-    held = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    if layers > 10_000 or described > 32 * held + 10**8:  # layers may share theirs
-        raise ValueError(
-            f"it describes {layers} layers, some {described / 1e9:.1f} billion parameters, and the "
-            f"weights beside it have {held / 1e6:.1f} MB"
-        )
 
 
 def is_masked_lm(config) -> bool:
@@ -121,16 +94,10 @@ def load_masked_lm(name: str, tokenizer=None, access: Access = PLAIN, base: bool
 
 
 def masked_lm(model: torch.nn.Module, name: str) -> torch.nn.Module:
-    """A masked language model that is in memory already, in evaluation mode; of one with adapters of
-    peft a copy with the adapters merged into the weights. `UserError` for a causal model, or adapters
-    that cannot be merged, such as learned prompts."""
+    """A masked language model that is in memory already, in evaluation mode; `UserError` for a causal
+    model, or one with adapters of peft."""
     if hasattr(model, "get_base_model") or getattr(model, "_hf_peft_config_loaded", False):
-        if not hasattr(model, "merge_and_unload"):
-            raise UserError(
-                f"the adapters of {name} cannot be merged into its weights; give a PeftModel with "
-                "adapters in its layers, such as LoRA"
-            )
-        model = copy.deepcopy(model).merge_and_unload()
+        raise UserError(f"{name} has adapters that are not merged; call merge_and_unload() first")
     _check_kind(model.config, name, [type(model).__name__])
     if family(model.config).decoder:
         model.config.is_causal = False
@@ -221,14 +188,6 @@ def noise_settings(config, name: str) -> dict:
 
 
 # ---------------------------------------------------------------- a place to compute
-
-
-def prepare(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
-    """The device and number format to write with, and a process that is ready to load a model."""
-    hardware.use_all_cores()
-    transformers.logging.disable_progress_bar()
-    torch_device = hardware.choose_device(device)
-    return torch_device, hardware.choose_dtype(dtype, torch_device)
 
 
 # Below so many parameters `auto` means float32: the model is fast anyway, and rounding to bfloat16

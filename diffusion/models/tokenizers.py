@@ -9,6 +9,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from diffusion import hardware
 from diffusion.cli.options import Access
 from diffusion.errors import UserError
 from diffusion.models import loading
@@ -59,7 +60,9 @@ def load_with_model(
     name: str, tokenizer: str | None, device: str, dtype: str, access: Access, causal: bool
 ):
     """(a masked or causal model, its tokenizer), ready to write."""
-    torch_device, torch_dtype = loading.prepare(device, dtype)
+    hardware.use_all_cores()
+    torch_device = hardware.choose_device(device)
+    torch_dtype = hardware.choose_dtype(dtype, torch_device)
     config = None if causal else loading.load_config(name, access)  # it may know the mask
     found = load_tokenizer(tokenizer or name, not causal, access, config)
     load = loading.load_causal_lm if causal else loading.load_masked_lm

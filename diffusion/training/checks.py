@@ -226,7 +226,7 @@ def _check_size(run: Run) -> None:
     model, length, size = run.model, run.data.block_size, run.size
     if size is not None:
         width = size["width"]
-        count = loading.parameters(size["layers"], width, 4 * width, size["vocab"], length)
+        count = (12 * size["layers"] * width + size["vocab"] + length) * width
         # In float32, with gradients and Adam's two averages.
         hardware.check_memory(16 * count, f"--config {model.config} with --block_size {length}")
         return

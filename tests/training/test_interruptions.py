@@ -27,7 +27,6 @@ from helpers.training import (
 )
 from safetensors.torch import load_file
 
-from diffusion import hardware
 from diffusion.cli.files import locked
 
 
@@ -246,13 +245,3 @@ def test_a_killed_process_ends_the_other_and_one_goes_on_alone(train, flags, tmp
         {i: v for i, v in losses(folder).items() if i > step} for folder in (two, tmp_path / "one")
     )
     assert found == pytest.approx(expected, rel=2e-5)
-
-
-def test_accelerate_that_starts_one_process_is_told(train, flags, monkeypatch):
-    """`accelerate launch --cpu --num_processes 2` does, by these variables."""
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
-    code, err = train(*flags, "--max_steps", 1)
-    assert code == 0 and "accelerate launch has started one process" in err
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    assert hardware.launch_note("finetune.py") is None

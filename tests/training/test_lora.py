@@ -133,11 +133,3 @@ def test_a_peft_model_reads_as_itself(kind, tmp_path):
         found, expected = Backbone(adapted)(ids, asked), adapted(input_ids=ids).logits[0]
     torch.testing.assert_close(found, expected)
     assert not torch.allclose(plain, found, atol=1e-3)
-
-
-def test_learned_prompts_are_refused(tiny_model):
-    peft = pytest.importorskip("peft")
-    prompts = peft.PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=2)
-    model = AutoModelForMaskedLM.from_pretrained(tiny_model)
-    with pytest.raises(UserError, match="learned prompts"):
-        Backbone(peft.get_peft_model(model, prompts))
