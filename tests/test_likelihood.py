@@ -11,9 +11,21 @@ import torch
 from helpers.exact import RATES, chi_square_p
 from helpers.tabular import TabularDenoiser
 
+from diffusion.canvas import Canvas
 from diffusion.collator import IGNORE, DiffusionCollator
-from diffusion.likelihood import Bound, causal_nll, fixed_counts, likelihood_bound, ordered_nll
-from diffusion.noise import SCHEDULES, choose_exactly
+from diffusion.editing.canvases import canvas_of
+from diffusion.generate import load_writer
+from diffusion.likelihood import (
+    Bound,
+    TextBound,
+    causal_nll,
+    fixed_counts,
+    likelihood_bound,
+    ordered_nll,
+    pseudo_likelihood,
+    text_bounds,
+)
+from diffusion.noise import Absorbing, choose_exactly
 from diffusion.objective import cross_entropy, token_weights
 from diffusion.training.trainer import DiffusionTrainer, Nats
 
@@ -43,32 +55,13 @@ def masked_ce(hidden, text=TEXT) -> float:
     return -sum(math.log(p[i][text[i]]) for i in hidden)
 
 
-def sum_over_counts(text=TEXT) -> float:
+def sum_over_counts(text=TEXT, editable=range(LENGTH)) -> float:
     """J as the sum of S_k / k, with S_k the mean over all ways to mask k positions."""
     total = 0.0
-    for k in range(1, len(text) + 1):
-        ways = list(itertools.combinations(range(len(text)), k))
+    for k in range(1, len(editable) + 1):
+        ways = list(itertools.combinations(editable, k))
         total += sum(masked_ce(way, text) for way in ways) / len(ways) / k
     return total
-
-
-def mean_over_orders(text=TEXT) -> float:
-    """J as the mean, over all orders of writing, of the autoregressive loss in that order."""
-    orders = list(itertools.permutations(range(len(text))))
-    total = 0.0
-    for order in orders:
-        for written in range(len(text)):
-            hidden = order[written:]
-            p = probabilities(tuple(MASK if i in hidden else t for i, t in enumerate(text)))
-            total -= math.log(p[hidden[0]][text[hidden[0]]])
-    return total / len(orders)
-
-
-def expected_ce(rate: float) -> float:
-    """Mean summed loss when every position is masked with probability ``rate``."""
-    return sum(
-        rate ** len(s) * (1 - rate) ** (LENGTH - len(s)) * masked_ce(s) for s in subsets(LENGTH)
-    )
 
 
 def gauss_legendre(low: float, high: float, n: int = 40):
@@ -81,24 +74,6 @@ J = sum_over_counts()
 
 
 # ------------------------------------------------------------ one bound, many forms
-
-
-def test_counts_and_orders_give_one_bound():
-    assert mean_over_orders() == pytest.approx(J, abs=1e-12)
-
-
-@every_schedule
-def test_the_bound_does_not_depend_on_the_schedule(schedule):
-    """The time integral of weight times expected loss, by quadrature to 1e-9."""
-    t, dt = gauss_legendre(0, 1)
-    s = SCHEDULES[schedule]
-    rates, weights = s.rate(t).tolist(), s.weight(t).tolist()
-    integral = sum(w * expected_ce(r) * d for r, w, d in zip(rates, weights, dt, strict=True))
-    # Two schedules end at a rate of 0.999; the integral over rates says what they leave out.
-    end = RATES[schedule](1.0)
-    rest, dr = gauss_legendre(end, 1)
-    missing = sum(expected_ce(r) / r * d for r, d in zip(rest.tolist(), dr, strict=True))
-    assert integral + missing == pytest.approx(J, abs=1e-9)
 
 
 @every_schedule
@@ -226,16 +201,6 @@ def test_fixed_counts_are_the_published_formula():
             expected = 1 + ((first - 1 + round(b * editable / total)) % editable)
             ours = fixed_counts(torch.tensor(first), torch.tensor(editable), torch.tensor(b), total)
             assert ours == expected
-
-
-@pytest.mark.parametrize("editable", [1, 4, 7])
-def test_fixed_counts_are_uniform_over_one_to_e_in_every_draw_and_over_the_batch(editable):
-    first = torch.arange(1, editable + 1)[:, None]
-    index = torch.arange(3 * editable)[None]
-    counts = fixed_counts(first, torch.tensor(editable), index, 3 * editable)
-    everyone = torch.arange(1, editable + 1)
-    assert (counts.sort(0).values == everyone[:, None]).all()  # any one draw, over k_1
-    assert (counts.sort(1).values == everyone.repeat_interleave(3)).all()  # one k_1, over draws
 
 
 def test_fixed_counts_estimate_the_bound_exactly():
@@ -374,29 +339,6 @@ def test_batch_size_and_processes_do_not_change_the_evaluation():
     assert joined == whole
 
 
-def test_causal_loss_is_the_mean_over_the_queried_tokens():
-    """The table has no notion of order: what is checked is the sum and the queries."""
-    causal_calls = []
-
-    def backbone(ids, rows, causal=False):
-        causal_calls.append(causal)
-        logits = torch.arange(VOCAB).float().expand(ids.shape[0], LENGTH, VOCAB)
-        return (logits * (1 + torch.arange(LENGTH)[:, None]))[rows]
-
-    blocks = texts(9)
-    editable = torch.ones_like(blocks, dtype=torch.bool)
-    editable[:, 0] = False
-    editable[3, 1] = False
-    bound = causal_nll(backbone, blocks, editable, BYTES, batch_size=4)
-    total = 0.0
-    for i, j in editable.nonzero().tolist():
-        z = [v * (1 + j) for v in range(VOCAB)]
-        total += math.log(sum(map(math.exp, z))) - z[blocks[i, j]]
-    assert all(causal_calls)
-    assert bound.nats_per_token == pytest.approx(total / 26, rel=1e-6)
-    assert (bound.tokens, bound.blocks) == (26, 9)
-
-
 def test_the_nll_in_order_is_the_distribution_of_writing_from_left_to_right_on_the_full_canvas():
     """The probabilities of all texts sum to 1, and each is the product along the one order; what
     is not editable is seen from the start."""
@@ -424,7 +366,7 @@ def test_the_nll_in_order_is_the_distribution_of_writing_from_left_to_right_on_t
 
 def test_the_causal_nll_is_the_exact_one():
     """A table of p(token | all before): the probabilities of all texts sum to 1, and each is the
-    product of its conditionals."""
+    product of its conditionals; of some tokens it is the mean of theirs."""
     table = {
         prefix: torch.randn(VOCAB, generator=torch.Generator().manual_seed(hash(prefix) % 2**31))
         for n in range(LENGTH)
@@ -437,11 +379,104 @@ def test_the_causal_nll_is_the_exact_one():
         return torch.stack([table[tuple(ids[i, :j].tolist())] for i, j in where])
 
     texts = torch.tensor(list(itertools.product(range(VOCAB), repeat=LENGTH)))
-    total = 0.0
-    for text in texts:
-        bound = causal_nll(backbone, text[None], torch.ones(1, LENGTH).bool(), BYTES)
-        nll = bound.nats_per_token * LENGTH
-        chain = [table[tuple(text[:j].tolist())].double().log_softmax(0)[text[j]] for j in range(4)]
-        assert nll == pytest.approx(-sum(chain).item(), rel=1e-5)
-        total += math.exp(-nll)
-    assert total == pytest.approx(1.0, abs=1e-5)
+    chains = -torch.tensor(
+        [
+            [table[tuple(t[:j])].double().log_softmax(0)[t[j]] for j in range(LENGTH)]
+            for t in texts.tolist()
+        ]
+    )
+    editable = torch.ones_like(texts, dtype=torch.bool)
+    bound = causal_nll(backbone, texts, editable, BYTES, batch_size=7)
+    assert bound.by_block == pytest.approx(chains.mean(1).tolist(), rel=1e-5)
+    assert (-LENGTH * torch.tensor(bound.by_block)).exp().sum().item() == pytest.approx(1, abs=1e-5)
+    editable[:, 0] = editable[3, 1] = False
+    some = causal_nll(backbone, texts, editable, BYTES)
+    assert some.nats_per_token == pytest.approx(chains[editable].mean().item(), rel=1e-6)
+    assert (some.tokens, some.blocks) == (3 * len(texts) - 1, len(texts))
+
+
+# ------------------------------------------------------------ the bounds of single texts
+
+MASKS = Absorbing(4)
+SENTENCES = ["The river runs.", "She opened the window and listened.", "He", "In 1887 the railway"]
+
+
+@pytest.fixture(scope="module")
+def writer(tiny_model):
+    return load_writer(str(tiny_model), dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def canvas(writer):
+    encode = writer.tokenizer
+    rows = [[0, *encode(text, add_special_tokens=False)["input_ids"]] for text in SENTENCES]
+    return canvas_of(writer.tokenizer, [torch.tensor(row) for row in rows])
+
+
+def all_written(canvas):
+    """Every token but ``<s>`` and padding."""
+    rows = ~canvas.padding
+    rows[:, 0] = False
+    return rows
+
+
+def test_pseudo_likelihood_is_the_loop_written_by_hand(writer, canvas):
+    hidden = all_written(canvas)
+    hidden[:, 2] = False
+    hidden[2] = False
+    hidden[2, 1] = True
+    backbone, noise = writer.denoiser.backbone, writer.denoiser.noise
+    got = pseudo_likelihood(backbone, canvas, hidden, noise, batch_size=7)
+    model = backbone.model
+    for row in range(len(SENTENCES)):
+        ids = canvas.ids[row][~canvas.padding[row]]
+        total = []
+        for position in hidden[row].nonzero()[:, 0].tolist():
+            masked = ids.clone()
+            masked[position] = 4
+            where = torch.arange(2, 2 + len(ids))[None]
+            with torch.no_grad():
+                logits = model(input_ids=masked[None], position_ids=where).logits[0]
+            # This model is shifted: token i is read at slot i - 1.
+            total.append(logits[position - 1].log_softmax(-1)[ids[position]].item())
+        assert got[row].item() == pytest.approx(sum(total) / len(total), abs=1e-4)
+
+
+def test_the_bound_of_a_text_is_what_evaluation_reports_for_it_alone(writer, canvas):
+    score = writer.denoiser.backbone
+    draws = text_bounds(score, canvas, all_written(canvas), MASKS, draws=6, batch_size=5, seed=3)
+    assert draws.shape == (len(SENTENCES), 6)
+    sizes = torch.ones(320, dtype=torch.int64)
+    for row in range(len(SENTENCES)):
+        ids = canvas.ids[row][~canvas.padding[row]][None]
+        editable = torch.ones_like(ids, dtype=torch.bool)
+        editable[:, 0] = False
+        alone = likelihood_bound(score, ids, editable, MASKS, sizes, draws=6, seed=3)
+        assert draws[row].mean().item() == pytest.approx(alone.nats_per_token, abs=1e-4)
+
+
+def test_the_bound_of_a_text_does_not_depend_on_the_others(writer, canvas):
+    score, rows = writer.denoiser.backbone, all_written(canvas)
+    all_of_them = text_bounds(score, canvas, rows, MASKS, draws=5, batch_size=16)
+    small = text_bounds(score, canvas, rows, MASKS, draws=5, batch_size=1)
+    assert torch.allclose(all_of_them, small, atol=1e-5)
+    turned = Canvas(canvas.ids.flip(0), canvas.frozen.flip(0), canvas.padding.flip(0))
+    found = text_bounds(score, turned, rows.flip(0), MASKS, draws=5)
+    assert torch.allclose(found, all_of_them.flip(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("editable", [(0, 1, 2, 3), (1, 3), (2,)])
+def test_the_bound_is_the_exact_one_within_its_standard_error(editable):
+    ids = torch.tensor([TEXT])
+    rows = torch.zeros_like(ids, dtype=torch.bool)
+    rows[0, list(editable)] = True
+    canvas = Canvas(ids, ~rows, torch.zeros_like(rows))
+    (draws,) = text_bounds(BACKBONE, canvas, rows, NOISE, draws=4000, batch_size=4000)
+    bound = TextBound.of(draws, len(editable), 8)
+    exact = sum_over_counts(editable=editable)
+    assert abs(bound.nats - exact) <= 4 * bound.standard_error + 1e-6
+    assert bound.standard_error < 0.05
+    assert bound.nats_per_token == pytest.approx(bound.nats / len(editable))
+    assert bound.nats_per_byte == pytest.approx(bound.nats / 8)
+    one = TextBound.of(torch.tensor([2.0]), 3, 6)
+    assert one.standard_error is None and one.nats == 6

@@ -4,9 +4,7 @@ import random
 
 import pytest
 from helpers.kinds import KINDS, NASTY, TEXTS, tokenizer_of
-from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.pre_tokenizers import BertPreTokenizer
-from transformers import PreTrainedTokenizerFast
 
 from diffusion.models.tokenizers import load_tokenizer, token_byte_lengths
 from diffusion.text import NOTHING, Slot, Speller, encode, read, space_between, typed_from
@@ -137,14 +135,6 @@ def test_what_was_given_behind_a_hole_that_no_token_holds():
     assert speller.pieces(row) == ["runs  ", "runs", " runs"]
 
 
-def test_words_of_a_tokenizer_that_knows_no_pieces():
-    own = Tokenizer(models.WordLevel({"the": 0, "river": 1, "@": 2}, unk_token="@"))
-    own.pre_tokenizer = pre_tokenizers.Whitespace()
-    speller = Speller(PreTrainedTokenizerFast(tokenizer_object=own))
-    assert speller.pieces([Slot(0), Slot(1), MASK, Slot(1)]) == ["the", " river", "", "river"]
-    assert speller.bytes_of(1) == b"river"
-
-
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram", "byte-level"])
 def test_the_bytes_of_tokens_add_up_to_those_of_a_text(kind):
     """Of words with a space in front; 0 for a special."""
@@ -153,6 +143,7 @@ def test_the_bytes_of_tokens_add_up_to_those_of_a_text(kind):
     text = " the river runs through the old town"
     assert sizes[encode(tokenizer, text)].sum() == len(text)
     assert sizes[tokenizer.all_special_ids].sum() == sizes[-3:].sum() == 0
+    assert Speller(tokenizer_of("suffixes")).bytes_of(token("suffixes", "the</w>")) == b"the"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -35,9 +35,6 @@ class Packed(nn.Module):
         weight = self.packed.to_dense()
         return weight.T if self.turned else weight
 
-    def __deepcopy__(self, memo) -> "Packed":  # torch copies no tensor of this kind
-        return type(self)(self.packed.to_dense(), self.bias, self.turned)
-
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + "weight"] = self.weight

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from helpers import families
-from transformers import AutoModelForMaskedLM
 
 from diffusion.canvas import Query
 from diffusion.models.backbone import Backbone
@@ -58,12 +57,6 @@ def test_shift_reads_each_token_one_slot_to_the_left(kind):
     torch.testing.assert_close(Backbone(model)(ids, rows), full[left])
     row, place = rows.nonzero()[4].tolist()
     torch.testing.assert_close(Backbone(model)(ids, rows)[4], full[row, place - 1])
-
-
-def test_shift_is_kept_in_the_saved_config(tmp_path):
-    for shift in (True, False):
-        tiny(shift=shift).save_pretrained(tmp_path)
-        assert Backbone(AutoModelForMaskedLM.from_pretrained(tmp_path)).shift is shift
 
 
 # ------------------------------------------------------------ what is not read is not computed
@@ -263,14 +256,3 @@ def test_denoiser_gives_the_model_s_logits_without_forbidden_ids(shift, dtype):
     assert (logits[:, forbidden] == -torch.inf).all()
     allowed = [i for i in range(VOCAB) if i not in forbidden.tolist()]
     torch.testing.assert_close(logits[:, allowed], expected[:, allowed])
-
-
-def test_more_ids_can_be_forbidden_for_a_while():
-    model, ids = tiny(), some_ids()
-    rows = ids == MASK
-    denoiser = Denoiser(model, NOISE, [PAD])
-    before = denoiser(Query(ids, rows))
-    stricter = denoiser.forbidding(7, 9)(Query(ids, rows))
-    assert (stricter[:, [PAD, MASK, 7, 9]] == -torch.inf).all()
-    assert (stricter == -torch.inf).sum() == 4 * rows.sum()
-    assert torch.equal(denoiser(Query(ids, rows)), before)

@@ -17,7 +17,6 @@ from diffusion.models.denoiser import Denoiser
 from diffusion.models.guidance import Guided
 from diffusion.models.layouts import arrange
 from diffusion.proposal import Sampling
-from diffusion.samplers.catalog import CAUSAL
 from diffusion.samplers.make import make_sampler
 
 END = 2
@@ -59,12 +58,13 @@ class Checked(InBlocks):
         return logits
 
 
-def written(model, canvas, name, block, seed=0, end_id=None, keep=True, kind=InBlocks, steps=6):
+def written(model, canvas, name, block, row=0, end_id=None, keep=True, kind=InBlocks, steps=6):
+    """The steps of rows, the first of which is number ``row``."""
     denoiser = kind(Denoiser(model, NOISE, [0, 1]), block, keep, name == "causal")
     sampler = make_sampler(
         name, steps, **{} if name == "causal" else {"block_length": block}, end_id=end_id
     )
-    keys = rng.row_keys(seed, range(len(canvas.ids)))
+    keys = rng.row_keys(0, range(row, row + len(canvas.ids)))
     return list(denoise(canvas, denoiser, sampler, Sampling(), keys))
 
 
@@ -109,13 +109,8 @@ def test_texts_are_equal_without_the_cache_and_in_other_batches(name, shift):
     anew = written(model, canvas, name, 3, keep=False)[-1]
     assert torch.equal(ours.ids, anew.ids) and torch.equal(ours.nfe, anew.nfe)
     assert (anew.slots >= ours.slots).all() and (anew.slots > ours.slots).any()
-    keys = rng.row_keys(0, range(3))
     for row in (0, 1):
-        one = canvas.take(slice(row, row + 1))
-        denoiser = InBlocks(Denoiser(model, NOISE, [0, 1]), 3, clean=name == "causal")
-        own = {} if name == "causal" else {"block_length": 3}
-        sampler = make_sampler(name, 6, **own)
-        *_, alone = denoise(one, denoiser, sampler, Sampling(), keys[row : row + 1])
+        alone = written(model, canvas.take(slice(row, row + 1)), name, 3, row)[-1]
         assert torch.equal(alone.ids[0], ours.ids[row])
         assert alone.slots[0] == ours.slots[row] and alone.nfe[0] == ours.nfe[row]
 
@@ -241,7 +236,3 @@ def test_guidance_keeps_two_streams_apart():
             kept = last
     assert torch.equal(kept.ids, last.ids) and (kept.nfe == last.nfe).all()
     assert kept.nfe.min() >= 4 and kept.nfe[0] % 2 == 0
-
-
-def test_what_reads_from_left_to_right_is_listed():
-    assert set(CAUSAL) == {"causal", "speculative"}

@@ -36,12 +36,6 @@ def some_ids(rows: int = 3, length: int = LENGTH, seed: int = 0) -> torch.Tensor
     return ids
 
 
-def own_logits(model, ids, positions=None):
-    """By the model's own forward, all rows of all slots; RoBERTa's kin count positions from ids."""
-    more = {} if positions is None else {"position_ids": positions}
-    return model(input_ids=ids, attention_mask=torch.ones_like(ids), **more).logits
-
-
 def implementations(name):
     return ("eager", "sdpa") if tiny(name)._supports_sdpa else ("eager",)
 
@@ -53,7 +47,7 @@ def test_logits_are_the_model_s_own_and_no_others_are_computed(name):
     query_mask[:, 0] = False
     for attention in implementations(name):
         model = tiny(name, attention=attention, shift=False)
-        expected = own_logits(model, ids)[query_mask]
+        expected = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[query_mask]
         seen = []
         output = OUTPUTS.get(name, lambda m: m.get_output_embeddings())(model)
         hook = output.register_forward_hook(
@@ -92,13 +86,12 @@ def test_where_a_token_stands_is_what_its_position_says(name):
     plain = backbone(ids, everything).view(3, -1, VOCAB)
     place = order.expand(3, -1)
     seen = torch.ones(3, LENGTH, LENGTH, dtype=torch.bool)
-    keep = lambda layer, key, value: (key.transpose(1, 2), value.transpose(1, 2))  # noqa: E731
-    hidden = backbone.at_slots(ids[:, order], place, keep, seen)
+    hidden = backbone.at_slots(ids[:, order], place, seen=seen)
     logits = backbone.head(hidden.flatten(0, 1)).view(3, LENGTH, VOCAB)[:, order.argsort()]
     torch.testing.assert_close(logits[:, : plain.shape[1]], plain, rtol=1e-4, atol=1e-4)
     # The test can fail: in the order of the slots the model would say something else.
     place = torch.arange(LENGTH).expand(3, -1)
-    wrong = backbone.head(backbone.at_slots(ids[:, order], place, keep, seen).flatten(0, 1))
+    wrong = backbone.head(backbone.at_slots(ids[:, order], place, seen=seen).flatten(0, 1))
     assert (wrong.view(3, LENGTH, VOCAB)[:, order.argsort()] - logits).abs().max() > 1e-2
 
 

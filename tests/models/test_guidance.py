@@ -76,8 +76,6 @@ def test_no_weight_or_nothing_to_hide_is_the_sampler_itself(name):
         ours = run(denoiser, make_sampler(name, 4), rows=300, seed=3, limit=140)
         assert torch.equal(ours[-1].ids, plain[-1].ids)
         assert torch.equal(ours[-1].nfe, 2 * plain[-1].nfe)
-        if denoiser.weight:  # c = u is a fixed point in exact arithmetic
-            break
 
 
 def mixed_canvas():
@@ -113,20 +111,6 @@ def test_two_generations_of_one_denoiser_do_not_mix():
     assert all(torch.equal(step.ids, ids) for step, ids in zip(last, expected, strict=True))
 
 
-def test_a_denoiser_inside_others_is_started_with_the_canvas():
-    started = []
-
-    class Starting(TabularDenoiser):
-        def start(self, canvas):
-            started.append(canvas)
-            return self
-
-    canvas = mixed_canvas()
-    denoiser = Processed(Guided(Starting(4, 3, seed=2), 1.0, []), 1.2)
-    *_, last = write_guided(denoiser, canvas, rng.row_keys(0, 4))
-    assert started == [canvas] * 2 and not last.masked.any()
-
-
 def test_guidance_leaves_padding_and_specials_in_place():
     seen = []
 
@@ -148,7 +132,8 @@ def test_guidance_leaves_padding_and_specials_in_place():
 def test_forbidden_stays_forbidden():
     rows = torch.tensor([[True, False, True, True]])
     ids = torch.tensor([[M, 2, M, M]])
-    for denoiser in (Guided(SMALL, 4.0, []), Processed(SMALL, 1.7, 2)):
+    guided = Guided(SMALL, 4.0, [])
+    for denoiser in (guided, Processed(SMALL, 1.7, 2), Processed(guided, 1.7)):
         canvas = Canvas(ids, ~rows, torch.zeros_like(rows))
         logits = denoiser.start(canvas)(Query(ids, rows))
         assert (logits[:, M] == -torch.inf).all() and logits[:, :M].isfinite().any(1).all()

@@ -4,16 +4,13 @@ import functools
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+from helpers.families import tiny
 
 from diffusion.models import layouts
 from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import arrange
 
 LENGTH, VOCAB, MASK = 21, 40, 4
-SHAPE = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-         "intermediate_size": 64, "max_position_embeddings": LENGTH + 2, "initializer_range": 0.3,
-         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
 KINDS = ["eager", "sdpa", layouts.ATTENTION]
 
 every_model = pytest.mark.parametrize("shift", [True, False], ids=["shifted", "own slot"])
@@ -22,13 +19,8 @@ every_size = pytest.mark.parametrize("size", [1, 4, 7, LENGTH - 1])
 
 
 @functools.cache
-def backbone(shift: bool, attention: str = "eager", bert: bool = False) -> Backbone:
-    torch.manual_seed(0)
-    model = BertForMaskedLM(BertConfig(**SHAPE)) if bert else None
-    model = model or RobertaForMaskedLM(RobertaConfig(type_vocab_size=1, pad_token_id=1, **SHAPE))
-    model.config.diffusion = {"shift": shift}
-    model.set_attn_implementation(attention)
-    return Backbone(model.eval())
+def backbone(shift: bool, attention: str = "eager") -> Backbone:
+    return Backbone(tiny("roberta", VOCAB, 2, attention, shift=shift))
 
 
 @pytest.fixture(autouse=True)

@@ -135,18 +135,13 @@ def cached(tmp_path, monkeypatch):
     return snapshot
 
 
-def tiny_bert(folder: Path, vocab: int):
-    config = AutoConfig.for_model(
-        "bert", vocab_size=vocab, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=8, max_position_embeddings=40,
-    )  # fmt: skip
-    AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
-
-
 def test_a_model_of_the_hub_is_read_from_the_cache(cached, tokenizer):
-    tiny_bert(cached, VOCAB)
+    families.tiny("bert", VOCAB).save_pretrained(cached)
     tokenizer.save_pretrained(cached)
-    assert load_writer("some/model").positions == 40
+    assert load_writer("some/model").positions == 64
+    (cached / "model.safetensors").rename(cached / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"has no \*.safetensors file.*save_pretrained"):
+        load_writer("some/model")
 
 
 def test_code_on_the_hub(cached):
@@ -158,15 +153,6 @@ def test_code_on_the_hub(cached):
         load_writer("some/other")
 
 
-def test_pickles_on_the_hub(cached, tokenizer):
-    tiny_bert(cached, VOCAB)
-    tokenizer.save_pretrained(cached)
-    torch.save({}, cached / "pytorch_model.bin")
-    (cached / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"has no \*.safetensors file.*save_pretrained"):
-        load_writer("some/model")
-
-
 # ------------------------------------------------------------ tokenizers
 
 
@@ -175,7 +161,7 @@ def test_a_vocabulary_of_bert_is_enough(tmp_path):
     bert.train_from_iterator(["the cat sat on the mat"] * 9, vocab_size=60, show_progress=False)
     bert.save_model(str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["vocab.txt"]
-    tiny_bert(tmp_path, bert.get_vocab_size())
+    families.tiny("bert", bert.get_vocab_size()).save_pretrained(tmp_path)
     loaded = tokenizers.load_tokenizer(str(tmp_path))
     assert (
         loaded("the cat")["input_ids"][1:-1] == bert.encode("the cat", add_special_tokens=False).ids
@@ -184,7 +170,7 @@ def test_a_vocabulary_of_bert_is_enough(tmp_path):
 
 
 def test_a_sentencepiece_model_names_what_it_needs(tmp_path):
-    tiny_bert(tmp_path, 60)
+    families.tiny("bert").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "albert"}))
     (tmp_path / "spiece.model").write_bytes(b"\x0a\x0b nothing real")
