@@ -296,22 +296,3 @@ def test_a_text_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left on device"):
         files.write_text(target, "new text")
     assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["old é"]
-
-
-def test_output_folders(tmp_path):
-    def check(path, overwrite=False, resume=False):
-        return files.check_output_dir(str(path), overwrite, resume, "--overwrite")
-
-    assert check(tmp_path / "a" / "b") == tmp_path / "a" / "b"
-    assert list(tmp_path.iterdir()) == []  # asking writes nothing
-    file = tmp_path / "file"
-    file.touch()
-    for path, words in (
-        (file, "is a file"),
-        (file / "a", "cannot be written to"),
-        (tmp_path, r"not empty; .*--overwrite"),
-    ):
-        with pytest.raises(UserError, match=words):
-            check(path)
-    check(tmp_path, overwrite=True)
-    check(tmp_path, resume=True)
