@@ -301,11 +301,11 @@ def bounds_of(
     ]
 
 
-def score_texts(writer, texts: list[str], **settings) -> list[TextBound]:
+def score_texts(writer, texts: list[str], most: int | None = None, **settings) -> list[TextBound]:
     """The likelihood bound of each text; settings as in `bounds_of`.
 
     Raises:
-        UserError: a text is longer than what the model sees.
+        UserError: a text of more than ``most`` positions, or than the model sees.
     """
-    rows = token_rows(writer.tokenizer, texts, writer.positions)
+    rows = token_rows(writer.tokenizer, texts, most or writer.positions)
     return bounds_of(writer, rows, [1] * len(rows), texts, **settings)

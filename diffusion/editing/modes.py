@@ -14,11 +14,11 @@ from diffusion.canvas import Canvas
 from diffusion.cli.console import progress, say
 from diffusion.editing.canvases import (
     blank_spans,
-    bounds_of,
     check_room,
     infill_canvas,
     interpolation_canvas,
     rewrite_canvas,
+    score_texts,
     segments,
     token_rows,
 )
@@ -63,18 +63,16 @@ def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
             job.show(begin(layouts * len(some), some), [known(layouts[0])] * len(some), some)
         return
     for sample in samples:
-        texts = []  # of each layout (the Steps of its batch, its row in them)
+        texts, scores = [], []  # of each layout (the Steps of its batch, its row in them)
         for part in job.chunks(layouts):
             watched = job.live or job.script.save_animation
             steps = deque(begin(part, [sample] * len(part)), maxlen=None if watched else 1)
+            canvas = Canvas(steps[-1].ids, steps[-1].frozen, steps[-1].padding)
+            scores += pseudo_likelihood(
+                denoiser.reader, canvas, ~canvas.frozen, denoiser.noise, job.script.batch_size
+            ).tolist()
             texts += [(steps, row) for row in range(len(part))]
             progress(len(texts), len(layouts), "candidate")
-        scores = []
-        for step in (steps[-1] for steps, row in texts if row == 0):
-            canvas = Canvas(step.ids, step.frozen, step.padding)
-            scores += pseudo_likelihood(
-                denoiser.reader, canvas, ~step.frozen, denoiser.noise, job.script.batch_size
-            ).tolist()
         best = max(range(len(scores)), key=scores.__getitem__)
         tried = [
             {"lengths": list(lengths), "pseudo_likelihood": round(score, 4)}
@@ -91,7 +89,7 @@ def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
 def rewrite(job: "Job", editing: EditingOptions, text: str) -> None:
     """Mask random tokens of a text, fill them, and show what changed."""
     tokenizer, keep = job.writer.tokenizer, editing.keep or []
-    _read(job, [text])
+    token_rows(tokenizer, [text], _room(job))  # refused where it is too long
 
     def record(step, row: int, written: dict) -> dict:
         masked = int((~step.frozen[row]).sum())
@@ -111,7 +109,7 @@ def rewrite(job: "Job", editing: EditingOptions, text: str) -> None:
 def interpolate(job: "Job", editing: EditingOptions, texts: list[str]) -> None:
     """Texts on the way from one text to another."""
     tokenizer, points = job.writer.tokenizer, editing.points
-    _read(job, texts)
+    token_rows(tokenizer, texts, _room(job))
     jobs = itertools.product(range(job.script.num_samples), range(points))
     for some in job.chunks(jobs, 1 if job.live else None):  # the live view shows each text
         samples = [sample for sample, _ in some]
@@ -127,10 +125,8 @@ def interpolate(job: "Job", editing: EditingOptions, texts: list[str]) -> None:
 
 def score(job: "Job", editing: EditingOptions, lines: list[tuple[int, str]]) -> None:
     """Bound the likelihood of each line."""
-    texts = [text for _, text in lines]
-    ids = _read(job, texts)
-    bounds = bounds_of(
-        job.writer, ids, [1] * len(ids), texts, draws=editing.draws,
+    bounds = score_texts(
+        job.writer, [text for _, text in lines], _room(job), draws=editing.draws,
         batch_size=job.script.batch_size, seed=job.generation.seed,
         on_batch=lambda done, total: progress(done, total, "scoring pass"),
     )  # fmt: skip
@@ -166,11 +162,6 @@ MODES = {
 def _room(job: "Job") -> int:
     """The most positions of a text that the model has to see whole."""
     return min(job.generation.max_len, job.writer.positions)
-
-
-def _read(job: "Job", texts: list[str]) -> list[list[int]]:
-    """The ids of texts that are whole, refused where they are too long."""
-    return token_rows(job.writer.tokenizer, texts, _room(job))
 
 
 def _denoise(job: "Job", canvas: Canvas, samples):

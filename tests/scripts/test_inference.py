@@ -152,16 +152,6 @@ def test_a_text_longer_than_the_model_is_written_in_windows(call):
     assert record["nfe"] == record["steps"] == 4 * windows
 
 
-def test_guidance_counts_two_passes_and_no_weight_none(call):
-    flags = ("The river", "--sampler", "confidence", "--n_steps", "5", "--json", *SMALL)
-    plain, off, on = (
-        records(call(*flags, *more)[1])[0]
-        for more in ((), ("--guidance", "0"), ("--guidance", "1.5"))
-    )
-    assert plain["ids"] == off["ids"] != on["ids"]
-    assert on["nfe"] == 2 * plain["nfe"]
-
-
 def test_everything_at_once(call):
     """Blocks, early commit, guidance and processors around a sampler with shadows."""
     code, out, _ = call(

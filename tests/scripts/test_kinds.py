@@ -95,15 +95,6 @@ def test_json_page_and_python_show_one_text(call, folders, name, tmp_path):
     assert text == record["text"]
 
 
-def test_holes_say_where_they_are(call):
-    (record,) = records(call("--infill", f"  {TEXT} The <mask:2>, un<mask:2>.\n", "--json")[0])
-    text, (first, second) = record["text"], record["blanks"]
-    assert text[: first["start"]] == f"  {TEXT} The "
-    assert text[first["end"] : second["start"]] == ", un"
-    assert text[second["end"] :] == ".\n"
-    assert [text[h["start"] : h["end"]] for h in (first, second)] == [first["text"], second["text"]]
-
-
 def test_the_loop(call):
     typed = ["/set length 3", TEXT, "/infill  The  <mask:1> 日本 ", "/set strength 0",
              f"/rewrite {TEXT} "]  # fmt: skip
