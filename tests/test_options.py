@@ -63,6 +63,18 @@ def test_an_option_reaches_its_sampler_by_either_spelling(name):
         assert getattr(make.make_sampler(texts[0].sampler, 3), key) == value
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_numbers_out_of_their_range_are_refused(name):
+    for key, option in OWN[name].items():
+        least, most = option.range or (None, None)
+        over = ["inf"] if most is None else [most + 1]
+        for value in [least - 1, "nan", *over] if option.range and key not in spec.SHARED else ():
+            with pytest.raises(
+                UserError, match=f"^--sampler {name}:{key} .*(must be|whole number)"
+            ):
+                GenerationOptions(sampler=f"{name}:{key}={value}").check()
+
+
 @pytest.mark.parametrize("old", OLD_FLAGS)
 def test_saved_settings_and_flags_of_earlier_versions_are_read(old):
     name, key = OLD_FLAGS[old].split(":")
@@ -105,22 +117,12 @@ def test_a_dictionary_with_unknown_names_is_refused(values, said):
         ("remdm:n_steps=4", "n_steps is a flag of its own; write --n_steps 4"),
         ("remdmm:eta=0.1", "did you mean 'remdm'"),
         ("first-hitting:eta=0.1", "first-hitting has no options"),
-        ("p2:eta=nan", "eta nan must be"),
-        ("ddim:sigma=nan", "sigma nan must be"),
         ("ancestral:sigma=0.5", "--sampler ancestral option 'sigma' is unknown"),
-        ("self-correction:patience=-1", "patience -1 must be"),
         ("p2:score=seen", "use one of hidden, released"),
-        ("wino:threshold_back=1.1", "threshold_back 1.1 must be a number from 0"),
-        ("entropy-bound:entropy_bound=-1.0", "entropy_bound -1.0 must be"),
-        ("klass:history=0", "history 0 must be a number of at least 1"),
         ("klass:history=1.5", "history '1.5' is not a whole number"),
-        ("klass:kl_threshold=inf", "kl_threshold inf must be"),
         ("saber:min_tokens=1", "min_tokens 1 must be a number of at least 2"),
         ("factor:factor=x", "factor 'x' is not a number"),
-        ("speculative:draft_length=0", "draft_length 0 must be a number from 1"),
         ("causal:draft_length=2", "causal has no options"),
-        ("random-remask:clock_delay=1.0", "clock_delay 1.0 must be a number from 0 to"),
-        ("random-remask:time_power=0.0", "time_power 0.0 must be a number from 0.01"),
         ("remdm:kappa=0.5", "and kappa of psi"),
     ],
 )

@@ -3,6 +3,7 @@
 Most runs are in the tests' own process, or in a copy of it, where the imports cost nothing.
 """
 
+import copy
 import gc
 import multiprocessing
 import random
@@ -143,12 +144,11 @@ def trained(four_steps, tmp_path):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """The times and the token ids of all forward passes of training."""
-    batches = []
-    compute_loss = DiffusionTrainer.compute_loss
+    """The batches of all forward passes of training."""
+    batches, compute_loss = [], DiffusionTrainer.compute_loss
 
     def record(self, model, inputs, *args, **kwargs):
-        batches.append((inputs["t"].clone(), inputs["input_ids"].clone()))
+        batches.append(copy.deepcopy(dict(inputs)))
         return compute_loss(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(DiffusionTrainer, "compute_loss", record)

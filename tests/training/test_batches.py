@@ -16,8 +16,8 @@ def test_accumulation_changes_nothing(run, seen, loss):
         seen.clear()
         flags = ["--max_steps", 12, "--loss", loss, *split(rows, accumulation)]
         out, _ = run(*flags, name=str(rows))
-        times = torch.cat([t for t, _ in seen]).view(12, 8)
-        ids = torch.cat([ids for _, ids in seen])
+        times = torch.cat([batch["t"] for batch in seen]).view(12, 8)
+        ids = torch.cat([batch["input_ids"] for batch in seen])
         runs[rows] = (times, ids, losses(out))
     assert torch.equal(runs[8][0], runs[2][0])
     assert torch.equal(runs[8][1], runs[2][1])

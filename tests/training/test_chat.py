@@ -28,14 +28,7 @@ def talks(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_sees_and_learns_answers(run, model, talks, monkeypatch):
-    batches, compute_loss = [], DiffusionTrainer.compute_loss
-
-    def record(self, model, inputs, *args, **kwargs):
-        batches.append({name: tensor.clone() for name, tensor in inputs.items()})
-        return compute_loss(self, model, inputs, *args, **kwargs)
-
-    monkeypatch.setattr(DiffusionTrainer, "compute_loss", record)
+def test_a_run_sees_and_learns_answers(run, model, talks, seen):
     out, _ = run(*CHAT, "--dataset", talks, "--num_train_epochs", 7, "--learning_rate", "1e-2",
                  "--block_size", 40, "--ema", 0.9, start=["--model", model])  # fmt: skip
     curve = list(losses(out).values())
@@ -49,18 +42,18 @@ def test_a_run_sees_and_learns_answers(run, model, talks, monkeypatch):
     # Found by the tokens around them: answers stand from <|assistant|> to <|end|>.
     opens, ends = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|end|>"])
     masked = 0
-    for batch in batches:
+    for batch in seen:
         labels, ids = batch["labels"], batch["input_ids"]
         text = torch.where(labels == -100, ids, labels)
-        for row, hidden, seen in zip(text, labels != -100, batch["attention_mask"], strict=True):
+        for row, hidden, read in zip(text, labels != -100, batch["attention_mask"], strict=True):
             answer, inside = [], False
             for token in row.tolist():
                 answer.append(inside)
                 inside = token == opens or (inside and token != ends)
             assert not (hidden & ~torch.tensor(answer)).any()
             masked += hidden.sum()
-            assert not seen[row == tokenizer.pad_token_id].any()
-            assert seen[row != tokenizer.pad_token_id].all()
+            assert not read[row == tokenizer.pad_token_id].any()
+            assert read[row != tokenizer.pad_token_id].all()
     assert masked > 500
 
 

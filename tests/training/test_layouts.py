@@ -15,29 +15,15 @@ from diffusion import objective
 from diffusion.errors import UserError
 from diffusion.training import build
 from diffusion.training.arguments import parse_layouts
-from diffusion.training.trainer import DiffusionTrainer
 
 MIX = ["--layouts", "causal=1,block4=1,block16=1,full=1"]
 
 
-@pytest.fixture
-def laid_out(monkeypatch):
-    """The layouts of all forward passes of training."""
-    names = []
-    compute_loss = DiffusionTrainer.compute_loss
-
-    def record(self, model, inputs, *args, **kwargs):
-        names.append(inputs.get("layout", "full"))
-        return compute_loss(self, model, inputs, *args, **kwargs)
-
-    monkeypatch.setattr(DiffusionTrainer, "compute_loss", record)
-    return names
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("shift", ["yes", "no"])
-def test_a_mix_is_learned_measured_and_noted(run, laid_out, shift):
+def test_a_mix_is_learned_measured_and_noted(run, seen, shift):
     out, _ = run(*MIX, "--max_steps", 48, "--shift", shift, "--learning_rate", "4e-3", "--ema", 0.9)
+    laid_out = [batch.get("layout", "full") for batch in seen]
     assert all(laid_out.count(name) == 12 for name in ("causal", "block4", "block16", "full"))
     curve = losses(out)
     for name in ("causal", "block4", "block16"):
@@ -78,10 +64,10 @@ def test_the_causal_loss_of_a_block_batch_has_its_weight(run):
     assert 3 < first[1] - first[0] < 6
 
 
-def test_full_alone_is_the_training_of_before(run, laid_out):
+def test_full_alone_is_the_training_of_before(run, seen):
     one, _ = run("--max_steps", 6, name="one")
     two, _ = run("--max_steps", 6, "--layouts", "full=3", name="two")
-    assert losses(one) == losses(two) and set(laid_out) == {"full"}
+    assert losses(one) == losses(two) and not any("layout" in batch for batch in seen)
     assert_same_weights(one / "model.safetensors", two / "model.safetensors")
     assert "eval_causal_nats_per_token" not in state(two)["log_history"][-1]
 

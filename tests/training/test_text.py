@@ -37,4 +37,4 @@ def test_the_first_blocks_are_those_of_all(run, text, seen):
     """Which they are, from what is seen in an epoch of them."""
     _, err = run("--eval_dataset", text, "--num_train_epochs", 1, "--max_train_samples", 8)
     assert "in 8 blocks" in err
-    assert sum(len(ids) for _, ids in seen) == 8
+    assert sum(len(batch["input_ids"]) for batch in seen) == 8
