@@ -6,7 +6,13 @@ import pytest
 import torch
 from helpers.exact import RATES, assert_uniform, chi_square_p
 
-from diffusion.collator import SEED_RATES, CausalCollator, ChatCollator, DiffusionCollator
+from diffusion.collator import (
+    SEED_RATES,
+    CausalCollator,
+    ChatCollator,
+    DiffusionCollator,
+    StreamCollator,
+)
 from diffusion.data.packing import ANSWER, CONTEXT, PADDING
 from diffusion.noise import MIN_TIME, Absorbing
 from diffusion.objective import IGNORE
@@ -151,30 +157,37 @@ def test_batch_schedule_masks_at_its_rate_and_everything_at_one():
 # ------------------------------------------------------------ only (seed, draw) decides
 
 
-def together(batches: list[dict]) -> dict:
-    return {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
+@pytest.fixture(params=["stratified", "batch", "block4"])
+def batch_of(request):
+    """Rows -> the tensors of a batch of either collator."""
+
+    def batch_of(rows, seed=0):
+        if request.param == "block4":
+            how = PREFIX, "block4", True, 1.0
+            collate = StreamCollator(Absorbing(MASK), [BOS, PAD], *how, seed=seed)
+        else:
+            collate = collator(mask_schedule=request.param, seed=seed)
+        return {name: x for name, x in collate(rows).items() if torch.is_tensor(x)}
+
+    return batch_of
 
 
-@every_kind
 @pytest.mark.parametrize("part", [1, 4, 8])
-def test_slices_of_a_global_batch_are_the_same_rows(kind, part):
+def test_slices_of_a_global_batch_are_the_same_rows(batch_of, part):
     """Over accumulation steps, processes and workers."""
-    rows, collate = features(0, 64), collator(mask_schedule=kind, global_batch=16)
-    whole = collate(rows)
-    parts = together([collate(rows[i : i + part]) for i in range(0, 64, part)])
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
-
-
-@every_kind
-def test_the_same_seed_repeats_and_another_does_not(kind):
     rows = features(0, 64)
-    one, again, other = (collator(mask_schedule=kind, seed=s)(rows) for s in (1, 1, 2))
+    parts = [batch_of(rows[i : i + part]) for i in range(0, 64, part)]
+    for name, whole in batch_of(rows).items():
+        assert torch.equal(whole, torch.cat([found[name] for found in parts])), name
+
+
+def test_the_same_seed_repeats_and_another_does_not(batch_of):
+    one, again, other = (batch_of(features(0, 64), seed) for seed in (1, 1, 2))
     assert all(torch.equal(one[name], again[name]) for name in one)
-    assert not torch.equal(one["t"], other["t"])
-    assert not torch.equal(one["labels"], other["labels"])
+    for name in {"t", "labels"} & one.keys():
+        assert not torch.equal(one[name], other[name])
     # The same text later in the run is masked anew.
-    later = collator(mask_schedule=kind, seed=1)(features(64, 64))
-    assert not torch.equal(one["labels"], later["labels"])
+    assert not torch.equal(one["labels"], batch_of(features(64, 64), 1)["labels"])
 
 
 def test_causal_rows_predict_every_token_but_the_first():

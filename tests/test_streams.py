@@ -200,26 +200,6 @@ def test_the_mean_over_counts_and_masks_is_the_enumerated_bound(size):
     assert abs(error) < 4 * per_row.std().item() / math.sqrt(n) + 1e-6
 
 
-# ------------------------------------------------------------ only (seed, draw) decides
-
-
-@pytest.mark.parametrize("part", [1, 4, 8])
-def test_slices_of_a_global_batch_are_the_same_rows(part):
-    rows, collate = features(0, 64), blocks(4, causal=1.0)
-    whole = collate(rows)
-    parts = [collate(rows[i : i + part]) for i in range(0, 64, part)]
-    for name in ("input_ids", "labels", "weights"):
-        assert torch.equal(whole[name], torch.cat([p[name] for p in parts]))
-
-
-def test_the_same_seed_repeats_and_another_does_not():
-    one, again, other = (blocks(4, seed=s)(features(0, 16)) for s in (1, 1, 2))
-    assert torch.equal(one["labels"], again["labels"])
-    assert not torch.equal(one["labels"], other["labels"])
-    later = blocks(4, seed=1)(features(16, 16))
-    assert not torch.equal(one["labels"] == IGNORE, later["labels"] == IGNORE)
-
-
 # ------------------------------------------------------------ the mix
 
 

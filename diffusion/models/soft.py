@@ -214,7 +214,7 @@ class SoftMasked(Wrapped):
             read = feedback.gathered(place, skipped[:, None].expand_as(ids))
         logits = self.denoiser(replace(query, query_mask=query_mask, feedback=read))
         if self.allowed is not None:  # what may not be written is not remembered
-            logits = self.allowed.take(rows)(logits, query_mask)
+            logits = self.allowed[rows](logits, query_mask)
         found = self.soft.feedback(_some(logits, masks[query_mask]))
         feedback = feedback.replaced(~masks, self._written(ids[~masks]))
         self.feedback.put(rows, feedback.replaced(masks & query_mask, found))
