@@ -33,6 +33,14 @@ def records(out: str) -> list[dict]:
     return [json.loads(line) for line in out.split("\n") if line]
 
 
+def refused(script: str, found: tuple[int, str, str], named: str) -> None:
+    """Checks that a script ended with exit code 2 and one sentence, and wrote nothing."""
+    code, out, err = found
+    said = [line for line in err.splitlines() if line.startswith(f"{script}.py: ")]
+    assert (code, out, len(said)) == (2, "", 1), err
+    assert named in said[0] and "Traceback" not in err
+
+
 def in_a_terminal(script: str, model, typed: bytes) -> bytes:
     """What a terminal shows of the interactive loop of a script."""
     terminal, side = pty.openpty()
