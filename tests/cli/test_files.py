@@ -2,12 +2,11 @@
 command reads."""
 
 import os
-import sys
 
 import pytest
+from helpers.terminals import refused
 
 import compare
-from diffusion import errors
 from diffusion.cli.files import check_apart, check_file
 from diffusion.errors import UserError
 from studies import scoreboard
@@ -65,11 +64,8 @@ def test_nothing_is_written_into_a_folder_that_is_read(tmp_path, monkeypatch):
         (compare, ["--replay", "r.gif", "--save_animation", "r.gif"]),
     ],
 )
-def test_no_script_replaces_what_it_reads(script, arguments, tmp_path, monkeypatch, capsys):
+def test_no_script_replaces_what_it_reads(run_script, script, arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.gif").write_text("mine")
-    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *arguments])
-    with pytest.raises(SystemExit) as end:
-        errors.run(script.main)
-    assert end.value.code == 2 and "are both" in capsys.readouterr().err
+    refused(script.__name__.rpartition(".")[2], run_script(script, *arguments), "are both")
     assert (tmp_path / "r.gif").read_text() == "mine"

@@ -199,6 +199,7 @@ def test_what_a_model_was_not_trained_for_is_said(call, tiny_model, tmp_path):
 # Ranges of every option are in tests/attack, combinations in tests/cli/test_checks.py.
 BAD = {
     "blank prompt": (["  "], "empty"),
+    "prompt not utf-8": (["caf\udce9"], "UTF-8"),
     "prompt too long": (["river " * 80, "--max_len", "64"], "64 positions"),
     "length too long": (["He", "--length", "63", "--max_len", "64"], "64 positions"),
     "max_len beyond the model": (["He", "--max_len", "65"], "64 positions"),
