@@ -4,14 +4,7 @@ import pytest
 from helpers.kinds import KINDS, NASTY, TEXTS, tokenizer_of
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
-from diffusion.text import (
-    Typed,
-    encode,
-    parts,
-    read,
-    read_on,
-    typed_where,
-)
+from diffusion.text import Typed, encode, parts, read, read_on, typed_where
 
 
 @pytest.mark.parametrize("kind", KINDS)

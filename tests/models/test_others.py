@@ -13,11 +13,7 @@ from helpers.others import TEXT, VOCAB, name_no_mask
 from safetensors.torch import load_file
 from tokenizers import BertWordPieceTokenizer
 from torch.nn import functional as F
-from transformers import (
-    AutoConfig,
-    AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
-)
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from diffusion.cli.options import Access
 from diffusion.errors import UserError

@@ -23,14 +23,7 @@ from diffusion.models.backbone import Backbone
 from diffusion.models.cached import InBlocks
 from diffusion.models.denoiser import Denoiser
 from diffusion.models.guidance import Guided
-from diffusion.models.soft import (
-    SoftMask,
-    SoftMasked,
-    TwoPass,
-    blend,
-    load_soft_mask,
-    summary,
-)
+from diffusion.models.soft import SoftMask, SoftMasked, TwoPass, blend, load_soft_mask, summary
 from diffusion.noise import Absorbing
 from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler
