@@ -4,7 +4,6 @@ import dataclasses
 import gc
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from diffusion import hardware
 from diffusion.autoregressive import load_causal_writer
@@ -16,18 +15,16 @@ from diffusion.options import COMPARED_SAMPLER, GenerationOptions
 from diffusion.views import record
 from diffusion.views.frames import Framer
 
-Kept = TypeVar("Kept")
-
 
 def measure(
-    jobs: Sequence[tuple], prompt: str, repeats: int, keep: Callable[[Iterable[Step]], Kept]
-) -> list[list[Kept]]:
+    jobs: Sequence[tuple], prompt: str, repeats: int, keep: Callable[[Iterable[Step]], object]
+) -> list[list]:
     """What ``keep`` makes of the Steps of every run, [job][repeat].
 
     Each job (writer, options) runs alone; nothing is decoded, drawn or printed meanwhile; the order
     alternates. One run of each comes before, to warm up, and is left out.
     """
-    runs: list[list[Kept]] = [[] for _ in jobs]
+    runs: list[list] = [[] for _ in jobs]
     forth = list(range(len(jobs)))
     order = [i for repeat in range(repeats + 1) for i in (forth if repeat % 2 else forth[::-1])]
     for done, i in enumerate(order, start=1):

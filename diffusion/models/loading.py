@@ -21,10 +21,6 @@ _MASKED, _CAUSAL = "AutoModelForMaskedLM", "AutoModelForCausalLM"
 def load_config(name: str, access: Access = PLAIN):
     """The configuration of a model, local or on the hub."""
     where, local = locate(name)
-    if local and Path(where, "adapter_config.json").is_file():
-        raise UserError(
-            f"{where} holds adapters alone; give the final folder of finetune.py, which has them merged"
-        )
     if local and not Path(where, "config.json").is_file():
         raise UserError(f"{where} has no config.json; give a folder that finetune.py wrote")
     try:

@@ -15,13 +15,15 @@ _SIZES = {
     "hidden_size": WIDTH,
     "num_attention_heads": HEADS,
     "intermediate_size": 32,
+    "embedding_size": WIDTH,  # where it is a setting of its own
     "type_vocab_size": 2,
     "pad_token_id": 1,
     "bos_token_id": 0,
     "eos_token_id": 2,
     "initializer_range": 0.5,  # large enough that every input matters
 }
-_RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8}
+_RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8,
+             "position_biased_input": False}  # fmt: skip
 _OWN = {
     "albert": {"embedding_size": 8},
     "distilbert": {"dim": WIDTH, "hidden_dim": 32, "n_heads": HEADS},
@@ -33,20 +35,18 @@ _OWN = {
         "sep_token_id": 2,
         "bos_token_id": None,
     },
-    "deberta": _RELATIVE | {"position_biased_input": False},
-    "deberta-v2": _RELATIVE | {"position_biased_input": False},
+    **dict.fromkeys(("deberta", "deberta-v2"), _RELATIVE),
     "esm": {"mask_token_id": 4, "position_embedding_type": "rotary"},
     "longformer": {"attention_window": 8},
     "luke": {"entity_vocab_size": 10, "entity_emb_size": 8},
     "mobilebert": {"embedding_size": 8, "intra_bottleneck_size": 8, "true_hidden_size": 8},
     "big_bird": {"attention_type": "original_full"},
-    "convbert": {"embedding_size": WIDTH},
-    "squeezebert": {"embedding_size": WIDTH}
-    | {f"{part}_groups": 1 for part in ("q", "k", "v", "post_attention", "intermediate", "output")},
+    "squeezebert": {
+        f"{part}_groups": 1 for part in ("q", "k", "v", "post_attention", "intermediate", "output")
+    },
     "xlm": {"emb_dim": WIDTH, "n_heads": HEADS},
     "flaubert": {"emb_dim": WIDTH, "n_heads": HEADS},
     "rembert": {"input_embedding_size": WIDTH, "output_embedding_size": WIDTH},
-    "roformer": {"embedding_size": WIDTH},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "roc_bert": {"pronunciation_vocab_size": 9, "shape_vocab_size": 9}
     | {f"{part}_embed_dim": 8 for part in ("pronunciation", "shape")},

@@ -106,12 +106,6 @@ def test_a_type_without_a_row_reads_what_its_own_model_does(tokenizer):
         torch.testing.assert_close(ours, model(ids).logits[:, 2])
 
 
-def test_a_folder_of_adapters_is_refused(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match="holds adapters alone"):
-        load_writer(str(tmp_path))
-
-
 # ------------------------------------------------------------ what a hub has
 
 
