@@ -121,16 +121,11 @@ def test_a_given_word_behind_a_written_one():
     assert shown(Slot(river, ",000")) == ["runs", ",000", "river"]
 
 
-def test_beside_a_mask():
+def test_beside_a_mask_and_after_text_without_tokens():
     speller = Speller(tokenizer_of("wordpiece"))
     runs, dot, er = (token("wordpiece", t) for t in ("runs", ".", "##er"))
     row = [MASK, Slot(runs), MASK, Slot(dot), MASK, Slot(er), MASK, Slot(runs, "runs")]
     assert speller.pieces(row) == ["", " runs", "", ".", "", "er", "", "runs"]
-
-
-def test_what_was_given_behind_a_hole_that_no_token_holds():
-    speller = Speller(tokenizer_of("wordpiece"))
-    runs = token("wordpiece", "runs")
     row = [Slot(runs, after="  "), Slot(runs, tight=True), Slot(runs)]
     assert speller.pieces(row) == ["runs  ", "runs", " runs"]
 

@@ -16,7 +16,7 @@ LENGTH = 9
 
 
 def tiny(name="roberta", layers: int = 2, shift: bool = False, attention: str | None = None):
-    return families.tiny(name, VOCAB, layers, attention, **({"shift": True} if shift else {}))
+    return families.tiny(name, VOCAB, layers, attention, shift=shift)
 
 
 def some_ids(batch: int = 3, length: int = LENGTH) -> torch.Tensor:

@@ -155,15 +155,6 @@ def test_slots_of_shadows_are_counted(shift):
     assert shadowed - plain == 2 * (1 + shift)
 
 
-@pytest.mark.parametrize("clean", [True, False])
-def test_a_pass_is_about_one_block(clean):
-    canvas = prompts(5, total=13)
-    query_mask = ~canvas.frozen
-    denoiser = InBlocks(Denoiser(tiny(), NOISE, [0]), 4, clean=clean).start(canvas)
-    with pytest.raises(ValueError, match="one block"):
-        denoiser(Query(canvas.ids, query_mask))
-
-
 def test_early_commit_is_about_the_block_that_is_seen():
     """With a rule that always holds each block is written in one pass, by its own predictions."""
     model, canvas, keys = tiny(), prompts(5, total=17), rng.row_keys(0, [0])
