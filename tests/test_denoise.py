@@ -246,12 +246,3 @@ def test_a_visible_token_that_is_not_frozen_is_only_noise_to_the_seed_loop():
         kept = (final[:, [0, 2, 4]] == torch.tensor([2, 1, 0])).all()
         assert kept or name in REMASKING
         assert not kept or name != "seed"
-
-
-def test_the_reader_may_stop_early_and_steps_are_planned():
-    totals = {name: run(name)[0].total for name in MAKERS}
-    assert totals["seed"] == 4 and totals["confidence"] == 3 and totals["ancestral"] == 6
-    assert totals["threshold"] is totals["entropy-bound"] is totals["first-hitting"] is None
-    stream = denoise(mixed_canvas(), Watched(), RandomRemask(4), Sampling(), rng.row_keys(0, ROWS))
-    assert next(stream).index == 0
-    stream.close()

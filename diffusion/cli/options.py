@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
-from diffusion.cli.checks import Conflict, check_values, clash
+from diffusion.cli.checks import Conflict, check_values, clash, conflict
 from diffusion.cli.console import check_text
 from diffusion.cli.files import check_animation_path, check_apart, check_file
 from diffusion.cli.flags import MODEL, SHOWN, TEXT, flag
@@ -71,9 +71,7 @@ WRITING = [
         "prompt", "unconditional",
         "--unconditional writes from an empty prompt; leave out the prompt or the flag",
     ),
-    clash(
-        "save_animation", "num_samples", "--save_animation shows one text; leave out --num_samples"
-    ),
+    conflict("--save_animation with --num_samples", "shows one text"),
     Conflict(
         "--save_animation without PROMPT",
         lambda o: o.save_animation and not {"prompt", "unconditional", "brings_text"} & o.given,

@@ -11,7 +11,6 @@ from diffusion.data.corpus import table_rows
 from diffusion.data.packing import ANSWER, CONTEXT, PADDING, Blocks
 from diffusion.errors import UserError, first_line
 
-COLUMN = "messages"
 _FORM = '{"messages": [{"role": "user", "content": "..."}, ...]}'
 _TYPED, _ANSWER = "\ue000", "\ue001"  # around special tokens in a message; replaces an answer
 
@@ -23,7 +22,7 @@ def load_conversations(
     split: str = "train",
     config: str | None = None,
     *,
-    column: str = COLUMN,
+    column: str = "messages",
     revision: str | None = None,
 ) -> list[Messages]:
     """The conversations of a data set: JSON lines, another table, a folder, or a name on the hub.

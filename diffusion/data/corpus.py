@@ -13,7 +13,6 @@ from diffusion.models.hub import ask_hub_once
 WIKITEXT = "wikitext-2"
 # On the hub the "raw" variant is taken: it has the words that the other replaces by <unk>.
 _HUB_WIKITEXT = ("Salesforce/wikitext", "wikitext-2-raw-v1")
-_SPLIT_FILES = {"train": "train", "validation": "valid", "test": "test"}
 _TABLE_FILES = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 
 _TITLE = re.compile(r"= [^=](.*[^=])? =")
@@ -189,7 +188,7 @@ def _wikitext(split: str, dataset_dir: str | None) -> list[str]:
     if dataset_dir is None:
         name, config = _HUB_WIKITEXT
         return _table_documents(table_rows(name, split, config), name)
-    folder, stem = given_path(dataset_dir), _SPLIT_FILES[split]
+    folder, stem = given_path(dataset_dir), split.replace("validation", "valid")
     names = (f"{stem}.txt", f"{stem}.txt.xz", f"wiki.{stem}.tokens", f"wiki.{stem}.raw")
     for path in (base / name for base in (folder / WIKITEXT, folder) for name in names):
         if path.is_file():

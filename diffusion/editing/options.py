@@ -6,7 +6,7 @@ from functools import partial
 from itertools import combinations
 from pathlib import Path
 
-from diffusion.cli.checks import Conflict, check_conflicts, check_values, clash
+from diffusion.cli.checks import Conflict, check_conflicts, check_values, clash, conflict
 from diffusion.cli.console import check_text
 from diffusion.cli.files import check_apart
 from diffusion.cli.flags import TEXT, flag
@@ -134,11 +134,8 @@ EDITING = (
         "--num_samples {num_samples}: a conversation continues from one answer; leave it out, or "
         "give one question as an argument",
     ),
-    clash(
-        "guidance", "unconditional",
-        "--guidance {guidance} needs a prompt; leave out --guidance or --unconditional",
-    ),
-)  # fmt: skip
+    conflict("--guidance {guidance} with --unconditional", "needs a prompt"),
+)
 
 
 def text_or_file(value: str, flag: str) -> str:

@@ -30,8 +30,8 @@ def command_line(flags: str) -> list[str]:
     words = flags.split(" without ")[0].replace(" with ", " ").split()
     typed = []
     for word, following in zip(words, [*words[1:], "--"], strict=True):
-        bare = word.startswith("--") and following.startswith(("--", "PROMPT"))
-        typed += ["The river"] if word == "PROMPT" else [word]
+        bare = word.startswith("--") and following.startswith(("--", "PROMPT", "{"))
+        typed += ["The river"] if word == "PROMPT" else [word] * (word[0] != "{")
         typed += VALUES[word[2:]] if bare else []
     return typed
 
