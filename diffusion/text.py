@@ -132,6 +132,8 @@ class Speller:
     Attributes:
         kind: "ByteLevel"; "Metaspace", whose tokens contain their space as well; "WordPiece", of
             whole words and pieces that continue one; or "", of tokens that the tokenizer decodes.
+        bytes_of: the UTF-8 bytes that a token id adds inside a text, with the space that begins a
+            word; they need not be whole characters.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
@@ -139,18 +141,11 @@ class Speller:
         decoder = repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None))
         kinds = (kind for kind, names in _KINDS.items() if re.search(names, decoder))
         self.kind = next(kinds, "")
-        self._bytes: dict[int, bytes] = {}
+        self.bytes_of = functools.cache(self._bytes_of)
 
     # ------------------------------------------------------------ one token
 
-    def bytes_of(self, token_id: int) -> bytes:
-        """The UTF-8 bytes that a token adds inside a text, with the space that begins a word; they
-        need not be whole characters."""
-        if token_id not in self._bytes:
-            self._bytes[token_id] = self._look_up(token_id)
-        return self._bytes[token_id]
-
-    def _look_up(self, token_id: int) -> bytes:
+    def _bytes_of(self, token_id: int) -> bytes:
         token = self.tokenizer.convert_ids_to_tokens(token_id)
         if token is None:  # an id of the model beyond the tokenizer's vocabulary
             return "\N{REPLACEMENT CHARACTER}".encode()
@@ -308,15 +303,11 @@ def space_between(before: str, after: str, quotes: int = 0) -> str:
 # ---------------------------------------------------------------- bytes
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """Character -> byte of byte-level BPE: a printable Latin-1 character is its own byte, and the
-    characters from U+0100 on are the other bytes, in order."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
-
-
-_BYTE_OF = _byte_alphabet()
+# Of byte-level BPE: a printable Latin-1 character is its own byte, and the characters from U+0100 on
+# are the other bytes, in order.
+_PLAIN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PLAIN]
+_BYTE_OF = {chr(b): b for b in _PLAIN} | {chr(256 + i): b for i, b in enumerate(_OTHERS)}
 _CONTINUATION = bytes(range(0x80, 0xC0))
 
 

@@ -98,7 +98,13 @@ class Backbone(nn.Module):
             layout: ``input_ids`` and ``query_mask`` are (B, S), slots of this layout.
         """
         if layout is not None:
-            return self.logits(self._laid_out(input_ids, layout, inputs_embeds), query_mask)
+            self._two_at_a_place("cannot read blocks; leave --layouts full")
+            kwargs = self._at_places(input_ids, inputs_embeds, layout.place[None])
+            if self.config._attn_implementation == layouts.ATTENTION:
+                kwargs["layout"] = layout
+            else:
+                kwargs["attention_mask"] = self._windowed(layout.bias, layout.place[None])
+            return self.logits(kwargs, query_mask)
         if attention_mask is not None and family(self.config).alone:
             return self._each_length(input_ids, query_mask, attention_mask, inputs_embeds)
         (batch, length), device = input_ids.shape, input_ids.device
@@ -158,14 +164,6 @@ class Backbone(nn.Module):
         far = (place[:, None, :, None] - place[:, None, None]).abs() > self.config.sliding_window
         near = bias.masked_fill(far, torch.finfo(bias.dtype).min)
         return {"full_attention": bias, "sliding_attention": near}
-
-    def _laid_out(self, input_ids: Tensor, layout: layouts.Slots, embeds: Tensor | None) -> dict:
-        """What the model is called with for the slots (B, S) of a layout."""
-        self._two_at_a_place("cannot read blocks; leave --layouts full")
-        kwargs = self._at_places(input_ids, embeds, layout.place[None])
-        if self.config._attn_implementation == layouts.ATTENTION:
-            return kwargs | {"layout": layout}
-        return kwargs | {"attention_mask": self._windowed(layout.bias, layout.place[None])}
 
     def at_slots(self, ids, place, keep=None, seen=None, read=None, embeds=None) -> Tensor:
         """Hidden states (R, S, d), for the head, of a pass over S slots of each of R rows, or
