@@ -136,6 +136,11 @@ def _attend(query, key, value, bias, scaling: float, dropout: float) -> Tensor:
         return F.dropout(weights, dropout) @ value
 
 
+def _join(parts: list[Tensor]) -> Tensor:
+    """One part stays a view: a copy of it is multiplied in another order."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+
 def layout_attention(
     module, query, key, value, attention_mask, scaling=None, dropout=0.0, layout=None, **kwargs
 ) -> tuple[Tensor, None]:
@@ -147,7 +152,7 @@ def layout_attention(
     clean, noisy = [], []
     for group in layout.groups:
         q, k, v = (
-            torch.cat([states[:, :, part] for part in parts], 2)
+            _join([states[:, :, part] for part in parts])
             for states, parts in ((query, group.queries), (key, group.keys), (value, group.keys))
         )
         out = _attend(q, k, v, group.bias, scaling, dropout)
