@@ -57,7 +57,7 @@ def find_checkpoint(wanted: str | None, output_dir: str, adapters: bool = False)
                 f"--resume_from_checkpoint last: {output_dir} has no checkpoint; leave the flag out "
                 "to start anew"
             )
-    if not Path(wanted).is_dir():
+    if not os.path.isdir(wanted):  # nor is a name that is too long
         raise UserError(f"--resume_from_checkpoint {wanted} is not a folder; try 'last'")
     weights = lora.FILE if adapters else "model.safetensors"
     for name in (TRAINER_STATE_NAME, weights, "optimizer.pt", "scheduler.pt"):
