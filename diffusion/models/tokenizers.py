@@ -114,22 +114,26 @@ def noise_of(tokenizer, config, name: str) -> Noise:
     return make_noise(**settings, **ids, vocab_size=size)
 
 
-def train_tokenizer(documents: list[str], vocab_size: int):
-    """A byte-level BPE with RoBERTa's special tokens and conventions, trained on ``documents``."""
+def train_tokenizer(documents: list[str], vocab_size: int, pad_id: int = 1):
+    """A byte-level BPE with RoBERTa's special tokens and conventions, trained on ``documents``. ``pad_id``,
+    0 to 4, is the id of ``<pad>``."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     # lstrip: "<mask>" in a string swallows the space before it, as the word that it hides would.
     mask = AddedToken("<mask>", lstrip=True, special=True)
+    specials = ["<s>", "</s>", "<unk>", mask]
+    specials.insert(pad_id, "<pad>")
     trainer = BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=["<s>", "<pad>", "</s>", "<unk>", mask],
+        special_tokens=specials,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bpe.train_from_iterator(documents, trainer)
+    first, last = (bpe.token_to_id(end) for end in ("<s>", "</s>"))
     bpe.post_processor = processors.RobertaProcessing(
-        ("</s>", 2), ("<s>", 0), add_prefix_space=False
+        ("</s>", last), ("<s>", first), add_prefix_space=False
     )
     ends = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
     others = {"pad_token": "<pad>", "unk_token": "<unk>", "mask_token": mask}

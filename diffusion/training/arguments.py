@@ -33,6 +33,10 @@ class ModelArguments:
 
     model: str = flag("roberta-base", "Masked LM: hub name, folder, or name in weights/.")
     tokenizer: str | None = flag(None, "Another tokenizer. With --config one is trained otherwise.")
+    new_vocabulary: int | None = flag(
+        None, "Make a vocabulary of N tokens from the training text, and move the model to it.",
+        metavar="N", range=(300, 10**6),
+    )  # fmt: skip
     config: str | None = flag(None, f"Random weights of a size, such as {_SIZE}.", metavar="SIZE")
     lora: str | None = flag(None, "Train low-rank adapters only, such as r=16,alpha=32. Also "
                             "dropout=0.05 and targets=query+value. Needs peft.", metavar="r=N")  # fmt: skip

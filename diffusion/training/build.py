@@ -28,7 +28,7 @@ from diffusion.models.backbone import Backbone
 from diffusion.models.families import family
 from diffusion.models.soft import SoftMask, load_soft_mask
 from diffusion.noise import Absorbing
-from diffusion.training import lora
+from diffusion.training import lora, vocabulary
 from diffusion.training.arguments import ModelArguments, Run
 from diffusion.training.checks import chosen_noise, reported
 
@@ -203,6 +203,8 @@ def build_model(run: Run, documents) -> tuple:
     options, args = run.model, run.args
     if run.size is None:
         model, tokenizer = _load_base(options, run.causal)
+        if options.new_vocabulary is not None:
+            tokenizer = _new_vocabulary(run, model, tokenizer, documents)
         if options.dropout is not None:
             _set_dropout(model, options.dropout)
     else:
@@ -252,15 +254,39 @@ def _settings(run: Run, config) -> dict:
 
 def _tokenizer_for(run: Run, documents):
     """The tokenizer of a model from random weights."""
-    if known := run.model.tokenizer or run.args.resume_from_checkpoint:
-        return tokenizers.load_tokenizer(known)
-    vocab = run.size["vocab"]
-    say(f"training a byte-level BPE of {vocab} tokens on the training text")
+    if run.model.tokenizer:
+        return tokenizers.load_tokenizer(run.model.tokenizer)
+    return _trained_tokenizer(run, documents, run.size["vocab"])
+
+
+def _trained_tokenizer(run: Run, documents, vocab_size: int, pad_id: int = 1):
+    """One made from the training text, or that of the checkpoint to resume from."""
+    if run.args.resume_from_checkpoint:
+        return tokenizers.load_tokenizer(run.args.resume_from_checkpoint)
+    say(f"training a byte-level BPE of {vocab_size} tokens on the training text")
     tokenizer = None
     if run.args.process_index == 0:
-        tokenizer = tokenizers.train_tokenizer(documents, vocab)
+        tokenizer = tokenizers.train_tokenizer(documents, vocab_size, pad_id)
     # The other processes get the same one, instead of training their own.
     return broadcast_object_list([tokenizer])[0]
+
+
+def _new_vocabulary(run: Run, model, tokenizer, documents: list[str]):
+    """Move a model to a tokenizer made from the training text, which is returned."""
+    # Where <pad> stays at its place, so do the positions, which some families number from there.
+    pad_id = model.config.pad_token_id
+    if pad_id is None or pad_id > 4:
+        if family(model.config).after_padding:
+            raise UserError(
+                f"--new_vocabulary needs the padding token of {run.model.model} among the first five "
+                f"ids, and it is {pad_id}; leave it out"
+            )
+        pad_id = 1
+    new = _trained_tokenizer(run, documents, run.model.new_vocabulary, pad_id)
+    vocabulary.move(model, tokenizer, new, run.args.seed)
+    before, now = (vocabulary.bytes_per_token(t, documents) for t in (tokenizer, new))
+    say(f"new vocabulary of {len(new)} tokens: {now:.2f} bytes per token, {before:.2f} before")
+    return new
 
 
 def _random_model(size: dict, tokenizer, block_size: int, dropout: float):

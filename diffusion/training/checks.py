@@ -96,6 +96,7 @@ def reported() -> Iterator[None]:
 
 
 _AS_TRAINED = "measures a --model as it was trained"
+_OWN_TEXT = "makes another vocabulary for a --model from the training text"
 _FULL = "masks answers on the full canvas"
 _BOUNDS = "has the likelihood bound of each layout"
 _SOFT = ("soft_start", "soft_middle", "soft_slope", "soft_k", "soft_share", "soft_learning_rate")
@@ -118,6 +119,12 @@ CONFLICTS = [
     conflict("--evaluate_only with --soft_masking", _AS_TRAINED),
     conflict("--evaluate_only with --noise", _AS_TRAINED),
     conflict("--evaluate_only with --p_u", _AS_TRAINED),
+    conflict("--new_vocabulary with --tokenizer", _OWN_TEXT),
+    conflict("--new_vocabulary with --config", _OWN_TEXT),
+    conflict("--new_vocabulary with --lora", _OWN_TEXT),
+    conflict("--new_vocabulary with --chat", _OWN_TEXT),
+    conflict("--new_vocabulary with --streaming", _OWN_TEXT),
+    conflict("--new_vocabulary with --evaluate_only", _OWN_TEXT),
     conflict("--chat with --objective causal", _FULL),
     conflict("--chat with --layouts {layouts}", _FULL),
     conflict("--chat with --streaming", "reads all conversations"),

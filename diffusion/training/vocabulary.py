@@ -1,0 +1,162 @@
+"""A vocabulary made from the training text, for a pretrained model: ``--new_vocabulary``.
+
+A kind of text has words of its own. Where each of them is one token, fewer halves of different words
+meet when several tokens are written at once. The layers stay as they are, and what a model has for
+each token is made from what it had for the old tokens that spell the same.
+"""
+
+import bisect
+import inspect
+import itertools
+from collections import Counter
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.errors import UserError
+from diffusion.text import Speller, read_on
+
+# Tokens made of the same old ones, twins, are set apart by these lengths in standard deviations of
+# the embeddings: in one direction for capitals, one for a missing space, and one for each token.
+CAPITAL, JOINED, OWN = 0.4, 0.2, 0.1
+SPECIALS = ("bos", "eos", "pad", "unk", "mask")
+
+
+def old_tokens(old: Speller, new: Speller, index: int) -> list[int]:
+    """The old tokens that the new token ``index`` is made of: those that begin a word where it has a
+    space before it, else pieces inside one. Empty where the old tokenizer cannot write it."""
+    raw, tokenizer = new.bytes_of(index), old.tokenizer
+    if old.kind == "ByteLevel":  # both spell their tokens in the same alphabet
+        return _in_vocabulary(tokenizer, new.tokenizer.convert_ids_to_tokens(index))
+    text = raw.decode("utf-8", "ignore")
+    if not text.strip() or len(text.encode()) < len(raw):  # a part of a character
+        return []
+    if old.kind == "Metaspace":
+        return _in_vocabulary(tokenizer, _normal(tokenizer, text).replace(" ", "▁"))
+    if old.kind == "WordPiece":
+        division = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
+        words = [word for word, _ in division(_normal(tokenizer, text))]
+        ids = []
+        for number, word in enumerate(words):
+            inside = number == 0 and text[0].isalnum()
+            ids += _inside(tokenizer, word) if inside else _in_vocabulary(tokenizer, word)
+        return ids
+    return read_on(tokenizer, text)[0]
+
+
+def _normal(tokenizer, text: str) -> str:
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    return normalizer.normalize_str(text) if normalizer else text
+
+
+def _in_vocabulary(tokenizer, spelled: str) -> list[int]:
+    """The tokens of a string that is spelled as they are."""
+    found = tokenizer.backend_tokenizer.model.tokenize(spelled)
+    return [token.id for token in found if token.id != tokenizer.unk_token_id]
+
+
+def _inside(tokenizer, word: str) -> list[int]:
+    """The longest pieces of WordPiece that continue a word."""
+    vocabulary, ids = tokenizer.get_vocab(), []
+    while word:
+        fits = (n for n in range(len(word), 0, -1) if "##" + word[:n] in vocabulary)
+        if (end := next(fits, None)) is None:
+            return []
+        ids.append(vocabulary["##" + word[:end]])
+        word = word[end:]
+    return ids
+
+
+def _reduced(old: Tensor, made_of: list[list[int]], how: str) -> Tensor:
+    """(V', ...): of ``old`` (V, ...) the mean, or the least, of the rows of each new token; of a token
+    of none that of all."""
+    counts = torch.tensor([len(ids) for ids in made_of])
+    owner = torch.arange(len(made_of)).repeat_interleave(counts)
+    rows = old[torch.tensor([i for ids in made_of for i in ids])]
+    out = torch.zeros(len(made_of), *old.shape[1:], dtype=old.dtype)
+    out.index_reduce_(0, owner, rows, how, include_self=False)
+    out[counts == 0] = old.mean(0) if how == "mean" else old.amin(0)
+    return out
+
+
+def _apart(new: Speller, made_of: list[list[int]], width: int, generator) -> Tensor:
+    """(V', d) what sets twins apart, in standard deviations; 0 for all other tokens."""
+    capital, joined = torch.randn(2, width, generator=generator)
+    own = torch.randn(len(made_of), width, generator=generator)
+    texts = [new.bytes_of(index).decode("utf-8", "ignore") for index in range(len(made_of))]
+    scales = torch.tensor(
+        [(CAPITAL * t.strip()[:1].isupper(), JOINED * (t[:1] != " "), OWN) for t in texts]
+    )
+    count = Counter(map(tuple, made_of))
+    special = set(new.tokenizer.all_special_ids)
+    twin = [count[tuple(ids)] > 1 and i not in special for i, ids in enumerate(made_of)]
+    out = scales[:, :1] * capital + scales[:, 1:2] * joined + scales[:, 2:] * own
+    return out * torch.tensor(twin)[:, None]
+
+
+def _resize(model, size: int) -> None:
+    """Without the library's own initial values, which some models do not ask about."""
+    asks = "mean_resizing" in inspect.signature(model.resize_token_embeddings).parameters
+    try:
+        model.resize_token_embeddings(size, **({"mean_resizing": False} if asks else {}))
+    except NotImplementedError:
+        kind = model.config.model_type
+        raise UserError(
+            f"a model of type {kind} keeps its vocabulary; leave out --new_vocabulary"
+        ) from None
+
+
+@torch.no_grad()
+def move(model, old_tokenizer, new_tokenizer, seed: int = 0) -> None:
+    """Give a model another vocabulary, in place.
+
+    The embedding of a new token is the mean of those of its old tokens (see `old_tokens`), and so is
+    its row of an output matrix that is not tied to them; its output bias is the least of theirs.
+    Special tokens keep their own. A token that the old tokenizer cannot write begins with the mean of all.
+
+    Args:
+        model: any language model of transformers, with V tokens.
+        new_tokenizer: a byte-level BPE of V' tokens.
+        seed: of the small directions in which tokens of the same old ones are set apart, as the
+            capitals of a model that saw none.
+    """
+    old, new = Speller(old_tokenizer), Speller(new_tokenizer)
+    own = {}
+    for name in SPECIALS:
+        before = getattr(old_tokenizer, f"{name}_token_id")
+        own[getattr(new_tokenizer, f"{name}_token_id")] = [] if before is None else [before]
+    made_of = [own[i] if i in own else old_tokens(old, new, i) for i in range(len(new_tokenizer))]
+    size = len(model.get_input_embeddings().weight)
+    weights = {n: w.clone() for n, w in model.named_parameters() if size in w.shape}
+    # Another size shows which of them have a row, or a column, for each token.
+    _resize(model, size + 1)
+    axes = {
+        n: w.shape.index(size + 1)
+        for n, w in model.named_parameters()
+        if n in weights and w.shape != weights[n].shape
+    }
+    _resize(model, len(new_tokenizer))
+    for name, old_weight in weights.items():
+        if name in axes:
+            rows = old_weight.transpose(0, axes[name])
+            moved = _reduced(rows, made_of, "mean" if rows.ndim > 1 else "amin")
+            model.get_parameter(name).copy_(moved.transpose(0, axes[name]))
+        elif old_weight.ndim == 1:  # a bias that the library leaves as it was, as ESM's
+            module, _, own_name = name.rpartition(".")
+            bias = nn.Parameter(_reduced(old_weight, made_of, "amin"))
+            setattr(model.get_submodule(module), own_name, bias)
+    table = model.get_input_embeddings()
+    apart = _apart(new, made_of, table.weight.shape[1], torch.Generator().manual_seed(seed))
+    table.weight += (apart * table.weight.std()).to(table.weight)
+    table.padding_idx = new_tokenizer.pad_token_id
+    for name in ("bos", "eos", "pad", "mask", "cls", "sep"):
+        if getattr(model.config, f"{name}_token_id", None) is not None:
+            setattr(model.config, f"{name}_token_id", getattr(new_tokenizer, f"{name}_token_id"))
+
+
+def bytes_per_token(tokenizer, documents: list[str], most: int = 2_000_000) -> float:
+    """Of the first documents, about ``most`` characters."""
+    characters = list(itertools.accumulate(map(len, documents)))
+    some = documents[: bisect.bisect(characters, most) + 1]
+    tokens = sum(len(ids) for ids in tokenizer(some, add_special_tokens=False)["input_ids"])
+    return sum(len(text.encode()) for text in some) / max(1, tokens)
