@@ -73,9 +73,13 @@ def _reduced(old: Tensor, made_of: list[list[int]], how: str) -> Tensor:
     counts = torch.tensor([len(ids) for ids in made_of])
     owner = torch.arange(len(made_of)).repeat_interleave(counts)
     rows = old[torch.tensor([i for ids in made_of for i in ids])]
-    out = torch.zeros(len(made_of), *old.shape[1:], dtype=old.dtype)
-    out.index_reduce_(0, owner, rows, how, include_self=False)
-    out[counts == 0] = old.mean(0) if how == "mean" else old.amin(0)
+    if how == "mean":
+        out = old.new_zeros(len(made_of), *old.shape[1:]).index_add_(0, owner, rows)
+        out /= counts.clamp(min=1).view(-1, *[1] * (old.ndim - 1))
+        out[counts == 0] = old.mean(0)
+    else:
+        out = old.new_full((len(made_of),), torch.inf).scatter_reduce_(0, owner, rows, "amin")
+        out[counts == 0] = old.min()
     return out
 
 
