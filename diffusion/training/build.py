@@ -260,7 +260,7 @@ def _tokenizer_for(run: Run, documents):
 
 
 def _trained_tokenizer(run: Run, documents, vocab_size: int, pad_id: int = 1):
-    """One made from the training text, or that of the checkpoint to resume from."""
+    """A tokenizer made from the training text, or that of the checkpoint to resume from."""
     if run.args.resume_from_checkpoint:
         return tokenizers.load_tokenizer(run.args.resume_from_checkpoint)
     say(f"training a byte-level BPE of {vocab_size} tokens on the training text")
@@ -272,8 +272,8 @@ def _trained_tokenizer(run: Run, documents, vocab_size: int, pad_id: int = 1):
 
 
 def _new_vocabulary(run: Run, model, tokenizer, documents: list[str]):
-    """Move a model to a tokenizer made from the training text, which is returned."""
-    # Where <pad> stays at its place, so do the positions, which some families number from there.
+    """Replace the vocabulary of a model by one made from the training text; returns its tokenizer."""
+    # Some families number positions from the id of <pad>, so it must not change.
     pad_id = model.config.pad_token_id
     if pad_id is None or pad_id > 4:
         if family(model.config).after_padding:

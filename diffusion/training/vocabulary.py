@@ -1,8 +1,8 @@
-"""A vocabulary made from the training text, for a pretrained model: ``--new_vocabulary``.
+"""Replace the vocabulary of a pretrained model by one made from the training text.
 
-A kind of text has words of its own. Where each of them is one token, fewer halves of different words
-meet when several tokens are written at once. The layers stay as they are, and what a model has for
-each token is made from what it had for the old tokens that spell the same.
+A tokenizer made from the text has one token for most of its words, so fewer word pieces drawn in parallel
+contradict each other. The layers are unchanged. Each new embedding is computed from the embeddings of
+the old tokens that spell the same text.
 """
 
 import bisect
@@ -16,20 +16,21 @@ from torch import Tensor, nn
 from diffusion.errors import UserError
 from diffusion.text import Speller, read_on
 
-# Tokens made of the same old ones, twins, are set apart by these lengths in standard deviations of
-# the embeddings: in one direction for capitals, one for a missing space, and one for each token.
+# New tokens with the same old tokens would have the same embedding. These offsets, in standard deviations
+# of the embeddings, make them distinguishable: one direction marks a capital, one a missing leading
+# space, and each token has a random one of its own.
 CAPITAL, JOINED, OWN = 0.4, 0.2, 0.1
 SPECIALS = ("bos", "eos", "pad", "unk", "mask")
 
 
 def old_tokens(old: Speller, new: Speller, index: int) -> list[int]:
-    """The old tokens that the new token ``index`` is made of: those that begin a word where it has a
-    space before it, else pieces inside one. Empty where the old tokenizer cannot write it."""
+    """The old tokens that spell the new token ``index``: word-initial ones if it has a leading space, else
+    pieces from inside a word. Empty if the old tokenizer cannot spell it."""
     raw, tokenizer = new.bytes_of(index), old.tokenizer
-    if old.kind == "ByteLevel":  # both spell their tokens in the same alphabet
+    if old.kind == "ByteLevel":  # both use the same alphabet for bytes
         return _in_vocabulary(tokenizer, new.tokenizer.convert_ids_to_tokens(index))
     text = raw.decode("utf-8", "ignore")
-    if not text.strip() or len(text.encode()) < len(raw):  # a part of a character
+    if not text.strip() or len(text.encode()) < len(raw):  # only part of a character
         return []
     if old.kind == "Metaspace":
         return _in_vocabulary(tokenizer, _normal(tokenizer, text).replace(" ", "▁"))
@@ -50,13 +51,13 @@ def _normal(tokenizer, text: str) -> str:
 
 
 def _in_vocabulary(tokenizer, spelled: str) -> list[int]:
-    """The tokens of a string that is spelled as they are."""
+    """The tokens of a string in the notation of the vocabulary."""
     found = tokenizer.backend_tokenizer.model.tokenize(spelled)
     return [token.id for token in found if token.id != tokenizer.unk_token_id]
 
 
 def _inside(tokenizer, word: str) -> list[int]:
-    """The longest pieces of WordPiece that continue a word."""
+    """WordPiece's longest-match pieces for text inside a word."""
     vocabulary, ids = tokenizer.get_vocab(), []
     while word:
         fits = (n for n in range(len(word), 0, -1) if "##" + word[:n] in vocabulary)
@@ -68,8 +69,8 @@ def _inside(tokenizer, word: str) -> list[int]:
 
 
 def _reduced(old: Tensor, made_of: list[list[int]], how: str) -> Tensor:
-    """(V', ...): of ``old`` (V, ...) the mean, or the least, of the rows of each new token; of a token
-    of none that of all."""
+    """For each new token the mean, or the minimum, of its rows of ``old`` (V, ...), as (V', ...); tokens
+    without old tokens get that of all rows."""
     counts = torch.tensor([len(ids) for ids in made_of])
     owner = torch.arange(len(made_of)).repeat_interleave(counts)
     rows = old[torch.tensor([i for ids in made_of for i in ids])]
@@ -84,7 +85,8 @@ def _reduced(old: Tensor, made_of: list[list[int]], how: str) -> Tensor:
 
 
 def _apart(new: Speller, made_of: list[list[int]], width: int, generator) -> Tensor:
-    """(V', d) what sets twins apart, in standard deviations; 0 for all other tokens."""
+    """Offsets (V', d) of tokens that share their old tokens with another one, in standard deviations; 0
+    for all others."""
     capital, joined = torch.randn(2, width, generator=generator)
     own = torch.randn(len(made_of), width, generator=generator)
     texts = [new.bytes_of(index).decode("utf-8", "ignore") for index in range(len(made_of))]
@@ -93,36 +95,39 @@ def _apart(new: Speller, made_of: list[list[int]], width: int, generator) -> Ten
     )
     count = Counter(map(tuple, made_of))
     special = set(new.tokenizer.all_special_ids)
-    twin = [count[tuple(ids)] > 1 and i not in special for i, ids in enumerate(made_of)]
+    shared = [count[tuple(ids)] > 1 and i not in special for i, ids in enumerate(made_of)]
     out = scales[:, :1] * capital + scales[:, 1:2] * joined + scales[:, 2:] * own
-    return out * torch.tensor(twin)[:, None]
+    return out * torch.tensor(shared)[:, None]
 
 
 def _resize(model, size: int) -> None:
-    """Without the library's own initial values, which some models do not ask about."""
+    """Resize embeddings and output without computing initial values, which are overwritten."""
     asks = "mean_resizing" in inspect.signature(model.resize_token_embeddings).parameters
     try:
         model.resize_token_embeddings(size, **({"mean_resizing": False} if asks else {}))
     except NotImplementedError:
         kind = model.config.model_type
         raise UserError(
-            f"a model of type {kind} keeps its vocabulary; leave out --new_vocabulary"
+            f"transformers cannot change the vocabulary of {kind} models; leave out --new_vocabulary"
         ) from None
 
 
 @torch.no_grad()
 def move(model, old_tokenizer, new_tokenizer, seed: int = 0) -> None:
-    """Give a model another vocabulary, in place.
+    """Replace the vocabulary of a model in place.
 
-    The embedding of a new token is the mean of those of its old tokens (see `old_tokens`), and so is
-    its row of an output matrix that is not tied to them; its output bias is the least of theirs.
-    Special tokens keep their own. A token that the old tokenizer cannot write begins with the mean of all.
+    The embedding of a new token is the mean of the embeddings of its old tokens (see `old_tokens`). The
+    same holds for its row of an untied output matrix; its output bias is the minimum of theirs. Special
+    tokens keep their embeddings. Tokens that the old tokenizer cannot spell get the mean of all.
 
     Args:
-        model: any language model of transformers, with V tokens.
-        new_tokenizer: a byte-level BPE of V' tokens.
-        seed: of the small directions in which tokens of the same old ones are set apart, as the
-            capitals of a model that saw none.
+        model: a language model of transformers with V tokens.
+        new_tokenizer: a byte-level BPE with V' tokens.
+        seed: of the offsets between tokens that share their old tokens, such as "The" and "the" of an
+            uncased model.
+
+    Raises:
+        UserError: transformers cannot resize the vocabulary of this model type.
     """
     old, new = Speller(old_tokenizer), Speller(new_tokenizer)
     own = {}
@@ -132,7 +137,7 @@ def move(model, old_tokenizer, new_tokenizer, seed: int = 0) -> None:
     made_of = [own[i] if i in own else old_tokens(old, new, i) for i in range(len(new_tokenizer))]
     size = len(model.get_input_embeddings().weight)
     weights = {n: w.clone() for n, w in model.named_parameters() if size in w.shape}
-    # Another size shows which of them have a row, or a column, for each token.
+    # The ones that change with the vocabulary have a row, or a column, for each token.
     _resize(model, size + 1)
     axes = {
         n: w.shape.index(size + 1)
@@ -145,7 +150,7 @@ def move(model, old_tokenizer, new_tokenizer, seed: int = 0) -> None:
             rows = old_weight.transpose(0, axes[name])
             moved = _reduced(rows, made_of, "mean" if rows.ndim > 1 else "amin")
             model.get_parameter(name).copy_(moved.transpose(0, axes[name]))
-        elif old_weight.ndim == 1:  # a bias that the library leaves as it was, as ESM's
+        elif old_weight.ndim == 1:  # a bias that transformers does not resize, such as ESM's
             module, _, own_name = name.rpartition(".")
             bias = nn.Parameter(_reduced(old_weight, made_of, "amin"))
             setattr(model.get_submodule(module), own_name, bias)
@@ -159,7 +164,7 @@ def move(model, old_tokenizer, new_tokenizer, seed: int = 0) -> None:
 
 
 def bytes_per_token(tokenizer, documents: list[str], most: int = 2_000_000) -> float:
-    """Of the first documents, about ``most`` characters."""
+    """Bytes per token of the first documents, about ``most`` characters."""
     characters = list(itertools.accumulate(map(len, documents)))
     some = documents[: bisect.bisect(characters, most) + 1]
     tokens = sum(len(ids) for ids in tokenizer(some, add_special_tokens=False)["input_ids"])

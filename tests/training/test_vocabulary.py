@@ -1,4 +1,4 @@
-"""A pretrained model that gets a vocabulary of its own."""
+"""--new_vocabulary: the logits of the new tokens follow from those of the old ones."""
 
 import shutil
 
@@ -37,8 +37,8 @@ def made_of(old, new):
 
 @pytest.mark.parametrize("name", sorted({*FAMILIES} - {"ibert"}))
 def test_logits_are_the_mean_of_those_of_the_old_tokens(name, tokenizers):
-    """The output is linear in its rows: from the same hidden states a new token has the mean of the
-    old logits without their biases, and then the least of these."""
+    """The output layer is linear: with the same hidden states the logit of a new token is the mean of
+    its old tokens' logits without biases, plus the minimum of their biases."""
     old, new = tokenizers
     model = tiny(name, vocab=300)
     pieces = made_of(old, new)
@@ -54,7 +54,7 @@ def test_logits_are_the_mean_of_those_of_the_old_tokens(name, tokenizers):
         vocabulary.move(model, old, new)
         now = model(torch.tensor([after])).logits[0]
     assert now.shape[1] == len(new) == model.config.vocab_size
-    # Twins are not, they are set apart, and so are specials that may have been one.
+    # Tokens that share their old tokens get offsets.
     single = [i for i, p in enumerate(pieces) if p and pieces.count(p) == 1]
     assert len(single) > 200
     for i in single:
@@ -169,7 +169,7 @@ def with_token(token: str):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
 
 
-def test_capitals_of_an_uncased_model_are_told_apart():
+def test_capitals_of_an_uncased_model_are_distinguishable():
     old = word_pieces()
     new = train_tokenizer(["The the bird Bird Lily lily. " * 20], 300)
     model = tiny("bert", vocab=len(old))
