@@ -15,7 +15,7 @@ VALUES = {
     "noise": "uniform", "layouts": MIX, "schedule": "log-linear", "soft_start": 0.1,
     "soft_middle": 4.0, "soft_slope": 1.0, "soft_k": 2, "soft_share": 0.5,
     "soft_learning_rate": 0.1, "mixing": "spherical", "eval_blocks_file": "x.json",
-    "hub_model_id": "me/x",
+    "hub_model_id": "me/x", "new_vocabulary": 310, "tokenizer": "x",
 }  # fmt: skip
 # Conflicts whose names are no command lines.
 TYPED = {
