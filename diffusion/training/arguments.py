@@ -34,7 +34,7 @@ class ModelArguments:
     model: str = flag("roberta-base", "Masked LM: hub name, folder, or name in weights/.")
     tokenizer: str | None = flag(None, "Another tokenizer. With --config one is trained otherwise.")
     new_vocabulary: int | None = flag(
-        None, "Replace the vocabulary of --model by N tokens made from the training text.",
+        None, "Give --model a vocabulary of N tokens made from the text.",
         metavar="N", range=(300, 10**6),
     )  # fmt: skip
     config: str | None = flag(None, f"Random weights of a size, such as {_SIZE}.", metavar="SIZE")
