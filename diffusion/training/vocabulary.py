@@ -68,19 +68,19 @@ def _inside(tokenizer, word: str) -> list[int]:
     return ids
 
 
-def _reduced(old: Tensor, made_of: list[list[int]], how: str) -> Tensor:
-    """For each new token the mean, or the minimum, of its rows of ``old`` (V, ...), as (V', ...); tokens
-    without old tokens get that of all rows."""
+def _reduced(old: Tensor, made_of: list[list[int]]) -> Tensor:
+    """For each new token the mean of its rows of ``old`` (V, d), as (V', d), or the minimum of its entries
+    of a bias (V,), as (V',); tokens without old tokens get that of all."""
     counts = torch.tensor([len(ids) for ids in made_of])
     owner = torch.arange(len(made_of)).repeat_interleave(counts)
     rows = old[torch.tensor([i for ids in made_of for i in ids])]
-    if how == "mean":
-        out = old.new_zeros(len(made_of), *old.shape[1:]).index_add_(0, owner, rows)
-        out /= counts.clamp(min=1).view(-1, *[1] * (old.ndim - 1))
-        out[counts == 0] = old.mean(0)
-    else:
+    if old.ndim == 1:
         out = old.new_full((len(made_of),), torch.inf).scatter_reduce_(0, owner, rows, "amin")
         out[counts == 0] = old.min()
+        return out
+    out = old.new_zeros(len(made_of), old.shape[1]).index_add_(0, owner, rows)
+    out /= counts.clamp(min=1)[:, None]
+    out[counts == 0] = old.mean(0)
     return out
 
 
@@ -148,11 +148,11 @@ def move(model, old_tokenizer, new_tokenizer, seed: int = 0) -> None:
     for name, old_weight in weights.items():
         if name in axes:
             rows = old_weight.transpose(0, axes[name])
-            moved = _reduced(rows, made_of, "mean" if rows.ndim > 1 else "amin")
+            moved = _reduced(rows, made_of)
             model.get_parameter(name).copy_(moved.transpose(0, axes[name]))
         elif old_weight.ndim == 1:  # a bias that transformers does not resize, such as ESM's
             module, _, own_name = name.rpartition(".")
-            bias = nn.Parameter(_reduced(old_weight, made_of, "amin"))
+            bias = nn.Parameter(_reduced(old_weight, made_of))
             setattr(model.get_submodule(module), own_name, bias)
     table = model.get_input_embeddings()
     apart = _apart(new, made_of, table.weight.shape[1], torch.Generator().manual_seed(seed))
