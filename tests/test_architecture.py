@@ -146,7 +146,7 @@ def test_what_answers_help_loads_no_torch():
 LATE = {
     *("inference", "gpt2_inference", "finetune", "compare"),
     *("diffusion.__init__", "diffusion.cli.flags", "diffusion.data.corpus", "diffusion.hardware"),
-    *("diffusion.models.loading", "diffusion.options", "diffusion.training.lora"),
+    *("diffusion.models.loading", "diffusion.options"),
     *("diffusion.cli.console", "diffusion.cli.files", "diffusion.job"),
     "studies.claims",
     *("studies.scoreboard", "studies.board.metrics", "studies.board.plotting"),

@@ -22,15 +22,13 @@ class Backbone(nn.Module):
     causal models and models adapted from them do (DiffuLLaMA, arXiv:2410.17891).
 
     Args:
-        model: any ``AutoModelForMaskedLM``, with adapters of peft or without, or a decoder such as a
-            GPT-2. ``model.config.diffusion["shift"]``, where present, says whether it is shifted.
+        model: any ``AutoModelForMaskedLM``, or a decoder such as a GPT-2.
+            ``model.config.diffusion["shift"]``, where present, says whether it is shifted.
         final: its weights do not change any more, so that `Encoder` may replace its layers.
     """
 
     def __init__(self, model: nn.Module, final: bool = False):
         super().__init__()
-        if hasattr(model, "get_base_model"):  # a PeftModel: its adapters are in the layers
-            model = model.get_base_model()
         self.model = model
         self.config = model.config
         self.final = final and self.keeps

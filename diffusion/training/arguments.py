@@ -38,8 +38,6 @@ class ModelArguments:
         metavar="N", range=(300, 10**6),
     )  # fmt: skip
     config: str | None = flag(None, f"Random weights of a size, such as {_SIZE}.", metavar="SIZE")
-    lora: str | None = flag(None, "Train low-rank adapters only, such as r=16,alpha=32. Also "
-                            "dropout=0.05 and targets=query+value. Needs peft.", metavar="r=N")  # fmt: skip
     dropout: float | None = rare(None, "Dropout rate; 0 with --config.", **_SHARE)
     revision: str | None = rare(None, "Branch, tag or commit of a --model on the hub.")
     trust_remote_code: bool = rare(False, "Run the Python code that comes with a model.")
@@ -226,11 +224,6 @@ class Run:
         """Of a model from random weights."""
         return None if self.model.config is None else parse_size(self.model.config)
 
-    @property
-    def lora(self) -> dict | None:
-        """The settings of peft's adapters."""
-        return None if self.model.lora is None else parse_lora(self.model.lora)
-
 
 def parse_layouts(text: str, longest: int) -> dict[str, float]:
     """``causal=1,block16=2`` as a dict of weights that sum to 1. Without weights all are the same.
@@ -290,26 +283,3 @@ def parse_size(text: str) -> dict[str, int | str]:
             "at least 300 (256 bytes and more)"
         )
     return size
-
-
-def parse_lora(text: str) -> dict:
-    """``r=16,alpha=32,dropout=0.05,targets=query+value`` as arguments of peft's ``LoraConfig``; all
-    but the rank may be left out, and alpha is twice the rank then, and the targets are all layers.
-
-    Raises:
-        UserError: it is not of that form.
-    """
-    given = _pairs(text)
-    try:
-        r = int(given.pop("r"))
-        alpha, dropout = float(given.pop("alpha", 2 * r)), float(given.pop("dropout", 0))
-        targets = given.pop("targets").split("+") if "targets" in given else []
-        fine = 1 <= r <= 10_000 and 0 < alpha < 1e6 and 0 <= dropout < 1 and all(targets)
-    except (ValueError, KeyError):
-        fine = False
-    if not fine or given:
-        raise UserError(
-            f"--lora {text!r} must give r=N (1 or more), and may give alpha=X (above 0), dropout=X (0 to "
-            "below 1) and targets=NAME+NAME, with commas between them"
-        )
-    return {"r": r, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": targets}

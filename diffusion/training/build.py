@@ -28,7 +28,7 @@ from diffusion.models.backbone import Backbone
 from diffusion.models.families import family
 from diffusion.models.soft import SoftMask, load_soft_mask
 from diffusion.noise import Absorbing
-from diffusion.training import lora, vocabulary
+from diffusion.training import vocabulary
 from diffusion.training.arguments import ModelArguments, Run
 from diffusion.training.checks import chosen_noise, reported
 
@@ -102,10 +102,8 @@ def describe(run: Run, model, blocks: Blocks | None, eval_blocks: Blocks) -> str
     amount = f"{len(eval_blocks)} blocks of the {run.data.eval_split} split"
     if blocks is not None:
         amount = f"{blocks.tokens / 1e6:.2f} M training tokens in {len(blocks)} blocks"
-    trained = model.num_parameters(only_trainable=True)
-    some = f", {trained / 1e6:.2f} M of them trained" if run.lora else ""
     return (
-        f"{model.num_parameters() / 1e6:.1f} M parameters{some}; {amount}; "
+        f"{model.num_parameters() / 1e6:.1f} M parameters; {amount}; "
         f"{hardware.describe(run.args.device, run.args.compute_dtype)}"
     )
 
@@ -195,7 +193,7 @@ def make_soft_mask(run: Run, model, tokenizer) -> SoftMask | None:
 
 def build_model(run: Run, documents) -> tuple:
     """(model, tokenizer), pretrained or from random weights, the settings of diffusion noted in
-    the model's config; with --lora a PeftModel of it.
+    the model's config.
 
     Raises:
         UserError: a model or tokenizer that is unavailable, or an attention it does not have.
@@ -218,14 +216,13 @@ def build_model(run: Run, documents) -> tuple:
         attention = "eager" if args.device.type == "cpu" else "sdpa"
     with reported():
         model.set_attn_implementation(attention)
-    adapted = lora.adapt(model, run.lora) if run.lora else model
     if args.recomputed:
         earlier = model.gradient_checkpointing_enable  # the name in earlier versions
         with reported():
             getattr(model, "activation_checkpointing_enable", earlier)()
     if args.compiled:  # the code around the layers would be compiled anew for each number of masks
         model.base_model.compile()
-    return adapted, tokenizer
+    return model, tokenizer
 
 
 def _settings(run: Run, config) -> dict:

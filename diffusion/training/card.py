@@ -38,7 +38,7 @@ def summary(metrics: dict, two_pass: bool = False) -> str:
 def save(run: Run, trainer, tokenizer, metrics: dict, seconds: float) -> None:
     """Write the final folder, the first of several processes alone. All of them call this, and none
     trains after it."""
-    model, args = trainer.finished_model(), run.args
+    model, args = trainer.inference_model, run.args
     if not args.should_save:
         return
     trainer.check_finite("validation loss", metrics["eval_nats_per_token"])
@@ -113,7 +113,6 @@ def model_card(run: Run, model, trainer, metrics: dict, tokens: int, seconds: fl
     rows = {
         "parameters": f"{model.num_parameters():,}",
         "started from": run.model.origin,
-        "LoRA, merged": run.model.lora,
         "objective": run.diffusion.objective + (" (shifted)" if settings["shift"] else ""),
         "training text": ", ".join(data.dataset),
         "learned": data.chat and "only the answers of conversations",

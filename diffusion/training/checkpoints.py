@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
@@ -18,11 +18,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from diffusion.cli.console import say
 from diffusion.cli.files import STAGING
 from diffusion.errors import UserError, first_line
-from diffusion.training import lora
 
 _EMA_FILE = "ema.safetensors"
 _OTHER = (
-    "it is damaged, or was written with another --model, --config, --lora, --ema, --optim, --noise or "
+    "it is damaged, or was written with another --model, --config, --ema, --optim, --noise or "
     "--soft_masking (--soft_k, --mixing)"
 )
 
@@ -38,12 +37,9 @@ def reading(folder: Path | str, name: str = "") -> Iterator[None]:
         raise UserError(f"cannot resume from {where}{first_line(error)}; {_OTHER}") from None
 
 
-def find_checkpoint(wanted: str | None, output_dir: str, adapters: bool = False) -> str | None:
+def find_checkpoint(wanted: str | None, output_dir: str) -> str | None:
     """The folder that --resume_from_checkpoint names; None without the flag. The Trainer would
     silently start anew with what is missing in it.
-
-    Args:
-        adapters: it has to hold those of --lora instead of a model.
 
     Raises:
         UserError: there is none, or a file of it is missing.
@@ -59,8 +55,7 @@ def find_checkpoint(wanted: str | None, output_dir: str, adapters: bool = False)
             )
     if not os.path.isdir(wanted):  # nor is a name that is too long
         raise UserError(f"--resume_from_checkpoint {wanted} is not a folder; try 'last'")
-    weights = lora.FILE if adapters else "model.safetensors"
-    for name in (TRAINER_STATE_NAME, weights, "optimizer.pt", "scheduler.pt"):
+    for name in (TRAINER_STATE_NAME, "model.safetensors", "optimizer.pt", "scheduler.pt"):
         with reading(wanted, name):
             if not Path(wanted, name).is_file():
                 raise FileNotFoundError("it is missing")
@@ -90,9 +85,8 @@ class WholeCheckpoints(Trainer):
     """A Trainer whose checkpoints exist completely or not at all, and hold the Hugging Face model
     itself, not the wrapper.
 
-    Its subclass has the model as ``raw_model``, the average of its weights as ``ema``, the scalars of
-    soft-masking as ``soft`` and the PeftModel around it as ``adapted``, all of them None where there is
-    none. Of a model with adapters, only these are written.
+    Its subclass has the model as ``raw_model``, the average of its weights as ``ema`` and the scalars
+    of soft-masking as ``soft``, both None where there is none.
     """
 
     raw_model: PreTrainedModel
@@ -193,14 +187,10 @@ class WholeCheckpoints(Trainer):
         if self.soft is not None:
             self.note_soft(self.raw_model.config)
             self.soft.save(folder)
-        if self.adapted is None:
-            self.raw_model.save_pretrained(folder)
-        else:
-            self.adapted.save_pretrained(folder)
-            self.raw_model.config.save_pretrained(folder)
+        self.raw_model.save_pretrained(folder)
         self.processing_class.save_pretrained(folder)
         if self.ema is not None:
-            averages = {name: p.detach().contiguous() for name, p in _trained(self.ema)}
+            averages = {name: p.detach().contiguous() for name, p in self.ema.named_parameters()}
             save_file(averages | {"n_averaged": self.ema.n_averaged}, folder / _EMA_FILE)
 
     def note_soft(self, config) -> None:
@@ -218,16 +208,13 @@ class WholeCheckpoints(Trainer):
             theirs = json.loads((folder / "config.json").read_text())["diffusion"]
             if _kind(ours) != _kind(theirs):
                 raise ValueError("it has other settings of diffusion")
-            if self.adapted is None:
-                _load_weights(self.raw_model, folder)
-            else:
-                lora.load(self.adapted, folder)
+            _load_weights(self.raw_model, folder)
             if self.soft is not None:
                 self.soft.load(folder)
             if self.ema is not None:
                 averages = load_file(folder / _EMA_FILE)
                 self.ema.n_averaged.copy_(averages.pop("n_averaged"))
-                for name, parameter in _trained(self.ema):
+                for name, parameter in self.ema.named_parameters():
                     parameter.copy_(averages[name].view_as(parameter))
 
     def load_best(self) -> None:
@@ -264,8 +251,3 @@ def _kind(settings: dict) -> list:
     """What has to be the same for a run to be resumed."""
     soft = settings.get("soft") or {}
     return [settings.get("noise"), settings.get("p_u"), soft.get("k"), soft.get("mixing")]
-
-
-def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The weights that are trained, by name."""
-    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)

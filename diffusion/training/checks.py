@@ -112,16 +112,13 @@ CONFLICTS = [
         "FSDP is not supported; use accelerate launch --multi_gpu, where each process has the model",
     ),
     conflict("--early_stopping_patience with --eval_strategy no", "counts evaluations"),
-    conflict("--lora with --config", "adapts the weights of a --model"),
     conflict("--evaluate_only with --config", _AS_TRAINED),
-    conflict("--evaluate_only with --lora", _AS_TRAINED),
     conflict("--evaluate_only with --resume_from_checkpoint", _AS_TRAINED),
     conflict("--evaluate_only with --soft_masking", _AS_TRAINED),
     conflict("--evaluate_only with --noise", _AS_TRAINED),
     conflict("--evaluate_only with --p_u", _AS_TRAINED),
     conflict("--new_vocabulary with --tokenizer", _OWN_TEXT),
     conflict("--new_vocabulary with --config", _OWN_TEXT),
-    conflict("--new_vocabulary with --lora", _OWN_TEXT),
     conflict("--new_vocabulary with --chat", _OWN_TEXT),
     conflict("--new_vocabulary with --streaming", _OWN_TEXT),
     conflict("--new_vocabulary with --evaluate_only", _OWN_TEXT),
@@ -209,9 +206,7 @@ def check(run: Run) -> None:
         "origin": model.config or model.model,
     }
     check_conflicts(CONFLICTS, *groups, **known)
-    args.resume_from_checkpoint = find_checkpoint(
-        args.resume_from_checkpoint, args.output_dir, model.lora is not None
-    )
+    args.resume_from_checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
     if data.eval_blocks_file is not None:
         files.check_file("--eval_blocks_file", data.eval_blocks_file)
     if not args.evaluate_only:

@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from transformers import PreTrainedModel, TrainerCallback, TrainerState
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from diffusion import likelihood, objective
@@ -20,7 +20,7 @@ from diffusion.models.soft import TwoPass
 from diffusion.models.tokenizers import forbidden_ids, token_byte_lengths
 from diffusion.noise import Interpolating
 from diffusion.objective import IGNORE
-from diffusion.training import build, lora
+from diffusion.training import build
 from diffusion.training.arguments import Run
 from diffusion.training.checkpoints import WholeCheckpoints, reading
 from diffusion.training.checks import reported
@@ -197,7 +197,7 @@ class DiffusionTrainer(WholeCheckpoints):
     """Trains a model as a denoiser, or on next-token prediction, as the flags of a run say.
 
     Args:
-        model: of `build.build_model`; with --lora a PeftModel.
+        model: of `build.build_model`.
         blocks, eval_blocks: of length L both; without ``blocks`` it can only evaluate.
     """
 
@@ -207,7 +207,6 @@ class DiffusionTrainer(WholeCheckpoints):
         collator = build.make_collator(run, model, tokenizer)
         # As the objective wants them.
         self.batches = collator.collate if isinstance(collator, TwoPassCollator) else collator
-        self.adapted = model if run.lora else None
         self.causal, self.eval_draws = run.causal, run.diffusion.eval_draws
         self.soft_learning_rate = run.diffusion.soft_learning_rate
         self.soft = build.make_soft_mask(run, model, tokenizer)
@@ -254,12 +253,6 @@ class DiffusionTrainer(WholeCheckpoints):
     def inference_model(self) -> nn.Module:
         """The weight average where there is one."""
         return self.raw_model if self.ema is None else self.ema.module
-
-    def finished_model(self) -> PreTrainedModel:
-        """The same to save, with the adapters merged: nothing is trained after that."""
-        if self.adapted is not None:
-            return lora.merged(self.adapted, self.inference_model)
-        return self.inference_model
 
     # ------------------------------------------------------------ a run
 
