@@ -80,7 +80,7 @@ def main() -> None:
         show(measured(writers, generation, args.repeats, text), args)
 
     if texts is None:
-        return console.ask(compare, console.QUESTION.format(generation.prefix_len))
+        return console.ask(compare, console.QUESTION)
     for text in texts:
         options_for(writers, generation, text)  # one that is too long is refused before any work
     for text in texts:

@@ -47,7 +47,7 @@ def main() -> None:
 
     with job.output, memory_told(job.used):
         if prompts is None:
-            ask(lambda prompt: write([prompt]), QUESTION.format(generation.prefix_len))
+            ask(lambda prompt: write([prompt]), QUESTION)
         else:
             write(prompts)
 

@@ -134,7 +134,6 @@ class Query:
     # (B, L) bool, visible queried positions, predicted without the token there (`Backbone.shadowed`).
     shadows: Tensor | None = None
     feedback: Feedback | None = None  # (B, L) what the masks remember
-    touched: Tensor | None = None  # (B, L) bool, changed since the last query about their row
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def denoise(
     confidence = torch.full(ids.shape, torch.nan, device=device)
     nfe = torch.zeros(len(ids), dtype=torch.int64, device=device)
     slots = torch.zeros_like(nfe)
-    nothing = touched = torch.zeros_like(masked)
+    nothing = torch.zeros_like(masked)
     seconds = 0.0
     denoiser = state.denoiser = denoiser.start(canvas)
     sampler.start(state)
@@ -65,7 +65,6 @@ def denoise(
                     number[some],
                     padding=None if padding is None else padding[some],
                     shadows=(query_mask & ~masked)[some] if sampler.hides else None,
-                    touched=touched[some],
                 )
                 slots = slots.index_add(0, number[some], denoiser.slots(query))
                 logits = denoiser(query)
@@ -78,7 +77,6 @@ def denoise(
             write, remask, tokens, noisy = sampler.decide(state, proposal)
             remask = nothing if remask is None else remask
             nfe = nfe + need * denoiser.passes
-            touched = (touched & ~need[:, None]) | write | remask
             if tokens is None:
                 tokens, probability = proposal.tokens, proposal.probability
             else:

@@ -152,7 +152,7 @@ class Writer:
             dual = o.approximate_cache == "dual"
             denoiser = Approximate(denoiser, o.block_length, dual, o.cache_refresh)
         if self.soft is not None and o.soft_masking and name not in CAUSAL:  # which keep no masks
-            denoiser = SoftMasked(denoiser, self.soft, o.forget_remasked, o.skip_soft_masking)
+            denoiser = SoftMasked(denoiser, self.soft)
         if o.guidance:
             denoiser = Guided(denoiser, o.guidance, self.tokenizer.all_special_ids)
         if o.repetition_penalty != 1 or o.no_repeat_ngram_size:

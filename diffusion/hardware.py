@@ -82,17 +82,6 @@ def record(device: torch.device, dtype: torch.dtype, *packages: str) -> dict:
     return {"hardware": describe(device, dtype), "processor": processor(), "versions": versions}
 
 
-def check_memory(needed: float, what: str) -> None:
-    """Refuse what takes more bytes than the machine has, where the system says how many."""
-    with contextlib.suppress(AttributeError, ValueError, OSError):
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if needed > there:
-            raise UserError(
-                f"{what} takes {needed / 1e9:.0f} GB of memory, and this machine has "
-                f"{there / 1e9:.0f}; use a smaller one"
-            )
-
-
 def use_all_cores() -> None:
     """One thread for each core this process may run on (containers often allow fewer than exist)."""
     if hasattr(os, "sched_getaffinity") and "OMP_NUM_THREADS" not in os.environ:

@@ -50,10 +50,6 @@ class SamplingOptions:
         MAX_LEN, "Tokens of prompt and new text, with <s>. By default no more than the model can see.",
         range=(3, 10**6), group=TEXT,
     )  # fmt: skip
-    prefix_len: int = _option(
-        16, "Prompt tokens the reference model was trained to see; prompts are kept whole anyway.",
-        range=(1, None), group=TEXT, rare=True,
-    )  # fmt: skip
     length: int | None = _option(
         None, "Write exactly N new tokens and do not stop at </s>.", range=(1, None), group=TEXT
     )
@@ -153,13 +149,6 @@ class GenerationOptions(SamplingOptions):
         True, "Whether masks carry earlier predictions, where the model was trained for soft-masking.",
         off="Masks carry no earlier predictions, in models trained for soft-masking.", rare=True,
     )  # fmt: skip
-    skip_soft_masking: str | None = _option(
-        None, "No soft-masking while more than 4/5 (first) or fewer than 1/5 (last) are masks.",
-        choices=("first", "last"), rare=True,
-    )  # fmt: skip
-    forget_remasked: bool = _option(
-        False, "With soft-masking: re-masked tokens carry no earlier predictions.", rare=True
-    )
     window_stride: int | None = _option(
         None, "For --max_len beyond the positions of the model: write N new tokens at a time, after as "
         "much of the text before as fits.", range=(1, None), rare=True,

@@ -78,7 +78,7 @@ def measure(shape: str, way: str, batch: int, length: int, n_steps: int, device,
     denoiser = counted = Counted(Denoiser(model, Absorbing(MASK), [0, 1, 3]))
     if weight:
         denoiser = Guided(counted, weight, [0])
-    canvas = canvas_of(batch, length, config.vocab_size, options.prefix_len, device)
+    canvas = canvas_of(batch, length, config.vocab_size, device)
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
     keys = rng.row_keys(0, batch, device)
     for _ in denoise(canvas, denoiser, make_sampler(sampler, n_steps), sampling, keys):

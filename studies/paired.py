@@ -1,7 +1,6 @@
 """Compare models of several seeds prompt by prompt, from the stored rows of a scoreboard.
 
     python studies/paired.py studies/results/soft --model soft --against plain long
-    python studies/paired.py studies/results/soft --model soft --with forget_remasked skip_soft_masking
     python studies/paired.py studies/results/noise --model uniform --against absorbing --scorer runs/another
 
 Models are called NAME-SEED. For each sampler and number of steps: the perplexity of all texts of the model's

@@ -90,7 +90,7 @@ def _is_first() -> bool:
 
 
 PROMPT_HELP = "Beginning of the text; else prompts are read from a pipe, or asked for."
-QUESTION = "Beginning of a text (some {} tokens, or more; two empty lines: quit) > "
+QUESTION = "Beginning of a text (two empty lines: quit) > "
 
 
 def check_text(text: str, what: str = "the prompt") -> str:

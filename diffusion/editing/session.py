@@ -50,8 +50,7 @@ class Session:
 
     def run(self) -> None:
         say("/help lists the commands")
-        question = QUESTION.format(self.job.generation.prefix_len)
-        ask(self.answer, "You (two empty lines: quit) > " if self.chat else question)
+        ask(self.answer, "You (two empty lines: quit) > " if self.chat else QUESTION)
 
     def answer(self, line: str) -> None:
         """One line: a command, or the beginning of a text."""

@@ -178,22 +178,15 @@ class TwoPass(nn.Module):
 class SoftMasked(Wrapped):
     """A denoiser, `Denoiser` or `InBlocks`, whose masks remember the predictions of the step before.
     All masks that a pass can predict are queried, since all are fed back.
+    A token that is masked again remembers itself, as in the published code."""
 
-    Args:
-        forget: a mask that was a token since the last pass over its row remembers nothing; else
-            itself, as in the published code.
-        skip: ``first`` or ``last``: no mask of a row remembers anything while more than four fifths
-            of what is to be written are masks, or fewer than one fifth. For ablations.
-    """
-
-    def __init__(self, denoiser, soft: SoftMask, forget: bool = False, skip: str | None = None):
+    def __init__(self, denoiser, soft: SoftMask):
         super().__init__(denoiser)
-        self.soft, self.forget, self.skip = soft, forget, skip
+        self.soft = soft
 
     def start(self, canvas: Canvas) -> "SoftMasked":
         other = super().start(canvas)
         other.allowed = canvas.allowed
-        other.total = (~canvas.frozen & ~canvas.padding).sum(1)  # (B,) to be written
         size, spherical = (*canvas.ids.shape, self.soft.k), self.soft.mixing == "spherical"
         other.feedback = Feedback.plain(*size, canvas.ids.device, spherical)
         return other
@@ -202,17 +195,8 @@ class SoftMasked(Wrapped):
         rows = slice(None) if query.rows is None else query.rows
         ids, feedback = query.ids, self.feedback.take(rows)
         masks = self.noise.noisy(ids)
-        if self.forget and query.touched is not None:
-            again = masks & query.touched
-            feedback = feedback.replaced(again, self._written(ids[again]))
         query_mask = query.query_mask | (masks & self.denoiser.scope(query))
-        read = feedback
-        if self.skip is not None:
-            share = masks.sum(1) / self.total[rows]
-            skipped = share > 0.8 if self.skip == "first" else share < 0.2
-            place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-            read = feedback.gathered(place, skipped[:, None].expand_as(ids))
-        logits = self.denoiser(replace(query, query_mask=query_mask, feedback=read))
+        logits = self.denoiser(replace(query, query_mask=query_mask, feedback=feedback))
         if self.allowed is not None:  # what may not be written is not remembered
             logits = self.allowed[rows](logits, query_mask)
         found = self.soft.feedback(_some(logits, masks[query_mask]))
@@ -222,8 +206,7 @@ class SoftMasked(Wrapped):
 
     def _written(self, tokens: Tensor) -> Feedback:
         """What tokens (N,) would remember as masks: themselves, a prediction of entropy 0."""
-        most = self.soft.strength(torch.zeros((), device=tokens.device))
-        strength = 0 if self.forget else most.detach()
+        strength = self.soft.strength(torch.zeros((), device=tokens.device)).detach()
         weights = torch.zeros(len(tokens), self.soft.k + 1, device=tokens.device)
         weights[:, 0], weights[:, 1] = 1 - strength, strength
         ids = tokens[:, None].expand(-1, self.soft.k)

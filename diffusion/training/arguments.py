@@ -145,7 +145,6 @@ class TrainerFlags:
     eval_strategy: str = flag("epoch", "no, steps or epoch.")
     eval_steps: float | None = rare(None, "Default: --logging_steps.", **_ABOVE_0)
     load_best_model_at_end: bool = flag(False, "End with the weights of the lowest bound.")
-    early_stopping_patience: int | None = rare(None, "Evaluations without a lower bound.", **_COUNT)
     save_strategy: str = flag("epoch", "no, steps or epoch.")
     save_steps: float = rare(500, "Of --save_strategy steps.", **_ABOVE_0)
     save_total_limit: int | None = rare(1, "Checkpoints kept.", **_COUNT)

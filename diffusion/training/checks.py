@@ -111,7 +111,6 @@ CONFLICTS = [
         lambda o: o.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"),
         "FSDP is not supported; use accelerate launch --multi_gpu, where each process has the model",
     ),
-    conflict("--early_stopping_patience with --eval_strategy no", "counts evaluations"),
     conflict("--evaluate_only with --config", _AS_TRAINED),
     conflict("--evaluate_only with --resume_from_checkpoint", _AS_TRAINED),
     conflict("--evaluate_only with --soft_masking", _AS_TRAINED),
@@ -224,13 +223,9 @@ def check(run: Run) -> None:
 
 
 def _check_size(run: Run) -> None:
-    """Whether the model fits into memory, and the blocks into the model."""
-    model, length, size = run.model, run.data.block_size, run.size
-    if size is not None:
-        width = size["width"]
-        count = (12 * size["layers"] * width + size["vocab"] + length) * width
-        # In float32, with gradients and Adam's two averages.
-        hardware.check_memory(16 * count, f"--config {model.config} with --block_size {length}")
+    """Whether the blocks fit into the model."""
+    model, length = run.model, run.data.block_size
+    if run.size is not None:
         return
     positions = max_length(loading.load_config(model.model, model.access))
     if length > positions:

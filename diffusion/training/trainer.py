@@ -159,15 +159,6 @@ def validation_bounds(trainer: "DiffusionTrainer") -> dict[str, likelihood.Bound
     return found
 
 
-def exhausted(log: list[dict], patience: int | None) -> bool:
-    """Whether the last ``patience`` evaluations in the log of a run have no lower bound than those
-    before. By the log alone, so that a resumed run counts as the one that was stopped."""
-    bounds = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
-    if patience is None or len(bounds) <= patience:
-        return False
-    return min(bounds[-patience:]) >= min(bounds[:-patience])
-
-
 def metrics_of(found: dict[str, likelihood.Bound]) -> dict[str, float]:
     """The numbers to log of what `validation_bounds` has found."""
     bound = next(iter(found.values()))
@@ -275,14 +266,13 @@ class DiffusionTrainer(WholeCheckpoints):
             super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         if self.args.load_best_model_at_end and self.ended():
             self.load_best()
-        if self.args.load_best_model_at_end or self.args.early_stopping_patience is not None:
-            self._evaluated = None  # of other weights, or before the end was known
+        if self.args.load_best_model_at_end:
+            self._evaluated = None  # of other weights
 
     def ended(self, state: TrainerState | None = None) -> bool:
         """Whether nothing is left to train."""
         state = state or self.state
-        early = exhausted(state.log_history, self.args.early_stopping_patience)
-        return early or state.global_step >= state.max_steps
+        return state.global_step >= state.max_steps
 
     def _get_train_sampler(self, train_dataset=None):
         return self.sampler
@@ -360,9 +350,5 @@ class DiffusionTrainer(WholeCheckpoints):
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
-        patience = self.args.early_stopping_patience
-        if exhausted(self.state.log_history, patience) and not self.control.should_training_stop:
-            say(f"ending early at step {step}: no lower bound in {patience} evaluations")
-            self.control.should_training_stop = True
         self._evaluated = step, metrics
         return metrics

@@ -297,7 +297,7 @@ def judge(board: Board, row: Row, samples: list[dict]) -> dict:
 
 def method(row: Row) -> str:
     """How a row writes, for people."""
-    hidden = ("sampler", "max_len", "prefix_len", "seed")
+    hidden = ("sampler", "max_len", "seed")
     own = ", ".join(f"{k} {v}" for k, v in row.settings().items() if k not in hidden)
     name = (row.options.sampler or "left to right") if row.options else ""
     return f"{name} ({own})" if own else name

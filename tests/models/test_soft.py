@@ -277,9 +277,8 @@ class Remembering(TabularDenoiser):
         return other
 
 
-@pytest.mark.parametrize("forget", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["seed", "ancestral"])
-def test_texts_have_the_law_that_follows_from_memory(name, forget):
+def test_texts_have_the_law_that_follows_from_memory(name):
     """Steps of a sampler whose next prediction depends on the one before, enumerated."""
     denoiser, n = Remembering(), 4
     soft = SoftMask(1, omega_s=0.6, omega_a=1.0, omega_b=-0.9).requires_grad_(False)
@@ -289,7 +288,7 @@ def test_texts_have_the_law_that_follows_from_memory(name, forget):
         """What position 0 remembers of a pass over this canvas, if it says enough."""
         if canvas[0] != M:
             strength = float(soft.strength(torch.zeros(())))
-            return 0 if forget or strength <= 0.2 else canvas[0] + 1
+            return 0 if strength <= 0.2 else canvas[0] + 1
         p = laws_of[memory].p(canvas)[0]
         strength = float(soft.strength(torch.tensor(-sum(x * math.log(x) for x in p))))
         return p.index(max(p)) + 1 if strength > 0.2 else 0
@@ -306,14 +305,13 @@ def test_texts_have_the_law_that_follows_from_memory(name, forget):
             for new, x in step.items():
                 # Without a mask to open there is no pass, and nothing is remembered anew.
                 opened = any(old == M != now for old, now in zip(canvas, new, strict=True))
-                kept = 0 if forget and canvas[0] != M else memory
-                law[new, after(canvas, memory) if opened else kept] += chance * x
+                law[new, after(canvas, memory) if opened else memory] += chance * x
         states = dict(law)
         canvases = defaultdict(float)
         for (canvas, _), x in states.items():
             canvases[canvas] += x
         laws.append(dict(canvases))
-    steps = run(SoftMasked(denoiser, soft, forget), make_sampler(name, n_steps=n), rows=60_000)
+    steps = run(SoftMasked(denoiser, soft), make_sampler(name, n_steps=n), rows=60_000)
     assert_trajectory(steps[: n + 1], laws)
 
 
@@ -343,13 +341,12 @@ def remembered(query, row, place):
     return int(feedback.ids[row, place, 0]), float(1 - feedback.weights[row, place, 0])
 
 
-@pytest.mark.parametrize("forget", [False, True])
-def test_memory_stays_with_its_row_and_follows_real_passes(forget):
+def test_memory_stays_with_its_row_and_follows_real_passes():
     inner, soft = Recorder(), strong(1)
     ids = some_ids(rows=3, masks=(3, 7))
     ids[0, 3] = MASK
     frozen = ids != MASK
-    memory = SoftMasked(inner, soft, forget).start(Canvas(ids, frozen, torch.zeros_like(frozen)))
+    memory = SoftMasked(inner, soft).start(Canvas(ids, frozen, torch.zeros_like(frozen)))
     query_mask = torch.zeros_like(frozen)
     query_mask[:, 3] = True
     logits = memory(Query(ids, query_mask, torch.arange(3)))
@@ -366,7 +363,7 @@ def test_memory_stays_with_its_row_and_follows_real_passes(forget):
     memory(Query(ids, NOISE.noisy(ids), torch.arange(3)))
     assert remembered(inner.queries[2], 0, 3) == (8, pytest.approx(most, abs=1e-4))
     token, strength = remembered(inner.queries[2], 1, 3)
-    assert (token, strength) == (30, pytest.approx(0 if forget else most, abs=1e-4))
+    assert (token, strength) == (30, pytest.approx(most, abs=1e-4))
 
 
 def test_masks_beyond_the_scope_remember_nothing():
@@ -575,23 +572,3 @@ def test_bfloat16_learns_and_remembers(mixing):
 def test_a_model_that_reads_embeddings_another_way_is_refused():
     with pytest.raises(UserError, match="soft-masking"):
         check_embeddings(tiny("ibert"), NOISE, "ibert")
-
-
-@pytest.mark.parametrize("skip", ["first", "last"])
-def test_memory_can_be_left_out_at_either_end(skip):
-    """Ten tokens to write: nothing is told while nine or ten are masks, or while one is; what was
-    predicted then is remembered all the same."""
-    soft = SoftMask(1, omega_s=0.9).requires_grad_(False)
-    ids, frozen = torch.full((1, 11), MASK), torch.zeros(1, 11, dtype=torch.bool)
-    ids[0, 0], frozen[0, 0] = 3, True
-    inner = Recorder()
-    denoiser = SoftMasked(inner, soft, skip=skip).start(
-        Canvas(ids, frozen, torch.zeros_like(frozen))
-    )
-    for written in (0, 1, 2, 5, 9):
-        shown = ids.clone()
-        shown[0, 1 : 1 + written] = 7
-        denoiser(Query(shown, shown == MASK))
-    known = [remembered(query, 0, 10)[1] > 0.5 for query in inner.queries]
-    # Of the first pass nothing can be remembered.
-    assert known == [False, skip == "last", True, True, skip == "first"]

@@ -1,10 +1,7 @@
 """The end of a run by its validation bounds: the best weights, and stopping early."""
 
-import random
-import shutil
-
 import pytest
-from helpers.training import assert_same_weights, state
+from helpers.training import state
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
@@ -58,38 +55,3 @@ def test_the_end_has_the_weights_of_the_lowest_bound(run, bounds):
     out, err = run(*flags, "--resume_from_checkpoint", "last")
     assert "nothing is left to train" in err
     assert (out / "model.safetensors").read_bytes() == before
-
-
-@pytest.mark.slow
-def test_a_run_ends_early_and_one_that_goes_on_counts_on(run, tmp_path, bounds):
-    flags = [*BEST, "--save_total_limit", 9, "--max_steps", 40, "--early_stopping_patience", 2]
-    curve = [5.0, 4.0, 4.1, 3.0, 3.1, 3.0, 2.0]  # of steps 2, 4, ..., the last of them never seen
-    bounds += curve
-    whole, err = run(*flags, name="whole")
-    assert "ending early at step 12" in err and state(whole)["global_step"] == 12
-
-    (tmp_path / "out").mkdir()
-    shutil.copytree(whole / "checkpoint-10", tmp_path / "out/checkpoint-10")
-    bounds[:], flags = curve[5:], [*flags, "--resume_from_checkpoint", "last"]
-    out, err = run(*flags)
-    assert err.count("ending early at step 12") == 1
-    assert_same_weights(whole / "model.safetensors", out / "model.safetensors")
-
-    before, bounds[:] = (out / "model.safetensors").read_bytes(), [1.0]
-    out, err = run(*flags)
-    assert "nothing is left to train" in err and "ending early" not in err
-    assert (out / "model.safetensors").read_bytes() == before
-
-
-def test_patience_is_counted_as_it_is_defined():
-    """Against a walk through the evaluations that counts those without a lower bound in a row."""
-    draw = random.Random(0)
-    for _ in range(300):
-        patience, bounds = draw.randint(1, 4), draw.choices(range(6), k=draw.randint(0, 9))
-        best, waited = float("inf"), 0
-        for bound in bounds:
-            waited = 0 if bound < best else waited + 1
-            best = min(best, bound)
-        log = [{"loss": 1.0}, *({"eval_loss": float(b)} for b in bounds)]
-        ended = trainer.exhausted(log, patience)
-        assert ended == (waited >= patience), (patience, bounds)

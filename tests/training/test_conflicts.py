@@ -11,7 +11,7 @@ from diffusion.training.checks import CONFLICTS, NOISE_CONFLICTS
 MIX = "block4=1,full=1"
 # What stands after a flag, where the conflict does not say that.
 VALUES = {
-    "early_stopping_patience": 2, "resume_from_checkpoint": "last", "p_u": 0.2,
+    "resume_from_checkpoint": "last", "p_u": 0.2,
     "noise": "uniform", "layouts": MIX, "schedule": "log-linear", "soft_start": 0.1,
     "soft_middle": 4.0, "soft_slope": 1.0, "soft_k": 2, "soft_share": 0.5,
     "soft_learning_rate": 0.1, "mixing": "spherical", "eval_blocks_file": "x.json",

@@ -100,8 +100,6 @@ def test_what_was_trained_so_writes_so(run, certain, tmp_path, monkeypatch, capf
     with_memory, _ = written(*many)
     assert with_memory != written(*many, "--no_soft_masking")[0]
     assert written(*many)[0] == with_memory
-    reopens = ["--sampler", "seed", "--n_steps", "16"]
-    assert written(*reopens)[0] != written(*reopens, "--forget_remasked")[0]
     lines = tmp_path / "lines.txt"
     lines.write_text("The river runs to the town.\n")
     two, one = (
