@@ -36,7 +36,7 @@ from studies import common
 from studies.machine import Shape, masked_config, product_rates, random_model
 
 MASK = 4  # any id will do: the text does not matter here
-PREFIX = 16  # tokens
+PREFIX = 16  # tokens of the prompt
 
 
 class Recorder:
@@ -71,12 +71,12 @@ def operations(denoiser: Denoiser, calls: list[tuple]) -> int | None:
     return total
 
 
-def canvas_of(batch: int, length: int, vocab: int, device) -> Canvas:
-    """Random text of which all but the first `PREFIX` tokens are masked."""
+def canvas_of(batch: int, length: int, vocab: int, prefix: int, device) -> Canvas:
+    """Random text of which all but the first ``prefix`` tokens are masked."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, vocab, (batch, length), generator=generator)
     frozen = torch.zeros_like(ids, dtype=torch.bool)
-    frozen[:, :PREFIX] = True
+    frozen[:, :prefix] = True
     ids[~frozen] = MASK
     return Canvas(ids, frozen, torch.zeros_like(frozen)).to(device)
 
@@ -156,7 +156,7 @@ def main() -> None:
     results = []
     for name in args.samplers:
         for batch in args.batch_sizes:
-            canvas = canvas_of(batch, length, model.config.vocab_size, device)
+            canvas = canvas_of(batch, length, model.config.vocab_size, PREFIX, device)
             row = measure(denoiser, canvas, name, options, args.repeats, args.soft_masking, top)
             results.append(row)
             share = row["share_of_product_rate"]

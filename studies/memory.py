@@ -33,7 +33,7 @@ from diffusion.proposal import Sampling
 from diffusion.samplers.make import make_sampler
 from studies import common
 from studies.board.report import aligned
-from studies.loop import MASK, canvas_of
+from studies.loop import MASK, PREFIX, canvas_of
 from studies.machine import SIZES, masked_config
 
 # (sampler, weight of guidance)
@@ -78,7 +78,7 @@ def measure(shape: str, way: str, batch: int, length: int, n_steps: int, device,
     denoiser = counted = Counted(Denoiser(model, Absorbing(MASK), [0, 1, 3]))
     if weight:
         denoiser = Guided(counted, weight, [0])
-    canvas = canvas_of(batch, length, config.vocab_size, device)
+    canvas = canvas_of(batch, length, config.vocab_size, PREFIX, device)
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
     keys = rng.row_keys(0, batch, device)
     for _ in denoise(canvas, denoiser, make_sampler(sampler, n_steps), sampling, keys):
