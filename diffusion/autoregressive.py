@@ -1,7 +1,6 @@
 """The baseline: a causal language model that writes one token after the other, with its key-value
 cache, as the same stream of Steps that diffusion gives."""
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,7 +17,7 @@ from diffusion import hardware, rng
 from diffusion.canvas import Step, prompt_ids
 from diffusion.cli.options import Access
 from diffusion.errors import UserError
-from diffusion.models import loading, tokenizers
+from diffusion.models import decoder, loading, tokenizers
 from diffusion.models.families import max_length
 from diffusion.options import SamplingOptions
 from diffusion.proposal import Sampling
@@ -122,17 +121,13 @@ class CausalWriter:
 
         yield step(0, going.new_zeros(len(ids), 0))
         # All slots of rows that have ended or wait for shorter prompts are computed, and not read.
-        real, cache, name = (~padding).long(), None, cache_name(self.model)
-        takes = inspect.signature(self.model.forward).parameters
+        real, read = ~padding, decoder.reader(self.model, len(ids), width + total)
         for index in range(1, total + 1):
             started = hardware.now(device)
             # Rows that are full would count beyond the last position.
             place = (real.cumsum(1) - 1).clamp(0, self.positions - 1)
-            read = ids if cache is None else ids[:, -1:]
-            more = {"position_ids": place[:, -read.shape[1] :], "logits_to_keep": 1}
-            more = {key: value for key, value in more.items() if key in takes}
-            out = self.model(read, attention_mask=real, use_cache=True, **more, **{name: cache})
-            cache, tokens = out[name], draw(index, ids, out.logits[:, -1])
+            new = slice(None) if index == 1 else slice(-1, None)
+            tokens = draw(index, ids, read(ids[:, new], place[:, new], real))
             seconds += hardware.now(device) - started
             # What is drawn after the end of a row does not exist.
             ids = torch.cat([ids, torch.where(going, tokens, pad)[:, None]], 1)
@@ -146,12 +141,6 @@ class CausalWriter:
                 break
 
 
-def cache_name(model: torch.nn.Module) -> str | None:
-    """What a model calls its keys and values, which newer versions of transformers renamed."""
-    takes = inspect.signature(model.forward).parameters
-    return next((name for name in ("cache", "past_key_values") if name in takes), None)
-
-
 def load_causal_writer(
     model_name: str,
     tokenizer_name: str | None = None,
@@ -162,7 +151,7 @@ def load_causal_writer(
     """Load an autoregressive model for generation; `UserError` as `loading.load_causal_lm`."""
     how = tokenizer_name, device, dtype, access
     model, tokenizer = tokenizers.load_with_model(model_name, *how, causal=True)
-    if cache_name(model) is None:
+    if decoder.cache_name(model) is None:
         kind = model.config.model_type
         raise UserError(f"{model_name}: models of type {kind} keep no keys and values; use another")
     size = max_length(model.config)

@@ -50,9 +50,10 @@ def ways(length: int, top_k: int, trained: bool) -> dict[str, GenerationOptions]
 
 
 def unpacked(writer: CausalWriter) -> CausalWriter:
-    """The same model with its linear maps as transformers has them."""
+    """The same model with its linear maps and its forward pass as transformers has them."""
     model = loading.load_causal_lm(writer.name, writer.tokenizer).to(writer.device, writer.dtype)
     model.generation_config = writer.model.generation_config
+    model.__class__ = type("Gpt2", (type(model),), {})  # no class whose layers are called plainly
     return dataclasses.replace(writer, model=model)
 
 
