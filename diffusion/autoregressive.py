@@ -34,6 +34,7 @@ class CausalWriter:
     device: torch.device
     dtype: torch.dtype
     positions: int  # tokens the model can see at once
+    own: dict  # options by name that its config has as defaults
     soft: ClassVar = None
     autoregressive: ClassVar = True
 
@@ -42,8 +43,8 @@ class CausalWriter:
         options.check_room(self.positions, self.name)
 
     def resolve(self, options: SamplingOptions, left_to_right: bool = True) -> SamplingOptions:
-        """The options for as many tokens as the model has room for."""
-        return options.fitted(self.positions)
+        """The options with all that this model takes for granted filled in."""
+        return options.fitted(self.positions).drawn(self.own)
 
     def method(self, options: SamplingOptions) -> str:
         """How it writes, for people."""
@@ -154,5 +155,6 @@ def load_causal_writer(
     if decoder.cache_name(model) is None:
         kind = model.config.model_type
         raise UserError(f"{model_name}: models of type {kind} keep no keys and values; use another")
+    own = SamplingOptions.own_defaults(loading.diffusion_settings(model.config), model_name)
     size = max_length(model.config)
-    return CausalWriter(model, tokenizer, model_name, model.device, model.dtype, size)
+    return CausalWriter(model, tokenizer, model_name, model.device, model.dtype, size, own)

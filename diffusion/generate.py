@@ -37,6 +37,7 @@ class Writer:
     name: str
     trained: bool  # whether finetune.py made it a denoiser
     blocks: bool  # whether it was trained to write from left to right, block by block
+    own: dict  # options by name that its config has as defaults
     autoregressive: ClassVar = False
 
     noise = property(lambda self: self.denoiser.noise)  # what it was trained to remove
@@ -74,7 +75,8 @@ class Writer:
         denoiser = Denoiser(model, noise, forbidden, soft)
         denoiser.backbone.try_out(name)
         blocks = any(layout.startswith("block") for layout in settings.get("layouts", ()))
-        return cls(denoiser, tokenizer, name, bool(settings), blocks)
+        own = GenerationOptions.own_defaults(settings, name)
+        return cls(denoiser, tokenizer, name, bool(settings), blocks, own)
 
     def without_soft_masking(self) -> "Writer":
         """The same model whose masks remember nothing."""
@@ -83,7 +85,9 @@ class Writer:
     def check(self, options: GenerationOptions) -> None:
         """Refuse options that mean nothing, or that this model has no room for."""
         options.check()
-        check_noise(self.resolve(options), self.noise.name, self.name)
+        resolved = self.resolve(options)
+        resolved.check()  # with the defaults of the model
+        check_noise(resolved, self.noise.name, self.name)
         if options.window_stride is not None:
             within("--window_stride", options.window_stride, 1, self.positions - 1)
         else:
@@ -102,7 +106,7 @@ class Writer:
         """The options with all that this model takes for granted filled in, for a canvas that is
         to be written ``left_to_right``, after the prompt, or for one with spans to be filled."""
         fitted = options.fitted(self.positions)
-        return fitted.resolved(self.blocks and left_to_right, self.noise.name)
+        return fitted.resolved(self.blocks and left_to_right, self.noise.name, self.own)
 
     def method(self, options: GenerationOptions) -> str:
         """How it writes, for people."""

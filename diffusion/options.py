@@ -5,8 +5,10 @@ and ``choices`` (names, with what they mean if it is a dict); `cli.checks.check_
 Options of one sampler are parameters of its constructor, see `samplers.spec`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Self
 
 from diffusion.cli.checks import Conflict, check_conflicts, check_values, conflict, one_of
@@ -16,6 +18,8 @@ from diffusion.samplers import catalog, spec
 from diffusion.samplers.catalog import CAUSAL, SAMPLERS, SCHEDULED, SCHEDULES, STEPPED
 
 N_STEPS, MAX_LEN = 10, 256
+# How tokens are drawn where neither the user nor the model's config says it.
+DRAWN = {"temperature": 1.0, "top_k": 50, "top_p": 0.95}
 NOISED_STEPS = 64  # where random tokens are to turn into text
 
 # What reads best on the full canvas at this size: (sampler, block length).
@@ -53,11 +57,18 @@ class SamplingOptions:
     length: int | None = _option(
         None, "Write exactly N new tokens and do not stop at </s>.", range=(1, None), group=TEXT
     )
-    temperature: float = _option(1.0, "0 takes the most probable token.", range=(0, None))
-    top_k: int = _option(50, "Sample from the k best tokens; 0: from all.", range=(0, None))
-    top_p: float = _option(
-        0.95, "Then from the fewest tokens with this probability mass.", range=(1e-6, 1)
+    temperature: float | None = _option(
+        None, "0 takes the most probable token; default 1, or the model's.", range=(0, None)
     )
+    top_k: int | None = _option(
+        None,
+        "Sample from the k best tokens, 0: from all; default 50, or the model's.",
+        range=(0, None),
+    )
+    top_p: float | None = _option(
+        None, "Then from the fewest tokens with this mass; default 0.95, or the model's.",
+        range=(1e-6, 1),
+    )  # fmt: skip
     seed: int = _option(0, "Same seed, same text.", group=TEXT, range=(-(2**63), 2**63 - 1))
     repetition_penalty: float = _option(
         1.0, "Above 1: tokens of the text become less likely.", range=(0.01, None), rare=True
@@ -85,6 +96,25 @@ class SamplingOptions:
         """The same for a model of so many positions, where no ``max_len`` was given."""
         chosen = self.max_len != MAX_LEN or getattr(self, "window_stride", None) is not None
         return self if chosen else replace(self, max_len=min(MAX_LEN, positions))
+
+    def drawn(self, own: Mapping = MappingProxyType({})) -> Self:
+        """The same with the three options of `DRAWN` filled in, by the defaults of the model first."""
+        values = {name: own.get(name, value) for name, value in DRAWN.items()}
+        return replace(self, **{k: v for k, v in values.items() if getattr(self, k) is None})
+
+    @classmethod
+    def own_defaults(cls, settings: dict, name: str) -> dict:
+        """The options by name that the config of the model ``name`` has in ``generation`` of its
+        ``settings`` of diffusion, or a `UserError` where they mean nothing."""
+        own = settings.get("generation", {})
+        try:
+            cls.from_dict(own).check()
+        except (UserError, TypeError) as error:
+            raise UserError(
+                f"the config of {name} has invalid defaults of generation ({error}); correct them in "
+                "its config.json, under diffusion"
+            ) from None
+        return own
 
     def check(self) -> None:
         """Refuse values outside their range."""
@@ -189,13 +219,27 @@ class GenerationOptions(SamplingOptions):
 
         return spec.read_options(name, sampler_class(name), written)
 
-    def resolved(self, blocks: bool = False, noise: str = "absorbing") -> "GenerationOptions":
-        """The same with the default sampler and its steps filled in where none were given.
+    def resolved(
+        self,
+        blocks: bool = False,
+        noise: str = "absorbing",
+        own: Mapping = MappingProxyType({}),
+    ) -> "GenerationOptions":
+        """The same with all defaults filled in.
 
         Args:
             blocks: the model was trained for blocks, and the canvas is written from left to right.
             noise: what it was trained for, one of `catalog.NOISES`.
+            own: the defaults of the model, for those who name no sampler.
         """
+        if self.sampler is not None:
+            own = {}
+        o = self.drawn(own)
+        if blocks:
+            o = replace(o, **{k: v for k, v in own.items() if getattr(o, k) is None})
+        return o._with_sampler(blocks, noise)
+
+    def _with_sampler(self, blocks: bool, noise: str) -> "GenerationOptions":
         block_length, n_steps, attention = self.block_length, self.n_steps, self.attention
         name, own = (None, {}) if self.sampler is None else spec.split(self.sampler)
         if attention == "auto":

@@ -184,7 +184,7 @@ def in_order(writer, temperature: float, passages: list[Passage], draw: int = 0)
         draw: number of the text, for other random numbers.
     """
     tokenizer, model, device = writer.tokenizer, writer.model, writer.device
-    defaults = GenerationOptions()
+    defaults = GenerationOptions().drawn()
     sampling = Sampling(temperature, defaults.top_k, defaults.top_p)
     # A text of a fixed length does not end before.
     never = [*forbidden_ids(tokenizer, model.config.vocab_size), tokenizer.eos_token_id]

@@ -147,7 +147,7 @@ def main() -> None:
         model = random_model(AutoModelForMaskedLM, config, device, dtype)
     length = min(args.length, max_length(model.config))
     denoiser = Denoiser(model, Absorbing(MASK), [0, 1, 3])
-    options = GenerationOptions(n_steps=args.n_steps)
+    options = GenerationOptions(n_steps=args.n_steps).drawn()
     shape = Shape.of(model.config) or Shape.of(masked_config("roberta-base", 512))
     rates = product_rates(shape, device, dtype)
     top = max(rates.values())

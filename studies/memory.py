@@ -74,7 +74,7 @@ def measure(shape: str, way: str, batch: int, length: int, n_steps: int, device,
     weights = sum(p.numel() * p.itemsize for p in model.parameters())
     model = place(model.eval(), device, dtype, exact=False)
     sampler, weight = WAYS[way]
-    options = GenerationOptions()
+    options = GenerationOptions().drawn()
     denoiser = counted = Counted(Denoiser(model, Absorbing(MASK), [0, 1, 3]))
     if weight:
         denoiser = Guided(counted, weight, [0])

@@ -72,7 +72,7 @@ class Pair:
         self.denoiser = Denoiser(model, Absorbing(MASK), [0, 1, 3])
         self.gpt2 = random_model(AutoModelForCausalLM, causal, device, dtype)
         self.masked, self.shape = masked, Shape.of(masked)
-        options = GenerationOptions()
+        options = GenerationOptions().drawn()
         self.sampling = Sampling(options.temperature, options.top_k, options.top_p)
 
     def loop(self, size: Size, steps: int) -> float:

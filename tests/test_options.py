@@ -223,3 +223,29 @@ def test_a_sampler_is_described_with_its_options():
     asked = GenerationOptions(sampler="confidence:score=margin", n_steps=3)
     assert asked.describe() == "sampler confidence:score=margin (n_steps 3)"
     assert {f.name for f in fields(SamplingOptions)} == set(vars(asked.shared()))
+
+
+OF_MODEL = {"sampler": "threshold:threshold=0.6", "block_length": 32, "temperature": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("given", "blocks", "expected"),
+    [
+        ({}, True, ("threshold:threshold=0.6", 32, 0.6)),
+        ({"temperature": 0.0, "block_length": 8}, True, ("threshold:threshold=0.6", 8, 0.0)),
+        ({"sampler": "speculative"}, True, ("speculative", None, 1.0)),  # chosen: as everywhere
+        ({}, False, ("first-hitting", 1, 0.6)),  # spans are not written in blocks
+    ],
+)
+def test_the_defaults_of_a_model_hold_where_nothing_else_is_said(given, blocks, expected):
+    o = GenerationOptions(**given).resolved(blocks, own=OF_MODEL)
+    assert (o.sampler, o.block_length, o.temperature) == expected
+    assert (o.top_k, o.top_p) == (50, 0.95)
+
+
+@pytest.mark.parametrize(
+    "own", [{"sampler": "x"}, {"temperature": -1}, {"temperature": "1"}, {"eta": 1}, {"n_steps": 3}]
+)
+def test_defaults_of_a_model_that_mean_nothing_are_refused(own):
+    with pytest.raises(UserError, match="the config of mine has invalid defaults of generation"):
+        GenerationOptions.own_defaults({"generation": own}, "mine")

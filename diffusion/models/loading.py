@@ -152,7 +152,7 @@ def check_vocabulary(config, tokenizer, name: str) -> None:
 
 # What finetune.py records, and the type of each value.
 _SETTINGS = {"objective": str, "shift": bool, "prefix_len": int, "layouts": dict,
-             "tokens_seen": int, "noise": str, "p_u": float}  # fmt: skip
+             "tokens_seen": int, "noise": str, "p_u": float, "generation": dict}  # fmt: skip
 
 
 def diffusion_settings(config) -> dict:

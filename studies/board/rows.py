@@ -42,7 +42,9 @@ class Row:
         """The options that differ from the defaults, for tables; full attention is none."""
         if self.options is None:
             return {}
-        default, given = (dataclasses.asdict(o) for o in (GenerationOptions(), self.options))
+        default, given = (
+            dataclasses.asdict(o.drawn()) for o in (GenerationOptions(), self.options)
+        )
         if given["attention"] == "full":  # nothing to speak of
             default["attention"] = "full"
         return {name: value for name, value in given.items() if value != default[name]}

@@ -257,7 +257,7 @@ def test_without_a_prompt_the_beginning_of_a_text_is_asked_for(call, monkeypatch
     monkeypatch.setattr(compare.console, "ask", lambda answer, question: questions.append(question))
     code, _, err = call(*SMALL, typed=[])
     assert code == 0, err
-    assert questions[0].startswith("Beginning of a text (some 16 tokens")
+    assert questions[0].startswith("Beginning of a text (two empty lines")
 
 
 def test_both_write_as_many_tokens_and_what_the_scripts_would(call, tiny_model, tiny_gpt2):
