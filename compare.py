@@ -80,7 +80,7 @@ def main() -> None:
         show(measured(writers, generation, args.repeats, text), args)
 
     if texts is None:
-        return console.ask(compare, console.QUESTION)
+        return console.ask(compare, console.question(writers[0].example))
     for text in texts:
         options_for(writers, generation, text)  # one that is too long is refused before any work
     for text in texts:

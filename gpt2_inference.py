@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from diffusion.cli.checks import check_conflicts
-from diffusion.cli.console import PROMPT_HELP, QUESTION, ask, given_prompts
+from diffusion.cli.console import PROMPT_HELP, ask, given_prompts, question
 from diffusion.cli.flags import MODEL, flag, parse_flags
 from diffusion.cli.options import WRITING, Access, WritingOptions
 from diffusion.errors import run
@@ -47,7 +47,7 @@ def main() -> None:
 
     with job.output, memory_told(job.used):
         if prompts is None:
-            ask(lambda prompt: write([prompt]), QUESTION)
+            ask(lambda prompt: write([prompt]), question(job.writer.example))
         else:
             write(prompts)
 

@@ -34,9 +34,10 @@ class CausalWriter:
     device: torch.device
     dtype: torch.dtype
     positions: int  # tokens the model can see at once
-    own: dict  # options by name that its config has as defaults
+    own: dict  # options by name that they name as defaults
     soft: ClassVar = None
     autoregressive: ClassVar = True
+    example = property(lambda self: loading.example(self.model.config))
 
     def check(self, options: SamplingOptions) -> None:
         options.check()
@@ -53,6 +54,10 @@ class CausalWriter:
     def notes(self, options: SamplingOptions) -> Iterator[str]:
         """Nothing to know before the first text."""
         return iter(())
+
+    def far_prompt(self, prompts: Sequence[str]) -> str | None:
+        """See `tokenizers.far_prompt`."""
+        return tokenizers.far_prompt(self.tokenizer, self.model.config, self.name, prompts)
 
     def generate(
         self, prompts: Sequence[str], options: SamplingOptions, samples: Sequence[int]

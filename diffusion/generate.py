@@ -37,7 +37,7 @@ class Writer:
     name: str
     trained: bool  # whether finetune.py made it a denoiser
     blocks: bool  # whether it was trained to write from left to right, block by block
-    own: dict  # options by name that its config has as defaults
+    own: dict  # options by name that they name as defaults
     autoregressive: ClassVar = False
 
     noise = property(lambda self: self.denoiser.noise)  # what it was trained to remove
@@ -45,6 +45,7 @@ class Writer:
     device = property(lambda self: self.denoiser.device)
     dtype = property(lambda self: self.denoiser.backbone.model.dtype)
     positions = property(lambda self: max_length(self.denoiser.backbone.config))  # seen at once
+    example = property(lambda self: loading.example(self.denoiser.backbone.config))
 
     @classmethod
     def from_model(
@@ -125,6 +126,11 @@ class Writer:
                 f"{self.name} was never trained to write block by block; expect broken text, or train "
                 f"it: python finetune.py --model {self.name} --layouts causal=1,block4=1,full=1"
             )
+
+    def far_prompt(self, prompts: Sequence[str]) -> str | None:
+        """See `tokenizers.far_prompt`."""
+        config = self.denoiser.backbone.config
+        return tokenizers.far_prompt(self.tokenizer, config, self.name, prompts)
 
     def denoise(
         self, canvas: Canvas, options: GenerationOptions, samples: Sequence[int], may_end: bool

@@ -108,6 +108,8 @@ class Job:
         from ``first``; a prompt that is too long is refused before any."""
         options = self.ready()
         prompt_ids(self.writer.tokenizer, texts, options.max_len, options.length)
+        if note := self.writer.far_prompt(texts):
+            say(f"note: {note}")
         numbers = range(first, first + self.script.num_samples)
         for batch in self.chunks((prompt, n) for prompt in texts for n in numbers):
             yield tuple(zip(*batch, strict=True))

@@ -90,7 +90,7 @@ def _is_first() -> bool:
 
 
 PROMPT_HELP = "Beginning of the text; else prompts are read from a pipe, or asked for."
-QUESTION = "Beginning of a text (two empty lines: quit) > "
+QUESTION = "Beginning of a text{} (two empty lines: quit) > "
 
 
 def check_text(text: str, what: str = "the prompt") -> str:
@@ -119,6 +119,11 @@ def given_prompts(prompt: str | None, unconditional: bool) -> list[str] | None:
     if not prompts:
         raise UserError("no prompt on standard input; give one a line")
     return prompts
+
+
+def question(example: str | None) -> str:
+    """What the prompt loop asks, with a beginning that the model can continue."""
+    return QUESTION.format(f", such as {example!r}" if example else "")
 
 
 def ask(answer: Callable[[str], None], question: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from diffusion.cli.checks import check_values, one_of
-from diffusion.cli.console import QUESTION, ask, say
+from diffusion.cli.console import ask, question, say
 from diffusion.cli.flags import read_flags
 from diffusion.editing.chat import Chat
 from diffusion.editing.modes import MODES
@@ -50,7 +50,10 @@ class Session:
 
     def run(self) -> None:
         say("/help lists the commands")
-        ask(self.answer, "You (two empty lines: quit) > " if self.chat else QUESTION)
+        ask(
+            self.answer,
+            "You (two empty lines: quit) > " if self.chat else question(self.job.writer.example),
+        )
 
     def answer(self, line: str) -> None:
         """One line: a command, or the beginning of a text."""

@@ -13,12 +13,17 @@ from diffusion.cli.options import Access
 from diffusion.errors import UserError, first_line
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
-
 PLAIN = Access()
 CONVERT = (
     "pickled weights can run any code when read, so they are refused; convert them once, where you "
     "trust the file: AutoModelForMaskedLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
 )
+
+
+def embedded(kind: str) -> list[str]:
+    """The names of the models of a type that come with the project."""
+    configs = sorted(WEIGHTS.glob("*/config.json"))
+    return [path.parent.name for path in configs if f'"model_type": "{kind}"' in path.read_text()]
 
 
 def resolve(name: str) -> tuple[str, bool]:

@@ -152,7 +152,7 @@ def check_vocabulary(config, tokenizer, name: str) -> None:
 
 # What finetune.py records, and the type of each value.
 _SETTINGS = {"objective": str, "shift": bool, "prefix_len": int, "layouts": dict,
-             "tokens_seen": int, "noise": str, "p_u": float, "generation": dict}  # fmt: skip
+             "tokens_seen": int, "noise": str, "p_u": float, "generation": dict, "tokens_per_word": float, "example": str}  # fmt: skip
 
 
 def diffusion_settings(config) -> dict:
@@ -166,6 +166,11 @@ def diffusion_settings(config) -> dict:
             f"the config has invalid settings of diffusion: {str(settings)[:200]}; copy the folder anew"
         )
     return dict(settings)
+
+
+def example(config) -> str | None:
+    """A beginning that a model can continue, as its config names one."""
+    return diffusion_settings(config).get("example")
 
 
 def noise_settings(config, name: str) -> dict:

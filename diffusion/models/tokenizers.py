@@ -1,6 +1,7 @@
 """Tokenizers: load one, train one, and what its ids mean."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,9 +14,9 @@ from diffusion import hardware
 from diffusion.cli.options import Access
 from diffusion.errors import UserError
 from diffusion.models import loading
-from diffusion.models.hub import PLAIN, how_to_get, locate, unreadable
+from diffusion.models.hub import PLAIN, embedded, how_to_get, locate, unreadable
 from diffusion.noise import Noise, make_noise
-from diffusion.text import Speller
+from diffusion.text import Speller, encode
 
 _FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")  # the last: SentencePiece
 
@@ -149,3 +150,28 @@ def token_byte_lengths(tokenizer, vocab_size: int) -> Tensor:
         if index not in special:
             sizes[index] = len(speller.bytes_of(index))
     return sizes
+
+
+RARE = 1.3  # times as many tokens a word as in the text that a model learned
+
+
+def tokens_per_word(tokenizer, texts: Sequence[str]) -> float:
+    """The tokens of texts, punctuation included, for each word of letters or digits."""
+    words = sum(len(re.findall(r"\w+", text)) for text in texts)
+    return sum(len(encode(tokenizer, text)) for text in texts) / max(1, words)
+
+
+def far_prompt(tokenizer, config, name: str, prompts: Sequence[str]) -> str | None:
+    """A note for the user where a prompt is far from the text that a model learned: the words of one,
+    the first, fall into many more tokens than there."""
+    learned = loading.diffusion_settings(config).get("tokens_per_word")
+    for prompt in filter(None, prompts if learned else ()):
+        found = tokens_per_word(tokenizer, [prompt])
+        if found >= RARE * learned:
+            others = [other for other in embedded(config.model_type) if other != Path(name).name]
+            return (
+                f"{prompt[:40]!r} is far from the text that {name} learned: {found:.1f} tokens a word, "
+                f"where that has {learned:.1f}; expect worse text"
+                + (f", or try --model {others[0]}" if others else "")
+            )
+    return None

@@ -13,6 +13,7 @@ from diffusion.data import corpus
 from diffusion.errors import UserError, first_line
 from diffusion.likelihood import perplexity
 from diffusion.models import loading
+from diffusion.models.tokenizers import tokens_per_word
 from diffusion.training.arguments import Run
 
 
@@ -47,6 +48,8 @@ def save(run: Run, trainer, tokenizer, metrics: dict, seconds: float) -> None:
     settings = dict(model.config.diffusion)
     settings["tokens_seen"] += tokens
     settings["bound_nats_per_token"] = round(metrics["eval_nats_per_token"], 4)
+    texts = tokenizer.batch_decode(trainer.eval_dataset.blocks, skip_special_tokens=True)
+    settings["tokens_per_word"] = round(tokens_per_word(tokenizer, texts), 3)
     model.config.diffusion = settings
     if trainer.soft is not None:
         trainer.note_soft(model.config)

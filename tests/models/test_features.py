@@ -12,10 +12,10 @@ from diffusion.canvas import Canvas
 from diffusion.editing.canvases import infill_canvas
 from diffusion.editing.templates import parse_template
 from diffusion.errors import UserError
-from diffusion.generate import Writer
+from diffusion.generate import Writer, load_writer
 from diffusion.models.families import FAMILIES
 from diffusion.models.soft import SoftMask
-from diffusion.models.tokenizers import train_tokenizer
+from diffusion.models.tokenizers import tokens_per_word, train_tokenizer
 from diffusion.noise import Absorbing
 from diffusion.options import GenerationOptions
 from diffusion.samplers import catalog
@@ -122,3 +122,16 @@ def test_the_page_says_what_a_family_can_do(name, tokenizer):
 
 def test_the_page_has_no_other_rows():
     assert set(CELLS) == set(FAMILIES)
+
+
+def test_a_prompt_of_rare_words_is_noted(tiny_model):
+    """Two words of one token each, against words of as many tokens as letters."""
+    writer = load_writer(str(tiny_model))
+    common, rare = "The river", "zqxj vkwz"
+    assert writer.far_prompt([common, rare]) is None  # nothing is known of what it learned
+    writer.denoiser.backbone.config.diffusion["tokens_per_word"] = 1.5
+    found = tokens_per_word(writer.tokenizer, [rare])
+    assert writer.far_prompt([common, ""]) is None and found > 3
+    note = writer.far_prompt([common, rare])
+    assert f"'zqxj vkwz' is far from the text that {tiny_model} learned: {found:.1f} tokens" in note
+    assert "--model roberta-small-wikitext" in note

@@ -258,6 +258,8 @@ def test_without_a_prompt_the_beginning_of_a_text_is_asked_for(call, monkeypatch
     code, _, err = call(*SMALL, typed=[])
     assert code == 0, err
     assert questions[0].startswith("Beginning of a text (two empty lines")
+    named = compare.console.question("Once upon a time")
+    assert named.startswith("Beginning of a text, such as 'Once upon a time' (two")
 
 
 def test_both_write_as_many_tokens_and_what_the_scripts_would(call, tiny_model, tiny_gpt2):
