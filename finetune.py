@@ -54,7 +54,7 @@ def main() -> None:
     documents, eval_documents = build.read(run)
     model, tokenizer = build.build_model(run, documents)
     blocks, eval_blocks = build.pack(run, documents, eval_documents, tokenizer)
-    if run.size:
+    if run.size or hasattr(model, "new_head"):
         build.set_output_bias(model, blocks.blocks)
     say(build.describe(run, model, blocks, eval_blocks))
 

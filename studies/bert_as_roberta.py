@@ -18,14 +18,15 @@ import torch
 from transformers import AutoTokenizer, BertModel, RobertaConfig, RobertaForMaskedLM
 
 from diffusion.errors import UserError, run
+from diffusion.models.heads import make_head
 from diffusion.models.hub import quiet_libraries
 from studies import common
 
 
 @torch.no_grad()
 def as_roberta(bert: BertModel, tokenizer, positions: int) -> RobertaForMaskedLM:
-    """A RobertaForMaskedLM with the layers of an encoder and ``positions`` positions, which has no
-    prediction head yet."""
+    """A RobertaForMaskedLM with the layers of an encoder, ``positions`` positions, and a head of
+    `make_head`."""
     same = (
         "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act"
     )
@@ -43,8 +44,7 @@ def as_roberta(bert: BertModel, tokenizer, positions: int) -> RobertaForMaskedLM
     new.word_embeddings.weight.copy_(old.word_embeddings.weight)
     new.token_type_embeddings.weight.copy_(old.token_type_embeddings.weight[:1])
     new.position_embeddings.weight[first:] = old.position_embeddings.weight[:positions]
-    torch.nn.init.eye_(roberta.lm_head.dense.weight)
-    roberta.lm_head.dense.bias.zero_()
+    make_head(roberta)
     return roberta.eval()
 
 

@@ -5,14 +5,19 @@ from pathlib import Path
 import torch
 import transformers
 
+from diffusion.cli.console import say
 from diffusion.cli.options import Access
 from diffusion.errors import UserError
-from diffusion.models import linear
-from diffusion.models.families import family
+from diffusion.models import heads, linear
+from diffusion.models.families import UNKNOWN, family
 from diffusion.models.hub import PLAIN, how_to_get, locate, resolve, unreadable
 from diffusion.noise import KINDS
 
 _MASKED, _CAUSAL = "AutoModelForMaskedLM", "AutoModelForCausalLM"
+_HEADLESS = (
+    " is an encoder without a language-model head, which cannot fill masks; train one: python "
+    "finetune.py --model FOLDER --output_dir NEW_FOLDER"
+)
 
 
 # ---------------------------------------------------------------- configurations
@@ -68,7 +73,8 @@ def load_masked_lm(name: str, tokenizer=None, access: Access = PLAIN, base: bool
     in float32.
 
     Args:
-        base: take any decoder, to train it as a denoiser.
+        base: take what can be trained as a denoiser: any decoder, and an encoder without a head, which
+            gets one (`heads`); its ``new_head`` is then true.
 
     Raises:
         UserError: missing, not a masked LM, pickled, truncated, incomplete, with NaN weights, of
@@ -81,7 +87,7 @@ def load_masked_lm(name: str, tokenizer=None, access: Access = PLAIN, base: bool
     if _has_code(config):
         offered = (kind for kind in (_MASKED, _CAUSAL, "AutoModel") if kind in config.auto_map)
         auto = next(offered, _MASKED)
-    model = _load_model(getattr(transformers, auto), config, name, tokenizer, access)
+    model = _load_model(getattr(transformers, auto), config, name, tokenizer, access, base)
     if decoder:
         model.config.is_causal = False  # what transformers builds attention masks by
     return model
@@ -93,6 +99,8 @@ def masked_lm(model: torch.nn.Module, name: str) -> torch.nn.Module:
     if hasattr(model, "get_base_model") or getattr(model, "_hf_peft_config_loaded", False):
         raise UserError(f"{name} has adapters that are not merged; call merge_and_unload() first")
     _check_kind(model.config, name, type(model).__name__)
+    if model.base_model is model and family(model.config) is not UNKNOWN:
+        raise UserError(f"{name}{_HEADLESS}")
     if family(model.config).decoder:
         model.config.is_causal = False
     return model.eval()
@@ -111,8 +119,9 @@ def load_causal_lm(name: str, tokenizer=None, access: Access = PLAIN):
     return _load_model(transformers.AutoModelForCausalLM, config, name, tokenizer, access)
 
 
-def _load_model(auto_class, config, name: str, tokenizer, access: Access):
-    """The model ``name`` as ``auto_class`` reads it, checked."""
+def _load_model(auto_class, config, name: str, tokenizer, access: Access, base: bool | None = None):
+    """The model ``name`` as ``auto_class`` reads it, checked; ``base``: see `load_masked_lm`, None for
+    another model."""
     where, local = resolve(name)
     try:
         model, info = auto_class.from_pretrained(
@@ -125,11 +134,23 @@ def _load_model(auto_class, config, name: str, tokenizer, access: Access):
         )
     except Exception as error:
         raise unreadable("weights", name, local, error) from None
-    missing = [key for key in info["missing_keys"] if "position_ids" not in key]
-    if missing:
+    missing = {key for key in info["missing_keys"] if "position_ids" not in key}
+    if missing and base is not None and heads.is_headless(model, missing):
+        if not base:
+            raise UserError(f"{name}{_HEADLESS.replace('FOLDER', name, 1)}")
+        heads.make_head(model)
+        model.new_head = True
+        left = ", ".join(sorted(k for k in info["unexpected_keys"] if "position_ids" not in k))
+        say(
+            f"{name} has no language-model head and gets one, near the identity, with the embeddings as "
+            "output and the frequencies of the training text as bias"
+            + f"; left out: {left}"
+            * bool(left)
+        )
+    elif missing:
         raise UserError(
             f"the weights of {name} lack {len(missing)} tensors of its {config.model_type} "
-            f"architecture ({missing[0]}, ...); use weights saved with their language-model head"
+            f"architecture ({min(missing)}, ...); use weights saved with their language-model head"
         )
     broken = next((n for n, p in model.named_parameters() if not p.isfinite().all()), None)
     if broken:

@@ -23,7 +23,7 @@ from diffusion.collator import (
 from diffusion.data import conversations, corpus, packing
 from diffusion.data.packing import Blocks
 from diffusion.errors import UserError
-from diffusion.models import layouts, loading, tokenizers
+from diffusion.models import heads, layouts, loading, tokenizers
 from diffusion.models.backbone import Backbone
 from diffusion.models.families import family
 from diffusion.models.soft import SoftMask, load_soft_mask
@@ -201,6 +201,8 @@ def build_model(run: Run, documents) -> tuple:
     options, args = run.model, run.args
     if run.size is None:
         model, tokenizer = _load_base(options, run.causal)
+        if args.evaluate_only and hasattr(model, "new_head"):
+            raise UserError(f"{options.model} has no head to evaluate; leave out --evaluate_only")
         if options.new_vocabulary is not None:
             tokenizer = _new_vocabulary(run, model, tokenizer, documents)
         if options.dropout is not None:
@@ -342,7 +344,7 @@ def _set_dropout(model, rate: float) -> None:
 def set_output_bias(model, blocks: Tensor) -> None:
     """Start the output bias at the log frequencies of the tokens, which training would otherwise
     spend its first hundreds of steps on."""
-    bias = model.get_output_embeddings().bias
+    bias = heads.output_bias(model)
     if bias is None:  # GPT-2 has none
         return
     counts = torch.bincount(blocks.flatten().long(), minlength=len(bias)).double() + 0.5
