@@ -25,7 +25,7 @@ from diffusion.errors import UserError, run
 from studies.board import metrics, report, results
 from studies.board.metrics import Estimate
 from studies.board.plotting import Plot, plain_log, png
-from studies.board.rows import REAL, SHUFFLED, Store
+from studies.board.rows import CONTROLS, Store
 from studies.board.scorer import estimate_json
 
 DRAWS = 2000
@@ -120,7 +120,7 @@ def add_texts(point: Point, samples: list[dict], length: int) -> None:
     point.add("entropy", entropies, whole)
     repeats = np.array([metrics.repetition(text) for text in ids])
     point.add("rep_4", np.nan_to_num(repeats), ~np.isnan(repeats))
-    if point.model not in (REAL, SHUFFLED):
+    if point.model not in CONTROLS:
         point.add("nfe", [sample["nfe"] for sample in samples], np.ones(len(ids)))
 
 
@@ -181,7 +181,7 @@ def measure(points: list[Point], baseline: str, scorers: list[str]) -> list[dict
         for i, scorer in enumerate(scorers, 1):
             draws = np.exp(point.means(scorer, weights))
             found[f"gen_ppl_{i}"] = interval(draws[0], draws[1:])
-            if base and point not in base and point.model not in (REAL, SHUFFLED):
+            if base and point not in base and point.model not in CONTROLS:
                 factors.append(Curve(base, scorer, weights).factor(point, scorer, weights))
                 if factors[-1] is not None:
                     found[f"factor_{i}"] = factors[-1]
@@ -224,7 +224,7 @@ def label_of(row: dict) -> str:
     hidden = ("temperature", "sampler")
     own = ", ".join(f"{k} {v}" for k, v in row["settings"].items() if k not in hidden)
     name = f"{row['model']}: {row['settings'].get('sampler', 'left to right')}"
-    return row["model"] if row["model"] in (REAL, SHUFFLED) else name + (f" ({own})" if own else "")
+    return row["model"] if row["model"] in CONTROLS else name + (f" ({own})" if own else "")
 
 
 def main() -> None:

@@ -61,9 +61,7 @@ def make_head(model) -> None:
 
 
 def output_bias(model) -> nn.Parameter | None:
-    """The bias (V,) that a model, with adapters of peft or without, adds to its logits; None: none."""
-    if hasattr(model, "get_base_model"):
-        model = model.get_base_model()
+    """The bias (V,) that a model adds to its logits; None: none."""
     output = model.get_output_embeddings()
     if output.bias is not None:
         return output.bias

@@ -77,6 +77,8 @@ def name_ends(tokenizer, name: str, needs_mask: bool = True) -> None:
     for end, other in (("bos_token", "cls_token"), ("eos_token", "sep_token")):
         if getattr(tokenizer, end) is None and getattr(tokenizer, other) is not None:
             setattr(tokenizer, end, getattr(tokenizer, other))
+    if tokenizer.bos_token is None and not needs_mask:  # Qwen2's documents begin at an end
+        tokenizer.bos_token = tokenizer.eos_token
     for token in ("mask", "bos", "eos") if needs_mask else ("bos", "eos"):
         if getattr(tokenizer, f"{token}_token_id") is None:
             raise UserError(

@@ -26,8 +26,8 @@ from diffusion.views.frames import Framer
 from studies.board import metrics, rows, scorer
 from studies.board.options import PASSAGES, ScoreOptions
 from studies.board.processes import Processes
-from studies.board.rows import REAL, SHUFFLED, Row, Store, check_distinct, model_digest
-from studies.board.scorer import Scorer, estimate_json, shuffled
+from studies.board.rows import CONTROLS, REAL, SHUFFLED, Row, Store, check_distinct, model_digest
+from studies.board.scorer import Scorer, estimate_json, repeated, shuffled
 
 # More references give a higher self-BLEU, so their number is fixed if possible.
 BLEU_REFERENCES = 63
@@ -127,7 +127,7 @@ def measure(board: Board, rows: Sequence[Row]) -> dict:
     """The results, see `results`, but for what they are called."""
     args = board.args
     kinds = dict.fromkeys(row.conditional for row in rows)
-    real = [Row(name, kind) for kind in kinds for name in (REAL, SHUFFLED)]
+    real = [Row(name, kind) for kind in kinds for name in CONTROLS]
     planned = [(row, *keys(board, row)) for row in [*real, *(with_room(board, r) for r in rows)]]
     bounds = likelihood_jobs(board)
     wanted = [row_key for *_, row_key in planned] + [key for *_, key in bounds]
@@ -206,7 +206,8 @@ def write_batch(board: Board, row: Row, indices: range) -> list[dict]:
             text = (
                 passage.continuation if row.conditional else passage.prompt + passage.continuation
             )
-            text = shuffled(text, i) if row.model == SHUFFLED else text
+            if row.model != REAL:
+                text = shuffled(text, i) if row.model == SHUFFLED else repeated(text)
             ids = encode(board.tokenizer, text)[:window]
             sample |= {"text": text, "ids": ids, "finished": False, "nfe": 0, "seconds": 0.0}
         return common
@@ -260,6 +261,7 @@ def judge(board: Board, row: Row, samples: list[dict]) -> dict:
     bleu = metrics.self_bleu(ids, min(BLEU_REFERENCES, n - 1))
     found = {
         "gen_ppl": metrics.bootstrap(metrics.perplexity, nats, tokens),
+        "nats_per_char": metrics.bootstrap(metrics.ratio, nats, [o.characters for o in scored]),
         "entropy": metrics.bootstrap(metrics.mean, full),
         "self_bleu": metrics.bootstrap(metrics.mean, [b for b in bleu if b == b]),
         **{f"distinct_{k}": metrics.distinct(ids, k) for k in (1, 2, 3)},
@@ -403,7 +405,7 @@ def paired(entries: list[dict]) -> tuple[str, list[dict]]:
     """(name of the row that all others after the same prompts are compared with, differences): the
     first that writes from left to right, else the first model's."""
     after = [e for e in entries if e["conditional"]]
-    models = [e for e in after if e["model"] not in (REAL, SHUFFLED)]
+    models = [e for e in after if e["model"] not in CONTROLS]
     causal = [e for e in models if "sampler" not in e["settings"]]
     if len(after) < 2 or not models:
         return "", []

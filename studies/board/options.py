@@ -27,7 +27,8 @@ class ScoreOptions(PairOptions):
     settings: str | None = flag(None, "A TOML file of rows, instead of the two models above.")
     quick: bool = flag(False, "A few rows of few and short texts.")
     scorer: str | None = flag(
-        None, "The causal LM that judges: folder, name in weights/, or hub name. Default: "
+        None, "The causal LM that judges: folder, name in weights/, hub name, GGUF file, or smollm2. "
+        "Default: "
         f"{DEFAULTS[False]['scorer']}; with --quick {DEFAULTS[True]['scorer']}.",
     )  # fmt: skip
     dataset: str | None = flag(

@@ -7,14 +7,14 @@ from typing import NamedTuple
 from studies.board.metrics import Estimate
 from studies.board.plotting import Plot, plain_log, png
 from studies.board.results import machine_line, measured
-from studies.board.rows import REAL, SHUFFLED
+from studies.board.rows import CONTROLS, REAL, REPEATED, SHUFFLED
 
 
 def _series(data: dict, conditional: bool) -> dict[tuple[str, str], list[dict]]:
     """(model, sampler) -> its rows."""
     series: dict[tuple[str, str], list[dict]] = {}
     for row in data["rows"]:
-        if row["conditional"] == conditional and row["model"] not in (REAL, SHUFFLED):
+        if row["conditional"] == conditional and row["model"] not in CONTROLS:
             name = (row["settings"].get("sampler") or "autoregressive").partition(":")[0]
             series.setdefault((row["model"], name), []).append(row)
     return series
@@ -38,9 +38,9 @@ def _difference(row: dict, rows: list[dict]) -> str:
 
 
 def _levels(plot: Plot, axes, data: dict, conditional: bool, metric: str) -> None:
-    """Real and shuffled text, the ceiling and the floor, as lines."""
+    """Real text, and the two that must not win, as lines."""
     for row in data["rows"]:
-        linestyle = {REAL: "--", SHUFFLED: ":"}.get(row["model"])
+        linestyle = {REAL: "--", SHUFFLED: ":", REPEATED: "-."}.get(row["model"])
         value = measured(row, metric).value
         if linestyle and row["conditional"] == conditional and not math.isnan(value):
             plot.level(axes, row["model"], value, linestyle)

