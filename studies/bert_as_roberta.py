@@ -48,6 +48,18 @@ def as_roberta(bert: BertModel, tokenizer, positions: int) -> RobertaForMaskedLM
     return roberta.eval()
 
 
+def load_bert(folder: Path) -> tuple:
+    """(a `BertModel`, its tokenizer with a beginning and an end)."""
+    quiet_libraries()
+    try:
+        bert = BertModel.from_pretrained(folder, add_pooling_layer=False, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is no folder of a BERT: {error}") from None
+    tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
+    return bert, tokenizer
+
+
 def main() -> None:
     parser = common.flags(__doc__, output=None)
     parser.add_argument("encoder", type=Path, help="folder of a BERT, such as a sentence encoder")
@@ -56,20 +68,12 @@ def main() -> None:
         "--positions", type=int, default=256, help="tokens that it can see at once [256]"
     )
     args = common.read(parser)
-    quiet_libraries()
-    try:
-        bert = BertModel.from_pretrained(
-            args.encoder, add_pooling_layer=False, use_safetensors=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(args.encoder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{args.encoder} is no folder of a BERT: {error}") from None
+    bert, tokenizer = load_bert(args.encoder)
     if not 0 < args.positions <= bert.config.max_position_embeddings:
         most = bert.config.max_position_embeddings
         raise UserError(f"--positions {args.positions} must be between 1 and {most}")
     if args.target.exists():
         raise UserError(f"{args.target} exists; give another folder")
-    tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
     as_roberta(bert, tokenizer, args.positions).save_pretrained(args.target)
     tokenizer.save_pretrained(args.target)
 

@@ -1,6 +1,8 @@
 """What models measure of texts: likelihoods, and the perplexity of a text under a scorer."""
 
+import contextlib
 import importlib.util
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -311,8 +313,9 @@ def _from_gguf(name: str, device: str, dtype: str) -> tuple:
     place = hardware.choose_device(device)
     file = {"gguf_file": path.name, "local_files_only": True}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, **file)
-        model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **file)
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, **file)
+            model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **file)
     except Exception as error:  # the library raises many kinds
         raise UserError(
             f"--scorer {name} cannot be read ({first_line(error)}); use another causal model"
