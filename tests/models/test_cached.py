@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from helpers.blocks import MASK, NOISE, VOCAB, prompts, tiny
+from helpers.families import marked
 from helpers.tabular import PLAIN, TabularDenoiser
 
 from diffusion import rng
@@ -14,6 +15,7 @@ from diffusion.generate import denoise_windows
 from diffusion.models import cached
 from diffusion.models.cached import InBlocks
 from diffusion.models.denoiser import Denoiser
+from diffusion.models.families import FAMILIES
 from diffusion.models.guidance import Guided
 from diffusion.models.layouts import arrange
 from diffusion.proposal import Sampling
@@ -89,7 +91,7 @@ def test_every_logit_is_that_of_the_two_stream_pass(name, shift):
     assert Checked.answers > 40 and Checked.worst < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["roberta", "bert", "electra", "distilbert"])
+@pytest.mark.parametrize("kind", marked(name for name in FAMILIES if FAMILIES[name].places))
 @pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 3, 0])
 def test_blocks_of_any_size_and_family(kind, block):
     Checked.worst, Checked.answers = 0.0, 0

@@ -5,10 +5,9 @@ import pytest
 import torch
 from helpers.families import marked, tiny
 
-from diffusion.canvas import Canvas, Query
+from diffusion.canvas import Query
 from diffusion.errors import UserError
 from diffusion.models.backbone import Backbone
-from diffusion.models.cached import InBlocks
 from diffusion.models.denoiser import Denoiser
 from diffusion.models.families import FAMILIES
 from diffusion.models.layouts import arrange
@@ -93,42 +92,6 @@ def test_where_a_token_stands_is_what_its_position_says(name):
     place = torch.arange(LENGTH).expand(3, -1)
     wrong = backbone.head(backbone.at_slots(ids[:, order], place, seen=seen).flatten(0, 1))
     assert (wrong.view(3, LENGTH, VOCAB)[:, order.argsort()] - logits).abs().max() > 1e-2
-
-
-@those_with_places
-def test_blocks_are_written_as_they_are_trained(name):
-    """`InBlocks` against the two-stream pass of the layout, for every position of a block."""
-    model, ids = tiny(name), some_ids()
-    shift, backbone = Backbone(model).shift, Backbone(model)
-    nothing = torch.zeros_like(ids, dtype=torch.bool)
-    canvas = Canvas(ids.clone(), torch.arange(LENGTH).expand(3, -1) < 3, nothing)
-    canvas.ids[:, 3:] = ids[:, 3:].where(torch.rand(3, LENGTH - 3) < 0.5, torch.tensor(MASK))
-    canvas.ids[:, 7:] = MASK
-    blocks = InBlocks(Denoiser(model, Absorbing(MASK), []), 4).start(canvas)
-    query_mask = torch.zeros_like(ids, dtype=torch.bool)
-    query_mask[:, 3:7] = True
-    ours = blocks(Query(canvas.ids, query_mask, torch.arange(3)))
-    slots = arrange("block4", LENGTH, 3, shift)
-    at = torch.zeros(3, len(slots.place), dtype=torch.bool)
-    at[:, slots.noisy_read[3:7]] = True
-    expected = backbone(slots.fill(ids, canvas.ids), at, layout=slots)
-    expected[:, MASK] = -torch.inf
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
-
-
-@those_with_places
-def test_shadows_are_predictions_without_the_token(name):
-    """Through one layer there is no second hop: a shadow is the canvas with a mask there."""
-    model, ids = tiny(name, layers=1), some_ids(rows=1)
-    shadows = torch.zeros_like(ids, dtype=torch.bool)
-    shadows[0, 4] = shadows[0, 9] = True
-    ours = Backbone(model).shadowed(ids, shadows, shadows, Absorbing(MASK))
-    hidden = []
-    for place in (4, 9):
-        canvas, at = ids.clone(), torch.zeros_like(shadows)
-        canvas[0, place], at[0, place] = MASK, True
-        hidden.append(Backbone(model)(canvas, at))
-    torch.testing.assert_close(ours, torch.cat(hidden), rtol=1e-4, atol=1e-4)
 
 
 @every_family
