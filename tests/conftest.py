@@ -44,6 +44,13 @@ def tiny_gpt2(tmp_path_factory, tiny_model):
     return save_gpt2(tmp_path_factory.mktemp("models") / "tiny-gpt2", tiny_model)
 
 
+@pytest.fixture(scope="session")
+def writer(tiny_model):
+    from diffusion.generate import load_writer
+
+    return load_writer(str(tiny_model), dtype="float32")
+
+
 @pytest.fixture(scope="module")
 def code_read_once():
     """The scoreboard parses the package for the key of each row, which takes longer than a row of

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import matplotlib
 import pytest
 import torch
-from PIL import Image
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -117,12 +116,6 @@ def test_a_likely_text_scores_better_than_an_unlikely_one():
     assert good.tokens == len(writer.tokenizer(texts[0], add_special_tokens=False)["input_ids"])
     with pytest.raises(UserError, match="positions"):
         diffusion.score(writer, ["river " * 400])
-
-
-def test_an_animation_is_saved(writer, tmp_path):
-    steps = list(diffusion.steps(writer, "The river", **OPTIONS))
-    diffusion.animate(writer, steps, str(tmp_path / "river.png"))
-    assert Image.open(tmp_path / "river.png").size[0] > 100
 
 
 def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):

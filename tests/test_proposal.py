@@ -78,6 +78,15 @@ def test_uniforms_at_the_ends_never_draw_what_is_forbidden(sampling):
         assert (p > 0).all()
 
 
+def test_a_nucleus_may_reach_its_mass_exactly():
+    p = torch.tensor([0.5, 0.25, 0.125, 0.0625, 0.0625])
+    u = torch.rand(4000, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for sampling in (Sampling(1.0, 0, 0.75), Sampling(1.0, 0, 0.76), Sampling(0.5, 3, 0.9)):
+        tokens, _ = sampling.draw(p.log().expand(4000, 5), u)
+        expected = sharpen(p.tolist(), sampling.temperature, sampling.top_k, sampling.top_p)
+        assert set(tokens.tolist()) == {i for i, x in enumerate(expected) if x > 0}
+
+
 def test_temperature_zero_takes_the_most_probable_token_whatever_the_uniform():
     u = torch.rand(200, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for top_k, top_p in ((0, 1.0), (5, 0.1)):

@@ -108,22 +108,6 @@ def test_the_law_of_whole_texts_is_the_causal_one(shift, sampling):
     assert (other.nfe == length).all()
 
 
-@pytest.mark.parametrize("shift", [True, False])
-def test_texts_depend_on_no_cache_and_no_batch(shift):
-    model = tiny(shift=shift)
-    denoiser = Denoiser(model, NOISE, [0, 1])
-    canvas, keys = prompts(1, 7, 4, 13), rng.row_keys(0, range(4))
-    *_, ours = speculate(canvas, denoiser, Sampling(), keys, 3)
-    *_, anew = speculate(canvas, denoiser, Sampling(), keys, 3, keep=False)
-    assert torch.equal(ours.ids, anew.ids) and torch.equal(ours.nfe, anew.nfe)
-    assert (anew.slots > ours.slots).all() and not ours.masked.any()
-    for row in range(4):
-        one = canvas.take(slice(row, row + 1))
-        *_, alone = speculate(one, denoiser, Sampling(), keys[row : row + 1], 3)
-        assert torch.equal(alone.ids[0], ours.ids[row])
-        assert alone.slots[0] == ours.slots[row] and alone.nfe[0] == ours.nfe[row]
-
-
 def test_greedy_texts_are_those_of_the_causal_sampler():
     for shift in (True, False):
         denoiser = Denoiser(tiny(shift=shift), NOISE, [0, 1])
@@ -193,18 +177,21 @@ def test_nothing_stands_behind_an_end_within_an_accepted_draft():
 
 
 @pytest.mark.parametrize("shift", [True, False])
-def test_a_row_is_the_same_whatever_padding_stands_behind_it(shift):
+def test_a_row_depends_on_no_cache_no_batch_and_no_padding(shift):
     """Nothing of a draft looks beyond the end of its own row."""
     denoiser = Denoiser(tiny(shift=shift), NOISE, [0, 1])
-    sizes, n = (2, 9, 5), 30
-    canvas = prompts(*sizes, new=6).take([i % 3 for i in range(3 * n)])
+    sizes, new, n = (2, 9, 5), 9, 30
+    canvas = prompts(*sizes, new=new).take([i % 3 for i in range(3 * n)])
     keys = rng.row_keys(0, range(3 * n))
     *_, together = speculate(canvas, denoiser, Sampling(), keys, 3)
+    *_, anew = speculate(canvas, denoiser, Sampling(), keys, 3, keep=False)
+    assert torch.equal(together.ids, anew.ids) and torch.equal(together.nfe, anew.nfe)
+    assert (anew.slots > together.slots).all() and not together.masked.any()
     for row, size in enumerate(sizes):
         some = canvas.take(slice(row, None, 3))
-        cut = Canvas(*(part[:, : size + 6] for part in (some.ids, some.frozen, some.padding)))
+        cut = Canvas(*(part[:, : size + new] for part in (some.ids, some.frozen, some.padding)))
         *_, alone = speculate(cut, denoiser, Sampling(), keys[row::3], 3)
-        assert torch.equal(alone.ids, together.ids[row::3, : size + 6])
+        assert torch.equal(alone.ids, together.ids[row::3, : size + new])
         assert torch.equal(alone.slots, together.slots[row::3])
         assert torch.equal(alone.nfe, together.nfe[row::3])
 

@@ -17,16 +17,10 @@ from diffusion.editing.canvases import (
 )
 from diffusion.editing.templates import parse_template
 from diffusion.errors import UserError
-from diffusion.generate import load_writer
 from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.unmasking import Ancestral, Confidence, FirstHitting
 from diffusion.views.frames import written_text
-
-
-@pytest.fixture(scope="module")
-def writer(tiny_model):
-    return load_writer(str(tiny_model), dtype="float32")
 
 
 def write(writer, canvas, samples, **options):
@@ -37,20 +31,6 @@ def write(writer, canvas, samples, **options):
 
 
 # ---------------------------------------------------------------- blanks
-
-
-def test_infilling_follows_the_exact_law(tiny_model):
-    """Middle position given: the loop's law is the enumerated one of the canvas with a blank on
-    either side, and a rule on a position conditions its draw."""
-    denoiser = TabularDenoiser(3, 3, seed=3)
-    laws = ExactLaws(denoiser)
-    start = (3, 1, 3)
-    ids = torch.tensor([start]).repeat(20_000, 1)
-    canvas = Canvas(ids, ids != 3, torch.zeros_like(ids, dtype=torch.bool))
-    keys = rng.row_keys(0, len(ids))
-    *_, last = denoise(canvas, denoiser, FirstHitting(), Sampling(), keys)
-    exact = laws.trajectory(start, [laws.until_full(laws.random_order_step)] * 2)[-1]
-    assert_law(last.ids, exact)
 
 
 def test_a_rule_conditions_the_prediction():

@@ -14,7 +14,14 @@ from diffusion.canvas import Canvas
 from diffusion.denoise import denoise
 from diffusion.proposal import Sampling
 from diffusion.samplers.remasking import P2, RandomRemask, ReMDM, Saber, Wino
-from diffusion.samplers.unmasking import Ancestral, Confidence, Factor, Klass, Threshold
+from diffusion.samplers.unmasking import (
+    Ancestral,
+    Confidence,
+    EntropyBound,
+    Factor,
+    Klass,
+    Threshold,
+)
 
 THREE, FOUR = (0, 2, 3), (0, 2, 3, 4)  # what is to be written in SMALL and LARGE
 ROWS = 80_000
@@ -120,12 +127,19 @@ def until_zero(sampler):
         (Wino(0.5, 0.0), Threshold(0.5)),  # with room for all; no probability here is equal to tau
         (Klass(0.5, 0.0, 0), Threshold(0.5)),
         (Klass(1.1, 0.0, 0), Threshold(1.1)),
-        (Factor(0.0), Threshold(1.1)),  # one at a time
+        (Factor(0.0), Threshold(1.1)),  # one at a time, as these
+        *(
+            (sampler, Threshold(1.1, kind))
+            for kind in ("probability", "margin", "entropy")
+            for sampler in (Confidence(4, kind), EntropyBound(0.0, kind))
+        ),
     ],
     ids=repr,
 )
 def test_at_the_end_of_an_option_one_sampler_is_another_bit_for_bit(one, other):
-    same(*(run(LARGE, sampler, rows=2000, seed=26) for sampler in (one, other)))
+    for temperature in (1.0, 0.0):
+        how = {"sampling": Sampling(temperature), "rows": 2000, "seed": 26}
+        same(*(run(LARGE, sampler, **how) for sampler in (one, other)))
 
 
 # ------------------------------------------------------------ P2

@@ -281,18 +281,6 @@ def test_ancestral_with_many_steps_is_first_hitting_in_law():
         assert_law(few, random_order_law(SMALL))
 
 
-@pytest.mark.parametrize("kind", ["probability", "margin", "entropy"])
-@pytest.mark.parametrize("temperature", [0, 1.0])
-def test_strict_threshold_quota_one_and_zero_entropy_bound_are_one_trajectory(kind, temperature):
-    sampling = Sampling(temperature)
-    runs = [
-        run(LARGE, sampler, sampling, rows=500, seed=14)
-        for sampler in (Threshold(1.1, kind), Confidence(4, kind), EntropyBound(0.0, kind))
-    ]
-    for steps in zip(*runs, strict=True):
-        assert all(torch.equal(steps[0].ids, other.ids) for other in steps[1:])
-
-
 # ------------------------------------------------------------ parts
 
 

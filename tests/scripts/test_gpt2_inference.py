@@ -16,7 +16,7 @@ from diffusion import hardware, rng
 from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import written_ids
 from diffusion.options import SamplingOptions
-from diffusion.proposal import Proposal, Sampling
+from diffusion.proposal import Sampling
 from diffusion.views.frames import Framer, State, written_text
 
 SMALL = ["--max_len", "24"]
@@ -92,20 +92,6 @@ def test_repetition_is_penalised_and_word_pairs_are_not_repeated(writer, tiny_gp
         list(writer.generate(["The river"], dataclasses.replace(base, temperature=0.0), [0]))[-1], 0
     )
     assert len(set(itertools.pairwise(free))) < len(free) - 1
-
-
-def test_filters_mean_the_same_for_both_kinds_of_models():
-    """The same logits and the same uniforms give the same tokens, on nuclei whose mass reaches
-    top_p exactly, too."""
-    p = torch.tensor([0.5, 0.25, 0.125, 0.0625, 0.0625]).expand(4000, 5)
-    keys = rng.row_keys(0, len(p))
-    u = rng.uniform(rng.fold_in(rng.fold_in(keys, 1), rng.TOKENS), 1)
-    rows = torch.ones(len(p), 1, dtype=torch.bool)
-    for sampling in (Sampling(1.0, 0, 0.75), Sampling(1.0, 0, 0.76), Sampling(0.5, 3, 0.9)):
-        gpt2, _ = sampling.draw(p.log(), u[:, 0])
-        assert torch.equal(gpt2, Proposal(p.log(), rows, sampling, u).tokens[:, 0])
-        expected = sharpen(p[0].tolist(), sampling.temperature, sampling.top_k, sampling.top_p)
-        assert set(gpt2.tolist()) == {i for i, x in enumerate(expected) if x > 0}
 
 
 def test_a_text_ends_at_its_own_end_of_text(writer, monkeypatch):

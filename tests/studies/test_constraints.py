@@ -31,11 +31,6 @@ def run(monkeypatch, script, folder, *flags):
 
 
 @pytest.fixture(scope="module")
-def writer(tiny_model):
-    return load_writer(str(tiny_model), dtype="float32")
-
-
-@pytest.fixture(scope="module")
 def baseline(tiny_gpt2):
     return load_causal_writer(str(tiny_gpt2), dtype="float32")
 
