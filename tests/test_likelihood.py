@@ -103,6 +103,7 @@ def test_the_training_loss_estimates_the_bound(schedule):
     collate = DiffusionCollator(NOISE, [], 0, schedule=schedule, global_batch=100)
     batch = collate([{"input_ids": torch.tensor(TEXT), "draw": i} for i in range(rows)])
     hidden = batch["labels"] != IGNORE
+    assert batch["weights"].dtype == torch.float32
     ce = cross_entropy(BACKBONE(batch["input_ids"], hidden), batch["labels"][hidden])
     per_row = batch["weights"].masked_scatter(hidden, batch["weights"][hidden] * ce).sum(1)
     error = per_row.mean().item() - J / LENGTH

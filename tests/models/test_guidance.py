@@ -171,22 +171,6 @@ def test_processors_follow_their_law(penalty, ngram):
     assert_trajectory(ours, exact.trajectory(start(SMALL), [exact.random_order_step] * 3))
 
 
-def test_left_to_right_no_ngram_is_repeated():
-    denoiser = TabularDenoiser(6, 4, seed=3)
-    ids = torch.full((2000, 6), 4)
-    nothing = torch.zeros_like(ids, dtype=torch.bool)
-
-    def bigrams_repeat(denoiser):
-        sampler = make_sampler("first-hitting", block_length=1)
-        keys = rng.row_keys(0, 2000)
-        *_, last = denoise(Canvas(ids, nothing, nothing), denoiser, sampler, Sampling(), keys)
-        pairs = [[(a, b) for a, b in itertools.pairwise(r)] for r in last.ids.tolist()]
-        return any(len(set(p)) < len(p) for p in pairs)
-
-    assert bigrams_repeat(denoiser)
-    assert not bigrams_repeat(Processed(denoiser, 1.0, 2))
-
-
 def test_where_everything_would_be_banned_nothing_is():
     ids = torch.tensor([[0, 1, 2, M]])
     rows = ids == M

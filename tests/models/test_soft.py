@@ -320,15 +320,14 @@ class Recorder:
 
     noise, passes, device = NOISE, 1, torch.device("cpu")
 
-    def __init__(self, scope=None):
-        self.queries, self.limit = [], scope
+    def __init__(self):
+        self.queries = []
 
     def start(self, canvas):
         return self
 
     def scope(self, query):
-        all_of = torch.ones_like(query.query_mask)
-        return all_of if self.limit is None else all_of & self.limit
+        return torch.ones_like(query.query_mask)
 
     def __call__(self, query):
         self.queries.append(query)
@@ -339,43 +338,6 @@ class Recorder:
 def remembered(query, row, place):
     feedback = query.feedback
     return int(feedback.ids[row, place, 0]), float(1 - feedback.weights[row, place, 0])
-
-
-def test_memory_stays_with_its_row_and_follows_real_passes():
-    inner, soft = Recorder(), strong(1)
-    ids = some_ids(rows=3, masks=(3, 7))
-    ids[0, 3] = MASK
-    frozen = ids != MASK
-    memory = SoftMasked(inner, soft).start(Canvas(ids, frozen, torch.zeros_like(frozen)))
-    query_mask = torch.zeros_like(frozen)
-    query_mask[:, 3] = True
-    logits = memory(Query(ids, query_mask, torch.arange(3)))
-    assert logits.shape == (3, VOCAB) and (logits.argmax(1) == 8).all()  # what was asked for
-    assert inner.queries[0].query_mask[:, 7].all()  # and all masks besides
-    assert remembered(inner.queries[0], 0, 3) == (0, 0.0)  # nothing yet
-    most = float(soft.strength(torch.zeros(())))
-
-    written = ids.clone()
-    written[1:, 3] = 30
-    memory(Query(written[1:], query_mask[1:] & False | (written[1:] == MASK), torch.tensor([1, 2])))
-    assert remembered(inner.queries[1], 0, 7) == (12, pytest.approx(most, abs=1e-4))
-    # Row 0 was left out: it remembers the first pass; position 3 of the others was a token.
-    memory(Query(ids, NOISE.noisy(ids), torch.arange(3)))
-    assert remembered(inner.queries[2], 0, 3) == (8, pytest.approx(most, abs=1e-4))
-    token, strength = remembered(inner.queries[2], 1, 3)
-    assert (token, strength) == (30, pytest.approx(most, abs=1e-4))
-
-
-def test_masks_beyond_the_scope_remember_nothing():
-    limit = torch.arange(12) < 5
-    inner = Recorder(limit)
-    ids = some_ids(masks=(3, 4, 7))
-    memory = SoftMasked(inner, strong(1)).start(Canvas(ids, ids != MASK, ids == 99))
-    query_mask = (ids == MASK) & limit
-    for _ in range(2):
-        memory(Query(ids, query_mask, torch.arange(3)))
-    assert not inner.queries[1].query_mask[:, 7].any()
-    assert remembered(inner.queries[1], 1, 7)[1] == 0 < remembered(inner.queries[1], 1, 4)[1]
 
 
 @pytest.mark.parametrize("shift", [True, False])

@@ -223,20 +223,6 @@ def test_wino_follows_its_law(threshold, back, own):
     assert_trajectory(ours, canvases(exact.trajectory((start(LARGE), 0), [step] * 6)))
 
 
-def test_wino_writes_and_takes_back_within_its_limits():
-    steps = run(LARGE, Wino(0.0, 1.1), rows=3000, seed=42, limit=12)
-    assert len(steps) <= 5  # a step takes back fewer than the one before wrote
-    assert Wino.LEAST == 5 and Wino.MOST == 20 and Wino.SHARE == 0.7
-    sampler = Wino(0.2, 1.1)
-    sampler.LEAST = sampler.MOST = 2
-    steps = run(LARGE, sampler, rows=3000, seed=42, limit=12)
-    for before, after in itertools.pairwise(steps):
-        assert (after.revealed.sum(1) <= 2).all()
-        limit = (before.revealed.sum(1) - 1).clamp(min=0)
-        assert (after.remasked.sum(1) <= limit).all()
-    assert any((s.remasked.sum(1) == 1).any() for s in steps)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("mu", "own"), [(1, {}), (8, {"temperature": 0.6})])
 def test_saber_follows_its_law(mu, own):
@@ -263,7 +249,7 @@ def test_saber_follows_its_law_where_a_token_is_judged_twice():
     assert_trajectory(list(itertools.islice(stream, 7)), canvases(laws))
 
 
-# ------------------------------------------------------------ KLASS, factor
+# ------------------------------------------------------------ KLASS
 
 
 @pytest.mark.slow
@@ -278,26 +264,6 @@ def test_klass_follows_its_law(threshold, kl_threshold, history, own):
     assert min(s.nfe.max() for s in ours[-1:]) <= 4 and (ours[-1].nfe < 4).any()
     laws = exact.trajectory((start(LARGE), None, (0,) * 5), [step] * 4)
     assert_trajectory(ours, canvases(laws))
-
-
-def test_klass_waits_as_long_as_its_history():
-    """Predictions that never move are still from the second forward pass on."""
-    table, LARGE.table = LARGE.table, torch.zeros_like(LARGE.table)
-    try:
-        for history, steps in ((0, 1), (1, 2), (2, 3)):
-            texts = run(LARGE, Klass(0.1, 1e-6, history), rows=5, seed=63)
-            assert len(texts) == steps + 1
-    finally:
-        LARGE.table = table
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("factor", "own"), [(1.8, {}), (1.2, {"temperature": 0.6})])
-def test_factor_follows_its_law(factor, own):
-    exact = ExactLaws(LARGE, **own)
-    step = exact.until_full(lambda c: exact.factor_step(c, factor))
-    ours = run(LARGE, Factor(factor), Sampling(**own), rows=ROWS, seed=71)
-    assert_trajectory(ours, exact.trajectory(start(LARGE), [step] * 4))
 
 
 # ------------------------------------------------------------ clocks

@@ -15,7 +15,7 @@ from helpers.tabular import TabularDenoiser
 from diffusion.proposal import Sampling
 from diffusion.samplers.base import ranks
 from diffusion.samplers.interpolating import SelfCorrection
-from diffusion.samplers.remasking import RandomRemask, ReMDM
+from diffusion.samplers.remasking import RandomRemask, ReMDM, Wino
 from diffusion.samplers.unmasking import (
     Ancestral,
     Confidence,
@@ -161,78 +161,54 @@ def test_quotas_are_exact_where_nothing_is_near_a_half():
     plan = quotas(torch.tensor([10, 100]), 4, "cosine-a").tolist()
     assert plan == [[1, 2, 3, 4], [8, 22, 32, 38]]
     assert quotas(torch.tensor([2]), 4, "cosine-b").tolist() == [[1, 1, 0, 0]]
+    assert published_quotas(4, 2, "cosine-b") == [3, 1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "own"),
+    ("kind", "own", "written", "more"),
     [
-        ("probability", {"temperature": 0.5, "top_p": 0.9}),
-        ("sharpened", {"temperature": 2.0, "top_k": 2}),
-        ("margin", {"temperature": 1.6}),
-        ("entropy", {"temperature": 3.0, "top_p": 0.9}),
+        ("probability", {"temperature": 0.5, "top_p": 0.9}, (2, 1, 1), {}),
+        ("sharpened", {"temperature": 2.0, "top_k": 2}, (2, 1, 1), {}),
+        ("margin", {"temperature": 1.6}, (2, 1, 1), {}),
+        ("entropy", {"temperature": 3.0, "top_p": 0.9}, (2, 1, 1), {}),
+        ("probability", {}, (3, 1), {"schedule": "cosine-b"}),
+        ("probability", {"temperature": 0.9}, (2, 2), {"alg_temp": 0.3}),
+        ("entropy", {"temperature": 0.9}, (2, 2), {"alg_temp": 0.5}),
     ],
 )
-def test_confidence_follows_its_law(kind, own):
-    """Quota 2, 1, 1 of four masks, in the order of each score."""
-    exact = ExactLaws(LARGE, **own)
-    steps = [lambda c, q=q: exact.confidence_step(c, q, kind) for q in (2, 1, 1)]
-    ours = run(LARGE, Confidence(3, kind), Sampling(**own), seed=7)
-    assert len(ours) == 4
+def test_confidence_follows_its_law(kind, own, written, more):
+    """Quotas of four masks in the order of each score, or drawn by it without replacement."""
+    exact, alg_temp = ExactLaws(LARGE, **own), more.get("alg_temp", 0.0)
+    steps = [lambda c, q=q: exact.confidence_step(c, q, kind, alg_temp) for q in written]
+    sampler = Confidence(len(written), kind, **more)
+    ours = run(LARGE, sampler, Sampling(**own), seed=7)
+    assert len(ours) == len(written) + 1
     assert_trajectory(ours, exact.trajectory(start(LARGE), steps))
 
 
-@pytest.mark.slow
-def test_confidence_with_a_schedule_follows_its_law():
-    exact, plan = ExactLaws(LARGE), published_quotas(4, 3, "cosine-b")
-    assert plan == [2, 1, 1] and published_quotas(4, 2, "cosine-b") == [3, 1]
-    steps = [lambda c, q=q: exact.confidence_step(c, q, "probability") for q in (3, 1)]
-    ours = run(LARGE, Confidence(2, "probability", "cosine-b"), seed=8)
-    assert_trajectory(ours, exact.trajectory(start(LARGE), steps))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "alg_temp"), [("probability", 0.3), ("entropy", 0.5)])
-def test_confidence_with_alg_temp_draws_positions_without_replacement(kind, alg_temp):
-    exact = ExactLaws(LARGE, temperature=0.9)
-    steps = [lambda c, q=q: exact.confidence_step(c, q, kind, alg_temp) for q in (2, 2)]
-    ours = run(LARGE, Confidence(2, kind, alg_temp=alg_temp), Sampling(0.9), seed=9)
-    assert_trajectory(ours, exact.trajectory(start(LARGE), steps))
-
-
-# ------------------------------------------------------------ threshold, entropy bound
+# ------------------------------------------------------------ threshold, entropy bound, factor
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("threshold", "kind", "own"),
+    ("make", "rule", "options", "own"),
     [
-        (0.6, "probability", {}),
-        (0.7, "sharpened", {"temperature": 0.0, "top_k": 2}),
-        (0.3, "margin", {}),
-        (-0.7, "entropy", {}),
+        (Threshold, "threshold_step", (0.6, "probability"), {}),
+        (Threshold, "threshold_step", (0.7, "sharpened"), {"temperature": 0.0, "top_k": 2}),
+        (Threshold, "threshold_step", (0.3, "margin"), {}),
+        (Threshold, "threshold_step", (-0.7, "entropy"), {}),
+        (EntropyBound, "entropy_bound_step", (0.4, "entropy"), {}),
+        (EntropyBound, "entropy_bound_step", (0.8, "probability"), {}),
+        (EntropyBound, "entropy_bound_step", (0.5, "margin"), {"temperature": 1.4}),
+        (Factor, "factor_step", (1.8,), {}),
+        (Factor, "factor_step", (1.2,), {"temperature": 0.6}),
     ],
 )
-def test_threshold_follows_its_law(threshold, kind, own):
+def test_samplers_without_quotas_follow_their_law(make, rule, options, own):
     exact = ExactLaws(LARGE, **own)
-    step = exact.until_full(lambda c: exact.threshold_step(c, threshold, kind))
-    ours = run(LARGE, Threshold(threshold, kind), Sampling(**own), seed=10)
-    assert_trajectory(ours, exact.trajectory(start(LARGE), [step] * 4))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("gamma", "kind", "own"),
-    [
-        (0.4, "entropy", {}),
-        (0.8, "probability", {}),
-        (0.5, "margin", {"temperature": 1.4}),
-    ],
-)
-def test_entropy_bound_follows_its_law(gamma, kind, own):
-    exact = ExactLaws(LARGE, **own)
-    step = exact.until_full(lambda c: exact.entropy_bound_step(c, gamma, kind))
-    ours = run(LARGE, EntropyBound(gamma, kind), Sampling(**own), seed=11)
+    step = exact.until_full(lambda c: getattr(exact, rule)(c, *options))
+    ours = run(LARGE, make(*options), Sampling(**own), seed=10)
     assert_trajectory(ours, exact.trajectory(start(LARGE), [step] * 4))
 
 
@@ -290,11 +266,8 @@ def test_ranks_are_places_in_descending_order_and_ties_keep_theirs():
 
 
 def test_defaults_are_the_published_ones():
-    assert (Threshold().threshold, EntropyBound().entropy_bound, Confidence(1).alg_temp) == (
-        0.9,
-        0.1,
-        0,
-    )
+    ours = Threshold().threshold, EntropyBound().entropy_bound, Confidence(1).alg_temp
+    assert ours == (0.9, 0.1, 0) and (Wino.LEAST, Wino.MOST, Wino.SHARE) == (5, 20, 0.7)
     assert Ancestral.END == 1e-5 and ReMDM(10).eta == 0.04 and ReMDM(1024).eta == 0.008
     assert ReMDM(10, "rescale").eta == 0.015 and ReMDM(10, "loop").eta == 0.02
     correction = SelfCorrection(3)

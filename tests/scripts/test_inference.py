@@ -12,7 +12,6 @@ from helpers.terminals import in_a_terminal, records, refused
 from PIL import Image
 
 import inference
-from diffusion.samplers.catalog import SAMPLERS
 
 ROOT = Path(inference.__file__).parent
 SMALL = ["--max_len", "24", "--dtype", "float32"]
@@ -100,16 +99,6 @@ def test_length_is_exact_for_prompts_of_different_lengths(call, tiny_model):
         assert tokenizer.eos_token_id not in record["ids"]
 
 
-@pytest.mark.parametrize(
-    "sampler", [name for name, entry in SAMPLERS.items() if "absorbing" in entry.noises]
-)
-def test_every_sampler_writes_the_whole_canvas(call, sampler):
-    code, out, _ = call("He said", "--sampler", sampler, "--json", *SMALL)
-    (record,) = records(out)
-    assert code == 0 and record["nfe"] <= 24
-    assert len(record["ids"]) == 24 and 4 not in record["ids"]  # <mask>
-
-
 def test_output_goes_to_a_file_through_a_link_and_into_a_device(call, tmp_path):
     (tmp_path / "real.jsonl").write_text("old")
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
@@ -182,7 +171,8 @@ def test_what_a_model_was_not_trained_for_is_said(call, tiny_model, tmp_path):
     assert code == 2 and "finetune.py" in err
 
 
-# Ranges of every option are in tests/attack, combinations in tests/cli/test_checks.py.
+# Ranges of every option are in tests/attack, combinations in tests/cli/test_checks.py and, with the
+# names of samplers, in tests/test_options.py.
 BAD = {
     "blank prompt": (["  "], "empty"),
     "prompt not utf-8": (["caf\udce9"], "UTF-8"),
@@ -190,9 +180,6 @@ BAD = {
     "length too long": (["He", "--length", "63", "--max_len", "64"], "64 positions"),
     "max_len beyond the model": (["He", "--max_len", "65"], "64 positions"),
     "too many steps": (["He", "--sampler", "seed", "--n_steps", "1000000"], "100000"),
-    "steps of a sampler without": (["He", "--n_steps", "5"], "use one of random-remask, ancestral"),
-    "unknown sampler": (["He", "--sampler", "confidnce"], "'confidence'"),
-    "flag of earlier versions": (["He", "--eta", "0.02"], "write --sampler remdm:eta="),
     "unknown device": (["He", "--device", "toaster"], "toaster"),
     "unknown dtype": (["He", "--dtype", "int8"], "int8"),
     "unknown animation": (["He", "--save_animation", "out.avi"], ".avi"),
