@@ -335,11 +335,6 @@ class Recorder:
         return torch.zeros(len(place), VOCAB).scatter(1, place[:, None] + 5, 30.0)
 
 
-def remembered(query, row, place):
-    feedback = query.feedback
-    return int(feedback.ids[row, place, 0]), float(1 - feedback.weights[row, place, 0])
-
-
 @pytest.mark.parametrize("shift", [True, False])
 @pytest.mark.parametrize("name", ["confidence", "remdm", "ancestral"])
 def test_in_blocks_the_kept_keys_change_nothing(name, shift):
