@@ -16,6 +16,7 @@ sentences are neighbours in one text or come from two texts (chance 0.5).
 """
 
 import argparse
+import importlib.util
 import itertools
 import json
 import random
@@ -278,6 +279,8 @@ def main() -> None:
     args = common.read(parser, **least)
     if args.eval_dataset is None and args.dataset != [WIKITEXT]:
         raise UserError("--dataset needs held-out text beside it; give --eval_dataset")
+    if importlib.util.find_spec("sklearn") is None:
+        raise UserError('this needs scikit-learn; pip install -e ".[studies]"')
     commands = [command for start in args.starts for command in trainings(args, start)]
     print("\n".join(shlex.join(["python", *command]) for command in commands), flush=True)
     if args.print_only:

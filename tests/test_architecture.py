@@ -148,7 +148,7 @@ LATE = {
     *("diffusion.__init__", "diffusion.cli.flags", "diffusion.data.corpus", "diffusion.hardware"),
     *("diffusion.models.loading", "diffusion.options"),
     *("diffusion.cli.console", "diffusion.cli.files", "diffusion.job"),
-    "studies.claims",
+    *("studies.claims", "studies.pretrained"),
     *("studies.scoreboard", "studies.board.metrics", "studies.board.plotting"),
     *("studies.board.processes", "studies.board.rows"),
 }
