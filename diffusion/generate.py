@@ -1,7 +1,7 @@
 """A masked language model ready to write: canvas in, Steps out; also texts longer than it can see."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -78,10 +78,6 @@ class Writer:
         blocks = any(layout.startswith("block") for layout in settings.get("layouts", ()))
         own = GenerationOptions.own_defaults(settings, name)
         return cls(denoiser, tokenizer, name, bool(settings), blocks, own)
-
-    def without_soft_masking(self) -> "Writer":
-        """The same model whose masks remember nothing."""
-        return replace(self, denoiser=self.denoiser.changed(soft=None))
 
     def check(self, options: GenerationOptions) -> None:
         """Refuse options that mean nothing, or that this model has no room for."""

@@ -5,7 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -77,8 +77,9 @@ class Job:
         started = time.monotonic()
         say(f"RoBERTa Diffusion: loading {script.model} ...")
         writer = loader(script.model, script.tokenizer, script.device, script.dtype)
-        off = writer.soft is not None and not requested.soft_masking
-        job = cls(writer.without_soft_masking() if off else writer, requested, script, asks)
+        if writer.soft is not None and not requested.soft_masking:
+            writer = replace(writer, denoiser=writer.denoiser.changed(soft=None))
+        job = cls(writer, requested, script, asks)
         writer.check(job.generation)
         seconds, where = time.monotonic() - started, hardware.describe(writer.device, writer.dtype)
         how = writer.method(job.generation)

@@ -331,10 +331,6 @@ def _with_causal(flag: str) -> Conflict:
     )
 
 
-def _needs_shadows(o) -> bool:
-    return o.name in ("wino", "saber") or (o.name == "p2" and "released" not in o.own.values())
-
-
 CONFLICTS = [
     conflict("--cache_refresh {cache_refresh} without --approximate_cache", "needs a cache"),
     *map(_with_causal, _NOT_CAUSAL),
@@ -352,7 +348,12 @@ CONFLICTS = [
     ),
     Conflict(
         "--approximate_cache with --sampler wino, saber or p2:score=hidden",
-        lambda o: o.approximate_cache is not None and _needs_shadows(o),
+        lambda o: (
+            o.approximate_cache
+            and (
+                o.name in ("wino", "saber") or (o.name == "p2" and o.own.get("score") != "released")
+            )
+        ),
         f"{_CACHE} does not go with --sampler {{sampler}}, which needs shadow copies; leave one of "
         "them out",
     ),

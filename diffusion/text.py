@@ -302,7 +302,6 @@ def space_between(before: str, after: str, quotes: int = 0) -> str:
 
 # ---------------------------------------------------------------- bytes
 
-
 # Of byte-level BPE: a printable Latin-1 character is its own byte, and the characters from U+0100 on
 # are the other bytes, in order.
 _PLAIN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

@@ -217,19 +217,14 @@ def check(run: Run) -> None:
                     f"{name} lies in --output_dir {args.output_dir}, whose files are replaced; give "
                     "another folder"
                 )
-    _check_size(run)
+    if run.size is None:
+        positions = max_length(loading.load_config(model.model, model.access))
+        if data.block_size > positions:
+            raise UserError(
+                f"--block_size {data.block_size} exceeds the {positions} positions of {model.model}"
+            )
     known["noise"] = chosen_noise(run)["name"]
     check_conflicts(NOISE_CONFLICTS, *groups, **known)
-
-
-def _check_size(run: Run) -> None:
-    """Whether the blocks fit into the model."""
-    model, length = run.model, run.data.block_size
-    if run.size is not None:
-        return
-    positions = max_length(loading.load_config(model.model, model.access))
-    if length > positions:
-        raise UserError(f"--block_size {length} exceeds the {positions} positions of {model.model}")
 
 
 def chosen_noise(run: Run) -> dict:

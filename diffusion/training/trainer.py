@@ -150,7 +150,7 @@ def validation_bounds(trainer: "DiffusionTrainer") -> dict[str, likelihood.Bound
                 found[name] = likelihood.stream_bound(
                     backbone, blocks, collate, trainer.slots(name), draws=draws, **spread
                 )
-            if trainer.ended():  # a pass for each token: once
+            if trainer.ended:  # a pass for each token: once
                 keep = torch.linspace(0, len(blocks) - 1, min(len(blocks), _IN_ORDER)).long()
                 found["ordered"] = likelihood.ordered_nll(
                     backbone, blocks[keep], editable[keep], collator.noise, **spread
@@ -258,21 +258,21 @@ class DiffusionTrainer(WholeCheckpoints):
                 )
             loader = self.get_train_dataloader()
             *_, state.max_steps = self.set_initial_training_values(self.args, loader)
-        if state is not None and self.ended(state):
+        if state is not None and state.global_step >= state.max_steps:
             say(f"{resume_from_checkpoint} is the end of the run: nothing is left to train")
             self.state, self.control.should_training_stop = state, True
             self._load_from_checkpoint(resume_from_checkpoint)
         else:
             super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        if self.args.load_best_model_at_end and self.ended():
+        if self.args.load_best_model_at_end and self.ended:
             self.load_best()
         if self.args.load_best_model_at_end:
             self._evaluated = None  # of other weights
 
-    def ended(self, state: TrainerState | None = None) -> bool:
+    @property
+    def ended(self) -> bool:
         """Whether nothing is left to train."""
-        state = state or self.state
-        return state.global_step >= state.max_steps
+        return self.state.global_step >= self.state.max_steps
 
     def _get_train_sampler(self, train_dataset=None):
         return self.sampler
