@@ -354,8 +354,7 @@ CONFLICTS = [
                 o.name in ("wino", "saber") or (o.name == "p2" and o.own.get("score") != "released")
             )
         ),
-        f"{_CACHE} does not go with --sampler {{sampler}}, which needs shadow copies; leave one of "
-        "them out",
+        f"{_CACHE} does not go with --sampler {{sampler}}, which needs shadow copies; leave one out",
     ),
     *(
         conflict(f"{_CACHE} with --{flag} {{{flag}}}", "is for plain passes over one canvas")
