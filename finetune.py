@@ -51,9 +51,9 @@ def main() -> None:
         atexit.register(shutil.rmtree, args.output_dir, ignore_errors=True)
 
     # 1. Read the text, 2. build the model and its tokenizer, 3. pack the text into blocks.
-    documents, eval_documents = build.read(run)
-    model, tokenizer = build.build_model(run, documents)
-    blocks, eval_blocks = build.pack(run, documents, eval_documents, tokenizer)
+    text, eval_text = build.read(run)
+    model, tokenizer = build.build_model(run, text)
+    blocks, eval_blocks = build.pack(run, text, eval_text, tokenizer)
     if run.size or hasattr(model, "new_head"):
         build.set_output_bias(model, blocks.blocks)
     say(build.describe(run, model, blocks, eval_blocks))

@@ -9,10 +9,32 @@ import sys
 import time
 from collections.abc import Callable
 
+# Errors that say what a program looked for, not what is wrong with a file.
+_INTERNAL = (AttributeError, LookupError, StopIteration, TypeError)
 
-def first_line(error: Exception) -> str:
-    """What a library's error says, short enough for one sentence of ours."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(" .")
+
+def cause(error: BaseException, most: int = 300) -> str:
+    """What a library's error says and, after it, what the errors say that caused it, down to the
+    innermost: whole sentences on one line, of about ``most`` characters each at most."""
+    said: list[str] = []
+    seen = error
+    while seen is not None:
+        text = " ".join(str(seen).split()).rstrip(" .:;,")
+        if isinstance(seen, KeyError) or not text:
+            text = f"{type(seen).__name__} {text}".strip()
+        internal = said and isinstance(seen, _INTERNAL)
+        if not internal and not any(text in other for other in said):
+            said.append(_whole(text, most))
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return ": ".join(said)
+
+
+def _whole(text: str, most: int) -> str:
+    """The first sentences of a text that fit, or the words of the first one."""
+    if len(text) <= most:
+        return text
+    ends = [found.start() for found in re.finditer(r"[.!?] ", text[:most])]
+    return text[: ends[-1]] if ends else text[:most].rpartition(" ")[0] + " ..."
 
 
 # Control codes, lone surrogates, line separators, bidirectional overrides.

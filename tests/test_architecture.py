@@ -14,7 +14,7 @@ MOST_FLOORS = 9
 # These answer --help and refuse mistakes: they never load torch.
 TORCH_FREE = [
     *("errors", "options", "text", "samplers.catalog", "training.arguments"),
-    *(f"cli.{name}" for name in ("checks", "console", "files", "flags", "options")),
+    *(f"cli.{name}" for name in ("checks", "console", "files", "flags", "options", "reading")),
     *(f"editing.{name}" for name in ("options", "templates")),
 ]
 HEAVY = {"torch", "transformers", "accelerate", "peft", "datasets", "safetensors"}
@@ -147,7 +147,7 @@ LATE = {
     *("inference", "gpt2_inference", "finetune", "compare"),
     *("diffusion.__init__", "diffusion.cli.flags", "diffusion.data.corpus", "diffusion.hardware"),
     *("diffusion.models.loading", "diffusion.options"),
-    *("diffusion.cli.console", "diffusion.cli.files", "diffusion.job"),
+    *("diffusion.cli.console", "diffusion.cli.files", "diffusion.cli.reading", "diffusion.job"),
     *("studies.claims", "studies.pretrained"),
     *("studies.scoreboard", "studies.board.metrics", "studies.board.plotting"),
     *("studies.board.processes", "studies.board.rows"),

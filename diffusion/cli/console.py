@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from diffusion.cli.reading import decoded
 from diffusion.errors import UserError, printable, sentence
 
 # Ctrl-C, the system's wish that a process ends, and a terminal that is closed (not on Windows).
@@ -112,10 +113,10 @@ def given_prompts(prompt: str | None, unconditional: bool) -> list[str] | None:
     if sys.stdin.isatty():
         return None
     try:  # bytes: a prompt may hold any character that ends a line of text but the newline
-        lines = sys.stdin.buffer.read().decode("utf-8-sig").split("\n")
+        lines = decoded(sys.stdin.buffer.read()).split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"standard input is not UTF-8 text ({error}); re-encode it") from None
-    prompts = [line.removesuffix("\r") for line in lines if line.strip()]
+    prompts = [line for line in lines if line.strip()]
     if not prompts:
         raise UserError("no prompt on standard input; give one a line")
     return prompts

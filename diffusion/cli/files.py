@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError, cause
 
 LOCK, STAGING, MODEL_STAGING = ".lock", ".writing", ".writing-model"
 LEFT = {LOCK, STAGING, MODEL_STAGING}  # names that a killed process may leave behind
@@ -20,7 +20,7 @@ def given_path(name: str, what: str = "") -> Path:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             path.stat()
     except (OSError, ValueError, RuntimeError) as error:
-        why = getattr(error, "strerror", None) or first_line(error)
+        why = getattr(error, "strerror", None) or cause(error)
         raise UserError(f"{what}{name!r} names no file ({why}); give another") from None
     return path
 
@@ -76,7 +76,7 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
             os.replace(path, target / path.name)
     except Exception as error:  # safetensors, tokenizers and torch each raise their own kind
         raise UserError(
-            f"cannot write {target}: {first_line(error)}; check its free space and permissions"
+            f"cannot write {target}: {cause(error)}; check its free space and permissions"
         ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -1,15 +1,17 @@
 """Conversations, by a tokenizer's chat template -> blocks in which only the answers are learned."""
 
+import itertools
 import re
 from collections.abc import Iterable
 
 import torch
 
 from diffusion.cli.console import say
-from diffusion.cli.files import given_path
-from diffusion.data.corpus import table_rows
+from diffusion.cli.reading import ending
+from diffusion.data import corpus, formats
 from diffusion.data.packing import ANSWER, CONTEXT, PADDING, Blocks
-from diffusion.errors import UserError, first_line
+from diffusion.data.report import Report
+from diffusion.errors import UserError, cause
 
 _FORM = '{"messages": [{"role": "user", "content": "..."}, ...]}'
 _TYPED, _ANSWER = "\ue000", "\ue001"  # around special tokens in a message; replaces an answer
@@ -24,32 +26,52 @@ def load_conversations(
     *,
     column: str = "messages",
     revision: str | None = None,
+    report: Report | None = None,
 ) -> list[Messages]:
-    """The conversations of a data set: JSON lines, another table, a folder, or a name on the hub.
+    """The conversations of a data set: JSON lines, another table that can hold lists, a folder, or a name
+    on the hub.
 
     Args:
         column: it holds a list of ``{"role": ..., "content": ...}`` in each row.
+        report: is filled; ``column`` and ``name`` are set here.
 
     Raises:
-        UserError: missing, unreadable, or a row that is not a conversation.
+        UserError: missing, unreadable, or too many rows that are no conversation.
     """
-    path = given_path(name)
-    if path.is_file() and path.suffix not in (".jsonl", ".json", ".parquet"):
+    report = Report() if report is None else report
+    report.name, report.column, report.unit = name, column, "conversation"
+    if ending(name) in set(formats.ENDINGS) - set(formats.TYPED):
         raise UserError(f"{name} has no conversations; --chat reads JSON lines of {_FORM}")
-    table = enumerate(table_rows(name, split, config, column, revision), 1)
-    rows = [_checked(f"row {number} of {name}", row) for number, row in table]
-    if not rows:
+    files = corpus.find_files(name, split, config, report, formats.TYPED)
+    if files is None:
+        rows = corpus.hub_rows(name, split, config, revision, report)
+    else:
+        rows = itertools.chain.from_iterable(corpus.rows_of(file, report) for file in files)
+    found = []
+    for where, row in rows:
+        if isinstance(row, formats.Bad):
+            report.note_bad(where, row.why, row.rows)
+        elif row is None or row == []:
+            report.empty += 1
+        elif messages := _messages(row):
+            found.append(messages)
+        else:
+            report.note_bad(where, f"is not a conversation, {_FORM}")
+    report.documents = len(found)
+    report.check()
+    if not found:
         raise UserError(f"data set {name} has no conversations in its {split} split; give another")
-    return rows
+    return found
 
 
-def _checked(where: str, row) -> Messages:
+def _messages(row) -> Messages | None:
+    """The messages of a row; None where it is no conversation."""
     try:
         found = [{part: message[part] for part in ("role", "content")} for message in row]
-    except (TypeError, KeyError):
-        found = [{"role": None}]
-    if not all(type(text) is str for message in found for text in message.values()):
-        raise UserError(f"{where} is not a conversation; give {_FORM}")
+        for message in found:
+            "".join(message.values()).encode("utf-8")  # nor half a character
+    except (TypeError, KeyError, UnicodeEncodeError):
+        return None
     return found
 
 
@@ -137,7 +159,7 @@ class Template:
         except Exception as error:  # a template may raise what it likes
             raise UserError(
                 f"{where}: the chat template of {self.name} refuses the conversation: "
-                f"{first_line(error)}"
+                f"{cause(error)}"
             ) from None
 
 

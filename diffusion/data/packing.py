@@ -26,7 +26,7 @@ def token_stream(documents: Iterable[str], tokenizer, most: int | None = None) -
             found += len(parts[-1])
         if most is not None and found >= most:
             break
-    return torch.cat(parts)[:most]
+    return torch.cat(parts)[:most] if parts else torch.zeros(0, dtype=torch.int32)
 
 
 def pack(
@@ -60,10 +60,11 @@ class Blocks(Dataset):
     Args:
         blocks: (N, L) token ids.
         kinds: (N, L) of conversations: `CONTEXT`, `ANSWER` or `PADDING`.
+        source: what they were read from, for people.
     """
 
-    def __init__(self, blocks: Tensor, kinds: Tensor | None = None):
-        self.blocks, self.kinds = blocks, kinds
+    def __init__(self, blocks: Tensor, kinds: Tensor | None = None, source: str = ""):
+        self.blocks, self.kinds, self.source = blocks, kinds, source
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -74,7 +75,8 @@ class Blocks(Dataset):
         return {"input_ids": self.blocks[block], "draw": draw, **own}
 
     def take(self, which: slice | Tensor) -> "Blocks":
-        return Blocks(self.blocks[which], None if self.kinds is None else self.kinds[which])
+        kinds = None if self.kinds is None else self.kinds[which]
+        return Blocks(self.blocks[which], kinds, self.source)
 
     @property
     def tokens(self) -> int:

@@ -11,6 +11,7 @@ from diffusion.cli.console import check_text
 from diffusion.cli.files import check_apart
 from diffusion.cli.flags import TEXT, flag
 from diffusion.cli.options import WRITING, WritingOptions
+from diffusion.cli.reading import PROSE, check_ending, ending, read_prose
 from diffusion.editing.templates import kept_characters, parse_template
 from diffusion.errors import UserError
 from diffusion.options import GenerationOptions
@@ -145,12 +146,13 @@ def text_or_file(value: str, flag: str) -> str:
         UserError: a file that cannot be read, is not UTF-8 or empty; a name that is no file.
     """
     if not os.path.exists(value):
-        if Path(value).suffix.lower() in (".txt", ".md") and not any(map(str.isspace, value)):
+        if ending(value) in PROSE and not any(map(str.isspace, value)):
             raise UserError(f"{flag} {value!r}: there is no such file")
         return check_text(value, flag)
+    if os.path.isfile(value):  # not a pipe, which has no ending
+        check_ending(value, PROSE, f"{flag} {value!r}")
     try:
-        text = Path(value).read_bytes().decode("utf-8-sig")  # a pipe, too
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{flag} {value!r} cannot be read as UTF-8 text: {reason}") from None
-    return check_text(text.rstrip("\r\n"), f"{flag} {value!r}")
+        text = read_prose(Path(value))
+    except UserError as error:
+        raise UserError(f"{flag}: {error}") from None
+    return check_text(text.rstrip("\n"), f"{flag} {value!r}")

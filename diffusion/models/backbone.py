@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError, cause
 from diffusion.models import layouts
 from diffusion.models.encoder import Encoder, read_at
 from diffusion.models.families import UNKNOWN, family, first_position
@@ -49,7 +49,7 @@ class Backbone(nn.Module):
         except Exception as error:  # any code may run here
             raise UserError(
                 f"{name}: models of type {self.config.model_type} do not read text as masked "
-                f"language models do ({first_line(error)}); use another model"
+                f"language models do ({cause(error)}); use another model"
             ) from None
 
     @torch.no_grad()

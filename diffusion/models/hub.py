@@ -10,7 +10,7 @@ import transformers
 
 from diffusion.cli.files import given_path
 from diffusion.cli.options import Access
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError, cause
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 PLAIN = Access()
@@ -79,12 +79,12 @@ _CAUSES = {
 def unreadable(what: str, name: str, local: bool, error: BaseException) -> UserError:
     """Why the config, weights, tokenizer or a file of a model could not be read, as far as the
     library's error says."""
-    for pattern, cause in _CAUSES.items():
+    for pattern, meaning in _CAUSES.items():
         if re.search(pattern, f"{type(error).__name__}: {error}"):
-            return UserError(f"{name!r} {cause}")
+            return UserError(f"{name!r} {meaning}")
     if local:
         return UserError(
-            f"cannot read the {what} of {name}: {first_line(error)}; the file may be damaged, or not "
+            f"cannot read the {what} of {name}: {cause(error)}; the file may be damaged, or not "
             "belong to the others of its folder"
         )
     return UserError(

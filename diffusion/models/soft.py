@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from transformers.utils import cached_file
 
 from diffusion.canvas import Canvas, Feedback, Query
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError, cause
 from diffusion.models.guidance import Wrapped
 from diffusion.models.hub import resolve
 from diffusion.models.loading import diffusion_settings
@@ -97,7 +97,7 @@ class SoftMask(nn.Module):
                     raise ValueError(f"{name} is not a finite number")
                 parameter.data.copy_(values[name])
         except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise UserError(f"cannot read {folder}/{FILE}: {first_line(error)}") from None
+            raise UserError(f"cannot read {folder}/{FILE}: {cause(error)}") from None
 
 
 def _softplus_inverse(x: float) -> float:

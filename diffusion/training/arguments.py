@@ -15,7 +15,8 @@ from functools import cached_property, partial
 from diffusion.cli.files import given_path
 from diffusion.cli.flags import flag, help_text
 from diffusion.cli.options import Access
-from diffusion.errors import UserError, first_line
+from diffusion.cli.reading import ending, read_text
+from diffusion.errors import UserError, cause
 
 rare = partial(flag, rare=True)
 _COUNT = {"range": (1, None)}
@@ -59,7 +60,7 @@ class DataArguments:
 
     dataset: list[str] = flag(  # noqa: RUF009
         ["wikitext-2"],
-        "wikitext-2, .txt, .jsonl, .csv or .parquet files, folders, hub names. Joined.",
+        "wikitext-2; .txt, .md, .jsonl, .json, .csv, .tsv, .parquet, .arrow; folders; hub names.",
     )
     dataset_dir: str | None = flag(None, "Folder with local WikiText-2 files.", metavar="DIR")
     chat: bool = flag(False, 'Learn the answers in JSON lines of {"messages": [...]}.')
@@ -74,6 +75,8 @@ class DataArguments:
     dataset_config: str | None = rare(None, "Configuration name of a hub data set.")
     dataset_revision: str | None = rare(None, "Branch, tag or commit of hub data sets.")
     streaming: bool = rare(False, "Read tables only as far as they are needed.")
+    skip_bad: bool = rare(False, "Leave bad rows out, also where they are more than 1 %.")
+    wikitext: bool = rare(False, "The text is WikiText, line by line; known of wikitext-2.")
 
     @property
     def column(self) -> str:
@@ -162,14 +165,16 @@ def read_recipe() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "-"
     if name.startswith("-"):
         return
-    if not name.endswith(".toml"):
+    if ending(name) != ".toml":
         raise UserError(
             f"{name!r} is neither a flag nor a recipe; a recipe is a file NAME.toml with a flag a line"
         )
     try:
-        found = tomllib.loads(given_path(name).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read the recipe {name}: {first_line(error)}") from None
+        found = tomllib.loads(read_text(given_path(name)))
+    except UserError as error:
+        raise UserError(f"recipe: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"cannot read the recipe {name}: {cause(error)}") from None
     words = []
     for name, value in found.items():
         if isinstance(value, list):

@@ -1,9 +1,11 @@
 """What a run trains with: the text, the tokenizer, the model, the collator."""
 
 import contextlib
+import functools
 import itertools
+import operator
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import transformers
@@ -22,6 +24,7 @@ from diffusion.collator import (
 )
 from diffusion.data import conversations, corpus, packing
 from diffusion.data.packing import Blocks
+from diffusion.data.report import Report
 from diffusion.errors import UserError
 from diffusion.models import heads, layouts, loading, tokenizers
 from diffusion.models.backbone import Backbone
@@ -38,52 +41,83 @@ _GPT2_DROPOUT = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 # ---------------------------------------------------------------- text
 
 
-def read(run: Run) -> tuple[Iterable, Iterable | None]:
-    """(training documents, validation documents or None when blocks are to be held out). With --chat
-    they are conversations; with --streaming they can be iterated once."""
+@dataclass
+class Text:
+    """Documents, or conversations with --chat, and the reports of the data sets that they come from. With
+    --streaming they can be iterated once, and the reports are complete after that."""
+
+    documents: Iterable
+    reports: list[Report]
+
+    def report(self) -> str:
+        """What was read, for people.
+
+        Raises:
+            UserError: too many bad rows.
+        """
+        for report in self.reports:
+            report.check()
+        return str(functools.reduce(operator.add, self.reports))
+
+
+def read(run: Run) -> tuple[Text | None, Text | None]:
+    """(training text, or None with --evaluate_only; validation text, or None when blocks are to be held
+    out)."""
     data, train = run.data, not run.args.evaluate_only
 
-    def documents(name: str, split: str) -> Iterable:
-        where = {"column": data.column}
+    def text(names: list[str], split: str) -> Text:
+        reports = [Report(skip_bad=data.skip_bad) for _ in names]
+        found = [documents(*given, split) for given in zip(names, reports, strict=True)]
+        chained = itertools.chain(*found)
+        read = Text(chained if data.streaming else list(chained), reports)
+        if not data.streaming:
+            say(("" if split == "train" else f"{split} text: ") + read.report())
+        return read
+
+    def documents(name: str, report: Report, split: str) -> Iterable:
+        where = {"column": data.column, "report": report}
         if name in data.dataset:
             where |= {"config": data.dataset_config, "revision": data.dataset_revision}
         if data.chat:
             return conversations.load_conversations(name, split, **where)
         where |= {"dataset_dir": data.dataset_dir, "streaming": data.streaming}
-        return corpus.load_documents(name, split, **where)
+        return corpus.load_documents(name, split, wikitext=data.wikitext, **where)
 
-    found = itertools.chain(*[documents(name, "train") for name in data.dataset if train])
-    if not data.streaming:
-        found = list(found)
+    found = text(data.dataset, "train") if train else None
     evaluated = data.eval_dataset
     if evaluated is None and corpus.WIKITEXT in data.dataset:
         evaluated = corpus.WIKITEXT
     elif evaluated is None and not train:
         evaluated = data.dataset[0]
-    return found, None if evaluated is None else documents(evaluated, data.eval_split)
+    return found, None if evaluated is None else text([evaluated], data.eval_split)
 
 
 def pack(
-    run: Run, documents: Iterable, eval_documents: Iterable | None, tokenizer
+    run: Run, text: Text | None, eval_text: Text | None, tokenizer
 ) -> tuple[Blocks | None, Blocks]:
-    """(training blocks, or None with --evaluate_only; validation blocks).
+    """(training blocks, or None without a training text; validation blocks).
 
     Raises:
         UserError: too little text.
     """
     data, most = run.data, run.data.max_eval_blocks
 
-    def packed(documents: Iterable, most: int | None, what: str) -> Blocks:
-        given = documents, tokenizer, data.block_size, what, most
+    def packed(text: Text, most: int | None, what: str) -> Blocks:
+        given = text.documents, tokenizer, data.block_size, what, most
         if data.chat:
-            return conversations.pack_conversations(*given)
-        return Blocks(packing.pack(*given))
+            blocks = conversations.pack_conversations(*given)
+        else:
+            blocks = Blocks(packing.pack(*given))
+        blocks.source = text.report()
+        if data.streaming:
+            say(f"{what}: {blocks.source}, as far as it was needed")
+        return blocks
 
     blocks = None
-    if not run.args.evaluate_only:
-        blocks = packed(documents, data.max_train_samples, "data set")
-    if eval_documents is not None:
-        found = packed(eval_documents, most if data.streaming else None, "validation set")
+    if text is not None:
+        blocks = packed(text, data.max_train_samples, "data set")
+    if eval_text is not None:
+        found = packed(eval_text, most if data.streaming else None, "validation set")
         # Spread over the whole text, not only its beginning.
         keep = torch.linspace(0, len(found) - 1, min(len(found), most))
         return blocks, found.take(keep.round().long())
@@ -191,7 +225,7 @@ def make_soft_mask(run: Run, model, tokenizer) -> SoftMask | None:
 # ---------------------------------------------------------------- model
 
 
-def build_model(run: Run, documents) -> tuple:
+def build_model(run: Run, text: Text | None) -> tuple:
     """(model, tokenizer), pretrained or from random weights, the settings of diffusion noted in
     the model's config.
 
@@ -204,11 +238,11 @@ def build_model(run: Run, documents) -> tuple:
         if args.evaluate_only and hasattr(model, "new_head"):
             raise UserError(f"{options.model} has no head to evaluate; leave out --evaluate_only")
         if options.new_vocabulary is not None:
-            tokenizer = _new_vocabulary(run, model, tokenizer, documents)
+            tokenizer = _new_vocabulary(run, model, tokenizer, text.documents)
         if options.dropout is not None:
             _set_dropout(model, options.dropout)
     else:
-        tokenizer = _tokenizer_for(run, documents)
+        tokenizer = _tokenizer_for(run, text.documents)
         model = _random_model(run.size, tokenizer, run.data.block_size, options.dropout or 0.0)
     model.config.diffusion = _settings(run, model.config)
     attention = options.attn_implementation
@@ -216,11 +250,11 @@ def build_model(run: Run, documents) -> tuple:
         attention = layouts.ATTENTION if family(model.config).encoder else "sdpa"
     elif attention == "auto":
         attention = "eager" if args.device.type == "cpu" else "sdpa"
-    with reported():
+    with reported("attn_implementation"):
         model.set_attn_implementation(attention)
     if args.recomputed:
         earlier = model.gradient_checkpointing_enable  # the name in earlier versions
-        with reported():
+        with reported("gradient_checkpointing"):
             getattr(model, "activation_checkpointing_enable", earlier)()
     if args.compiled:  # the code around the layers would be compiled anew for each number of masks
         model.base_model.compile()

@@ -10,7 +10,7 @@ import huggingface_hub
 from diffusion import hardware
 from diffusion.cli import files
 from diffusion.data import corpus
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError, cause
 from diffusion.likelihood import perplexity
 from diffusion.models import loading
 from diffusion.models.tokenizers import tokens_per_word
@@ -113,11 +113,13 @@ def model_card(run: Run, model, trainer, metrics: dict, tokens: int, seconds: fl
     soft = ", ".join(f"{name} {value}" for name, value in settings.get("soft", {}).items())
     noise = f"{settings.get('noise', 'absorbing')} {settings.get('p_u', '')}"
     text = corpus.WIKITEXT if corpus.WIKITEXT in data.dataset else "held out"
+    evaluated = trainer.eval_dataset.source
     rows = {
         "parameters": f"{model.num_parameters():,}",
         "started from": run.model.origin,
         "objective": run.diffusion.objective + (" (shifted)" if settings["shift"] else ""),
         "training text": ", ".join(data.dataset),
+        "what was read": trainer.train_dataset.source,
         "learned": data.chat and "only the answers of conversations",
         "noise": noise.strip(),
         "layouts": ", ".join(f"{name} {share:.0%}" for name, share in settings["layouts"].items()),
@@ -127,6 +129,7 @@ def model_card(run: Run, model, trainer, metrics: dict, tokens: int, seconds: fl
         "wall time": f"{seconds / 60:.0f} minutes",
         f"{data.eval_split} text": f"{data.eval_dataset or text}, {len(trainer.eval_dataset):,} blocks "
         f"of {data.block_size} tokens",
+        "what was read of it": evaluated != trainer.train_dataset.source and evaluated,
         "exact NLL" if run.causal else "likelihood bound (NELBO)": summary(metrics),
     }
     for name in _layouts(metrics):
@@ -160,7 +163,7 @@ def publish(folder: Path, args) -> str:
         )
     except Exception as error:  # the library raises many kinds
         raise UserError(
-            f"{folder} is saved, but could not be uploaded ({first_line(error)}); try "
+            f"{folder} is saved, but could not be uploaded ({cause(error)}); try "
             f"'hf upload {name} {folder} --exclude checkpoint-*' later"
         ) from None
     return str(address)

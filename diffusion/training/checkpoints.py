@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 
 from diffusion.cli.console import say
 from diffusion.cli.files import STAGING
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError, cause
 
 _EMA_FILE = "ema.safetensors"
 _OTHER = (
@@ -34,7 +34,7 @@ def reading(folder: Path | str, name: str = "") -> Iterator[None]:
         yield
     except Exception as error:  # safetensors, transformers and torch each raise their own kind
         where = f"{folder}: {name}: " if name else f"{folder}: "
-        raise UserError(f"cannot resume from {where}{first_line(error)}; {_OTHER}") from None
+        raise UserError(f"cannot resume from {where}{cause(error)}; {_OTHER}") from None
 
 
 def find_checkpoint(wanted: str | None, output_dir: str) -> str | None:
@@ -129,7 +129,7 @@ class WholeCheckpoints(Trainer):
         except Exception as error:  # safetensors, tokenizers and torch each raise their own kind
             shutil.rmtree(staging, ignore_errors=True)
             raise UserError(
-                f"cannot write {target}: {first_line(error)}; free some space and resume with "
+                f"cannot write {target}: {cause(error)}; free some space and resume with "
                 "--resume_from_checkpoint last, if there was a checkpoint before"
             ) from None
         self.accelerator.wait_for_everyone()

@@ -2,7 +2,10 @@
 work."""
 
 import contextlib
+import itertools
 import os
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,7 +18,7 @@ from diffusion import hardware
 from diffusion.cli import files
 from diffusion.cli.checks import MOST, Conflict, check_conflicts, check_values, conflict
 from diffusion.cli.flags import parse_flags
-from diffusion.errors import UserError
+from diffusion.errors import UserError, cause
 from diffusion.models import hub, loading
 from diffusion.models.families import max_length
 from diffusion.training.arguments import GONE, GROUPS, P_U, Run, TrainerFlags
@@ -36,6 +39,24 @@ class RunArguments(TrainerFlags, TrainingArguments):
             most = MOST if type(value) is int and "seed" not in option.name else 1e30
             if isinstance(value, int | float) and not abs(value) <= most:
                 raise UserError(f"--{option.name} {value} must be a finite number up to {most:g}")
+        if isinstance(self.lr_scheduler_kwargs, str) and self.lr_scheduler_kwargs[:1] != "{":
+            raise UserError(
+                f"--lr_scheduler_kwargs {self.lr_scheduler_kwargs!r} must be a JSON object, such as "
+                "'{\"num_cycles\": 2}'"
+            )
+        evaluates, saves = map(_word, (self.eval_strategy, self.save_strategy))
+        if self.load_best_model_at_end and saves not in (evaluates, "best"):
+            raise UserError(
+                "--load_best_model_at_end needs a checkpoint of each evaluation, and --eval_strategy is "
+                f"{evaluates} and --save_strategy {saves}; give the same to both"
+            )
+        every, kept = self.eval_steps or self.logging_steps, self.save_steps
+        in_steps = evaluates == saves == "steps" and every >= 1 and kept >= 1
+        if self.load_best_model_at_end and in_steps and kept % every:
+            raise UserError(
+                "--load_best_model_at_end needs a checkpoint of an evaluation, and --save_steps "
+                f"{kept:g} is no multiple of --eval_steps {every:g}"
+            )
         self.muon = self.optim == MUON
         if self.muon:  # which the Trainer does not know
             self.optim = TrainerFlags.optim
@@ -73,6 +94,11 @@ class RunArguments(TrainerFlags, TrainingArguments):
         return self.micro_batch * self.gradient_accumulation_steps
 
 
+def _word(value) -> str:
+    """Of a flag whose values may be an Enum's."""
+    return getattr(value, "value", value)
+
+
 def parse(description: str) -> Run:
     """All flags of the command line; `UserError` where one is unknown or malformed."""
     with reported():
@@ -80,16 +106,30 @@ def parse(description: str) -> Run:
 
 
 @contextlib.contextmanager
-def reported() -> Iterator[None]:
+def reported(*flags: str) -> Iterator[None]:
     """The Trainer, its arguments and what it builds check their own values: whatever they raise is
-    a `UserError`."""
+    a `UserError`. It names the typed ones of ``flags``, which are read there, and those that the error
+    names, with their values."""
     try:
         yield
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as error:
-        said = " ".join(str(error).split())[:300].rstrip(" .") or type(error).__name__
-        raise UserError(f"{said}; see --help and --help_all") from None
+        said, typed = cause(error), _typed()
+        named = [n for n in typed if n in flags or ("_" in n and re.search(rf"\b{n}\b", said))]
+        named = [name for name in named if typed[name] or f"--{name}" not in said]
+        where = " ".join(f"--{name} {typed[name]}".strip() for name in named)
+        raise UserError(f"{where}{': ' * bool(where)}{said}; see --help and --help_all") from None
+
+
+def _typed() -> dict[str, str]:
+    """The flags of the command line, by name, with their first values."""
+    found = {}
+    for word, following in itertools.pairwise([*sys.argv[1:], "--"]):
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--"):
+            found[name] = value if equals or following.startswith("--") else following
+    return found
 
 
 # ---------------------------------------------------------------- conflicts
@@ -124,6 +164,8 @@ CONFLICTS = [
     conflict("--chat with --objective causal", _FULL),
     conflict("--chat with --layouts {layouts}", _FULL),
     conflict("--chat with --streaming", "reads all conversations"),
+    conflict("--chat with --wikitext", "needs conversations, and that has none"),
+    conflict("--wikitext with --streaming", "joins lines to articles"),
     conflict("--chat with --dataset wikitext-2", "needs conversations, and that has none"),
     conflict("--chat --config without --tokenizer", "needs a tokenizer with a chat template"),
     conflict("--streaming without --max_train_samples", "reads until it has enough blocks"),

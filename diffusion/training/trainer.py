@@ -209,7 +209,7 @@ class DiffusionTrainer(WholeCheckpoints):
         self.token_bytes = token_byte_lengths(tokenizer, model.config.vocab_size)
         noise = getattr(self.batches, "noise", None)
         noise = noise if isinstance(noise, Interpolating) else None
-        with reported():
+        with reported("report_to", "save_strategy"):
             super().__init__(
                 model=Nats(backbone, self.reader(backbone) if self.soft else None, noise),
                 args=args,
@@ -288,7 +288,7 @@ class DiffusionTrainer(WholeCheckpoints):
                 betas=(args.adam_beta1, args.adam_beta2),
                 eps=args.adam_epsilon,
             )
-        with reported():
+        with reported("optim", "optim_args"):
             super().create_optimizer(model)
         if self.soft is not None:
             own = list(self.soft.parameters())
@@ -299,7 +299,7 @@ class DiffusionTrainer(WholeCheckpoints):
         return self.optimizer
 
     def create_scheduler(self, *args, **kwargs):
-        with reported():
+        with reported("lr_scheduler_type", "lr_scheduler_kwargs"):
             return super().create_scheduler(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from diffusion.errors import UserError
+from diffusion.cli.reading import check_ending, read_text
+from diffusion.errors import UserError, cause
 from diffusion.views.film import Film, Track, synchronized
 from diffusion.views.frames import Frame, State, changes, token_line
 from diffusion.views.terminal import WIDTH
@@ -64,8 +65,9 @@ def load(path: str) -> dict:
         UserError: it cannot be read, is damaged, or is not such a record or of another version.
     """
     wrote = "give a file that compare.py --output_dir wrote"
+    check_ending(path, (".json",), f"--replay {path}")
     try:
-        record = json.loads(Path(path).read_bytes())
+        record = json.loads(read_text(Path(path)))
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise UserError(f"--replay {path} is not a comparison; {wrote}")
         if record["version"] != VERSION:
@@ -78,10 +80,10 @@ def load(path: str) -> dict:
             side["frames"] = unpack(side["frames"])
         table(record)
         film_of_record(record, 0.01)
-    except OSError as error:
-        raise UserError(f"--replay {path} cannot be read ({error.strerror}); {wrote}") from None
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
-        raise UserError(f"--replay {path} is damaged; {wrote}") from None
+    except (
+        ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError,
+    ) as error:  # fmt: skip
+        raise UserError(f"--replay {path} is damaged ({cause(error)}); {wrote}") from None
     return record
 
 

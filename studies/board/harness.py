@@ -12,7 +12,7 @@ import sys
 from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import encode, written_ids
 from diffusion.cli.console import progress
-from diffusion.errors import UserError, first_line, run
+from diffusion.errors import UserError, cause, run
 from diffusion.generate import load_writer
 from diffusion.models import loading
 from diffusion.options import GenerationOptions
@@ -63,9 +63,7 @@ class DiffusionLM(LM):
             GenerationOptions.from_dict({"seed": seed, **options}).check()
             self.settings = {"draws": int(draws), "batch_size": int(batch_size), "seed": seed}
         except (TypeError, ValueError) as error:
-            raise UserError(
-                f"--model_args: {first_line(error)}; see studies/board/harness.py"
-            ) from None
+            raise UserError(f"--model_args: {cause(error)}; see studies/board/harness.py") from None
         masked = loading.is_masked_lm(loading.load_config(pretrained))
         load = load_writer if masked else load_causal_writer
         # The harness names the first GPU by default, whether there is one or not.

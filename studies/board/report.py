@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffusion.cli.files import write_atomically, write_text
+from diffusion.cli.reading import read_text
 from diffusion.errors import UserError, printable
 from diffusion.views.terminal import WIDTH
 from studies.board.pictures import PICTURES
@@ -39,7 +40,7 @@ def load(path: str) -> dict:
         UserError: it cannot be read, is damaged, or of another format or version.
     """
     try:
-        data = json.loads(Path(path).read_bytes())
+        data = json.loads(read_text(Path(path)))
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise UserError(f"--results {path} is not of a scoreboard; give a results.json")
         if data.get("version") != VERSION:
@@ -50,9 +51,6 @@ def load(path: str) -> dict:
         data = json.loads(dump(data))  # no NaN, which a page would not show
         for shown in (markdown({path: data}), as_csv(data), plain_text(data)):
             shown.encode("utf-8")  # lone surrogates cannot be shown
-    except OSError as error:
-        raise UserError(f"--results {path} cannot be read ({error.strerror}); give the results.json "
-                        "of a scoreboard") from None  # fmt: skip
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
         raise UserError(f"--results {path} is damaged; run the scoreboard again") from None
     return data

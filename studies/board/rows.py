@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion.cli.files import write_text
-from diffusion.errors import UserError, first_line
+from diffusion.cli.reading import check_ending, read_text
+from diffusion.errors import UserError, cause
 from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import OLD_FLAGS
 
@@ -66,11 +67,10 @@ def read_grid(path: str) -> Grid:
     """A TOML file: ``title`` and ``about``, and ``[[row]]`` tables, each of which gets the
     ``[defaults]`` it does not replace."""
     try:
-        data = tomllib.loads(Path(path).read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise UserError(f"--settings {path} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, an integer without end
-        raise UserError(f"--settings {path} is not TOML: {first_line(error)}") from None
+        check_ending(path, (".toml",), f"--settings {path}")
+        data = tomllib.loads(read_text(Path(path)))
+    except (ValueError, RecursionError) as error:  # not TOML, an integer without end
+        raise UserError(f"--settings {path} is not TOML: {cause(error)}") from None
     tables, defaults = data.get("row"), data.get("defaults", {})
     words = {name: data[name] for name in ("title", "about") if name in data}
     unknown = set(data) - {"row", "defaults", *words}

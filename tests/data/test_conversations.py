@@ -127,13 +127,13 @@ def test_conversations_are_read_from_lines_and_tables(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.jsonl", '{"messages": [\n', "cannot read the train split of data set .*a.jsonl"),
+        ("a.jsonl", '{"messages": [\n', "line 1 of .*a.jsonl is no JSON"),
         (
             "a.jsonl",
             '{"messages": []}\n{"text": "x"}\n',
-            "row 2 of .*a.jsonl is not a conversation",
+            "line 2 of .*a.jsonl has no column 'messages'",
         ),
-        ("a.jsonl", "[1]\n", "no column 'messages'"),
+        ("a.jsonl", "[1]\n", "line 1 of .*a.jsonl is a list"),
         ("a.jsonl", '{"messages": "hello"}', "is not a conversation"),
         ("a.jsonl", '{"messages": [{"role": "user"}]}', "is not a conversation"),
         ("a.jsonl", '{"messages": [{"role": "user", "content": [1]}]}', "is not a conversation"),

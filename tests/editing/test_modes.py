@@ -178,16 +178,16 @@ def test_the_best_of_several_lengths_can_be_animated(call, tmp_path):
 BAD = {
     "huge blank": (["--infill", "The <mask:999999999> sat"], "of 40 positions; shorten it"),
     "words that are not there": (["--rewrite", TEXT, "--keep", "castle"], "'castle'"),
-    "folder to rewrite": (["--rewrite", "."], "cannot be read"),
+    "folder to rewrite": (["--rewrite", "."], "--rewrite: cannot read"),
     "text too long": (["--rewrite", "river " * 60], "of 40 positions"),
-    "empty file": (["--rewrite", "empty"], "--rewrite 'empty' is empty"),
+    "empty file": (["--rewrite", "empty.txt"], "--rewrite 'empty.txt' is empty"),
     "sampler from left to right": (
         ["--infill", "The <mask:2> sat", "--sampler", "causal"], "leave them out where spans are",
     ),
-    "score file not utf-8": (["--score", "latin"], "cannot be read as UTF-8"),
-    "line too long": (["--score", "long"], "the text 'river"),
+    "score file not utf-8": (["--score", "latin.txt"], "latin.txt is not UTF-8 text (byte 3, in line 1)"),
+    "line too long": (["--score", "long.txt"], "the text 'river"),
     "points over an end": (
-        ["--interpolate", TEXT, "long", "--output", "long"], "--interpolate and --output are both",
+        ["--interpolate", TEXT, "long.txt", "--output", "long.txt"], "--interpolate and --output are both",
     ),
 }  # fmt: skip
 
@@ -195,12 +195,12 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_a_mistake_gets_one_sentence_and_exit_code_2(call, case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").write_text(" \n\n")
-    (tmp_path / "latin").write_bytes(b"caf\xe9\n")
-    (tmp_path / "long").write_text("He\n\n" + "river " * 60 + "\n")
+    (tmp_path / "empty.txt").write_text(" \n\n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    (tmp_path / "long.txt").write_text("He\n\n" + "river " * 60 + "\n")
     arguments, named = BAD[case]
     refused("inference", call(*arguments), named)
-    assert sorted(os.listdir(tmp_path)) == ["empty", "latin", "long"]
+    assert sorted(os.listdir(tmp_path)) == ["empty.txt", "latin.txt", "long.txt"]
 
 
 @pytest.mark.slow

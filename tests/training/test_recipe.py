@@ -62,7 +62,7 @@ BAD = [
     ("a.toml", "seed = 2020-01-01", ["--seed", "2020-01-01"]),
     ("a.toml", "max_steps 3", ["cannot read", "line 1"]),
     ("a.toml", "a = " + "[" * 9000, ["cannot read"]),
-    ("a.toml", "a = \udcff", ["cannot read"]),
+    ("a.toml", "a = \udcff", ["not UTF-8", "byte 4"]),
     ("a.json", "{}", ["a.json", "nor a recipe", ".toml"]),
     ("no/a.toml", None, ["no/a.toml", "No such file"]),
 ]

@@ -1,0 +1,308 @@
+"""The files that text is read from: one table, ending -> reader.
+
+A reader yields (number, value) for each row of a table, where ``value`` is what the column holds there, of
+whatever type, or a `Bad` that says what is wrong with the row. Nothing is guessed or converted: the header
+decides which column is which, and in CSV and TSV every value is text.
+"""
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow
+from pyarrow import parquet
+
+from diffusion.cli import reading
+from diffusion.data.report import counted
+from diffusion.errors import UserError, cause
+
+_BATCH = 1000  # rows of a Parquet file that are read at once
+
+
+class Bad(NamedTuple):
+    """What stands instead of a value: "has 4 fields, and the header 3".
+
+    Attributes:
+        rows: how many were taken for one, by a quote that does not end where it should.
+    """
+
+    why: str
+    rows: int = 1
+
+
+Rows = Iterator[
+    tuple[int, Any]
+]  # (number of the row, of JSON lines of the line, from 1; value or Bad)
+
+
+def no_column(column: str, columns: list[str]) -> str:
+    """That a row, or a file, does not have a column."""
+    some = ", ".join(name if name == name.strip() and name else repr(name) for name in columns[:20])
+    some = some if len(some) <= 300 else some[:300] + " ..."
+    return f"has no column {column!r} (it has {some or 'none'})"
+
+
+def _check_columns(path: Path, column: str, columns: list[str]) -> None:
+    if columns.count(column) != 1:
+        why = no_column(column, columns)
+        if column in columns:
+            why = f"has several columns {column!r}"
+        raise UserError(f"{path} {why}; name the column of the text by --text_column")
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def _loads(text: str, column: str):
+    """JSON; ValueError also where an object has the column twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict:
+        if [name for name, _ in pairs].count(column) > 1:
+            raise ValueError(f"the name {column!r} stands twice in an object")
+        return dict(pairs)
+
+    several = text.count(f'"{column}"') > 1
+    return json.loads(text, object_pairs_hook=once if several else None)
+
+
+def _cell(row, column: str):
+    if not isinstance(row, dict):
+        return Bad(f"is {kind_of(row)}, and has to be an object with the names of columns")
+    return row[column] if column in row else Bad(no_column(column, list(row)))
+
+
+def kind_of(value) -> str:
+    """What a value is called in JSON."""
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    kinds |= {type(None): "null", bytes: "bytes"}
+    number = (
+        "a number" if isinstance(value, int | float) else f"a value of type {type(value).__name__}"
+    )
+    return kinds.get(type(value), number)
+
+
+def json_lines(path: Path, column: str) -> Rows:
+    """A JSON object a line; empty lines are no rows."""
+    begun = False
+    for number, line in enumerate(reading.lines(path), 1):
+        if line.strip():
+            if not begun and line.lstrip()[:1] == "[" and not reading.is_json(line):
+                raise UserError(
+                    f"{path} is not JSON lines: it begins a list; let its name end in .json"
+                )
+            begun = True
+            try:
+                yield number, _cell(_loads(line.rstrip(), column), column)
+            except RecursionError:
+                yield number, Bad("is nested too deeply")
+            except ValueError as error:
+                yield number, Bad(f"is no JSON ({_place(error)})")
+
+
+def json_list(path: Path, column: str) -> Rows:
+    """A list of JSON objects, or else JSON lines."""
+    start = next(filter(None, (line.strip() for line in reading.lines(path))), "")
+    if start[:1] != "[":
+        if start[:1] == "{" and not reading.is_object(start):
+            return _one_object(path, column)
+        return json_lines(path, column)
+    return _elements(path, column)
+
+
+def _elements(path: Path, column: str) -> Rows:
+    for number, row in enumerate(_whole(path, column), 1):
+        yield number, _cell(row, column)
+
+
+def _one_object(path: Path, column: str) -> Rows:
+    row = _whole(path, column)
+    if column not in row:
+        raise UserError(
+            f"{path} is one JSON object, which {no_column(column, list(row))}; give a list of objects, or "
+            "an object a line (.jsonl)"
+        )
+    yield 1, row[column]
+
+
+def _whole(path: Path, column: str):
+    try:
+        return _loads(reading.read_text(path), column)
+    except RecursionError:
+        raise UserError(f"cannot read {path}: it is nested too deeply") from None
+    except ValueError as error:
+        raise UserError(
+            f"cannot read {path} as JSON: {_place(error)}; it may be damaged or cut"
+        ) from None
+
+
+def _place(error: ValueError) -> str:
+    """What is wrong with JSON, and where."""
+    if not isinstance(error, json.JSONDecodeError):
+        return cause(error)
+    line = f"line {error.lineno}, " if error.lineno > 1 else ""
+    return f"{error.msg}, {line}column {error.colno}"
+
+
+# ---------------------------------------------------------------- CSV and TSV
+
+
+def _separated(path: Path, column: str, delimiter: str) -> Rows:
+    csv.field_size_limit(sys.maxsize)  # a field may hold a book
+    source = reading.lines(path)
+    first = next(source, "")
+    if reading.is_object(first):
+        raise UserError(f"{path} is no table: it looks like JSON lines; let its name end in .jsonl")
+    if said := re.fullmatch(r"sep=(.)\s*", first):  # as Excel writes it
+        delimiter, first = said[1], next(source, "")
+    records = csv.reader(_chain(first, source), delimiter=delimiter, strict=True)
+    try:
+        header = next(records, [])
+    except csv.Error as error:
+        raise UserError(f"cannot read the header of {path}: {error}") from None
+    if not header:
+        return
+    if column not in header and len(header) == 1:
+        for other in ",;\t|":
+            if other in header[0] and column in header[0].split(other):
+                raise UserError(
+                    f"{path} {no_column(column, header)}: its columns seem to be separated by {other!r}, and "
+                    f"those of {reading.ending(path)} are by {delimiter!r}; convert it"
+                )
+    _check_columns(path, column, header)
+    at, number = header.index(column), 0
+    while True:
+        line = records.line_num + 1
+        try:
+            fields = next(records, None)
+        except csv.Error as error:
+            number += 1
+            if "unexpected end" in str(error):
+                raise UserError(
+                    f"row {number} of {path} (line {line}) begins a quote that never ends; mend it"
+                ) from None
+            yield number, Bad(f"(line {line}) is damaged: {error}", records.line_num - line + 1)
+            continue
+        if fields is None:
+            return
+        if not fields:
+            continue
+        number += 1
+        if len(fields) != len(header):
+            count = counted(len(fields), "field")
+            yield number, Bad(f"(line {line}) has {count}, and the header has {len(header)}")
+        elif fields == header:
+            yield number, Bad(f"(line {line}) is the header again")
+        elif any("\n" in field and _swallows(field, delimiter, len(header)) for field in fields):
+            lines = records.line_num - line + 1
+            yield (
+                number,
+                Bad(f"(line {line}) has a quote that holds the {lines - 1} lines after it", lines),
+            )
+        else:
+            yield number, fields[at]
+
+
+def _swallows(field: str, delimiter: str, columns: int) -> bool:
+    """Whether a quoted field holds other rows, because its quotes are part of the text: lines with tabs
+    in TSV, and in CSV eight and more that all have as many commas as a row."""
+    if delimiter == "\t":
+        return "\t" in field
+    inner = field.split("\n")[1:-1]
+    return columns > 1 and len(inner) >= 8 and all(x.count(delimiter) == columns - 1 for x in inner)
+
+
+def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def comma_separated(path: Path, column: str) -> Rows:
+    """CSV as of RFC 4180: a header, then rows of as many fields."""
+    return _separated(path, column, ",")
+
+
+def tab_separated(path: Path, column: str) -> Rows:
+    """The same with tabs."""
+    return _separated(path, column, "\t")
+
+
+# ---------------------------------------------------------------- Arrow and Parquet
+
+
+def _values(path: Path, column: str, batches) -> Rows:
+    number = 0
+    try:
+        for batch in batches:
+            for value in batch.column(batch.schema.get_field_index(column)):
+                number += 1
+                try:
+                    yield number, value.as_py()
+                except UnicodeDecodeError as error:
+                    yield number, Bad(f"is not UTF-8 text (byte {error.start} of it)")
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(
+            f"cannot read {path} after row {number}: {cause(error)}; it may be damaged or cut"
+        ) from None
+
+
+def _table(path: Path, column: str, open_it: Callable) -> Rows:
+    with reading.opened(path) as file:
+        start = file.peek(512)[:512]
+        try:
+            source = file
+            if path.suffix.lower() in reading.COMPRESSED:
+                source = pyarrow.BufferReader(file.read())
+            schema, batches = open_it(source, start, column)
+        except (pyarrow.ArrowException, OSError) as error:
+            if not isinstance(error, pyarrow.ArrowException) and error.errno:
+                raise
+            reading.check_beginning(path, start, but=("a Parquet file", "an Arrow file"))
+            raise UserError(
+                f"cannot read {path}: {cause(error)}; it may be damaged or cut"
+            ) from None
+        _check_columns(path, column, schema.names)
+        yield from _values(path, column, batches)
+
+
+def _open_parquet(source, start: bytes, column: str):
+    file = parquet.ParquetFile(source)
+    return file.schema_arrow, file.iter_batches(_BATCH, columns=[column])
+
+
+def _open_arrow(source, start: bytes, column: str):
+    if not start.startswith(b"ARROW1"):
+        stream = pyarrow.ipc.open_stream(source)
+        return stream.schema, stream
+    file = pyarrow.ipc.open_file(source)
+    batches = (file.get_batch(i) for i in range(file.num_record_batches))
+    return file.schema, batches
+
+
+def parquet_rows(path: Path, column: str) -> Rows:
+    """A Parquet file, row group by row group."""
+    return _table(path, column, _open_parquet)
+
+
+def arrow_rows(path: Path, column: str) -> Rows:
+    """An Arrow file or stream, as data sets are saved on disk."""
+    return _table(path, column, _open_arrow)
+
+
+# ---------------------------------------------------------------- the table of formats
+
+TABLES: dict[str, Callable[[Path, str], Rows]] = {
+    ".jsonl": json_lines,
+    ".ndjson": json_lines,
+    ".json": json_list,
+    ".csv": comma_separated,
+    ".tsv": tab_separated,
+    ".parquet": parquet_rows,
+    ".arrow": arrow_rows,
+}
+ENDINGS = (*reading.PROSE, *TABLES)
+LINES = (".jsonl", ".ndjson")
+TYPED = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow")  # their columns may hold lists
