@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from diffusion import hardware, objective, rng
 from diffusion.cli.files import given_path
 from diffusion.data import packing
-from diffusion.errors import UserError, first_line
+from diffusion.errors import UserError, cause
 from diffusion.likelihood import causal_nll, likelihood_bound
 from diffusion.models import loading, tokenizers
 from diffusion.models.backbone import Backbone
@@ -318,7 +318,7 @@ def _from_gguf(name: str, device: str, dtype: str) -> tuple:
             model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **file)
     except Exception as error:  # the library raises many kinds
         raise UserError(
-            f"--scorer {name} cannot be read ({first_line(error)}); use another causal model"
+            f"--scorer {name} cannot be read ({cause(error)}); use another causal model"
         ) from None
     tokenizers.name_ends(tokenizer, name, needs_mask=False)
     chosen = hardware.choose_dtype(dtype, place)

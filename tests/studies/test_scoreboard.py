@@ -238,7 +238,7 @@ def test_what_two_processes_began_one_of_which_was_killed_equals_one(
 @pytest.mark.slow
 @pytest.mark.usefixtures("code_read_once", "no_pictures")
 def test_quick_needs_no_text_from_outside(call, monkeypatch, tiny_model, tiny_gpt2):
-    monkeypatch.setattr(corpus, "_open_table", None)  # the hub
+    monkeypatch.setattr(corpus, "hub_rows", None)  # the hub
     code, out, err = call("--quick", "--model", tiny_model, "--baseline", tiny_gpt2, "--scorer",
                           tiny_gpt2, *SIZE, "--output_dir", "board")  # fmt: skip
     assert code == 0, err
