@@ -59,47 +59,40 @@ COUNTS = {"steps": 1000, "points": 5, "vocabulary": 8192, "block_size": 256, "ba
 
 
 def make_starts(args: argparse.Namespace, documents: list[str]) -> None:
-    """Write the bodies, without heads, and their tokenizer to ``--work``; `warm` begins as `random`."""
+    """Write the bodies, without heads, and their tokenizer to ``--work``."""
     bert, old = load_bert(args.encoder)
     new = tokenizers.train_tokenizer(documents, args.vocabulary, old.pad_token_id)
     pretrained = as_roberta(bert, old, args.block_size)
     vocabulary.move(pretrained, old, new, args.seed)
     torch.manual_seed(args.seed)
     fresh = RobertaForMaskedLM(pretrained.config)
-    for name, model in (("pretrained", pretrained), ("random", fresh), ("embeddings", fresh)):
-        if name == "embeddings":
+    for name in STARTS:
+        model = pretrained if name == "pretrained" else fresh
+        if name == "embeddings":  # the last one
             fresh.roberta.embeddings.load_state_dict(pretrained.roberta.embeddings.state_dict())
         model.roberta.save_pretrained(args.work / f"start-{name}")
         new.save_pretrained(args.work / f"start-{name}")
 
 
-def begins(args: argparse.Namespace, start: str) -> Path:
-    return args.work / f"start-{'random' if start == 'warm' else start}"
-
-
 def trainings(args: argparse.Namespace, start: str) -> list[list[str]]:
     """The commands of a start, one after the other, each with its folder last."""
     every = str(max(1, args.steps // args.points))
-    begin = ["finetune.py", *args.recipe, "--dataset", *args.dataset]
+    begin = ["finetune.py", *args.recipe, "--dataset", *args.dataset, "--dropout", "0"]
     for name in ("block_size", "prefix_len", "seed", "eval_dataset", "dataset_dir"):
         if getattr(args, name) is not None:
             begin += [f"--{name}", str(getattr(args, name))]
-    begin += ["--per_device_train_batch_size", str(args.batch_size), "--dropout", "0"]
-    begin += ["--save_strategy", "steps", "--save_steps", every]
-
-    def command(model: Path, steps: int, folder: Path, *flags: str) -> list[str]:
-        own = ["--model", str(model), "--max_steps", str(steps), *flags]
-        return [*begin, *own, "--output_dir", str(folder)]
-
-    evaluated, target = ("--eval_strategy", "steps", "--eval_steps", every), args.work / start
-    if start != "warm":
-        return [command(begins(args, start), args.steps, target, *evaluated)]
-    warm, folder = round(args.warm * args.steps), args.work / "warm-causal"
-    causal = "--objective", "causal", "--eval_strategy", "no"
-    return [
-        command(begins(args, start), warm, folder, *causal),
-        command(folder, args.steps - warm, target, *evaluated),
-    ]
+    begin += ["--per_device_train_batch_size", str(args.batch_size), "--save_strategy", "steps"]
+    causal = ["--objective", "causal", "--eval_strategy", "no"]
+    todo = [(start, args.steps, ["--eval_strategy", "steps", "--eval_steps", every])]
+    if start == "warm":
+        warm = round(args.warm * args.steps)
+        todo = [("warm-causal", warm, causal), ("warm", args.steps - warm, todo[0][2])]
+    commands, model = [], args.work / f"start-{start}"
+    for name, steps, flags in todo:
+        own = ["--model", str(model), "--max_steps", str(steps), "--save_steps", every, *flags]
+        model = args.work / name
+        commands.append([*begin, *own, "--output_dir", str(model)])
+    return commands
 
 
 def train(command: list[str]) -> None:
@@ -120,9 +113,9 @@ def curve(folder: Path, tokens: int) -> dict:
     seen = json.loads((folder / "config.json").read_text())["diffusion"]["tokens_seen"]
     points = {e["step"]: e for e in log if "eval_loss" in e}
     seconds = next(e["train_runtime"] for e in reversed(log) if "train_runtime" in e)
-    found = [(n, e["eval_nats_per_byte"]) for n, e in points.items()]
+    bounds = {n: entry["eval_nats_per_byte"] for n, entry in points.items()}
     return {
-        "curve": [[seen - (steps - n) * tokens, bound] for n, bound in found],
+        "curve": [[seen - (steps - n) * tokens, bound] for n, bound in bounds.items()],
         "by_mask_rate": {k: v for k, v in points[max(points)].items() if "nats_at" in k},
         "seconds_a_step": seconds / steps,  # with evaluations, which are the same for all
     }
@@ -227,7 +220,7 @@ def measure(args: argparse.Namespace, start: str, documents, held_out, scorers: 
     blocks = packing.pack(documents, tokenizer, args.block_size, most=512).long()
     eval_blocks = packing.pack(held_out, tokenizer, args.block_size, most=args.passages).long()
     pairs = neighbours(held_out, args)
-    for name, place in {"before": begins(args, start), "after": folder}.items():
+    for name, place in {"before": args.work / f"start-{start}", "after": folder}.items():
         model = loading.load_masked_lm(str(place), tokenizer, base=True)
         row[f"probe_{name}"] = probe(model, tokenizer, pairs, most)
         if name == "before":

@@ -120,16 +120,13 @@ def test_four_starts_from_flags_to_a_figure(encoder, tmp_path, monkeypatch, tiny
             assert 0 <= low <= value <= high <= 1
         assert set(row["spans"]["1"]) >= {"ROUGE-L", "exact", f"a token by {tiny_gpt2}"}
     assert rows[0]["factor"] == pytest.approx(1) and out.with_suffix(".png").exists()
-    saved = {
-        n: load_file(work / f"start-{n}/model.safetensors")
-        for n in pretrained.STARTS
-        if n != "warm"
-    }
+    saved = {n: load_file(work / f"start-{n}/model.safetensors") for n in pretrained.STARTS}
     table, layer = "embeddings.word_embeddings.weight", "encoder.layer.0.output.dense.weight"
     bert = load_file(encoder / "model.safetensors")
     assert torch.equal(saved["pretrained"][layer], bert[layer])
     assert torch.equal(saved["embeddings"][table], saved["pretrained"][table])
     assert torch.equal(saved["embeddings"][layer], saved["random"][layer])
+    assert torch.equal(saved["warm"][table], saved["random"][table])
     assert not torch.equal(saved["random"][table], saved["pretrained"][table])
     # Causal steps make it predict one slot to the left, which the others do not.
     shifts = {s: load_masked_lm(str(work / s)).config.diffusion["shift"] for s in pretrained.STARTS}
