@@ -31,6 +31,7 @@ from studies.board.scorer import Scorer, estimate_json, repeated, shuffled
 
 # More references give a higher self-BLEU, so their number is fixed if possible.
 BLEU_REFERENCES = 63
+WINDOW = 16  # tokens in which the order of writing is looked at, where there are no blocks
 ESTIMATES = ("draws", "batch_size", "seed")  # flags of the likelihood
 
 
@@ -213,7 +214,11 @@ def write_batch(board: Board, row: Row, indices: range) -> list[dict]:
         return common
     writer = board.writers[row.model]
     tokenizer = writer.tokenizer
-    *_, last = writer.generate(given, row.options, list(indices))
+    when = None  # (B, L) the step in which each position was written
+    for last in writer.generate(given, row.options, list(indices)):
+        if not writer.autoregressive:  # whose canvas grows
+            when = torch.zeros_like(last.ids) if when is None else when
+            when[last.revealed] = last.index
     prefixes = prompt_ids(tokenizer, given, row.options.max_len)
     framer = Framer(tokenizer)
     for number, (sample, prefix) in enumerate(zip(common, prefixes, strict=True)):
@@ -226,6 +231,10 @@ def write_batch(board: Board, row: Row, indices: range) -> list[dict]:
         if not finished:
             text = text.rstrip("\ufffd")  # a character that the end of the canvas has cut
         sample |= {"text": text, "ids": new, "finished": finished}
+        if when is not None:
+            steps = when[number][(when[number] > 0)].tolist()[: len(new)]
+            order = metrics.order(steps, row.options.block_length or WINDOW)
+            sample["order"] = None if math.isnan(order) else order
         # A batch's time is that of all its texts; each gets its part.
         sample |= {"nfe": int(last.nfe[number]), "seconds": last.seconds / len(indices)}
     return common
@@ -271,6 +280,8 @@ def judge(board: Board, row: Row, samples: list[dict]) -> dict:
     if row.options is not None:
         found["unfinished"] = metrics.share(sum(not s["finished"] for s in samples), n)
         found["nfe"] = metrics.bootstrap(metrics.mean, [s["nfe"] for s in samples])
+        orders = [s["order"] for s in samples if s.get("order") is not None]
+        found["order"] = metrics.bootstrap(metrics.mean, orders)
         # Texts of a batch share a clock: batches are what can be drawn again.
         seconds = [sum(samples[i]["seconds"] for i in batch) for batch in board.batches()]
         texts = [len(batch) for batch in board.batches()]

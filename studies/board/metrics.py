@@ -190,6 +190,20 @@ def mean_difference(first: Sequence[float], second: Sequence[float]) -> Estimate
     return within(value, differences.std(ddof=1) / math.sqrt(n)) if n > 1 else Estimate(value)
 
 
+def order(when: Sequence[int], window: int) -> float:
+    """Kendall's tau-b between the place of a token and the step in which it was written: 1 from left
+    to right, 0 in random order; the mean over windows of so many tokens. nan where every window was
+    written in one step."""
+    found = []
+    for begin in range(0, len(when), window):
+        steps = np.asarray(when[begin : begin + window])
+        pairs = np.triu_indices(len(steps), 1)
+        signs = np.sign(steps[pairs[1]] - steps[pairs[0]])
+        if signs.any():
+            found.append(signs.sum() / math.sqrt(len(signs) * np.abs(signs).sum()))
+    return float(np.mean(found)) if found else math.nan
+
+
 # ---------------------------------------------------------------- numbers for people
 
 

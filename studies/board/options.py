@@ -24,6 +24,8 @@ DEFAULTS = {
 
 @dataclass
 class ScoreOptions(PairOptions):
+    """What is measured"""
+
     settings: str | None = flag(None, "A TOML file of rows, instead of the two models above.")
     quick: bool = flag(False, "A few rows of few and short texts.")
     scorer: str | None = flag(

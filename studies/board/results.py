@@ -25,6 +25,8 @@ OTHERS = {
     "distinct_3": ("dist-3", "the same of triples"),
     "rep_4": ("rep-4", "repeated 4-grams of a text"),
     "nfe": ("NFE", "forward passes for a text"),
+    "order": ("order", "Kendall's tau between place and time of writing inside a block, or 16 tokens; "
+              "1: from left to right, 0: in random order"),
     "seconds": ("s/text", "seconds of model and sampler for a text, in a batch"),
     "tokens_per_second": ("tokens/s", "new tokens in a second of model and sampler, in a batch"),
 }  # fmt: skip

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from studies.board import metrics
 from studies.board.metrics import Estimate
@@ -176,3 +177,15 @@ def test_the_half_width_is_the_larger_one():
     assert metrics.within(0.95, 0.1, 0.0, 1.0) == Estimate(
         0.95, pytest.approx(0.95 - 0.1959964), 1.0
     )
+
+
+def test_the_order_of_writing_is_kendalls_tau():
+    """Against scipy, with tokens that were written in one step; windows on their own."""
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        first, second = draw.integers(1, 6, 16), draw.integers(6, 12, 9)
+        taus = [stats.kendalltau(range(len(part)), part).statistic for part in (first, second)]
+        found = metrics.order([*first, *second], 16)
+        assert found == pytest.approx(np.mean(taus))
+    assert metrics.order([1, 2, 3, 4], 4) == 1 and metrics.order([4, 3, 2, 1], 2) == -1
+    assert math.isnan(metrics.order([5, 5, 5], 16))
