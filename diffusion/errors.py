@@ -15,7 +15,7 @@ _INTERNAL = (AttributeError, LookupError, StopIteration, TypeError)
 
 def cause(error: BaseException, most: int = 300) -> str:
     """What a library's error says and, after it, what the errors say that caused it, down to the
-    innermost: whole sentences on one line, of about ``most`` characters each at most."""
+    innermost: the sentences of each that fit into ``most`` characters, on one line."""
     said: list[str] = []
     seen = error
     while seen is not None:
@@ -30,11 +30,10 @@ def cause(error: BaseException, most: int = 300) -> str:
 
 
 def _whole(text: str, most: int) -> str:
-    """The first sentences of a text that fit, or the words of the first one."""
-    if len(text) <= most:
-        return text
-    ends = [found.start() for found in re.finditer(r"[.!?] ", text[:most])]
-    return text[: ends[-1]] if ends else text[:most].rpartition(" ")[0] + " ..."
+    """The first sentences of a text that fit, or the first one."""
+    ends = [found.start() for found in re.finditer(r"[.!?] (?=[^a-z])", text)]
+    fitting = [end for end in ends if end <= most]
+    return text if len(text) <= most or not ends else text[: max(fitting, default=ends[0])]
 
 
 # Control codes, lone surrogates, line separators, bidirectional overrides.

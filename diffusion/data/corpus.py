@@ -128,15 +128,15 @@ def _files_below(
             elif file in _NOTES or (saved is not None and known and file not in saved):
                 report.leave_out("made by the library datasets", file)
             elif not known and not file.startswith("."):
-                report.leave_out("of an unknown ending", file)
+                report.leave_out("of another kind", file)
             elif known:
                 found.append(path)
     card = folder / "README.md"
-    if card in found and reading.read_text(card).startswith("---\n"):
-        found.remove(card)
+    if card.is_file() and reading.read_text(card).startswith("---\n"):
+        found = [path for path in found if path != card]
         report.leave_out("the card of the data set", card.name)
         if re.search(r"^configs:", reading.read_text(card).split("\n---")[0], re.MULTILINE):
-            return _files_of_card(folder, split, config)
+            return _files_of_card(folder, split, config, endings)
     if not found:
         raise UserError(
             f"data set {folder} has no file with a known ending below it; known are "
@@ -189,13 +189,21 @@ def _split_of(path: Path) -> str | None:
     return next((s for s, words in _SPLITS.items() if set(words) & set(folders)), None)
 
 
-def _files_of_card(folder: Path, split: str, config: str | None) -> list[Path]:
+def _files_of_card(
+    folder: Path, split: str, config: str | None, endings: tuple[str, ...]
+) -> list[Path]:
     """Those that the card of a folder lists for a split."""
     try:
         with tempfile.TemporaryDirectory() as cache:
             builder = _datasets().load_dataset_builder(str(folder), config, cache_dir=cache)
         found = builder.config.data_files
+        if split not in found:
+            raise UserError(f"data set {folder} has no {split} split (it has {', '.join(found)})")
+        for file in found[split]:
+            reading.check_ending(file, endings, f"data set {folder}: {file}")
         return [Path(file) for file in found[split]]
+    except UserError:
+        raise
     except Exception as error:  # the library raises many kinds
         raise UserError(
             f"cannot read the {split} split of data set {folder}: {cause(error)}; check the name and "

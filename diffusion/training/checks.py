@@ -3,6 +3,7 @@ work."""
 
 import contextlib
 import itertools
+import json
 import os
 import re
 import sys
@@ -109,17 +110,27 @@ def parse(description: str) -> Run:
 def reported(*flags: str) -> Iterator[None]:
     """The Trainer, its arguments and what it builds check their own values: whatever they raise is
     a `UserError`. It names the typed ones of ``flags``, which are read there, and those that the error
-    names, with their values."""
+    is about, with their values."""
     try:
         yield
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as error:
-        said, typed = cause(error), _typed()
-        named = [n for n in typed if n in flags or ("_" in n and re.search(rf"\b{n}\b", said))]
-        named = [name for name in named if typed[name] or f"--{name}" not in said]
-        where = " ".join(f"--{name} {typed[name]}".strip() for name in named)
+        said = cause(error)
+        typed = {n: value for n, value in _typed().items() if n in flags or _about(said, n, value)}
+        if not typed and isinstance(error, json.JSONDecodeError):
+            typed = {n: value for n, value in _typed().items() if value[:1] in ("{", "[")}
+        named = [n for n, value in typed.items() if value or f"--{n}" not in said]
+        where = " ".join(f"--{n} {typed[n]}".strip() for n in named)
         raise UserError(f"{where}{': ' * bool(where)}{said}; see --help and --help_all") from None
+
+
+def _about(said: str, name: str, value: str) -> bool:
+    """Whether an error names a flag of the Trainer, or its value."""
+    known = {option.name for option in fields(TrainingArguments)}
+    plain = re.sub("[^a-z]", "", said.lower())
+    word = re.search(rf"(?<!\w){re.escape(value)}(?!\w)", said) if value else None
+    return name in known and (name.replace("_", "") in plain or bool(word))
 
 
 def _typed() -> dict[str, str]:

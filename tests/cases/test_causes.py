@@ -63,6 +63,12 @@ FLAGS = [
     (["--load_best_model_at_end", "--eval_strategy=steps", "--save_strategy=steps", "--logging_steps=7"],
      "--save_steps 500 is no multiple of --eval_steps 7"),
     (["--lr_scheduler_kwargs", "x"], "--lr_scheduler_kwargs 'x' must be a JSON object"),
+    (["--eval_strategy", "sometimes"], "--eval_strategy sometimes: sometimes is not a valid"),
+    (["--optim", "adam"], "--optim adam: adam is not a valid"),
+    (["--accelerator_config", '{"a": 1}'], "--accelerator_config {\"a\": 1}: AcceleratorConfig"),
+    (["--lr_scheduler_kwargs", '{"a":'], "--lr_scheduler_kwargs {\"a\":: Expecting value"),
+    (["--load_best_model_at_end", "--eval_strategy=steps", "--save_strategy=steps", "--eval_steps=0.2",
+      "--save_steps=0.3"], "--eval_steps 0.2 --save_steps 0.3: --load_best_model_at_end requires"),
     (["--lr_scheduler_kwargs", "3"], "--lr_scheduler_kwargs '3' must be a JSON object"),
 ]  # fmt: skip
 

@@ -39,7 +39,7 @@ FOLDERS = {
     "of a Macintosh": ({"a.txt": "one", "._a.txt": "no"}, ["one"], "hidden: ._a.txt"),
     "other endings": (
         {"a.txt": "one", "p.png": "", "q.pdf": "", "LICENSE": ""},
-        ["one"], "3 files left out, of an unknown ending: ",
+        ["one"], "3 files left out, of another kind: ",
     ),
     "paragraphs": (
         {"a.txt": "one\n\ntwo\n\n\nthree", "s/a.txt": "one\n\ntwo\n\n\nthree"},
