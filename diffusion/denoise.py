@@ -54,9 +54,11 @@ def denoise(
             state.step += 1
             query_mask = sampler.select(state)
             need = query_mask.any(1)
-            # Rows without a queried position are left out of the batch: they cost nothing.
-            some = slice(None) if need.all() else need
-            if need.any():
+            # Rows without a queried position are left out of the batch: they cost nothing. By
+            # their numbers, since a GPU is waited for wherever a mask selects.
+            some = need.nonzero()[:, 0]
+            if len(some):
+                some = slice(None) if len(some) == len(need) else some
                 draft = state.memory.get("draft")
                 shown = ids if draft is None else torch.where(draft >= 0, draft, ids)
                 query = Query(
@@ -92,9 +94,8 @@ def denoise(
             state.ids, state.masked = ids, masked
             del logits, proposal  # the next pass has as many
             finished = sampler.finished(state)
-            ended = masked & finished[:, None]
-            if ended.any():  # masks after the end of a text no longer exist
-                masked, fixed = masked & ~ended, tuple(part | ended for part in fixed)
+            ended = masked & finished[:, None]  # masks after the end of a text no longer exist
+            masked, fixed = masked & ~ended, tuple(part | ended for part in fixed)
         seconds += hardware.now(device) - started
         yield Step(
             state.step, sampler.total, nfe, ids, *fixed, masked, revealed, remask, confidence,

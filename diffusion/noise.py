@@ -15,7 +15,7 @@ r'(t) / r(t) turns the cross-entropy over masked positions into a bound on the n
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -33,6 +33,10 @@ class Noise:
     mask_id: int
     name: ClassVar[str]
     has_random_tokens: ClassVar[bool] = False  # whether a visible token may be noise
+
+    def to(self, device: torch.device) -> "Noise":
+        """The same noise, whose tensors are on a device."""
+        return self
 
     def corrupt(self, ids: Tensor, where: Tensor) -> Tensor:
         """The ids (B, L) with ``<mask>`` at the positions ``where`` (B, L)."""
@@ -81,6 +85,9 @@ class Interpolating(Noise):
 
     random: Tensor
     has_random_tokens = True
+
+    def to(self, device):
+        return replace(self, random=self.random.to(device))
 
     def pull(self, r: Tensor) -> tuple[Tensor, Tensor]:
         """The rates g of ``<mask>``, and of all random tokens together, at the noise share ``r``."""

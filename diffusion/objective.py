@@ -78,7 +78,7 @@ def divergence(
     """
     keep, masks, random = noise.shares(r.to(rng.double(r.device)))
     others = noise.random.to(logits.device).float()
-    mask = torch.tensor([noise.mask_id], device=logits.device)
+    mask = torch.full((1,), noise.mask_id, device=logits.device)
 
     def nats(some: Tensor, x: Tensor, z: Tensor, a: Tensor, b: Tensor, c: Tensor, learn: bool):
         log_p = F.log_softmax(some.index_fill(1, mask, -torch.inf), -1, dtype=torch.float32)

@@ -127,7 +127,9 @@ class Proposal:
         u: Tensor | None,
         best: Tensor | None = None,
     ):
-        self.query_mask = self._drawn = query_mask
+        self.query_mask = query_mask
+        # By their places, found once: a GPU is waited for wherever a mask selects.
+        self._at = query_mask.nonzero(as_tuple=True)
         self._logits, self.rule = logits, sampling
         if u is None:
             (self._total,) = self._map(lambda logits: (_normaliser(logits, logits.argmax(-1)),))
@@ -145,7 +147,7 @@ class Proposal:
             return token[:, 0], probability, sharpened, total
 
         greedily = torch.zeros_like(query_mask) if best is None else best.expand_as(query_mask)
-        drawn = self._map(draw, u[query_mask], greedily[query_mask])
+        drawn = self._map(draw, u[self._at], greedily[self._at])
         self._tokens, self._probability, self._sharpened, self._total = drawn
 
     def only(self, query_mask: Tensor) -> "Proposal":
@@ -168,7 +170,7 @@ class Proposal:
     def spread(self, values: Tensor, fill: float) -> Tensor:
         """Values (N,) of the queried positions as (B, L), ``fill`` elsewhere."""
         out = torch.full(self.query_mask.shape, fill, dtype=values.dtype, device=values.device)
-        out[self._drawn] = values
+        out[self._at] = values
         return out
 
     @cached_property
@@ -189,7 +191,7 @@ class Proposal:
     def probability_of(self, tokens: Tensor) -> Tensor:
         """(B, L) probability at temperature 1 of other ``tokens`` (B, L); nan where nothing was
         queried."""
-        logits = self._logits.gather(-1, tokens[self._drawn][:, None])[:, 0].float()
+        logits = self._logits.gather(-1, tokens[self._at][:, None])[:, 0].float()
         return self.spread((logits - self._total).exp(), torch.nan)
 
     def distribution(self) -> Tensor:
@@ -205,23 +207,24 @@ class Proposal:
                 return p.gather(-1, tokens[:, None])[:, 0]
             return (p * (ids == tokens[:, None])).sum(-1)
 
-        return self._each(chance, tokens[self._drawn])
+        return self._each(chance, tokens[self._at])
 
     def drawn(self, rule: Sampling, u: Tensor) -> tuple[Tensor, Tensor]:
         """(tokens, their probabilities after all filters) of a draw by another ``rule`` with the
         uniforms ``u``, all (B, L); -1 and nan where none was queried."""
-        tokens, chance = self._map(rule.draw, u[self._drawn])
+        tokens, chance = self._map(rule.draw, u[self._at])
         return self.spread(tokens, -1), self.spread(chance, torch.nan)
 
     def divergence(self, previous: "Proposal", where: Tensor) -> Tensor:
         """(B, L) KL(this || previous) in nats, over the whole vocabulary at temperature 1, at the
         positions ``where`` (B, L); inf elsewhere and where either has no prediction."""
-        here = where & self.query_mask & previous.query_mask
-        out = torch.full(here.shape, torch.inf, device=here.device)
-        if not here.any():
+        where = where & self.query_mask & previous.query_mask
+        out = torch.full(where.shape, torch.inf, device=where.device)
+        here = where.nonzero(as_tuple=True)
+        if not len(here[0]):
             return out
         rows = [
-            p.spread(torch.arange(len(p._logits), device=here.device), -1)[here]
+            p.spread(torch.arange(len(p._logits), device=where.device), -1)[here]
             for p in (self, previous)
         ]
         parts = []

@@ -31,9 +31,12 @@ def _mix(x: Tensor) -> Tensor:
 
 def fold_in(key: Tensor, data: Tensor | int) -> Tensor:
     """The key of a separate random stream, from a key and a number (int64 tensors that broadcast)."""
+    if isinstance(data, Tensor):
+        step = (data.to(key.device, torch.int64) + 1) * _GAMMA
+    else:  # a tensor of it would be a copy, for which a GPU is waited for
+        step = ((data + 1) * _GAMMA + 2**63) % 2**64 - 2**63
     # Mixing the key before adding makes fold_in(fold_in(k, a), b) differ from (k, b, a).
-    data = torch.as_tensor(data, dtype=torch.int64, device=key.device)
-    return _mix(_mix(key + _GAMMA) + (data + 1) * _GAMMA)
+    return _mix(_mix(key + _GAMMA) + step)
 
 
 def seed_key(seed: int, device: torch.device | str = "cpu") -> Tensor:

@@ -54,7 +54,8 @@ class Drafting(Wrapped):
         seen = seen | torch.eye(len(group), dtype=torch.bool, device=device)
         row, at = query.query_mask.nonzero().unbind(1)
         # q is read at the masks after the first of each group.
-        reads = ((within + self.shift >= 1) & (within + self.shift <= self.drafts)).nonzero()[:, 0]
+        reads = torch.arange(1, self.drafts + 1, device=device)
+        reads = (torch.arange(stops, device=device)[:, None] * self.width + reads).flatten()
         noisy = torch.arange(len(rows), device=device).repeat_interleave(len(reads))
         groups = (shown, place, (first - self.shift).clamp(max=ids.shape[1]), seen)
         wanted = (row, at - 1), (noisy, reads.repeat(len(rows)))

@@ -72,16 +72,26 @@ def steps_of(kind: str, sampler: str, shared: dict, seed: int):
     return denoise(canvas, blocks, made, sampling, keys)
 
 
-def write(line: str, seed: int) -> str:
-    """The texts of all rows, a digit a token, and their forward passes."""
+def parsed(line: str) -> tuple[str, str, dict]:
+    """The denoiser, the sampler and the shared options of a line of the file."""
     kind, sampler, *shared = line.split()
     shared = dict(item.split("=") for item in shared)
     for key, value in shared.items():
         shared[key] = value if key == "schedule" else float(value) if "." in value else int(value)
-    *_, last = steps_of(kind, sampler, shared, seed)
+    return kind, sampler, shared
+
+
+def recorded(ids: list, nfe: list) -> str:
+    """The texts of all rows, a digit a token, and their forward passes."""
+    texts = ["".join(DIGITS[token] for token in row) for row in ids]
+    return f"{' '.join(texts)}, {' '.join(map(str, nfe))}"
+
+
+def write(line: str, seed: int) -> str:
+    """What is recorded of a line with one seed."""
+    *_, last = steps_of(*parsed(line), seed)
     assert not last.masked.any()
-    texts = ["".join(DIGITS[token] for token in row) for row in last.ids.tolist()]
-    return f"{' '.join(texts)}, {' '.join(map(str, last.nfe.tolist()))}"
+    return recorded(last.ids.tolist(), last.nfe.tolist())
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

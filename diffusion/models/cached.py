@@ -93,7 +93,7 @@ class CleanStream:
         if not self.keep:
             self.done[rows] = 0
         begin = self.done[rows]
-        count, width = int((until - begin).max()), int(until.max())
+        count, width = torch.stack([until - begin, until]).amax(1).tolist()  # at once
         column = torch.arange(width, device=self.device)
         place = begin[:, None] + torch.arange(count, device=self.device)
         columns = torch.where(place < until[:, None], place, -1)  # shorter rows are filled up
@@ -263,12 +263,13 @@ class Approximate(Blockwise):
         row, slot = query.query_mask.nonzero().unbind(1)
         slot = slot - self.shift
         parts, order = [], []
-        for some in (whole, ~whole):  # apart, or the short rows would cost as the long
-            if some.any():
-                here = some[row]
-                at = (some.cumsum(0) - 1)[row[here]], slot[here]
+        for chosen in (whole, ~whole):  # apart, or the short rows would cost as the long
+            some = chosen.nonzero()[:, 0]
+            if len(some):
+                here = chosen[row].nonzero()[:, 0]
+                at = (chosen.cumsum(0) - 1)[row[here]], slot[here]
                 parts.append(self._pass(query.ids[some], rows[some], begin[some], end[some], at))
-                order.append(here.nonzero()[:, 0])
+                order.append(here)
         self.block[rows], self.age[rows] = block, torch.where(whole, 1, self.age[rows] + 1)
         return torch.cat(parts)[torch.cat(order).argsort()]
 

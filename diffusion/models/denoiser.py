@@ -43,8 +43,8 @@ class Denoiser:
         soft: SoftMask | None = None,
     ):
         self.backbone = Backbone(model, final=True)
-        self.noise, self.soft = noise, soft
         self.device = next(model.parameters()).device
+        self.noise, self.soft = noise.to(self.device), soft
         self.forbidden = torch.tensor(sorted({noise.mask_id, *forbidden}), device=self.device)
 
     @property

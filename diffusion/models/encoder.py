@@ -95,7 +95,8 @@ def _rows(values: Tensor, read: Tensor) -> Tensor:
 def read_at(row: Tensor, slot: Tensor, rows: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """For N slots (``row`` (N,), ``slot`` (N,)) what `Encoder` is to ``read`` (R, n), where rows that
     are read at fewer slots are filled up, and the index (row, place) of the N among what it gives."""
-    count, order = torch.bincount(row, minlength=rows), row.argsort(stable=True)
+    count, order = row.new_zeros(rows), row.argsort(stable=True)
+    count = count.index_add_(0, row, torch.ones_like(row))
     number = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row[order]]
     place = torch.empty_like(number).scatter_(0, order, number)
     read = slot.new_zeros(rows, int(count.max()) if rows else 0)

@@ -157,7 +157,8 @@ class TwoPass(nn.Module):
         super().__init__()
         self.backbone, self.soft, self.noise = backbone, soft, noise
         self.config = backbone.config
-        self.forbidden = torch.tensor(sorted({noise.mask_id, *forbidden}))
+        forbidden = torch.tensor(sorted({noise.mask_id, *forbidden}))
+        self.register_buffer("forbidden", forbidden, persistent=False)  # goes where the model goes
 
     def forward(self, input_ids: Tensor, query_mask: Tensor, *settings, **more) -> Tensor:
         masks = self.noise.noisy(input_ids)

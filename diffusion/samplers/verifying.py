@@ -50,7 +50,7 @@ class Speculative(Sampler):
         q = memory.setdefault("q", torch.zeros_like(p[:1, 1:]).repeat(len(state.ids), 1, 1))
         spots = (here[:, None] + place[:-1]).clamp(max=state.ids.shape[1] - 1)
         draft = memory["draft"][row].gather(1, spots).clamp(min=0)
-        streams = torch.tensor([[ACCEPT], [TOKEN], [DRAFT]], device=row.device)
+        streams = torch.arange(3, device=row.device)[:, None]
         u = state.uniform(streams, self.draft_length)[:, row]
         accepted, weights = verify(p, q[row], draft, count, u[ACCEPT])
         token = draw(weights, u[TOKEN][:, 0])[:, None]
@@ -76,10 +76,12 @@ class Speculative(Sampler):
 
 def laid(ids: Tensor, row: Tensor, first: Tensor, tokens: Tensor, some: Tensor) -> Tensor:
     """As ``ids`` (B, L), of ``tokens`` (R, K) those in ``some``, from ``first`` (R,) on; else -1."""
-    out = torch.full_like(ids, -1)
-    r, k = some.nonzero().unbind(1)
-    out[row[r], first[r] + k] = tokens[r, k]
-    return out
+    length = ids.shape[1]
+    place = first[:, None] + torch.arange(tokens.shape[1], device=ids.device)
+    # The others go to a column that is cut off.
+    out = torch.full_like(ids[:, :1], -1).repeat(1, length + 1)
+    out[row[:, None], torch.where(some, place, length)] = tokens
+    return out[:, :length]
 
 
 def draw(p: Tensor, u: Tensor) -> Tensor:

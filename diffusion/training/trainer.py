@@ -96,10 +96,11 @@ class Nats(nn.Module):
         rows = labels != IGNORE
         model = self.reader if two_pass else self.backbone
         logits = model(input_ids, rows, **settings)
+        at = rows.nonzero(as_tuple=True)  # once: a GPU is waited for wherever a mask selects
         if r is not None:
-            level = r[:, None].expand(labels.shape)[rows]
-            return objective.divergence(logits, labels[rows], input_ids[rows], level, self.noise)
-        nats = objective.cross_entropy(logits, labels[rows])
+            level = r[:, None].expand(labels.shape)[at]
+            return objective.divergence(logits, labels[at], input_ids[at], level, self.noise)
+        nats = objective.cross_entropy(logits, labels[at])
         if self.reader is not None:  # several processes want a gradient of all, in every batch
             nats = nats + 0 * sum(self.reader.soft.parameters())
         return nats
@@ -151,7 +152,8 @@ def validation_bounds(trainer: "DiffusionTrainer") -> dict[str, likelihood.Bound
                     backbone, blocks, collate, trainer.slots(name), draws=draws, **spread
                 )
             if trainer.ended:  # a pass for each token: once
-                keep = torch.linspace(0, len(blocks) - 1, min(len(blocks), _IN_ORDER)).long()
+                keep = torch.linspace(0, len(blocks) - 1, min(len(blocks), _IN_ORDER))
+                keep = keep.long().to(args.device)
                 found["ordered"] = likelihood.ordered_nll(
                     backbone, blocks[keep], editable[keep], collator.noise, **spread
                 )
@@ -208,7 +210,7 @@ class DiffusionTrainer(WholeCheckpoints):
             self.settings_of_two_passes = self.batches.noise, sorted(forbidden)
         self.token_bytes = token_byte_lengths(tokenizer, model.config.vocab_size)
         noise = getattr(self.batches, "noise", None)
-        noise = noise if isinstance(noise, Interpolating) else None
+        noise = noise.to(args.device) if isinstance(noise, Interpolating) else None
         with reported("report_to", "save_strategy"):
             super().__init__(
                 model=Nats(backbone, self.reader(backbone) if self.soft else None, noise),

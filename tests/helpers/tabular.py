@@ -57,7 +57,7 @@ class TabularDenoiser:
             state = state + (self.mask_id - ids) * place * shadows
         row, place = query.query_mask.nonzero(as_tuple=True)
         logits = self.table[state[row, place], place]
-        return torch.cat([logits, torch.full((len(logits), 1), -torch.inf)], 1)
+        return torch.cat([logits, logits.new_full((len(logits), 1), -torch.inf)], 1)
 
     def backbone(self, ids, query_mask, *_):
         """The same as the likelihoods call it."""
