@@ -121,13 +121,13 @@ def curve(folder: Path, tokens: int) -> dict:
     }
 
 
-def factor(first: list, other: list) -> float:
+def factor(first: list, other: list) -> float | None:
     """How many times as many tokens ``other`` took to reach its last bound as the curve ``first`` to reach
-    the same: at least so many where the first point of ``first`` is below it, nan where none is."""
+    the same: at least so many where the first point of ``first`` is below it, None where none is."""
     tokens, bounds = np.array(first).T
     bounds = -np.minimum.accumulate(bounds)  # rising, as np.interp wants it
     if bounds[-1] < -other[-1][1]:
-        return float("nan")
+        return None
     return float(other[-1][0] / np.exp(np.interp(-other[-1][1], bounds, np.log(tokens))))
 
 
@@ -239,7 +239,7 @@ def table(rows: list[dict]) -> str:
     for row in rows:
         numbers = row["curve"][-1][1], row["factor"], row["seconds_a_step"]
         shown = [str(metrics.Estimate(*row[name])) for name in names]
-        lines.append([row["start"], *(f"{x:.3f}" for x in numbers), *shown])
+        lines.append([row["start"], *("-" if x is None else f"{x:.3f}" for x in numbers), *shown])
     return "\n".join(aligned(lines, 1))
 
 
