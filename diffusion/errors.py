@@ -20,6 +20,7 @@ def cause(error: BaseException, most: int = 300) -> str:
     seen = error
     while seen is not None:
         text = " ".join(str(seen).split()).rstrip(" .:;,")
+        text = re.sub(r"(\[[^][]{100}[^],]*),[^][]{100,}\]", r"\1, ...]", text)  # a long list
         if isinstance(seen, KeyError) or not text:
             text = f"{type(seen).__name__} {text}".strip()
         internal = said and isinstance(seen, _INTERNAL)

@@ -187,6 +187,15 @@ def read_text(path: Path) -> str:
     return text
 
 
+@contextlib.contextmanager
+def named(flag: str) -> Iterator[None]:
+    """What is wrong with a file is reported with the flag that names it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{flag}: {error}") from None
+
+
 def read_prose(path: Path, column: str = "text") -> str:
     """`read_text` of a file that is to hold text for people.
 

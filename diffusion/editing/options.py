@@ -11,7 +11,7 @@ from diffusion.cli.console import check_text
 from diffusion.cli.files import check_apart
 from diffusion.cli.flags import TEXT, flag
 from diffusion.cli.options import WRITING, WritingOptions
-from diffusion.cli.reading import PROSE, check_ending, ending, read_prose
+from diffusion.cli.reading import PROSE, check_ending, ending, named, read_prose
 from diffusion.editing.templates import kept_characters, parse_template
 from diffusion.errors import UserError
 from diffusion.options import GenerationOptions
@@ -151,8 +151,6 @@ def text_or_file(value: str, flag: str) -> str:
         return check_text(value, flag)
     if os.path.isfile(value):  # not a pipe, which has no ending
         check_ending(value, PROSE, f"{flag} {value!r}")
-    try:
+    with named(flag):
         text = read_prose(Path(value))
-    except UserError as error:
-        raise UserError(f"{flag}: {error}") from None
     return check_text(text.rstrip("\n"), f"{flag} {value!r}")

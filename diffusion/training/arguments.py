@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from diffusion.cli.files import given_path
 from diffusion.cli.flags import flag, help_text
 from diffusion.cli.options import Access
-from diffusion.cli.reading import ending, read_text
+from diffusion.cli.reading import ending, named, read_text
 from diffusion.errors import UserError, cause
 
 rare = partial(flag, rare=True)
@@ -170,9 +170,8 @@ def read_recipe() -> None:
             f"{name!r} is neither a flag nor a recipe; a recipe is a file NAME.toml with a flag a line"
         )
     try:
-        found = tomllib.loads(read_text(given_path(name)))
-    except UserError as error:
-        raise UserError(f"recipe: {error}") from None
+        with named("recipe"):
+            found = tomllib.loads(read_text(given_path(name)))
     except (ValueError, RecursionError) as error:
         raise UserError(f"cannot read the recipe {name}: {cause(error)}") from None
     words = []

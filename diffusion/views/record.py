@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from diffusion.cli.reading import check_ending, read_text
+from diffusion.cli.reading import check_ending, named, read_text
 from diffusion.errors import UserError, cause
 from diffusion.views.film import Film, Track, synchronized
 from diffusion.views.frames import Frame, State, changes, token_line
@@ -67,7 +67,8 @@ def load(path: str) -> dict:
     wrote = "give a file that compare.py --output_dir wrote"
     check_ending(path, (".json",), f"--replay {path}")
     try:
-        record = json.loads(read_text(Path(path)))
+        with named("--replay"):
+            record = json.loads(read_text(Path(path)))
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise UserError(f"--replay {path} is not a comparison; {wrote}")
         if record["version"] != VERSION:

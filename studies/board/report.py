@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffusion.cli.files import write_atomically, write_text
-from diffusion.cli.reading import read_text
+from diffusion.cli.reading import check_ending, named, read_text
 from diffusion.errors import UserError, printable
 from diffusion.views.terminal import WIDTH
 from studies.board.pictures import PICTURES
@@ -39,8 +39,10 @@ def load(path: str) -> dict:
     Raises:
         UserError: it cannot be read, is damaged, or of another format or version.
     """
+    check_ending(path, (".json",), f"--results {path}")
     try:
-        data = json.loads(read_text(Path(path)))
+        with named("--results"):
+            data = json.loads(read_text(Path(path)))
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise UserError(f"--results {path} is not of a scoreboard; give a results.json")
         if data.get("version") != VERSION:

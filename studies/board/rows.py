@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion.cli.files import write_text
-from diffusion.cli.reading import check_ending, read_text
+from diffusion.cli.reading import check_ending, named, read_text
 from diffusion.errors import UserError, cause
 from diffusion.options import GenerationOptions
 from diffusion.samplers.catalog import OLD_FLAGS
@@ -68,7 +68,8 @@ def read_grid(path: str) -> Grid:
     ``[defaults]`` it does not replace."""
     try:
         check_ending(path, (".toml",), f"--settings {path}")
-        data = tomllib.loads(read_text(Path(path)))
+        with named("--settings"):
+            data = tomllib.loads(read_text(Path(path)))
     except (ValueError, RecursionError) as error:  # not TOML, an integer without end
         raise UserError(f"--settings {path} is not TOML: {cause(error)}") from None
     tables, defaults = data.get("row"), data.get("defaults", {})

@@ -33,6 +33,7 @@ CAUSES = [
     (raised(ValueError("the same"), RuntimeError("says the same")), "says the same"),
     (KeyError("x"), "KeyError 'x'"),
     (ValueError(), "ValueError"),
+    (ValueError(f"x is none of {['item'] * 99}; or y"), f"x is none of [{', '.join([repr('item')] * 13)}, ...]; or y"),
 ]  # fmt: skip
 
 

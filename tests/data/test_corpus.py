@@ -118,7 +118,7 @@ def test_a_folder_of_text_is_all_its_files_in_order(tmp_path):
         (
             "text".encode("utf-16-le"),
             "a.txt",
-            r"control characters, the first \(U\+0000\) in line 1",
+            r"control characters \(U\+0000\), as .*UTF-16 without",
         ),
         (b"this was never compressed", "a.txt.xz", r"cannot read .*a\.txt\.xz"),
         (lzma.compress(b"text " * 1000)[:-20], "a.txt.xz", r"cannot read .*a\.txt\.xz"),
