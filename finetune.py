@@ -21,7 +21,7 @@ from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-from diffusion.cli.console import outlive_terminal, say
+from diffusion.cli.console import outlive_readers, say
 from diffusion.cli.files import locked, write_text
 from diffusion.errors import run as run_script
 from diffusion.training.arguments import answer_help, read_recipe
@@ -30,7 +30,7 @@ from diffusion.training.arguments import answer_help, read_recipe
 def main() -> None:
     answer_help(__doc__)
     read_recipe()  # quick: what follows takes seconds to import
-    outlive_terminal()
+    outlive_readers()
     import transformers
 
     from diffusion import hardware

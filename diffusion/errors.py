@@ -61,6 +61,11 @@ class UserError(Exception):
 def run(main: Callable[[], None]) -> None:
     """Run a script's ``main``: a `UserError` becomes one line on standard error and exit code 2,
     Ctrl-C exit code 130, and a reader that closes our pipe (``| head``) ends us quietly."""
+    if sys.flags.optimize > 1 and os.environ.get("PYTHONOPTIMIZE") != "1":
+        # transformers reads its own docstrings, which -OO drops: start anew with -O.
+        os.environ["PYTHONOPTIMIZE"] = "1"
+        words = (word for word in sys.orig_argv[1:] if word != "-OO")
+        os.execv(sys.executable, [sys.executable, *words])
     interrupted: list[float] = []
 
     def interrupt(number, frame):

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable
 
@@ -63,31 +64,48 @@ def say(message: str) -> None:
             print(printable(message), file=sys.stderr, flush=True)
 
 
+_unread = False  # whether the reader of a pipe has gone
+
+
+def unread() -> bool:
+    """Whether a pipe that was written to has no reader any more, as after ``| head``; that counts as a
+    closed terminal, which a process under nohup ignores."""
+    hangup = getattr(signal, "SIGHUP", None)
+    return _unread and (hangup is None or signal.getsignal(hangup) is not signal.SIG_IGN)
+
+
 class _Lasting(io.FileIO):
-    """A terminal that may be closed: what is written then is lost, and no error."""
+    """A terminal or a pipe that may be closed: what is written then is lost, and no error."""
 
     def write(self, data) -> int:
+        global _unread
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno != errno.EIO:
+            if error.errno not in (errno.EIO, errno.EPIPE):
                 raise
+            _unread = _unread or error.errno == errno.EPIPE
             return len(data)
 
 
-def outlive_terminal() -> None:
-    """From here on writing to a terminal that was closed raises nothing. Before anything is imported
-    that keeps a stream."""
+def outlive_readers() -> None:
+    """From here on writing to a terminal or a pipe that was closed raises nothing. Before anything is
+    imported that keeps a stream."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream.isatty():
+        try:
+            closes = stream.isatty() or stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+        except (OSError, ValueError, AttributeError):  # a stream of another program
+            closes = False
+        if closes:
             file = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
             text = io.TextIOWrapper(file, stream.encoding, stream.errors, line_buffering=True)
             setattr(sys, name, text)
 
 
 def _is_first() -> bool:
-    return int(os.environ.get("RANK", 0)) == 0
+    world, rank = (os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK"))
+    return not (world.isdigit() and rank.isdigit() and 0 < int(rank) < int(world))
 
 
 PROMPT_HELP = "Beginning of the text; else prompts are read from a pipe, or asked for."

@@ -126,7 +126,7 @@ def model_card(run: Run, model, trainer, metrics: dict, tokens: int, seconds: fl
         "soft-masking": soft and f"{soft}; likelihoods are of its two passes",
         "tokens seen": f"{tokens:,} in this run, {settings['tokens_seen']:,} in all",
         "weights": weights,
-        "wall time": f"{seconds / 60:.0f} minutes",
+        "wall time": f"{seconds / 60:.0f} minutes on {hardware.describe(args.device, args.compute_dtype)}",
         f"{data.eval_split} text": f"{data.eval_dataset or text}, {len(trainer.eval_dataset):,} blocks "
         f"of {data.block_size} tokens",
         "what was read of it": evaluated != trainer.train_dataset.source and evaluated,

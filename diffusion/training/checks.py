@@ -22,6 +22,7 @@ from diffusion.cli.flags import parse_flags
 from diffusion.errors import UserError, cause
 from diffusion.models import hub, loading
 from diffusion.models.families import max_length
+from diffusion.training import environment
 from diffusion.training.arguments import GONE, GROUPS, P_U, Run, TrainerFlags
 from diffusion.training.checkpoints import find_checkpoint
 from diffusion.training.optimizer import MUON
@@ -61,13 +62,14 @@ class RunArguments(TrainerFlags, TrainingArguments):
         self.muon = self.optim == MUON
         if self.muon:  # which the Trainer does not know
             self.optim = TrainerFlags.optim
-        # `accelerate launch --cpu` says so by a variable.
-        on_cpu = self.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+        environment.check_processes()
+        on_cpu = environment.on_cpu(self.use_cpu)
         if not on_cpu and torch.cuda.is_available():  # each of several processes takes its own
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
         device = hardware.choose_device("cpu" if on_cpu else "auto")
         self.use_cpu = device.type == "cpu"  # TrainingArguments refuses bf16 on CPUs otherwise
-        self.bf16 = self.bf16 or hardware.choose_dtype(self.dtype, device) == torch.bfloat16
+        dtype = environment.number_format(self.dtype)
+        self.bf16 = self.bf16 or hardware.choose_dtype(dtype, device) == torch.bfloat16
         # `build` and `card` do these: the Trainer would do them to its wrapper of the model, and
         # upload what is no model yet.
         self.recomputed, self.gradient_checkpointing = self.gradient_checkpointing, None
@@ -77,6 +79,7 @@ class RunArguments(TrainerFlags, TrainingArguments):
         self.logging_nan_inf_filter = False  # it leaves out of the logged loss what is not finite
         self.ddp_find_unused_parameters = bool(self.ddp_find_unused_parameters)
         super().__post_init__()
+        self.mixed_precision = "bf16" if self.bf16 else "no"  # not what a variable says
         # One process drives one device; several are what `accelerate launch` is for.
         self._n_gpu = min(self.n_gpu, 1)
 

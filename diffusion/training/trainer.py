@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from diffusion import likelihood, objective
-from diffusion.cli.console import STOPS, say
+from diffusion.cli.console import STOPS, say, unread
 from diffusion.collator import MixCollator, TwoPassCollator, editable_positions
 from diffusion.data.packing import ANSWER, PADDING, Blocks, DrawSampler
 from diffusion.models.backbone import Backbone
@@ -31,7 +31,7 @@ from diffusion.training.optimizer import MuonAndAdam, ema_update
 
 class StopOnSignal(TrainerCallback):
     """While training, the first Ctrl-C (or SIGTERM, or SIGHUP) lets the step finish and saves; another one
-    stops at once. With several processes all stop after the same step."""
+    stops at once. So does the end of whoever reads a pipe, as ``| head``. With several processes all stop after the same step."""
 
     def __init__(self):
         self.stopped = False
@@ -55,7 +55,7 @@ class StopOnSignal(TrainerCallback):
             raise KeyboardInterrupt
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.stopped = self._received is not None
+        self.stopped = self._received is not None or unread()
         if args.world_size > 1:
             anyone = torch.tensor(float(self.stopped), device=args.device)
             torch.distributed.all_reduce(anyone, torch.distributed.ReduceOp.MAX)

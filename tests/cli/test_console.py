@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,22 @@ def test_a_full_disk_is_one_sentence():
     assert done.stderr == "-c: the disk is full; free some space\n"
 
 
+def test_a_pipe_without_a_reader_swallows_what_is_written(monkeypatch):
+    read, write = os.pipe()
+    stream = os.fdopen(write, "w")
+    monkeypatch.setattr(console, "_unread", False)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    monkeypatch.setattr(sys, "stdout", stream)
+    console.outlive_readers()
+    print("a", flush=True)
+    assert os.read(read, 9) == b"a\n" and not console.unread()
+    os.close(read)
+    print("b", flush=True)
+    assert console.unread()
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)  # under nohup
+    assert not console.unread()
+
+
 def test_progress_shows_the_time_left(monkeypatch, capsys):
     now = [100.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
@@ -84,8 +101,22 @@ def test_progress_shows_the_time_left(monkeypatch, capsys):
     assert capsys.readouterr().err.endswith("\ra line\n")
     console.progress(10, 10, "row 3/3")
     capsys.readouterr()
-    monkeypatch.setenv("RANK", "1")  # of several processes the first one speaks
+    monkeypatch.setenv("RANK", "1")  # left over from somewhere
+    console.say("a line")
+    assert capsys.readouterr().err == "a line\n"
+    monkeypatch.setenv("WORLD_SIZE", "2")  # of several processes the first one speaks
     console.progress(1, 2, "x")
     console.progress(2, 2, "x")
     console.say("a line")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("how", [["-OO"], []])
+def test_docstrings_are_there_also_where_python_drops_them(how):
+    """transformers cannot be imported without its own."""
+    environment = {**os.environ, "PYTHONOPTIMIZE": "" if how else "2"}
+    command = [sys.executable, *how, ROOT / "inference.py", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and done.stdout.startswith(
+        "Write text with a masked language model"
+    )

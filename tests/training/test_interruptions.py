@@ -27,6 +27,7 @@ from helpers.training import (
 )
 from safetensors.torch import load_file
 
+from diffusion.cli import console
 from diffusion.cli.files import locked
 
 
@@ -198,6 +199,15 @@ def test_a_wish_to_end_keeps_what_was_trained_and_an_ignored_hangup_is_none(flag
     os.kill(run.pid, signal.SIGTERM)
     assert run.ends() == 130 and "Traceback" not in run.said
     assert re.search(r"stopped at step \d+", run.said) and len(steps(tmp_path / "out")) == 1
+
+
+def test_a_reader_that_goes_away_ends_the_run_after_its_step(train, flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        console, "_unread", True
+    )  # as ``| head`` does, see tests/cli/test_console.py
+    code, said = train(*flags, "--max_steps", 9)
+    assert code == 130 and "stopped at step 1; resume" in said
+    assert steps(tmp_path / "out") == [1]
 
 
 def test_what_belongs_to_others_stays(run, refused, four_steps, trained):
