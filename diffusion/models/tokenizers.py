@@ -165,15 +165,22 @@ def tokens_per_word(tokenizer, texts: Sequence[str]) -> float:
 
 def far_prompt(tokenizer, config, name: str, prompts: Sequence[str]) -> str | None:
     """A note for the user where a prompt is far from the text that a model learned: the words of one,
-    the first, fall into many more tokens than there."""
-    learned = loading.diffusion_settings(config).get("tokens_per_word")
-    for prompt in filter(None, prompts if learned else ()):
+    the first, fall into many more tokens than there. It names another embedded model that knows them."""
+
+    def far(tokenizer, config, prompt: str) -> str | None:
+        learned = loading.diffusion_settings(config).get("tokens_per_word")
         found = tokens_per_word(tokenizer, [prompt])
-        if found >= RARE * learned:
-            others = [other for other in embedded(config.model_type) if other != Path(name).name]
-            return (
-                f"{prompt[:40]!r} is far from the text that {name} learned: {found:.1f} tokens a word, "
-                f"where that has {learned:.1f}; expect worse text"
-                + (f", or try --model {others[0]}" if others else "")
-            )
+        if learned is None or found < RARE * learned:
+            return None
+        return f"{found:.1f} tokens a word, where that has {learned:.1f}"
+
+    for prompt in filter(None, prompts):
+        if why := far(tokenizer, config, prompt):
+            note = f"{prompt[:40]!r} is far from the text that {name} learned: {why}; expect worse text"
+            for other in embedded(config.model_type):
+                theirs = loading.load_config(other)
+                known = "tokens_per_word" in loading.diffusion_settings(theirs)
+                if known and not far(load_tokenizer(other, False), theirs, prompt):
+                    return f"{note}, or try --model {other}"
+            return note
     return None

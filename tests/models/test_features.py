@@ -134,4 +134,6 @@ def test_a_prompt_of_rare_words_is_noted(tiny_model):
     assert writer.far_prompt([common, ""]) is None and found > 3
     note = writer.far_prompt([common, rare])
     assert f"'zqxj vkwz' is far from the text that {tiny_model} learned: {found:.1f} tokens" in note
-    assert "--model roberta-small-wikitext" in note
+    assert "--model" not in note  # the embedded model knows them no better
+    note = writer.far_prompt(["Shakespeare wrote"])
+    assert note.endswith("expect worse text, or try --model roberta-small-wikitext")
