@@ -16,6 +16,7 @@ from diffusion.cli.console import say
 from diffusion.cli.files import unfinished
 from diffusion.cli.options import WritingOptions
 from diffusion.options import SamplingOptions
+from diffusion.proposal import MIN_TEMPERATURE
 from diffusion.views.film import film_of
 from diffusion.views.frames import Frame, Framer, status_of
 from diffusion.views.terminal import LiveView, supports_live
@@ -111,6 +112,8 @@ class Job:
         prompt_ids(self.writer.tokenizer, texts, options.max_len, options.length)
         if note := self.writer.far_prompt(texts):
             say(f"note: {note}")
+        if self.writer.autoregressive and any(text.endswith(" ") for text in texts):
+            say("note: a prompt ends in a space, and words begin with their own; leave it out")
         numbers = range(first, first + self.script.num_samples)
         for batch in self.chunks((prompt, n) for prompt in texts for n in numbers):
             yield tuple(zip(*batch, strict=True))
@@ -132,6 +135,8 @@ class Job:
             record = known[i](step, i, facts) if callable(known[i]) else {**known[i], **facts}
             self.output.write(record, shown=self.live and i == (row or 0))
             texts.append(record["text"])
+        if len(texts) > 1 == len(set(texts)) and self.generation.temperature < MIN_TEMPERATURE:
+            say("note: these samples are one and the same text; raise --temperature for others")
         if path := self.script.save_animation:
             from diffusion.views.animation import save_film  # matplotlib takes a second
 

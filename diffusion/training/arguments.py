@@ -156,6 +156,17 @@ class TrainerFlags:
 
 
 GONE = {"--token": "--token is gone; set the variable HF_TOKEN, or run 'hf auth login'"}
+# What other training scripts call a flag.
+_THEIRS = {
+    "train_file": "dataset", "dataset_name": "dataset", "validation_file": "eval_dataset",
+    "model_name_or_path": "model", "tokenizer_name": "tokenizer", "max_seq_length": "block_size",
+    "batch_size": "per_device_train_batch_size", "epochs": "num_train_epochs",
+    "lr": "learning_rate",
+}  # fmt: skip
+GONE |= {
+    f"--{theirs}": f"unrecognized arguments: --{theirs}; did you mean --{ours}?"
+    for theirs, ours in _THEIRS.items()
+}
 GROUPS = (ModelArguments, DataArguments, DiffusionArguments)
 
 

@@ -162,3 +162,12 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(call, tiny_model):
         (["He", *SMALL, "--model", tiny_model], "model, which does not write from left to right"),
     ):
         refused("gpt2_inference", call(*arguments), named)
+
+
+def test_notes_of_a_space_at_the_end_and_of_samples_that_are_one_text(call):
+    more = ["--temperature", 0, "--num_samples", 3, *SMALL]
+    _, out, err = call("The river ", *more)
+    assert len(set(out.strip().split("\n\n"))) == 1
+    assert "a prompt ends in a space" in err and err.count("one and the same text") == 1
+    _, _, err = call("The river", "--temperature", 1, *more[2:])
+    assert "note: " not in err

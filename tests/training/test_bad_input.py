@@ -1,12 +1,14 @@
 """Wrong flags, texts, folders and models: one sentence, nothing written."""
 
+import re
 import shutil
+from dataclasses import fields
 
 import pytest
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from diffusion.errors import UserError
-from diffusion.training.arguments import parse_size
+from diffusion.training.arguments import GONE, GROUPS, TrainerFlags, parse_size
 
 BAD_FLAGS = [
     (["--loss", "foo"], ["--loss", "'foo'", "nelbo"]),
@@ -134,3 +136,11 @@ def test_bad_models(refused, warm, tmp_path):
     ]:
         refused([], str(model), *words, start=["--model", model])
     refused(["--block_size", 33], "--block_size 33", "32 positions", start=["--model", warm])
+
+
+def test_flags_of_other_scripts_get_the_name_they_have_here(refused):
+    refused(["--train_file", "x.txt"], "did you mean --dataset?")
+    refused(["--model_name_or_path=x"], "did you mean --model?")
+    ours = {f"--{option.name}" for owner in (*GROUPS, TrainerFlags) for option in fields(owner)}
+    named = {name for said in GONE.values() for name in re.findall(r"did you mean (--\w+)", said)}
+    assert named and named <= ours
