@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageColor
 
+from diffusion.cli.console import say
 from diffusion.cli.files import check_animation_path, unfinished
 from diffusion.errors import UserError
 from diffusion.views import drawing, webpage
@@ -28,6 +29,11 @@ def save_film(film: Film, path: str | Path, on_progress=lambda done, total: None
         UserError: another ending, or a file that cannot be written.
     """
     check_animation_path(path)
+    if Path(path).suffix.lower() != ".html" and (lost := drawing.undrawn(film)):
+        say(
+            f"note: no installed font draws {' '.join(lost[:9])}; install one of "
+            f"{', '.join(drawing.FONTS[1:])}, or save an .html file"
+        )
     with unfinished(Path(path)) as file:
         if file.suffix == ".html":
             file.write_text(webpage.page(film), encoding="utf-8")

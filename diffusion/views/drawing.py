@@ -8,6 +8,7 @@ lightness before they differ by hue.
 import bisect
 import itertools
 import math
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 
@@ -57,6 +58,14 @@ def font(characters: frozenset[str], size: float, bold: bool = False) -> ImageFo
     name = min(has, key=lambda name: len(codes - has[name]))
     style = font_manager.FontProperties(family=name, weight="bold" if bold else "normal")
     return ImageFont.truetype(font_manager.findfont(style), size)
+
+
+def undrawn(film: Film) -> str:
+    """The characters of the finished texts that no installed font has."""
+    text = {char for track in film.tracks for char in track.frames[-1].text}
+    known = frozenset().union(*_characters().values())
+    unknown = (char for char in text if ord(char) not in known)
+    return "".join(sorted(char for char in unknown if unicodedata.category(char)[0] not in "CZ"))
 
 
 @cache

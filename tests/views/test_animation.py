@@ -305,3 +305,15 @@ def test_the_page_has_the_looks_and_room_for_what_is_replaced():
     assert "low confidence" in html.text
     assert all(colour in text for colour in (*layout.TINTS, layout.BLUE, layout.GREY))
     assert "low confidence" not in Page(page(film_of([frame(" ab")]))).text
+
+
+@pytest.mark.parametrize(("word", "lost"), [(" æther", ""), (" \U0001e900dlam", "\U0001e900")])
+def test_characters_that_no_font_has_are_named(tmp_path, monkeypatch, capsys, word, lost):
+    has = {"DejaVu Sans": frozenset(range(0x250))}
+    monkeypatch.setattr(drawing, "_characters", lambda: has)
+    frames = generation((" The", word))
+    save_film(film_of(frames), tmp_path / "a.png")
+    said = capsys.readouterr().err
+    assert (f"no installed font draws {lost};" in said) if lost else not said
+    save_film(film_of(frames), tmp_path / "a.html")
+    assert capsys.readouterr().err == ""
