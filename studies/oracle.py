@@ -18,6 +18,7 @@ and of the first three tokens. A distance of finitely many texts is never 0, so 
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -237,24 +238,23 @@ def entropy_of(chain: Chain, sets: int = 10) -> float:
     return sum(found) / sets
 
 
-def draw(record: dict) -> bytes:
-    """A PNG: the distance of pairs over forward passes, a line for each sampler, and that of exact texts."""
-    plot = Plot(2)
-    for axes, noise in zip(plot.panels, (("absorbing",), ("uniform", "hybrid")), strict=True):
-        lines: dict[str, list] = {}
-        for row in record["table"]:
-            if row["noise"] in noise:
-                name = " ".join(str(row[k]) for k in ("sampler", "score", "sigma") if k in row)
-                name += f", {row['noise']}" if len(noise) > 1 else ""
-                lines.setdefault(name, []).append((row["passes"], row["pairs"]))
-        for i, (name, points) in enumerate(lines.items()):
-            plot.series(axes, *zip(*sorted(points), strict=True), i, name, linewidth=1)
+def figure(record: dict):
+    """The distance of pairs over forward passes, a line for each sampler, and that of exact texts."""
+    lines: dict[str, dict[str, list]] = {}  # name -> noise -> points
+    for row in record["table"]:
+        name = " ".join(str(row[key]) for key in ("sampler", "score", "sigma") if key in row)
+        points = lines.setdefault(name, {}).setdefault(row["noise"], [])
+        points.append((row["passes"], row["pairs"]))
+    plot = Plot(3)
+    for axes, noise in zip(plot.panels, ("absorbing", "uniform", "hybrid"), strict=True):
+        for i, (name, by_noise) in enumerate(lines.items()):
+            points = sorted(by_noise.get(noise, [])) or [(math.nan, math.nan)]
+            plot.series(axes, *zip(*points, strict=True), i, name, linewidth=1)
         plot.level(axes, "exact texts", record["floor"]["pairs"], ":")
-        axes.set(xscale="log", yscale="log", xlabel="forward passes for 16 tokens")
-        axes.set(ylabel="total variation of pairs of neighbours", title=" and ".join(noise))
+        axes.set(xscale="log", yscale="log", xlabel="forward passes for 16 tokens", title=noise)
+        axes.set_ylabel("total variation of pairs of neighbours")
         plain_log(axes.xaxis, 1, 64)
-        axes.legend(fontsize=6)
-    return png(plot.figure)
+    return plot.finish("Texts of samplers with a perfect denoiser, and exact texts")
 
 
 def main() -> None:
@@ -299,7 +299,7 @@ def main() -> None:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         table = json.dumps(record, indent=1) + "\n"
         write_atomically(Path(args.output_dir, "oracle.json"), table.encode())
-        write_atomically(Path(args.output_dir, "oracle.png"), draw(record))
+        write_atomically(Path(args.output_dir, "oracle.png"), png(figure(record)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from diffusion.cli.files import write_atomically
-from studies import frontier, likelihood, scaling, sweep
+from studies import frontier, likelihood, oracle, scaling, sweep
 from studies.board import report
 from studies.board.pictures import PICTURES
 from studies.board.plotting import Plot, png
@@ -22,6 +22,7 @@ OWN = {
     "scaling": lambda data: png(scaling.figure(data)),
     "frontier": lambda data: png(frontier.figure(data)),
     "likelihood": lambda data: png(likelihood.figure(data)),
+    "oracle": lambda data: png(oracle.figure(data)),
     "curves": lambda data: png(curves(data)),
 }
 

@@ -26,6 +26,7 @@ def law():
 
 
 P = law()
+ENTROPY = CHAIN.nats(CHAIN.texts(50_000, 0)).mean().item()  # of a long text, nats
 
 
 def posterior(canvas, place, channel):
@@ -84,6 +85,7 @@ def test_a_visible_token_predicts_itself_unless_it_is_hidden():
     torch.testing.assert_close(hidden[0, 2, :MASK], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "own"),
     [
@@ -94,9 +96,8 @@ def test_a_visible_token_predicts_itself_unless_it_is_hidden():
     ],
 )
 def test_exact_samplers_are_found_exact_and_others_not(name, own):
-    torch.manual_seed(0)
     texts, passes = oracle.write(CHAIN, "absorbing", name, 3000, 0, **own)
-    found = oracle.measure(CHAIN, texts, oracle.entropy_of(CHAIN, 3))
+    found = oracle.measure(CHAIN, texts, ENTROPY)
     off = abs(found["excess"]) / found["excess_error"]
     assert off > 10 if name == "threshold" else off < 2
     assert passes.double().mean() < 12 if name == "speculative" else True
