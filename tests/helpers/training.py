@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -30,13 +29,16 @@ RUN = [
 
 
 # `accelerate launch --cpu` alone starts one process; --multi_gpu is its way to say several.
-TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-       "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
 
 
 def train_here(*flags) -> int:
-    AcceleratorState._reset_state(reset_partial_state=True)  # what a new process starts with
-    return exit_code(finetune, flags)
+    return anew(finetune, flags)
+
+
+def anew(script, flags) -> int:
+    """`exit_code`, without what accelerate remembers of an earlier run."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return exit_code(script, flags)
 
 
 def exit_code(script, flags) -> int:
@@ -48,13 +50,6 @@ def exit_code(script, flags) -> int:
         except SystemExit as end:
             return end.code
     return 0
-
-
-def kill_a_rank(process: subprocess.Popen) -> None:
-    """SIGKILL for the second of the processes that `TWO` has started."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    (second,) = (child for child in children if child.environ().get("RANK") == "1")
-    second.kill()
 
 
 def start(
@@ -94,7 +89,7 @@ def start(
 
 
 class Fork(multiprocessing.get_context("fork").Process):
-    """A run of finetune.py in a copy of this process, which has all libraries already; it is killed
+    """A run of finetune.py, or another ``script``, in a copy of this process, which has all libraries already; it is killed
     where it is not awaited.
 
     Args:
@@ -102,9 +97,16 @@ class Fork(multiprocessing.get_context("fork").Process):
         before: what it does first.
     """
 
-    def __init__(self, flags, output: Path, before: Callable = lambda: None, **environment: str):
+    def __init__(
+        self,
+        flags,
+        output: Path,
+        before: Callable = lambda: None,
+        script=finetune,
+        **environment: str,
+    ):
         super().__init__(daemon=True)
-        self.flags, self.output, self.before = flags, output, before
+        self.flags, self.output, self.before, self.script = flags, output, before, script
         self.environment = environment
         self.start()
 
@@ -117,7 +119,7 @@ class Fork(multiprocessing.get_context("fork").Process):
             os.dup2(there, number)
             stream = open(number, "w", buffering=1, closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
-        sys.exit(train_here(*self.flags))
+        sys.exit(anew(self.script, self.flags))
 
     @property
     def said(self) -> str:
@@ -136,7 +138,7 @@ class Fork(multiprocessing.get_context("fork").Process):
         return self.exitcode
 
 
-def fork_two(flags, folder: Path, before: Callable = lambda: None) -> list[Fork]:
+def fork_two(flags, folder: Path, before: Callable = lambda: None, script=finetune) -> list[Fork]:
     """Two processes of one run, as `accelerate launch` starts them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -144,7 +146,7 @@ def fork_two(flags, folder: Path, before: Callable = lambda: None) -> list[Fork]
     told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port, "ACCELERATE_MIXED_PRECISION": "no"}  # fmt: skip
     return [
-        Fork(flags, folder / f"said-{rank}", before, **told, RANK=rank, LOCAL_RANK=rank)
+        Fork(flags, folder / f"said-{rank}", before, script, **told, RANK=rank, LOCAL_RANK=rank)
         for rank in ("0", "1")
     ]
 

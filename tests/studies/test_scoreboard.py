@@ -6,13 +6,12 @@ import io
 import json
 import os
 from pathlib import Path
-from time import sleep
 
 import pytest
 import torch
 from helpers.models import SENTENCES
 from helpers.terminals import refused
-from helpers.training import TWO, exit_code, kill_a_rank, start
+from helpers.training import exit_code, fork_two
 
 from diffusion.autoregressive import CausalWriter
 from diffusion.data import corpus, packing
@@ -217,16 +216,13 @@ def test_what_two_processes_began_one_of_which_was_killed_equals_one(
     flags = ["--dataset", text, "--settings", grid, "--scorer", tiny_gpt2, *SIZE,
              "--output_dir", tmp_path / "two", "--device", "cpu"]  # fmt: skip
     rows = tmp_path / "two" / "rows"
-    killed = start(flags, tmp_path, TWO, ROOT / "studies" / "scoreboard.py")
-    while not (rows.is_dir() and len(os.listdir(rows)) > 8):
-        sleep(0.01)
-        assert killed.poll() is None
-    kill_a_rank(killed)
-    out, _ = killed.communicate(timeout=30)
-    assert killed.returncode != 0 and "==" not in out
+    first, second = fork_two(flags, tmp_path, script=scoreboard)
+    second.until(lambda: rows.is_dir() and len(os.listdir(rows)) > 8)
+    second.kill()
+    assert first.ends() != 0 and "==" not in first.said
     begun = set(os.listdir(rows))
     assert begun < set(os.listdir(whole / "rows"))
-    code, out, err = call(*flags)
+    code, _, err = call(*flags)
     assert code == 0, err
     assert untimed(result(tmp_path / "two")) == untimed(result(whole))
     assert begun < set(os.listdir(rows)) == set(os.listdir(whole / "rows"))
