@@ -159,9 +159,13 @@ class WholeCheckpoints(Trainer):
 
     def _best(self) -> int | None:
         """The step of the checkpoint with the lowest validation bound; None: none was evaluated."""
-        bounds = {e["step"]: e["eval_loss"] for e in self.state.log_history if "eval_loss" in e}
+        bounds = self._bounds()
         known = (step for step in self._checkpoints() if step in bounds)
         return min(known, key=bounds.get, default=None)
+
+    def _bounds(self) -> dict[int, float]:
+        """The validation bound of each step that was evaluated."""
+        return {e["step"]: e["eval_loss"] for e in self.state.log_history if "eval_loss" in e}
 
     def _discard(self, checkpoint: Path) -> None:
         """Delete a checkpoint such that it never exists in part."""
@@ -223,7 +227,14 @@ class WholeCheckpoints(Trainer):
         if self.best_step is None:
             say("note: no checkpoint was evaluated; the weights are those of the last step")
             return
-        say(f"the weights are those of step {self.best_step}, with the lowest validation bound")
+        bounds, said = self._bounds(), "with the lowest validation bound"
+        lowest = min(bounds, key=bounds.get)
+        if bounds[lowest] < bounds[self.best_step]:
+            said = (
+                f"the best of those that were saved; step {lowest} had a lower validation bound, "
+                f"{bounds[lowest]:.3f} instead of {bounds[self.best_step]:.3f}: save as often as you evaluate"
+            )
+        say(f"the weights are those of step {self.best_step}, {said}")
         self._load_from_checkpoint(str(self._checkpoints()[self.best_step]))
 
     def _load_optimizer_and_scheduler(self, checkpoint):

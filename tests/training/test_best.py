@@ -36,7 +36,7 @@ def test_the_end_has_the_weights_of_the_lowest_bound(run, bounds):
     bounds += [5.0, 4.0, 4.5, 4.0, 4.2]
     flags = [*BEST, "--max_steps", 10, "--load_best_model_at_end"]
     out, err = run(*flags)
-    assert "the weights are those of step 4" in err
+    assert "the weights are those of step 4, with the lowest validation bound" in err
     assert sorted(p.name for p in out.glob("check*")) == ["checkpoint-10", "checkpoint-4"]
     average = load_file(out / "checkpoint-4/ema.safetensors")
     model = AutoModelForMaskedLM.from_pretrained(out)
@@ -55,3 +55,11 @@ def test_the_end_has_the_weights_of_the_lowest_bound(run, bounds):
     out, err = run(*flags, "--resume_from_checkpoint", "last")
     assert "nothing is left to train" in err
     assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_a_better_step_that_was_not_saved_is_named(run, bounds):
+    bounds += [3.0, 4.0, 4.5, 4.2]
+    flags = [*BEST, "--max_steps", 8, "--load_best_model_at_end", "--save_steps", 4]
+    _, err = run(*flags)
+    said = "step 4, the best of those that were saved; step 2 had a lower validation bound, 3.000 instead"
+    assert said in err
