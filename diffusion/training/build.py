@@ -24,7 +24,7 @@ from diffusion.collator import (
 )
 from diffusion.data import conversations, corpus, packing
 from diffusion.data.packing import Blocks
-from diffusion.data.report import Report
+from diffusion.data.report import Report, counted
 from diffusion.errors import UserError
 from diffusion.models import heads, layouts, loading, tokenizers
 from diffusion.models.backbone import Backbone
@@ -124,7 +124,7 @@ def pack(
     held_out = min(max(2, len(blocks) // 50), most)  # 2 for an error
     if len(blocks) <= held_out:
         raise UserError(
-            f"the data set fills only {len(blocks)} blocks, none is left for validation; give "
+            f"the data set fills only {counted(len(blocks), 'block')}, none is left for validation; give "
             "more text or an --eval_dataset"
         )
     say(f"no --eval_dataset: the last {held_out} blocks are held out for validation")
