@@ -109,9 +109,9 @@ def _reported(path: Path) -> Iterator[None]:
                 start = file.read(512)
             if not any(pattern.match(start) for pattern, _ in _BEGINNINGS[:3]):
                 looks = (
-                    f"; it does not begin as {path.suffix} data does: leave out the ending where it"
+                    f"; it does not begin as {path.suffix} data does: leave out the ending where "
+                    "it is not compressed"
                 )
-                looks += " is not compressed"
         raise UserError(
             f"cannot read {path}: {cause(error)}{looks or '; it may be damaged or cut'}"
         ) from None

@@ -34,9 +34,8 @@ class Bad(NamedTuple):
     rows: int = 1
 
 
-Rows = Iterator[
-    tuple[int, Any]
-]  # (number of the row, of JSON lines of the line, from 1; value or Bad)
+# (Number of the row, or of the line of JSON lines, from 1; value or Bad).
+Rows = Iterator[tuple[int, Any]]
 
 
 def no_column(column: str, columns: list[str]) -> str:

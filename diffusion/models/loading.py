@@ -144,8 +144,7 @@ def _load_model(auto_class, config, name: str, tokenizer, access: Access, base: 
         say(
             f"{name} has no language-model head and gets one, near the identity, with the embeddings as "
             "output and the frequencies of the training text as bias"
-            + f"; left out: {left}"
-            * bool(left)
+            + (f"; left out: {left}" if left else "")
         )
     elif missing:
         raise UserError(
