@@ -100,4 +100,4 @@ def test_exact_samplers_are_found_exact_and_others_not(name, own):
     found = oracle.measure(CHAIN, texts, ENTROPY)
     off = abs(found["excess"]) / found["excess_error"]
     assert off > 10 if name == "threshold" else off < 2
-    assert passes.double().mean() < 12 if name == "speculative" else True
+    assert passes.double().mean() < 7.5 if name == "speculative" else True
