@@ -89,9 +89,12 @@ class Remote(Tensor):
 
 @functools.cache
 def _module(file: str) -> str | None:
-    """The name of a module of the project, without its folders; None: of a library or a test."""
+    """The name of a module of the project, without its folders; None: of a library or a test.
+
+    An environment may lie inside the project, as ``.venv`` does."""
     path = Path(file)
-    own = path.is_relative_to(_ROOT) and path.relative_to(_ROOT).parts[0] != "tests"
+    inside = path.is_relative_to(_ROOT) and path.relative_to(_ROOT).parts
+    own = inside and (len(inside) == 1 or inside[0] in ("diffusion", "studies"))
     return path.stem if own else None
 
 
@@ -322,6 +325,8 @@ def elsewhere() -> Iterator[Ledger]:
     }
     with (
         mock.patch.multiple(torch.cuda, **cuda),
+        # torch built for CUDA would ask the driver, before a step of Adam, for a graph in capture.
+        mock.patch.object(torch.accelerator, "current_accelerator", lambda *_, **__: None),
         mock.patch.object(nn.Module, "to", _to),
         # In this thread: torch keeps no thread for a device that it does not have.
         torch.autograd.set_multithreading_enabled(False),
