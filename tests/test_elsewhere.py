@@ -111,13 +111,15 @@ def test_the_helper_counts_waits(inference):
 
 
 def test_nothing_of_it_is_left():
+    before = torch.cuda.is_available()
     with elsewhere():
         x = there(3)
         with pytest.raises(TypeError):
             x.numpy()
-    assert not torch.cuda.is_available()
-    with pytest.raises(AssertionError):
-        torch.zeros(1, device="cuda")
+    assert torch.cuda.is_available() == before
+    if not before:  # AssertionError: torch is built without CUDA; RuntimeError: there is no driver
+        with pytest.raises((AssertionError, RuntimeError)):
+            torch.zeros(1, device="cuda")
     with pytest.raises(RuntimeError, match="outside"):
         x + 1
     assert nn.Linear(2, 2).to("cpu").weight.device == CPU
