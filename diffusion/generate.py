@@ -15,7 +15,7 @@ from diffusion.cli.options import Access
 from diffusion.denoise import denoise
 from diffusion.errors import UserError
 from diffusion.models import loading, tokenizers
-from diffusion.models.cached import Approximate, InBlocks
+from diffusion.models.cached import Approximate, InBlocks, Verifying
 from diffusion.models.denoiser import Denoiser
 from diffusion.models.families import max_length
 from diffusion.models.guidance import Guided, Processed
@@ -23,7 +23,7 @@ from diffusion.models.soft import SoftMask, SoftMasked, load_soft_mask
 from diffusion.options import SAMPLER_FLAGS, GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.samplers.base import Sampler
-from diffusion.samplers.catalog import CAUSAL, check_noise
+from diffusion.samplers.catalog import CAUSAL, VERIFYING, check_noise
 from diffusion.samplers.make import make_sampler
 from diffusion.speculative import Drafting
 
@@ -141,7 +141,7 @@ class Writer:
         o = self.resolve(options, canvas.left_to_right)
         if not canvas.left_to_right and (o.attention == "block" or o.approximate_cache):
             raise UserError(
-                "--attention block, --sampler causal and speculative, and --approximate_cache write "
+                "--attention block, --sampler causal, speculative and arpc, and --approximate_cache write "
                 "from left to right, after the given text; leave them out where spans are filled"
             )
         denoiser, ends = self.denoiser, None  # the id that ends a text that is read in order
@@ -152,12 +152,15 @@ class Writer:
         name = o.sampler_name
         if name == "speculative":
             denoiser = Drafting(denoiser, make_sampler(o.sampler).draft_length, o.cache)
+        elif name == "arpc":
+            denoiser = Verifying(denoiser, o.block_length or 0, o.cache)
         elif o.attention == "block":
             denoiser = InBlocks(denoiser, o.block_length or 0, o.cache, clean=name == "causal")
         if o.approximate_cache is not None:
             dual = o.approximate_cache == "dual"
             denoiser = Approximate(denoiser, o.block_length, dual, o.cache_refresh)
-        if self.soft is not None and o.soft_masking and name not in CAUSAL:  # which keep no masks
+        # The others keep no mask for a second pass, or ask about tokens as well.
+        if self.soft is not None and o.soft_masking and name not in (*CAUSAL, *VERIFYING):
             denoiser = SoftMasked(denoiser, self.soft)
         if o.guidance:
             denoiser = Guided(denoiser, o.guidance, self.tokenizer.all_special_ids)

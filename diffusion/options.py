@@ -15,7 +15,7 @@ from diffusion.cli.checks import Conflict, check_conflicts, check_values, confli
 from diffusion.cli.flags import TEXT, WRITTEN, flag
 from diffusion.errors import UserError
 from diffusion.samplers import catalog, spec
-from diffusion.samplers.catalog import CAUSAL, SAMPLERS, SCHEDULED, SCHEDULES, STEPPED
+from diffusion.samplers.catalog import CAUSAL, SAMPLERS, SCHEDULED, SCHEDULES, STEPPED, VERIFYING
 
 N_STEPS, MAX_LEN = 10, 256
 # How tokens are drawn where neither the user nor the model's config says it.
@@ -26,6 +26,7 @@ NOISED_STEPS = 64  # where random tokens are to turn into text
 DEFAULT_SAMPLER = ("first-hitting", 1)
 # The same of a model that was trained for blocks, and the blocks of its other samplers.
 BLOCK_SAMPLER, BLOCK_LENGTH = "speculative", 4
+DRAFTED = 32  # the block of a sampler that drafts it whole
 # A comparison is about many tokens a pass: for a model without blocks, the reference loop.
 COMPARED_SAMPLER = "random-remask"
 ATTENTION = {
@@ -148,7 +149,7 @@ class GenerationOptions(SamplingOptions):
     )  # fmt: skip
     block_length: int | None = _option(
         None, "Fill blocks of N tokens from left to right. Default 0: the whole canvas at once; in "
-        f"block attention {BLOCK_LENGTH}. The steps are divided among the blocks.",
+        f"block attention {BLOCK_LENGTH}, with arpc {DRAFTED}. Steps are divided among the blocks.",
         range=(0, None),
     )  # fmt: skip
     early_commit: float | None = _option(
@@ -243,7 +244,7 @@ class GenerationOptions(SamplingOptions):
         block_length, n_steps, attention = self.block_length, self.n_steps, self.attention
         name, own = (None, {}) if self.sampler is None else spec.split(self.sampler)
         if attention == "auto":
-            attention = "block" if blocks or name in CAUSAL else "full"
+            attention = "block" if blocks or name in (*CAUSAL, *VERIFYING) else "full"
         if name is None and attention == "block":
             # A block length asks for a sampler that fills blocks.
             drafts = block_length is None and not self.plain_needed
@@ -254,7 +255,7 @@ class GenerationOptions(SamplingOptions):
             name = DEFAULT_SAMPLER[0]
             block_length = DEFAULT_SAMPLER[1] if block_length is None else block_length
         if attention == "block" and block_length is None and name not in CAUSAL:
-            block_length = BLOCK_LENGTH
+            block_length = DRAFTED if name in VERIFYING else BLOCK_LENGTH
         if name in STEPPED and n_steps is None:
             noised = noise in catalog.RANDOM and name in catalog.NOISED
             n_steps = NOISED_STEPS if noised else N_STEPS
@@ -309,8 +310,8 @@ def sampler_table() -> str:
         *lines,
         "",
         "an option is written after the name: --sampler remdm:eta=0.02,remask=cap",
-        "with all but causal and speculative: --block_length, --early_commit, --guidance",
-        "with all but speculative: --repetition_penalty, --no_repeat_ngram_size",
+        "with all but causal and speculative: --block_length; and arpc: --early_commit, --guidance",
+        "with all but speculative and arpc: --repetition_penalty, --no_repeat_ngram_size",
     ])  # fmt: skip
 
 
@@ -335,10 +336,18 @@ CONFLICTS = [
     conflict("--cache_refresh {cache_refresh} without --approximate_cache", "needs a cache"),
     *map(_with_causal, _NOT_CAUSAL),
     Conflict(
-        "--sampler speculative with --repetition_penalty, --no_repeat_ngram_size or --window_stride",
-        lambda o: o.name == "speculative" and GenerationOptions.plain_needed.fget(o),
-        "--sampler speculative verifies drafts by the model alone; use --sampler causal with "
-        "--repetition_penalty, --no_repeat_ngram_size and --window_stride",
+        "--sampler speculative or arpc with --repetition_penalty, --no_repeat_ngram_size, "
+        "--window_stride, --early_commit or --guidance",
+        lambda o: o.name in VERIFYING and GenerationOptions.plain_needed.fget(o),
+        "--sampler {name} verifies drafts by the model alone; use --sampler causal with "
+        "--repetition_penalty, --no_repeat_ngram_size and --window_stride, and confidence with "
+        "--early_commit and --guidance",
+    ),
+    Conflict(
+        "--sampler arpc with --attention full or --approximate_cache",
+        lambda o: o.name == "arpc" and (o.attention == "full" or o.approximate_cache),
+        "--sampler arpc reads its drafts by block attention; leave --attention and "
+        "--approximate_cache out",
     ),
     conflict(f"{_CACHE} without --attention full", "needs full attention"),
     Conflict(

@@ -16,7 +16,7 @@ from diffusion.errors import run
 from diffusion.generate import Writer, load_writer
 from diffusion.options import GenerationOptions
 from diffusion.samplers import spec
-from diffusion.samplers.catalog import CAUSAL, SAMPLERS, STEPPED
+from diffusion.samplers.catalog import CAUSAL, SAMPLERS, STEPPED, VERIFYING
 from diffusion.samplers.make import sampler_class
 from diffusion.views.frames import written_text
 from studies import common
@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parent / "results" / "samplers.json"
 def text_of(writer: Writer, sampler: str, args) -> dict:
     options = GenerationOptions(
         sampler=sampler,
-        attention="block" if sampler in CAUSAL else "full",
+        attention="block" if sampler in (*CAUSAL, *VERIFYING) else "full",
         n_steps=args.n_steps if sampler in STEPPED else None,
         length=args.length,
         seed=args.seed,

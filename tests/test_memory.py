@@ -20,7 +20,7 @@ from diffusion.models.tokenizers import train_tokenizer
 from diffusion.noise import Absorbing, make_noise
 from diffusion.options import GenerationOptions
 from diffusion.proposal import rows_at_once
-from diffusion.samplers.catalog import CAUSAL, SAMPLERS, STEPPED
+from diffusion.samplers.catalog import CAUSAL, SAMPLERS, STEPPED, VERIFYING
 from diffusion.training.trainer import Nats
 
 BATCH, LENGTH, VOCAB = 4, 128, 2**14
@@ -88,11 +88,11 @@ def write(tokenizer):
     return write
 
 
-# The others write one or a few tokens a pass, and ask for no more logits.
+# The others write a few tokens, or a block, a pass, and ask for no more logits.
 WIDE = [
     pytest.param(name, marks=() if name == "confidence" else pytest.mark.slow)
     for name in SAMPLERS
-    if name not in ("first-hitting", *CAUSAL)
+    if name not in ("first-hitting", *CAUSAL, *VERIFYING)
 ]
 
 

@@ -36,7 +36,8 @@ def test_the_catalog_agrees_with_the_constructors():
     for name, key in (new.split(":") for new in OLD_FLAGS.values()):
         assert key in OWN[name]
     for name, entry in SAMPLERS.items():
-        homes = (remasking, interpolating) if entry.corrects else (unmasking, verifying)
+        homes = (remasking, interpolating) if entry.corrects else (unmasking,)
+        homes = (*homes, verifying)
         assert make.sampler_class(name).__module__ in [home.__name__ for home in homes]
 
 
@@ -165,6 +166,7 @@ EXAMPLES = [
     ({"sampler": "speculative", "guidance": 2.0}, "--guidance 2.0 does not go with"),
     ({"sampler": "causal", "approximate_cache": "dual"}, "dual does not go with --sampler causal"),
     ({"sampler": "speculative", "repetition_penalty": 1.2}, "use --sampler causal"),
+    ({"sampler": "arpc", "attention": "full"}, "reads its drafts by block attention"),
     ({"approximate_cache": "dual"}, "add --attention full"),
     (NEAR | {"block_length": 1}, "add --block_length of 2 or more"),
     (NEAR | {"sampler": "p2:eta=2"}, "--sampler p2:eta=2, which needs shadow copies"),

@@ -219,6 +219,36 @@ class InBlocks(Blockwise):
         return self.stream.run(rows, query.ids, until, noisy, noisy_at=at, embeds=embeds)
 
 
+class Verifying(InBlocks):
+    """`InBlocks` that also reads what is written: queries of visible tokens, of a block without masks, are
+    answered by the clean stream, given the tokens before each. A pass does one or the other."""
+
+    def reads(self, query: Query) -> bool:
+        """Whether the tokens there are read, not the masks predicted."""
+        return not (query.query_mask & self.noise.noisy(query.ids)).any()
+
+    def begin(self, rows: Tensor, start: Tensor) -> Tensor:
+        """(R,) clean slots that stay: that before the block predicts its first token."""
+        return self.stream.done[rows].minimum(start - 1)
+
+    def slots(self, query: Query) -> Tensor:
+        if not self.reads(query):
+            return super().slots(query)
+        rows, start, end = self.blocks(query)
+        return end - 1 - (self.begin(rows, start) if self.keep else 0)
+
+    def hidden(self, query: Query) -> Tensor:
+        """Hidden states (N, d) for the predictions of the queried positions."""
+        if not self.reads(query):
+            return super().hidden(query)
+        rows, start, end = self.blocks(query)
+        row, place = query.query_mask.nonzero().unbind(1)
+        self.stream.done[rows] = self.begin(rows, start)
+        hidden = self.stream.run(rows, query.ids, end - 1, clean_at=(row, place - 1))
+        self.stream.done[rows] = start - self.shift  # the block may still change
+        return hidden
+
+
 class Approximate(Blockwise):
     """Full attention, approximately: a slot changes with every token that is written anywhere, so what
     is kept grows stale. When a block begins, and again every ``refresh`` passes, the whole canvas is

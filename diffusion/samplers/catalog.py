@@ -92,11 +92,16 @@ SAMPLERS = {
         "the distribution of causal in fewer passes: drafts of the noisy stream are verified",
         "1 to L", False,
         "arXiv:2211.17192 with one model as both, as TiDAR, arXiv:2511.08923", NOISES[:1]),
+    "arpc": Entry(
+        "verifying.DraftVerifyRemask",
+        "drafts a whole block, re-masks the tokens that causal reading finds least likely, repeats",
+        "about L / 3", True, "ARPC, arXiv:2606.02241", NOISES[:1]),
 }  # fmt: skip
 
 ALIASES = {"seed": "random-remask"}  # names of earlier versions
 NOISED = ("ancestral", "ddim", "self-correction")  # follow the noise of the model
 CAUSAL = ("causal", "speculative")  # read from left to right
+VERIFYING = ("speculative", "arpc")  # read a draft from left to right
 STEPPED = tuple(name for name, entry in SAMPLERS.items() if "N" in entry.nfe)  # take n_steps
 SCHEDULED = (*NOISED, "confidence", "remdm")  # take a schedule
 SCHEDULES = ("linear", "log-linear", "cosine-a", "cosine-b")

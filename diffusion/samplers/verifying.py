@@ -1,4 +1,4 @@
-"""The sampler that verifies what it drafted."""
+"""Samplers that verify what they drafted, by the same model reading from left to right."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from diffusion.proposal import invert
-from diffusion.samplers.base import Decision, Sampler
-from diffusion.samplers.spec import Range
+from diffusion.rng import TOKENS
+from diffusion.samplers.base import Decision, Sampler, ranks
+from diffusion.samplers.spec import Choices, Range
 
 # Random streams of a step: whether a draft is accepted, the token at the stop, the next draft.
 ACCEPT, TOKEN, DRAFT = range(3)
@@ -72,6 +73,60 @@ class Speculative(Sampler):
 
     def finished(self, state):
         return ~state.masked.any(1) | (state.visible & (state.ids == self.end_id)).any(1)
+
+
+@dataclass
+class DraftVerifyRemask(Sampler):
+    """Draft, verify, re-mask (ARPC, arXiv:2606.02241): one forward pass drafts all masks of a block, the
+    next one reads its n tokens from left to right (see `models.cached.Verifying`), and after draft k of
+    K those round((1 - k/K) n), at least one, with the worst score are masks again. What the last draft
+    writes stays, so a block costs 2 K - 1 passes. K is n / ``tokens_per_draft``, rounded up.
+
+    The temperature falls evenly from the first draft to ``cooling`` times it in the last one: not
+    published; what is drafted late is verified seldom.
+    """
+
+    draws = False
+
+    SCORES = Choices({
+        "nll": "minus the log-probability of the token, given those before it",
+        "gap": "log-probability of the best token minus that of the token",
+    })  # fmt: skip
+
+    tokens_per_draft: Annotated[
+        int, Range(1, 100_000), "a block of n tokens is drafted n / N times, rounded up"
+    ] = 6
+    score: Annotated[str, SCORES, "how bad a token is"] = "nll"
+    cooling: Annotated[float, Range(0, 1), "last temperature, as a share of the first"] = 0.3
+
+    def drafts(self, state) -> tuple[Tensor, Tensor]:
+        """(K, the number k of the current draft, from 1), (B, 1) each."""
+        size = state.editable.sum(1, keepdim=True)
+        return (size - 1) // self.tokens_per_draft + 1, (state.turn + 1) // 2
+
+    def select(self, state):
+        # A block without masks is read; all rows are at the same block.
+        read = ~state.masked.any(1, keepdim=True) & ~self.finished(state)[:, None]
+        return state.masked | (state.visible & read)
+
+    def decide(self, state, proposal):
+        most, number = self.drafts(state)
+        query_mask = proposal.query_mask
+        if (query_mask & state.masked).any():  # in all rows
+            cold = 1 - (1 - self.cooling) * (number - 1) / (most - 1).clamp(min=1)
+            tokens, _ = proposal.drawn(proposal.rule, state.uniform(TOKENS), cold)
+            return Decision(query_mask, tokens=torch.where(query_mask, tokens, state.ids))
+        score = -proposal.probability_of(state.ids).log()
+        if self.score == "gap":
+            score = score + proposal.probability_of(proposal.best.clamp(min=0)).log()
+        size = state.editable.sum(1, keepdim=True)
+        again = (size * (most - number) / most).round().clamp(min=1)
+        worst = ranks(score.masked_fill(~query_mask, -torch.inf)) < again
+        return Decision(torch.zeros_like(query_mask), query_mask & worst, state.ids)
+
+    def finished(self, state):
+        most, _ = self.drafts(state)
+        return (state.turn >= 2 * most - 1)[:, 0] & ~state.masked.any(1)
 
 
 def laid(ids: Tensor, row: Tensor, first: Tensor, tokens: Tensor, some: Tensor) -> Tensor:

@@ -228,6 +228,24 @@ class ExactLaws:
             law[self.replace(canvas, new)] += x
         return law
 
+    def draft_step(self, canvas, cold):
+        """All holes are drawn at ``cold`` times the temperature."""
+        kept, self.sampling = self.sampling, (self.temperature * cold, *self.sampling[1:])
+        self.choices.cache_clear()
+        law = {self.replace(canvas, d): x for d, x in self.draws(canvas, self.holes(canvas))}
+        self.sampling = kept
+        self.choices.cache_clear()
+        return law
+
+    def verify_step(self, canvas, editable, count, kind):
+        """The ``count`` tokens that the table finds worst are holes again."""
+        p = self.p(canvas)
+        score = {i: -math.log(p[i][canvas[i]]) for i in editable}
+        if kind == "gap":
+            score = {i: x + math.log(max(p[i])) for i, x in score.items()}
+        worst = sorted(editable, key=lambda i: -score[i])[:count]
+        return {self.replace(canvas, dict.fromkeys(worst, self.mask)): 1.0}
+
     def klass_step(self, state, threshold, kl_threshold, history):
         """State: (canvas, canvas before or None, steps for which each position was still)."""
         canvas, before, still = state

@@ -6,9 +6,9 @@ import torch
 
 from diffusion.canvas import Query
 from diffusion.noise import make_noise
-from diffusion.samplers.catalog import SAMPLERS
+from diffusion.samplers.catalog import SAMPLERS, VERIFYING
 
-PLAIN = tuple(name for name in SAMPLERS if name != "speculative")  # need no second stream
+PLAIN = tuple(name for name in SAMPLERS if name not in VERIFYING)  # need no second stream
 
 
 class TabularDenoiser:

@@ -19,11 +19,12 @@ from diffusion.models.tokenizers import tokens_per_word, train_tokenizer
 from diffusion.noise import Absorbing
 from diffusion.options import GenerationOptions
 from diffusion.samplers import catalog
-from diffusion.samplers.catalog import CAUSAL
+from diffusion.samplers.catalog import CAUSAL, VERIFYING
 from diffusion.training.build import check_embeddings
 
 VOCAB = 280
 HIDING = ("p2", "wino", "saber")
+IN_BLOCKS = {*CAUSAL, *VERIFYING}  # need block attention
 SAMPLERS = [name for name, entry in catalog.SAMPLERS.items() if "absorbing" in entry.noises]
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
 
@@ -77,12 +78,12 @@ def abilities(name: str, tokenizer, whole: bool = True) -> tuple[str, ...]:
     refused = [
         sampler
         for sampler in (SAMPLERS if whole else HIDING)
-        if sampler not in CAUSAL and not works(write, writer, sampler=sampler)
+        if sampler not in IN_BLOCKS and not works(write, writer, sampler=sampler)
     ]
     if whole:
         edits(writer)
     blocks = works(write, writer, attention="block", sampler="confidence", block_length=3)
-    for sampler in CAUSAL:
+    for sampler in IN_BLOCKS:
         assert works(write, writer, sampler=sampler) is blocks
     soft = works(check_embeddings, backbone.model, writer.denoiser.noise, name)
     if soft:

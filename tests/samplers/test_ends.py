@@ -8,7 +8,7 @@ from helpers.draws import SMALL, run
 from diffusion.errors import UserError
 from diffusion.options import SAMPLER_FLAGS, GenerationOptions
 from diffusion.proposal import Sampling
-from diffusion.samplers.catalog import CAUSAL, SAMPLERS, SCHEDULES, STEPPED
+from diffusion.samplers.catalog import CAUSAL, SAMPLERS, SCHEDULES, STEPPED, VERIFYING
 from diffusion.samplers.make import make_sampler, sampler_class
 from diffusion.samplers.spec import options_of
 
@@ -38,7 +38,8 @@ def test_the_loop_ends_at_both_ends_of_every_option(name):
     tried = 0
     for key, values in choices.items():
         for value, temperature in itertools.product(values, (1.0, 0.0)):
-            asked = {"sampler": name, "attention": "full", **few, key: value}
+            attention = "auto" if name in VERIFYING else "full"
+            asked = {"sampler": name, "attention": attention, **few, key: value}
             asked = GenerationOptions.from_dict(asked)
             try:
                 asked.check()
