@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import Callable
 
+from diffusion.cli.launch import is_first
 from diffusion.cli.reading import decoded
 from diffusion.errors import UserError, printable, sentence
 
@@ -41,7 +42,7 @@ def progress(done: int, total: int, what: str = "drawing frame") -> None:
     if _bar is None:
         from tqdm import tqdm
 
-        shown = _is_first() and sys.stderr.isatty()
+        shown = is_first() and sys.stderr.isatty()
         _bar = tqdm(total=total, desc=what, leave=False, disable=not shown)
     _bar.set_description(what, refresh=False)
     _bar.update(done - _bar.n)
@@ -57,7 +58,7 @@ def put(text: str, end: str = "\n") -> None:
 
 def say(message: str) -> None:
     """A line on standard error, from the first of several processes alone."""
-    if _is_first():
+    if is_first():
         with contextlib.suppress(OSError):  # a closed terminal must not end the work
             if _bar is not None:
                 _bar.clear()
@@ -101,11 +102,6 @@ def outlive_readers() -> None:
             file = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
             text = io.TextIOWrapper(file, stream.encoding, stream.errors, line_buffering=True)
             setattr(sys, name, text)
-
-
-def _is_first() -> bool:
-    world, rank = (os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK"))
-    return not (world.isdigit() and rank.isdigit() and 0 < int(rank) < int(world))
 
 
 PROMPT_HELP = "Beginning of the text; else prompts are read from a pipe, or asked for."

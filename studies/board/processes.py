@@ -4,12 +4,14 @@ import os
 from collections.abc import Callable, Sequence
 
 from diffusion.cli import console
+from diffusion.training.environment import check_processes
 
 
 class Processes:
     """The processes that `accelerate launch` has started; mostly it is one."""
 
     def __init__(self, device: str):
+        check_processes()
         self.world = int(os.environ.get("WORLD_SIZE", 1))
         self.rank = int(os.environ.get("RANK", 0))
         self.device = device

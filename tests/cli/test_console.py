@@ -104,7 +104,10 @@ def test_progress_shows_the_time_left(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")  # left over from somewhere
     console.say("a line")
     assert capsys.readouterr().err == "a line\n"
-    monkeypatch.setenv("WORLD_SIZE", "2")  # of several processes the first one speaks
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    console.say("a line")
+    assert capsys.readouterr().err == "a line\n"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # of several processes the first one speaks
     console.progress(1, 2, "x")
     console.progress(2, 2, "x")
     console.say("a line")

@@ -144,7 +144,7 @@ def fork_two(flags, folder: Path, before: Callable = lambda: None, script=finetu
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port, "ACCELERATE_MIXED_PRECISION": "no"}  # fmt: skip
+            "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "1", "ACCELERATE_MIXED_PRECISION": "no"}  # fmt: skip
     return [
         Fork(flags, folder / f"said-{rank}", before, script, **told, RANK=rank, LOCAL_RANK=rank)
         for rank in ("0", "1")
