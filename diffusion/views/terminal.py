@@ -7,6 +7,7 @@ end the whole text stays on the normal screen.
 from __future__ import annotations
 
 import os
+import re
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -106,10 +107,22 @@ class Pane:
                 text.append(" " * (len(piece) - len(core)))  # without a style, between new words
             text.append(core, STYLES[frame.kind(i)])
             previous = piece or previous
-        rows = text.wrap(None, columns, overflow="fold")
-        for row in rows:
-            row.rstrip()
-        return list(rows)
+        return _wrapped(text, columns)
+
+
+# The flag of a country is a pair of letters, between which rich would break a line. The pair that
+# stands for it is as wide and as long, and rich keeps it together.
+_COUNTRY, _PAIR = re.compile("[\U0001f1e6-\U0001f1ff]{2}"), "\u4e00\U000e01ef"
+
+
+def _wrapped(text: Text, columns: int) -> list[Text]:
+    """The lines of a text, without spaces at their ends."""
+    flags = iter(_COUNTRY.findall(text.plain))
+    text.plain = _COUNTRY.sub(_PAIR, text.plain)
+    rows = list(text.wrap(None, columns, overflow="fold"))
+    for row in rows:
+        row.plain = re.sub(_PAIR, lambda _: next(flags), row.plain.rstrip())
+    return rows
 
 
 def _piece(frame: Frame, position: int) -> str:

@@ -85,6 +85,24 @@ def test_every_row_fits_and_no_word_is_lost(columns):
         assert not any(line.startswith(" ") or line.endswith(" ") for line in lines)
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 5, 7, 40])
+def test_characters_of_several_codes_are_not_cut(columns):
+    """Flags, whose halves may be two tokens, a family, a skin, a keycap, an accent."""
+    flags, others = ["🇩🇪", "🇫🇷", "🇬🇧"], ["👩\u200d👩\u200d👧", "👍🏽", "1\ufe0f\u20e3", "e\u0301"]
+    characters = [*"ab", *flags, "c", *others, *flags * 3, "🇩"]
+    pieces = " ".join(["".join(characters), "so", "".join(flags)]).replace("🇫🇷", "🇫|🇷").split("|")
+    rows = [row.plain for row in Pane(Track(())).rows(frame(*pieces), columns)]
+    left = [*characters, *"so", *flags]
+    for row in rows:
+        assert cell_len(row) <= columns
+        found = row.replace(" ", "")
+        while found:
+            while not found.startswith(left[0]):  # wider than the window
+                assert cell_len(left.pop(0)) > columns
+            found = found.removeprefix(left.pop(0))
+    assert all(cell_len(character) > columns for character in left)
+
+
 def random_order(seed):
     """The frames of a text written in random order, with long and short tokens."""
     draw = random.Random(seed)
