@@ -5,6 +5,7 @@ import ctypes
 import importlib.metadata
 import os
 import platform
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,8 +84,10 @@ def record(device: torch.device, dtype: torch.dtype, *packages: str) -> dict:
 
 
 def use_all_cores() -> None:
-    """One thread for each core this process may run on (containers often allow fewer than exist)."""
-    if hasattr(os, "sched_getaffinity") and "OMP_NUM_THREADS" not in os.environ:
+    """One thread for each core this process may run on (containers often allow fewer than exist), unless
+    OMP_NUM_THREADS has a number, which torch has read by itself."""
+    given = re.fullmatch(r"\s*[1-9][0-9]*\s*(,.*)?", os.environ.get("OMP_NUM_THREADS", ""))
+    if hasattr(os, "sched_getaffinity") and not given:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 

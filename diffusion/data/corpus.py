@@ -248,7 +248,7 @@ def hub_rows(
     ask_hub_once()
     datasets, column = _datasets(), report.column
     datasets.enable_progress_bars()
-    with _hub_errors(name, split, "get", "from the hub (unreachable, or no such data set)"):
+    with _hub_errors(name, split, "get"):
         builder = datasets.load_dataset_builder(name, config, revision=revision)
     kind = type(builder).__module__.rpartition(".")[2]
     how = {
@@ -256,7 +256,7 @@ def hub_rows(
         "text": {"sample_by": "document"},
     }.get(kind, {})
     how |= {"revision": revision, "split": split, "streaming": report.streaming}
-    with _hub_errors(name, split, "read", "of the hub"), warnings.catch_warnings():
+    with _hub_errors(name, split, "read"), warnings.catch_warnings():
         warnings.filterwarnings("error", ".*loss of data.*")  # of rows longer than the header
         for number, row in enumerate(datasets.load_dataset(name, config, **how), 1):
             where = f"row {number} of {name}"
@@ -273,7 +273,7 @@ def hub_rows(
 
 
 @contextlib.contextmanager
-def _hub_errors(name: str, split: str, do: str, whence: str) -> Iterator[None]:
+def _hub_errors(name: str, split: str, do: str) -> Iterator[None]:
     try:
         yield
     except UserError:
@@ -284,9 +284,13 @@ def _hub_errors(name: str, split: str, do: str, whence: str) -> Iterator[None]:
                 f"cannot read the {split} split of data set {name}: {cause(error)}; check the name and "
                 "--dataset_config"
             ) from None
+        why = ask_hub_once() if do == "get" else ""
+        why = why or f"{cause(error)}; check the name"
+        instead = "a local file or folder"
+        if name == _HUB_WIKITEXT[0]:
+            instead = "--dataset_dir with the WikiText-2 files"
         raise UserError(
-            f"cannot {do} data set {name!r} {whence}: {cause(error)}; give a local file or folder, or "
-            "--dataset_dir with the WikiText-2 files"
+            f"cannot {do} data set {name!r} from the hub: {why}, or give {instead}"
         ) from None
 
 

@@ -1,5 +1,6 @@
 """Where a model or tokenizer is read from: local folders first, then the hub."""
 
+import contextlib
 import functools
 import re
 import sys
@@ -52,17 +53,29 @@ def quiet_libraries() -> None:
 
 
 @functools.cache
-def ask_hub_once() -> None:
+def ask_hub_once() -> str:
     """Ask whether the hub answers; if not, use the cache as HF_HUB_OFFLINE=1 does, since the libraries
-    would retry every file for half a minute."""
+    would retry every file for half a minute.
+
+    Returns:
+        why it is not asked for what the cache does not have, and what to do; "" if it answers.
+    """
     if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return
+        return (
+            "the variable HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, and it was not downloaded before; "
+            "unset that"
+        )
     try:
         huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
     except Exception:  # each version's HTTP library has its own
         huggingface_hub.constants.HF_HUB_OFFLINE = True
         if "datasets" in sys.modules:  # else it will read the line above when it is imported
             sys.modules["datasets"].config.HF_HUB_OFFLINE = True
+        return (
+            f"{huggingface_hub.constants.ENDPOINT} does not answer, and it was not downloaded before; check "
+            "the connection"
+        )
+    return ""
 
 
 # What a library's error contains, and what it means.
@@ -87,10 +100,18 @@ def unreadable(what: str, name: str, local: bool, error: BaseException) -> UserE
             f"cannot read the {what} of {name}: {cause(error)}; the file may be damaged, or not "
             "belong to the others of its folder"
         )
+    why = "" if _downloaded(name) else ask_hub_once()
+    why = why or f"{cause(error)}; check the name"
     return UserError(
-        f"cannot get the {what} of {name!r} from the hub (unreachable, or no such name); give a local "
-        "folder, or check the connection and the name"
+        f"cannot get the {what} of {name!r} from the hub: {why}, or give a local folder"
     )
+
+
+def _downloaded(name: str) -> bool:
+    """Whether the cache has something of a model."""
+    with contextlib.suppress(ValueError):  # no name that the hub allows
+        return isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str)
+    return False
 
 
 def locate(name: str) -> tuple[str, bool]:

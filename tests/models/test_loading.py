@@ -210,9 +210,11 @@ def test_an_unreachable_hub_is_one_sentence_and_soon(monkeypatch, capfd):
     hub.ask_hub_once.cache_clear()
     started = time.monotonic()
     for load_one in (loading.load_config, tokenizers.load_tokenizer, loading.load_masked_lm):
-        with pytest.raises(UserError, match=r"cannot get .*'no/such-model' from the hub"):
+        with pytest.raises(
+            UserError, match=r"'no/such-model' from the hub: http\S* does not answer"
+        ):
             load_one("no/such-model")
-    with pytest.raises(UserError, match=r"cannot get data set .*--dataset_dir"):
+    with pytest.raises(UserError, match=r"cannot get data set .* does not answer"):
         corpus.load_documents("no/such-texts")
     assert time.monotonic() - started < 10
     assert huggingface_hub.is_offline_mode()

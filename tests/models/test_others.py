@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 from diffusion.cli.options import Access
 from diffusion.errors import UserError
 from diffusion.generate import Writer, load_writer
-from diffusion.models import loading, tokenizers
+from diffusion.models import hub, loading, tokenizers
 from diffusion.options import GenerationOptions
 
 
@@ -135,12 +135,16 @@ def test_a_model_of_the_hub_is_read_from_the_cache(cached, tokenizer):
 
 
 def test_code_on_the_hub(cached):
+    hub.ask_hub_once.cache_clear()
     config = {"model_type": "odd", "auto_map": {"AutoConfig": "odd.OddConfig"}}
     (cached / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"comes with Python code of its own.*--trust_remote_code"):
         load_writer("some/model")
-    with pytest.raises(UserError, match="unreachable, or no such name"):
+    with pytest.raises(UserError, match=r"HF_HUB_OFFLINE .* was not downloaded before; unset that"):
         load_writer("some/other")
+    (cached / "config.json").write_text("{")  # of what was downloaded the cause is said
+    with pytest.raises(UserError, match=r"is not a valid JSON file: "):
+        load_writer("some/model")
 
 
 # ------------------------------------------------------------ tokenizers

@@ -2,9 +2,12 @@
 
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 import torch
+from helpers.training import ROOT
 
 from diffusion.training import environment
 from diffusion.training.trainer import DiffusionTrainer
@@ -120,3 +123,31 @@ def test_variables_of_a_single_process_are_ignored(run, monkeypatch, variables):
     said = run("--max_steps", 1)[1]
     assert "note: trains in one process; variables that no launcher set are ignored: " in said
     assert "LOCAL_RANK 0" in said and not torch.distributed.is_initialized()
+
+
+# Says what a line on screen says, and how many threads there are then, which the kernel counts.
+COUNT = """
+import os, torch
+from diffusion import hardware
+hardware.use_all_cores()
+before = len(os.listdir("/proc/self/task"))
+torch.exp(torch.zeros(2_000_000))
+print(hardware.describe(torch.device("cpu"), torch.float32).split(", ")[1].split()[0])
+print(1 + len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="counts threads as Linux does")
+def test_the_threads_that_are_named_are_those_that_compute():
+    cores = len(os.sched_getaffinity(0))
+    expected = {"1": 1, "1,2": 1, "": cores, "abc": cores, "0": cores, "-1": cores}
+    counts = {
+        threads: subprocess.Popen(
+            [sys.executable, "-c", COUNT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": threads},
+        )
+        for threads in expected
+    }  # fmt: skip
+    for threads, count in counts.items():
+        said, err = count.communicate(timeout=300)
+        assert said.split() == [str(expected[threads])] * 2 and "Traceback" not in err, threads

@@ -68,7 +68,7 @@ def test_without_a_hub_the_model_is_there(train, flags, tmp_path):
     [
         (["--hub_token", SECRET], ["--hub_token is not supported"]),
         (["--token", SECRET], ["HF_TOKEN"]),
-        (["--dataset", "someone/stories"], ["data set", "from the hub", "--dataset_dir"]),
+        (["--dataset", "someone/stories"], ["data set", "from the hub", "not downloaded before"]),
         (["--dataset", "wikitext-2"], ["data set", "from the hub", "--dataset_dir"]),
     ],
 )
