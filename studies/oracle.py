@@ -62,6 +62,7 @@ GRIDS = {
     "p2": [{"n_steps": n} for n in (4, 16)],
     "wino": [{}],
     "saber": [{}],
+    "arpc": [{"tokens_per_draft": n, "cooling": c} for c in (1.0, 0.3) for n in (16, 8, 4, 2, 1)],
 }
 RANDOM = {
     "ancestral": [{"n_steps": n} for n in (*STEPS, 64)],
@@ -191,6 +192,15 @@ class DraftingOracle(Oracle):
         return torch.cat([self.chain.emit, torch.ones(STATES, 1).double()], 1).T[ids]
 
 
+class ReadingOracle(DraftingOracle):
+    """The same for `samplers.verifying.DraftVerifyRemask` (see `models.cached.Verifying`): visible tokens
+    given those before them."""
+
+    def __call__(self, query: Query) -> Tensor:
+        masks = (query.query_mask & (query.ids == MASK)).any()
+        return Oracle.__call__(self, query) if masks else super().__call__(query)
+
+
 def write(chain: Chain, noise: str, name: str, rows: int, seed: int, n_steps=None, **own):
     """(texts (B, L), forward passes (B,)) of a sampler."""
     kind = make_noise(noise, MASK, [], TOKENS + 1)
@@ -202,6 +212,8 @@ def write(chain: Chain, noise: str, name: str, rows: int, seed: int, n_steps=Non
     oracle = Oracle(chain, kind, rates)
     if name == "speculative":
         oracle = DraftingOracle(chain, kind, own["draft_length"])
+    if name == "arpc":
+        oracle = ReadingOracle(chain, kind, 0)
     ids = torch.full((rows, LENGTH), MASK)
     nothing = torch.zeros(rows, LENGTH, dtype=torch.bool)
     keys = rng.row_keys(seed, torch.arange(rows), torch.device("cpu"))
