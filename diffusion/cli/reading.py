@@ -13,7 +13,11 @@ from pathlib import Path
 
 from diffusion.errors import UserError, cause
 
-COMPRESSED = (".gz", ".xz", ".zst")
+COMPRESSED = {
+    ".gz": b"\x1f\x8b",
+    ".xz": b"\xfd7zXZ\x00",
+    ".zst": b"\x28\xb5\x2f\xfd",
+}  # and how they begin
 PROSE = (".txt", ".md")
 
 # How files begin that are often given as text, and what they are.
@@ -103,18 +107,16 @@ def _reported(path: Path) -> Iterator[None]:
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         if getattr(error, "strerror", None):
             raise UserError(f"cannot read {path}: {error.strerror}") from None
-        looks = ""
-        if path.suffix.lower() in COMPRESSED and path.is_file():
+        why = "it may be damaged or cut"
+        begins = COMPRESSED.get(path.suffix.lower())
+        if begins and path.is_file():
             with path.open("rb") as file:
-                start = file.read(512)
-            if not any(pattern.match(start) for pattern, _ in _BEGINNINGS[:3]):
-                looks = (
-                    f"; it does not begin as {path.suffix} data does: leave out the ending where "
-                    "it is not compressed"
-                )
-        raise UserError(
-            f"cannot read {path}: {cause(error)}{looks or '; it may be damaged or cut'}"
-        ) from None
+                if file.read(len(begins)) != begins:
+                    why = (
+                        f"it does not begin as {path.suffix} data does: leave out the ending where it is not "
+                        "compressed"
+                    )
+        raise UserError(f"cannot read {path}: {cause(error)}; {why}") from None
 
 
 def _undecoded(path: Path, error: UnicodeDecodeError) -> str:
@@ -229,12 +231,11 @@ def _looks_like(text: str, column: str) -> str:
     first = [line.strip() for line in start.split("\n")[:200] if line.strip()]
     if re.match(r'\{\s*"(cells|nbformat|nbformat_minor|metadata)"\s*:', start):
         return "a Jupyter notebook; save its text in another file"
-    if start[:1] == "{" and 2 * sum(map(is_object, first[:10])) >= len(first[:10]):
+    objects = sum(is_json(line, dict) for line in first[:10])
+    if start[:1] == "{" and 2 * objects >= len(first[:10]):
         return "JSON lines; let its name end in .jsonl"
-    if start[:1] in ("{", "["):
-        with contextlib.suppress(ValueError, RecursionError):
-            json.loads(text)
-            return "JSON; let its name end in .json"
+    if start[:1] in ("{", "[") and is_json(text):
+        return "JSON; let its name end in .json"
     names = re.fullmatch(r'"?\w+"?([,;\t|]"?\w+"?)+', first[0] if first else "")
     if names and column in re.findall(r"\w+", first[0]):
         return "a table with a header; let its name end in .csv or .tsv"
@@ -250,8 +251,3 @@ def is_json(line: str, kind: type = object) -> bool:
         return isinstance(json.loads(line), kind)
     except (ValueError, RecursionError):
         return False
-
-
-def is_object(line: str) -> bool:
-    """Whether a line is a JSON object."""
-    return is_json(line, dict)

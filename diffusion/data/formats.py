@@ -6,6 +6,7 @@ decides which column is which, and in CSV and TSV every value is text.
 """
 
 import csv
+import itertools
 import json
 import re
 import sys
@@ -88,54 +89,45 @@ def json_lines(path: Path, column: str) -> Rows:
     """A JSON object a line; empty lines are no rows."""
     begun = False
     for number, line in enumerate(reading.lines(path), 1):
-        if line.strip():
-            if not begun and line.lstrip()[:1] == "[" and not reading.is_json(line):
-                raise UserError(
-                    f"{path} is not JSON lines: it begins a list; let its name end in .json"
-                )
-            begun = True
-            try:
-                yield number, _cell(_loads(line.rstrip(), column), column)
-            except RecursionError:
-                yield number, Bad("is nested too deeply")
-            except ValueError as error:
-                yield number, Bad(f"is no JSON ({_place(error)})")
+        line = line.strip()
+        if not line:
+            continue
+        if not begun and line[0] == "[" and not reading.is_json(line):
+            raise UserError(
+                f"{path} is not JSON lines: it begins a list; let its name end in .json"
+            )
+        begun = True
+        try:
+            yield number, _cell(_loads(line, column), column)
+        except RecursionError:
+            yield number, Bad("is nested too deeply")
+        except ValueError as error:
+            yield number, Bad(f"is no JSON ({_place(error)})")
 
 
 def json_list(path: Path, column: str) -> Rows:
-    """A list of JSON objects, or else JSON lines."""
+    """A list of JSON objects, or a single one; where the first line is a whole object, JSON lines."""
     start = next(filter(None, (line.strip() for line in reading.lines(path))), "")
-    if start[:1] != "[":
-        if start[:1] == "{" and not reading.is_object(start):
-            return _one_object(path, column)
-        return json_lines(path, column)
-    return _elements(path, column)
-
-
-def _elements(path: Path, column: str) -> Rows:
-    for number, row in enumerate(_whole(path, column), 1):
-        yield number, _cell(row, column)
-
-
-def _one_object(path: Path, column: str) -> Rows:
-    row = _whole(path, column)
-    if column not in row:
-        raise UserError(
-            f"{path} is one JSON object, which {no_column(column, list(row))}; give a list of objects, or "
-            "an object a line (.jsonl)"
-        )
-    yield 1, row[column]
-
-
-def _whole(path: Path, column: str):
+    if start[:1] not in ("[", "{") or reading.is_json(start, dict):
+        yield from json_lines(path, column)
+        return
     try:
-        return _loads(reading.read_text(path), column)
+        found = _loads(reading.read_text(path), column)
     except RecursionError:
         raise UserError(f"cannot read {path}: it is nested too deeply") from None
     except ValueError as error:
         raise UserError(
             f"cannot read {path} as JSON: {_place(error)}; it may be damaged or cut"
         ) from None
+    if isinstance(found, list):
+        yield from ((number, _cell(row, column)) for number, row in enumerate(found, 1))
+    elif column in found:
+        yield 1, found[column]
+    else:
+        raise UserError(
+            f"{path} is one JSON object, which {no_column(column, list(found))}; give a list of objects, or "
+            "an object a line (.jsonl)"
+        )
 
 
 def _place(error: ValueError) -> str:
@@ -151,58 +143,65 @@ def _place(error: ValueError) -> str:
 
 def _separated(path: Path, column: str, delimiter: str) -> Rows:
     csv.field_size_limit(sys.maxsize)  # a field may hold a book
-    source = reading.lines(path)
-    first = next(source, "")
-    if reading.is_object(first):
-        raise UserError(f"{path} is no table: it looks like JSON lines; let its name end in .jsonl")
-    if said := re.fullmatch(r"sep=(.)\s*", first):  # as Excel writes it
-        delimiter, first = said[1], next(source, "")
-    records = csv.reader(_chain(first, source), delimiter=delimiter, strict=True)
+    source, above, first = reading.lines(path), 0, ""
+    for first in source:  # empty lines may stand above the header
+        above += 1
+        if said := re.fullmatch(r"sep=(.)\s*", first):  # as Excel writes it
+            delimiter = said[1]
+        elif first.strip():
+            break
+    _check_header(path, column, first, delimiter)
+    records = csv.reader(itertools.chain([first], source), delimiter=delimiter, strict=True)
     try:
         header = next(records, [])
     except csv.Error as error:
         raise UserError(f"cannot read the header of {path}: {error}") from None
     if not header:
         return
-    if column not in header and len(header) == 1:
-        for other in ",;\t|":
-            if other in header[0] and column in header[0].split(other):
-                raise UserError(
-                    f"{path} {no_column(column, header)}: its columns seem to be separated by {other!r}, and "
-                    f"those of {reading.ending(path)} are by {delimiter!r}; convert it"
-                )
     _check_columns(path, column, header)
     at, number = header.index(column), 0
     while True:
-        line = records.line_num + 1
+        before, damage = records.line_num, None
         try:
             fields = next(records, None)
         except csv.Error as error:
-            number += 1
-            if "unexpected end" in str(error):
-                raise UserError(
-                    f"row {number} of {path} (line {line}) begins a quote that never ends; mend it"
-                ) from None
-            yield number, Bad(f"(line {line}) is damaged: {error}", records.line_num - line + 1)
-            continue
+            fields, damage = [], str(error)
         if fields is None:
             return
-        if not fields:
+        if not fields and damage is None:
             continue
         number += 1
-        if len(fields) != len(header):
-            count = counted(len(fields), "field")
-            yield number, Bad(f"(line {line}) has {count}, and the header has {len(header)}")
-        elif fields == header:
-            yield number, Bad(f"(line {line}) is the header again")
-        elif any("\n" in field and _swallows(field, delimiter, len(header)) for field in fields):
-            lines = records.line_num - line + 1
-            yield (
-                number,
-                Bad(f"(line {line}) has a quote that holds the {lines - 1} lines after it", lines),
+        line, lines = above + before, records.line_num - before
+        if damage and "unexpected end" in damage:
+            raise UserError(
+                f"row {number} of {path} (line {line}) begins a quote that never ends; mend it"
             )
-        else:
-            yield number, fields[at]
+        why = f"is damaged: {damage}" if damage else _fault(fields, header, delimiter, lines)
+        yield number, Bad(f"(line {line}) {why}", lines) if why else fields[at]
+
+
+def _check_header(path: Path, column: str, first: str, delimiter: str) -> None:
+    """Refuse what has JSON, or another separator, where the header is to be."""
+    if reading.is_json(first, dict):
+        raise UserError(f"{path} is no table: it looks like JSON lines; let its name end in .jsonl")
+    for other in ",;\t|":
+        names = [name.strip().strip('"') for name in first.split(other)]
+        if delimiter not in first and len(names) > 1 and column in names:
+            raise UserError(
+                f"{path} has no column {column!r}: its columns seem to be separated by {other!r}, and those "
+                f"of {reading.ending(path)} are by {delimiter!r}; convert it"
+            )
+
+
+def _fault(fields: list[str], header: list[str], delimiter: str, lines: int) -> str:
+    """Why a row of so many lines is none of the table; else ""."""
+    if len(fields) != len(header):
+        return f"has {counted(len(fields), 'field')}, and the header has {len(header)}"
+    if fields == header:
+        return "is the header again"
+    if any("\n" in field and _swallows(field, delimiter, len(header)) for field in fields):
+        return f"has a quote that holds the {lines - 1} lines after it"
+    return ""
 
 
 def _swallows(field: str, delimiter: str, columns: int) -> bool:
@@ -212,11 +211,6 @@ def _swallows(field: str, delimiter: str, columns: int) -> bool:
         return "\t" in field
     inner = field.split("\n")[1:-1]
     return columns > 1 and len(inner) >= 8 and all(x.count(delimiter) == columns - 1 for x in inner)
-
-
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def comma_separated(path: Path, column: str) -> Rows:

@@ -35,6 +35,7 @@ READ = {
     "UTF-16 of Excel": ("a.tsv", TSV.encode("utf-16"), TEXT),
     "UTF-16 of PowerShell": ("a.jsonl", ROWS.encode("utf-16"), TEXT),
     "the separator of Excel": ("a.csv", "sep=;\n" + CSV.replace(",", ";"), TEXT),
+    "empty lines above": ("a.csv", "\n \n" + CSV, TEXT),
     "empty lines": ("a.csv", CSV.replace("\n", "\n\n"), TEXT),
     "a long field": ("a.csv", "text\n" + "word " * 40_000 + "\n", [("word " * 40_000).strip()]),
     "joined files": ("a.jsonl", f"\ufeff{ROWS}\ufeff{ROWS}", TEXT + TEXT),
@@ -62,6 +63,8 @@ SOME = {
     "a short row": ("a.csv", CSV.replace("7,A sentence about hill 7.\n", "7\n"), 199,
                     "1 row left out, the first: row 8 of a.csv (line 9) has 1 field, and the header has 2"),
     "a long row": ("a.csv", CSV.replace("hill 7.", "hill, 7."), 199, "(line 9) has 3 fields"),
+    "a row below others": ("a.csv", ("\nsep=;\n" + CSV + "1,2,3\n").replace(",", ";"), 200,
+                          "row 201 of a.csv (line 204)"),
     "a header again": ("a.csv", CSV + CSV, 400, "row 201 of a.csv (line 202) is the header again"),
     "one number": ("a.jsonl", ROWS + rows(3), 200, "line 201 of a.jsonl has a number in column 'text'"),
     "half a character": ("a.jsonl", ROWS + '{"text": "a \\ud800"}\n', 200, "a lone surrogate"),
@@ -135,6 +138,7 @@ def test_a_stream_of_bad_rows_is_not_read_to_its_end(tmp_path):
 
 NEVER = {
     "a semicolon": ("a.csv", CSV.replace(",", ";"), "seem to be separated by ';', and those of .csv are by ','"),
+    "a semicolon after quotes": ("a.csv", '"id";"text"\n"1";"One."\n', "seem to be separated by ';'"),
     "a comma": ("a.tsv", CSV, "seem to be separated by ','"),
     "tabs": ("a.csv", TSV, r"seem to be separated by '\t'"),
     "no header": ("a.csv", "1,One.\n2,Two.\n", "no column 'text' (it has 1, One.)"),
