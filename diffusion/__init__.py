@@ -7,7 +7,7 @@ to write). From Python:
 
     import diffusion
 
-    writer = diffusion.load("roberta-small-wikitext")
+    writer = diffusion.load("roberta-minilm-stories")
     texts = diffusion.write(writer, ["The city was founded in"], temperature=0.9)
     steps = list(diffusion.steps(writer, "The river", length=40))
     bounds = diffusion.score(writer, texts)
@@ -19,7 +19,7 @@ Each function imports what it needs when it is called, so that what needs no tor
 __all__ = ["animate", "load", "score", "steps", "write"]
 
 
-def load(model: str = "roberta-small-wikitext", device: str = "auto", dtype: str = "auto"):
+def load(model: str = "roberta-minilm-stories", device: str = "auto", dtype: str = "auto"):
     """A model that is ready to write: a `generate.Writer`, or for a GPT-2 an `autoregressive.CausalWriter`.
 
     Args:

@@ -26,7 +26,7 @@ NOISED_STEPS = 64  # where random tokens are to turn into text
 DEFAULT_SAMPLER = ("first-hitting", 1)
 # The same of a model that was trained for blocks, and the blocks of its other samplers.
 BLOCK_SAMPLER, BLOCK_LENGTH = "speculative", 4
-DRAFTED = 32  # the block of a sampler that drafts it whole
+DRAFTED = 64  # the block of a sampler that drafts it whole
 # A comparison is about many tokens a pass: for a model without blocks, the reference loop.
 COMPARED_SAMPLER = "random-remask"
 ATTENTION = {

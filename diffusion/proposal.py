@@ -209,16 +209,18 @@ class Proposal:
 
         return self._each(chance, tokens[self._at])
 
-    def drawn(self, rule: Sampling, u: Tensor, cold: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def drawn(
+        self, rule: Sampling, u: Tensor, warmth: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(tokens, their probabilities after all filters) of a draw by another ``rule`` with the
         uniforms ``u``, all (B, L); -1 and nan where none was queried. The temperature of each row is
-        ``cold`` (B, 1) times that of the rule."""
+        ``warmth`` (B, 1) times that of the rule."""
         draw, columns = rule.draw, [u[self._at]]
-        if cold is not None:
-            columns.append(cold.clamp(min=MIN_TEMPERATURE).float()[self._at[0]])
+        if warmth is not None:
+            columns.append(warmth.clamp(min=MIN_TEMPERATURE).float()[self._at[0]])
 
-            def draw(logits, u, cold):
-                return rule.draw(logits / cold, u)
+            def draw(logits, u, warmth):
+                return rule.draw(logits / warmth, u)
 
         tokens, chance = self._map(draw, *columns)
         return self.spread(tokens, -1), self.spread(chance, torch.nan)

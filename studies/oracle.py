@@ -62,7 +62,11 @@ GRIDS = {
     "p2": [{"n_steps": n} for n in (4, 16)],
     "wino": [{}],
     "saber": [{}],
-    "arpc": [{"tokens_per_draft": n, "cooling": c} for c in (1.0, 0.3) for n in (16, 8, 4, 2, 1)],
+    "arpc": [
+        {"tokens_per_draft": n, "first": first, "last": last}
+        for first, last in ((1, 1), (1.5, 0.15))
+        for n in (16, 8, 4, 2, 1)
+    ],
 }
 RANDOM = {
     "ancestral": [{"n_steps": n} for n in (*STEPS, 64)],

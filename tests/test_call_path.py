@@ -23,7 +23,8 @@ def test_a_plain_prompt_passes_the_documented_calls_in_order(tmp_path, monkeypat
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     path = ROW.findall(page)
     assert len(path) >= 10
-    model = save_roberta(tmp_path / "model", layouts={"causal": 1, "block4": 1, "full": 1})
+    layouts, own = {"causal": 1, "block4": 1, "full": 1}, {"sampler": "arpc", "block_length": 4}
+    model = save_roberta(tmp_path / "model", layouts=layouts, generation=own)
     called: dict[tuple[str, str], None] = {}  # in the order of the first call
 
     def note(frame, event, arg):

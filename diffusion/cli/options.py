@@ -37,7 +37,7 @@ class WritingOptions:
     live: bool = _shown(
         True, "Show the canvas while it fills.", off="No live view in the terminal."
     )
-    model: str = _model("roberta-small-wikitext", _PLACE.capitalize())
+    model: str = _model("roberta-minilm-stories", _PLACE.capitalize())
     tokenizer: str | None = _model(None, "Default: the model's.", rare=True)
     batch_size: int = _model(
         8, "Texts written at once; in float32 it does not change them.", range=(1, None)

@@ -82,8 +82,8 @@ class DraftVerifyRemask(Sampler):
     K those round((1 - k/K) n), at least one, with the worst score are masks again. What the last draft
     writes stays, so a block costs 2 K - 1 passes. K is n / ``tokens_per_draft``, rounded up.
 
-    The temperature falls evenly from the first draft to ``cooling`` times it in the last one: not
-    published; what is drafted late is verified seldom.
+    The temperature falls evenly from ``first`` to ``last`` times the given one, which is not published:
+    early drafts bring variety and are verified often, the last one never is.
     """
 
     draws = False
@@ -95,9 +95,12 @@ class DraftVerifyRemask(Sampler):
 
     tokens_per_draft: Annotated[
         int, Range(1, 100_000), "a block of n tokens is drafted n / N times, rounded up"
-    ] = 6
-    score: Annotated[str, SCORES, "how bad a token is"] = "nll"
-    cooling: Annotated[float, Range(0, 1), "last temperature, as a share of the first"] = 0.3
+    ] = 7
+    score: Annotated[str, SCORES, "how bad a token is"] = "gap"
+    first: Annotated[
+        float, Range(0, 100), "temperature of the first draft, times --temperature"
+    ] = 1.5
+    last: Annotated[float, Range(0, 100), "the same of the last draft"] = 0.15
 
     def drafts(self, state) -> tuple[Tensor, Tensor]:
         """(K, the number k of the current draft, from 1), (B, 1) each."""
@@ -113,8 +116,9 @@ class DraftVerifyRemask(Sampler):
         most, number = self.drafts(state)
         query_mask = proposal.query_mask
         if (query_mask & state.masked).any():  # in all rows
-            cold = 1 - (1 - self.cooling) * (number - 1) / (most - 1).clamp(min=1)
-            tokens, _ = proposal.drawn(proposal.rule, state.uniform(TOKENS), cold)
+            progress = (number - 1) / (most - 1).clamp(min=1)
+            warmth = self.first + (self.last - self.first) * progress
+            tokens, _ = proposal.drawn(proposal.rule, state.uniform(TOKENS), warmth)
             return Decision(query_mask, tokens=torch.where(query_mask, tokens, state.ids))
         score = -proposal.probability_of(state.ids).log()
         if self.score == "gap":

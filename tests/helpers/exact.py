@@ -228,9 +228,9 @@ class ExactLaws:
             law[self.replace(canvas, new)] += x
         return law
 
-    def draft_step(self, canvas, cold):
-        """All holes are drawn at ``cold`` times the temperature."""
-        kept, self.sampling = self.sampling, (self.temperature * cold, *self.sampling[1:])
+    def draft_step(self, canvas, warmth):
+        """All holes are drawn at ``warmth`` times the temperature."""
+        kept, self.sampling = self.sampling, (self.temperature * warmth, *self.sampling[1:])
         self.choices.cache_clear()
         law = {self.replace(canvas, d): x for d, x in self.draws(canvas, self.holes(canvas))}
         self.sampling = kept

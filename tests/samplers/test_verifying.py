@@ -22,30 +22,35 @@ FOUR = (0, 2, 3, 4)  # what is to be written in LARGE
 
 
 @pytest.mark.parametrize(
-    ("tokens", "score", "cooling", "again"),
+    ("tokens", "score", "first", "last", "again"),
     [
-        (1, "nll", 0.5, (3, 2, 1)),  # four drafts: round(4 * (1 - k / 4)) tokens
-        pytest.param(2, "gap", 0.3, (2,), marks=pytest.mark.slow),  # two drafts
-        pytest.param(3, "nll", 0.0, (2,), marks=pytest.mark.slow),  # 4 / 3, rounded up
+        (1, "nll", 1.2, 0.5, (3, 2, 1)),  # four drafts: round(4 * (1 - k / 4)) tokens
+        pytest.param(2, "gap", 1.5, 0.3, (2,), marks=pytest.mark.slow),  # two drafts
+        pytest.param(3, "nll", 1.0, 0.0, (2,), marks=pytest.mark.slow),  # 4 / 3, rounded up
     ],
 )
-def test_every_step_has_its_law(tokens, score, cooling, again):
+def test_every_step_has_its_law(tokens, score, first, last, again):
     exact, drafts = ExactLaws(LARGE, 0.9), len(again) + 1
     steps = []
     for k in range(drafts):
-        cold = 1 - (1 - cooling) * k / (drafts - 1)
-        steps.append(lambda c, cold=cold: exact.draft_step(c, cold))
+        warmth = first + (last - first) * k / (drafts - 1)
+        steps.append(lambda c, x=warmth: exact.draft_step(c, x))
         if k < drafts - 1:
             steps.append(lambda c, n=again[k]: exact.verify_step(c, FOUR, n, score))
     ours = run(
-        LARGE, DraftVerifyRemask(tokens, score, cooling), Sampling(0.9), 40_000, 31, len(steps) + 1
+        LARGE,
+        DraftVerifyRemask(tokens, score, first, last),
+        Sampling(0.9),
+        40_000,
+        31,
+        len(steps) + 1,
     )
     assert len(ours) == len(steps) + 1 and (ours[-1].nfe == 2 * drafts - 1).all()
     assert_trajectory(ours, exact.trajectory(start(LARGE), steps))
 
 
 def test_one_draft_is_sampling_in_one_pass():
-    one = run(SMALL, DraftVerifyRemask(3), Sampling(0.8), 50)
+    one = run(SMALL, DraftVerifyRemask(3, first=1), Sampling(0.8), 50)
     other = run(SMALL, Confidence(1), Sampling(0.8), 50)
     assert torch.equal(one[-1].ids, other[-1].ids) and len(one) == len(other) == 2
 
