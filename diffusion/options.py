@@ -237,7 +237,14 @@ class GenerationOptions(SamplingOptions):
             own = {}
         o = self.drawn(own)
         if blocks:
-            o = replace(o, **{k: v for k, v in own.items() if getattr(o, k) is None})
+            theirs = replace(o, **{k: v for k, v in own.items() if getattr(o, k) is None})
+            try:
+                theirs.check()
+            except (
+                UserError
+            ):  # flags that the sampler of the model does not go with ask for another
+                theirs = o
+            o = theirs
         return o._with_sampler(blocks, noise)
 
     def _with_sampler(self, blocks: bool, noise: str) -> "GenerationOptions":

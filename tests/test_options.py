@@ -227,6 +227,19 @@ def test_a_sampler_is_described_with_its_options():
     assert {f.name for f in fields(SamplingOptions)} == set(vars(asked.shared()))
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"repetition_penalty": 1.2}, {"guidance": 1.0}, {"window_stride": 9}, {"attention": "full"},
+     {"n_steps": 4}, {"early_commit": 7.5}],
+)  # fmt: skip
+def test_flags_that_the_sampler_of_the_model_does_not_go_with_ask_for_another(given):
+    own = {"sampler": "arpc", "temperature": 0.8}
+    asked = GenerationOptions(**given)
+    assert asked.resolved(True, own=own).sampler_name != "arpc"
+    assert asked.resolved(True, own=own).temperature == 0.8
+    assert GenerationOptions(block_length=9).resolved(True, own=own).sampler_name == "arpc"
+
+
 OF_MODEL = {"sampler": "threshold:threshold=0.6", "block_length": 32, "temperature": 0.6}
 
 
