@@ -40,7 +40,6 @@ from diffusion import rng
 from diffusion.autoregressive import load_causal_writer
 from diffusion.canvas import Allowed
 from diffusion.cli.console import progress
-from diffusion.data.corpus import load_documents
 from diffusion.editing.canvases import TO_WRITE, canvas_of, edge_rules, rewrite_canvas
 from diffusion.errors import UserError, run
 from diffusion.generate import load_writer
@@ -49,10 +48,9 @@ from diffusion.options import GenerationOptions
 from diffusion.proposal import Sampling
 from diffusion.text import Speller, read
 from studies import common
-from studies.board.options import PASSAGES
 from studies.board.scorer import Scorer, load_scorer
 from studies.board.scorer import passages as real_passages
-from studies.infilling import ABBREVIATES, TEMPERATURES, flags, row, table
+from studies.infilling import ABBREVIATES, TEMPERATURES, flags, held_out, row, table
 
 BEGINNING = 16  # tokens
 ENDING = {"end": 16, "length": 1}  # task -> tokens of the fixed end, at least
@@ -281,8 +279,7 @@ def main() -> None:
     parser.add_argument("--passage_len", type=int, default=80, help="tokens of a passage, at most")
     least = BEGINNING + FREE + max(ENDING.values())
     args = common.read(parser, passages=2, passage_len=least + 1)
-    name = "wikitext-2" if args.dataset_dir else PASSAGES
-    documents = load_documents(name, "test", args.dataset_dir)
+    documents = held_out(args)
     writer, baseline = load_writer(args.model), load_causal_writer(args.baseline)
     if writer.tokenizer.get_vocab() != baseline.tokenizer.get_vocab():
         raise UserError(
@@ -317,7 +314,9 @@ def main() -> None:
         )
         print(table(rows), end="\n\n", flush=True)
         parts[what] = {"passages": len(passages), "to_write": free, "rows": rows}
-    common.save(args, "constraints", writer.device, writer.dtype, text=Path(name).name, tasks=parts)
+    common.save(
+        args, "constraints", writer.device, writer.dtype, text=Path(args.dataset).name, tasks=parts
+    )
 
 
 if __name__ == "__main__":

@@ -279,8 +279,16 @@ def size(text: str) -> int | str:
 def flags(about: str) -> argparse.ArgumentParser:
     """The flags of a study in which a masked model and a causal one write parts of real passages."""
     parser = common.flags(about, "model", "baseline", "scorers", "dataset_dir")
+    parser.add_argument("--dataset", help="held-out text, as in finetune.py; default: WikiText-2 with "
+                        "--dataset_dir, else the project's passages")  # fmt: skip
     parser.add_argument("--passages", type=int, default=64, help="of each kind, at most")
     return parser
+
+
+def held_out(args: argparse.Namespace) -> list[str]:
+    """The documents of ``--dataset``, which is filled in."""
+    args.dataset = args.dataset or ("wikitext-2" if args.dataset_dir else PASSAGES)
+    return load_documents(args.dataset, "test", args.dataset_dir)
 
 
 def main() -> None:
@@ -296,8 +304,7 @@ def main() -> None:
     for length in args.lengths:
         if length != SENTENCE:
             within("--lengths", length, 1, args.passage_len // 2 - 1)
-    name = "wikitext-2" if args.dataset_dir else PASSAGES
-    documents = load_documents(name, "test", args.dataset_dir)
+    documents = held_out(args)
     writer, baseline = load_writer(args.model), load_causal_writer(args.baseline)
     filler = load_causal_writer(args.filler) if args.filler is not None else None
     scorers = [load_scorer(name) for name in args.scorers]
@@ -329,7 +336,7 @@ def main() -> None:
             f"{len(gaps)} gaps of {unit}; more: than {rows[0]['method']}\n{table(rows)}\n",
             flush=True,
         )
-    common.save(args, "infilling", writer.device, writer.dtype, text=Path(name).name,
+    common.save(args, "infilling", writer.device, writer.dtype, text=Path(args.dataset).name,
                 tokens=parts)  # fmt: skip
 
 

@@ -4,8 +4,8 @@
     python studies/speed.py --model roberta-base --baseline gpt2 --batch_sizes 1
 
 Both write the same number of tokens after the same prompt, in turns. RoBERTa writes blocks of 16 tokens
-in 4, 8 and 16 passes (`confidence`), one token a pass from left to right (`causal`), by its default
-(`speculative`) if it was trained for it, and the whole canvas in 10 passes of the reference loop. Keys
+in 4, 8 and 16 passes (`confidence`), one token a pass from left to right (`causal`), by `speculative` if it
+was trained for it, by the model's own default, and the whole canvas in 10 passes of the reference loop. Keys
 and values of finished blocks are cached. Both models use packed matrices (`diffusion.models.linear`); one
 more row is GPT-2 without them, as transformers runs it. ``times_as_fast`` is GPT-2's seconds divided by
 RoBERTa's, round by round. It says nothing about the quality of the texts.
@@ -46,7 +46,8 @@ def ways(length: int, top_k: int, trained: bool) -> dict[str, GenerationOptions]
         "attention": "full",
         "n_steps": STEPS,
     }
-    return {k: GenerationOptions(**v, length=length, top_k=top_k) for k, v in own.items()}
+    found = {k: GenerationOptions(**v, length=length, top_k=top_k) for k, v in own.items()}
+    return found | {"default": GenerationOptions(length=length)}
 
 
 def unpacked(writer: CausalWriter) -> CausalWriter:
@@ -60,8 +61,8 @@ def unpacked(writer: CausalWriter) -> CausalWriter:
 def main() -> None:
     parser = common.flags(__doc__, "model", "baseline", "length", "repeats", "dtype",
                           length=240, dtype="float32")  # fmt: skip
-    parser.add_argument("--prompt", default="The city was founded in")
-    parser.add_argument("--top_k", type=int, default=50)
+    parser.add_argument("--prompt", default="Once upon a time")
+    parser.add_argument("--top_k", type=int, default=0, help="of all ways but the default; 0: none")
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 16])
     args = common.read(parser)
     masked = load_writer(args.model, None, "auto", args.dtype)

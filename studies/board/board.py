@@ -112,11 +112,16 @@ def load_board(
     # In float32 whatever the models write in, because it measures them.
     judge = scorer.load_scorer(args.scorer, processes.device, "float32")
     tokenizer = next(iter(writers.values())).tokenizer
-    passages = scorer.passages(documents, tokenizer, args.prompt_len, args.length)
+    if args.prompt_len:
+        passages = scorer.passages(documents, tokenizer, args.prompt_len, args.length)
+        what = f"passages of {args.prompt_len} + {args.length} tokens"
+    else:
+        passages = scorer.beginnings(documents, tokenizer, args.length)
+        what = f"documents with a first sentence and {args.length} tokens after it"
     if len(passages) < args.num_samples:
         raise UserError(
-            f"--num_samples {args.num_samples}: the {args.split} text has only {len(passages)} "
-            f"passages of {args.prompt_len} + {args.length} tokens; use fewer or shorter texts"
+            f"--num_samples {args.num_samples}: the {args.split} text has only {len(passages)} {what}; "
+            "use fewer or shorter texts"
         )
     return Board(
         args, processes, writers, digests, judge, model_digest(judge.model, judge.tokenizer),
@@ -322,7 +327,7 @@ def likelihood_jobs(board: Board) -> list[tuple[str, dict, str]]:
     args, jobs = board.args, []
     size = min(args.block_size, *(w.positions for w in board.writers.values()))
     for name in board.writers if args.likelihood_blocks else ():
-        for prefix in dict.fromkeys((1, args.prompt_len)):
+        for prefix in dict.fromkeys((1, args.prompt_len or 1)):
             what = {"size": size, "prefix": prefix, "blocks": args.likelihood_blocks,
                     **{k: getattr(args, k) for k in ESTIMATES}}  # fmt: skip
             given = {"model": board.digests[name], "dtype": str(board.writers[name].dtype),

@@ -44,7 +44,9 @@ class ScoreOptions(PairOptions):
     num_samples: int | None = flag(
         None, "Texts of each row; default 500, with --quick 64.", range=(2, None)
     )
-    prompt_len: int = flag(16, "Tokens of a prompt.", range=(1, None))
+    prompt_len: int = flag(
+        16, "Tokens of a prompt; 0: the first sentence of a document.", range=(0, None)
+    )
     length: int | None = flag(
         None, "New tokens of a text, at most; default 64, with --quick 32.", range=(4, None)
     )

@@ -119,7 +119,8 @@ def sections(data: dict) -> list[tuple[str, list[str], list[list[str]]]]:
             "Compare models of different tokenizers per byte; differences are taken block by block."
         )
         out.append(("Likelihood", [about], likelihood_table(data)))
-    of = f"{n} prompts of {prompt} tokens of the {texts['split']} split, {length} new tokens"
+    prompts = f"prompts of {prompt} tokens" if prompt else "first sentences"
+    of = f"{n} {prompts} of the {texts['split']} split, {length} new tokens"
     kinds = {True: ("After prompts", of),
              False: ("From nothing", f"{n} texts from nothing, {prompt + length} tokens")}  # fmt: skip
     for conditional, (title, what) in kinds.items():
@@ -212,13 +213,17 @@ def plain_text(data: dict) -> str:
     return "\n".join([*lines, *wrapped(machine_line(data))])
 
 
+def markdown_table(table: list[list[str]]) -> list[str]:
+    """The lines of a table, of which the first row is the head."""
+    head, *rows = (
+        "| " + " | ".join(plain(cell).replace("|", "\\|") for cell in row) + " |" for row in table
+    )
+    return [head, "|---" * len(table[0]) + "|", *rows]
+
+
 def markdown(parts: dict[str, dict], target: str = "tables.md") -> str:
     """A page of the results of several runs, path of the results.json -> its content, with the
     pictures that lie beside each; ``target`` is where the page will be."""
-
-    def cells(row):
-        return "| " + " | ".join(plain(cell).replace("|", "\\|") for cell in row) + " |"
-
     command = shlex.join(
         ["python", "studies/scoreboard.py", "--results", *parts, "--markdown", target]
     )
@@ -234,7 +239,7 @@ def markdown(parts: dict[str, dict], target: str = "tables.md") -> str:
             lines += [f"### {title}\n"] if title else []
             lines += [plain(" ".join(sentences)) + "\n"] if sentences else []
             if table:
-                lines += [cells(table[0]), "|---" * len(table[0]) + "|", *map(cells, table[1:]), ""]
+                lines += [*markdown_table(table), ""]
         for name, picture in PICTURES.items():
             file = Path(path).with_name(name)
             if file.exists():

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,30 @@ def passages(documents: Sequence[str], tokenizer, prompt_len: int, length: int) 
             else:
                 begin += 1
     return [passage for _, _, passage in sorted(found, key=lambda item: item[:2])]
+
+
+# Between 10 and 160 characters, up to a mark that white space follows.
+FIRST_SENTENCE = re.compile(r".{9,157}?[.!?][\"'\u201d]?(?=\s)")
+
+
+def beginnings(documents: Sequence[str], tokenizer, length: int) -> list[Passage]:
+    """The first sentence of each document, and the ``length`` tokens after it; documents with a shorter
+    or longer one are passed over, as are those that `passages` would pass over."""
+    found = []
+    for document in documents:
+        sentence = FIRST_SENTENCE.match(document)
+        if sentence is None:
+            continue
+        ids, pieces = read(tokenizer, document)
+        prompt, text = encode(tokenizer, sentence[0]), sentence[0]
+        end = len(prompt) + length
+        continuation = "".join(pieces[len(prompt) : end])
+        stable = (
+            prompt == ids[: len(prompt)] and encode(tokenizer, text + continuation) == ids[:end]
+        )
+        if stable and len(ids) >= end:
+            found.append(Passage(text, continuation))
+    return found
 
 
 def repeated(text: str, words: int = 8) -> str:

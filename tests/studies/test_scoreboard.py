@@ -17,6 +17,7 @@ from diffusion.autoregressive import CausalWriter
 from diffusion.data import corpus, packing
 from diffusion.generate import Writer
 from diffusion.models.tokenizers import load_tokenizer
+from diffusion.text import encode
 from studies import scoreboard
 from studies.board import board, report, rows, scorer
 from studies.board.options import PASSAGES, ScoreOptions
@@ -259,6 +260,36 @@ def test_the_passages_are_enough_for_what_quick_measures(tmp_path):
         assert len(blocks) >= args.likelihood_blocks
 
 
+def test_first_sentences_are_prompts():
+    """Each with exactly so many tokens after it; texts that are too short, begin with a sentence of
+    one word or have none are passed over."""
+    tokenizer = load_tokenizer(ScoreOptions().model)
+    told = "The river runs to the sea. It is long, it is cold, and boats go on it all day."
+    quoted = 'He said, "It is late!" Then he went home to his house and slept for a long day.'
+    documents = [told, "The river runs.", "Go! " + told, "no end " * 90, quoted + "\nEnd."]
+    found = scorer.beginnings(documents, tokenizer, 8)
+    assert [p.prompt for p in found] == [
+        "The river runs to the sea.",
+        "Go! The river runs to the sea.",
+        'He said, "It is late!"',
+    ]
+    for passage, document in zip(found, (documents[0], documents[2], documents[4]), strict=True):
+        text = passage.prompt + passage.continuation
+        assert document.startswith(text)
+        more = len(encode(tokenizer, text)) - len(encode(tokenizer, passage.prompt))
+        assert more == 8
+
+
+@pytest.mark.usefixtures("code_read_once", "no_pictures")
+def test_a_run_after_first_sentences(score):
+    code, out, err = score("--prompt_len", "0", "--num_samples", "3", "--output_dir", "board")
+    assert code == 0, err
+    assert "3 first sentences of the test split, 8 new tokens" in out
+    assert {entry["prefix_len"] for entry in result("board")["likelihood"]} == {1}
+    code, _, err = score("--prompt_len", "0", "--num_samples", "99", "--output_dir", "other")
+    assert code == 2 and "documents with a first sentence and 8 tokens after it" in err
+
+
 # ---------------------------------------------------------------- tables
 
 
@@ -327,6 +358,7 @@ BAD = {
     "a page in no folder": (["--markdown", "no/such/R.md"], "no/such/R.md"),
     "prompt beyond the block": (["--prompt_len", "32"], "--block_size 32"),
     "more texts than passages": (["--num_samples", "500"], "--num_samples 500"),
+    "a prompt of less than nothing": (["--prompt_len", "-1"], "--prompt_len -1"),
     "beyond the positions": (["--length", "100", "--num_samples", "2"], "64 positions"),
     "results and quick": (["--results", "x.json", "--quick"], "--results"),
     "a masked scorer": (["--scorer", "MASKED"], "--scorer FOLDER"),

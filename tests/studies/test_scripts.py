@@ -46,16 +46,8 @@ def test_every_study_can_be_imported():
 
 
 @pytest.mark.slow
-def test_samplers_the_loop_and_a_sweep_small(
-    run_study, monkeypatch, tmp_path, tiny_model, tiny_gpt2
-):
+def test_the_loop_and_a_sweep_small(run_study, monkeypatch, tmp_path, tiny_model, tiny_gpt2):
     small = ["--model", tiny_model, "--length", 24, "--n_steps", 3]
-    found, said = run_study("samplers", *small)
-    assert {row["setting"] for row in found["results"]} >= {"random-remask", "ancestral", "remdm"}
-    assert all(row["nfe"] >= 1 for row in found["results"])
-    table = load("samplers").table(found).splitlines()
-    assert len(table) == 2 + len(load("samplers").SAMPLERS) and "| `remdm` |" in "\n".join(table)
-
     monkeypatch.setattr(load("loop"), "product_rates", lambda *_: {"square": 1e11})
     flags = ["--batch_sizes", 2, "--repeats", 1, "--dtype", "float32"]
     for more in ([], ["--soft_masking"]):
@@ -73,6 +65,23 @@ def test_samplers_the_loop_and_a_sweep_small(
     found = json.loads((tmp_path / "sweep.json").read_text())["results"]
     assert [(r["steps"], r["new_tokens"]) for r in found[:3]] == [(None, 4), (1, 4), (2, 4)]
     assert [r["nfe"] for r in found[:3]] == [4, 1, 2] and (tmp_path / "sweep.png").exists()
+
+
+def test_the_tables_of_samplers(monkeypatch, capsys):
+    """All samplers with their options, and the rows of a run but for what they have in common."""
+    folder = FOLDER / "results" / "passes" / "results.json"
+    monkeypatch.setattr(sys, "argv", ["samplers.py", "--results", str(folder)])
+    load("samplers").main()
+    facts, numbers = (part.splitlines() for part in capsys.readouterr().out.split("\n\n"))
+    assert len(facts) == 2 + len(load("samplers").SAMPLERS)
+    assert any("| `remdm` |" in line and "`--n_steps remask eta" in line for line in facts)
+    data = json.loads(folder.read_text())
+    rows = [row for row in data["rows"] if row["conditional"]]
+    assert len(numbers) == 2 + len(rows)
+    cells = [[cell.strip() for cell in line.split("|")] for line in numbers[2:]]
+    for row, (_, _how, rate, *_) in zip(rows, cells, strict=True):
+        length, passes = (row["metrics"].get(name, [0])[0] for name in ("length", "nfe"))
+        assert rate == (f"{length / passes:.2f}" if passes else "")
 
 
 @pytest.mark.parametrize("grid", sorted(path.stem for path in (FOLDER / "grids").glob("*.toml")))
@@ -228,11 +237,11 @@ def test_blocks_are_timed_against_a_cached_model(run_study, tiny_model, tiny_gpt
     data, _ = run_study("speed", "--model", tiny_model, "--baseline", tiny_gpt2, "--prompt",
         "The river", "--length", 32, "--batch_sizes", 1, 2, "--repeats", 1)  # fmt: skip
     found = {(int(n), r["way"]): r for n, some in data["results"].items() for r in some}
-    assert len(found) == 14
+    assert len(found) == 16
     for batch in (1, 2):
         # Two blocks of 16 in so many passes each; one token a pass for who reads from left to right.
         passes = {way: r["passes"] for (size, way), r in found.items() if size == batch}
-        assert list(passes.values()) == [32, 32, 8, 16, 32, 32, 10] and "GPT-2" in passes
+        assert list(passes.values()) == [32, 32, 8, 16, 32, 32, 10, 32] and "GPT-2" in passes
         assert found[batch, "GPT-2"]["times_as_fast"] == 1
     for (batch, _), r in found.items():
         assert r["tokens_per_second"] == pytest.approx(batch * 32 / r["seconds"])
