@@ -10,16 +10,27 @@ from dataclasses import dataclass
 from functools import partial
 
 from diffusion.cli.checks import check_conflicts
-from diffusion.cli.console import PROMPT_HELP, ask, given_prompts, question
+from diffusion.cli.console import PROMPT_HELP, TOUCH, ask, given_prompts, is_command, question
 from diffusion.cli.flags import MODEL, flag, parse_flags
 from diffusion.cli.options import WRITING, Access, WritingOptions
-from diffusion.errors import run
+from diffusion.errors import UserError, run
 from diffusion.options import SamplingOptions
 
 
 @dataclass
 class ScriptOptions(WritingOptions):
     model: str = flag("gpt2-small-wikitext", "Folder, name in weights/, or hub name.", group=MODEL)
+
+
+def refuse_commands(lines: list[str]) -> list[str]:
+    """The lines; a `UserError` if one is a command that rewrites words."""
+    for line in lines:
+        if is_command(line, TOUCH):
+            raise UserError(
+                f"{line.split()[0]} is a command of inference.py: GPT-2 writes from left to right and "
+                "cannot rewrite words inside a text; give the beginning of a text"
+            )
+    return lines
 
 
 def main() -> None:
@@ -31,6 +42,8 @@ def main() -> None:
     generation.check()
     script.check(prompt)
     prompts = given_prompts(prompt, script.unconditional)
+    if prompt is None:
+        refuse_commands(prompts or [])
 
     # 2. The model. torch and transformers take seconds to import, and --help needs neither.
     from diffusion.autoregressive import load_causal_writer
@@ -47,7 +60,7 @@ def main() -> None:
 
     with job.output, memory_told(job.used):
         if prompts is None:
-            ask(lambda prompt: write([prompt]), question(job.writer.example))
+            ask(lambda line: write(refuse_commands([line])), question(job.writer.example))
         else:
             write(prompts)
 

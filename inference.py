@@ -2,7 +2,7 @@
 
 python inference.py                                   # prompts in a loop
 python inference.py "The city was founded in"         # once
-cat prompts.txt | python inference.py --json          # one prompt a line
+cat prompts.txt | python inference.py --json          # one prompt a line, or commands of the loop
 python inference.py "The river" --sampler confidence --n_steps 32 --save_animation river.gif
 python inference.py --infill "The <mask:6> sat on the <mask:2-5> and slept."
 python inference.py --rewrite "The river runs through the old town." --keep "old town"
@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 
-from diffusion.cli.console import PROMPT_HELP, given_prompts
+from diffusion.cli.console import PROMPT_HELP, given_prompts, is_command
 from diffusion.cli.flags import WRITTEN, flag, parse_flags
 from diffusion.cli.options import Access, WritingOptions
 from diffusion.editing.options import EditingOptions
@@ -41,6 +41,9 @@ def main() -> None:
     source = editing.read(script)  # the text that an editing mode works on
     if source is None:
         source = given_prompts(prompt, script.unconditional)
+    # A pipe with commands of the loop is answered as if it were typed, line by line.
+    piped = prompt is None and editing.mode is None and source is not None
+    commands = piped and any(map(is_command, source))
 
     # 2. The model. torch and transformers take seconds to import, and --help needs neither.
     from diffusion.canvas import prompt_canvas
@@ -63,6 +66,8 @@ def main() -> None:
     with job.output, memory_told(job.used):
         if source is None:
             Session(job, editing, write).run()
+        elif commands:
+            Session(job, editing, write).run(source)
         else:
             MODES.get(editing.mode, write)(job, editing, source)
 

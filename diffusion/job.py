@@ -58,6 +58,7 @@ class Job:
     requested: SamplingOptions  # as the user gave them; `generation` has defaults filled in
     script: WritingOptions
     asks: bool = False  # a person sits at the loop: Ctrl-C ends a text
+    last: dict | None = None  # the record of the last text that was put out
 
     def __post_init__(self):
         self.output = Output(self.script)
@@ -135,6 +136,7 @@ class Job:
             record = known[i](step, i, facts) if callable(known[i]) else {**known[i], **facts}
             self.output.write(record, shown=self.live and i == (row or 0))
             texts.append(record["text"])
+            self.last = record
         if len(texts) > 1 == len(set(texts)) and self.generation.temperature < MIN_TEMPERATURE:
             say("note: these samples are one and the same text; raise --temperature for others")
         if path := self.script.save_animation:

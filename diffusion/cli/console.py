@@ -8,7 +8,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from diffusion.cli.launch import is_first
 from diffusion.cli.reading import decoded
@@ -102,6 +102,16 @@ def outlive_readers() -> None:
             file = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
             text = io.TextIOWrapper(file, stream.encoding, stream.errors, line_buffering=True)
             setattr(sys, name, text)
+
+
+# Of the prompt loop of inference.py, which also takes them from a pipe.
+TOUCH = ("tokens", "again", "fix", "undo")
+COMMANDS = ("infill", "rewrite", *TOUCH, "set", "quit", "help")
+
+
+def is_command(line: str, names: Sequence[str] = COMMANDS) -> bool:
+    """Whether a line is one of the commands, such as ``/again 5-9``."""
+    return line[:1] == "/" and line[1:].split(" ")[0].strip() in names
 
 
 PROMPT_HELP = "Beginning of the text; else prompts are read from a pipe, or asked for."

@@ -38,18 +38,19 @@ TO_WRITE = -1  # the id of a token that is not there yet
 # ---------------------------------------------------------------- rules at the edges of fixed text
 
 RULED = ("ByteLevel", *SPACED)  # kinds of tokenizers whose tokens tell about spaces
-ANY, OPENS, JOINS, CLOSES, AFTER, BEFORE, BETWEEN, FRONT, STARTS = KINDS = range(9)
+ANY, OPENS, JOINS, CLOSES, AFTER, STARTS, SIGN = KINDS = range(7)
+BEFORE = len(KINDS)  # added to each of them: no letter or digit last, if any token is left then
 
 
 def edge_rules(speller: Speller, vocab_size: int) -> Tensor:
-    """(kinds, V) bool, see `Allowed`: the tokens that each of `KINDS` admits.
+    """(2 * kinds, V) bool, see `Allowed`: the tokens that each of `KINDS` admits, alone and `BEFORE`.
 
     OPENS: one space, then a visible character. JOINS: a visible character first. CLOSES: no white
-    space last. AFTER, BEFORE, BETWEEN: no letter or digit first, last, at both ends. STARTS: may
-    begin a text. FRONT: STARTS and BEFORE.
+    space last. AFTER: no letter or digit first. STARTS: may begin a text. SIGN: JOINS and AFTER, and
+    nothing that joins two words.
     """
     spelled = [speller.bytes_of(i) for i in range(min(vocab_size, len(speller.tokenizer)))]
-    rules = torch.zeros(len(KINDS), vocab_size, dtype=torch.bool)
+    rules = torch.zeros(2 * len(KINDS), vocab_size, dtype=torch.bool)
     for kind, fits in {
         OPENS: lambda b: b[:1] == b" " and b[1:2].strip() and b == b.rstrip(),
         JOINS: lambda b: b[:1].strip() and b == b.rstrip(),
@@ -65,8 +66,12 @@ def edge_rules(speller: Speller, vocab_size: int) -> Tensor:
     rules[STARTS] = rules[JOINS]
     if speller.kind in SPACED:
         rules[STARTS, : len(spelled)] = torch.tensor(speller.beginnings()[: len(spelled)])
-    rules[BETWEEN] = rules[AFTER] & rules[BEFORE]
-    rules[FRONT] = rules[STARTS] & rules[BEFORE]
+    joined = torch.tensor([b.strip()[:1] in (b"'", b"-") for b in spelled])
+    rules[SIGN] = rules[JOINS] & rules[AFTER]
+    rules[SIGN, : len(spelled)] &= ~joined
+    for kind in KINDS[1:]:
+        both = rules[kind] & rules[BEFORE]
+        rules[BEFORE + kind] = both if both.any() else rules[kind]
     return rules
 
 
@@ -124,11 +129,12 @@ def infill_canvas(tokenizer, template: Template, layouts: list[tuple[int, ...]])
     speller = Speller(tokenizer)
     fixed = segments(speller, template)
     spelled = all(speller.spells(part.ids, "".join(part.pieces)) for part in fixed)
+    apart = [*(template.apart or [(False, False)] * len(template.blanks)), (False, False)]
     rows, kinds, typed = [], [], []
     for lengths in layouts:
         row, kind = [tokenizer.bos_token_id], [ANY]
         pieces, after, tight = {}, {}, set()
-        for part, length in zip(fixed, [*lengths, 0], strict=True):
+        for part, length, (sign_first, sign_last) in zip(fixed, [*lengths, 0], apart, strict=True):
             at = len(row)
             if part.ids:
                 pieces |= dict(enumerate(part.pieces, at))
@@ -137,8 +143,10 @@ def infill_canvas(tokenizer, template: Template, layouts: list[tuple[int, ...]])
             tight |= {at, at + len(part.ids)}
             row += part.ids + [TO_WRITE] * length
             # A blank of one token opens and closes: a token that may open may also close.
-            edges = [part.edge, *[ANY] * (length - 2), CLOSES]
-            kind += [ANY] * len(part.ids) + edges[:length]
+            first = SIGN if sign_first else part.edge
+            edges = [first, *[ANY] * (length - 2), CLOSES][:length]
+            edges[-1:] = [edge + BEFORE * sign_last for edge in edges[-1:]]
+            kind += [ANY] * len(part.ids) + edges
         rows.append(torch.tensor(row))
         kinds.append(torch.tensor(kind))
         typed.append(NOTHING if spelled else Typed(pieces, after, frozenset(tight)))
@@ -193,8 +201,9 @@ def rewrite_canvas(
         awaits = [speller.awaits_word(p, [i]) for p, i in zip(pieces, tokens, strict=True)]
         starts = torch.tensor([False, front, *awaits][: len(ids)]) & ~masked.roll(1, 1)
         kind = torch.full(masked.shape, ANY)
-        kind[:, before], kind[:, after], kind[:, before & after] = BEFORE, AFTER, BETWEEN
-        kind[starts], kind[starts & before] = STARTS, FRONT
+        kind[:, after] = AFTER
+        kind[starts] = STARTS
+        kind[:, before] += BEFORE
         allowed = Allowed(kind, rules)
     if not tokens:
         typed = [Typed({0: text})] * len(rows)

@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from diffusion.job import Job
 
 
-def infill(job: "Job", editing: EditingOptions, template: Template) -> None:
-    """Fill the blanks of a template; of several lengths, keep the best."""
+def infill(job: "Job", editing: EditingOptions, template: Template, first: int = 0) -> None:
+    """Fill the blanks of a template, by the samples from number ``first`` on; of several lengths, keep
+    the best."""
     tokenizer, framer, denoiser = job.writer.tokenizer, job.framer, job.writer.denoiser
-    samples, layouts = range(job.script.num_samples), list(itertools.product(*template.blanks))
+    samples = range(first, first + job.script.num_samples)
+    layouts = list(itertools.product(*template.blanks))
     if len(layouts) > 1:
         check_feature("--infill with a range of lengths", job.writer.noise.name, job.writer.name)
     # Before a canvas is made, which may be huge.

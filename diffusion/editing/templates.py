@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from collections import namedtuple
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffusion.errors import UserError
@@ -17,10 +18,12 @@ MAX_LAYOUTS = 256
 @dataclass(frozen=True)
 class Template:
     """A text with n blanks: the n + 1 fixed ``texts`` around them, and in ``blanks`` the numbers of
-    tokens that each may have."""
+    tokens that each may have. ``apart``: for each, whether it must not begin, or end, with a letter
+    or digit, so that the words beside it stay as they are; (): all may."""
 
     texts: list[str]
     blanks: list[range]
+    apart: Sequence[tuple[bool, bool]] = ()
 
     def __str__(self) -> str:
         sizes = (f"{b[0]}" if len(b) == 1 else f"{b[0]}-{b[-1]}" for b in self.blanks)
