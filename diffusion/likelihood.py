@@ -164,13 +164,14 @@ def ordered_nll(
 ) -> Bound:
     """The same under what a denoiser writes on the full canvas from left to right (arXiv:2603.01367),
     in one forward pass per token."""
-    values = _one_by_one(backbone, blocks, editable, noise, after=True, **how)
+    nats = _one_by_one(backbone, blocks, editable, noise, after=True, **how)
+    values = nats.sum(1) / editable.sum(1)
     return _summary(values, blocks, editable, token_bytes)
 
 
 def _one_by_one(backbone, ids, where, noise, padding=None, after=False, **how) -> Tensor:
-    """Mean -log p (B,) of the tokens ``where`` (B, L), each predicted in its own forward pass, in which
-    it is hidden, ``after``: with all those after it."""
+    """-log p (B, L) of the tokens ``where`` (B, L), 0 elsewhere, each predicted in its own forward pass,
+    in which it is hidden, ``after``: with all those after it."""
     row, place = where.nonzero().unbind(1)
     column = torch.arange(ids.shape[1], device=ids.device)
 
@@ -182,7 +183,7 @@ def _one_by_one(backbone, ids, where, noise, padding=None, after=False, **how) -
         return cross_entropy(logits, ids[rows][alone])
 
     nats = _measured(len(row), (), measure, ids.device, **how)
-    return nats.new_zeros(len(ids)).index_add_(0, row, nats) / where.sum(1)
+    return nats.new_zeros(ids.shape).index_put_((row, place), nats)
 
 
 @torch.no_grad()
@@ -242,12 +243,20 @@ def _summary(values: Tensor, blocks, editable, token_bytes, by_rate=()) -> Bound
 
 
 @torch.no_grad()
+def token_nats(
+    backbone: Model, canvas: Canvas, hidden: Tensor, noise: Absorbing, batch_size: int = 16
+) -> Tensor:
+    """(B, L) -log p(token | all other tokens) in nats at the positions ``hidden`` (B, L), each masked
+    alone, and 0 elsewhere."""
+    return _one_by_one(backbone, canvas.ids, hidden, noise, canvas.padding, batch_size=batch_size)
+
+
 def pseudo_likelihood(
     backbone: Model, canvas: Canvas, hidden: Tensor, noise: Absorbing, batch_size: int = 16
 ) -> Tensor:
-    """Mean over the positions ``hidden`` (B, L) of log p(token | all other tokens), in nats (B,), each
-    masked alone (arXiv:1910.14659, who sum). It favours text whose tokens predict each other."""
-    return -_one_by_one(backbone, canvas.ids, hidden, noise, canvas.padding, batch_size=batch_size)
+    """Mean of log p(token | all other tokens) over the positions ``hidden`` (B, L), in nats (B,), see
+    `token_nats` (arXiv:1910.14659, who sum). It favours text whose tokens predict each other."""
+    return -token_nats(backbone, canvas, hidden, noise, batch_size).sum(1) / hidden.sum(1)
 
 
 @torch.no_grad()

@@ -131,7 +131,7 @@ def test_what_answers_help_loads_no_torch():
     names += [f"diffusion.{name}" for name in TORCH_FREE] + [
         f"studies.board.{name}" for name in BOARD
     ]
-    names += ["diffusion.__init__", "inference", "gpt2_inference", "compare", "finetune"]
+    names += ["diffusion.__init__", "inference", "gpt2_inference", "compare", "finetune", "demo"]
     seen: set[str] = set()
     while names:
         name = names.pop()
@@ -144,7 +144,7 @@ def test_what_answers_help_loads_no_torch():
 # A function may import what its script has put off until all mistakes are refused, what few runs
 # need, and what the torch-free modules above must not load.
 LATE = {
-    *("inference", "gpt2_inference", "finetune", "compare"),
+    *("inference", "gpt2_inference", "finetune", "compare", "demo"),
     *("diffusion.__init__", "diffusion.cli.flags", "diffusion.data.corpus", "diffusion.hardware"),
     *("diffusion.models.loading", "diffusion.options"),
     *("diffusion.cli.console", "diffusion.cli.files", "diffusion.cli.reading", "diffusion.job"),

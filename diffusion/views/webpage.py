@@ -49,6 +49,12 @@ def page(film: Film) -> str:
     )
 
 
+def styles() -> str:
+    """The style sheet of positions in an element of the class ``kinds``, by the names of `KINDS`."""
+    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True)
+    return environment.get_template("kinds.css").render(layout=layout)
+
+
 def _cells(frame: Frame) -> list[list]:
     """[number of the kind, text] of each position."""
     cells = []
