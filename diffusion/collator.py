@@ -129,8 +129,9 @@ class DiffusionCollator(Corruption):
         return clean, editable, {}
 
 
-class ChatCollator(DiffusionCollator):
-    """The same for conversations with ``kinds`` (L,) (see `packing.Blocks`): only answers are masked.
+class AnswerCollator(DiffusionCollator):
+    """The same for rows with ``kinds`` (L,) (see `packing.Blocks`), conversations or texts with blanks: only
+    answers are masked. ``prefix_len`` would do where all that is given came first.
 
     Padding is not attended to (``attention_mask``), except for a random part after the conversation,
     from none to all of it, which holds masks without a label: otherwise each last answer would end
@@ -148,7 +149,8 @@ class ChatCollator(DiffusionCollator):
 
 
 class CausalCollator:
-    """Clean rows for next-token prediction: every token but the first is a label."""
+    """Clean rows for next-token prediction: every token but the first is a label, of rows with ``kinds``
+    every answer."""
 
     mean = True  # over the tokens
 
@@ -156,6 +158,8 @@ class CausalCollator:
         clean = _tokens(features)
         labels = clean.clone()
         labels[:, 0] = IGNORE
+        if "kinds" in features[0]:
+            labels[torch.stack([f["kinds"] for f in features]) != ANSWER] = IGNORE
         return {"input_ids": clean, "labels": labels, "weights": torch.ones(clean.shape)}
 
 

@@ -8,8 +8,8 @@ from helpers.exact import RATES, assert_uniform, chi_square_p
 
 from diffusion.collator import (
     SEED_RATES,
+    AnswerCollator,
     CausalCollator,
-    ChatCollator,
     DiffusionCollator,
     StreamCollator,
 )
@@ -205,7 +205,7 @@ def test_causal_rows_predict_every_token_but_the_first():
 def test_answers_alone_are_masked_and_a_random_room_after_them_is_open():
     kinds = torch.tensor([[CONTEXT] * 3 + [ANSWER] * 4 + [CONTEXT, ANSWER] + [PADDING] * 7])
     ids = torch.arange(10, 26).masked_fill(kinds[0] == PADDING, PAD)
-    collate = ChatCollator(Absorbing(MASK), [BOS, PAD], 1, seed=3, global_batch=16)
+    collate = AnswerCollator(Absorbing(MASK), [BOS, PAD], 1, seed=3, global_batch=16)
     rows = [{"input_ids": ids, "kinds": kinds[0], "draw": i} for i in range(4000)]
     batch = collate(rows)
     learned, answer, padding = batch["labels"] != IGNORE, kinds == ANSWER, kinds == PADDING

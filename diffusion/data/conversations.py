@@ -1,14 +1,12 @@
 """Conversations, by a tokenizer's chat template -> blocks in which only the answers are learned."""
 
-import itertools
 import re
 from collections.abc import Iterable
 
 import torch
 
 from diffusion.cli.console import say
-from diffusion.cli.reading import ending
-from diffusion.data import corpus, formats
+from diffusion.data import corpus
 from diffusion.data.packing import ANSWER, CONTEXT, PADDING, Blocks
 from diffusion.data.report import Report
 from diffusion.errors import UserError, cause
@@ -39,29 +37,11 @@ def load_conversations(
         UserError: missing, unreadable, or too many rows that are no conversation.
     """
     report = Report() if report is None else report
-    report.name, report.column, report.unit = name, column, "conversation"
-    if ending(name) in set(formats.ENDINGS) - set(formats.TYPED):
-        raise UserError(f"{name} has no conversations; --chat reads JSON lines of {_FORM}")
-    files = corpus.find_files(name, split, config, report, formats.TYPED)
-    if files is None:
-        rows = corpus.hub_rows(name, split, config, revision, report)
-    else:
-        rows = itertools.chain.from_iterable(corpus.rows_of(file, report) for file in files)
-    found = []
-    for where, row in rows:
-        if isinstance(row, formats.Bad):
-            report.note_bad(where, row.why, row.rows)
-        elif row is None or row == []:
-            report.empty += 1
-        elif messages := _messages(row):
-            found.append(messages)
-        else:
-            report.note_bad(where, f"is not a conversation, {_FORM}")
-    report.documents = len(found)
-    report.check()
-    if not found:
-        raise UserError(f"data set {name} has no conversations in its {split} split; give another")
-    return found
+    report.unit = "conversation"
+    return corpus.load_records(
+        name, split, _messages, "conversation", "conversations", _FORM,
+        reader="--chat",         config=config, column=column, revision=revision, report=report,
+    )  # fmt: skip
 
 
 def _messages(row) -> Messages | None:

@@ -1,12 +1,13 @@
 """Text from files, folders or the hub -> documents."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,57 @@ def _hub_errors(name: str, split: str, do: str) -> Iterator[None]:
         raise UserError(
             f"cannot {do} data set {name!r} from the hub: {why}, or give {instead}"
         ) from None
+
+
+def load_records(
+    name: str,
+    split: str,
+    read: Callable[[Any], Any],
+    one: str,
+    many: str,
+    form: str,
+    *,
+    reader: str,
+    config: str | None = None,
+    column: str,
+    revision: str | None = None,
+    report: Report,
+) -> list:
+    """What ``read`` makes of the rows of a data set that hold lists: JSON lines, another table that can
+    hold lists, a folder, or a name on the hub.
+
+    Args:
+        read: the value of ``column`` -> a record, or None where it is none.
+        one, many, form: of a record, for people.
+        reader: the flag or script that reads them.
+        report: is filled; ``column`` and ``name`` are set here.
+
+    Raises:
+        UserError: missing, unreadable, or too many rows that are no record.
+    """
+    report.name, report.column = name, column
+    if reading.ending(name) in set(formats.ENDINGS) - set(formats.TYPED):
+        raise UserError(f"{name} has no {many}; {reader} reads JSON lines of {form}")
+    files = find_files(name, split, config, report, formats.TYPED)
+    if files is None:
+        rows = hub_rows(name, split, config, revision, report)
+    else:
+        rows = itertools.chain.from_iterable(rows_of(file, report) for file in files)
+    found = []
+    for where, row in rows:
+        if isinstance(row, Bad):
+            report.note_bad(where, row.why, row.rows)
+        elif row is None or row == []:
+            report.empty += 1
+        elif record := read(row):
+            found.append(record)
+        else:
+            report.note_bad(where, f"is not a {one}, {form}")
+    report.documents = len(found)
+    report.check()
+    if not found:
+        raise UserError(f"data set {name} has no {many} in its {split} split; give another")
+    return found
 
 
 # ---------------------------------------------------------------- documents

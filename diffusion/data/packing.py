@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from diffusion import rng
 from diffusion.errors import UserError
 
-CONTEXT, ANSWER, PADDING = range(3)  # of conversations; answers are learned
+CONTEXT, ANSWER, PADDING = range(3)  # of conversations and texts with blanks; answers are learned
 
 
 def token_stream(documents: Iterable[str], tokenizer, most: int | None = None) -> Tensor:
@@ -59,7 +59,7 @@ class Blocks(Dataset):
 
     Args:
         blocks: (N, L) token ids.
-        kinds: (N, L) of conversations: `CONTEXT`, `ANSWER` or `PADDING`.
+        kinds: (N, L) of conversations, or texts with blanks: `CONTEXT`, `ANSWER` or `PADDING`.
         source: what they were read from, for people.
     """
 

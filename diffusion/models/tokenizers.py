@@ -117,10 +117,11 @@ def noise_of(tokenizer, config, name: str) -> Noise:
     return make_noise(**settings, **ids, vocab_size=size)
 
 
-def train_tokenizer(documents: list[str], vocab_size: int, pad_id: int = 1):
+def train_tokenizer(documents: list[str], vocab_size: int, pad_id: int = 1, all_bytes: bool = True):
     """A byte-level BPE with RoBERTa's special tokens and conventions, trained on ``documents``. ``pad_id``,
-    0 to 4, is the id of ``<pad>``."""
-    bpe = Tokenizer(models.BPE())
+    0 to 4, is the id of ``<pad>``. Without ``all_bytes`` it knows only the bytes of the documents, and all
+    others are ``<unk>``."""
+    bpe = Tokenizer(models.BPE() if all_bytes else models.BPE(unk_token="<unk>"))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     # lstrip: "<mask>" in a string swallows the space before it, as the word that it hides would.
@@ -130,7 +131,7 @@ def train_tokenizer(documents: list[str], vocab_size: int, pad_id: int = 1):
     trainer = BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=specials,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if all_bytes else [],
         show_progress=False,
     )
     bpe.train_from_iterator(documents, trainer)

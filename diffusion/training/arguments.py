@@ -64,6 +64,9 @@ class DataArguments:
     )
     dataset_dir: str | None = flag(None, "Folder with local WikiText-2 files.", metavar="DIR")
     chat: bool = flag(False, 'Learn the answers in JSON lines of {"messages": [...]}.')
+    infill: bool = rare(
+        False, 'Learn the blanks in JSON lines of {"parts": ["given", "blank", ...]}.'
+    )
     block_size: int = flag(256, "Tokens per training block.", range=(8, None))
     eval_dataset: str | None = flag(None, "Validation text. Default: that of WikiText-2 if it is "
                                     "trained on, else blocks held out from the end.")  # fmt: skip
@@ -71,7 +74,7 @@ class DataArguments:
     max_train_samples: int | None = rare(None, "Train on the first N blocks only.", **_COUNT)
     max_eval_blocks: int = rare(512, "Largest number of validation blocks.", **_COUNT)
     eval_blocks_file: str | None = rare(None, "JSON file for the results by block and layout.")
-    text_column: str | None = rare(None, "Column of a table; default: text, or messages.")
+    text_column: str | None = rare(None, "Column of a table; default: text, messages or parts.")
     dataset_config: str | None = rare(None, "Configuration name of a hub data set.")
     dataset_revision: str | None = rare(None, "Branch, tag or commit of hub data sets.")
     streaming: bool = rare(False, "Read tables only as far as they are needed.")
@@ -81,7 +84,13 @@ class DataArguments:
     @property
     def column(self) -> str:
         """Of a table."""
-        return self.text_column or ("messages" if self.chat else "text")
+        own = "messages" if self.chat else "parts" if self.infill else "text"
+        return self.text_column or own
+
+    @property
+    def partly(self) -> bool:
+        """Whether each row says which of its tokens are learned."""
+        return self.chat or self.infill
 
 
 @dataclass
@@ -220,7 +229,7 @@ class Run:
     @property
     def prefix_len(self) -> int:
         """Number of first tokens that are never masked."""
-        return 1 if self.causal or self.data.chat else self.diffusion.prefix_len
+        return 1 if self.causal or self.data.partly else self.diffusion.prefix_len
 
     @cached_property
     def mix(self) -> dict[str, float]:

@@ -16,13 +16,13 @@ from transformers import GPT2Config, RobertaConfig
 from diffusion import hardware
 from diffusion.cli.console import say
 from diffusion.collator import (
+    AnswerCollator,
     CausalCollator,
-    ChatCollator,
     DiffusionCollator,
     MixCollator,
     TwoPassCollator,
 )
-from diffusion.data import conversations, corpus, packing
+from diffusion.data import blanks, conversations, corpus, packing
 from diffusion.data.packing import Blocks
 from diffusion.data.report import Report, counted
 from diffusion.errors import UserError
@@ -43,7 +43,7 @@ _GPT2_DROPOUT = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 
 @dataclass
 class Text:
-    """Documents, or conversations with --chat, and the reports of the data sets that they come from. With
+    """Documents (with --chat conversations, with --infill texts with blanks), and the reports of the data sets that they come from. With
     --streaming they can be iterated once, and the reports are complete after that."""
 
     documents: Iterable
@@ -80,6 +80,8 @@ def read(run: Run) -> tuple[Text | None, Text | None]:
             where |= {"config": data.dataset_config, "revision": data.dataset_revision}
         if data.chat:
             return conversations.load_conversations(name, split, **where)
+        if data.infill:
+            return blanks.load_blanks(name, split, **where)
         where |= {"dataset_dir": data.dataset_dir, "streaming": data.streaming}
         return corpus.load_documents(name, split, wikitext=data.wikitext, **where)
 
@@ -106,6 +108,8 @@ def pack(
         given = text.documents, tokenizer, data.block_size, what, most
         if data.chat:
             blocks = conversations.pack_conversations(*given)
+        elif data.infill:
+            blocks = blanks.pack_blanks(*given)
         else:
             blocks = Blocks(packing.pack(*given))
         blocks.source = text.report()
@@ -166,7 +170,7 @@ def make_collator(run: Run, model, tokenizer):
         collate = MixCollator(**settings)
     else:
         settings |= {"mask_schedule": diffusion.mask_schedule, "loss": diffusion.loss}
-        collate = (ChatCollator if run.data.chat else DiffusionCollator)(**settings)
+        collate = (AnswerCollator if run.data.partly else DiffusionCollator)(**settings)
     if not diffusion.soft_masking:
         return collate
     return TwoPassCollator(collate, diffusion.soft_share, args.seed, args.micro_batch)

@@ -120,7 +120,8 @@ def model_card(run: Run, model, trainer, metrics: dict, tokens: int, seconds: fl
         "objective": run.diffusion.objective + (" (shifted)" if settings["shift"] else ""),
         "training text": ", ".join(data.dataset),
         "what was read": trainer.train_dataset.source,
-        "learned": data.chat and "only the answers of conversations",
+        "learned": (data.chat and "only the answers of conversations")
+        or (data.infill and "only the blanks of texts"),
         "noise": noise.strip(),
         "layouts": ", ".join(f"{name} {share:.0%}" for name, share in settings["layouts"].items()),
         "soft-masking": soft and f"{soft}; likelihoods are of its two passes",

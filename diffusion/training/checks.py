@@ -157,7 +157,7 @@ _SOFT = ("soft_start", "soft_middle", "soft_slope", "soft_k", "soft_share", "sof
 CONFLICTS = [
     Conflict(
         "--prefix_len outside a block",
-        lambda o: not o.chat and not 1 <= o.prefix_len < o.block_size,
+        lambda o: not (o.chat or o.infill) and not 1 <= o.prefix_len < o.block_size,
         "--prefix_len {prefix_len} must be between 1 (<s>) and --block_size - 1",
     ),
     Conflict(
@@ -182,6 +182,13 @@ CONFLICTS = [
     conflict("--wikitext with --streaming", "joins lines to articles"),
     conflict("--chat with --dataset wikitext-2", "needs conversations, and that has none"),
     conflict("--chat --config without --tokenizer", "needs a tokenizer with a chat template"),
+    conflict("--infill with --chat", "reads texts with blanks"),
+    conflict("--infill with --layouts {layouts}", "masks blanks on the full canvas"),
+    conflict("--infill with --new_vocabulary", "needs the tokens of its parts beforehand"),
+    conflict("--infill with --streaming", "reads all texts"),
+    conflict("--infill with --wikitext", "needs texts with blanks, and that has none"),
+    conflict("--infill with --dataset wikitext-2", "needs texts with blanks, and that has none"),
+    conflict("--infill --config without --tokenizer", "needs a tokenizer that knows its parts"),
     conflict("--streaming without --max_train_samples", "reads until it has enough blocks"),
     conflict("--streaming --config without --tokenizer", "reads a text only once"),
     conflict("--mask_schedule batch with --schedule {schedule}", "draws mask rates itself"),
@@ -221,7 +228,7 @@ NOISE_CONFLICTS = [  # when it is known which noise the model was trained for
         conflict(f"--noise {noise} with {other}", "is trained on the full canvas with its own loss")
         for noise in ("uniform", "hybrid")
         for other in ("--objective causal", "--loss mean", "--mask_schedule batch",
-                      "--layouts {layouts}", "--soft_masking", "--chat")
+                      "--layouts {layouts}", "--soft_masking", "--chat", "--infill")
     ),
 ]  # fmt: skip
 

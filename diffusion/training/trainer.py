@@ -130,7 +130,10 @@ def validation_bounds(trainer: "DiffusionTrainer") -> dict[str, likelihood.Bound
     found = {}
     with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
         if trainer.causal:
+            kinds = trainer.eval_dataset.kinds
             editable = torch.ones_like(blocks, dtype=torch.bool)
+            if kinds is not None:
+                editable = kinds.to(args.device) == ANSWER
             editable[:, 0] = False
             found["causal"] = likelihood.causal_nll(backbone, blocks, editable, **spread)
         else:
