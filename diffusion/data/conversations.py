@@ -40,7 +40,7 @@ def load_conversations(
     report.unit = "conversation"
     return corpus.load_records(
         name, split, _messages, "conversation", "conversations", _FORM,
-        reader="--chat",         config=config, column=column, revision=revision, report=report,
+        reader="--chat", config=config, column=column, revision=revision, report=report,
     )  # fmt: skip
 
 
