@@ -61,13 +61,14 @@ class Local:
         await self.app(scope, receive, policed)
 
 
-def told(work: Callable) -> Callable:
-    """The same function or generator, whose `UserError` is a message on the page, shown as text."""
+def told(work: Callable, shown: bool = True) -> Callable:
+    """The same function or generator, whose `UserError` is a message of gradio; ``shown``: on the page,
+    which would take it for HTML."""
 
     def message(error: UserError) -> gr.Error:
         # The page has fields instead of flags, and none for this one.
         said = sentence(str(error)).replace(", or change --max_len", "").replace("--", "")
-        return gr.Error(html.escape(said), duration=20, print_exception=False)
+        return gr.Error(html.escape(said) if shown else said, duration=20, print_exception=False)
 
     @wraps(work)
     def function(*arguments, **named):
@@ -378,9 +379,8 @@ class Page:
             1, MOST_DRAWS, 16, step=1, label="draws", info="Random mask patterns for each text."
         )
         go = gr.Button("Score", variant="primary")
-        ranking = gr.HTML("", elem_classes="kinds")
         gr.Markdown(
-            "The bound and its error come from random mask patterns. Below each token stand the nats of "
+            "The most probable text comes first. The bound and its error come from random mask patterns. Below each token stand the nats of "
             "that token alone, -log p(token | all others); they do not add up to the bound."
         )
         view = text_view(
@@ -394,9 +394,9 @@ class Page:
                 notes = [f"{nats:.1f}" for _, nats in one["token_nats"]]
                 shown += [["heading", f"{rank}. {bound(one)}\n", None]]
                 shown += [*cells(self.service.scored(one), notes), ["blank", "\n", None]]
-            return ranked(found), {"cells": shown[:-1]}
+            return {"cells": shown[:-1]}
 
-        self._on(go.click, score, [texts, draws], [ranking, view])
+        self._on(go.click, score, [texts, draws], view)
 
     def _save(self, kept: gr.State, film: Callable, *more: str) -> None:
         """A button that saves what was written last."""
@@ -447,7 +447,7 @@ class Page:
             return service.score(texts, draws, seed)
 
         for work in (write, touch, likeliest, compare, score):
-            gr.api(told(work), api_name=work.__name__, **self.work)
+            gr.api(told(work, shown=False), api_name=work.__name__, **self.work)
 
 
 def text_view(
@@ -497,29 +497,15 @@ def bound(one: dict) -> str:
     error = one["standard_error"]
     about = "" if error is None else f" ± {error / one['tokens']:.3f}"
     return (
-        f"{one['nats_per_token']:.3f}{about} nats per token, {one['nats']:.1f} nats, "
-        f"{one['tokens']} tokens"
+        f"{one['nats_per_token']:.3f}{about} nats per token, {one['nats_per_byte']:.3f} per byte; "
+        f"{one['nats']:.1f} nats, {one['tokens']} tokens"
     )
-
-
-def ranked(found: list[dict]) -> str:
-    """Texts of `Service.score` as a table."""
-    rows = [("rank", "nats per token", "±", "per byte", "text")]
-    for rank, one in enumerate(found, 1):
-        error, text = one["standard_error"], html.escape(printable(one["text"][:60]))
-        about = "-" if error is None else f"{error / one['tokens']:.3f}"
-        numbers = f"{one['nats_per_token']:.3f}", about, f"{one['nats_per_byte']:.3f}"
-        rows.append((str(rank), *numbers, text))
-    head, *body = (
-        "<tr>" + "".join(f"<{kind}>{cell}</{kind}>" for cell in row) + "</tr>"
-        for kind, row in zip(["th", *["td"] * len(found)], rows, strict=True)
-    )
-    return f'<table class="ranking">{head}{"".join(body)}</table>'
 
 
 def facts(frame: Frame) -> dict:
     """A finished text and how it was written."""
+    tokens = frame.written if frame.nfe else 0
     return {
         "text": frame.text, "nfe": frame.nfe, "seconds": round(frame.seconds, 6),
-        "tokens": frame.written, "tokens_per_pass": round(frame.written / max(1, frame.nfe), 3),
+        "tokens": tokens, "tokens_per_pass": round(tokens / max(1, frame.nfe), 3),
     }  # fmt: skip

@@ -187,9 +187,10 @@ class Service:
 
     def _template(self, text: str, places: list[tuple[int, int]], by: str) -> Template:
         """The text with ``by`` in each place, or with a blank of as many tokens as are there."""
-        if not by:
+        if by == "":
             return Draft({"text": text}, "").template(self.tokenizer, places)
-        given = parse_template(_checked(by)) if BLANK.search(by) else Template([by], [])
+        by = _checked(by, "what replaces the places")
+        given = parse_template(by) if BLANK.search(by) else Template([by], [])
         texts, at, front = [], 0, ""
         for start, end in places:
             *done, front = [front + text[at:start] + given.texts[0], *given.texts[1:]]

@@ -50,6 +50,7 @@ def test_a_text_is_that_of_the_python_api(service, drafter):
         (lambda s: s.touch(TEXT, [(4, 9)], "<mask:99>", 0, {}), "positions"),
         (lambda s: s.touch(TEXT, [(4, 9)], "", -1, {}), "-1"),
         (lambda s: s.touch(TEXT, [(4, 9)], "", 1, {"sampler": "arpc"}), "left to right"),
+        (lambda s: s.touch(TEXT, [(4, 9)], 7, 1, {}), "int"),
         (lambda s: s.touch(TEXT, [(4, float("inf"))], "", 1, {}), "inf"),
         (lambda s: s.write("a", "many", {}), "many is not a whole number"),
         (lambda s: s.write("a", 2.5, {}), "2.5 is not a whole number"),
