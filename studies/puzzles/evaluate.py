@@ -14,6 +14,7 @@ Newcombe's, which is made of these.
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,7 +217,7 @@ def figure(record: dict):
     plot = Plot(2)
     lines: dict[str, list] = {}
     for found in record["results"]:
-        name = found["sampler"].split(" of ")[0].split(":threshold")[0]
+        name = re.sub(r"\d+$", "n", found["sampler"]).split(":threshold")[0]
         name += "" if found["temperature"] == 0 or "GPT-2" in name else ", temperature 1"
         lines.setdefault(name, []).append((found["passes"], found["solved"]))
     curves: dict[str, list] = {}
@@ -231,6 +232,8 @@ def figure(record: dict):
                 for pair in ((value, low), (high, value))
             ]
             plot.series(axes, x, value, i, name, (None, errors), linewidth=1)
+            if found is curves:  # the legend has the samplers
+                plot.label(axes, name, x[-1], value[-1])
         if found:
             seen = [x for points in found.values() for x, _ in points]
             plain_log(axes.xaxis, min(seen), max(seen))
