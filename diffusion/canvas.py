@@ -134,6 +134,9 @@ class Query:
     # (B, L) bool, visible queried positions, predicted without the token there (`Backbone.shadowed`).
     shadows: Tensor | None = None
     feedback: Feedback | None = None  # (B, L) what the masks remember
+    # Of Gaussian noise: (B, L, d) the vectors at the queried positions, and (B, 1 or L) their times.
+    vectors: Tensor | None = None
+    time: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,34 @@ class AnswerCollator(DiffusionCollator):
         return self.noise.corrupt(clean, room), kinds == ANSWER, attended
 
 
+@dataclass
+class GaussianCollator(Corruption):
+    """Clean rows with what `vectors.noised` needs: ``time`` (B, 1), stratified as in `DiffusionCollator`,
+    and ``keys`` (B,) of the normals. Every other row, at random, is noise as a whole; of the others one
+    span is, so that a model learns to go on from a beginning and to fill gaps. In a tenth of the rows
+    what is not noise is masked, for guidance without a condition (arXiv:2207.12598).
+    """
+
+    WHOLE, HIDDEN = 0.5, 0.1
+
+    def __call__(self, features: list[dict]) -> dict[str, Tensor]:
+        clean, editable, draw = self.read(features)
+        keys = rng.fold_in(self.key, draw)
+        u, whole, first, second, hidden = rng.uniform(keys, 5).T[..., None]
+        t = (u + (draw % self.global_batch)[:, None]) / self.global_batch
+        # A span between two places among what is editable; never an empty one.
+        number, count = editable.cumsum(1) - 1, editable.sum(1, keepdim=True)
+        ends = torch.cat([first, second], 1).sort(1).values * count
+        start, end = ends.long().unbind(1)
+        inside = (number >= start[:, None]) & (number <= end[:, None])
+        noisy = editable & (inside | (whole < self.WHOLE))
+        given = ~noisy & editable & (hidden < self.HIDDEN)
+        labels = clean.masked_fill(~noisy, IGNORE)
+        weights = noisy.float() / noisy.sum(1, keepdim=True).clamp(min=1)
+        ids = self.noise.corrupt(clean, given)
+        return {"input_ids": ids, "labels": labels, "weights": weights, "time": t, "keys": keys}
+
+
 class CausalCollator:
     """Clean rows for next-token prediction: every token but the first is a label, of rows with ``kinds``
     every answer."""

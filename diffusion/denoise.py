@@ -67,6 +67,7 @@ def denoise(
                     number[some],
                     padding=None if padding is None else padding[some],
                     shadows=(query_mask & ~masked)[some] if sampler.hides else None,
+                    **{name: x[some] for name, x in sampler.shown(state).items()},
                 )
                 slots = slots.index_add(0, number[some], denoiser.slots(query))
                 logits = denoiser(query)

@@ -165,7 +165,45 @@ class Hybrid(Interpolating):
         return 1 / ((1 - r) * whole), self._odds / (2 * root * whole)
 
 
-KINDS = {kind.name: kind for kind in (Absorbing, Uniform, Hybrid)}
+@dataclass(frozen=True, eq=False)
+class Gaussian(Noise):
+    """The embeddings of tokens drown in Gaussian noise (Diffusion-LM, arXiv:2205.14217):
+
+        q(x_t | x_0) = N(sqrt(a) x_0, (1 - a) I),    a = 1 - sqrt(t + s),
+
+    where x_0 is the embedding of the token, of norm `radius` (see `vectors`). Ids stay masks until
+    the first step, and are then those of the nearest embeddings.
+
+    Args:
+        random: (V,) bool, the tokens that a text may consist of.
+    """
+
+    random: Tensor
+    name = "gaussian"
+    has_random_tokens = True
+    START = 1e-4  # s: so much noise is left at t = 0
+
+    def to(self, device):
+        return replace(self, random=self.random.to(device))
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """(N,) ids of these tokens."""
+        return self.random.nonzero()[:, 0]
+
+    @property
+    def radius(self) -> float:
+        """2 sqrt(log N): then N tokens can be told apart by their own embeddings, with no help of the
+        others, until a is about a half. (The N - 1 projections of the noise on the ways to the other
+        tokens, sqrt(2) radius away, have a largest value near sqrt(2 log N).)"""
+        return 2 * math.sqrt(math.log(max(2, len(self.tokens))))
+
+    def kept(self, t: Tensor) -> Tensor:
+        """a at the times ``t``, in double precision where there is one."""
+        return (1 - (t + self.START).sqrt()).clamp(min=0)
+
+
+KINDS = {kind.name: kind for kind in (Absorbing, Uniform, Hybrid, Gaussian)}
 
 
 def make_noise(
@@ -179,7 +217,7 @@ def make_noise(
     """
     random = torch.ones(vocab_size, dtype=torch.bool)
     random[[mask_id, *forbidden]] = False
-    own = {"absorbing": (), "uniform": (random,), "hybrid": (random, p_u)}
+    own = {"absorbing": (), "uniform": (random,), "hybrid": (random, p_u), "gaussian": (random,)}
     return KINDS[name](mask_id, *own[name])
 
 

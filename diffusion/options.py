@@ -157,6 +157,10 @@ class GenerationOptions(SamplingOptions):
         "and 1/3 of it in the later thirds of the writing (Prophet: 7.5); default 0: never.",
         range=(0, None), rare=True,
     )  # fmt: skip
+    clamp: float | None = _option(
+        None, "Models trained for gaussian noise: after this share of the steps a predicted embedding "
+        "becomes that of the nearest token; default 1: never.", range=(0, 1), rare=True,
+    )  # fmt: skip
     attention: str = _option(
         "auto", _described("What a position sees.", ATTENTION), choices=ATTENTION
     )
@@ -294,7 +298,7 @@ class GenerationOptions(SamplingOptions):
 
 
 # Flags that are handed to the samplers that take them.
-SAMPLER_FLAGS = ("n_steps", "schedule", "block_length", "early_commit")
+SAMPLER_FLAGS = ("n_steps", "schedule", "block_length", "early_commit", "clamp")
 
 
 def sampler_table() -> str:

@@ -62,3 +62,8 @@ def uniform(key: Tensor, n: int) -> Tensor:
     if double(key.device) == torch.float32:
         return (_shift_right(bits, 41).to(torch.float32) + 0.5) * 2.0**-23
     return (_shift_right(bits, 12).to(torch.float64) + 0.5) * 2.0**-52
+
+
+def normal(key: Tensor, n: int) -> Tensor:
+    """Independent standard normals, shape (*key.shape, n): the quantiles of `uniform`."""
+    return torch.special.ndtri(uniform(key, n))

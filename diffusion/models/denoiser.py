@@ -17,6 +17,7 @@ import copy
 import torch
 from torch import Tensor
 
+from diffusion import vectors
 from diffusion.canvas import Canvas, Query
 from diffusion.models.backbone import Backbone
 from diffusion.models.soft import SoftMask, TwoPass, blend
@@ -99,10 +100,12 @@ class Denoiser:
         if query.feedback is not None:
             memory = query.feedback.take(self.noise.noisy(ids))
             embeds = blend(self.table, ids, self.noise, memory)
-        shadows = query.shadows
-        if shadows is not None and shadows.any():
+        shadows, attention_mask = query.shadows, None if padding is None else (~padding).long()
+        if query.vectors is not None:
+            place = query.vectors, query.time, self.noise
+            logits = vectors.predict(self.backbone, ids, query_mask, *place, attention_mask)
+        elif shadows is not None and shadows.any():
             logits = self.backbone.shadowed(ids, query_mask, shadows, self.noise, padding, embeds)
         else:
-            attention_mask = None if padding is None else (~padding).long()
             logits = self.backbone(ids, query_mask, attention_mask, inputs_embeds=embeds)
         return logits.index_fill_(1, self.forbidden, -torch.inf)

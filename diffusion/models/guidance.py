@@ -23,6 +23,11 @@ class Wrapped:
         self.denoiser = denoiser
         self.noise, self.device, self.passes = denoiser.noise, denoiser.device, denoiser.passes
 
+    @property
+    def table(self) -> torch.nn.Embedding:
+        """The word embeddings."""
+        return self.denoiser.table
+
     def start(self, canvas: Canvas) -> "Wrapped":
         """The denoiser of one generation, see `models.denoiser`."""
         other = copy.copy(self)

@@ -109,6 +109,11 @@ class Sampler:
         """(B, L) bool: editable positions to be predicted. A row with none costs no forward pass."""
         return state.masked
 
+    def shown(self, state: State) -> dict[str, Tensor]:
+        """More of the `Query` of this step, (B, ...) each: what stands at noisy positions, where that
+        is no token."""
+        return {}
+
     def greedy(self, state: State) -> Tensor | None:
         """(B, 1) bool: rows that take the most probable tokens instead of drawing; None: none."""
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from diffusion.errors import UserError
 
-NOISES = ("absorbing", "uniform", "hybrid")  # as in `noise`, which loads torch
-RANDOM = NOISES[1:]  # those with random tokens
+NOISES = ("absorbing", "uniform", "hybrid", "gaussian")  # as in `noise`, which loads torch
+RANDOM = NOISES[1:]  # those whose noise looks like text
 
 
 class Entry(NamedTuple):
@@ -42,7 +42,7 @@ SAMPLERS = {
     "self-correction": Entry(
         "interpolating.SelfCorrection",
         "ancestral, then replaces the token for which the model is most confident of another",
-        "N and swaps", True, "GIDD, arXiv:2503.04482", RANDOM),
+        "N and swaps", True, "GIDD, arXiv:2503.04482", ("uniform", "hybrid")),
     "first-hitting": Entry(
         "unmasking.FirstHitting",
         "exact continuous time, one token at a time in random order",
@@ -122,19 +122,26 @@ OLD_FLAGS = {
 
 _NO_BLOCKS = "is trained on the full canvas only"
 _FIRST = "starts from random tokens"
+_AT_ONCE = "changes all tokens in every step"
 # Flags -> noise that they do not go with -> what that does or lacks.
 FEATURES: dict[str, dict[str, str]] = {
     "--attention block": dict.fromkeys(RANDOM, _NO_BLOCKS),
-    "--block_length": {"uniform": f"{_FIRST}, and later blocks must be masks"},
-    "--early_commit": {"uniform": f"{_FIRST}, so no masks are left to write at once"},
+    "--block_length": {
+        "uniform": f"{_FIRST}, and later blocks must be masks", "gaussian": _AT_ONCE},
+    "--early_commit": {
+        "uniform": f"{_FIRST}, so no masks are left to write at once", "gaussian": _AT_ONCE},
+    "--schedule": {"gaussian": "has a schedule of its own"},
+    "--clamp": dict.fromkeys(NOISES[:3], "has tokens, no embeddings, to predict"),
     "--guidance": {"uniform": "has no masks to hide the prompt with"},
-    "--infill with a range of lengths": {"uniform": "has no masks, by which lengths are compared"},
+    "--infill with a range of lengths": dict.fromkeys(
+        ("uniform", "gaussian"), "has no masks, by which lengths are compared"),
     "--infill with one length, --rewrite, --interpolate, --score": {},
     "--window_stride, --repetition_penalty, --no_repeat_ngram_size, --temperature, --top_k, --top_p": {},
     "finetune.py with --loss mean, --mask_schedule batch, --layouts, --soft_masking or "
-    "--objective causal": dict.fromkeys(RANDOM, "contains random tokens"),
-    "finetune.py with --loss clipped": {"absorbing": "has no clipped weights"},
-}
+    "--objective causal": dict.fromkeys(RANDOM, "is trained on the full canvas with its own loss"),
+    "finetune.py with --loss clipped": dict.fromkeys(
+        ("absorbing", "gaussian"), "has no clipped weights"),
+}  # fmt: skip
 
 
 def sampler_lacks(sampler: str, noise: str) -> str | None:
@@ -143,7 +150,9 @@ def sampler_lacks(sampler: str, noise: str) -> str | None:
         return None
     if noise == "absorbing":
         return "never changes visible tokens, so that the model copies them"
-    return "has no masks to write" if noise == "uniform" else _NO_BLOCKS
+    if noise == "gaussian" and sampler in NOISED:
+        return _AT_ONCE
+    return _NO_BLOCKS if noise == "hybrid" else "has no masks to write"
 
 
 def check_noise(options, noise: str, model: str) -> None:
@@ -157,8 +166,9 @@ def check_noise(options, noise: str, model: str) -> None:
         _refuse(f"--sampler {options.sampler}", model, noise, lack, f"use one of {fitting}")
     if options.attention == "block":
         check_feature("--attention block", noise, model)
-    for name in ("block_length", "early_commit", "guidance"):
-        if value := getattr(options, name):
+    for name in ("block_length", "early_commit", "guidance", "schedule", "clamp"):
+        value = getattr(options, name)
+        if value or (name == "clamp" and value is not None):
             check_feature(f"--{name}", noise, model, f" {value}")
 
 

@@ -25,6 +25,7 @@ def make_sampler(
     schedule: str | None = None,
     block_length: int | None = None,
     early_commit: float | None = None,
+    clamp: float | None = None,
     end_id: int | None = None,
     apart: bool = False,
     noise: Noise | None = None,
@@ -35,6 +36,7 @@ def make_sampler(
     Args:
         name: of the `catalog`, or with options, ``remdm:eta=0.02``.
         n_steps, schedule: for samplers that take them; others ignore them.
+        clamp: of Gaussian noise, see `gaussian.Vectors`.
         end_id: ends a text that is written in blocks, see `Blocks`.
         apart: no block sees those after it, so that early commit is about one block.
         noise: that of the denoiser; None: masks.
@@ -46,7 +48,10 @@ def make_sampler(
     shared = {"n_steps": n_steps, "schedule": schedule}
     takes = spec.options_of(kind)
     own |= {key: v for key, v in shared.items() if key in takes and v is not None}
-    if name == "ancestral" and noise is not None and noise.has_random_tokens:
+    if noise is not None and noise.name == "gaussian":
+        own |= {} if clamp is None else {"clamp": clamp}
+        kind = getattr(import_module("diffusion.samplers.gaussian"), kind.__name__)
+    elif name == "ancestral" and noise is not None and noise.has_random_tokens:
         kind = import_module("diffusion.samplers.interpolating").Posterior
     if name == "speculative":
         own["end_id"] = -1 if end_id is None else end_id

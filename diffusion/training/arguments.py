@@ -99,8 +99,9 @@ class DiffusionArguments:
 
     objective: str = flag("diffusion", "diffusion, or causal: next-token prediction.",
                           choices=("diffusion", "causal"))  # fmt: skip
-    noise: str = flag("auto", "absorbing (<mask>), uniform (any token) or hybrid (both).",
-                      choices=("auto", "absorbing", "uniform", "hybrid"))  # fmt: skip
+    noise: str = flag("auto", "absorbing (<mask>), uniform (any token), hybrid (both), or gaussian "
+                      "(of embeddings).",
+                      choices=("auto", "absorbing", "uniform", "hybrid", "gaussian"))  # fmt: skip
     layouts: str = flag("full", "Mix of full, causal, blockN, as causal=1,block4=1,full=1. One per "
                         "batch; blockN: from left to right over blocks of N tokens.", metavar="MIX")  # fmt: skip
     soft_masking: bool = flag(False, "Masks keep their predictions for a second pass. Options: "

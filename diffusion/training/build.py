@@ -19,6 +19,7 @@ from diffusion.collator import (
     AnswerCollator,
     CausalCollator,
     DiffusionCollator,
+    GaussianCollator,
     MixCollator,
     TwoPassCollator,
 )
@@ -30,7 +31,7 @@ from diffusion.models import heads, layouts, loading, tokenizers
 from diffusion.models.backbone import Backbone
 from diffusion.models.families import family
 from diffusion.models.soft import SoftMask, load_soft_mask
-from diffusion.noise import Absorbing
+from diffusion.noise import Absorbing, Noise
 from diffusion.training import vocabulary
 from diffusion.training.arguments import ModelArguments, Run
 from diffusion.training.checks import chosen_noise, reported
@@ -168,6 +169,10 @@ def make_collator(run: Run, model, tokenizer):
         settings |= {"mix": run.mix, "shift": Backbone(model).shift}
         settings |= {"causal_weight": diffusion.causal_weight, "micro_batch": args.micro_batch}
         collate = MixCollator(**settings)
+    elif settings["noise"].name == "gaussian":
+        check_embeddings(model, settings["noise"], run.model.model, "Gaussian noise")
+        del settings["schedule"]
+        return GaussianCollator(**settings)
     else:
         settings |= {"mask_schedule": diffusion.mask_schedule, "loss": diffusion.loss}
         collate = (AnswerCollator if run.data.partly else DiffusionCollator)(**settings)
@@ -180,8 +185,8 @@ def make_collator(run: Run, model, tokenizer):
 
 
 @torch.no_grad()
-def check_embeddings(model: torch.nn.Module, noise: Absorbing, name: str) -> None:
-    """Refuse a model that does not read word embeddings as it reads the tokens they stand for."""
+def check_embeddings(model: torch.nn.Module, noise: Noise, name: str, what: str) -> None:
+    """For ``what``: refuse a model that does not read word embeddings as it reads the tokens they stand for."""
     table, was_training, equal = model.get_input_embeddings(), model.training, False
     backbone = Backbone(model.eval())
     with contextlib.suppress(TypeError, ValueError, AttributeError):
@@ -192,7 +197,7 @@ def check_embeddings(model: torch.nn.Module, noise: Absorbing, name: str) -> Non
     model.train(was_training)
     if not equal:
         raise UserError(
-            f"{name} cannot have soft-masking: models of type {model.config.model_type} do not read "
+            f"{name} cannot have {what}: models of type {model.config.model_type} do not read "
             "word embeddings as they read the tokens they stand for"
         )
 
@@ -209,7 +214,7 @@ def make_soft_mask(run: Run, model, tokenizer) -> SoftMask | None:
         return load_soft_mask(model, options.model)
     if not diffusion.soft_masking:
         return None
-    check_embeddings(model, Absorbing.of(tokenizer), options.model)
+    check_embeddings(model, Absorbing.of(tokenizer), options.model, "soft-masking")
     if diffusion.soft_k > model.config.vocab_size:
         raise UserError(
             f"--soft_k {diffusion.soft_k} exceeds the {model.config.vocab_size} tokens of the model"

@@ -224,9 +224,12 @@ NOISE_CONFLICTS = [  # when it is known which noise the model was trained for
     conflict("--noise absorbing with --p_u", "has no random tokens"),
     conflict("--noise absorbing with --loss clipped", "has no random tokens"),
     conflict("--noise uniform with --p_u", "has no masks"),
+    conflict("--noise gaussian with --p_u", "has no random tokens"),
+    conflict("--noise gaussian with --loss clipped", "has its own loss"),
+    conflict("--noise gaussian with --schedule {schedule}", "has a schedule of its own"),
     *(
         conflict(f"--noise {noise} with {other}", "is trained on the full canvas with its own loss")
-        for noise in ("uniform", "hybrid")
+        for noise in ("uniform", "hybrid", "gaussian")
         for other in ("--objective causal", "--loss mean", "--mask_schedule batch",
                       "--layouts {layouts}", "--soft_masking", "--chat", "--infill")
     ),

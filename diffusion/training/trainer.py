@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from diffusion import likelihood, objective
+from diffusion import likelihood, objective, rng, vectors
 from diffusion.cli.console import STOPS, say, unread
 from diffusion.collator import MixCollator, TwoPassCollator, editable_positions
 from diffusion.data.packing import ANSWER, PADDING, Blocks, DrawSampler
@@ -18,7 +18,6 @@ from diffusion.models.backbone import Backbone
 from diffusion.models.layouts import Slots, arrange
 from diffusion.models.soft import TwoPass
 from diffusion.models.tokenizers import forbidden_ids, token_byte_lengths
-from diffusion.noise import Interpolating
 from diffusion.objective import IGNORE
 from diffusion.training import build
 from diffusion.training.arguments import Run
@@ -92,9 +91,18 @@ class Nats(nn.Module):
         super().__init__()
         self.backbone, self.reader, self.noise = backbone, reader, noise
 
-    def forward(self, input_ids, labels, two_pass=False, r=None, **settings) -> Tensor:
+    def forward(
+        self, input_ids, labels, two_pass=False, r=None, time=None, keys=None, **settings
+    ) -> Tensor:
         rows = labels != IGNORE
         model = self.reader if two_pass else self.backbone
+        if time is not None:
+            table = self.backbone.model.get_input_embeddings().weight
+            normals = rng.normal(rng.fold_in(keys, 1), rows.shape[1] * table.shape[1])
+            normals = normals.view(*rows.shape, -1)
+            x = vectors.noised(table, labels.clamp(min=0), time, normals, self.noise)
+            logits = vectors.predict(self.backbone, input_ids, rows, x, time, self.noise)
+            return objective.cross_entropy(logits, labels[rows])
         logits = model(input_ids, rows, **settings)
         at = rows.nonzero(as_tuple=True)  # once: a GPU is waited for wherever a mask selects
         if r is not None:
@@ -213,7 +221,7 @@ class DiffusionTrainer(WholeCheckpoints):
             self.settings_of_two_passes = self.batches.noise, sorted(forbidden)
         self.token_bytes = token_byte_lengths(tokenizer, model.config.vocab_size)
         noise = getattr(self.batches, "noise", None)
-        noise = noise.to(args.device) if isinstance(noise, Interpolating) else None
+        noise = None if noise is None else noise.to(args.device)
         with reported("report_to", "save_strategy"):
             super().__init__(
                 model=Nats(backbone, self.reader(backbone) if self.soft else None, noise),
@@ -311,7 +319,8 @@ class DiffusionTrainer(WholeCheckpoints):
         """Nats per token, weighted as the collator says. The denominators count the whole global
         batch, so that neither accumulation nor the number of processes changes the loss."""
         labels = inputs["labels"]
-        more = {n: inputs[n] for n in ("attention_mask", "r", "two_pass") if n in inputs}
+        names = ("attention_mask", "r", "two_pass", "time", "keys")
+        more = {n: inputs[n] for n in names if n in inputs}
         if "layout" in inputs:
             more["layout"] = self.slots(inputs["layout"])
         if self.causal:

@@ -21,6 +21,7 @@ SETTINGS = {
     "absorbing": {},
     "uniform": {"noise": "uniform"},
     "hybrid": {"noise": "hybrid", "p_u": 0.2},
+    "gaussian": {"noise": "gaussian"},
 }
 every_noise = pytest.mark.parametrize("noise", NOISES)
 
@@ -80,13 +81,15 @@ OPTIONS = {
     "--early_commit": {"early_commit": 0.1},
     "--guidance": {"guidance": 0.5},
     "--attention block": {"attention": "block"},
+    "--schedule": {"schedule": "cosine-a"},
+    "--clamp": {"clamp": 0.5},
 }
 
 
 @every_noise
 @pytest.mark.parametrize("name", OPTIONS)
 def test_features_work_or_are_refused_as_the_table_says(writers, noise, name):
-    samplers = ("ancestral", "ddim") if noise == "absorbing" else NOISED
+    samplers = [name for name in NOISED if noise in SAMPLERS[name].noises]
     for sampler in samplers:
         own = {"sampler": sampler, "n_steps": 3, **OPTIONS[name]}
         if noise in catalog.FEATURES[name]:
@@ -133,7 +136,7 @@ def test_editing_works_or_is_refused_as_the_table_says(run_script, folders, nois
 
 @pytest.mark.parametrize(
     "settings",
-    [{"noise": "gaussian"}, {"noise": "hybrid"}, {"noise": "hybrid", "p_u": 1.0},
+    [{"noise": "laplace"}, {"noise": "hybrid"}, {"noise": "hybrid", "p_u": 1.0},
      {"noise": "hybrid", "p_u": -0.1}, {"noise": "uniform", "p_u": 0.1}, {"noise": 3},
      {"noise": "hybrid", "p_u": "0.1"}],
 )  # fmt: skip
