@@ -217,7 +217,7 @@ def figure(record: dict):
     plot = Plot(2)
     lines: dict[str, list] = {}
     for found in record["results"]:
-        name = re.sub(r"\d+$", "n", found["sampler"]).split(":threshold")[0]
+        name = re.sub(r" of \d+$", " of n", found["sampler"]).split(":threshold")[0]
         name += "" if found["temperature"] == 0 or "GPT-2" in name else ", temperature 1"
         lines.setdefault(name, []).append((found["passes"], found["solved"]))
     curves: dict[str, list] = {}
