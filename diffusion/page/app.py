@@ -2,6 +2,7 @@
 
 import html
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +34,7 @@ QUEUE = 32  # requests that may wait
 REDRAW = 0.06  # seconds; a browser draws no faster
 TRIES = 5  # samples for a place, until one differs from what stands there
 PACE = 0.1  # seconds for which a step is shown, at least
-FORMATS = [".html", ".gif", ".png", ".mp4"]
+FORMATS = [".html", ".gif", ".png", *([".mp4"] if shutil.which("ffmpeg") else [])]
 # Of a browser: whatever the page names, nothing is loaded from elsewhere.
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
