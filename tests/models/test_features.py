@@ -85,7 +85,7 @@ def abilities(name: str, tokenizer, whole: bool = True) -> tuple[str, ...]:
     blocks = works(write, writer, attention="block", sampler="confidence", block_length=3)
     for sampler in IN_BLOCKS:
         assert works(write, writer, sampler=sampler) is blocks
-    soft = works(check_embeddings, backbone.model, writer.denoiser.noise, name)
+    soft = works(check_embeddings, backbone.model, writer.denoiser.noise, name, "soft-masking")
     if soft:
         write(Writer.from_model(backbone.model, tokenizer, name, SoftMask(2, omega_s=0.5).eval()
                                 .requires_grad_(False)), sampler="remdm")  # fmt: skip

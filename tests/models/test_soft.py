@@ -528,4 +528,4 @@ def test_bfloat16_learns_and_remembers(mixing):
 
 def test_a_model_that_reads_embeddings_another_way_is_refused():
     with pytest.raises(UserError, match="soft-masking"):
-        check_embeddings(tiny("ibert"), NOISE, "ibert")
+        check_embeddings(tiny("ibert"), NOISE, "ibert", "soft-masking")

@@ -202,7 +202,7 @@ def test_what_is_measured_of_a_text(writer, baseline, tiny_gpt2):
 @pytest.mark.slow
 def test_constraints_from_flags_to_json(monkeypatch, tmp_path, capsys, tiny_model, tiny_gpt2):
     texts = [" ".join(SENTENCES[n:] + SENTENCES[:n]) for n in range(3)]  # known to the tokenizer
-    monkeypatch.setattr(constraints, "load_documents", lambda *args: texts)
+    monkeypatch.setattr(infilling, "load_documents", lambda *args: texts)
     flags = ("--model", tiny_model, "--baseline", tiny_gpt2, "--scorers", tiny_gpt2,
              "--passage_len", 60)  # fmt: skip
     found = run(monkeypatch, constraints, tmp_path, *flags)
