@@ -1,6 +1,6 @@
 """The tables of docs/samplers.md: what each sampler is, and what it wrote in a run of scoreboard.py.
 
-python studies/samplers.py                              # from studies/results/stories
+python studies/samplers.py                              # what they are
 python studies/samplers.py --results runs/board/results.json --model roberta-minilm-stories
 """
 
@@ -17,7 +17,6 @@ from diffusion.samplers.make import sampler_class
 from studies.board.report import literal, load, markdown_table
 from studies.board.results import measured
 
-RESULTS = Path(__file__).parent / "results" / "stories" / "results.json"
 WORDS = 12  # of the first text of a row
 
 
@@ -60,10 +59,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", default=str(RESULTS), help="results.json of scoreboard.py")
+    parser.add_argument("--results", help="results.json of scoreboard.py: also what they wrote")
     parser.add_argument("--model", help="only rows of this model")
     args = parser.parse_args()
-    tables = facts(), numbers(load(args.results), args.model)
+    tables = [facts()]
+    if args.results is not None:
+        tables.append(numbers(load(args.results), args.model))
     print("\n\n".join("\n".join(markdown_table(table)) for table in tables))
 
 
