@@ -62,10 +62,9 @@ def main() -> None:
     parser.add_argument("--results", help="results.json of scoreboard.py: also what they wrote")
     parser.add_argument("--model", help="only rows of this model")
     args = parser.parse_args()
-    tables = [facts()]
+    print("\n".join(markdown_table(facts())).replace("&lt;", "<"))  # nothing in it is HTML
     if args.results is not None:
-        tables.append(numbers(load(args.results), args.model))
-    print("\n\n".join("\n".join(markdown_table(table)) for table in tables))
+        print("\n" + "\n".join(markdown_table(numbers(load(args.results), args.model))))
 
 
 if __name__ == "__main__":

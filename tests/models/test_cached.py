@@ -91,8 +91,15 @@ def test_every_logit_is_that_of_the_two_stream_pass(name, shift):
     assert Checked.answers > 40 and Checked.worst < 1e-5
 
 
-@pytest.mark.parametrize("kind", marked(name for name in FAMILIES if FAMILIES[name].places))
-@pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 3, 0])
+IN_BLOCKS = [name for name in FAMILIES if FAMILIES[name].places]
+
+
+@pytest.mark.parametrize(
+    ("kind", "block"),
+    [("roberta", 1), ("roberta", 0), ("bert", 0), ("gpt2", 1)]
+    + [pytest.param(*name.values, 3, marks=name.marks) if hasattr(name, "values") else (name, 3)
+       for name in marked(IN_BLOCKS)],
+)  # fmt: skip
 def test_blocks_of_any_size_and_family(kind, block):
     Checked.worst, Checked.answers = 0.0, 0
     denoiser = Checked(Denoiser(tiny(kind), NOISE, [0, 1]), block)
