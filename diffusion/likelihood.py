@@ -105,14 +105,15 @@ def _noise_draws(backbone, ids, free, noise, key, number, total, padding=None, p
 
 def _vector_draws(backbone, ids, free, noise, key, number, total, padding=None):
     """The same of Gaussian noise, without mask rates: half of the integral over SNR = a / (1 - a) of the
-    squared error of the predicted embedding (VDM, arXiv:2107.00630), by the square of an evenly spread
-    uniform, as the error is largest where the SNR is small. At the largest SNR, where the integral ends,
+    squared error of the predicted embedding (VDM, arXiv:2107.00630), with SNRs that are spread evenly over
+    log(SNR + 1/4), as the error is largest where the SNR is small. At the largest SNR, where the integral ends,
     tokens differ by more than 80 standard deviations, and at a = 0 nothing of the text is left, so
     that the bound has no other part."""
     noise, table = noise.to(ids.device), backbone.model.get_input_embeddings().weight
     most = (1 - noise.START**0.5) / noise.START**0.5
     u = (rng.uniform(key, 1) + number.to(rng.double(ids.device)) / total) % 1
-    snr = (most * u**2)[:, None]
+    span = math.log1p(4 * most)
+    snr = (u * span).expm1()[:, None] / 4
     t = (1 / (1 + snr)) ** 2 - noise.START  # 1 - a = sqrt(t + s)
     normals = rng.normal(rng.fold_in(key, number), ids.shape[1] * table.shape[1])
     x = vectors.noised(table, ids, t, normals.view(*ids.shape, -1), noise)
@@ -122,7 +123,7 @@ def _vector_draws(backbone, ids, free, noise, key, number, total, padding=None):
     error = (p @ where - where[ids[free]]).square().sum(-1).to(u.dtype)
     row = free.nonzero()[:, 0]
     values = u.new_zeros(len(ids)).index_add(0, row, error) / free.sum(1)
-    return 0.5 * values * 2 * most * u, 1 - noise.kept(t)[:, 0]
+    return 0.5 * values * span * (snr[:, 0] + 0.25), 1 - noise.kept(t)[:, 0]
 
 
 # Of noise with random tokens: `_noise_draws`.
