@@ -23,10 +23,10 @@ def places(table: Tensor, noise: Gaussian) -> Tensor:
     return noise.radius * F.normalize(table.float(), dim=-1)
 
 
-def nearest(x: Tensor, table: Tensor, noise: Gaussian) -> Tensor:
-    """(...) the tokens whose places are nearest to vectors (..., d): of equal norms, those with the largest
-    product."""
-    scores = x @ places(table, noise).T
+def nearest(x: Tensor, where: Tensor, noise: Gaussian) -> Tensor:
+    """(...) the tokens whose `places` (V, d) are nearest to vectors (..., d): of equal norms, those with the
+    largest product."""
+    scores = x @ where.T
     return scores.masked_fill_(~noise.random, -torch.inf).argmax(-1)
 
 
@@ -48,7 +48,7 @@ def clock(t: Tensor, d: int) -> Tensor:
 def predict(
     backbone, ids: Tensor, noisy: Tensor, x: Tensor, t: Tensor, noise: Gaussian, attention=None
 ) -> Tensor:
-    """Logits (N, V) at the N positions ``noisy`` (B, L), at which the vectors ``x`` (B, L, d) stand at the
+    """Logits (N, V), in float32, at the N positions ``noisy`` (B, L), at which the vectors ``x`` (B, L, d) stand at the
     times ``t`` (B, 1 or L); ``backbone`` is called as `models.backbone.Backbone` is."""
     table = backbone.model.get_input_embeddings().weight
     embeds = shown(table, ids, x, t, noisy, noise)
@@ -56,7 +56,7 @@ def predict(
     a = noise.kept(t).expand(noisy.shape)[noisy][:, None]
     # All places have one norm, so that the squares of the likelihood's exponent are the same for all.
     alone = ((a.sqrt() / (1 - a)).float() * x[noisy].float()) @ places(table, noise).T
-    return logits + alone.to(logits.dtype)
+    return logits.float() + alone  # which may be in the thousands
 
 
 def shown(

@@ -51,19 +51,19 @@ class Vectors(Timed):
         return state.editable & (state.turn <= self.planned(state))
 
     def decide(self, state, proposal):
-        table, noise, here = state.denoiser.table.weight, state.noise, proposal.query_mask
+        noise, here = state.noise, proposal.query_mask
+        where = vectors.places(state.denoiser.table.weight, noise)
         x, (t, s) = state.memory["x"], self.times(state)
         x_0 = x.new_zeros(x.shape)
-        x_0[here] = (proposal.distribution().float() @ vectors.places(table, noise)).to(x.dtype)
-        sure = state.turn > self.clamp * self.planned(state)
-        if sure.any():
-            one = vectors.places(table, noise)[vectors.nearest(x_0, table, noise)]
-            x_0 = torch.where(sure[..., None], one, x_0)
+        x_0[here] = proposal.distribution().float() @ where
+        if self.clamp < 1:
+            sure = state.turn > self.clamp * self.planned(state)
+            x_0 = torch.where(sure[..., None], where[vectors.nearest(x_0, where, noise)], x_0)
         a, a_s = (noise.kept(time)[..., None] for time in (t, s))
         x = self.step(state, x, x_0, a, a_s).to(x.dtype)
         state.memory["x"] = x
         last = state.turn >= self.planned(state)
-        tokens = torch.where(last, proposal.best, vectors.nearest(x, table, noise))
+        tokens = torch.where(last, proposal.best, vectors.nearest(x, where, noise))
         return Decision(here, None, torch.where(here, tokens, state.ids), here & ~last)
 
     def step(self, state, x: Tensor, x_0: Tensor, a: Tensor, a_s: Tensor) -> Tensor:
