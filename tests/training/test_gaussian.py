@@ -172,6 +172,20 @@ def test_ddim_is_deterministic_after_its_beginning():
     assert torch.allclose(step(state, x, x_0, a, a_s), a_s.sqrt() * x_0 + (1 - a_s).sqrt() * e)
 
 
+def test_a_step_back_is_the_product_of_two_normal_laws(monkeypatch):
+    """x_s given x_0, and x_t given x_s: precisions add up."""
+    sampler, state = make_sampler("ancestral", n_steps=4, noise=NOISE), None
+    x, x_0 = torch.randn(2, 1, 3, D, dtype=torch.float64)
+    a, a_s = torch.tensor([[[0.2]]]).double(), torch.tensor([[[0.6]]]).double()
+    kept = a / a_s
+    precision = 1 / (1 - a_s) + kept / (1 - kept)
+    mean = (a_s.sqrt() * x_0 / (1 - a_s) + kept.sqrt() * x / (1 - kept)) / precision
+    for normal in (0.0, 1.0):
+        monkeypatch.setattr(sampler, "normals", lambda *_, normal=normal: normal)
+        expected = mean + normal / precision.sqrt()
+        assert torch.allclose(sampler.step(state, x, x_0, a, a_s), expected)
+
+
 def test_clamping_takes_one_token_from_its_share_of_the_steps_on(monkeypatch):
     seen, step = [], gaussian.Ddim.step
 
