@@ -16,7 +16,7 @@ from diffusion.cli.checks import Conflict, check_conflicts, check_values
 from diffusion.cli.flags import flag, parse_flags
 from diffusion.cli.options import Access, PairOptions
 from diffusion.errors import run
-from diffusion.options import COMPARED_SAMPLER, GenerationOptions
+from diffusion.options import GenerationOptions
 from diffusion.samplers.spec import GONE
 
 
@@ -94,9 +94,6 @@ def check(generation, args, access, prompt: str | None) -> list[str] | None:
         console.check_text(prompt)
     texts = [] if args.replay is not None else console.given_prompts(prompt, False)
     check_conflicts(CONFLICTS, generation, args, access, prompt=prompt, texts=texts)
-    if generation.n_steps is not None and generation.sampler is None:
-        generation.sampler = COMPARED_SAMPLER  # the reference loop, on the full canvas
-        generation.attention = generation.attention.replace("auto", "full")
     generation.check()
     check_values(args)
     if args.save_animation is not None:

@@ -11,9 +11,12 @@ from diffusion.canvas import Step, prompt_ids, written_ids
 from diffusion.cli.console import progress, say
 from diffusion.cli.options import Access
 from diffusion.generate import load_writer
-from diffusion.options import COMPARED_SAMPLER, GenerationOptions
+from diffusion.options import GenerationOptions
 from diffusion.views import record
 from diffusion.views.frames import Framer
+
+# A comparison is about many tokens a pass: for a model without blocks, the reference loop.
+COMPARED_SAMPLER = "random-remask"
 
 
 def measure(
@@ -59,10 +62,13 @@ def options_for(writers: list, generation: GenerationOptions, prompt: str) -> li
     if length is None:
         given = [prompt_ids(w.tokenizer, [prompt], generation.max_len)[0] for w in writers]
         length = generation.max_len - max(map(len, given))
-    # A model for blocks or for random tokens writes many at once by its own default.
-    own = writers[0].blocks or writers[0].noise.has_random_tokens
-    sampler = generation.sampler or (None if own else COMPARED_SAMPLER)
-    diffusion = dataclasses.replace(generation, length=length, sampler=sampler)
+    diffusion, (writer, _) = dataclasses.replace(generation, length=length), writers
+    # A model for random tokens, or for blocks, writes many at once by its own default, which for blocks
+    # takes no number of steps.
+    own = writer.noise.has_random_tokens or (writer.blocks and generation.n_steps is None)
+    if generation.sampler is None and not own:
+        diffusion.sampler = COMPARED_SAMPLER  # the reference loop, on the full canvas
+        diffusion.attention = generation.attention.replace("auto", "full")
     options = [writers[0].resolve(diffusion), diffusion.shared()]
     for writer, own in zip(writers, options, strict=True):
         writer.check(own)

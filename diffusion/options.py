@@ -27,8 +27,6 @@ DEFAULT_SAMPLER = ("first-hitting", 1)
 # The same of a model that was trained for blocks, and the blocks of its other samplers.
 BLOCK_SAMPLER, BLOCK_LENGTH = "speculative", 4
 DRAFTED = 64  # the block of a sampler that drafts it whole
-# A comparison is about many tokens a pass: for a model without blocks, the reference loop.
-COMPARED_SAMPLER = "random-remask"
 ATTENTION = {
     "auto": "block where the model was trained for it and the task goes from left to right",
     "block": "the block being written sees what is before it, whose keys and values are kept",
@@ -110,6 +108,8 @@ class SamplingOptions:
         own = settings.get("generation", {})
         try:
             cls.from_dict(own).check()
+            if "sampler" not in own and any(name in own for name in spec.SHARED):
+                raise UserError(f"{' and '.join(spec.SHARED)} need a sampler beside them")
         except (UserError, TypeError) as error:
             raise UserError(
                 f"the config of {name} has invalid defaults of generation ({error}); correct them in "
@@ -291,10 +291,10 @@ class GenerationOptions(SamplingOptions):
         return SamplingOptions(**{f.name: getattr(self, f.name) for f in fields(SamplingOptions)})
 
     def check(self) -> None:
-        """Refuse values outside their range, and options that do not go together."""
+        """Refuse values outside their range, and options that do not go together. Where no sampler is
+        named, only `resolved` options, which have that of the model, are checked against it."""
         super().check()
-        name, own = self.resolved().sampler_name, self.own_options()
-        check_conflicts(CONFLICTS, self, name=name, own=own)
+        check_conflicts(CONFLICTS, self, name=self.sampler_name, own=self.own_options())
 
 
 # Flags that are handed to the samplers that take them.
@@ -328,7 +328,8 @@ def sampler_table() -> str:
 
 # ---------------------------------------------------------------- what does not go together
 #
-# Besides the options by their names: ``name`` is the sampler that will write, ``own`` its options.
+# Besides the options by their names: ``name`` is the sampler that will write, or None where that is up
+# to the model, ``own`` its options.
 
 _CACHE = "--approximate_cache {approximate_cache}"
 _NOT_CAUSAL = ("attention", "block_length", "early_commit", "guidance", "approximate_cache")
@@ -382,13 +383,15 @@ CONFLICTS = [
     ),
     Conflict(
         "--n_steps with a sampler that has no fixed number of steps",
-        lambda o: o.n_steps is not None and o.name not in STEPPED,
+        lambda o: o.name and o.n_steps is not None and o.name not in STEPPED,
         "--n_steps {n_steps}: --sampler {name} takes as many steps as it needs; leave it out, or use "
         f"one of {', '.join(STEPPED)}",
     ),
     Conflict(
         "--schedule with a sampler that has none",
-        lambda o: o.schedule and (o.name not in SCHEDULED or o.own.get("remask") == "loop"),
+        lambda o: (
+            o.name and o.schedule and (o.name not in SCHEDULED or o.own.get("remask") == "loop")
+        ),
         "--schedule {schedule}: --sampler {sampler} has no noise schedule to choose; leave it out, or "
         f"use one of {', '.join(SCHEDULED)}",
     ),

@@ -9,7 +9,15 @@ from diffusion import noise, options
 from diffusion.errors import UserError
 from diffusion.options import GenerationOptions, SamplingOptions, sampler_table
 from diffusion.samplers import interpolating, make, remasking, spec, unmasking, verifying
-from diffusion.samplers.catalog import ALIASES, OLD_FLAGS, SAMPLERS, SCHEDULED, SCHEDULES, STEPPED
+from diffusion.samplers.catalog import (
+    ALIASES,
+    OLD_FLAGS,
+    RANDOM,
+    SAMPLERS,
+    SCHEDULED,
+    SCHEDULES,
+    STEPPED,
+)
 
 UNIFORM = noise.make_noise("uniform", 3, [], 4)
 OWN = {name: spec.options_of(make.sampler_class(name)) for name in SAMPLERS}
@@ -173,7 +181,10 @@ EXAMPLES = [
     (NEAR | {"guidance": 1.0}, "leave out --guidance 1.0"),
     (NEAR | {"early_commit": 7.5}, "--early_commit 7.5"),
     (NEAR | {"window_stride": 4}, "--window_stride 4"),
-    ({"n_steps": 3}, "--sampler first-hitting takes as many steps as it needs"),
+    (
+        {"sampler": "first-hitting", "n_steps": 3},
+        "--n_steps 3: --sampler first-hitting takes as many steps as it needs",
+    ),
     ({"sampler": "wino", "schedule": "linear"}, "use one of ancestral, ddim, self-correction"),
     ({"sampler": "remdm:remask=conf,eta=0.2"}, "eta is an option of remask=cap, rescale and loop"),
 ]
@@ -191,6 +202,22 @@ def test_every_conflict_is_refused_in_one_sentence(conflict, example):
     assert said in str(caught.value) and "\n" not in str(caught.value)
     assert str(caught.value).startswith(conflict.sentence.partition("{")[0])
     assert "{" not in str(caught.value) and "None" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [{"n_steps": 20}, {"n_steps": 9, "schedule": "cosine-a"}])
+def test_steps_without_a_sampler_are_those_of_the_default_of_the_model(given):
+    asked = GenerationOptions(**given)
+    asked.check()  # the model is not known yet
+    for kind in RANDOM:
+        ready = asked.resolved(noise=kind)
+        ready.check()
+        assert (ready.sampler, ready.n_steps) == ("ancestral", given["n_steps"])
+    for blocks in (False, True):  # these take none
+        with pytest.raises(UserError, match="takes as many steps as it needs"):
+            asked.resolved(blocks).check()
+    own = asked.resolved(True, own={"sampler": "confidence:score=margin"})
+    own.check()
+    assert (own.sampler, own.n_steps) == ("confidence:score=margin", given["n_steps"])
 
 
 def test_the_table_has_every_sampler():

@@ -76,6 +76,8 @@ def check_rows(rows: Sequence[Row], access: Access) -> None:
     for row in rows:
         if _is_masked(row.model, access):
             row.options.check()
+            noise = loading.noise_settings(loading.load_config(row.model, access), row.model)
+            row.options.resolved(noise=noise["name"]).check()
         else:
             row.options.shared().check()
             if row.options != GenerationOptions(**vars(row.options.shared())):

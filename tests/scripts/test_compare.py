@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.models import save_roberta
 from helpers.terminals import fake_terminals, refused
 from PIL import Image
 from rich.cells import cell_len
@@ -278,6 +279,14 @@ def test_both_write_as_many_tokens_and_what_the_scripts_would(call, tiny_model, 
         assert len(part["seconds"]) == 1 and part["seconds"][0] > 0
     assert data["sides"][1]["nfe"] == length
     assert data["hardware"] and data["versions"]["torch"] == torch.__version__
+
+
+def test_steps_go_to_the_default_sampler_of_a_model_for_random_tokens(call, tmp_path):
+    model = save_roberta(tmp_path / "uniform", noise="uniform")
+    code, out, err = call("The river", *SMALL, "--json", model=model)
+    assert code == 0, err
+    options = json.loads(out)["options"]
+    assert (options["sampler"], options["n_steps"]) == ("ancestral", 4)
 
 
 def test_the_measurement_is_kept_before_it_is_shown(tmp_path, kept, monkeypatch):

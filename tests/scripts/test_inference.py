@@ -160,6 +160,19 @@ def changed(source: Path, folder: Path, **settings) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("noise", ["uniform", "gaussian"])
+def test_steps_go_to_the_default_sampler_of_the_model(call, tiny_model, tmp_path, noise):
+    model = changed(tiny_model, tmp_path / noise, noise=noise)
+    code, out, err = call("The river", "--n_steps", "3", "--json", *SMALL, model=model)
+    assert code == 0, err
+    (record,) = records(out)
+    assert (record["sampler"], record["n_steps"]) == ("ancestral", 3) and record["nfe"] in (3, 4)
+    # That of a model for masks takes none.
+    refused(
+        "inference", call("The river", "--n_steps", "3", *SMALL), "--sampler first-hitting takes"
+    )
+
+
 def test_what_a_model_was_not_trained_for_is_said(call, tiny_model, tmp_path):
     code, _, err = call("The river", "--sampler", "causal", *SMALL)
     assert code == 0 and "was never trained to write block by block" in err
