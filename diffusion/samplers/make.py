@@ -166,7 +166,7 @@ class EarlyCommit(Sampler):
         state.memory["committed"] = state.memory["committed"] | commit
         going = ~state.memory["committed"]
         return Decision(
-            torch.where(commit, state.masked, write),
+            torch.where(commit, state.masked, write & going),
             None if remask is None else remask & going,
             None if tokens is None else torch.where(going, tokens, proposal.tokens),
             None if random is None else random & going,

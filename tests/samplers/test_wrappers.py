@@ -215,3 +215,16 @@ def test_early_commit_ends_samplers_that_would_go_on():
         steps = run(LARGE, EarlyCommit(inner, 1e-9), rows=500, seed=98)
         assert len(steps) <= 7 and not steps[-1].masked.any()
         assert (steps[-1].nfe == 1).all()  # the first forward pass decides
+
+
+def test_a_text_that_is_committed_takes_no_fresh_noise():
+    """Others are still being written, and their sampler adds random tokens to all rows."""
+    hybrid = TabularDenoiser(length=5, vocab=3, seed=1, scale=3, noise="hybrid", p_u=0.3)
+    sampler = make_sampler("ddim", 8, early_commit=1.5, sigma=0.3, noise=hybrid.noise)
+    steps = run(hybrid, sampler, rows=300, seed=1, ids=masks(300, 5))
+    ended = 0
+    for before, after in itertools.pairwise(steps):
+        done = ~before.masked.any(1) & (after.nfe == steps[-1].nfe) & (before.nfe == after.nfe)
+        ended += int(done.sum())
+        assert (after.ids >= 0).all() and not after.masked[done].any()
+    assert ended > 300
