@@ -209,6 +209,16 @@ class Proposal:
 
         return self._each(chance, tokens[self._at])
 
+    def chance_besides(self, tokens: Tensor) -> Tensor:
+        """(B, L) the largest `chance_of` any other token than ``tokens`` (B, L)."""
+
+        def chance(logits: Tensor, tokens: Tensor) -> Tensor:
+            p, ids = self.rule.distribution(logits)
+            ids = torch.arange(p.shape[1], device=p.device) if ids is None else ids
+            return p.masked_fill(ids == tokens[:, None], 0).amax(-1)
+
+        return self._each(chance, tokens[self._at])
+
     def drawn(
         self, rule: Sampling, u: Tensor, warmth: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -72,6 +72,11 @@ RANDOM = {
     "ancestral": [{"n_steps": n} for n in (*STEPS, 64)],
     "ddim": [{"n_steps": n, "sigma": s} for s in (1.0, 0.5) for n in (4, 16, 64)],
     "self-correction": [{"n_steps": n} for n in (4, 16)],
+    "gibbs": [
+        {"n_steps": n, "corrections": 2, "positions": k, "choice": choice}
+        for k, choice in ((1, "random"), (1, "margin"), (12, "margin"))
+        for n in (4, 16)
+    ],
 }
 
 
@@ -212,6 +217,8 @@ def write(chain: Chain, noise: str, name: str, rows: int, seed: int, n_steps=Non
     rates = None
     if noise != "absorbing":
         times = [1 - k / n_steps for k in range(n_steps)]
+        if name == "gibbs":  # a step, then those of the corrector at the time after it
+            times = times[:1] + [t for t in times[1:] for _ in range(own["corrections"] + 1)]
         rates = [min(t, 1 - 1e-9) for t in times] + [1e-9]
     oracle = Oracle(chain, kind, rates)
     if name == "speculative":
@@ -258,7 +265,8 @@ def figure(record: dict):
     """The distance of pairs over forward passes, a line for each sampler, and that of exact texts."""
     lines: dict[str, dict[str, list]] = {}  # name -> noise -> points
     for row in record["table"]:
-        name = " ".join(str(row[key]) for key in ("sampler", "score", "sigma") if key in row)
+        own = ("sampler", "score", "sigma", "choice", "positions")
+        name = " ".join(str(row[key]) for key in own if key in row)
         points = lines.setdefault(name, {}).setdefault(row["noise"], [])
         points.append((row["passes"], row["pairs"]))
     plot = Plot(3)

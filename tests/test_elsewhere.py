@@ -253,6 +253,8 @@ WAYS = {
                                "block_length": 8},
     "uniform noise": {"sampler": "ancestral", "n_steps": 4},
     "hybrid noise": {"sampler": "self-correction:corrections=2", "n_steps": 4},
+    "hybrid noise, corrected": {"sampler": "gibbs:positions=3", "n_steps": 4},
+    "uniform noise, corrected": {"sampler": "gibbs:choice=random", "n_steps": 4},
 }  # fmt: skip
 
 

@@ -132,6 +132,10 @@ def test_a_dictionary_with_unknown_names_is_refused(values, said):
         ("saber:min_tokens=1", "min_tokens 1 must be a number of at least 2"),
         ("factor:factor=x", "factor 'x' is not a number"),
         ("causal:draft_length=2", "causal has no options"),
+        ("gibbs:positions=0", "positions 0 must be a number from 1 to 100000"),
+        ("gibbs:corrections=0", "corrections 0 must be a number from 1 to 100"),
+        ("gibbs:choice=best", "use one of margin, random"),
+        ("gibbs:choice_temperature=-1", "choice_temperature -1.0 must be a number from 0 to"),
         ("remdm:kappa=0.5", "and kappa of psi"),
     ],
 )

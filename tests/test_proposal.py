@@ -221,6 +221,20 @@ def test_probability_of_other_tokens_and_gaps_are_their_definitions():
     assert p[~ROWS].isnan().all() and gap[~ROWS].isnan().all()
 
 
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(0.7, 3), Sampling(1, 0, 0.6), Sampling(0)]
+)
+def test_the_best_other_token_is_that_of_the_whole_distribution(sampling):
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(8, 7, generator=generator)
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    p = sampling.dense(logits).view(2, 4, 7)
+    proposal = Proposal(logits, mask, sampling, torch.full((2, 4), 0.5))
+    for tokens in (proposal.best, torch.randint(7, (2, 4), generator=generator)):
+        others = p.scatter(2, tokens[..., None], 0)
+        torch.testing.assert_close(proposal.chance_besides(tokens), others.amax(2))
+
+
 def test_a_proposal_seen_in_part_is_the_same_there_and_nothing_elsewhere():
     u = torch.full((2, 4), 0.5, dtype=torch.float64)
     whole = Proposal(LOGITS[:4], ROWS, Sampling(), u)

@@ -43,6 +43,10 @@ SAMPLERS = {
         "interpolating.SelfCorrection",
         "ancestral, then replaces the token for which the model is most confident of another",
         "N and swaps", True, "GIDD, arXiv:2503.04482", ("uniform", "hybrid")),
+    "gibbs": Entry(
+        "interpolating.Gibbs",
+        "ancestral, and after each step draws some positions again, given all others",
+        "at most N (1 + corrections)", True, "arXiv:2605.22765", ("uniform", "hybrid")),
     "first-hitting": Entry(
         "unmasking.FirstHitting",
         "exact continuous time, one token at a time in random order",
@@ -99,7 +103,7 @@ SAMPLERS = {
 }  # fmt: skip
 
 ALIASES = {"seed": "random-remask"}  # names of earlier versions
-NOISED = ("ancestral", "ddim", "self-correction")  # follow the noise of the model
+NOISED = ("ancestral", "ddim", "self-correction", "gibbs")  # follow the noise of the model
 CAUSAL = ("causal", "speculative")  # read from left to right
 VERIFYING = ("speculative", "arpc")  # read a draft from left to right
 STEPPED = tuple(name for name, entry in SAMPLERS.items() if "N" in entry.nfe)  # take n_steps

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diffusion.proposal import Sampling
 from diffusion.samplers.base import Decision, ranks
-from diffusion.samplers.spec import Range
+from diffusion.samplers.spec import Choices, Range
 from diffusion.samplers.unmasking import Ancestral
 
 
@@ -32,7 +32,7 @@ class Renewing(Ancestral):
 
     def last(self, state) -> Tensor:
         """(B, 1) bool: rows whose last planned step this is, or who are beyond it."""
-        return state.turn >= self.planned(state)
+        return self.turn(state) >= self.planned(state)
 
     def settles(self, state) -> bool:
         """Whether what is written stays, so that a text is done when no mask is left."""
@@ -77,7 +77,8 @@ class Posterior(Renewing):
         moves = state.uniform(0) >= 1 - move
         return state.editable & (moves | (state.masked & self.greedy(state)))
 
-    def decide(self, state, proposal):
+    def outcomes(self, state, proposal) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, L) bool each: what takes a token of the model, a random token, a mask."""
         m, came = self.arrivals(state)
         (a, *_), (a_s, _, c_s) = self.shares(state)
         stays = 1 - came / (a * proposal.chance_of(state.ids) + m)
@@ -85,7 +86,10 @@ class Posterior(Renewing):
         # That a mask opens is decided by then, so that it is none of the outcomes.
         u = state.uniform(1) * torch.where(state.masked, a_s + c_s, 1.0)
         model, random = moved & (u < a_s), moved & (u >= a_s) & (u < a_s + c_s)
-        return self.answer(state, proposal, model, random, moved & ~model & ~random)
+        return model, random, moved & ~model & ~random
+
+    def decide(self, state, proposal):
+        return self.answer(state, proposal, *self.outcomes(state, proposal))
 
 
 @dataclass
@@ -196,3 +200,86 @@ class SelfCorrection(Posterior):
     def finished(self, state):
         state.memory["correcting"] = super().finished(state)[:, None]
         return (state.memory["correcting"] & state.memory["done"])[:, 0]
+
+
+@dataclass
+class Gibbs(Posterior):
+    """`Posterior` with a Gibbs corrector (arXiv:2605.22765; its code: samsongourevitch/rev_udm). Each step
+    but the last leads to a time s and is followed by ``corrections`` corrector steps. Each of these
+    draws ``positions`` of the positions again, at once, from
+
+        q_s(z_i | z_-i) = a_s p(z_i | z_-i) + m_s(z_i),
+
+    with the m_s of this module; for uniform noise that is a_s p + (1 - a_s) / N. p is the leave-one-out
+    prediction, which is what a model trained on the bound of `noise` predicts.
+
+    If p is exact, one position chosen at random leaves the distribution of noisy texts at s unchanged.
+    Several positions at once do not see each other, and ``margin`` depends on the tokens that it
+    replaces. Both are the published defaults, and only approximate.
+
+    ``choice``:
+        margin: without replacement, with weights exp(-margin / ``choice_temperature``), where the margin
+            is log q_s of the current token or mask minus that of the most probable alternative.
+        random: all positions are equally likely.
+    """
+
+    CHOICES = Choices({
+        "margin": "rather those whose token is less probable than another one",
+        "random": "all positions are equally likely",
+    })  # fmt: skip
+
+    corrections: Annotated[int, Range(1, 100), "corrector steps after each step but the last"] = 2
+    positions: Annotated[int, Range(1, 100_000), "positions that a corrector step draws again"] = 12
+    choice: Annotated[str, CHOICES, "which positions"] = "margin"
+    choice_temperature: Annotated[float, Range(0, 1e6), "margin: randomness of the choice"] = 1.0
+
+    @property
+    def total(self):
+        return self.n_steps + self.corrections * (self.n_steps - 1)
+
+    def turn(self, state):
+        each = (state.turn + self.corrections) // (self.corrections + 1)
+        # None follow the last planned step.
+        return each.maximum(state.turn - self.corrections * (self.planned(state) - 1))
+
+    def correcting(self, state) -> Tensor:
+        """(B, 1) bool: rows whose current step is one of the corrector."""
+        within = (state.turn - 1) % (self.corrections + 1) > 0
+        return within & (self.turn(state) < self.planned(state))
+
+    def settles(self, state):
+        return False  # even of masks alone: what is written can become a mask again
+
+    def margin(self, state, proposal) -> Tensor:
+        """(B, L) log q_s of the current token or mask minus that of the most probable alternative."""
+        _, (a, b, c) = self.shares(state)
+        noise = state.noise
+        each = c / len(noise.tokens) if noise.has_random_tokens else c  # of no random tokens: 0
+        here = a * proposal.chance_of(state.ids) + noise.at(state.ids, b, c)
+        token = a * proposal.chance_besides(state.ids) + each
+        return here.log() - token.maximum(torch.where(state.masked, 0.0, b)).log()
+
+    def chosen(self, state, proposal=None) -> Tensor:
+        """(B, L) bool: the positions that are drawn again; ``random`` needs no proposal."""
+        # The n largest of log weight + Gumbel noise are n draws without replacement.
+        score = -(-state.uniform(0).log()).log()
+        if self.choice == "margin":
+            score = self.choice_temperature * score - self.margin(state, proposal)
+        score = score.masked_fill(~state.editable, -torch.inf)
+        return state.editable & (ranks(score) < self.positions)
+
+    def select(self, state):
+        queried = state.editable
+        if self.choice == "random":  # what becomes noise needs no prediction
+            _, (a, *_) = self.shares(state)
+            queried = self.chosen(state) & (state.uniform(1) < a)
+        return torch.where(self.correcting(state), queried, super().select(state))
+
+    def outcomes(self, state, proposal):
+        _, (a, _, c) = self.shares(state)
+        chosen, u = self.chosen(state, proposal), state.uniform(1)
+        model, random = chosen & (u < a), chosen & (u >= a) & (u < a + c)
+        anew = model, random, chosen & ~model & ~random
+        moved = super().outcomes(state, proposal)
+        correcting = self.correcting(state)
+        return tuple(torch.where(correcting, *pair) for pair in zip(anew, moved, strict=True))

@@ -30,12 +30,16 @@ class Ancestral(Timed):
         """The mask rate at the time ``t``."""
         return SCHEDULES[self.schedule].rate(t)
 
+    def turn(self, state) -> Tensor:
+        """(B, 1) the current step of the reverse process, counted from 1."""
+        return state.turn
+
     def rates(self, state) -> tuple[Tensor, Tensor]:
         """Mask rates before and after this step."""
-        return tuple(self.rate(self.time(state, state.turn - ago)) for ago in (1, 0))
+        return tuple(self.rate(self.time(state, self.turn(state) - ago)) for ago in (1, 0))
 
     def greedy(self, state):
-        return state.turn > self.planned(state)
+        return self.turn(state) > self.planned(state)
 
     def select(self, state):
         before, after = self.rates(state)

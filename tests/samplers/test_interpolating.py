@@ -1,19 +1,20 @@
 """The law of the samplers for noise with random tokens, against Bayes' rule by enumeration."""
 
 import itertools
+import math
 from collections import defaultdict
 
 import pytest
 import torch
 from helpers.draws import SMALL, M, assert_trajectory, run, same, start
-from helpers.exact import RATES, ExactLaws, Forward, assert_law
+from helpers.exact import RATES, ExactLaws, Forward, assert_law, normalise, without_replacement
 from helpers.tabular import TabularDenoiser
 
 from diffusion import rng
 from diffusion.canvas import Canvas
 from diffusion.denoise import denoise
 from diffusion.proposal import Sampling
-from diffusion.samplers.interpolating import Ddim, Posterior, SelfCorrection
+from diffusion.samplers.interpolating import Ddim, Gibbs, Posterior, SelfCorrection
 from diffusion.samplers.remasking import RandomRemask, ReMDM
 from diffusion.samplers.unmasking import Ancestral
 
@@ -87,6 +88,32 @@ class Laws(ExactLaws):
             return law
 
         return lambda canvas: self.step(canvas, law_of)
+
+    def conditional(self, s, canvas, i):
+        """q_s(z_i | z_-i) as a vector over all states."""
+        a, law = self.forward.noise(s)
+        return torch.cat([a * self.predictions(canvas, i), torch.zeros(1)]).double() + law
+
+    def gibbs(self, s, positions=1, choice="random", tau=1.0, places=EDITABLE):
+        """Some places, drawn without replacement, are drawn anew at once."""
+
+        def step(canvas):
+            law, q = defaultdict(float), {i: self.conditional(s, canvas, i) for i in places}
+            weights = dict.fromkeys(places, 1.0)
+            if choice == "margin":
+                for i, z in ((i, canvas[i]) for i in places):
+                    other = max(x for y, x in enumerate(q[i].tolist()) if y != z)
+                    weights[i] = math.exp(-(math.log(q[i][z]) - math.log(other)) / tau)
+            weights = dict(zip(places, normalise(weights.values()), strict=True))
+            for chosen, chance in without_replacement(weights, min(positions, len(places))):
+                options = [[(token, 1.0)] for token in canvas]
+                for i in chosen:
+                    options[i] = [(y, x) for y, x in enumerate(q[i].tolist()) if x > 0]
+                for after, x in self.independent(canvas, options).items():
+                    law[after] += chance * x
+            return law
+
+        return step
 
     def noise_first(self, canvas):
         """The canvas that the loop begins with."""
@@ -228,8 +255,12 @@ def test_the_largest_sigma_brings_no_fresh_noise_and_none_keeps_what_stands_ther
     assert share.tolist() == pytest.approx([2 / 3, 1 / 6, 1 / 6], abs=0.02)
 
 
+def one_at_random(n_steps):
+    return Gibbs(n_steps, positions=1, choice="random")
+
+
 @every_kind
-@pytest.mark.parametrize("kind_of", [Posterior, Ddim, SelfCorrection])
+@pytest.mark.parametrize("kind_of", [Posterior, Ddim, SelfCorrection, Gibbs, one_at_random])
 def test_a_text_does_not_depend_on_the_others(kind, kind_of):
     ids = torch.tensor([[M, 2, M], [M, M, M], [0, 2, M], [0, 1, 2]])
     canvas = Canvas(ids, ids != M, torch.zeros_like(ids, dtype=torch.bool))
@@ -330,3 +361,182 @@ def test_what_is_swapped_in_has_the_highest_probability_of_those_drawn():
     law = {exact.replace(text, {0: (text[0] + 1) % 3}): 1.0}
     with pytest.raises(AssertionError):
         assert_law(after.ids[here], law)
+
+
+# ------------------------------------------------------------ Gibbs corrector
+
+CORRECTORS = [
+    {"choice": "random", "positions": 1, "corrections": 2},
+    {"choice": "random", "positions": 2},
+    {"choice": "margin", "positions": 1, "choice_temperature": 0.5, "corrections": 1},
+    {"choice": "margin"},
+]
+
+
+def corrector(laws, own, s, **more):
+    """The enumerated rule of the options ``own``, from the published defaults."""
+    rule = {"positions": 12, "choice": "margin", "choice_temperature": 1.0} | own
+    positions, choice, tau = (rule[k] for k in ("positions", "choice", "choice_temperature"))
+    return laws.gibbs(s, positions, choice, tau, **more)
+
+
+def corrected_trajectory(laws, sampler, own):
+    """Laws after each step, with the corrector after each step of the reverse process but the last."""
+    n = sampler.n_steps
+    times = [RATES["linear"](1 - k / n * (1 - sampler.END)) for k in range(n + 1)]
+    steps = [laws.noise_first]
+    for k, (r, s) in enumerate(itertools.pairwise(times)):
+        steps.append(laws.posterior(s, r, k == n - 1))
+        steps += [corrector(laws, own, s)] * (sampler.corrections if k < n - 1 else 0)
+    assert len(steps) == sampler.total + 1
+    return laws.trajectory(start(TABLES["hybrid"]), [*steps, laws.argmax_step])[1:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", CORRECTORS, ids=str)
+@every_kind
+def test_each_step_of_the_gibbs_corrector_follows_its_law(kind, own):
+    laws, sampler = Laws(kind), late(Gibbs(3, **own))
+    ours = run(TABLES[kind], sampler, rows=ROWS, seed=12)
+    follow(ours, corrected_trajectory(laws, sampler, own))
+    assert all((step.ids[:, 1] == 2).all() for step in ours)  # the given token
+
+
+@pytest.mark.slow
+@every_kind
+def test_the_gibbs_corrector_draws_as_sampling_says(kind):
+    own = {"temperature": 0.7, "top_k": 2}
+    laws, sampler = Laws(kind, **own), late(Gibbs(3))
+    ours = run(TABLES[kind], sampler, Sampling(**own), rows=ROWS, seed=13)
+    follow(ours, corrected_trajectory(laws, sampler, {}))
+
+
+class Clean(Gibbs):
+    """Draws from the prediction alone, without the noise that is left at s."""
+
+    def answer(self, state, proposal, model, random, masked):
+        here = self.correcting(state)
+        model = model | (here & (random | masked))
+        return super().answer(state, proposal, model, random & ~here, masked & ~here)
+
+
+class Reversed(Gibbs):
+    """Prefers the largest margin."""
+
+    def margin(self, state, proposal):
+        return -super().margin(state, proposal)
+
+
+class Early(Gibbs):
+    """At the time before the step of the reverse process, not after it."""
+
+    def shares(self, state):
+        before, after = super().shares(state)
+        return before, tuple(
+            torch.where(self.correcting(state), *pair) for pair in zip(before, after, strict=True)
+        )
+
+
+@pytest.mark.slow
+@every_kind
+@pytest.mark.parametrize("mutant", [Clean, Reversed, Early])
+def test_a_wrong_corrector_is_seen(kind, mutant):
+    own = {"positions": 1, "corrections": 1}
+    laws, sampler = Laws(kind), late(mutant(3, **own))
+    ours = run(TABLES[kind], sampler, rows=ROWS, seed=12)
+    with pytest.raises(AssertionError, match=r"law|impossible"):
+        follow(ours, corrected_trajectory(laws, sampler, own))
+
+
+HALF = RATES["linear"](1 - (1 - Gibbs.END) / 2)  # the noise share after the first of two steps
+
+
+def known_law(kind):
+    """A denoiser that knows a random law of three tokens, noised by `HALF`, and that law of noisy
+    texts: {text: probability}. Its prediction for a position is one from all others."""
+    forward, table = Forward(kind, 3, P_U), TabularDenoiser(length=3, vocab=3, noise=kind, p_u=P_U)
+    generator = torch.Generator().manual_seed(14)
+    clean = (torch.randn(3, 3, 3, generator=generator, dtype=torch.float64) * 1.5).exp()
+    clean, channel = clean / clean.sum(), forward.until(HALF)[:3]
+    one = "xyz,xa,yb,zc->abc"
+    noisy = torch.einsum(one, clean, channel, channel, channel)
+    every = torch.ones(3, 4, dtype=torch.float64)  # p(x_i, z_-i): nothing is seen of position i
+    for i in range(3):
+        seen = [every if i == j else channel for j in range(3)]
+        for x in range(3):
+            part = torch.zeros_like(clean)
+            part.movedim(i, 0)[x] = clean.movedim(i, 0)[x]
+            joint = torch.einsum(one, part, *seen)
+            table.table[:, i, x] = joint.permute(2, 1, 0).flatten().log().float()
+    states = itertools.product(range(4), repeat=3)
+    return table, {z: noisy[z].item() for z in states if noisy[z] > 0}
+
+
+def after(law, step):
+    """The law after a step (canvas -> law) from texts of ``law``."""
+    found = defaultdict(float)
+    for canvas, chance in law.items():
+        for text, x in step(canvas).items():
+            found[text] += chance * x
+    return found
+
+
+class OnlyCorrecting(Gibbs):
+    """Its first ``corrections`` steps are those of the corrector after the first of two steps."""
+
+    def start(self, state):
+        state.since = state.since - 1
+
+
+@pytest.mark.parametrize("own", CORRECTORS, ids=str)
+@every_kind
+def test_one_position_at_random_leaves_the_noisy_texts_as_they_are(kind, own, monkeypatch):
+    """The stationary law by enumeration; several at once, or a choice by what stands there, move it."""
+    table, law = known_law(kind)
+    monkeypatch.setitem(TABLES, kind, table)
+    moved = after(law, corrector(Laws(kind), own, HALF, places=(0, 1, 2)))
+    assert moved.keys() == law.keys()
+    distance = sum(abs(moved[z] - law[z]) for z in law) / 2
+    exact = own["choice"] == "random" and own["positions"] == 1
+    assert distance < 1e-7 if exact else distance > 0.01  # the table is in float32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", CORRECTORS, ids=str)
+@every_kind
+def test_corrector_steps_from_noisy_texts_follow_the_enumerated_law(kind, own, monkeypatch):
+    table, law = known_law(kind)
+    monkeypatch.setitem(TABLES, kind, table)
+    step = corrector(Laws(kind), own, HALF, places=(0, 1, 2))
+    texts, generator = torch.tensor(list(law)), torch.Generator().manual_seed(15)
+    some = torch.multinomial(torch.tensor(list(law.values())), ROWS, True, generator=generator)
+    nothing = torch.zeros(ROWS, 3, dtype=torch.bool)
+    canvas, sampler = Canvas(texts[some], nothing, nothing), OnlyCorrecting(2, **own)
+    stream = denoise(canvas, table, sampler, Sampling(), rng.row_keys(16, ROWS))
+    for found in itertools.islice(stream, sampler.corrections + 1):
+        assert_law(found.ids, law)
+        law = after(law, step)
+
+
+def test_the_published_defaults_and_the_length_of_the_gibbs_corrector():
+    sampler = Gibbs(5)
+    assert (sampler.corrections, sampler.positions) == (2, 12)
+    assert (sampler.choice, sampler.choice_temperature) == ("margin", 1.0)
+    assert sampler.total == 5 + 2 * 4 and Gibbs(1).total == 1
+
+
+@every_kind
+def test_the_gibbs_corrector_never_touches_what_is_given_and_obeys_its_seed(kind):
+    runs = [run(TABLES[kind], Gibbs(4, positions=1), rows=300, seed=seed) for seed in (1, 1, 2)]
+    same(*runs[:2])
+    assert (runs[0][-1].ids != runs[2][-1].ids).any()
+    for step in runs[0]:
+        assert (step.ids[:, 1] == 2).all()
+        assert not (step.revealed | step.remasked | step.random)[:, 1].any()
+
+
+def test_positions_that_become_noise_cost_no_forward_pass():
+    """Chosen at random, few positions a step, most of them noise while the noise share is high."""
+    steps = run(TABLES["uniform"], one_at_random(4), rows=2000, seed=17)
+    judged = run(TABLES["uniform"], Gibbs(4, positions=1), rows=2000, seed=17)
+    assert steps[-1].nfe.float().mean() + 2 < judged[-1].nfe.float().mean()

@@ -50,8 +50,9 @@ LIVELY = {
     "entropy-bound": {"entropy_bound": 0.5},
     "ddim": {"sigma": 0.5},
     "self-correction": {"corrections": 4},
+    "gibbs": {"corrections": 1, "positions": 2},
 }
-PLANNED = dict.fromkeys(STEPPED, 6) | {"self-correction": 6 + 4}  # of six steps
+PLANNED = dict.fromkeys(STEPPED, 6) | {"self-correction": 6 + 4, "gibbs": 6 + 5}  # of six steps
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -79,7 +80,7 @@ def test_one_block_of_everything_is_the_sampler_itself(name):
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5])
-@pytest.mark.parametrize("name", [name for name in STEPPED if name != "self-correction"])
+@pytest.mark.parametrize("name", [n for n in STEPPED if n not in ("self-correction", "gibbs")])
 def test_steps_are_divided_among_the_blocks_and_rounded_up(name, length):
     """Five tokens, seven steps; rows with fewer tokens have fewer blocks, of more steps."""
     ids = masks(3, 6)
