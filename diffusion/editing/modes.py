@@ -12,22 +12,12 @@ from typing import TYPE_CHECKING
 from diffusion import rng
 from diffusion.canvas import Canvas
 from diffusion.cli.console import progress, say
-from diffusion.editing.canvases import (
-    blank_spans,
-    check_room,
-    infill_canvas,
-    interpolation_canvas,
-    rewrite_canvas,
-    score_texts,
-    segments,
-    token_rows,
-)
+from diffusion.editing.canvases import interpolation_canvas, rewrite_canvas, score_texts, token_rows
 from diffusion.editing.chat import Chat
 from diffusion.editing.options import EditingOptions
+from diffusion.editing.places import Filling
 from diffusion.editing.templates import Template, changes, marked_changes
 from diffusion.errors import printable
-from diffusion.likelihood import pseudo_likelihood
-from diffusion.samplers.catalog import check_feature
 
 if TYPE_CHECKING:
     from diffusion.job import Job
@@ -36,22 +26,15 @@ if TYPE_CHECKING:
 def infill(job: "Job", editing: EditingOptions, template: Template, first: int = 0) -> None:
     """Fill the blanks of a template, by the samples from number ``first`` on; of several lengths, keep
     the best."""
-    tokenizer, framer, denoiser = job.writer.tokenizer, job.framer, job.writer.denoiser
-    samples = range(first, first + job.script.num_samples)
-    layouts = list(itertools.product(*template.blanks))
-    if len(layouts) > 1:
-        check_feature("--infill with a range of lengths", job.writer.noise.name, job.writer.name)
-    # Before a canvas is made, which may be huge.
-    fixed = sum(len(part.ids) for part in segments(framer.speller, template))
-    tokens = sum(blank[-1] for blank in template.blanks)
-    check_room(f"the text with {tokens} tokens in its blanks", 1 + fixed + tokens, _room(job))
+    filling = Filling(job.writer, job.framer, template, _room(job))
+    layouts, samples = filling.layouts, range(first, first + job.script.num_samples)
 
     def begin(layouts, samples):
-        return _denoise(job, infill_canvas(tokenizer, template, layouts), samples)
+        return _denoise(job, filling.canvas(layouts), samples)
 
     def known(lengths, **more) -> Callable:
         def record(step, row: int, written: dict) -> dict:
-            spans = framer.spans(step, row, blank_spans(tokenizer, template, lengths))
+            spans = filling.places(step, row, lengths)
             places = [
                 {"start": start, "end": end, "text": written["text"][start:end], "tokens": n}
                 for (start, end), n in zip(spans, lengths, strict=True)
@@ -69,10 +52,7 @@ def infill(job: "Job", editing: EditingOptions, template: Template, first: int =
         for part in job.chunks(layouts):
             watched = job.live or job.script.save_animation
             steps = deque(begin(part, [sample] * len(part)), maxlen=None if watched else 1)
-            canvas = Canvas(steps[-1].ids, steps[-1].frozen, steps[-1].padding)
-            scores += pseudo_likelihood(
-                denoiser.reader, canvas, ~canvas.frozen, denoiser.noise, job.script.batch_size
-            ).tolist()
+            scores += filling.scores(steps[-1], job.script.batch_size).tolist()
             texts += [(steps, row) for row in range(len(part))]
             progress(len(texts), len(layouts), "candidate")
         best = max(range(len(scores)), key=scores.__getitem__)

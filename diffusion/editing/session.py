@@ -15,8 +15,9 @@ from diffusion.cli.flags import read_flags
 from diffusion.editing.chat import Chat
 from diffusion.editing.modes import MODES
 from diffusion.editing.options import EditingOptions, text_or_file
+from diffusion.editing.places import opened, touched
 from diffusion.editing.templates import parse_template, short
-from diffusion.editing.touch import Draft, numbered, ranges
+from diffusion.editing.touch import Draft, numbered, ranges, words
 from diffusion.errors import UserError, printable
 from diffusion.options import GenerationOptions
 
@@ -149,14 +150,14 @@ class Session:
                 "/again: every word is typed by you or fixed; /fix without numbers releases the fixed "
                 "ones, and /again with numbers, such as /again 1, rewrites typed ones, too"
             )
-        sample, template = self.next_sample, draft.template(self.job.writer.tokenizer, spans)
+        sample = self.next_sample
+        template = opened(self.job.writer.tokenizer, draft.text, spans)
         MODES["infill"](self.job, self.editing, template, sample)
         new = draft.filled(spans, self.job.last)
         self.keep(new, sample)
         self.again_from = value, new, draft, spans
-        written = [(b["start"], b["end"]) for b in self.job.last["blanks"]]
-        words = ranges(new.within(written)) or "none"
-        say(f"new words: {words}; /undo brings back the text before them")
+        numbers = ranges(n + 1 for n in touched(words(new.text), new.written)) or "none"
+        say(f"new words: {numbers}; /undo brings back the text before them")
 
     def fix(self, value: str) -> None:
         draft = self.current("/fix")

@@ -1,5 +1,4 @@
-"""A text of the prompt loop that is changed in places: its words by number, which of them are fixed, and
-blanks instead of the others."""
+"""A text of the prompt loop that is changed in places: its words by number, and which of them are fixed."""
 
 import re
 import unicodedata
@@ -9,9 +8,10 @@ from itertools import groupby
 
 from rich.cells import cell_len, set_cell_size
 
-from diffusion.editing.templates import Template, short
+from diffusion.editing.places import Place, bare, outside
+from diffusion.editing.templates import short
 from diffusion.errors import UserError, printable
-from diffusion.text import IDEOGRAM, encode, in_word
+from diffusion.text import IDEOGRAM, in_word
 
 # ---------------------------------------------------------------- words
 
@@ -19,9 +19,9 @@ from diffusion.text import IDEOGRAM, encode, in_word
 _WORD = re.compile(r"im*|[wd](?:[wdm]|-(?=[wd])|(?<=d)\.(?=d))*|[sm]+|[-.p][-.pm]*")
 
 
-def words(text: str) -> list[tuple[int, int]]:
-    """(start, end) of the words of a text, in characters, and of what stands between them: ``It's
-    5,000 m!`` has four. Punctuation, symbols such as emoji, and each ideogram count as words."""
+def words(text: str) -> list[Place]:
+    """The words of a text, and what stands between them: ``It's 5,000 m!`` has four. Punctuation,
+    symbols such as emoji, and each ideogram count as words."""
     return [found.span() for found in _WORD.finditer("".join(map(_kind, text)))]
 
 
@@ -100,16 +100,19 @@ class Draft:
         length, prompt = len(record["text"]), record.get("prompt")
         if prompt is not None:
             return cls(record, "t" * len(prompt) + "w" * (length - len(prompt)), prompt)
-        spans = [(blank["start"], blank["end"]) for blank in record.get("blanks", ())]
-        spans += [(change["new_start"], change["new_end"]) for change in record.get("changes", ())]
-        owners = "t" * length
-        for start, end in spans:
-            owners = owners[:start] + "w" * (end - start) + owners[end:]
-        return cls(record, owners)
+        typed = cls(record, "t" * length)
+        return typed.filled(typed.written, record)
 
     @property
     def text(self) -> str:
         return self.record["text"]
+
+    @property
+    def written(self) -> list[Place]:
+        """What was written last, but for what follows a prompt."""
+        filled = [(blank["start"], blank["end"]) for blank in self.record.get("blanks", ())]
+        changes = self.record.get("changes", ())
+        return filled + [(change["new_start"], change["new_end"]) for change in changes]
 
     @property
     def prompt(self) -> str | None:
@@ -117,8 +120,8 @@ class Draft:
         typed = len(self.beginning or "")
         return self.beginning if typed and re.fullmatch(f"t{{{typed}}}w*", self.owners) else None
 
-    def select(self, value: str, command: str) -> list[tuple[int, int]]:
-        """(start, end) in characters of the words that ``value``, such as ``3 5-9``, numbers.
+    def select(self, value: str, command: str) -> list[Place]:
+        """The words that ``value``, such as ``3 5-9``, numbers.
 
         Raises:
             UserError: no number or range, or one of words that the text does not have.
@@ -144,47 +147,25 @@ class Draft:
             numbers |= set(range(first, last + 1))
         return [(places[a - 1][0], places[b - 1][1]) for a, b in _runs(sorted(numbers))]
 
-    def free(self, selected: Sequence[tuple[int, int]] | None) -> list[tuple[int, int]]:
-        """(start, end) of all that is not fixed in the ``selected`` places, or (None) of all that was
-        written and is not fixed; without white space at their ends."""
+    def free(self, selected: Sequence[Place] | None) -> list[Place]:
+        """All that is not fixed in the ``selected`` places, or (None) all that was written and is not
+        fixed; without white space at their ends."""
         allowed = _WRITTEN if selected is None else _NOT_FIXED
-        whole = [(0, len(self.text))]
-        found = [
-            m.span() for span in selected or whole for m in allowed.finditer(self.owners, *span)
-        ]
-        trimmed = []
-        for start, end in found:
-            part = self.text[start:end]
-            if part.strip():
-                trimmed.append((end - len(part.lstrip()), start + len(part.rstrip())))
-        return trimmed
+        spans = selected or [(0, len(self.text))]
+        return bare(
+            self.text, (m.span() for span in spans for m in allowed.finditer(self.owners, *span))
+        )
 
-    def template(self, tokenizer, spans: Sequence[tuple[int, int]]) -> Template:
-        """The text with a blank of as many tokens instead of each of n spans (start, end)."""
-        cuts = [0, *(cut for span in spans for cut in span), len(self.text)]
-        texts = [self.text[a:b] for a, b in zip(cuts[::2], cuts[1::2], strict=True)]
-        blanks, apart = [], []
-        for start, end in spans:
-            # With the text before it, which decides how a word is cut; its own space belongs to it.
-            before = encode(tokenizer, self.text[:start].removesuffix(" "))
-            length = max(1, len(encode(tokenizer, self.text[:end])) - len(before))
-            blanks.append(range(length, length + 1))
-            # A sign beside a word stays apart from it.
-            letter = [in_word(self.text[i : i + 1]) for i in (start - 1, start, end - 1, end)]
-            apart.append((letter[0] and not letter[1], not letter[2] and letter[3]))
-        return Template(texts, blanks, apart)
-
-    def filled(self, spans: Sequence[tuple[int, int]], record: dict) -> "Draft":
-        """The text after the ``spans`` were written anew, as the ``record`` of infilling has it."""
-        owners, at, done = "", 0, 0
-        for (_, end), blank in zip(spans, record["blanks"], strict=True):
+    def filled(self, spans: Sequence[Place], record: dict) -> "Draft":
+        """The text after the ``spans`` were written anew, as the ``record`` of that has it."""
+        new, owners = replace(self, record=record), ""
+        kept = outside(self.owners, spans), outside(new.text, new.written)
+        for before, after, (start, end) in zip(*kept, [*new.written, (0, 0)], strict=True):
             # The space before a blank may be a part of what was written there.
-            owners += self.owners[at : at + blank["start"] - done]
-            owners += "w" * (blank["end"] - blank["start"])
-            at, done = end, blank["end"]
-        return replace(self, record=record, owners=owners + self.owners[at:])
+            owners += before[: len(after)] + "w" * (end - start)
+        return replace(new, owners=owners)
 
-    def fixed(self, selected: Sequence[tuple[int, int]] | None) -> "Draft":
+    def fixed(self, selected: Sequence[Place] | None) -> "Draft":
         """With the ``selected`` places fixed, too, or (None) none."""
         owners = self.owners.lower() if selected is None else self.owners
         for start, end in selected or ():
@@ -197,14 +178,6 @@ class Draft:
             number
             for number, (start, end) in enumerate(words(self.text), 1)
             if set(self.owners[start:end]) <= set(owners)
-        ]
-
-    def within(self, spans: Sequence[tuple[int, int]]) -> list[int]:
-        """The numbers of the words with any character in one of the ``spans``."""
-        return [
-            number
-            for number, (start, end) in enumerate(words(self.text), 1)
-            if any(a < end and start < b for a, b in spans)
         ]
 
     def status(self) -> str:

@@ -1,1 +1,1 @@
-"""The page of demo.py: what it does (`service`), its fields (`controls`), and how it looks (`app`)."""
+"""The page of demo.py: what it does (`service`), its tabs with their fields (`controls`), and all of it (`app`)."""

@@ -1,44 +1,31 @@
 """What the page does: text and numbers in, text and numbers out. It knows no browser, and it alone
 enforces the limits, since a request need not come from the page."""
 
-import itertools
-import json
 import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 
 from diffusion.autoregressive import CausalWriter
-from diffusion.canvas import Canvas, Query, Step
+from diffusion.canvas import Query, Step
 from diffusion.cli.checks import within
 from diffusion.cli.console import check_text
 from diffusion.cli.flags import read_flags
-from diffusion.editing.canvases import (
-    blank_spans,
-    canvas_of,
-    check_room,
-    infill_canvas,
-    score_texts,
-    segments,
-    token_rows,
-)
+from diffusion.editing.canvases import canvas_of, score_texts, token_rows
+from diffusion.editing.places import Filling, Place, bare, opened, outside
 from diffusion.editing.templates import BLANK, Template, parse_template, short
-from diffusion.editing.touch import Draft
 from diffusion.errors import UserError
 from diffusion.generate import Writer
 from diffusion.hardware import memory_told
-from diffusion.likelihood import pseudo_likelihood, token_nats
+from diffusion.likelihood import token_nats
 from diffusion.measure import measured
-from diffusion.options import GenerationOptions
+from diffusion.options import MAX_LEN, GenerationOptions
 from diffusion.samplers.catalog import check_feature
 from diffusion.text import read
-from diffusion.views import record
-from diffusion.views.animation import save_film
-from diffusion.views.film import Film
 from diffusion.views.frames import Frame, Framer, State
 
 # What one request may ask for.
@@ -65,8 +52,8 @@ class Edit(NamedTuple):
     """
 
     frame: Frame
-    places: list[tuple[int, int]]
-    replaced: list[tuple[int, int]]
+    places: list[Place]
+    replaced: list[Place]
 
 
 class Service:
@@ -80,6 +67,7 @@ class Service:
         check_feature("--infill with a range of lengths", writer.noise.name, writer.name)
         self.writer, self.pair = writer, [compared or writer, baseline]
         self.tokenizer, self.framer = writer.tokenizer, Framer(writer.tokenizer)
+        self._room = min(MAX_LEN, writer.positions)  # of a text that the model has to see whole
         self._alone = threading.Lock()  # of what is measured, or small
 
     # ------------------------------------------------------------ write
@@ -146,64 +134,33 @@ class Service:
         """
         places = _trimmed(_checked(text), places)
         sample = _whole("sample", sample, 0, 2**62)
-        template = self._template(text, places, by)
-        if not template.blanks:
-            new = "".join(template.texts)
-            yield Edit(self._still(new), _resized(places, len(by)), places)
-            return
-        layouts = list(itertools.product(*template.blanks))
-        if len(layouts) > MOST_LAYOUTS:
-            raise UserError(
-                f"the lengths of the gaps have {len(layouts)} combinations, and at most "
-                f"{MOST_LAYOUTS} are tried; narrow the ranges"
-            )
-        most = sum(blank[-1] for blank in template.blanks)
-        within("tokens in gaps:", most, 1, MOST_TOKENS)
-        fixed = sum(len(part.ids) for part in segments(self.framer.speller, template))
-        check_room(f"the text with {most} tokens in its gaps", 1 + fixed + most, self._room)
-        canvas = infill_canvas(self.tokenizer, template, layouts)
-        generation = self._options(options)
-        with memory_told(lambda: f"{len(layouts)} lengths of gaps; narrow the ranges"):
-            for step in self.writer.denoise(
-                canvas, generation, [sample] * len(layouts), may_end=False
-            ):
-                if len(layouts) == 1:
-                    yield Edit(self._frame(step), [], places)
-            row = self._best(step) if len(layouts) > 1 else 0
-        blanks = blank_spans(self.tokenizer, template, layouts[row])
-        new, spans = self._frame(step, row), self.framer.spans(step, row, blanks)
-        # The space before a blank is a part of what was written there, and not of the place.
-        spaces = [text.endswith(" ") for text in template.texts]
-        spans = [
-            (start + (space and new.text[start:end].startswith(" ")), end)
-            for (start, end), space in zip(spans, spaces, strict=False)
-        ]
-        yield Edit(new, _joined(spans, by, len(places)), places)
-
-    @property
-    def _room(self) -> int:
-        """The most positions of a text that the model has to see whole."""
-        return min(GenerationOptions().fitted(self.writer.positions).max_len, self.writer.positions)
-
-    def _template(self, text: str, places: list[tuple[int, int]], by: str) -> Template:
-        """The text with ``by`` in each place, or with a blank of as many tokens as are there."""
+        parts, tail = outside(text, places), ""
         if by == "":
-            return Draft({"text": text}, "").template(self.tokenizer, places)
-        by = _checked(by, "what replaces the places")
-        given = parse_template(by) if BLANK.search(by) else Template([by], [])
-        texts, at, front = [], 0, ""
-        for start, end in places:
-            *done, front = [front + text[at:start] + given.texts[0], *given.texts[1:]]
-            texts += done
-            at = end
-        return Template([*texts, front + text[at:]], given.blanks * len(places))
-
-    def _best(self, step: Step) -> int:
-        """The row whose written tokens have the highest pseudo-likelihood."""
-        canvas, denoiser = Canvas(step.ids, step.frozen, step.padding), self.writer.denoiser
-        return int(
-            pseudo_likelihood(denoiser.reader, canvas, ~step.frozen, denoiser.noise).argmax()
-        )
+            template = opened(self.tokenizer, text, places)
+        elif BLANK.search(_checked(by, "what replaces the places")):
+            given = parse_template(by)
+            template, tail = _replaced(parts, given), given.texts[-1]
+        else:
+            ends = [*accumulate(len(part) + len(by) for part in parts[:-1])]
+            yield Edit(self._still(by.join(parts)), _between(parts, ends), places)
+            return
+        count = math.prod(map(len, template.blanks))
+        if count > MOST_LAYOUTS:
+            raise UserError(
+                f"the lengths of the gaps have {count if count < 10**6 else 'over a million'} "
+                f"combinations, and at most {MOST_LAYOUTS} are tried; narrow the ranges"
+            )
+        within("tokens in gaps:", sum(blank[-1] for blank in template.blanks), 1, MOST_TOKENS)
+        filling = Filling(self.writer, self.framer, template, self._room)
+        canvas, generation = filling.canvas(filling.layouts), self._options(options)
+        with memory_told(lambda: f"{count} lengths of gaps; narrow the ranges"):
+            for step in self.writer.denoise(canvas, generation, [sample] * count, may_end=False):
+                if count == 1:
+                    yield Edit(self._frame(step), [], places)
+            row = int(filling.scores(step).argmax()) if count > 1 else 0
+        ends = [end + len(tail) for _, end in filling.places(step, row, filling.layouts[row])]
+        each = len(ends) // len(places)  # blanks of a place
+        yield Edit(self._frame(step, row), _between(parts, ends[each - 1 :: each]), places)
 
     def _still(self, text: str, confidence: Sequence[float] = ()) -> Frame:
         """A text that is only shown."""
@@ -240,24 +197,9 @@ class Service:
         with self._alone:
             return measured(self.pair, generation, repeats, _checked(prompt, "the prompt"))
 
-    @staticmethod
-    def comparison(data: dict) -> dict:
-        """The JSON of a comparison, as `compare.py --replay` reads it."""
-        return json.loads(record.dump(data))
-
-    @staticmethod
-    def save(film: Film | dict, path: Path, slowdown: float = 1.0) -> Path:
-        """A film, or a comparison, as a file of the kind that the path names, see `save_film`."""
-        if path.suffix == ".json":
-            path.write_text(record.dump(film) + "\n", encoding="utf-8")
-        else:
-            shown = film if isinstance(film, Film) else record.film_of_record(film, slowdown)
-            save_film(shown, path)
-        return path
-
     # ------------------------------------------------------------ score
 
-    def score(self, texts: list[str], draws: int, seed: int) -> list[dict]:
+    def score(self, texts: list[str], draws: int = 16, seed: int = 0) -> list[dict]:
         """The likelihood bound of each text and the nats of each of its tokens, the most probable
         text, in nats per token, first.
 
@@ -313,7 +255,7 @@ def _whole(name: str, value, least: int, most: int) -> int:
     return int(value)
 
 
-def _trimmed(text: str, places: Sequence) -> list[tuple[int, int]]:
+def _trimmed(text: str, places: Sequence) -> list[Place]:
     """Places in order, those that touch as one, without white space at their ends."""
     try:
         ranges = sorted((int(start), int(end)) for start, end in places)
@@ -321,7 +263,7 @@ def _trimmed(text: str, places: Sequence) -> list[tuple[int, int]]:
         raise UserError(
             f"places {short(str(places))} are not pairs of start and end; give such"
         ) from None
-    joined: list[list[int]] = []
+    joined: list[Place] = []
     for start, end in ranges:
         if not 0 <= start < end <= len(text):
             raise UserError(
@@ -329,35 +271,24 @@ def _trimmed(text: str, places: Sequence) -> list[tuple[int, int]]:
                 "a start and an end in it"
             )
         if joined and start <= joined[-1][1]:
-            joined[-1][1] = max(end, joined[-1][1])
-        else:
-            joined.append([start, end])
-    found = []
-    for start, end in joined:
-        bare = text[start:end].strip()
-        if bare:
-            start += text[start:end].index(bare)
-            found.append((start, start + len(bare)))
-    if not found:
+            first, last = joined.pop()
+            start, end = first, max(end, last)
+        joined.append((start, end))
+    if not (found := bare(text, joined)):
         raise UserError("nothing is selected; select at least one word")
     return found
 
 
-def _resized(places: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
-    """Where places are when each has become ``size`` characters long."""
-    moved, shift = [], 0
-    for start, end in places:
-        moved.append((start + shift, start + shift + size))
-        shift += size - (end - start)
-    return moved
+def _replaced(parts: list[str], given: Template) -> Template:
+    """A template with ``given`` between each two ``parts`` of a text."""
+    first, *inner, last = given.texts
+    texts = parts[:1]
+    for part in parts[1:]:
+        texts[-1] += first
+        texts += [*inner, last + part]
+    return Template(texts, given.blanks * (len(parts) - 1))
 
 
-def _joined(spans: list[tuple[int, int]], by: str, count: int) -> list[tuple[int, int]]:
-    """The ``count`` places that blanks are parts of, an equal number of each place, with the fixed text
-    of ``by`` around and between them."""
-    first, *_, last = parse_template(by).texts if by else ("", "")
-    each = len(spans) // count
-    return [
-        (spans[i][0] - len(first), spans[i + each - 1][1] + len(last))
-        for i in range(0, len(spans), each)
-    ]
+def _between(parts: list[str], ends: list[int]) -> list[Place]:
+    """The places between the ``parts`` of a text, by their ends."""
+    return [(at + len(part), end) for at, part, end in zip([0, *ends], parts, ends, strict=False)]

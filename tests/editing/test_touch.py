@@ -14,6 +14,7 @@ from diffusion import rng
 from diffusion.cli.console import COMMANDS, is_command
 from diffusion.denoise import denoise
 from diffusion.editing.canvases import blank_spans, infill_canvas
+from diffusion.editing.places import opened
 from diffusion.editing.session import EDITING, SHARED
 from diffusion.editing.touch import Draft, numbered, ranges, words
 from diffusion.proposal import Sampling
@@ -95,7 +96,7 @@ def test_what_is_not_selected_stays_byte_for_byte(kind):
         spans = draft.free(draft.select(" ".join(map(str, numbers)), "/again"))
         if not spans:
             continue
-        template = draft.template(tokenizer, spans)
+        template = opened(tokenizer, text, spans)
         lengths = tuple(blank[0] for blank in template.blanks)
         canvas = infill_canvas(tokenizer, template, [lengths])
         how = (Anything(tokenizer), FirstHitting(), Sampling(), rng.row_keys(0, [0]))
@@ -121,7 +122,7 @@ def test_signs_are_replaced_by_what_leaves_the_words_beside_them_alone():
     draft = Draft({"text": text}, "w" * len(text))
     signs = [i for i, (a, b) in enumerate(words(text), 1) if not text[a:b].isalpha()]
     spans = draft.free(draft.select(" ".join(map(str, signs)), "/again"))
-    template = draft.template(tokenizer, spans)
+    template = opened(tokenizer, text, spans)
     lengths = tuple(blank[0] for blank in template.blanks)
     for seed in range(20):
         canvas = infill_canvas(tokenizer, template, [lengths])

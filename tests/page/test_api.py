@@ -46,6 +46,18 @@ def test_places_are_touched_and_tokens_named(client):
     assert len(likeliest) == 6 and all(0 <= p <= 1 for _, p in likeliest)
 
 
+def test_locked_places_stay_locked(page):
+    from diffusion.page.service import Edit
+    from diffusion.page.touch import moved
+
+    kept, old = [(0, 3), (10, 14), (40, 45)], [(4, 9), (23, 35)]
+    for new in ("The lake runs under the stone bridge.", "The dark old river runs through"):
+        places = [(4, 4 + len(new)), (18 + len(new), 18 + 2 * len(new))]
+        text = TEXT[:4] + new + TEXT[9:23] + new + TEXT[35:]
+        found = moved(kept, Edit(None, places, old))
+        assert [text[a:b] for a, b in found] == [TEXT[a:b] for a, b in kept]
+
+
 def test_a_comparison_is_what_compare_replays(client, tmp_path, run_script):
     data = client.predict("The river", 8, 1, {"seed": 2}, api_name="/compare")
     (tmp_path / "river.json").write_text(json.dumps(data))

@@ -16,6 +16,7 @@ from diffusion.samplers.make import make_sampler
 from diffusion.views.frames import Framer, written_text
 
 TEXT = "The river runs through the old town and under the stone bridge."
+EACH = [(i, i + 1) for i in range(0, 2 * 1999, 2)]  # places
 
 
 def last(stream):
@@ -46,6 +47,7 @@ def test_a_text_is_that_of_the_python_api(service, drafter):
         (lambda s: s.touch(TEXT, ["a"], "", 0, {}), "a"),
         (lambda s: s.touch(TEXT, [(3, 4)], "", 0, {}), "nothing is selected"),
         (lambda s: s.touch(TEXT, [(4, 9)], "<mask:1-99>", 0, {}), "99"),
+        (lambda s: s.touch("a " * 1999, EACH, "<mask:1-256>", 0, {}), "over a million"),
         (lambda s: s.touch(TEXT, [(4, 9)], "<mask:0>", 0, {}), "mask:0"),
         (lambda s: s.touch(TEXT, [(4, 9)], "<mask:99>", 0, {}), "positions"),
         (lambda s: s.touch(TEXT, [(4, 9)], "", -1, {}), "-1"),
