@@ -13,7 +13,12 @@ from diffusion.samplers.base import Sampler, State
 
 
 def denoise(
-    canvas: Canvas, denoiser, sampler: Sampler, sampling: Sampling, keys: Tensor
+    canvas: Canvas,
+    denoiser,
+    sampler: Sampler,
+    sampling: Sampling,
+    keys: Tensor,
+    end_id: int | None = None,
 ) -> Iterator[Step]:
     """Write the noisy positions of ``canvas``, and yield every state on the way.
 
@@ -22,11 +27,14 @@ def denoise(
         denoiser: see `models.denoiser`.
         keys: (B,) random keys, see `rng.row_keys`. A row's text depends on its own key, canvas
             and the model alone, not on the other rows.
+        end_id: ends a text, on a canvas that is `left_to_right`. When its first one is there, with no
+            mask before it and no token that may still change, the row is done: what is after it is
+            computed no more, and padding of its Steps.
     """
     device, noise = canvas.ids.device, denoiser.noise
     ids, padding = canvas.ids.clone(), canvas.padding if canvas.padding.any() else None
     masked = noise.noisy(ids) & ~canvas.frozen
-    state = State(ids, ~canvas.frozen & ~canvas.padding, masked, keys, noise=noise)
+    state = State(ids, ~canvas.frozen & ~canvas.padding, masked, keys, noise=noise, end_id=end_id)
     random = torch.zeros_like(masked)  # visible tokens that are noise
     if noise.has_random_tokens:
         ids = torch.where(canvas.frozen, ids, noise.fill(ids, state.uniform(START)))
@@ -37,17 +45,16 @@ def denoise(
     confidence = torch.full(ids.shape, torch.nan, device=device)
     nfe = torch.zeros(len(ids), dtype=torch.int64, device=device)
     slots = torch.zeros_like(nfe)
-    nothing = torch.zeros_like(masked)
+    nothing = gone = torch.zeros_like(masked)  # after the end of a text
     seconds = 0.0
     denoiser = state.denoiser = denoiser.start(canvas)
     sampler.start(state)
-    fixed = canvas.frozen, canvas.padding
     yield Step(
-        0, sampler.total, nfe, ids, *fixed, masked, nothing, nothing, confidence, 0.0, slots,
+        0, sampler.total, nfe, ids, canvas.frozen, canvas.padding, masked, nothing, nothing, confidence, 0.0, slots,
         random=random if noise.has_random_tokens else None, typed=canvas.typed,
     )  # fmt: skip
 
-    finished = sampler.finished(state)
+    finished = sampler.finished(state) | ~state.editable.any(1)
     while not finished.all():
         started = hardware.now(device)
         with torch.inference_mode():
@@ -94,12 +101,25 @@ def denoise(
             masked = (masked & ~write) | remask
             state.ids, state.masked = ids, masked
             del logits, proposal  # the next pass has as many
-            finished = sampler.finished(state)
-            ended = masked & finished[:, None]  # masks after the end of a text no longer exist
-            masked, fixed = masked & ~ended, tuple(part | ended for part in fixed)
+            if end_id is not None:
+                over, after = _at_end(state)
+                over = over & sampler.settled(state)
+                gone = gone | (after & over)
+                masked = state.masked = masked & ~over
+                state.editable = state.editable & ~over
+                revealed, remask = revealed & ~gone, remask & ~gone
+                confidence = confidence.masked_fill(gone, torch.nan)
+            finished = sampler.finished(state) | ~state.editable.any(1)
         seconds += hardware.now(device) - started
         yield Step(
-            state.step, sampler.total, nfe, ids, *fixed, masked, revealed, remask, confidence,
-            seconds, slots,
+            state.step, sampler.total, nfe, ids, canvas.frozen | gone, canvas.padding | gone, masked,
+            revealed, remask, confidence, seconds, slots,
             random & ~finished[:, None] if noise.has_random_tokens else None, replaced, canvas.typed,
         )  # fmt: skip
+
+
+def _at_end(state: State) -> tuple[Tensor, Tensor]:
+    """(B, 1) rows with no mask before their first end, and (B, L) what comes after that."""
+    end = state.visible & (state.ids == state.end_id)
+    first = (end | state.masked).cumsum(1) == 1
+    return (first & end).any(1, keepdim=True), state.editable & (end.cumsum(1) - end.long() > 0)

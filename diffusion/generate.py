@@ -144,10 +144,10 @@ class Writer:
                 "--attention block, --sampler causal, speculative and arpc, and --approximate_cache write "
                 "from left to right, after the given text; leave them out where spans are filled"
             )
-        denoiser, ends = self.denoiser, None  # the id that ends a text that is read in order
+        denoiser, ends = self.denoiser, None
         if not may_end:
             denoiser = denoiser.forbidding(self.tokenizer.eos_token_id)
-        elif o.attention == "block" or o.block_length:
+        elif canvas.left_to_right:  # else text that is given follows
             ends = self.tokenizer.eos_token_id
         name = o.sampler_name
         if name == "speculative":
@@ -167,7 +167,7 @@ class Writer:
         if o.repetition_penalty != 1 or o.no_repeat_ngram_size:
             denoiser = Processed(denoiser, o.repetition_penalty, o.no_repeat_ngram_size)
         shared = {flag: getattr(o, flag) for flag in SAMPLER_FLAGS}
-        shared |= {"noise": self.noise, "end_id": ends, "apart": o.attention == "block"}
+        shared |= {"noise": self.noise, "apart": o.attention == "block"}
         return denoise_windows(
             canvas.to(self.device),
             denoiser,
@@ -204,7 +204,7 @@ def denoise_windows(
     as the beginning of the next, write the next ``stride``.
 
     Each window begins with the canvas's own first token, ``<s>``, as in training. The Steps are one
-    stream over the whole canvas. A text that has written ``end_id`` goes no further.
+    stream over the whole canvas. ``end_id`` ends a text, which is in no later window.
     """
     nothing = ended = torch.zeros_like(canvas.frozen)
     unknown = torch.full(canvas.ids.shape, torch.nan, device=canvas.ids.device)
@@ -221,7 +221,7 @@ def denoise_windows(
         part = Canvas(seen, frozen, (canvas.padding | ended)[:, here], allowed)
         part_keys = rng.fold_in(keys, number) if number else keys
         whole = partial(_whole, start=start, first=int(number > 0))  # not the slot of <s>
-        for step in denoise(part, denoiser, make_sampler(), sampling, part_keys):
+        for step in denoise(part, denoiser, make_sampler(), sampling, part_keys, end_id):
             if number and step.index == 0:
                 continue
             ids, gone = whole(done.ids, step.ids), ended | whole(nothing, step.padding)

@@ -26,8 +26,8 @@ FORBIDDEN = [i for i in range(VOCAB) if i not in LETTERS]
 
 def speculate(canvas, denoiser, sampling, keys, drafts, end_id=None, keep=True):
     """The Steps of self-speculation."""
-    sampler = make_sampler("speculative", draft_length=drafts, end_id=end_id)
-    return denoise(canvas, Drafting(denoiser, drafts, keep), sampler, sampling, keys)
+    sampler = make_sampler("speculative", draft_length=drafts)
+    return denoise(canvas, Drafting(denoiser, drafts, keep), sampler, sampling, keys, end_id)
 
 
 def test_verification_turns_drafts_of_any_law_into_the_target_law():

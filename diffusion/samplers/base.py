@@ -48,6 +48,7 @@ class State:
     noise: Noise | None = None  # what the denoiser removes
     denoiser: object = None  # that of this generation, for what it computes besides logits
     random: Tensor | None = None  # (B, L) bool, visible tokens that are noise, as far as is known
+    end_id: int | None = None  # the token that ends a text; None: none does
 
     def __post_init__(self):
         if self.since is None:
@@ -120,6 +121,11 @@ class Sampler:
     def decide(self, state: State, proposal: Proposal) -> Decision:
         """What is written, and what becomes a mask again."""
         return Decision(proposal.query_mask)
+
+    def settled(self, state: State) -> Tensor | bool:
+        """(B, 1) bool, or one for all: rows whose written tokens stay. Such a text is done at its
+        first end without a mask before it, whatever comes after."""
+        return True
 
     def finished(self, state: State) -> Tensor:
         """(B,) bool: rows that need no further step, before each step."""

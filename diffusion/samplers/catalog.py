@@ -78,7 +78,7 @@ SAMPLERS = {
     "p2": Entry(
         "remasking.P2",
         "keeps the best-scored k/N of all tokens, written or drawn, masks the rest",
-        "N", True, "P2, arXiv:2502.03540"),
+        "at most N", True, "P2, arXiv:2502.03540"),
     "wino": Entry(
         "remasking.Wino",
         "drafts many, re-masks those to which shadow copies give a low probability",

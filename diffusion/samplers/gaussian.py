@@ -71,8 +71,11 @@ class Vectors(Timed):
         is kept at both."""
         raise NotImplementedError
 
+    def settled(self, state):
+        return state.turn >= self.planned(state)
+
     def finished(self, state):
-        return (state.turn >= self.planned(state))[:, 0] | ~state.editable.any(1)
+        return self.settled(state)[:, 0]
 
 
 @dataclass

@@ -48,6 +48,9 @@ class Renewing(Ancestral):
             tokens = torch.where(random, state.noise.drawn(state.uniform(2)), proposal.tokens)
         return Decision((model & new) | random, masked & state.visible, tokens, random)
 
+    def settled(self, state):
+        return self.last(state) | self.settles(state)
+
     def finished(self, state):
         done = ~state.masked.any(1)
         return done if self.settles(state) else done & self.last(state)[:, 0]
@@ -196,6 +199,9 @@ class SelfCorrection(Posterior):
             torch.where(correcting, tokens, proposal.tokens if first is None else first),
             random & ~correcting,
         )
+
+    def settled(self, state):
+        return state.memory["done"]
 
     def finished(self, state):
         state.memory["correcting"] = super().finished(state)[:, None]

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 
 import torch
-from torch import Tensor
 
 from diffusion.noise import Noise
 from diffusion.samplers import spec
@@ -26,7 +25,6 @@ def make_sampler(
     block_length: int | None = None,
     early_commit: float | None = None,
     clamp: float | None = None,
-    end_id: int | None = None,
     apart: bool = False,
     noise: Noise | None = None,
     **own,
@@ -37,7 +35,6 @@ def make_sampler(
         name: of the `catalog`, or with options, ``remdm:eta=0.02``.
         n_steps, schedule: for samplers that take them; others ignore them.
         clamp: of Gaussian noise, see `gaussian.Vectors`.
-        end_id: ends a text that is written in blocks, see `Blocks`.
         apart: no block sees those after it, so that early commit is about one block.
         noise: that of the denoiser; None: masks.
         own: options of the sampler.
@@ -53,14 +50,10 @@ def make_sampler(
         kind = getattr(import_module("diffusion.samplers.gaussian"), kind.__name__)
     elif name == "ancestral" and noise is not None and noise.has_random_tokens:
         kind = import_module("diffusion.samplers.interpolating").Posterior
-    if name == "speculative":
-        own["end_id"] = -1 if end_id is None else end_id
     sampler = kind(**own)
-    if name == "causal" and end_id is not None:
-        block_length = 1
     if early_commit and apart:
         sampler, early_commit = EarlyCommit(sampler, early_commit), 0
-    sampler = Blocks(sampler, block_length, end_id) if block_length else sampler
+    sampler = Blocks(sampler, block_length) if block_length else sampler
     return EarlyCommit(sampler, early_commit) if early_commit else sampler
 
 
@@ -68,19 +61,12 @@ def make_sampler(
 class Blocks(Sampler):
     """Semi-autoregressive order (LLaDA's generate.py): another sampler works on one block of
     editable positions at a time, left to right, while the model sees the masks further right. A fixed
-    number of steps is divided among the blocks of a row, equally and rounded up. With ``end_id`` a
-    row is finished when it has written that token in a block that is done.
+    number of steps is divided among the blocks of a row, equally and rounded up.
     """
 
     inner: Sampler
     block_length: int
-    end_id: int | None = None
     hides = property(lambda self: self.inner.hides)
-
-    def _count(self, state: State) -> Tensor:
-        """(B, 1) blocks of each row."""
-        editable = state.editable.sum(1, keepdim=True)
-        return ((editable + self.block_length - 1) // self.block_length).clamp(min=1)
 
     def _block(self, state: State) -> State:
         """The state as the inner sampler sees it: nothing but each row's block is editable."""
@@ -91,11 +77,13 @@ class Blocks(Sampler):
             editable=state.editable & here,
             masked=state.masked & here,
             since=state.memory["since"],
-            parts=state.parts * self._count(state),
+            parts=state.parts * state.memory["blocks"],
         )
 
     def start(self, state):
-        state.memory["block"] = torch.zeros_like(state.since)  # each row's block
+        blocks = (state.editable.sum(1, keepdim=True) + self.block_length - 1) // self.block_length
+        state.memory["blocks"] = blocks.clamp(min=1)  # how many each row has
+        state.memory["block"] = torch.zeros_like(state.since)  # the current one
         state.memory["since"] = state.since  # the step before it began
         self.inner.start(self._block(state))
 
@@ -108,15 +96,16 @@ class Blocks(Sampler):
     def decide(self, state, proposal):
         return self.inner.decide(self._block(state), proposal)
 
+    def settled(self, state):
+        return self.inner.settled(self._block(state))
+
     def finished(self, state):
         """Rows whose last block is done. The others turn to the next block here."""
-        memory, count = state.memory, self._count(state)
-        ended = torch.zeros_like(memory["block"], dtype=torch.bool)
-        if self.end_id is not None:
-            ended = (state.visible & (state.ids == self.end_id)).any(1, keepdim=True)
+        memory = state.memory
+        more = state.editable.any(1, keepdim=True)  # no text that has ended
         while True:  # once, or once for each block that has nothing to write
             done = self.inner.finished(self._block(state))[:, None]
-            turning = done & ~ended & (memory["block"] + 1 < count)
+            turning = done & more & (memory["block"] + 1 < memory["blocks"])
             if not turning.any():
                 return done[:, 0]
             memory["block"] = memory["block"] + turning
@@ -171,6 +160,9 @@ class EarlyCommit(Sampler):
             None if tokens is None else torch.where(going, tokens, proposal.tokens),
             None if random is None else random & going,
         )
+
+    def settled(self, state):
+        return state.memory["committed"] | self.inner.settled(state)
 
     def finished(self, state):
         return state.memory["committed"][:, 0] | self.inner.finished(state)

@@ -28,6 +28,9 @@ class RandomRemask(Timed):
     def decide(self, state, proposal):
         return Decision(proposal.query_mask, state.memory["noise"] & ~state.masked)
 
+    def settled(self, state):
+        return state.turn >= self.planned(state) - 1  # the last step masks nothing again
+
     def finished(self, state):
         return (state.turn >= self.planned(state))[:, 0]
 
@@ -111,10 +114,12 @@ class ReMDM(Ancestral):
             state.memory["confidence"] = torch.where(new, proposal.probability, known)
         return Decision(proposal.query_mask, state.memory["forget"])
 
-    def finished(self, state):
-        full = ~state.masked.any(1)
+    def settled(self, state):
         never = self.eta == 0 or (self.remask == "psi" and self.kappa == 1)
-        return full if never else full & (state.turn >= self.planned(state))[:, 0]
+        return (state.turn >= self.planned(state)) | never
+
+    def finished(self, state):
+        return ~state.masked.any(1) & self.settled(state)[:, 0]
 
 
 @dataclass
@@ -140,9 +145,15 @@ class P2(Timed):
     def hides(self):
         return self.score == "hidden"
 
+    def masks(self, state, turn: Tensor) -> Tensor:
+        """(B, 1) positions that step ``turn`` leaves masked."""
+        editable = state.editable.sum(1, keepdim=True)
+        return (self.time(state, turn) * editable + 1e-9).floor()  # 10 * (1 - 0.9) is one
+
     def select(self, state):
-        over = state.turn > self.planned(state)  # while other rows are being written
-        return (state.editable if self.eta else state.masked) & ~over
+        # Where all will stay no score counts; after that there is nothing left to do.
+        judged = state.visible & (self.masks(state, state.turn) > 0)
+        return state.masked | judged if self.eta else state.masked
 
     def decide(self, state, proposal):
         p = proposal.probability
@@ -153,11 +164,12 @@ class P2(Timed):
         # With eta 0 nothing that is written has to give way to a certain prediction.
         score = torch.where(state.masked, score, self.eta * score if self.eta else torch.inf)
         score = score.masked_fill(~state.editable, -torch.inf)
-        kept = 1 - self.time(state, state.turn)
-        editable = state.editable.sum(1, keepdim=True)
-        masks = ((1 - kept) * editable + 1e-9).floor()  # 10 * (1 - 0.9) is one
-        keep = (ranks(score) < editable - masks) | (state.turn > self.planned(state))
+        masks = self.masks(state, state.turn)
+        keep = ranks(score) < state.editable.sum(1, keepdim=True) - masks
         return Decision(proposal.query_mask & state.masked & keep, state.visible & ~keep)
+
+    def settled(self, state):
+        return self.masks(state, state.turn + 1) == 0
 
     def finished(self, state):
         return (state.turn >= self.planned(state))[:, 0]
@@ -182,7 +194,9 @@ class Wino(Sampler):
         state.memory["accepted"] = torch.zeros_like(state.since)
 
     def select(self, state):
-        return state.editable & state.masked.any(1, keepdim=True)
+        # Nothing is taken back after a step that wrote one token, or in one that can write no more.
+        several = (state.memory["accepted"] > 1) & (state.masked.sum(1, keepdim=True) > 1)
+        return state.masked | (state.visible & several)
 
     def decide(self, state, proposal):
         score = proposal.probability.masked_fill(~state.masked, -torch.inf)
@@ -196,6 +210,9 @@ class Wino(Sampler):
         unlikely = state.visible & (back < self.threshold_back) & (ranks(-back) < most)
         state.memory["accepted"] = accepted
         return Decision(write, unlikely)
+
+    def settled(self, state):
+        return ~state.masked.any(1, keepdim=True)
 
 
 @dataclass
@@ -220,7 +237,9 @@ class Saber(Sampler):
         state.memory["first"] = state.memory["last"] = unknown
 
     def select(self, state):
-        return state.editable & state.masked.any(1, keepdim=True)
+        # A step that writes one token takes none back.
+        several = state.masked.sum(1, keepdim=True) > 1
+        return state.masked | (state.visible & several)
 
     def decide(self, state, proposal):
         first, last = state.memory["first"], state.memory["last"]
@@ -242,3 +261,6 @@ class Saber(Sampler):
         last = torch.where(write, proposal.probability, torch.where(written, now, last))
         state.memory["last"] = last.masked_fill(revert, math.nan)
         return Decision(write, revert)
+
+    def settled(self, state):
+        return ~state.masked.any(1, keepdim=True)

@@ -29,15 +29,13 @@ class Speculative(Sampler):
     draws = False
 
     draft_length: Annotated[int, Range(1, 64), "tokens of the longest draft"] = 2
-    end_id: int = -1  # no token is that
 
     def start(self, state):
         state.memory["draft"] = torch.full_like(state.ids, -1)
 
     def select(self, state):
-        waiting = state.masked & ~self.finished(state)[:, None]
         drafted = (state.memory["draft"] >= 0).sum(1, keepdim=True)
-        return waiting & (waiting.cumsum(1) <= drafted + 1)
+        return state.masked & (state.masked.cumsum(1) <= drafted + 1)
 
     def decide(self, state, proposal):
         row = proposal.query_mask.any(1).nonzero()[:, 0]
@@ -57,8 +55,6 @@ class Speculative(Sampler):
         token = draw(weights, u[TOKEN][:, 0])[:, None]
         new = torch.cat([draft, token], 1).scatter(1, accepted[:, None], token)
         fresh = place <= accepted[:, None]
-        over = (new == self.end_id) & fresh
-        fresh = fresh & (over.cumsum(1) - over.long() == 0)  # nothing stands after the end
 
         nexts = state.denoiser.ahead(accepted)
         nexts = proposal.rule.dense(nexts.flatten(0, 1)).view(nexts.shape)
@@ -67,12 +63,12 @@ class Speculative(Sampler):
         room = (state.masked[row].sum(1) - accepted - 2).clamp(0, self.draft_length)
         drafted = draw(nexts, u[DRAFT])
         some = place[:-1] < room[:, None]
+        if state.end_id is not None:  # what a draft has after an end is never read
+            end = drafted == state.end_id
+            some = some & (end.cumsum(1) == end)
         memory["draft"] = laid(state.ids, row, here + accepted + 1, drafted, some)
         tokens = laid(state.ids, row, here, new, fresh)
         return Decision(tokens >= 0, tokens=torch.where(tokens >= 0, tokens, state.ids))
-
-    def finished(self, state):
-        return ~state.masked.any(1) | (state.visible & (state.ids == self.end_id)).any(1)
 
 
 @dataclass
@@ -127,6 +123,10 @@ class DraftVerifyRemask(Sampler):
         again = (size * (most - number) / most).round().clamp(min=1)
         worst = ranks(score.masked_fill(~query_mask, -torch.inf)) < again
         return Decision(torch.zeros_like(query_mask), query_mask & worst, state.ids)
+
+    def settled(self, state):
+        most, _ = self.drafts(state)
+        return state.turn >= 2 * most - 2  # the last draft alone is left, and stays
 
     def finished(self, state):
         most, _ = self.drafts(state)

@@ -15,6 +15,20 @@ ROWS = 150_000
 SMALL = TabularDenoiser(length=4, vocab=3, seed=2)  # one position is given, three are written
 LARGE = TabularDenoiser(length=5, vocab=3, seed=4)  # one is given, four are written
 M = SMALL.mask_id
+# Options under which each sampler shows what is its own.
+LIVELY = {
+    "threshold": {"threshold": 0.5},
+    "klass": {"threshold": 0.3, "kl_threshold": 2.0, "history": 1},
+    "wino": {"threshold": 0.2, "threshold_back": 0.6},
+    "saber": {"mu": 1},
+    "remdm": {"eta": 0.4},
+    "p2": {"eta": 1.5},
+    "factor": {"factor": 1.5},
+    "entropy-bound": {"entropy_bound": 0.5},
+    "ddim": {"sigma": 0.5},
+    "self-correction": {"corrections": 4},
+    "gibbs": {"corrections": 1, "positions": 2},
+}
 
 
 def start(denoiser) -> tuple[int, ...]:

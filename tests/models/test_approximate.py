@@ -91,8 +91,8 @@ class Substituted(Approximate):
 
 def texts(denoiser, canvas, name, own, keys=None, block=SIZE):
     keys = rng.row_keys(0, range(len(canvas.ids)), torch.device("cpu")) if keys is None else keys
-    sampler = make_sampler(name, block_length=block, end_id=END, **own)
-    return list(denoise(canvas, denoiser, sampler, Sampling(), keys))[-1]
+    sampler = make_sampler(name, block_length=block, **own)
+    return list(denoise(canvas, denoiser, sampler, Sampling(), keys, END))[-1]
 
 
 @pytest.mark.parametrize(("name", "own"), SAMPLERS)

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from helpers.draws import LARGE, SMALL, assert_trajectory, masks, run, start
+from helpers.draws import LARGE, LIVELY, SMALL, assert_trajectory, masks, run, start
 from helpers.exact import ExactLaws, canvases
 from helpers.tabular import PLAIN, TabularDenoiser
 
@@ -38,20 +38,6 @@ def test_blocks_are_written_in_order_and_inside_in_random_order(length):
     assert chi_square < 54.1  # 26 degrees of freedom, p = 0.001
 
 
-# Options under which each sampler shows what is its own.
-LIVELY = {
-    "threshold": {"threshold": 0.5},
-    "klass": {"threshold": 0.3, "kl_threshold": 2.0, "history": 1},
-    "wino": {"threshold": 0.2, "threshold_back": 0.6},
-    "saber": {"mu": 1},
-    "remdm": {"eta": 0.4},
-    "p2": {"eta": 1.5},
-    "factor": {"factor": 1.5},
-    "entropy-bound": {"entropy_bound": 0.5},
-    "ddim": {"sigma": 0.5},
-    "self-correction": {"corrections": 4},
-    "gibbs": {"corrections": 1, "positions": 2},
-}
 PLANNED = dict.fromkeys(STEPPED, 6) | {"self-correction": 6 + 4, "gibbs": 6 + 5}  # of six steps
 
 
