@@ -1,6 +1,6 @@
 """Write the same beginning by diffusion and by GPT-2, and show both side by side on one true clock.
 
-python compare.py "The city was founded in"                 # in the terminal, and compare.gif
+python compare.py "Once upon a time"                        # in the terminal, and compare.gif
 python compare.py "The river" --sampler confidence --n_steps 16 --save_animation river.html
 python compare.py "The river" --output_dir runs/river       # keeps all times as JSON, too
 python compare.py --replay runs/river/compare.json --save_animation river.mp4 --slowdown 4

@@ -1,7 +1,7 @@
 """Write text with GPT-2, one token after the other: the baseline to compare diffusion with.
 
 python gpt2_inference.py                              # prompts in a loop
-python gpt2_inference.py "The city was founded in"    # once
+python gpt2_inference.py "Once upon a time"           # once
 python gpt2_inference.py "The river" --model gpt2     # GPT-2 itself, from the hub
 python gpt2_inference.py "The river" --save_animation river.gif
 """
@@ -19,7 +19,7 @@ from diffusion.options import SamplingOptions
 
 @dataclass
 class ScriptOptions(WritingOptions):
-    model: str = flag("gpt2-small-wikitext", "Folder, name in weights/, or hub name.", group=MODEL)
+    model: str = flag("gpt2-small-stories", "Folder, name in weights/, or hub name.", group=MODEL)
 
 
 def refuse_commands(lines: list[str]) -> list[str]:

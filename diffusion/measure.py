@@ -69,7 +69,8 @@ def options_for(writers: list, generation: GenerationOptions, prompt: str) -> li
     if generation.sampler is None and not own:
         diffusion.sampler = COMPARED_SAMPLER  # the reference loop, on the full canvas
         diffusion.attention = generation.attention.replace("auto", "full")
-    options = [writers[0].resolve(diffusion), diffusion.shared()]
+    ours = writers[0].resolve(diffusion)
+    options = [ours, ours.shared()]  # one temperature for both, also where the model has its own
     for writer, own in zip(writers, options, strict=True):
         writer.check(own)
         prompt_ids(writer.tokenizer, [prompt], own.max_len, own.length)

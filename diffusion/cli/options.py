@@ -84,7 +84,7 @@ WRITING = [
 class PairOptions:
     """Two models to compare, and where they compute."""
 
-    model: str = _model("roberta-small-wikitext", f"The masked LM: {_PLACE}")
-    baseline: str = _model("gpt2-small-wikitext", f"The causal LM: {_PLACE}")
+    model: str = _model("roberta-minilm-stories", f"The masked LM: {_PLACE}")
+    baseline: str = _model("gpt2-small-stories", f"The causal LM: {_PLACE}")
     device: str = _model("auto", "cuda, mps or cpu; auto takes the first available.")
     dtype: str = _model("auto", "float32, bfloat16, float16 or auto, as in inference.py.")

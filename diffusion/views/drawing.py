@@ -34,7 +34,7 @@ COLOURS = {State.FRESH: PAPER, State.NOISE: FAINT}
 # The first comes with matplotlib; the others have what it lacks, where they are installed.
 FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans Devanagari", "Arial Unicode MS", "Unifont")
 LINE = 1.45  # ems from one line to the next
-WIDTH, HEIGHT = 1280, 720
+WIDTH, HEIGHT = 1280, 720  # of a film; one whose text needs less is less high
 MARGIN, GUTTER = 40, 40
 TIME_LINE, TIME_LEFT, TIME_LENGTH = 26, 460, 690
 SIZES = [30 - step / 2 for step in range(55)]  # of the type, from the largest
@@ -156,19 +156,23 @@ class Panel:
 
 
 class Stage:
-    """A picture of 1280 x 720 pixels for each moment of a film."""
+    """A picture for each moment of a film, 1280 pixels wide and as high as its text needs, at most 720."""
 
     def __init__(self, film: Film):
-        self.film, self.sheet = film, Sheet(WIDTH, HEIGHT, len(film.tracks))
+        self.top = (64 if film.title else 24) + (40 if any(t.name for t in film.tracks) else 0)
+        below = 36 + 72 + TIME_LINE * len(film.ends)
+        column = Sheet(WIDTH, HEIGHT, len(film.tracks)).column
+        room = HEIGHT - self.top - below
+        self.panels = [Panel(track.frames, column, room) for track in film.tracks]
+        height = self.top + min(room, max(panel.height for panel in self.panels)) + below
+        height = 2 * math.ceil(height / 2)  # players of MP4 want an even number
+        self.film, self.sheet = film, Sheet(WIDTH, height, len(film.tracks))
         sheet, write = self.sheet, self.sheet.write
         note = WIDTH - MARGIN - width_of(printable(film.note)) * 18
         write(MARGIN, 46, film.title, 22, bold=True, room=note - MARGIN - 30)
         write(note, 46, film.note, 18)
-        self.status_line = HEIGHT - (72 + TIME_LINE * len(film.ends))
-        self.top = (64 if film.title else 24) + (40 if any(t.name for t in film.tracks) else 0)
+        self.status_line = height - (72 + TIME_LINE * len(film.ends))
         sheet.names(film, self.top - 12)
-        room = sheet.column, self.status_line - 36 - self.top
-        self.panels = [Panel(track.frames, *room) for track in film.tracks]
         for i, end in enumerate(film.ends):
             y = self.status_line + 32 + TIME_LINE * i
             write(MARGIN, y, film.tracks[i].name, 15, room=TIME_LEFT - MARGIN - 20)
@@ -189,7 +193,7 @@ class Stage:
                 right = TIME_LEFT + TIME_LENGTH * film.filled(i, time)
                 sheet.pen.rectangle((TIME_LEFT, y, right, y + 13), colour)
         if moment is film.moments[-1]:
-            sheet.write(MARGIN, HEIGHT - 24, film.verdict, 18, bold=True)
+            sheet.write(MARGIN, sheet.image.height - 24, film.verdict, 18, bold=True)
         return sheet.image.copy()
 
 

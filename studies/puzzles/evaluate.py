@@ -8,7 +8,7 @@ the ordinary loop under each sampler; a column says whether the best token is ta
 drawn (1). GPT-2 continues the puzzle, greedily and by samples, of which the checker picks a solution: no
 selection can do better. Its passes are those of all samples, of one slot each but the first; the masked model
 computes its whole canvas in each pass, so that slots are compared, too. Where the folders of the models have
-checkpoints of their training, each is a point of the curves. Shares have Wilson's 95 % interval, differences
+checkpoints of their training, each is a point of the curves, on the first `--curve_count` puzzles. Shares have Wilson's 95 % interval, differences
 Newcombe's, which is made of these.
 """
 
@@ -40,7 +40,7 @@ from studies.board.scorer import estimate_json
 from studies.puzzles.boards import BLANK, KINDS
 from studies.puzzles.make import BETWEEN, read_puzzles
 
-STEPS = (1, 2, 4, 8, 16, 32, 64)  # one more than the most blanks is never reached
+STEPS = (1, 2, 4, 8, 16, 64)  # at most one blank a pass, so 64 is a pass a blank
 RANDOM = ("first-hitting", 1.0, None)  # order and tokens are random
 ORDERED = ("confidence:score=margin", 0.0, 64)
 # (sampler, temperature, n_steps); a cell a pass at the end of the sampler's steps
@@ -50,8 +50,7 @@ GRID = [
     *((f"confidence:score={score}", 0.0, n) for score in ("probability", "margin", "entropy")
       for n in STEPS),
     *((f"threshold:threshold={x}", 0.0, None) for x in (0.5, 0.7, 0.9, 0.99)),
-    *(("p2", 0.0, n) for n in STEPS[3:]),
-    *(("remdm", t, n) for t in (0.0, 1.0) for n in STEPS[3:]),
+    *((name, t, n) for name, t in (("p2", 0.0), ("remdm", 0.0), ("remdm", 1.0)) for n in (16, 32)),
     ("wino", 0.0, None),
 ]  # fmt: skip
 SAMPLES = (1, 2, 5, 10, 20)  # of GPT-2
@@ -128,6 +127,7 @@ def checkpoints(folder: str, slots: int) -> Iterator[tuple[int, Path]]:
 def measure(args, kind, puzzles: list[str], load=load_writer, load_causal=load_causal_writer):
     """(rows of samplers and of GPT-2, rows of the curves)."""
     table, curve, batch = [], [], args.batch_size
+    few = puzzles[: args.curve_count]
     if args.model:
         writer: Writer = load(args.model)
         for setting in GRID:
@@ -138,8 +138,8 @@ def measure(args, kind, puzzles: list[str], load=load_writer, load_causal=load_c
         for seen, path in sorted(checkpoints(args.model, 1 + len(puzzles[0]))):
             writer = load(str(path))
             for name, setting in (("random order", RANDOM), ("largest margin", ORDERED)):
-                texts, *cost = by_diffusion(writer, puzzles, setting, args.seed, batch)
-                right = solved(kind, puzzles, texts)
+                texts, *cost = by_diffusion(writer, few, setting, args.seed, batch)
+                right = solved(kind, few, texts)
                 curve.append(row(right, *cost, model=f"RoBERTa, {name}", seen=seen))
     if args.baseline:
         writer = load_causal(args.baseline)
@@ -158,8 +158,8 @@ def measure(args, kind, puzzles: list[str], load=load_writer, load_causal=load_c
                 say(shown(table[-1]))
         size = 1 + len(puzzles[0] + BETWEEN) + len(kind.answer(puzzles[0]))
         for seen, path in sorted(checkpoints(args.baseline, size)):
-            texts, *cost = by_gpt2(load_causal(str(path)), kind, puzzles, 0.0, args.seed, batch)
-            right = solved(kind, puzzles, texts)
+            texts, *cost = by_gpt2(load_causal(str(path)), kind, few, 0.0, args.seed, batch)
+            right = solved(kind, few, texts)
             curve.append(row(right, *cost, model="GPT-2, greedy", seen=seen))
     return table, curve
 
@@ -249,9 +249,10 @@ def main() -> None:
     parser = common.flags(__doc__, "model", "baseline", model=None, baseline=None)
     parser.add_argument("puzzles", help="test.jsonl of make.py")
     parser.add_argument("--count", type=int, default=1000, help="puzzles [1000]")
+    parser.add_argument("--curve_count", type=int, default=300, help="for a point of a curve [300]")
     parser.add_argument("--batch_size", type=int, default=100, help="puzzles [100]")
     parser.add_argument("--seed", type=int, default=0)
-    args = common.read(parser, count=1, batch_size=1)
+    args = common.read(parser, count=1, curve_count=1, batch_size=1)
     if not (args.model or args.baseline):
         raise UserError("nothing to evaluate; give --model, --baseline or both")
     kinds, puzzles = zip(*read_puzzles(args.puzzles, args.count), strict=True)

@@ -1,6 +1,6 @@
 """Write puzzles for training and tests, and their tokenizer.
 
-    python studies/puzzles/make.py sudoku6 runs/sudoku6 --train 300000 --test 1000
+    python studies/puzzles/make.py sudoku6 runs/sudoku6 --train 200000 --test 1000
     python studies/puzzles/make.py --template runs/sudoku6/test.jsonl --number 3    # for inference.py --infill
 
 The folder gets ``train.jsonl`` for ``finetune.py --infill``, the same puzzles as ``train-gpt2.jsonl`` (the puzzle,

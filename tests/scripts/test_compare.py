@@ -229,7 +229,7 @@ def test_one_prompt_is_compared_kept_and_replayed(call, tmp_path, monkeypatch):
     assert out.count("The river") == 2 and "faster" in out and "tokens/s" in out
     assert sorted(os.listdir(kept)) == ["compare.gif", "compare.json"] and os.listdir() == []
     with Image.open(kept / "compare.gif") as image:
-        assert image.size == (1280, 720) and image.n_frames >= 2
+        assert image.width == 1280 and image.height < 720 and image.n_frames >= 2
     load = measuring.load_pair
     monkeypatch.setattr(measuring, "load_pair", None)
     code, again, err = call("--replay", kept / "compare.json", "--save_animation", "b.html")

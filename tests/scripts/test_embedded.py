@@ -38,7 +38,8 @@ def stories():
 
 
 NAMES = (
-    "roberta-minilm-stories", "roberta-small-wikitext", "gpt2-small-wikitext", "gpt2-small-books"
+    "roberta-minilm-stories", "gpt2-small-stories", "roberta-small-wikitext", "gpt2-small-wikitext",
+    "gpt2-small-books",
 )  # fmt: skip
 
 
@@ -169,6 +170,23 @@ def test_the_two_have_one_shape(writer, gpt2):
     assert a.hidden_dropout_prob == b.resid_pdrop == b.embd_pdrop == 0
     assert a.attention_probs_dropout_prob == b.attn_pdrop == 0
     assert writer.positions == gpt2.positions
+
+
+def test_the_two_of_stories_have_one_shape(stories):
+    """The same tokenizer, body and positions, and as much text seen; GPT-2's weights began as random
+    numbers, RoBERTa's did not."""
+    gpt2 = load_causal_writer("gpt2-small-stories", dtype="float32")
+    masked, causal = stories.denoiser.backbone.model, gpt2.model
+    count = [sum(p.numel() for p in model.parameters()) for model in (masked, causal)]
+    assert abs(count[0] / count[1] - 1) < 0.03
+    assert stories.tokenizer.get_vocab() == gpt2.tokenizer.get_vocab()
+    a, b = masked.config, causal.config
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        assert getattr(a, name) == getattr(b, name), name
+    assert a.intermediate_size == 4 * b.hidden_size and b.n_inner is None
+    assert stories.positions == gpt2.positions
+    seen = [config.diffusion["tokens_seen"] for config in (a, b)]
+    assert seen[0] <= seen[1] <= 1.01 * seen[0]
 
 
 @pytest.mark.parametrize("name", NAMES)

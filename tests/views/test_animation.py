@@ -206,6 +206,13 @@ def test_settled_tokens_are_tinted_by_doubt_and_the_legend_says_so():
     assert "low confidence" not in page(film_of([frame(" word")]))
 
 
+def test_a_picture_is_as_high_as_its_text_but_not_higher_than_720():
+    heights = [
+        Stage(film_of([frame(*[" word"] * n)])).sheet.image.height for n in (1, 40, 300, 3000)
+    ]
+    assert heights[0] < heights[1] < heights[2] <= heights[3] == 720
+
+
 # The files
 
 
@@ -217,7 +224,8 @@ def test_gif_shows_every_moment_for_its_time(tmp_path):
     assert matplotlib.rcParams._get("backend") is backend  # no window toolkit was looked for
     assert (tmp_path / "out.gif").stat().st_size < 60_000
     with Image.open(tmp_path / "out.gif") as gif:
-        assert (gif.n_frames, gif.size) == (4, (1280, 720))
+        assert (gif.n_frames, gif.width) == (4, 1280)
+        assert gif.height % 2 == 0 and gif.height < 300  # a short text
         durations, pictures = [], []
         for k in range(4):
             gif.seek(k)
