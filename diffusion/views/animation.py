@@ -73,12 +73,12 @@ def _write_gif(film: Film, path: Path, on_progress: Callable[[int, int], None]) 
 
 def _write_mp4(film: Film, path: Path, on_progress: Callable[[int, int], None]) -> None:
     pictures = _pictures(film, 1 / MP4_FPS, on_progress)
-    first, count = next(pictures)
+    first = next(pictures)
     command = ["ffmpeg", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
-    command += ["-s", f"{first.width}x{first.height}", "-r", str(MP4_FPS), "-i", "-"]
+    command += ["-s", f"{first[0].width}x{first[0].height}", "-r", str(MP4_FPS), "-i", "-"]
     command += ["-pix_fmt", "yuv420p", str(path)]  # the colours that players can show
     with subprocess.Popen(command, stdin=subprocess.PIPE) as ffmpeg:
-        for picture, count in itertools.chain([(first, count)], pictures):
+        for picture, count in itertools.chain([first], pictures):
             for _ in range(count):
                 ffmpeg.stdin.write(picture.tobytes())
     if ffmpeg.returncode:
