@@ -10,19 +10,13 @@ from dataclasses import dataclass
 
 from diffusion.cli.checks import check_values
 from diffusion.cli.console import prepare_streams, say
-from diffusion.cli.flags import MODEL, SHOWN, flag, parse_flags
+from diffusion.cli.flags import SHOWN, flag, parse_flags
 from diffusion.cli.options import Access, PairOptions
 from diffusion.errors import UserError, run
-
-COMPARED = PairOptions.model  # beside a model of --model that was not chosen
 
 
 @dataclass
 class DemoOptions(PairOptions):
-    model: str = flag(
-        "roberta-minilm-stories", "The masked LM: a folder, the name of one in weights/, or a name on "
-        f"the hub. Without it {COMPARED} is compared with the baseline.", group=MODEL,
-    )  # fmt: skip
     port: int | None = flag(
         None, "Port of the page; default: the first free one from 7860.", range=(1, 65535),
         group=SHOWN,
@@ -51,16 +45,12 @@ def main() -> None:
             "the page needs gradio; install it with pip install -e '.[demo]', or start the page with "
             "uv run --extra demo demo.py"
         ) from None
-    from diffusion.generate import load_writer
     from diffusion.measure import load_pair
     from diffusion.page.app import Page
     from diffusion.page.service import Service
 
-    where = args.device, args.dtype, access
-    chosen = args.model != DemoOptions.model
-    writer, baseline = load_pair(args.model if chosen else COMPARED, args.baseline, *where)
-    own = writer if chosen else load_writer(args.model, None, *where)
-    service = Service(own, baseline, writer)
+    pair = load_pair(args.model, args.baseline, args.device, args.dtype, access)
+    service = Service(*pair)
 
     # 3. The page, until Ctrl-C.
     page = Page(service, args.concurrency)

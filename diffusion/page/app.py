@@ -58,8 +58,8 @@ class Page:
         )
         with self.blocks:
             api(service, self.work)  # first: functions of the tabs have the same names
-            writer, *pair = (Path(one.name).name for one in (service.writer, *service.pair))
-            names = f"{writer} writes; {' and '.join(pair)} are compared."
+            writer, baseline = (Path(one.name).name for one in service.pair)
+            names = f"{writer} writes, and is compared with {baseline}."
             gr.HTML(f"<h1>RoBERTa Diffusion</h1><p>{html.escape(names)}</p>")
             with gr.Tabs() as tabs:
                 with gr.Tab("Write", id="write"):

@@ -57,15 +57,11 @@ class Edit(NamedTuple):
 
 
 class Service:
-    """What can be done with a model, and with the two of a comparison.
+    """What can be done with a model, and with a ``baseline`` to compare it with."""
 
-    Args:
-        compared: the diffusion model that is compared with the ``baseline``; None: the ``writer``.
-    """
-
-    def __init__(self, writer: Writer, baseline: CausalWriter, compared: Writer | None = None):
+    def __init__(self, writer: Writer, baseline: CausalWriter):
         check_feature("--infill with a range of lengths", writer.noise.name, writer.name)
-        self.writer, self.pair = writer, [compared or writer, baseline]
+        self.writer, self.pair = writer, [writer, baseline]
         self.tokenizer, self.framer = writer.tokenizer, Framer(writer.tokenizer)
         self._room = min(MAX_LEN, writer.positions)  # of a text that the model has to see whole
         self._alone = threading.Lock()  # of what is measured, or small
