@@ -191,16 +191,20 @@ class Backbone(nn.Module):
             read, at = read_at(*at, len(ids))
         return self.head(self.at_slots(ids, place, None, seen, read, embeds)[at])
 
+    def check_shadows(self) -> None:
+        """`UserError` where a model cannot have shadows."""
+        self._two_at_a_place(
+            "cannot judge what is written without seeing it; use a sampler without shadow copies, "
+            "see --list_samplers"
+        )
+
     def shadowed(
         self, input_ids, query_mask, shadows, noise: Absorbing, padding=None, inputs_embeds=None
     ) -> Tensor:
         """Logits (N, V) as those of `forward`, but at the positions ``shadows`` (B, L) from a
         prediction that does not look at the token there, all in one forward pass: see
         `layouts.block_slots`. `UserError` where a model cannot have shadows."""
-        self._two_at_a_place(
-            "cannot judge what is written without seeing it; use a sampler without shadow copies, "
-            "see --list_samplers"
-        )
+        self.check_shadows()
         (batch, length), device = input_ids.shape, input_ids.device
         nothing = torch.zeros(batch, dtype=torch.int64, device=device)
         slots = block_slots(nothing, nothing + length, length, self.shift, shadows, padding)
