@@ -17,10 +17,11 @@ from diffusion.proposal import rows_at_once
 
 IGNORE = -100  # the label of a position without loss, as everywhere in transformers
 _LEAST = 1e-30  # a divisor
+_CPU_ROWS = 64
 
 
 def _rows(logits: Tensor) -> int:
-    return 64 if logits.is_cpu else rows_at_once(logits)
+    return _CPU_ROWS if logits.is_cpu else rows_at_once(logits)
 
 
 class _InParts(torch.autograd.Function):

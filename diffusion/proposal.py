@@ -12,10 +12,13 @@ from torch.nn import functional as F
 from diffusion import rng
 
 
+_CPU_PART = 2**20  # numbers of logits: what stays in the cache of a CPU
+_GPU_PART = 2**26  # 256 MiB in float32
+
+
 def rows_at_once(logits: Tensor) -> int:
-    """How many rows of (N, V) are processed at once: so many as stay in the cache of a CPU; on other
-    devices so many that their float32 copy has 256 MiB."""
-    return max(1, 2 ** (20 if logits.is_cpu else 26) // logits.shape[1])
+    """How many rows of (N, V) are processed at once."""
+    return max(1, (_CPU_PART if logits.is_cpu else _GPU_PART) // logits.shape[1])
 
 
 MIN_TEMPERATURE = 1e-4  # below, the most probable token is taken

@@ -10,7 +10,7 @@ from helpers.models import SENTENCES
 from torch.profiler import ProfilerActivity, profile
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from diffusion import likelihood
+from diffusion import likelihood, objective, proposal
 from diffusion.collator import IGNORE, MixCollator
 from diffusion.generate import Writer
 from diffusion.models import layouts
@@ -23,11 +23,19 @@ from diffusion.proposal import rows_at_once
 from diffusion.samplers.catalog import CAUSAL, SAMPLERS, STEPPED, VERIFYING
 from diffusion.training.trainer import Nats
 
-BATCH, LENGTH, VOCAB = 4, 128, 2**14
-# What is worked on at once has 2^20 numbers on a CPU: in float64 these are half as large as all logits
-# in bfloat16, in float32 a quarter; of those there may be a few.
-CHUNK = 8 * 2**20
+BATCH, LENGTH, VOCAB = 4, 64, 2**13
+# What is worked on at once, here an eighth of what it is elsewhere: in float64 it is a quarter of all
+# logits in bfloat16, in float32 an eighth; of those there may be a few.
+PART = 2**17
+CHUNK = 8 * PART
 FEW = 2 * CHUNK
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(proposal, "_CPU_PART", PART)
+    monkeypatch.setattr(objective, "_CPU_ROWS", PART // VOCAB)
+
 
 
 @contextmanager

@@ -102,8 +102,8 @@ def test_blocks_of_any_size_and_family(kind, block):
     Checked.worst, Checked.answers = 0.0, 0
     denoiser = Checked(Denoiser(tiny(kind), NOISE, [0, 1]), block)
     keys = rng.row_keys(3, range(3))
-    canvas = prompts(2, 8, 5)
-    sampler = make_sampler("confidence", 8, block_length=block or 20)
+    canvas = prompts(2, 6, 5, new=6)
+    sampler = make_sampler("confidence", 4, block_length=block or 20)
     list(denoise(canvas, denoiser, sampler, Sampling(), keys))
     assert Checked.answers and Checked.worst < 1e-5
 
