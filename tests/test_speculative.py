@@ -33,7 +33,7 @@ def speculate(canvas, denoiser, sampling, keys, drafts, end_id=None, keep=True):
 def test_verification_turns_drafts_of_any_law_into_the_target_law():
     """Joint law of up to three tokens from one draft of two: the product of the targets."""
     torch.manual_seed(0)
-    n = 200_000
+    n = 60_000
     p = torch.rand(3, 4, dtype=torch.float64) + 0.05
     q = torch.rand(2, 4, dtype=torch.float64) + 0.05
     p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)
@@ -91,8 +91,8 @@ def causal_law(model, prompt, length, sampling):
     ("shift", "sampling"), [(True, Sampling()), (False, Sampling(0.7, 2, 0.8))]
 )
 def test_the_law_of_whole_texts_is_the_causal_one(shift, sampling):
-    """20,000 texts of 4 tokens, 81 in all, drafts of 2; and not all of it is easy."""
-    model, length, n = tiny(shift=shift), 4, 20_000
+    """8,000 texts of 4 tokens, 81 in all, drafts of 2; and not all of it is easy."""
+    model, length, n = tiny(shift=shift), 4, 8_000
     canvas = prompts(5, total=5 + length).take([0] * n)
     denoiser = Denoiser(model, NOISE, FORBIDDEN)
     keys = rng.row_keys(7, range(n))

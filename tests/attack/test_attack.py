@@ -34,7 +34,7 @@ SCRIPTS = {
     for module in (compare, finetune, gpt2_inference, inference, scoreboard)
 }
 SECONDS = 60
-SAMPLE, SEED = 50, 0
+SAMPLE, SEED = 30, 0
 ALL, PART = os.environ.get("ATTACK") == "all", int(os.environ.get("ATTACK_PART", 0))
 SHARES = 8 if ALL else 1
 

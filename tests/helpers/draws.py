@@ -11,7 +11,7 @@ from diffusion.proposal import Sampling
 from helpers.exact import assert_law
 from helpers.tabular import TabularDenoiser
 
-ROWS = 150_000
+ROWS = 60_000
 SMALL = TabularDenoiser(length=4, vocab=3, seed=2)  # one position is given, three are written
 LARGE = TabularDenoiser(length=5, vocab=3, seed=4)  # one is given, four are written
 M = SMALL.mask_id

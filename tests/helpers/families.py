@@ -58,8 +58,16 @@ _POSITIONS = {"gpt2": "n_positions"}
 _QUICK = ("roberta", "distilbert", "modernbert", "mpnet", "convbert", "gpt2")
 
 
-def marked(names) -> list:
-    """Families for ``parametrize``, most of them marked slow."""
+# Their code is that of another family (BERT, RoBERTa, DeBERTa-v2, XLM, Llama), but for names.
+ALIKE = (
+    "xlm-roberta", "camembert", "data2vec-text", "xlm-roberta-xl", "xmod", "ernie", "megatron-bert",
+    "roc_bert", "deberta", "flaubert", "qwen2",
+)  # fmt: skip
+
+
+def marked(names, alike: bool = True) -> list:
+    """Families for ``parametrize``, most of them marked slow; ``alike``: also those of `ALIKE`."""
+    names = (n for n in names if alike or n not in ALIKE)
     return [n if n in _QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 

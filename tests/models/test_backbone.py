@@ -134,7 +134,7 @@ def test_causal_logits_are_those_of_the_text_cut_there(kind, attention):
 
 
 @with_and_without_shift
-@pytest.mark.parametrize("kind", families.marked(PLACES))
+@pytest.mark.parametrize("kind", families.marked(PLACES, alike=False))
 def test_shadows_of_one_layer_are_the_canvas_with_that_one_mask(kind, shift):
     """All shadows at once, among ordinary rows, which do not notice them; the first row has fewer.
     Through one layer there is no second hop, by which a shadow would hear of its token."""

@@ -68,17 +68,22 @@ def written(model, canvas, name, block, row=0, end_id=None, keep=True, kind=InBl
     return list(denoise(canvas, denoiser, sampler, Sampling(), keys, end_id))
 
 
-QUICK = ("confidence", "remdm", "causal")  # of the loop; the others are marked slow
-EVERY = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in PLAIN]
-NO_SHADOWS = [
-    n if n in QUICK else pytest.param(n, marks=pytest.mark.slow)
-    for n in PLAIN
-    if not make_sampler(n, 1).hides
+# Both kinds of slots with these three of the loop; with each of the others, marked slow, one.
+QUICK = ("confidence", "remdm", "causal")
+OTHERS = [
+    n.replace("self-correction", "self-correction:corrections=4") for n in PLAIN if n not in QUICK
 ]
 
 
-@pytest.mark.parametrize("shift", [True, False])
-@pytest.mark.parametrize("name", NO_SHADOWS)
+def cases(others, shift: bool) -> list:
+    """(sampler, shift)"""
+    slow = [pytest.param(name, shift, marks=pytest.mark.slow) for name in others]
+    return [(name, both) for name in QUICK for both in (True, False)] + slow
+
+
+@pytest.mark.parametrize(
+    ("name", "shift"), cases([n for n in OTHERS if not make_sampler(n, 1).hides], False)
+)
 def test_every_logit_is_that_of_the_two_stream_pass(name, shift):
     """Rows at different blocks, with different prompts and room, some done before others."""
     model = tiny(shift=shift)
@@ -96,7 +101,7 @@ IN_BLOCKS = [name for name in FAMILIES if FAMILIES[name].places]
     ("kind", "block"),
     [("roberta", 1), ("roberta", 0), ("bert", 0), ("gpt2", 1)]
     + [pytest.param(*name.values, 3, marks=name.marks) if hasattr(name, "values") else (name, 3)
-       for name in marked(IN_BLOCKS)],
+       for name in marked(IN_BLOCKS, alike=False)],
 )  # fmt: skip
 def test_blocks_of_any_size_and_family(kind, block):
     Checked.worst, Checked.answers = 0.0, 0
@@ -108,8 +113,7 @@ def test_blocks_of_any_size_and_family(kind, block):
     assert Checked.answers and Checked.worst < 1e-5
 
 
-@pytest.mark.parametrize("shift", [True, False])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(("name", "shift"), cases(OTHERS, True))
 def test_texts_are_equal_without_the_cache_and_in_other_batches(name, shift):
     model, canvas = tiny(shift=shift), prompts(1, 7, 4, total=12)
     ours = written(model, canvas, name, 3)[-1]

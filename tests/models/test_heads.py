@@ -34,7 +34,7 @@ def save_encoder(name: str, folder):
     return encoder
 
 
-@pytest.mark.parametrize("name", marked(ENCODERS))
+@pytest.mark.parametrize("name", marked(ENCODERS, alike=False))
 def test_logits_are_similarities_to_embeddings(name, tmp_path, capfd):
     encoder = save_encoder(name, tmp_path)
     capfd.readouterr()

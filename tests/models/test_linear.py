@@ -41,7 +41,7 @@ def test_a_packed_product_is_that_of_float64(dtype, rows, bias):
 
 
 @packing
-@pytest.mark.parametrize("name", marked(FAMILIES))
+@pytest.mark.parametrize("name", marked(FAMILIES, alike=False))
 def test_a_packed_model_says_what_it_said(name):
     """Of every family, some of which read a matrix instead of calling its map."""
     for dtype in FORMATS if name in ("roberta", "gpt2") else FORMATS[:1]:

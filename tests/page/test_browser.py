@@ -182,8 +182,8 @@ def test_two_users_at_once_on_a_narrow_dark_screen(tab, open_page, shots):
     other = open_page(390, color_scheme="dark")
     write(tab, "The river", 10, seed=1)
     alone = finished(tab)
-    write(tab, "She opened", 10, pace=0.2)
-    write(other, "The river", 10, pace=0.1, seed=1)
+    write(tab, "She opened", 10, pace=0.1)
+    write(other, "The river", 10, pace=0.05, seed=1)
     assert finished(other) == alone
     other.screenshot(path=shots / "narrow.png", full_page=True)
     panel = go(other, "Score")

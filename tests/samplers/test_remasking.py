@@ -24,7 +24,7 @@ from diffusion.samplers.unmasking import (
 )
 
 THREE, FOUR = (0, 2, 3), (0, 2, 3, 4)  # what is to be written in SMALL and LARGE
-ROWS = 80_000
+ROWS = 40_000
 
 
 # ------------------------------------------------------------ ReMDM
