@@ -96,7 +96,7 @@ def test_four_starts_from_flags_to_a_figure(encoder, tmp_path, monkeypatch, tiny
     (tmp_path / "recipe.toml").write_text(
         "learning_rate = 1e-3\nuse_cpu = true\nmax_eval_blocks = 4\n"
     )
-    flags = [encoder, "--dataset", text, "--eval_dataset", text, "--work", work, "--steps", 2,
+    flags = [encoder, "--dataset", text, "--eval_dataset", text, "--work", work, "--steps", 4,
              "--points", 2, "--warm", 0.5, "--block_size", 32, "--vocabulary", 300, "--batch_size", 2,
              "--head_steps", 2, "--passages", 4, "--pairs", 20, "--spans", 1, "--scorers", tiny_gpt2,
              "--recipe", tmp_path / "recipe.toml", "--output", out]  # fmt: skip
@@ -113,7 +113,7 @@ def test_four_starts_from_flags_to_a_figure(encoder, tmp_path, monkeypatch, tiny
     assert [row["start"] for row in rows] == list(pretrained.STARTS) and len(commands) == 5
     for row in rows:
         tokens = [x for x, _ in row["curve"]]
-        assert tokens == ([128] if row["start"] == "warm" else [64, 128])
+        assert tokens == ([256] if row["start"] == "warm" else [128, 256])
         assert row["by_mask_rate"] and row["seconds_a_step"] > 0
         for name in ("probe_before", "probe_after", "accuracy_before", "accuracy_after"):
             value, low, high = row[name]
