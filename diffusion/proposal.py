@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from diffusion import rng
 
-
 _CPU_PART = 2**20  # numbers of logits: what stays in the cache of a CPU
 _GPU_PART = 2**26  # 256 MiB in float32
 

@@ -37,7 +37,6 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(objective, "_CPU_ROWS", PART // VOCAB)
 
 
-
 @contextmanager
 def watched(model, copies: int, few: int = FEW):
     """Inside, no piece of memory is asked for that is larger than all logits of a pass in bfloat16,
