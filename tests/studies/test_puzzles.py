@@ -215,7 +215,9 @@ def test_the_evaluation_counts_right(tmp_path, monkeypatch):
     kind, pairs = KINDS["sudoku4"], some("sudoku4")
     tokenizer, errs = make.tokenizer_of(kind), [0, 3, 4, 11]
     writer = Writer(Knowing(tokenizer, pairs, errs), tokenizer, "knows", True, False, {})
-    args = SimpleNamespace(model=str(tmp_path), baseline=str(tmp_path), batch_size=12, seed=0)
+    args = SimpleNamespace(
+        model=str(tmp_path), baseline=str(tmp_path), batch_size=12, curve_count=1000, seed=0
+    )
     names = [puzzle for puzzle, _ in pairs]
     load = lambda name: writer  # noqa: E731
     causal = lambda name: Guessing(tokenizer, kind, pairs)  # noqa: E731
