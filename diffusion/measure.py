@@ -62,14 +62,14 @@ def options_for(writers: list, generation: GenerationOptions, prompt: str) -> li
     if length is None:
         given = [prompt_ids(w.tokenizer, [prompt], generation.max_len)[0] for w in writers]
         length = generation.max_len - max(map(len, given))
-    diffusion, (writer, _) = dataclasses.replace(generation, length=length), writers
+    diffusion, model = dataclasses.replace(generation, length=length), writers[0]
     # A model for random tokens, or for blocks, writes many at once by its own default, which for blocks
     # takes no number of steps.
-    own = writer.noise.has_random_tokens or (writer.blocks and generation.n_steps is None)
-    if generation.sampler is None and not own:
+    by_default = model.noise.has_random_tokens or (model.blocks and generation.n_steps is None)
+    if generation.sampler is None and not by_default:
         diffusion.sampler = COMPARED_SAMPLER  # the reference loop, on the full canvas
         diffusion.attention = generation.attention.replace("auto", "full")
-    ours = writers[0].resolve(diffusion)
+    ours = model.resolve(diffusion)
     options = [ours, ours.shared()]  # one temperature for both, also where the model has its own
     for writer, own in zip(writers, options, strict=True):
         writer.check(own)

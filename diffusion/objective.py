@@ -17,7 +17,7 @@ from diffusion.proposal import rows_at_once
 
 IGNORE = -100  # the label of a position without loss, as everywhere in transformers
 _LEAST = 1e-30  # a divisor
-_CPU_ROWS = 64
+_CPU_ROWS = 64  # of logits at once
 
 
 def _rows(logits: Tensor) -> int:

@@ -100,10 +100,8 @@ class Denoiser:
         if query.feedback is not None:
             memory = query.feedback.take(self.noise.noisy(ids))
             embeds = blend(self.table, ids, self.noise, memory)
-        if (
-            query.shadows is not None
-        ):  # also before there is one: a text is not refused half written
-            self.backbone.check_shadows()
+        if query.shadows is not None:
+            self.backbone.check_shadows()  # before there is one: no text is refused half written
         shadows, attention_mask = query.shadows, None if padding is None else (~padding).long()
         if query.vectors is not None:
             place = query.vectors, query.time, self.noise

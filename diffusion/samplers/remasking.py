@@ -143,7 +143,7 @@ class P2(Timed):
 
     @property
     def hides(self):
-        return self.score == "hidden"
+        return self.score == "hidden" and self.eta > 0  # else nothing that is written is judged
 
     def masks(self, state, turn: Tensor) -> Tensor:
         """(B, 1) positions that step ``turn`` leaves masked."""

@@ -289,6 +289,15 @@ def test_steps_go_to_the_default_sampler_of_a_model_for_random_tokens(call, tmp_
     assert (options["sampler"], options["n_steps"]) == ("ancestral", 4)
 
 
+def test_gpt2_draws_at_the_temperature_that_the_other_model_names(tiny_model, tiny_gpt2):
+    writers = [load_writer(str(tiny_model)), load_causal_writer(str(tiny_gpt2))]
+    own = {"sampler": "confidence", "temperature": 0.5, "top_k": 7, "top_p": 0.8}
+    writers[0] = dataclasses.replace(writers[0], own=own, blocks=True)
+    for asked, expected in ({}, (0.5, 7, 0.8)), ({"temperature": 0.9}, (0.9, 7, 0.8)):
+        options = measuring.options_for(writers, GenerationOptions(length=4, **asked), "The river")
+        assert all((o.temperature, o.top_k, o.top_p) == expected for o in options)
+
+
 def test_the_measurement_is_kept_before_it_is_shown(tmp_path, kept, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
